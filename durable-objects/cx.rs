@@ -1,0 +1,135 @@
+use std::cell::{Cell, RefCell};
+
+use domain::{config::Config, identity::Identity};
+use platform::{Address, Fault, ObjectHost};
+use ruma_common::OwnedEventId;
+use serde::Serialize;
+
+use crate::{Call, Error};
+
+/// What is the same for every actor of a server.
+pub struct Settings {
+    pub config: Config,
+    pub identity: Identity,
+}
+
+/// What an operation knows besides its call, and where it leaves what shall happen after the commit.
+///
+/// If the operation fails, everything left here is forgotten with the transaction.
+pub struct Cx<'a> {
+    /// The actor's id: a room id, a user id.
+    pub id: &'a str,
+    /// Milliseconds since the Unix epoch, one reading for the whole operation.
+    pub now_ms: u64,
+    pub settings: &'a Settings,
+    /// How many callers wait on this actor.
+    pub waiting: usize,
+    host: &'a dyn ObjectHost,
+    pub(crate) after: RefCell<After>,
+    pub(crate) alarm_at_ms: Cell<Option<u64>>,
+    /// The newest position of the actor's log, once the operation moved it.
+    pub(crate) head: Cell<Option<u64>>,
+    pub(crate) room: RoomNotes,
+}
+
+/// What an operation of a Room did that its memory takes over after the commit.
+#[derive(Default)]
+pub(crate) struct RoomNotes {
+    /// Transactions and the events they made, with their positions.
+    pub transactions: RefCell<Vec<(u64, String, OwnedEventId)>>,
+    /// Local users who joined (or else left), with the position of that.
+    pub members: RefCell<Vec<(String, bool, u64)>>,
+}
+
+/// What an operation leaves to happen after its commit.
+#[derive(Default)]
+pub(crate) struct After {
+    pub deliveries: Vec<Delivery>,
+    pub wake: bool,
+}
+
+/// One call owed to another actor.
+pub(crate) struct Delivery {
+    pub to: Address,
+    pub call: &'static str,
+    pub body: Vec<u8>,
+    pub key: Key,
+    /// Whether the operation's own answer waits for it: the acting user reads its own writes.
+    pub before_answer: bool,
+}
+
+/// What is settled once a delivery's outcome is known.
+#[derive(Debug, Clone)]
+pub(crate) enum Key {
+    /// A row of the outbox.
+    Outbox(i64),
+    Nudge(Nudged),
+}
+
+/// A follower was told of everything up to `to`.
+#[derive(Debug, Clone)]
+pub(crate) struct Nudged {
+    pub follower: String,
+    pub to: u64,
+    /// How often it had read the log before.
+    pub reads: u64,
+}
+
+impl<'a> Cx<'a> {
+    pub(crate) fn new(id: &'a str, settings: &'a Settings, host: &'a dyn ObjectHost, alarm_at_ms: Option<u64>) -> Self {
+        Self {
+            id,
+            now_ms: host.now_ms(),
+            settings,
+            waiting: host.waiting(),
+            host,
+            after: RefCell::default(),
+            alarm_at_ms: Cell::new(alarm_at_ms),
+            head: Cell::new(None),
+            room: RoomNotes::default(),
+        }
+    }
+
+    /// Unpredictable bytes.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N], Fault> {
+        let mut bytes = [0; N];
+        self.host.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Has every waiting call asked again after the commit.
+    pub(crate) fn wake(&self) {
+        self.after.borrow_mut().wake = true;
+    }
+
+    /// Has `call` made after the commit. Nothing remembers it across a crash: for what a log repeats, see
+    /// [`crate::outbox`] for the rest.
+    pub(crate) fn deliver<C: Call + Serialize>(
+        &self,
+        id: impl Into<String>,
+        call: &C,
+        key: Key,
+        before_answer: bool,
+    ) -> Result<(), Error> {
+        self.after.borrow_mut().deliveries.push(Delivery {
+            to: Address::new(C::ACTOR, id),
+            call: C::NAME,
+            body: serde_json::to_vec(call)?,
+            key,
+            before_answer,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn push(&self, delivery: Delivery) {
+        self.after.borrow_mut().deliveries.push(delivery);
+    }
+
+    pub(crate) fn set_alarm(&self, at_ms: u64) -> Result<(), Fault> {
+        if self.alarm_at_ms.get().is_none_or(|armed| at_ms < armed) {
+            self.host.set_alarm(Some(at_ms))?;
+            self.alarm_at_ms.set(Some(at_ms));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! Everything with state: one module per actor, each with its calls, its operations and its SQL.
+//!
+//! In scope: what an actor decides and keeps, and what it owes others afterwards. Out of scope: HTTP,
+//! waiting, other hosts' business. An operation is a synchronous `fn` in one transaction (see [`object`]);
+//! what must leave the actor is handed to [`Cx`] and leaves after the commit.
+
+mod call;
+mod cx;
+pub mod object;
+mod outbox;
+pub mod room;
+mod schedule;
+mod schema;
+mod token_bucket;
+pub mod user;
+
+#[cfg(test)]
+mod conversation;
+#[cfg(test)]
+mod world;
+
+pub use call::{Call, CallError, Error, call, wait};
+pub use cx::{Cx, Settings};
+pub use object::Object;

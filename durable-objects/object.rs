@@ -1,0 +1,354 @@
+//! One actor, alive: what a host runs.
+//!
+//! A host opens an [`Object`] per actor and hands it calls, waiting calls and alarms. Each becomes one
+//! synchronous operation in one transaction; what the operation owes others leaves after the commit is
+//! durable, and so does the answer.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use domain::refusal::Refusal;
+use futures_util::future::join_all;
+use platform::{ActorKind, Address, Fault, ObjectHost, Sql, Tx, meter, transact};
+use tracing::{error, warn};
+
+use crate::{
+    CallError, Error, Settings,
+    call::encode_error,
+    cx::{After, Cx, Delivery, Key, Nudged},
+    outbox, room::Room, schedule, schema, user::User,
+};
+
+/// How long a failed alarm rests before it is tried again.
+const ALARM_RETRY_MS: u64 = 30_000;
+
+type RunRead<'a, R> = Box<dyn FnOnce(&dyn Sql, &Cx<'_>, &[u8]) -> Result<R, Error> + 'a>;
+type RunTx<'a> = Box<dyn FnOnce(&Tx<'_>, &Cx<'_>, &[u8]) -> Result<Vec<u8>, Error> + 'a>;
+
+/// One entry of an actor's table of calls.
+pub(crate) enum Operation<'a> {
+    /// May lay out an empty actor.
+    Found(RunTx<'a>),
+    /// Changes the actor.
+    Write(RunTx<'a>),
+    /// Only reads.
+    Read(RunRead<'a, Vec<u8>>),
+    /// Only reads, and may have nothing to say yet.
+    Wait(RunRead<'a, Option<Vec<u8>>>),
+}
+
+/// What makes an actor of its kind.
+pub(crate) trait Logic {
+    fn migrations(&self) -> &'static [&'static str];
+    /// The table of calls.
+    fn operation(&self, call: &str) -> Option<Operation<'_>>;
+    /// Calls this actor makes through its outbox, by name.
+    fn owed_call(&self) -> fn(&str) -> Option<&'static str>;
+    /// The operation of `cx` is committed: memory takes over what it did, and followers are told.
+    fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
+        let _ = (sql, cx);
+        Ok(())
+    }
+    /// An operation failed and its transaction with it: memory forgets what it took over early.
+    fn rolled_back(&self) {}
+    /// The alarm fired; what is on the schedule is handled besides.
+    fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let _ = (tx, cx);
+        Ok(())
+    }
+    /// A follower answered a nudge, or could not be reached (`None`).
+    fn nudged(&self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
+        let _ = (tx, cx, nudged, reply);
+        Ok(())
+    }
+}
+
+/// An actor of a kind that no capability of this release uses yet: it knows no call.
+struct Unused;
+
+impl Logic for Unused {
+    fn migrations(&self) -> &'static [&'static str] {
+        &[]
+    }
+    fn operation(&self, _: &str) -> Option<Operation<'_>> {
+        None
+    }
+    fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
+        |_| None
+    }
+}
+
+/// One living actor. Cheap to drop: everything that matters is in its database.
+pub struct Object {
+    address: Address,
+    host: Rc<dyn ObjectHost>,
+    settings: Rc<Settings>,
+    logic: Box<dyn Logic>,
+    /// Whether the schema was found up to date.
+    founded: Cell<bool>,
+    alarm_at_ms: Cell<Option<u64>>,
+}
+
+impl Object {
+    /// Opens the actor. Touches nothing: its schema is looked at with the first call.
+    pub fn new(address: Address, host: Rc<dyn ObjectHost>, settings: Rc<Settings>) -> Rc<Self> {
+        let logic: Box<dyn Logic> = match address.kind {
+            ActorKind::Room => Box::new(Room::default()),
+            ActorKind::User => Box::new(User::default()),
+            ActorKind::Destination | ActorKind::Appservice => Box::new(Unused),
+        };
+        Rc::new(Self { address, host, settings, logic, founded: Cell::new(false), alarm_at_ms: Cell::new(None) })
+    }
+
+    /// Runs one call and answers the reply's bytes, refusals and faults included.
+    pub async fn call(self: Rc<Self>, call: &str, body: &[u8]) -> Vec<u8> {
+        meter::OBJECT_CALLS.add(1);
+        let outcome = self.run(call, body);
+        if outcome.is_err() {
+            self.logic.rolled_back();
+        }
+        let reply = match self.clone().finish(outcome).await {
+            Ok(reply) => reply,
+            Err(error) => encode_error(self.logged(call, error)),
+        };
+        meter::CALL_BYTES.add((body.len() + reply.len()) as u64);
+        reply
+    }
+
+    /// Runs a waiting call: `None` means there is nothing to say yet, so park it and ask again after a wake.
+    ///
+    /// Synchronous, so that a host can park the caller with no gap in which a wake could be lost.
+    pub fn wait(&self, call: &str, body: &[u8]) -> Option<Vec<u8>> {
+        let outcome = self.touch().and_then(|founded| {
+            if !founded {
+                return Err(CallError::Absent);
+            }
+            let cx = self.cx();
+            match self.logic.operation(call) {
+                Some(Operation::Wait(run)) => run(self.host.sql(), &cx, body).map_err(told),
+                Some(_) => Err(Fault::new("this call does not wait").into()),
+                None => Err(unknown(call)),
+            }
+        });
+        match outcome {
+            Ok(reply) => reply,
+            Err(error) => Some(encode_error(self.logged(call, error))),
+        }
+    }
+
+    /// The host's alarm fired.
+    pub async fn alarm(self: Rc<Self>) {
+        meter::OBJECT_ALARMS.add(1);
+        self.alarm_at_ms.set(None);
+        let outcome = self.touch().and_then(|founded| if founded { self.run_due() } else { Ok(After::default()) });
+        let after = match outcome {
+            Ok(after) => after,
+            Err(error) => {
+                self.logged("alarm", error);
+                // The platform gives up on an alarm whose handler fails: it rests here instead.
+                let at_ms = self.host.now_ms().saturating_add(ALARM_RETRY_MS);
+                if let Err(fault) = self.host.set_alarm(Some(at_ms)) {
+                    error!(actor = %self.address, %fault, "the alarm could not be set again");
+                }
+                return;
+            }
+        };
+        if let Err(error) = self.clone().finish(Ok((Vec::new(), after))).await {
+            self.logged("alarm", error);
+        }
+    }
+
+    fn cx(&self) -> Cx<'_> {
+        Cx::new(&self.address.id, &self.settings, &*self.host, self.alarm_at_ms.get())
+    }
+
+    /// Migrates the actor on first touch, and answers whether it was ever founded.
+    fn touch(&self) -> Result<bool, CallError> {
+        if !self.founded.get() && schema::migrate(self.host.sql(), self.logic.migrations())? {
+            self.founded.set(true);
+            // Whoever owes work keeps an alarm, whatever became of the one set before.
+            if let Some(at_ms) = schedule::earliest_ms(self.host.sql())? {
+                self.host.set_alarm(Some(at_ms))?;
+                self.alarm_at_ms.set(Some(at_ms));
+            }
+        }
+        Ok(self.founded.get())
+    }
+
+    fn run(&self, call: &str, body: &[u8]) -> Result<(Vec<u8>, After), CallError> {
+        let founded = self.touch()?;
+        let cx = self.cx();
+        let operation = self.logic.operation(call).ok_or_else(|| unknown(call))?;
+        let reply = match operation {
+            Operation::Found(run) => {
+                let reply = transact(self.host.sql(), |tx| {
+                    if !founded {
+                        schema::found(tx, self.logic.migrations())?;
+                    }
+                    run(tx, &cx, body)
+                })
+                .map_err(told)?;
+                self.founded.set(true);
+                reply
+            }
+            _ if !founded => return Err(CallError::Absent),
+            Operation::Write(run) => transact(self.host.sql(), |tx| run(tx, &cx, body)).map_err(told)?,
+            Operation::Read(run) => run(self.host.sql(), &cx, body).map_err(told)?,
+            Operation::Wait(run) => run(self.host.sql(), &cx, body)
+                .map_err(told)?
+                .ok_or_else(|| Fault::new("a waiting call was made without waiting"))?,
+        };
+        self.logic.committed(self.host.sql(), &cx).map_err(told)?;
+        Ok((reply, self.committed(cx)))
+    }
+
+    /// One transaction for everything that is due.
+    fn run_due(&self) -> Result<After, CallError> {
+        let cx = self.cx();
+        transact(self.host.sql(), |tx| {
+            for what in schedule::take_due(tx, cx.now_ms)? {
+                match what.as_str() {
+                    outbox::DUE => outbox::retry(tx, &cx, self.logic.owed_call())?,
+                    // A newer release scheduled it and was rolled back: it waits for the next upgrade.
+                    _ => warn!(actor = %self.address, what, "unknown appointment"),
+                }
+            }
+            self.logic.alarm(tx, &cx)?;
+            if let Some(at_ms) = schedule::earliest_ms(&**tx)? {
+                cx.set_alarm(at_ms)?;
+            }
+            Ok::<_, Error>(())
+        })
+        .map_err(told)?;
+        Ok(self.committed(cx))
+    }
+
+    fn committed(&self, cx: Cx<'_>) -> After {
+        self.alarm_at_ms.set(cx.alarm_at_ms.get());
+        cx.after.into_inner()
+    }
+
+    /// Waits for the disk, lets out what the operation owes, then answers.
+    async fn finish(self: Rc<Self>, outcome: Result<(Vec<u8>, After), CallError>) -> Result<Vec<u8>, CallError> {
+        self.host.durable().await?;
+        let (reply, after) = outcome?;
+        if after.wake {
+            self.host.wake();
+        }
+        let (first, later): (Vec<_>, Vec<_>) = after.deliveries.into_iter().partition(|owed| owed.before_answer);
+        for owed in later {
+            self.host.spawn(Box::pin(self.clone().deliver(owed)));
+        }
+        join_all(first.into_iter().map(|owed| self.clone().deliver(owed))).await;
+        Ok(reply)
+    }
+
+    /// Delivers one owed call and settles it. Whatever settling owes in turn is delivered too.
+    async fn deliver(self: Rc<Self>, first: Delivery) {
+        let owed = RefCell::new(vec![first]);
+        loop {
+            let Some(delivery) = owed.borrow_mut().pop() else { return };
+            let reply = self.host.actors().call(&delivery.to, delivery.call, delivery.body).await;
+            let reply = match reply {
+                Ok(reply) => Some(reply),
+                Err(fault) => {
+                    warn!(actor = %self.address, to = %delivery.to, call = delivery.call, %fault, "not delivered");
+                    None
+                }
+            };
+            match self.settle(delivery.key, reply.as_deref()) {
+                Ok(after) => {
+                    if let Err(fault) = self.host.durable().await {
+                        error!(actor = %self.address, %fault, "the disk failed");
+                        return;
+                    }
+                    if after.wake {
+                        self.host.wake();
+                    }
+                    owed.borrow_mut().extend(after.deliveries);
+                }
+                Err(error) => {
+                    self.logged("settle", error);
+                }
+            }
+        }
+    }
+
+    fn settle(&self, key: Key, reply: Option<&[u8]>) -> Result<After, CallError> {
+        let cx = self.cx();
+        transact(self.host.sql(), |tx| match &key {
+            Key::Outbox(row) => Ok(outbox::settle(tx, *row, reply.is_some_and(|reply| !is_fault(reply)))?),
+            Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, reply),
+        })
+        .map_err(told)?;
+        Ok(self.committed(cx))
+    }
+
+    /// Logs a fault, once, where it was met; refusals are the caller's business.
+    fn logged(&self, call: &str, error: CallError) -> CallError {
+        if let CallError::Fault(fault) = &error {
+            error!(actor = %self.address, call, %fault, "an operation failed");
+        }
+        error
+    }
+}
+
+/// A refusal settles a delivery, as an acceptance does; a fault does not.
+fn is_fault(reply: &[u8]) -> bool {
+    reply.starts_with(b"{\"fault\"") || reply.is_empty()
+}
+
+fn told(error: Error) -> CallError {
+    match error {
+        Error::Refused(refusal) => CallError::Refused(refusal),
+        Error::Fault(fault) => CallError::Fault(fault),
+    }
+}
+
+/// A newer release may make calls that this one does not know yet: the caller tries again later.
+fn unknown(call: &str) -> CallError {
+    CallError::Fault(Fault::retriable(format!("call {call} is not known here")))
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(refusal) => Error::Refused(refusal),
+            CallError::Absent => Error::Refused(Refusal::NotFound("there is no such actor".to_owned())),
+            CallError::Fault(fault) => Error::Fault(fault),
+        }
+    }
+}
+
+/// An actor's table of calls: who runs them and what they may do.
+macro_rules! operations {
+    ($self:ident, $name:ident; $($access:ident $call:ty => $run:ident,)*) => {
+        match $name {
+            $(<$call as $crate::Call>::NAME => Some(operations!(@ $access $self $call, $run)),)*
+            _ => None,
+        }
+    };
+    (@ found $self:ident $call:ty, $run:ident) => {
+        $crate::object::Operation::Found(Box::new(move |tx, cx, body| {
+            $crate::call::encode(&$self.$run(tx, cx, $crate::call::decode::<$call>(body)?)?)
+        }))
+    };
+    (@ write $self:ident $call:ty, $run:ident) => {
+        $crate::object::Operation::Write(Box::new(move |tx, cx, body| {
+            $crate::call::encode(&$self.$run(tx, cx, $crate::call::decode::<$call>(body)?)?)
+        }))
+    };
+    (@ read $self:ident $call:ty, $run:ident) => {
+        $crate::object::Operation::Read(Box::new(move |sql, cx, body| {
+            $crate::call::encode(&$self.$run(sql, cx, $crate::call::decode::<$call>(body)?)?)
+        }))
+    };
+    (@ wait $self:ident $call:ty, $run:ident) => {
+        $crate::object::Operation::Wait(Box::new(move |sql, cx, body| {
+            $self.$run(sql, cx, $crate::call::decode::<$call>(body)?)?.map(|reply| $crate::call::encode(&reply)).transpose()
+        }))
+    };
+}
+pub(crate) use operations;

@@ -1,0 +1,176 @@
+//! Appending an event: the one way anything gets into the log.
+//!
+//! Guarantees: the event is built on the newest event, authorised by the current state, hashed and signed; its
+//! position is new; the current state, its history and the memberships move with it; whoever must learn of a
+//! changed membership is owed that, in the same transaction.
+
+use std::collections::HashMap;
+
+use domain::{
+    Pdu, RoomVersion, auth,
+    event::{self, Draft, EventRef, Place},
+};
+use platform::{Fault, Sql, Tx};
+use ruma_common::{OwnedRoomId, RoomId, UserId};
+use ruma_events::{StateEventType, TimelineEventType, room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Room, store};
+use crate::{Call, Cx, Error, outbox, user::MembershipChanged};
+
+/// How deep a room may grow: canonical JSON's largest integer.
+const DEPTH_MAX: u64 = (1 << 53) - 1;
+
+/// State that lets an invited or knocking user recognise the room. Spec: "Stripped state".
+const STRIPPED_STATE: [&str; 9] = [
+    "m.room.create",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.avatar",
+    "m.room.name",
+    "m.room.encryption",
+    "m.room.topic",
+    "m.room.history_visibility",
+    "m.room.guest_access",
+];
+
+/// The calls a room makes through its outbox.
+pub(super) fn owed_call(name: &str) -> Option<&'static str> {
+    (name == MembershipChanged::NAME).then_some(MembershipChanged::NAME)
+}
+
+pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {
+    Ok(RoomId::parse(cx.id).map_err(|_| Fault::new("a room has an id that is none"))?)
+}
+
+impl Room {
+    /// Builds, authorises and appends an event of one of our users.
+    pub(super) fn append(&self, tx: &Tx<'_>, cx: &Cx<'_>, draft: &Draft, txn: Option<&str>) -> Result<Pdu, Error> {
+        let version = self.version(&**tx)?;
+        let state = AuthState::load(&**tx, version, draft)?;
+        let newest = store::log::head(&**tx)?.ok_or_else(|| Fault::new("the room has no event"))?;
+        let place = Place {
+            room_id: Some(&room_id(cx)?),
+            prev_events: &[reference(&newest.pdu, version)?],
+            auth_events: &state.references(version)?,
+            depth: newest.pdu.depth().saturating_add(1).min(DEPTH_MAX),
+            origin_server_ts: cx.now_ms,
+        };
+        let pdu = event::build(draft, &place, version, &cx.settings.identity, cx.random()?)?;
+        auth::check(&pdu, version, &state.selected, &|event_type, state_key| state.get(event_type, state_key))?;
+        self.insert(tx, cx, &pdu, txn)?;
+        Ok(pdu)
+    }
+
+    /// Puts an accepted event into the log and moves everything that follows from it.
+    pub(super) fn insert(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<(), Error> {
+        let last = match cx.head.get() {
+            Some(head) => head,
+            None => self.head(&**tx)?,
+        };
+        let position = last.saturating_add(1).max(cx.now_ms);
+        store::log::insert(tx, position, pdu, txn)?;
+        cx.head.set(Some(position));
+        cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
+        if let Some(txn) = txn {
+            cx.room.transactions.borrow_mut().push((position, txn.to_owned(), pdu.event_id().to_owned()));
+        }
+        let Some(state_key) = pdu.state_key() else { return Ok(()) };
+        let event_type = pdu.event_type().to_string();
+        store::state::set(tx, &event_type, state_key, position, position)?;
+        if *pdu.event_type() == TimelineEventType::RoomMember {
+            self.move_member(tx, cx, pdu, state_key, position)?;
+        }
+        Ok(())
+    }
+
+    fn move_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, user_id: &str, position: u64) -> Result<(), Error> {
+        let membership = membership_of(pdu)?;
+        let local = <&UserId>::try_from(user_id)
+            .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
+        store::members::set(tx, user_id, membership.as_str(), position, local)?;
+        if !local {
+            return Ok(());
+        }
+        let joined = membership == MembershipState::Join;
+        cx.room.members.borrow_mut().push((user_id.to_owned(), joined, position));
+        let stripped = match membership {
+            MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
+            _ => Vec::new(),
+        };
+        let effect = MembershipChanged {
+            room_id: room_id(cx)?,
+            position,
+            membership,
+            stripped_state: stripped,
+        };
+        outbox::owe(tx, cx, user_id, &effect, true)
+    }
+}
+
+/// The membership that an `m.room.member` event makes.
+pub(super) fn membership_of(pdu: &Pdu) -> Result<MembershipState, Fault> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: MembershipState,
+    }
+    let content: Content = pdu.content_as().map_err(|error| Fault::new(format!("a stored membership: {error}")))?;
+    Ok(content.membership)
+}
+
+fn stripped_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Box<RawValue>>, Fault> {
+    let mut stripped = Vec::with_capacity(STRIPPED_STATE.len().saturating_add(2));
+    for event_type in STRIPPED_STATE {
+        if let Some(event) = store::state::current(sql, event_type, "")? {
+            stripped.push(event::stripped_json(&event.pdu));
+        }
+    }
+    // Who invites: clients show their name.
+    if membership.state_key() != Some(membership.sender().as_str())
+        && let Some(event) = store::state::current(sql, "m.room.member", membership.sender().as_str())?
+    {
+        stripped.push(event::stripped_json(&event.pdu));
+    }
+    stripped.push(event::stripped_json(membership));
+    Ok(stripped)
+}
+
+fn reference(pdu: &Pdu, version: &RoomVersion) -> Result<EventRef, Fault> {
+    event::reference(pdu, version).map_err(|error| Fault::new(format!("a stored event: {error}")))
+}
+
+/// The part of the current state that decides whether an event may happen.
+struct AuthState {
+    /// The events the new one names.
+    selected: Vec<Pdu>,
+    state: HashMap<(StateEventType, String), Pdu>,
+}
+
+impl AuthState {
+    fn load(sql: &dyn Sql, version: &RoomVersion, draft: &Draft) -> Result<Self, Error> {
+        let mut loaded = Self { selected: Vec::new(), state: HashMap::new() };
+        for key in auth::needed_for(draft, version)? {
+            if let Some(event) = store::state::current(sql, &key.0.to_string(), &key.1)? {
+                loaded.selected.push(event.pdu.clone());
+                loaded.state.insert(key, event.pdu);
+            }
+        }
+        // Since v12 the create event is implied by the room id, and still decides.
+        let create = (StateEventType::RoomCreate, String::new());
+        if !loaded.state.contains_key(&create)
+            && let Some(event) = store::state::current(sql, "m.room.create", "")?
+        {
+            loaded.state.insert(create, event.pdu);
+        }
+        Ok(loaded)
+    }
+
+    fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Pdu> {
+        self.state.get(&(event_type.clone(), state_key.to_owned())).cloned()
+    }
+
+    fn references(&self, version: &RoomVersion) -> Result<Vec<EventRef>, Fault> {
+        self.selected.iter().map(|pdu| reference(pdu, version)).collect()
+    }
+}

@@ -1,0 +1,126 @@
+use domain::{Refusal, event::Draft};
+use platform::{ActorKind, Tx};
+use ruma_common::{OwnedUserId, UserId};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::to_raw_value};
+
+use super::{Room, store, transactions};
+use crate::{Call, Cx, Error};
+
+/// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
+///
+/// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned.
+/// Spec: "Room membership".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ChangeMembership {
+    pub call_id: String,
+    pub sender: OwnedUserId,
+    pub target: OwnedUserId,
+    pub action: MembershipAction,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the target's profile says, for joins, invites and knocks.
+    #[serde(default)]
+    pub profile: MemberProfile,
+}
+
+/// What is to become of a membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MembershipAction {
+    Join,
+    Invite,
+    Knock,
+    Leave,
+    Kick,
+    Ban,
+    Unban,
+}
+
+/// The part of a profile that membership events carry.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MemberProfile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displayname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+}
+
+impl Call for ChangeMembership {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "change_membership";
+    type Reply = ();
+}
+
+impl MembershipAction {
+    fn makes(self) -> MembershipState {
+        match self {
+            MembershipAction::Join => MembershipState::Join,
+            MembershipAction::Invite => MembershipState::Invite,
+            MembershipAction::Knock => MembershipState::Knock,
+            MembershipAction::Leave | MembershipAction::Kick | MembershipAction::Unban => MembershipState::Leave,
+            MembershipAction::Ban => MembershipState::Ban,
+        }
+    }
+
+    /// Whether the target's membership allows the action at all; the room's rules come on top.
+    fn applies_to(self, now: Option<&str>, target: &UserId) -> Result<bool, Refusal> {
+        let already = now.is_some_and(|now| now == self.makes().as_str());
+        match self {
+            MembershipAction::Join | MembershipAction::Ban => Ok(!already),
+            // The rules refuse to invite or knock again: let them say so.
+            MembershipAction::Invite | MembershipAction::Knock => Ok(true),
+            MembershipAction::Leave => match now {
+                Some("leave") => Ok(false),
+                None => Err(Refusal::Forbidden(format!("{target} is not in this room"))),
+                Some(_) => Ok(true),
+            },
+            MembershipAction::Kick => match now {
+                Some("join" | "invite" | "knock") => Ok(true),
+                Some("leave") | None => Err(Refusal::Forbidden(format!("{target} is not in this room"))),
+                Some(_) => Err(Refusal::Forbidden(format!("{target} is banned: unban them instead"))),
+            },
+            MembershipAction::Unban if now == Some("ban") => Ok(true),
+            MembershipAction::Unban => Err(Refusal::BadState(format!("{target} is not banned"))),
+        }
+    }
+}
+
+impl Room {
+    pub(super) fn change_membership(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ChangeMembership) -> Result<(), Error> {
+        let txn = transactions::of_call(&call.call_id);
+        if self.made_by(&**tx, cx, &txn)?.is_some() {
+            return Ok(());
+        }
+        let now = store::members::membership(&**tx, call.target.as_str())?;
+        if !call.action.applies_to(now.as_deref(), &call.target)? {
+            return Ok(());
+        }
+        let content = membership_content(&call);
+        let draft = Draft {
+            event_type: TimelineEventType::RoomMember,
+            content: to_raw_value(&content)?,
+            state_key: Some(call.target.to_string()),
+            sender: call.sender,
+            redacts: None,
+        };
+        self.append(tx, cx, &draft, Some(&txn))?;
+        Ok(())
+    }
+}
+
+fn membership_content(call: &ChangeMembership) -> Map<String, Value> {
+    let mut content = Map::new();
+    content.insert("membership".to_owned(), call.action.makes().as_str().into());
+    if let Some(displayname) = &call.profile.displayname {
+        content.insert("displayname".to_owned(), displayname.as_str().into());
+    }
+    if let Some(avatar_url) = &call.profile.avatar_url {
+        content.insert("avatar_url".to_owned(), avatar_url.as_str().into());
+    }
+    if let Some(reason) = &call.reason {
+        content.insert("reason".to_owned(), reason.as_str().into());
+    }
+    content
+}

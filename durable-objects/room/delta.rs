@@ -1,0 +1,300 @@
+//! What happened in a room since a cursor: one room of one sync.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_events::room::member::MembershipState;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{
+    EventFilter, Room, RoomToken,
+    store::{self, log::Logged},
+    viewer::Viewer,
+};
+use crate::{Call, Cx, Error};
+
+/// Timeline events when the client names no limit, as other servers do.
+const TIMELINE_EVENTS_DEFAULT: u64 = 10;
+/// The most timeline events in one answer.
+const TIMELINE_EVENTS_MAX: u64 = 200;
+/// Log entries looked at for one timeline, seen or not.
+const TIMELINE_SCAN_MAX: u64 = 2_000;
+/// Users whose names describe a room without a name. Spec: "Syncing", `m.heroes`.
+const HEROES_MAX: u64 = 5;
+
+/// Reads the log from a cursor to its head, as one user may see it. The room nudges that user again from here on.
+///
+/// A cursor at which the user was not joined, or that the log does not know, gets the whole state and a limited
+/// timeline. Spec: "Syncing".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Delta {
+    pub user: OwnedUserId,
+    pub device: OwnedDeviceId,
+    /// The position read to the last time; `None` for a first look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// Whether the whole state is wanted in any case.
+    #[serde(default)]
+    pub full_state: bool,
+    /// Whether the state is wanted as of the end of the timeline, not of its start. Spec: `use_state_after`.
+    #[serde(default)]
+    pub state_after: bool,
+    #[serde(default)]
+    pub timeline: EventFilter,
+    #[serde(default)]
+    pub state: EventFilter,
+}
+
+/// The position read to, and what to show.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeltaReply {
+    pub to: u64,
+    pub section: Section,
+    /// The room in the shape of its section; `null` in none.
+    pub room: Box<RawValue>,
+}
+
+/// Where in the answer of `/sync` a room stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Section {
+    Join,
+    Leave,
+    /// There is nothing for this user in the room.
+    None,
+}
+
+impl Call for Delta {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "delta";
+    type Reply = DeltaReply;
+}
+
+#[derive(Serialize)]
+struct SyncedRoom {
+    timeline: Timeline,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Events>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_after: Option<Events>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Summary>,
+}
+
+#[derive(Serialize)]
+struct Timeline {
+    events: Vec<Box<RawValue>>,
+    limited: bool,
+    prev_batch: String,
+}
+
+#[derive(Serialize)]
+struct Events {
+    events: Vec<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    #[serde(rename = "m.heroes")]
+    heroes: Vec<String>,
+    #[serde(rename = "m.joined_member_count")]
+    joined: u64,
+    #[serde(rename = "m.invited_member_count")]
+    invited: u64,
+}
+
+/// The newest events of a span, oldest first.
+struct Newest {
+    events: Vec<Logged>,
+    /// Whether the span holds more.
+    limited: bool,
+    /// The position before the first of them.
+    start: u64,
+}
+
+impl Room {
+    pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
+        let head = self.head(&**tx)?;
+        let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?;
+        let nothing = |to| Ok(DeltaReply { to, section: Section::None, room: to_raw_value(&())? });
+        match viewer.membership() {
+            Some((MembershipState::Join, _)) => {
+                self.has_read(tx, call.user.as_str(), head)?;
+                let room = joined(&**tx, cx, &viewer, &call, head)?;
+                Ok(DeltaReply { to: head, section: Section::Join, room })
+            }
+            Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
+                Ok(DeltaReply { to: left, section: Section::Leave, room: gone(&**tx, cx, &viewer, &call, left)? })
+            }
+            Some((_, position)) => nothing(position),
+            None => nothing(head),
+        }
+    }
+}
+
+/// The room for one who is in it.
+fn joined(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, head: u64) -> Result<Box<RawValue>, Error> {
+    // A cursor from before a time away, or from beyond the log, is no cursor.
+    let since = call.from.filter(|from| *from <= head && viewer.joined_throughout(*from));
+    let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), head)?;
+    let state_at = if call.state_after { head } else { newest.start };
+    let whole = since.is_none() || call.full_state;
+    let state = StateSpan { since: if whole { None } else { since }, at: state_at, head };
+    let state = state.select(sql, viewer, call, &newest.events)?;
+    let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
+        Some(summary(sql, viewer)?)
+    } else {
+        None
+    };
+    render(sql, cx, viewer, call, newest, state, summary)
+}
+
+/// The room for one who left it or was banned: up to that, and no further.
+fn gone(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<Box<RawValue>, Error> {
+    let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
+    let head = store::log::head_position(sql)?;
+    let mut newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), left)?;
+    if !newest.events.iter().any(|event| viewer.is_about(event)) {
+        // The end of an invitation, which its history visibility may hide from the one it was for.
+        newest.events.extend(store::log::at(sql, &[left])?);
+    }
+    let state = if viewer.was_joined() {
+        let at = if call.state_after { left } else { newest.start.min(left) };
+        StateSpan { since, at, head }.select(sql, viewer, call, &newest.events)?
+    } else {
+        Vec::new()
+    };
+    render(sql, cx, viewer, call, newest, state, None)
+}
+
+fn render(
+    sql: &dyn Sql,
+    cx: &Cx<'_>,
+    viewer: &Viewer,
+    call: &Delta,
+    newest: Newest,
+    state: Vec<Logged>,
+    summary: Option<Summary>,
+) -> Result<Box<RawValue>, Error> {
+    let show = |events: &[Logged]| {
+        events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<Vec<_>, _>>()
+    };
+    let timeline = Timeline {
+        events: show(&newest.events)?,
+        limited: newest.limited,
+        prev_batch: RoomToken(newest.start).to_string(),
+    };
+    let state = Some(Events { events: show(&state)? });
+    let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
+    Ok(to_raw_value(&SyncedRoom { timeline, state, state_after, summary })?)
+}
+
+/// The newest events in `(after, up_to]` that the viewer may see and wants.
+fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
+    let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
+    let (mut events, mut limited) = (Vec::new(), false);
+    let (mut before, mut scanned) = (up_to, 0);
+    'pages: loop {
+        let page = wanted.saturating_sub(events.len() as u64).saturating_add(1);
+        let found = store::log::backwards(sql, after, before, page)?;
+        let exhausted = (found.len() as u64) < page;
+        for event in found {
+            if events.len() as u64 == wanted || scanned == TIMELINE_SCAN_MAX {
+                limited = true;
+                break 'pages;
+            }
+            scanned = scanned.saturating_add(1);
+            before = event.position.saturating_sub(1);
+            if viewer.may_see(&event) && filter.allows(&event) {
+                events.push(event);
+            }
+        }
+        if exhausted {
+            break;
+        }
+    }
+    events.reverse();
+    let start = events.first().map_or(up_to, |first: &Logged| first.position.saturating_sub(1));
+    Ok(Newest { events, limited, start })
+}
+
+/// Which state a sync shows: all of it at a position, or what changed since another.
+struct StateSpan {
+    since: Option<u64>,
+    at: u64,
+    head: u64,
+}
+
+impl StateSpan {
+    fn select(
+        &self,
+        sql: &dyn Sql,
+        viewer: &Viewer,
+        call: &Delta,
+        timeline: &[Logged],
+    ) -> Result<Vec<Logged>, Error> {
+        let lazy = call.state.lazy_load_members || call.timeline.lazy_load_members;
+        let mut keys = match self.since {
+            None => whole_state(sql, self.at, self.head, lazy)?,
+            Some(since) => changed_state(sql, since, self.at)?,
+        };
+        if lazy {
+            let mut wanted: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender().as_str()).collect();
+            if self.since.is_none() {
+                wanted.insert(viewer.user.as_str());
+            }
+            for user in wanted {
+                if let Some(position) = store::state::position_at(sql, "m.room.member", user, self.at)? {
+                    keys.insert(("m.room.member".to_owned(), user.to_owned()), position);
+                }
+            }
+        }
+        let positions: Vec<u64> = keys.into_values().collect();
+        let mut events = store::log::at(sql, &positions)?;
+        events.retain(|event| call.state.allows(event));
+        Ok(events)
+    }
+}
+
+type StateKeys = BTreeMap<(String, String), u64>;
+
+/// The state at a position: the current one without what changed since.
+pub(super) fn whole_state(sql: &dyn Sql, at: u64, head: u64, lazy: bool) -> Result<StateKeys, Error> {
+    let current = if lazy { store::state::all_but_members(sql)? } else { store::state::all(sql)? };
+    let mut keys: StateKeys = current.into_iter().map(|(event_type, key, event)| ((event_type, key), event)).collect();
+    for change in store::state::changes(sql, at, head)?.into_iter().rev() {
+        if lazy && change.event_type == "m.room.member" {
+            continue;
+        }
+        let key = (change.event_type, change.state_key);
+        match change.before {
+            Some(before) => keys.insert(key, before),
+            None => keys.remove(&key),
+        };
+    }
+    Ok(keys)
+}
+
+/// What changed in the state in `(since, at]`, as it is then. Members too, however lazily the client loads them: it may
+/// know what they were before.
+fn changed_state(sql: &dyn Sql, since: u64, at: u64) -> Result<StateKeys, Error> {
+    let mut keys = StateKeys::new();
+    for change in store::state::changes(sql, since, at)? {
+        match change.after {
+            Some(after) => keys.insert((change.event_type, change.state_key), after),
+            None => keys.remove(&(change.event_type, change.state_key)),
+        };
+    }
+    Ok(keys)
+}
+
+fn summary(sql: &dyn Sql, viewer: &Viewer) -> Result<Summary, Error> {
+    let (joined, invited) = store::members::counts(sql)?;
+    let mut heroes = store::members::first_of(sql, ["join", "invite"], viewer.user.as_str(), HEROES_MAX)?;
+    if heroes.is_empty() {
+        heroes = store::members::first_of(sql, ["leave", "ban"], viewer.user.as_str(), HEROES_MAX)?;
+    }
+    Ok(Summary { heroes, joined, invited })
+}

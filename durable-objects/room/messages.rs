@@ -1,0 +1,175 @@
+//! Pages of history, and single events.
+
+use std::collections::BTreeSet;
+
+use domain::Refusal;
+use platform::{ActorKind, Sql};
+use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    EventFilter, Room, RoomToken,
+    store::{self, log::Logged},
+    viewer::Viewer,
+};
+use crate::{Call, Cx, Error};
+
+/// Events on a page when the client names no number. Spec: `GET …/messages`.
+const PAGE_EVENTS_DEFAULT: u64 = 10;
+/// The most events on a page.
+const PAGE_EVENTS_MAX: u64 = 1_000;
+/// Log entries looked at for one page, seen or not; a page may be short and still have an `end`.
+const PAGE_SCAN_MAX: u64 = 4_000;
+
+/// A page of the log, as one user may see it. Spec: `GET /rooms/{roomId}/messages`.
+///
+/// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Messages {
+    pub user: OwnedUserId,
+    pub device: OwnedDeviceId,
+    /// Where to start: from the end or the beginning of the log, by direction, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// Where to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+    pub direction: Direction,
+    #[serde(default)]
+    pub filter: EventFilter,
+}
+
+/// Which way a page goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Newest first.
+    Backwards,
+    /// Oldest first.
+    Forwards,
+}
+
+/// A page in the shape of the answer. No `end`: there is nothing further in this direction.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MessagesPage {
+    pub chunk: Vec<Box<RawValue>>,
+    pub start: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<Box<RawValue>>,
+}
+
+impl Call for Messages {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "messages";
+    type Reply = MessagesPage;
+}
+
+/// One event, as one user may see it. Spec: `GET /rooms/{roomId}/event/{eventId}`.
+///
+/// Refused: `NotFound` for an event that is not there, or that the user may not see.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetEvent {
+    pub user: OwnedUserId,
+    pub device: OwnedDeviceId,
+    pub event_id: OwnedEventId,
+}
+
+impl Call for GetEvent {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "event";
+    type Reply = Box<RawValue>;
+}
+
+impl Room {
+    pub(super) fn messages(&self, sql: &dyn Sql, cx: &Cx<'_>, call: Messages) -> Result<MessagesPage, Error> {
+        let viewer = Viewer::load(sql, call.user, call.device)?;
+        viewer.sight()?;
+        let head = self.head(sql)?;
+        let start = call.from.unwrap_or(match call.direction {
+            Direction::Backwards => head,
+            Direction::Forwards => 0,
+        });
+        let span = match call.direction {
+            Direction::Backwards => (call.to.unwrap_or(0), start),
+            Direction::Forwards => (start, call.to.unwrap_or(head).min(head)),
+        };
+        let page = page(sql, &viewer, &call.filter, call.direction, span)?;
+        let state = if call.filter.lazy_load_members { senders(sql, &page.events, head)? } else { Vec::new() };
+        let show = |events: &[Logged]| {
+            events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(MessagesPage {
+            chunk: show(&page.events)?,
+            start: RoomToken(start).to_string(),
+            end: page.end.map(|position| RoomToken(position).to_string()),
+            state: show(&state)?,
+        })
+    }
+
+    pub(super) fn event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetEvent) -> Result<Box<RawValue>, Error> {
+        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
+        let event = event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
+        Ok(viewer.sees(sql, cx, &event, true)?)
+    }
+}
+
+struct Page {
+    events: Vec<Logged>,
+    /// Where the next page starts, unless the span is exhausted.
+    end: Option<u64>,
+}
+
+/// One page of `(after, up_to]`, in the given direction.
+fn page(
+    sql: &dyn Sql,
+    viewer: &Viewer,
+    filter: &EventFilter,
+    direction: Direction,
+    (mut after, mut up_to): (u64, u64),
+) -> Result<Page, Error> {
+    let wanted = filter.limit(PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX);
+    let (mut events, mut scanned) = (Vec::new(), 0);
+    loop {
+        // One more than wanted tells whether there is a next page.
+        let limit = wanted.saturating_sub(events.len() as u64).saturating_add(1);
+        let found = match direction {
+            Direction::Backwards => store::log::backwards(sql, after, up_to, limit)?,
+            Direction::Forwards => store::log::forwards(sql, after, up_to, limit)?,
+        };
+        let exhausted = (found.len() as u64) < limit;
+        for event in found {
+            if events.len() as u64 == wanted || scanned == PAGE_SCAN_MAX {
+                let end = match direction {
+                    Direction::Backwards => up_to,
+                    Direction::Forwards => after,
+                };
+                return Ok(Page { events, end: Some(end) });
+            }
+            scanned = scanned.saturating_add(1);
+            match direction {
+                Direction::Backwards => up_to = event.position.saturating_sub(1),
+                Direction::Forwards => after = event.position,
+            }
+            if viewer.may_see(&event) && filter.allows(&event) {
+                events.push(event);
+            }
+        }
+        if exhausted {
+            return Ok(Page { events, end: None });
+        }
+    }
+}
+
+/// The membership events of those who sent what is shown.
+fn senders(sql: &dyn Sql, events: &[Logged], at: u64) -> Result<Vec<Logged>, Error> {
+    let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender().as_str()).collect();
+    let mut members = Vec::with_capacity(senders.len());
+    for sender in senders {
+        members.extend(store::state::at(sql, "m.room.member", sender, at)?);
+    }
+    Ok(members)
+}

@@ -1,0 +1,126 @@
+//! One room: its log of events, its state, its members.
+//!
+//! The room decides what happens in it and in which order; everyone else follows its log with a cursor.
+//! A *position* is the arrival of a change in the log; every accepted event takes one.
+//!
+//! | call | does |
+//! |---|---|
+//! | [`Create`] | founds the room with its first events |
+//! | [`SendEvent`] | appends a message or a state event, once per transaction |
+//! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
+//! | [`Delta`] | what happened since a cursor, for one user's sync |
+//! | [`Messages`] | a page of history |
+//! | [`GetState`], [`GetStateEvent`] | the state a user may see |
+//! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room |
+//!
+//! Out of scope: who a user is, what their devices have read (the User's business), other servers.
+
+mod append;
+mod change_membership;
+mod create;
+mod delta;
+mod event_filter;
+mod follow;
+mod members;
+mod messages;
+mod send_event;
+mod state;
+mod store;
+mod token;
+mod transactions;
+mod viewer;
+
+use std::cell::{Cell, OnceCell, RefCell};
+
+use domain::RoomVersion;
+use platform::{Fault, Sql, Tx};
+
+use crate::{
+    Cx, Error,
+    cx::Nudged,
+    object::{Logic, Operation, operations},
+};
+
+pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
+pub use create::{Create, Created, FirstEvent, NewEvent};
+pub use delta::{Delta, DeltaReply, Section};
+pub use event_filter::EventFilter;
+pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
+pub use messages::{Direction, GetEvent, Messages, MessagesPage};
+pub use send_event::SendEvent;
+pub use state::{GetState, GetStateEvent, StateEvent};
+pub use token::RoomToken;
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+
+/// The Room actor's memory. Everything in it can be read again from its database.
+#[derive(Default)]
+pub(crate) struct Room {
+    version: OnceCell<RoomVersion>,
+    /// The newest position, once read.
+    head: Cell<Option<u64>>,
+    followers: RefCell<Option<follow::Followers>>,
+    transactions: RefCell<Option<transactions::Recent>>,
+}
+
+impl Room {
+    fn version(&self, sql: &dyn Sql) -> Result<&RoomVersion, Error> {
+        if let Some(version) = self.version.get() {
+            return Ok(version);
+        }
+        let id = store::meta::text(sql, "version")?.ok_or_else(|| Fault::new("the room has no version"))?;
+        let version = RoomVersion::parse(&id)?;
+        Ok(self.version.get_or_init(|| version))
+    }
+
+    /// The newest position of the log.
+    fn head(&self, sql: &dyn Sql) -> Result<u64, Fault> {
+        if let Some(head) = self.head.get() {
+            return Ok(head);
+        }
+        let head = store::log::head_position(sql)?;
+        self.head.set(Some(head));
+        Ok(head)
+    }
+}
+
+impl Logic for Room {
+    fn migrations(&self) -> &'static [&'static str] {
+        MIGRATIONS
+    }
+
+    fn operation(&self, name: &str) -> Option<Operation<'_>> {
+        operations! { self, name;
+            found Create => create,
+            write SendEvent => send_event,
+            write ChangeMembership => change_membership,
+            write Delta => delta,
+            read Messages => messages,
+            read GetEvent => event,
+            read GetState => state,
+            read GetStateEvent => state_event,
+            read GetMembers => members,
+            read GetJoinedMembers => joined_members,
+        }
+    }
+
+    fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
+        append::owed_call
+    }
+
+    fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
+        let Some(head) = cx.head.get() else { return Ok(()) };
+        self.head.set(Some(head));
+        self.remember_transactions(cx);
+        self.followers_changed(sql, cx)?;
+        self.nudge(sql, cx, head)
+    }
+
+    fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        self.check_nudges(tx, cx)
+    }
+
+    fn nudged(&self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
+        self.nudge_answered(tx, cx, nudged, reply)
+    }
+}

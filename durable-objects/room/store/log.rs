@@ -1,0 +1,106 @@
+//! The log of events.
+
+use domain::Pdu;
+use platform::{Fault, Row, Sql, Tx};
+use ruma_common::OwnedEventId;
+
+/// An event with its place in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Logged {
+    pub position: u64,
+    pub pdu: Pdu,
+    /// The sender's transaction, see [`crate::room::transactions`].
+    pub txn: Option<String>,
+}
+
+pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
+    let event_id = OwnedEventId::try_from(row.text(1)?).map_err(|_| Fault::new("a stored event has no event id"))?;
+    let json = row.text(2)?;
+    let pdu = Pdu::from_stored(event_id, json, false).map_err(|error| Fault::new(format!("a stored event: {error}")))?;
+    Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)? })
+}
+
+fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
+    rows.into_iter().map(|mut row| logged(&mut row)).collect()
+}
+
+/// Appends an accepted event.
+pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO event (position, event_id, type, state_key, sender, json, txn) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        &[
+            position.into(),
+            pdu.event_id().as_str().into(),
+            pdu.event_type().to_string().into(),
+            pdu.state_key().into(),
+            pdu.sender().as_str().into(),
+            pdu.json().into(),
+            txn.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The newest event.
+pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
+    let rows = sql.query("SELECT position, event_id, json, txn FROM event ORDER BY position DESC LIMIT 1", &[])?;
+    Ok(all(rows)?.pop())
+}
+
+pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
+    match sql.query("SELECT max(position) FROM event", &[])?.pop() {
+        Some(mut row) => Ok(row.unsigned_or_null(0)?.unwrap_or(0)),
+        None => Ok(0),
+    }
+}
+
+/// Up to `limit` events in `(after, up_to]`, newest first.
+pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
+    all(sql.query(
+        "SELECT position, event_id, json, txn FROM event WHERE position > ?1 AND position <= ?2
+         ORDER BY position DESC LIMIT ?3",
+        &[after.into(), up_to.into(), limit.into()],
+    )?)
+}
+
+/// Up to `limit` events in `(after, up_to]`, oldest first.
+pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
+    all(sql.query(
+        "SELECT position, event_id, json, txn FROM event WHERE position > ?1 AND position <= ?2
+         ORDER BY position LIMIT ?3",
+        &[after.into(), up_to.into(), limit.into()],
+    )?)
+}
+
+/// The event with this id.
+pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
+    let rows =
+        sql.query("SELECT position, event_id, json, txn FROM event WHERE event_id = ?1", &[event_id.into()])?;
+    Ok(all(rows)?.pop())
+}
+
+/// The events at these positions, in their order.
+pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault> {
+    let list = serde_json::to_string(positions)?;
+    all(sql.query(
+        "SELECT position, event_id, json, txn FROM event WHERE position IN (SELECT value FROM json_each(?1))
+         ORDER BY position",
+        &[list.into()],
+    )?)
+}
+
+/// The transactions of the events after `position`: each with the id of the event it made, newest first.
+pub(crate) fn transactions(sql: &dyn Sql, position: u64, limit: u64) -> Result<Vec<(u64, String, OwnedEventId)>, Fault> {
+    sql.query(
+        "SELECT position, txn, event_id FROM event WHERE position > ?1 AND txn IS NOT NULL
+         ORDER BY position DESC LIMIT ?2",
+        &[position.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| {
+        let event_id =
+            OwnedEventId::try_from(row.text(2)?).map_err(|_| Fault::new("a stored event has no event id"))?;
+        Ok((row.unsigned(0)?, row.text(1)?, event_id))
+    })
+    .collect()
+}

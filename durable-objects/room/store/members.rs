@@ -1,0 +1,83 @@
+//! Who is or was in the room.
+
+use platform::{Fault, Sql, Tx};
+
+use super::log::{Logged, logged};
+
+/// A user's membership.
+pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>, Fault> {
+    sql.query("SELECT membership FROM member WHERE user_id = ?1", &[user_id.into()])?
+        .pop()
+        .map(|mut row| row.text(0))
+        .transpose()
+}
+
+/// Sets a membership; a user who may follow (a local one) keeps the number got first.
+pub(crate) fn set(tx: &Tx<'_>, user_id: &str, membership: &str, position: u64, follows: bool) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO member (user_id, membership, position, follower) VALUES (?1, ?2, ?3,
+             CASE WHEN ?4 THEN (SELECT coalesce(max(follower), -1) + 1 FROM member) END)
+         ON CONFLICT (user_id) DO UPDATE SET membership = excluded.membership, position = excluded.position",
+        &[user_id.into(), membership.into(), position.into(), follows.into()],
+    )?;
+    Ok(())
+}
+
+/// The local users in the room with their numbers.
+pub(crate) fn followers(sql: &dyn Sql) -> Result<Vec<(String, u64)>, Fault> {
+    sql.query(
+        "SELECT user_id, follower FROM member WHERE membership = 'join' AND follower IS NOT NULL ORDER BY user_id",
+        &[],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?)))
+    .collect()
+}
+
+/// How many members are joined and invited.
+pub(crate) fn counts(sql: &dyn Sql) -> Result<(u64, u64), Fault> {
+    let row = sql
+        .query(
+            "SELECT coalesce(sum(membership = 'join'), 0), coalesce(sum(membership = 'invite'), 0) FROM member",
+            &[],
+        )?
+        .pop();
+    row.map_or(Ok((0, 0)), |mut row| Ok((row.unsigned(0)?, row.unsigned(1)?)))
+}
+
+/// Up to `limit` users with one of two memberships, those who came first, without `but`.
+pub(crate) fn first_of(
+    sql: &dyn Sql,
+    memberships: [&str; 2],
+    but: &str,
+    limit: u64,
+) -> Result<Vec<String>, Fault> {
+    let [one, other] = memberships;
+    sql.query(
+        "SELECT user_id FROM member WHERE membership IN (?1, ?2) AND user_id <> ?3 ORDER BY position LIMIT ?4",
+        &[one.into(), other.into(), but.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
+/// The membership events of everyone in the current state.
+pub(crate) fn events(sql: &dyn Sql) -> Result<Vec<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn FROM state JOIN event ON event.position = state.position
+         WHERE state.type = 'm.room.member' ORDER BY state.state_key",
+        &[],
+    )?
+    .into_iter()
+    .map(|mut row| logged(&mut row))
+    .collect()
+}
+
+/// The number of a local user who is in the room.
+pub(crate) fn follower_number(sql: &dyn Sql, user_id: &str) -> Result<Option<u64>, Fault> {
+    let row = sql
+        .query("SELECT follower FROM member WHERE user_id = ?1 AND membership = 'join'", &[user_id.into()])?
+        .pop();
+    row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}

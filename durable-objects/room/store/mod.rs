@@ -1,0 +1,6 @@
+//! All of the Room's SQL.
+
+pub(super) mod log;
+pub(super) mod members;
+pub(super) mod meta;
+pub(super) mod state;

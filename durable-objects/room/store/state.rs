@@ -1,0 +1,144 @@
+//! The current state and its history.
+
+use platform::{Fault, Sql, Tx};
+
+use super::log::{Logged, logged};
+
+/// One change of the current state, by positions of events.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub event_type: String,
+    pub state_key: String,
+    pub before: Option<u64>,
+    pub after: Option<u64>,
+}
+
+/// The event that makes the current state for one key.
+pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Option<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn FROM state JOIN event ON event.position = state.position
+         WHERE state.type = ?1 AND state.state_key = ?2",
+        &[event_type.into(), state_key.into()],
+    )?
+    .pop()
+    .map(|mut row| logged(&mut row))
+    .transpose()
+}
+
+/// The event that made the state for one key at `position`.
+pub(crate) fn at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn FROM event WHERE position =
+         (SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3
+          ORDER BY position DESC LIMIT 1)",
+        &[event_type.into(), state_key.into(), position.into()],
+    )?
+    .pop()
+    .map(|mut row| logged(&mut row))
+    .transpose()
+}
+
+/// What the state for one key was at `position`, by the position of its event.
+pub(crate) fn position_at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<u64>, Fault> {
+    let row = sql
+        .query(
+            "SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3
+             ORDER BY position DESC LIMIT 1",
+            &[event_type.into(), state_key.into(), position.into()],
+        )?
+        .pop();
+    row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}
+
+/// The keys of the current state with the positions of their events.
+pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
+    sql.query("SELECT type, state_key, position FROM state ORDER BY type, state_key", &[])?
+        .into_iter()
+        .map(|mut row| Ok((row.text(0)?, row.text(1)?, row.unsigned(2)?)))
+        .collect()
+}
+
+/// The current state but for members: what a lazy-loading client starts with.
+pub(crate) fn all_but_members(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
+    sql.query(
+        "SELECT type, state_key, position FROM state WHERE type < 'm.room.member' OR type > 'm.room.member'
+         ORDER BY type, state_key",
+        &[],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.text(0)?, row.text(1)?, row.unsigned(2)?)))
+    .collect()
+}
+
+/// The changes in `(after, up_to]`, in their order.
+pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Change>, Fault> {
+    sql.query(
+        "SELECT type, state_key, before, after FROM state_change WHERE position > ?1 AND position <= ?2
+         ORDER BY position",
+        &[after.into(), up_to.into()],
+    )?
+    .into_iter()
+    .map(|mut row| {
+        Ok(Change {
+            event_type: row.text(0)?,
+            state_key: row.text(1)?,
+            before: row.unsigned_or_null(2)?,
+            after: row.unsigned_or_null(3)?,
+        })
+    })
+    .collect()
+}
+
+/// The whole history of one key: when it changed, and to which event; oldest first.
+pub(crate) fn history(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Vec<(u64, Logged)>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn, state_change.position
+         FROM state_change JOIN event ON event.position = state_change.after
+         WHERE state_change.type = ?1 AND state_change.state_key = ?2 ORDER BY state_change.position",
+        &[event_type.into(), state_key.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.unsigned(4)?, logged(&mut row)?)))
+    .collect()
+}
+
+/// Changes the current state: at `position`, `event` becomes the state for its key.
+pub(crate) fn set(tx: &Tx<'_>, event_type: &str, state_key: &str, position: u64, event: u64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO state_change (type, state_key, position, before, after) VALUES (?1, ?2, ?3,
+         (SELECT position FROM state WHERE type = ?1 AND state_key = ?2), ?4)",
+        &[event_type.into(), state_key.into(), position.into(), event.into()],
+    )?;
+    tx.execute(
+        "INSERT INTO state (type, state_key, position) VALUES (?1, ?2, ?3)
+         ON CONFLICT (type, state_key) DO UPDATE SET position = excluded.position",
+        &[event_type.into(), state_key.into(), event.into()],
+    )?;
+    Ok(())
+}
+
+/// The event that the state event at `position` replaced.
+pub(crate) fn replaced(
+    sql: &dyn Sql,
+    event_type: &str,
+    state_key: &str,
+    position: u64,
+) -> Result<Option<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn FROM event WHERE position =
+         (SELECT before FROM state_change WHERE type = ?1 AND state_key = ?2 AND position = ?3)",
+        &[event_type.into(), state_key.into(), position.into()],
+    )?
+    .pop()
+    .map(|mut row| logged(&mut row))
+    .transpose()
+}
+
+/// Whether any membership changed in `(after, up_to]`.
+pub(crate) fn members_changed(sql: &dyn Sql, after: u64, up_to: u64) -> Result<bool, Fault> {
+    let rows = sql.query(
+        "SELECT 1 FROM state_change WHERE position > ?1 AND position <= ?2 AND type = 'm.room.member' LIMIT 1",
+        &[after.into(), up_to.into()],
+    )?;
+    Ok(!rows.is_empty())
+}

@@ -1,0 +1,161 @@
+//! What one user may see of the room, and how they see an event.
+//!
+//! Every read path asks here: membership and history visibility decide. Spec: "Room history visibility".
+
+use domain::{
+    Refusal,
+    event::{self, Unsigned},
+    visibility,
+};
+use platform::{Fault, Sql};
+use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_events::{
+    TimelineEventType,
+    room::{history_visibility::HistoryVisibility, member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use super::{
+    append::membership_of,
+    store::{self, log::Logged},
+    transactions,
+};
+use crate::{Cx, Error};
+
+/// One user looking at the room.
+pub(super) struct Viewer {
+    pub user: OwnedUserId,
+    /// The device that asks: it alone sees the transaction ids of what it sent.
+    pub device: OwnedDeviceId,
+    /// When the user's membership became what; oldest first.
+    memberships: Vec<(u64, MembershipState)>,
+    /// When the room's history visibility became what; oldest first.
+    visibilities: Vec<(u64, HistoryVisibility)>,
+}
+
+/// How far a user's sight of the room's state reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Joined, or the room is world-readable.
+    Now,
+    /// Left or banned: the state as it was at this position.
+    Until(u64),
+}
+
+impl Viewer {
+    pub(super) fn load(sql: &dyn Sql, user: OwnedUserId, device: OwnedDeviceId) -> Result<Self, Error> {
+        let mut memberships = Vec::new();
+        for (position, event) in store::state::history(sql, "m.room.member", user.as_str())? {
+            memberships.push((position, membership_of(&event.pdu)?));
+        }
+        let visibilities = store::state::history(sql, "m.room.history_visibility", "")?
+            .into_iter()
+            .map(|(position, event)| (position, visibility::setting(Some(&event.pdu))))
+            .collect();
+        Ok(Self { user, device, memberships, visibilities })
+    }
+
+    pub(super) fn membership_at(&self, position: u64) -> MembershipState {
+        latest(&self.memberships, position).unwrap_or(MembershipState::Leave)
+    }
+
+    fn visibility_at(&self, position: u64) -> HistoryVisibility {
+        latest(&self.visibilities, position).unwrap_or_else(|| visibility::setting(None))
+    }
+
+    /// The membership now, with the position that made it; `None` for one who was never in the room.
+    pub(super) fn membership(&self) -> Option<(&MembershipState, u64)> {
+        self.memberships.last().map(|(position, membership)| (membership, *position))
+    }
+
+    /// Whether the user has ever been joined.
+    pub(super) fn was_joined(&self) -> bool {
+        self.memberships.iter().any(|(_, membership)| *membership == MembershipState::Join)
+    }
+
+    /// Whether the user was joined at `from` and at every moment since.
+    pub(super) fn joined_throughout(&self, from: u64) -> bool {
+        self.membership_at(from) == MembershipState::Join
+            && self
+                .memberships
+                .iter()
+                .filter(|(position, _)| *position > from)
+                .all(|(_, membership)| *membership == MembershipState::Join)
+    }
+
+    /// Whether the user was in the room at some time after `position`.
+    fn joined_since(&self, position: u64) -> bool {
+        let mut ends = self.memberships.iter().map(|(start, _)| *start).skip(1).chain([u64::MAX]);
+        self.memberships.iter().any(|(_, membership)| {
+            let end = ends.next().unwrap_or(u64::MAX);
+            *membership == MembershipState::Join && end > position
+        })
+    }
+
+    pub(super) fn may_see(&self, event: &Logged) -> bool {
+        let at = |position| (self.visibility_at(position), self.membership_at(position));
+        let joined_since = self.joined_since(event.position);
+        let (before, after) = (at(event.position.saturating_sub(1)), at(event.position));
+        if self.is_about(event) || *event.pdu.event_type() == TimelineEventType::RoomHistoryVisibility {
+            visibility::may_see_change(before, after, joined_since)
+        } else {
+            visibility::may_see(after.0, after.1, joined_since)
+        }
+    }
+
+    /// Whether the event is the user's own membership.
+    pub(super) fn is_about(&self, event: &Logged) -> bool {
+        *event.pdu.event_type() == TimelineEventType::RoomMember && event.pdu.state_key() == Some(self.user.as_str())
+    }
+
+    /// How far the user sees the room's state.
+    ///
+    /// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
+    pub(super) fn sight(&self) -> Result<Sight, Refusal> {
+        let world_readable = self.visibility_at(u64::MAX) == HistoryVisibility::WorldReadable;
+        match self.membership() {
+            Some((MembershipState::Join, _)) => Ok(Sight::Now),
+            _ if world_readable => Ok(Sight::Now),
+            Some((MembershipState::Leave | MembershipState::Ban, position)) if self.was_joined() => {
+                Ok(Sight::Until(position))
+            }
+            _ => Err(Refusal::Forbidden(format!("{} is not in this room", self.user))),
+        }
+    }
+
+    /// The event in the client format, with what `unsigned` tells this user.
+    pub(super) fn sees(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        event: &Logged,
+        with_room_id: bool,
+    ) -> Result<Box<RawValue>, Fault> {
+        let mut unsigned = Unsigned {
+            age: Some(signed(cx.now_ms).saturating_sub(event.pdu.origin_server_ts().get().into())),
+            transaction_id: event
+                .txn
+                .as_deref()
+                .and_then(|name| transactions::seen_by(name, &self.user, &self.device))
+                .map(ToOwned::to_owned),
+            membership: Some(self.membership_at(event.position)),
+            ..Unsigned::default()
+        };
+        if let Some(state_key) = event.pdu.state_key()
+            && let Some(replaced) =
+                store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
+        {
+            unsigned.prev_content = Some(replaced.pdu.content().to_owned());
+            unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());
+        }
+        Ok(event::client_json(&event.pdu, &unsigned, with_room_id))
+    }
+}
+
+fn latest<T: Clone>(history: &[(u64, T)], position: u64) -> Option<T> {
+    history.iter().rev().find(|(since, _)| *since <= position).map(|(_, value)| value.clone())
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,31 @@
+//! An actor's due times. The host gives an actor one alarm; it is set to the earliest of these.
+
+use platform::{Fault, Sql, Tx};
+
+use crate::Cx;
+
+/// Has `what` happen at `at_ms` at the latest; an earlier appointment for it stands.
+pub(crate) fn at(tx: &Tx<'_>, cx: &Cx<'_>, what: &str, at_ms: u64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO due (what, at_ms) VALUES (?1, ?2)
+         ON CONFLICT (what) DO UPDATE SET at_ms = excluded.at_ms WHERE excluded.at_ms < due.at_ms",
+        &[what.into(), at_ms.into()],
+    )?;
+    cx.set_alarm(at_ms)
+}
+
+/// Takes what is due from the schedule.
+pub(crate) fn take_due(tx: &Tx<'_>, now_ms: u64) -> Result<Vec<String>, Fault> {
+    tx.execute("DELETE FROM due WHERE at_ms <= ?1 RETURNING what", &[now_ms.into()])?
+        .into_iter()
+        .map(|mut row| row.text(0))
+        .collect()
+}
+
+/// The earliest due time.
+pub(crate) fn earliest_ms(sql: &dyn Sql) -> Result<Option<u64>, Fault> {
+    match sql.query("SELECT min(at_ms) FROM due", &[])?.pop() {
+        Some(mut row) => row.unsigned_or_null(0),
+        None => Ok(None),
+    }
+}

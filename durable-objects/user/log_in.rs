@@ -1,0 +1,126 @@
+use domain::Refusal;
+use platform::{ActorKind, Tx};
+use ruma_common::OwnedDeviceId;
+use serde::{Deserialize, Serialize};
+
+use super::{User, store};
+use crate::{Call, Cx, Error};
+
+/// Logs a device in. The caller checked the password against `password_hash`; if that is no longer the user's, the
+/// login is refused. A device that exists keeps its name and gets this token instead of its old one.
+///
+/// Refused: `Forbidden`, `UserDeactivated`. Spec: "Login".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogIn {
+    pub password_hash: String,
+    pub device: NewDevice,
+}
+
+/// A device and its token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewDevice {
+    pub device_id: OwnedDeviceId,
+    /// The token's SHA-256 in URL-safe base64.
+    pub token_hash: String,
+    /// Given to a device that is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+}
+
+/// The device is logged in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LoggedIn {}
+
+impl Call for LogIn {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "log_in";
+    type Reply = LoggedIn;
+}
+
+impl User {
+    pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
+        let account = store::account::get(&**tx)?;
+        if account.deactivated {
+            return Err(Refusal::UserDeactivated.into());
+        }
+        if account.password_hash.as_ref() != Some(&call.password_hash) {
+            return Err(Refusal::Forbidden("Invalid username or password".to_owned()).into());
+        }
+        store::device::put(tx, &call.device, cx.now_ms)?;
+        Ok(LoggedIn {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Refusal;
+
+    use super::{LogIn, NewDevice};
+    use crate::{
+        CallError,
+        user::{Create, LogOut, PasswordHash, Verify},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    fn device(device_id: &str, token_hash: &str) -> NewDevice {
+        NewDevice { device_id: device_id.into(), token_hash: token_hash.to_owned(), display_name: None }
+    }
+
+    fn log_in(password_hash: &str, device_id: &str, token_hash: &str) -> LogIn {
+        LogIn { password_hash: password_hash.to_owned(), device: device(device_id, token_hash) }
+    }
+
+    fn device_of(world: &World, token_hash: &str) -> Option<String> {
+        match world.call(ALICE, &Verify { token_hash: token_hash.to_owned() }) {
+            Ok(verified) => Some(verified.device_id.to_string()),
+            Err(CallError::Refused(Refusal::UnknownToken { soft_logout: false })) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn alice(world: &World) {
+        let create = Create {
+            password_hash: Some("old".to_owned()),
+            admin: false,
+            display_name: None,
+            device: None,
+            call_id: "a".to_owned(),
+        };
+        world.call(ALICE, &create).unwrap();
+    }
+
+    #[test]
+    fn a_device_has_one_token_and_it_dies_with_it() {
+        let world = World::new(1);
+        alice(&world);
+        let hash = world.call(ALICE, &PasswordHash {}).unwrap().password_hash.unwrap();
+        for (device_id, token_hash) in [("PHONE", "1"), ("LAPTOP", "2"), ("PHONE", "3"), ("PHONE", "3")] {
+            world.call(ALICE, &log_in(&hash, device_id, token_hash)).unwrap();
+        }
+        let devices = ["1", "2", "3"].map(|token_hash| device_of(&world, token_hash));
+        assert_eq!(devices, [None, Some("LAPTOP".to_owned()), Some("PHONE".to_owned())]);
+        world.call(ALICE, &LogOut { token_hash: "3".to_owned(), all: false }).unwrap();
+        assert_eq!(["2", "3"].map(|token_hash| device_of(&world, token_hash).is_some()), [true, false]);
+        world.call(ALICE, &log_in(&hash, "TABLET", "4")).unwrap();
+        world.call(ALICE, &LogOut { token_hash: "4".to_owned(), all: true }).unwrap();
+        assert_eq!(["2", "4"].map(|token_hash| device_of(&world, token_hash)), [None, None]);
+    }
+
+    #[test]
+    fn a_password_that_has_changed_meanwhile_does_not_do() {
+        let world = World::new(1);
+        alice(&world);
+        let outcome = world.call(ALICE, &log_in("other", "PHONE", "1"));
+        assert!(matches!(outcome, Err(CallError::Refused(Refusal::Forbidden(_)))), "{outcome:?}");
+        assert_eq!(device_of(&world, "1"), None);
+    }
+
+    #[test]
+    fn the_encoding_stays() {
+        insta::assert_snapshot!(serde_json::to_string(&log_in("h", "PHONE", "t")).unwrap(), @r#"{"password_hash":"h","device":{"device_id":"PHONE","token_hash":"t"}}"#);
+        insta::assert_snapshot!(serde_json::to_string(&LogOut { token_hash: "t".to_owned(), all: true }).unwrap(), @r#"{"token_hash":"t","all":true}"#);
+        insta::assert_snapshot!(serde_json::to_string(&PasswordHash {}).unwrap(), @"{}");
+    }
+}

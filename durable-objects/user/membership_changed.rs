@@ -1,0 +1,75 @@
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::OwnedRoomId;
+use ruma_events::room::member::MembershipState;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{User, store};
+use crate::{Call, Cx, Error};
+
+/// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MembershipChanged {
+    pub room_id: OwnedRoomId,
+    /// The room's position of the change.
+    pub position: u64,
+    pub membership: MembershipState,
+    /// For invitations and knocks: what lets the user recognise the room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripped_state: Vec<Box<RawValue>>,
+}
+
+impl Call for MembershipChanged {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "membership_changed";
+    type Reply = ();
+}
+
+/// The rooms the user is joined to. Spec: `GET /joined_rooms`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JoinedRooms {
+    pub token_hash: String,
+}
+
+impl Call for JoinedRooms {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "joined_rooms";
+    type Reply = Vec<OwnedRoomId>;
+}
+
+impl User {
+    pub(super) fn membership_changed(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: MembershipChanged) -> Result<(), Error> {
+        let known = store::rooms::by_id(&**tx, call.room_id.as_str())?;
+        if known.as_ref().is_some_and(|known| known.effect >= call.position) {
+            return Ok(());
+        }
+        let membership = call.membership.as_str();
+        let same = known.as_ref().filter(|known| known.membership == membership);
+        let stripped = match call.membership {
+            MembershipState::Invite | MembershipState::Knock => Some(serde_json::to_string(&call.stripped_state)?),
+            _ => None,
+        };
+        self.with_moves(&**tx, |moves| {
+            let position = moves.next_position(cx.now_ms);
+            let changed = same.map_or(position, |known| known.changed);
+            let number =
+                store::rooms::put(tx, call.room_id.as_str(), membership, call.position, changed, stripped)?;
+            if same.is_none() {
+                moves.uncommitted = true;
+                moves.own_head = position;
+                moves.push(tx, position, number, call.position)?;
+            } else {
+                moves.moved(tx, number, call.position, cx.now_ms)?;
+            }
+            Ok(())
+        })?;
+        cx.wake();
+        Ok(())
+    }
+
+    pub(super) fn joined_rooms(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: JoinedRooms) -> Result<Vec<OwnedRoomId>, Error> {
+        super::authenticate(sql, &call.token_hash)?;
+        let rooms = store::rooms::with_membership(sql, "join")?;
+        Ok(rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect())
+    }
+}

@@ -1,0 +1,118 @@
+//! One local user: credentials, devices, tokens, profile, filters, and the list of rooms that sync follows.
+//!
+//! | call | does |
+//! |---|---|
+//! | [`Create`] | registers the user, and a first device |
+//! | [`PasswordHash`] | what a password is checked against |
+//! | [`LogIn`], [`LogOut`] | a device and its token come and go |
+//! | [`Verify`] | whose device a token belongs to |
+//! | [`GetProfile`], [`SetProfileField`] | who they are to others |
+//! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
+//! | [`MembershipChanged`], [`Nudge`] | what rooms tell the user |
+//! | [`JoinedRooms`] | the rooms the user is in |
+//! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
+//! | [`PositionIn`] | where in a room a sync token stands |
+
+mod create;
+mod filter;
+mod log_in;
+mod log_out;
+mod membership_changed;
+mod moves;
+mod nudge;
+mod password_hash;
+mod profile;
+mod store;
+mod sync;
+mod sync_token;
+mod verify;
+
+use std::cell::{Cell, RefCell};
+
+use platform::Sql;
+
+use crate::{
+    Cx, Error,
+    object::{Logic, Operation, operations},
+    token_bucket::TokenBucket,
+};
+use moves::Moves;
+
+pub use create::{Create, Created};
+pub use filter::{AddFilter, GetFilter};
+pub use log_in::{LogIn, LoggedIn, NewDevice};
+pub use log_out::{LogOut, LoggedOut};
+pub use membership_changed::{JoinedRooms, MembershipChanged};
+pub use nudge::{Nudge, NudgeReply};
+pub use password_hash::{PasswordHash, StoredPassword};
+pub use profile::{GetProfile, ProfileChanged, SetProfileField};
+pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
+pub(crate) use verify::authenticate;
+pub use verify::{Verified, Verify};
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+
+/// The User actor's memory. Everything in it can be read again from its database.
+#[derive(Default)]
+pub(crate) struct User {
+    logins: TokenBucket,
+    moves: RefCell<Option<Moves>>,
+    /// When a sync was last planned, in milliseconds since the Unix epoch.
+    planned_at_ms: Cell<Option<u64>>,
+}
+
+impl User {
+    /// Runs `body` on the stream of moves, read from the database if need be.
+    fn with_moves<T>(&self, sql: &dyn Sql, body: impl FnOnce(&mut Moves) -> Result<T, Error>) -> Result<T, Error> {
+        let mut moves = self.moves.borrow_mut();
+        let moves = match moves.as_mut() {
+            Some(moves) => moves,
+            None => moves.insert(Moves::load(sql)?),
+        };
+        body(moves)
+    }
+}
+
+impl Logic for User {
+    fn migrations(&self) -> &'static [&'static str] {
+        MIGRATIONS
+    }
+
+    fn operation(&self, name: &str) -> Option<Operation<'_>> {
+        operations! { self, name;
+            found Create => create,
+            read PasswordHash => password_hash,
+            write LogIn => log_in,
+            write LogOut => log_out,
+            read Verify => verify,
+            read GetProfile => profile,
+            write SetProfileField => set_profile_field,
+            write AddFilter => add_filter,
+            read GetFilter => filter,
+            write MembershipChanged => membership_changed,
+            write Nudge => nudge,
+            read JoinedRooms => joined_rooms,
+            wait SyncPlan => sync_plan,
+            write SyncClose => sync_close,
+            read PositionIn => position_in,
+        }
+    }
+
+    fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
+        |_| None
+    }
+
+    fn committed(&self, _sql: &dyn Sql, _cx: &Cx<'_>) -> Result<(), Error> {
+        if let Some(moves) = self.moves.borrow_mut().as_mut() {
+            moves.uncommitted = false;
+        }
+        Ok(())
+    }
+
+    fn rolled_back(&self) {
+        let mut moves = self.moves.borrow_mut();
+        if moves.as_ref().is_some_and(|moves| moves.uncommitted) {
+            *moves = None;
+        }
+    }
+}

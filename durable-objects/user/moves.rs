@@ -1,0 +1,119 @@
+//! The user's own stream: which room moved when, and what each device's next sync reads.
+//!
+//! Invariants, on which «sync never skips» rests:
+//! - A room's move starts where the one before it ended: `after` is the `up_to` of the room's last *stored* move.
+//! - A token of position `u` without an exception for a room has read it exactly up to the `up_to` of its last stored
+//!   move at or before `u`. A token that read less, or further, names the room as an exception.
+//! - While no plan was answered since a room's last move, further news of it need no row: every token will start
+//!   from that move.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use platform::{Fault, Sql, Tx};
+
+use super::store::rooms::{self, Move};
+
+/// Moves kept. A token older than the oldest gets its rooms with whole state.
+pub(super) const MOVES_MAX: usize = 4096;
+
+/// The stream in memory.
+pub(super) struct Moves {
+    ring: VecDeque<Move>,
+    /// The last stored move of each room: its position and where it ended.
+    last: HashMap<u64, (u64, u64)>,
+    /// The newest position of the stream.
+    pub head: u64,
+    /// The newest position at which a membership changed.
+    pub own_head: u64,
+    /// The position at which a plan was answered last; `None`: unknown, so perhaps just now.
+    pub planned: Option<u64>,
+    /// Whether an operation changed this memory and is not committed yet.
+    pub uncommitted: bool,
+}
+
+impl Moves {
+    pub(super) fn load(sql: &dyn Sql) -> Result<Self, Fault> {
+        let ring: VecDeque<Move> = rooms::moves(sql)?.into();
+        let (mut last, mut own_head) = (HashMap::new(), 0);
+        for room in rooms::all(sql)? {
+            last.insert(room.number, (0, room.told));
+            own_head = own_head.max(room.changed);
+        }
+        for moved in &ring {
+            last.insert(moved.room, (moved.position, moved.up_to));
+        }
+        let head = ring.back().map_or(0, |moved| moved.position).max(own_head);
+        Ok(Self { ring, last, head, own_head, planned: None, uncommitted: false })
+    }
+
+    /// The stream's next position: never one used before.
+    pub(super) fn next_position(&self, now_ms: u64) -> u64 {
+        self.head.saturating_add(1).max(now_ms)
+    }
+
+    /// Up to where the room's stored moves told of it.
+    pub(super) fn told(&self, room: u64) -> u64 {
+        self.last.get(&room).map_or(0, |(_, told)| *told)
+    }
+
+    /// The room has news up to `up_to`. Answers whether every device is sure to read the room with its next plan.
+    pub(super) fn moved(&mut self, tx: &Tx<'_>, room: u64, up_to: u64, now_ms: u64) -> Result<bool, Fault> {
+        let (last, told) = self.last.get(&room).copied().unwrap_or((0, 0));
+        let no_plan_since = self.planned.is_some_and(|planned| last > planned);
+        if up_to <= told || no_plan_since {
+            return Ok(no_plan_since);
+        }
+        let position = self.next_position(now_ms);
+        self.push(tx, position, room, up_to)?;
+        Ok(true)
+    }
+
+    /// Stores a move at `position`, which is new.
+    pub(super) fn push(&mut self, tx: &Tx<'_>, position: u64, room: u64, up_to: u64) -> Result<(), Fault> {
+        self.uncommitted = true;
+        let slot = if self.ring.len() < MOVES_MAX {
+            self.ring.len() as u64
+        } else if let Some(oldest) = self.ring.pop_front() {
+            if let Some((last, told)) = self.last.get_mut(&oldest.room)
+                && *last == oldest.position
+            {
+                rooms::keep_told(tx, oldest.room, *told)?;
+                *last = 0;
+            }
+            oldest.slot
+        } else {
+            0
+        };
+        let after = self.told(room);
+        let moved = Move { slot, position, room, after, up_to: up_to.max(after) };
+        rooms::put_move(tx, &moved)?;
+        self.last.insert(room, (position, moved.up_to));
+        self.head = position;
+        self.ring.push_back(moved);
+        Ok(())
+    }
+
+    /// Whether every move after `position` is still known, and the position is one of this stream.
+    pub(super) fn remembers(&self, position: u64) -> bool {
+        let oldest = self.ring.front().map_or(0, |oldest| oldest.position);
+        position <= self.head && (self.ring.len() < MOVES_MAX || position >= oldest.saturating_sub(1))
+    }
+
+    /// The rooms that moved after `since`, each with the position its news start after.
+    pub(super) fn since(&self, since: u64) -> BTreeMap<u64, u64> {
+        let mut first = BTreeMap::new();
+        for moved in self.ring.iter().rev().take_while(|moved| moved.position > since) {
+            // Going back in time, the room's first move since then is what stays.
+            first.insert(moved.room, moved.after);
+        }
+        first
+    }
+
+    /// What a token at `position` without an exception has read of a room.
+    pub(super) fn told_at(&self, room: u64, position: u64) -> u64 {
+        match self.ring.iter().find(|moved| moved.room == room && moved.position > position) {
+            Some(next) => next.after,
+            None => self.told(room),
+        }
+    }
+}

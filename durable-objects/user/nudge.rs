@@ -1,0 +1,43 @@
+use platform::{ActorKind, Tx};
+use ruma_common::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+
+use super::{User, store};
+use crate::{Call, Cx, Error};
+
+/// How long after a sync a user without a waiting client still wants to be told, in milliseconds: clients come back
+/// within moments, and going silent and back costs two rows.
+const LINGER_MS: u64 = 60_000;
+
+/// A room tells this user that its log now reaches `to`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Nudge {
+    pub room_id: OwnedRoomId,
+    pub to: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NudgeReply {
+    /// Nobody waits here, and every device will read the log when it comes: tell no more until one did.
+    pub silent_until_read: bool,
+}
+
+impl Call for Nudge {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "nudge";
+    type Reply = NudgeReply;
+}
+
+impl User {
+    pub(super) fn nudge(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Nudge) -> Result<NudgeReply, Error> {
+        let number = match store::rooms::by_id(&**tx, call.room_id.as_str())? {
+            Some(room) => room.number,
+            // The news overtook the membership, which is on its way: keep the place.
+            None => store::rooms::put(tx, call.room_id.as_str(), "unknown", 0, 0, None)?,
+        };
+        let will_read = self.with_moves(&**tx, |moves| Ok(moves.moved(tx, number, call.to, cx.now_ms)?))?;
+        cx.wake();
+        let lingers = self.planned_at_ms.get().is_some_and(|at_ms| cx.now_ms.saturating_sub(at_ms) < LINGER_MS);
+        Ok(NudgeReply { silent_until_read: will_read && cx.waiting == 0 && !lingers })
+    }
+}

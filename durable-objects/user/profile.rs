@@ -1,0 +1,151 @@
+use domain::Refusal;
+use platform::{ActorKind, Sql, Tx};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{User, authenticate, store};
+use crate::{Call, Cx, Error};
+
+/// The largest profile, in bytes of JSON. Spec: "Profiles", 64 KiB.
+const PROFILE_BYTES_MAX: usize = 65_536;
+/// The longest name of a profile's field, in bytes. Spec: "Profiles".
+const FIELD_NAME_BYTES_MAX: usize = 255;
+
+/// The whole profile, a JSON object. Anyone may read it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetProfile {}
+
+impl Call for GetProfile {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "get_profile";
+    type Reply = serde_json::Map<String, Value>;
+}
+
+/// Sets one field of the profile, or removes it.
+///
+/// Refused: `UnknownToken`, `KeyTooLarge`, `ProfileTooLarge`. Spec: "Profiles".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetProfileField {
+    pub token_hash: String,
+    pub field: String,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Value>,
+}
+
+/// A field of the profile as it was before a change and is after it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProfileChanged {
+    /// Whether anything is different now.
+    pub changed: bool,
+}
+
+impl Call for SetProfileField {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "set_profile_field";
+    type Reply = ProfileChanged;
+}
+
+/// Keeps `null`, a value like any other, apart from no value.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+impl User {
+    pub(super) fn profile(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        _call: GetProfile,
+    ) -> Result<store::profile::Profile, Error> {
+        Ok(store::profile::get(sql)?)
+    }
+
+    pub(super) fn set_profile_field(
+        &self,
+        tx: &Tx<'_>,
+        _cx: &Cx<'_>,
+        call: SetProfileField,
+    ) -> Result<ProfileChanged, Error> {
+        authenticate(&**tx, &call.token_hash)?;
+        if call.field.len() > FIELD_NAME_BYTES_MAX {
+            return Err(Refusal::KeyTooLarge.into());
+        }
+        let mut profile = store::profile::get(&**tx)?;
+        if profile.get(&call.field) == call.value.as_ref() {
+            return Ok(ProfileChanged { changed: false });
+        }
+        match call.value {
+            Some(value) => profile.insert(call.field, value),
+            None => profile.remove(&call.field),
+        };
+        if serde_json::to_string(&profile)?.len() > PROFILE_BYTES_MAX {
+            return Err(Refusal::ProfileTooLarge.into());
+        }
+        store::profile::set(tx, &profile)?;
+        Ok(ProfileChanged { changed: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Refusal;
+    use serde_json::{Value, json};
+
+    use super::{GetProfile, SetProfileField};
+    use crate::{
+        CallError,
+        user::{Create, NewDevice},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    fn set(field: &str, value: Option<Value>) -> SetProfileField {
+        SetProfileField { token_hash: "t".to_owned(), field: field.to_owned(), value }
+    }
+
+    fn alice() -> std::rc::Rc<World> {
+        let world = World::new(1);
+        let device = NewDevice { device_id: "PHONE".into(), token_hash: "t".to_owned(), display_name: None };
+        let create = Create {
+            password_hash: None,
+            admin: false,
+            display_name: None,
+            device: Some(device),
+            call_id: "a".to_owned(),
+        };
+        world.call(ALICE, &create).unwrap();
+        world
+    }
+
+    #[test]
+    fn null_is_a_value_and_no_value_removes() {
+        let world = alice();
+        for (value, changed) in [(Some(json!("A")), true), (Some(json!("A")), false), (Some(Value::Null), true)] {
+            assert_eq!(world.call(ALICE, &set("a.b", value)).unwrap().changed, changed);
+        }
+        assert_eq!(Value::Object(world.call(ALICE, &GetProfile {}).unwrap()), json!({ "a.b": null }));
+        assert!(world.call(ALICE, &set("a.b", None)).unwrap().changed);
+        assert!(!world.call(ALICE, &set("a.b", None)).unwrap().changed);
+        assert!(world.call(ALICE, &GetProfile {}).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_profile_has_64_kib() {
+        let world = alice();
+        // {"a":"…"}
+        let fits = super::PROFILE_BYTES_MAX - 8;
+        world.call(ALICE, &set("a", Some("x".repeat(fits).into()))).unwrap();
+        let outcome = world.call(ALICE, &set("a", Some("x".repeat(fits + 1).into())));
+        assert!(matches!(outcome, Err(CallError::Refused(Refusal::ProfileTooLarge))), "{outcome:?}");
+        let outcome = world.call(ALICE, &set(&"x".repeat(256), Some(json!(1))));
+        assert!(matches!(outcome, Err(CallError::Refused(Refusal::KeyTooLarge))), "{outcome:?}");
+    }
+
+    #[test]
+    fn the_encoding_stays() {
+        insta::assert_snapshot!(serde_json::to_string(&set("a.b", Some(Value::Null))).unwrap(), @r#"{"token_hash":"t","field":"a.b","value":null}"#);
+        insta::assert_snapshot!(serde_json::to_string(&set("a.b", None)).unwrap(), @r#"{"token_hash":"t","field":"a.b"}"#);
+        assert_eq!(serde_json::from_str::<SetProfileField>(r#"{"token_hash":"t","field":"a"}"#).unwrap().value, None);
+    }
+}

@@ -1,0 +1,136 @@
+//! The user's rooms, their moves, and spilled tokens.
+
+use platform::{Fault, Row, Sql, Tx};
+
+/// A room as the user knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownRoom {
+    pub number: u64,
+    pub room_id: String,
+    pub membership: String,
+    pub effect: u64,
+    pub changed: u64,
+    pub told: u64,
+}
+
+/// One row of the ring.
+#[derive(Debug, Clone)]
+pub(crate) struct Move {
+    pub slot: u64,
+    pub position: u64,
+    pub room: u64,
+    pub after: u64,
+    pub up_to: u64,
+}
+
+const ROOM: &str = "SELECT number, room_id, membership, effect, changed, told FROM room";
+
+fn room(mut row: Row) -> Result<KnownRoom, Fault> {
+    Ok(KnownRoom {
+        number: row.unsigned(0)?,
+        room_id: row.text(1)?,
+        membership: row.text(2)?,
+        effect: row.unsigned(3)?,
+        changed: row.unsigned(4)?,
+        told: row.unsigned(5)?,
+    })
+}
+
+pub(crate) fn by_id(sql: &dyn Sql, room_id: &str) -> Result<Option<KnownRoom>, Fault> {
+    sql.query(&format!("{ROOM} WHERE room_id = ?1"), &[room_id.into()])?.pop().map(room).transpose()
+}
+
+pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<KnownRoom>, Fault> {
+    sql.query(&format!("{ROOM} ORDER BY number"), &[])?.into_iter().map(room).collect()
+}
+
+pub(crate) fn with_membership(sql: &dyn Sql, membership: &str) -> Result<Vec<KnownRoom>, Fault> {
+    sql.query(&format!("{ROOM} WHERE membership = ?1 ORDER BY number"), &[membership.into()])?
+        .into_iter()
+        .map(room)
+        .collect()
+}
+
+/// Invitations or knocks that became so after `changed`, with their stripped state as a JSON array.
+pub(crate) fn stripped_since(sql: &dyn Sql, membership: &str, changed: u64) -> Result<Vec<(String, String)>, Fault> {
+    sql.query(
+        "SELECT room_id, coalesce(stripped_state, '[]') FROM room WHERE membership = ?1 AND changed > ?2
+         ORDER BY number",
+        &[membership.into(), changed.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.text(0)?, row.text(1)?)))
+    .collect()
+}
+
+/// Keeps a room, new or changed, and answers its number.
+pub(crate) fn put(
+    tx: &Tx<'_>,
+    room_id: &str,
+    membership: &str,
+    effect: u64,
+    changed: u64,
+    stripped_state: Option<String>,
+) -> Result<u64, Fault> {
+    let mut rows = tx.execute(
+        "INSERT INTO room (room_id, membership, effect, changed, told, stripped_state) VALUES (?1, ?2, ?3, ?4, 0, ?5)
+         ON CONFLICT (room_id) DO UPDATE SET membership = excluded.membership, effect = excluded.effect,
+             changed = excluded.changed, stripped_state = excluded.stripped_state
+         RETURNING number",
+        &[room_id.into(), membership.into(), effect.into(), changed.into(), stripped_state.into()],
+    )?;
+    rows.pop().ok_or_else(|| Fault::new("the room list took no row"))?.unsigned(0)
+}
+
+/// Remembers what the last move of a room told, when the ring forgets that move.
+pub(crate) fn keep_told(tx: &Tx<'_>, room: u64, told: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE room SET told = ?2 WHERE number = ?1", &[room.into(), told.into()])?;
+    Ok(())
+}
+
+pub(crate) fn moves(sql: &dyn Sql) -> Result<Vec<Move>, Fault> {
+    sql.query("SELECT slot, position, room, after, up_to FROM move ORDER BY position", &[])?
+        .into_iter()
+        .map(|mut row| {
+            Ok(Move {
+                slot: row.unsigned(0)?,
+                position: row.unsigned(1)?,
+                room: row.unsigned(2)?,
+                after: row.unsigned(3)?,
+                up_to: row.unsigned(4)?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn put_move(tx: &Tx<'_>, moved: &Move) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT OR REPLACE INTO move (slot, position, room, after, up_to) VALUES (?1, ?2, ?3, ?4, ?5)",
+        &[moved.slot.into(), moved.position.into(), moved.room.into(), moved.after.into(), moved.up_to.into()],
+    )?;
+    Ok(())
+}
+
+/// Spilled tokens kept: the devices of a user, twice.
+const SPILLS_MAX: u64 = 64;
+
+/// Keeps a token's exceptions and answers the row that names them.
+pub(crate) fn spill(tx: &Tx<'_>, rooms: &str) -> Result<u64, Fault> {
+    let next = match tx.query("SELECT max(row) FROM spill", &[])?.pop() {
+        Some(mut row) => row.unsigned_or_null(0)?.unwrap_or(0).saturating_add(1),
+        None => 1,
+    };
+    tx.execute(
+        "INSERT OR REPLACE INTO spill (slot, row, rooms) VALUES (?1, ?2, ?3)",
+        &[(next % SPILLS_MAX).into(), next.into(), rooms.into()],
+    )?;
+    Ok(next)
+}
+
+/// The exceptions of a spilled token, unless they were overwritten long since.
+pub(crate) fn spilled(sql: &dyn Sql, row: u64) -> Result<Option<String>, Fault> {
+    sql.query("SELECT rooms FROM spill WHERE slot = ?1 AND row = ?2", &[(row % SPILLS_MAX).into(), row.into()])?
+        .pop()
+        .map(|mut row| row.text(0))
+        .transpose()
+}

@@ -1,0 +1,260 @@
+//! The two ends of a sync: which rooms to read from where, and the token once they were read.
+//!
+//! Rooms first, own stream last: the close reads everything that is the user's own in one go, so that a message never
+//! overtakes what was sent to the user before it.
+
+use std::collections::HashSet;
+
+use domain::Refusal;
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedDeviceId, OwnedRoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    User,
+    moves::Moves,
+    store::{self, rooms::KnownRoom},
+    sync_token::{self, Exceptions, LISTED_MAX, Reached, Rooms, SyncToken},
+};
+use crate::{Call, Cx, Error};
+
+/// Which rooms a device's next sync reads, and from where. Waits while there is nothing new, if it may.
+///
+/// Refused: `UnknownToken`, `InvalidParam` for a `since` that is none, `NotFound` for an unknown filter.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SyncPlan {
+    pub token_hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Whether every joined room is wanted, moved or not.
+    #[serde(default)]
+    pub full_state: bool,
+    /// The id of a filter to answer along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_id: Option<String>,
+    /// Whether to wait for news. Without it the plan is answered at once, empty or not.
+    #[serde(default)]
+    pub may_wait: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub device: OwnedDeviceId,
+    /// The user's position the plan is made at.
+    pub position: u64,
+    pub rooms: Vec<PlannedRoom>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Box<RawValue>>,
+}
+
+/// A room to be read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlannedRoom {
+    /// The user's number for it.
+    pub number: u64,
+    pub room_id: OwnedRoomId,
+    /// The position read to before; `None`: never, or not since a join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+}
+
+impl Call for SyncPlan {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "sync_plan";
+    type Reply = Plan;
+}
+
+/// Ends a sync: takes how far each planned room was read, answers the token for the next one and what is the user's own.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SyncClose {
+    pub token_hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The position of the plan.
+    pub position: u64,
+    pub rooms: Vec<ReadRoom>,
+}
+
+/// How far a planned room was read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadRoom {
+    pub number: u64,
+    /// The position read to; the one before if the room could not be read this time.
+    pub to: u64,
+    /// Whether it could not be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Closed {
+    pub next_batch: String,
+    /// Rooms the user is invited to since, with their stripped state.
+    #[serde(default)]
+    pub invited: Vec<StrippedRoom>,
+    /// Rooms the user knocked on since.
+    #[serde(default)]
+    pub knocked: Vec<StrippedRoom>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StrippedRoom {
+    pub room_id: String,
+    /// A JSON array of stripped state events.
+    pub state: Box<RawValue>,
+}
+
+impl Call for SyncClose {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "sync_close";
+    type Reply = Closed;
+}
+
+/// Where in a room's log a sync token stands: a `next_batch` is accepted for paging, too.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PositionIn {
+    pub room_id: OwnedRoomId,
+    pub token: String,
+}
+
+impl Call for PositionIn {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "position_in";
+    type Reply = u64;
+}
+
+impl User {
+    pub(super) fn sync_plan(&self, sql: &dyn Sql, cx: &Cx<'_>, call: SyncPlan) -> Result<Option<Plan>, Error> {
+        let device = super::authenticate(sql, &call.token_hash)?;
+        let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+        self.planned_at_ms.set(Some(cx.now_ms));
+        let plan = self.with_moves(sql, |moves| {
+            let rooms = match &since {
+                None => joined_rooms(sql)?.into_iter().filter_map(|room| planned(room, None)).collect(),
+                Some(since) => moved_rooms(sql, moves, since, call.full_state)?,
+            };
+            let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
+            if call.may_wait && rooms.is_empty() && !news {
+                return Ok(None);
+            }
+            moves.planned = Some(moves.head);
+            Ok(Some((moves.head, rooms)))
+        })?;
+        let Some((position, rooms)) = plan else { return Ok(None) };
+        let filter = match &call.filter_id {
+            Some(id) => Some(super::filter::stored(sql, id)?),
+            None => None,
+        };
+        Ok(Some(Plan { device, position, rooms, filter }))
+    }
+
+    pub(super) fn sync_close(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
+        super::authenticate(&**tx, &call.token_hash)?;
+        let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+        let next = self.with_moves(&**tx, |moves| {
+            let mut exceptions = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
+                Some(since) => exceptions(&**tx, since)?.unwrap_or_default(),
+                None => Rooms::new(),
+            };
+            for read in &call.rooms {
+                if read.to == moves.told_at(read.number, call.position) && !read.failed {
+                    exceptions.remove(&read.number);
+                } else {
+                    exceptions.insert(read.number, Reached { position: read.to, owed: read.failed });
+                }
+            }
+            let rooms = if exceptions.len() > LISTED_MAX {
+                Exceptions::Spilled(store::rooms::spill(tx, &sync_token::to_row(&exceptions))?)
+            } else {
+                Exceptions::Listed(exceptions)
+            };
+            Ok(SyncToken { moves: call.position, own: moves.head, rooms })
+        })?;
+        let own = since.map_or(0, |since| since.own);
+        Ok(Closed {
+            next_batch: next.to_string(),
+            invited: stripped(&**tx, "invite", own)?,
+            knocked: stripped(&**tx, "knock", own)?,
+        })
+    }
+
+    pub(super) fn position_in(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {
+        let token: SyncToken = call.token.parse()?;
+        let room = store::rooms::by_id(sql, call.room_id.as_str())?
+            .ok_or_else(|| Refusal::Forbidden("you are not in this room".to_owned()))?;
+        let exception = exceptions(sql, &token)?.and_then(|rooms| rooms.get(&room.number).map(|reached| reached.position));
+        match exception {
+            Some(position) => Ok(position),
+            None => self.with_moves(sql, |moves| Ok(moves.told_at(room.number, token.moves))),
+        }
+    }
+}
+
+fn joined_rooms(sql: &dyn Sql) -> Result<Vec<KnownRoom>, Error> {
+    Ok(store::rooms::with_membership(sql, "join")?)
+}
+
+fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
+    Some(PlannedRoom { number: room.number, room_id: OwnedRoomId::try_from(room.room_id).ok()?, from })
+}
+
+/// The rooms of an incremental sync: moved since the token, owed from before it, left since.
+fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool) -> Result<Vec<PlannedRoom>, Error> {
+    let known = exceptions(sql, since)?.filter(|_| moves.remembers(since.moves));
+    let Some(exceptions) = known else {
+        // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
+        let rooms = store::rooms::all(sql)?.into_iter().filter(|room| {
+            room.membership == "join" || (is_gone(room) && room.changed > since.moves)
+        });
+        return Ok(rooms.filter_map(|room| planned(room, None)).collect());
+    };
+    let moved = moves.since(since.moves);
+    let owed = exceptions
+        .iter()
+        .filter(|(room, reached)| reached.owed || reached.position < moves.told(**room))
+        .map(|(room, _)| *room);
+    let wanted: HashSet<u64> = moved.keys().copied().chain(owed).collect();
+    if wanted.is_empty() && !full_state {
+        return Ok(Vec::new());
+    }
+    let mut plan = Vec::new();
+    for room in store::rooms::all(sql)? {
+        let joined = room.membership == "join";
+        if !(wanted.contains(&room.number) || (full_state && joined)) {
+            continue;
+        }
+        let read = exceptions
+            .get(&room.number)
+            .map(|reached| reached.position)
+            .or_else(|| moved.get(&room.number).copied())
+            .unwrap_or_else(|| moves.told(room.number));
+        if joined {
+            // Joined since: the device starts afresh.
+            let from = (room.changed <= since.moves).then_some(read);
+            plan.extend(planned(room, from));
+        } else if is_gone(&room) && (room.changed > since.moves || exceptions.contains_key(&room.number)) {
+            plan.extend(planned(room, Some(read)));
+        }
+    }
+    Ok(plan)
+}
+
+fn is_gone(room: &KnownRoom) -> bool {
+    matches!(room.membership.as_str(), "leave" | "ban")
+}
+
+/// The token's exceptions; `None` if they were spilled too long ago.
+fn exceptions(sql: &dyn Sql, token: &SyncToken) -> Result<Option<Rooms>, Error> {
+    match &token.rooms {
+        Exceptions::Listed(rooms) => Ok(Some(rooms.clone())),
+        Exceptions::Spilled(row) => Ok(store::rooms::spilled(sql, *row)?.and_then(|row| sync_token::of_row(&row))),
+    }
+}
+
+fn stripped(sql: &dyn Sql, membership: &str, since: u64) -> Result<Vec<StrippedRoom>, Error> {
+    store::rooms::stripped_since(sql, membership, since)?
+        .into_iter()
+        .map(|(room_id, state)| Ok(StrippedRoom { room_id, state: RawValue::from_string(state)? }))
+        .collect()
+}

@@ -1,0 +1,117 @@
+//! The token that ends one sync and starts the next.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use domain::Refusal;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a device has seen: `s<moves>_<own>`, then the rooms it has read less or further than is known of them,
+/// `<room>.<position>`, with a `-` for those owed.
+///
+/// Spec: "Syncing", `next_batch`. Opaque to clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SyncToken {
+    /// How far the device has followed the moves of rooms, in the user's own stream.
+    pub moves: u64,
+    /// How far it has seen everything else of that stream.
+    pub own: u64,
+    pub rooms: Exceptions,
+}
+
+/// Rooms, by number, of which the device has read less or further than their last move told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Exceptions {
+    Listed(Rooms),
+    /// Too many for a token: kept in a row.
+    Spilled(u64),
+}
+
+pub(crate) type Rooms = BTreeMap<u64, Reached>;
+
+/// How far a device has read a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reached {
+    pub position: u64,
+    /// It could not be read when it should have been: the next sync reads it, whatever is known of it.
+    pub owed: bool,
+}
+
+/// The most exceptions that stand in the token itself.
+pub(crate) const LISTED_MAX: usize = 24;
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{}_{}", self.moves, self.own)?;
+        match &self.rooms {
+            Exceptions::Listed(rooms) => rooms.iter().try_for_each(|(room, reached)| {
+                write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
+            }),
+            Exceptions::Spilled(row) => write!(f, "_x{row}"),
+        }
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = Refusal;
+
+    fn from_str(token: &str) -> Result<Self, Refusal> {
+        parse(token).ok_or_else(|| Refusal::InvalidParam("`since` is not a token of this server".to_owned()))
+    }
+}
+
+fn parse(token: &str) -> Option<SyncToken> {
+    let mut parts = token.strip_prefix('s')?.split('_');
+    let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
+    let mut rooms = BTreeMap::new();
+    for part in parts {
+        if let Some(row) = part.strip_prefix('x') {
+            return Some(SyncToken { moves, own, rooms: Exceptions::Spilled(number(row)?) });
+        }
+        let (room, position) = part.split_once(['.', '-'])?;
+        let reached = Reached { position: number(position)?, owed: part.contains('-') };
+        rooms.insert(number(room)?, reached);
+    }
+    Some(SyncToken { moves, own, rooms: Exceptions::Listed(rooms) })
+}
+
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|number| *number < 1 << 53)
+}
+
+/// The exceptions as they stand in a row.
+pub(crate) fn to_row(rooms: &Rooms) -> String {
+    serde_json::to_string(rooms).unwrap_or_else(|_| Value::Null.to_string())
+}
+
+/// The exceptions of a row.
+pub(crate) fn of_row(row: &str) -> Option<Rooms> {
+    serde_json::from_str(row).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_said() {
+        for rooms in [
+            Exceptions::Listed(BTreeMap::new()),
+            Exceptions::Listed(BTreeMap::from([
+                (1, Reached { position: 1_790_000_000_000, owed: false }),
+                (7, Reached { position: 0, owed: true }),
+            ])),
+            Exceptions::Spilled(12),
+        ] {
+            let token = SyncToken { moves: 5, own: 9, rooms };
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for token in ["", "s", "s1", "sx_1", "s1_2_", "s1_2_3", "t12", "s1_2_3.x", "s1_99999999999999999999", "s1_2_x"] {
+            assert!(token.parse::<SyncToken>().is_err(), "{token}");
+        }
+    }
+}

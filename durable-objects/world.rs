@@ -1,0 +1,301 @@
+//! A small world for tests: every actor in one thread, in memory, with a clock and faults that the test controls.
+//!
+//! Nothing here waits: what an actor spawns runs when the world settles. A lost call fails before or after it was
+//! carried out, as the network may have it; an evicted actor keeps its database and forgets everything else.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap, VecDeque},
+    future::Future,
+    pin::pin,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use domain::{Config, Identity};
+use platform::{
+    Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params,
+};
+
+use crate::{Call, CallError, Object, Settings};
+
+/// Runs a future that never has to wait.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("something in this world waits"),
+    }
+}
+
+/// SQLite in memory.
+pub(crate) struct MemorySql {
+    connection: rusqlite::Connection,
+    depth: Cell<u32>,
+}
+
+impl MemorySql {
+    pub(crate) fn new() -> Self {
+        Self { connection: rusqlite::Connection::open_in_memory().unwrap(), depth: Cell::new(0) }
+    }
+}
+
+impl Sql for MemorySql {
+    fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
+        use rusqlite::types::{Value as Bound, ValueRef};
+        check_params(params)?;
+        let fault = |error: rusqlite::Error| Fault::new(format!("{error} in {statement}"));
+        let mut prepared = self.connection.prepare_cached(statement).map_err(fault)?;
+        let columns = prepared.column_count();
+        let bound = params.iter().map(|param| match param {
+            Value::Null => Bound::Null,
+            Value::Integer(integer) => Bound::Integer(*integer),
+            Value::Text(text) => Bound::Text(text.clone()),
+            Value::Blob(bytes) => Bound::Blob(bytes.clone()),
+        });
+        let mut rows = prepared.query(rusqlite::params_from_iter(bound)).map_err(fault)?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(fault)? {
+            let mut values = Vec::with_capacity(columns);
+            for column in 0..columns {
+                values.push(match row.get_ref(column).map_err(fault)? {
+                    ValueRef::Null => Value::Null,
+                    ValueRef::Integer(integer) => Value::Integer(integer),
+                    ValueRef::Real(_) => return Err(Fault::new("a real number")),
+                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+                    ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+                });
+            }
+            all.push(Row(values));
+        }
+        Ok(all)
+    }
+
+    fn atomically(&self, body: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
+        let depth = self.depth.get();
+        let run = |statement: String| {
+            self.connection.execute_batch(&statement).map_err(|error| Fault::new(error.to_string()))
+        };
+        run(format!("SAVEPOINT s{depth}"))?;
+        self.depth.set(depth + 1);
+        let keep = body();
+        self.depth.set(depth);
+        run(if keep { format!("RELEASE s{depth}") } else { format!("ROLLBACK TO s{depth}; RELEASE s{depth}") })
+    }
+}
+
+/// Chance that a seed repeats.
+pub(crate) struct Dice(Cell<u64>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
+    }
+
+    /// A number below `sides`.
+    pub(crate) fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.0.get();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.0.set(state);
+        (state >> 11) % sides
+    }
+}
+
+/// All actors of one server.
+pub(crate) struct World {
+    settings: Rc<Settings>,
+    now_ms: Cell<u64>,
+    pub dice: Dice,
+    databases: RefCell<HashMap<Address, Rc<MemorySql>>>,
+    objects: RefCell<HashMap<Address, Rc<Object>>>,
+    alarms: RefCell<BTreeMap<Address, u64>>,
+    spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
+    /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
+    pub waiting: RefCell<HashMap<Address, usize>>,
+    /// One call in so many is lost; 0: none.
+    pub lost_calls: Cell<u64>,
+    this: Weak<World>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Rc<Self> {
+        let config =
+            Config::from_pairs([("SERVER_NAME".to_owned(), "myelin.test".to_owned())]).expect("a small configuration");
+        let identity = Identity::new(config.server_name.clone(), "a_test", [7; 32]).expect("a key");
+        Rc::new_cyclic(|this| Self {
+            settings: Rc::new(Settings { config, identity }),
+            now_ms: Cell::new(1_790_000_000_000),
+            dice: Dice::new(seed),
+            databases: RefCell::default(),
+            objects: RefCell::default(),
+            alarms: RefCell::default(),
+            spawned: RefCell::default(),
+            waiting: RefCell::default(),
+            lost_calls: Cell::new(0),
+            this: this.clone(),
+        })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    fn object(&self, address: &Address) -> Rc<Object> {
+        if let Some(object) = self.objects.borrow().get(address) {
+            return object.clone();
+        }
+        let sql = self.databases.borrow_mut().entry(address.clone()).or_insert_with(|| Rc::new(MemorySql::new())).clone();
+        let host = Host { world: self.this.upgrade().expect("the world stands"), address: address.clone(), sql };
+        let object = Object::new(address.clone(), Rc::new(host), self.settings.clone());
+        self.objects.borrow_mut().insert(address.clone(), object.clone());
+        object
+    }
+
+    /// Calls an actor as the request tier does, and never loses the call.
+    pub(crate) fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
+        let lost = self.lost_calls.replace(0);
+        let reply = now(crate::call(self, id, call));
+        self.lost_calls.set(lost);
+        reply
+    }
+
+    /// What waits on the user's actor, asked again: `None` while there is nothing to say.
+    pub(crate) fn asks<C: Call>(&self, id: &str, call: &C) -> Option<C::Reply> {
+        let body = serde_json::to_vec(call).unwrap();
+        let reply = self.object(&Address::new(C::ACTOR, id)).wait(C::NAME, &body)?;
+        Some(crate::call::open::<C>(&reply).unwrap())
+    }
+
+    /// Forgets an actor's memory, and what it was about to do.
+    pub(crate) fn evict(&self, address: &Address) {
+        self.spawned.borrow_mut().retain(|(owner, _)| owner != address);
+        self.objects.borrow_mut().remove(address);
+    }
+
+    /// Evicts some actor.
+    pub(crate) fn evict_any(&self) {
+        let mut addresses: Vec<Address> = self.objects.borrow().keys().cloned().collect();
+        addresses.sort();
+        if !addresses.is_empty() {
+            let chosen = self.dice.roll(addresses.len() as u64) as usize;
+            self.evict(&addresses[chosen]);
+        }
+    }
+
+    /// The host dies: what was spawned is gone, and so is everybody's memory.
+    pub(crate) fn crash(&self) {
+        self.spawned.borrow_mut().clear();
+        self.objects.borrow_mut().clear();
+    }
+
+    /// Runs what was spawned, until nothing is left.
+    pub(crate) fn settle(&self) {
+        loop {
+            let Some((_, work)) = self.spawned.borrow_mut().pop_front() else { return };
+            now(work);
+        }
+    }
+
+    /// Lets time pass, and alarms ring.
+    pub(crate) fn passes(&self, ms: u64) {
+        self.now_ms.set(self.now_ms.get() + ms);
+        let due: Vec<Address> =
+            self.alarms.borrow().iter().filter(|(_, at)| **at <= self.now_ms.get()).map(|(to, _)| to.clone()).collect();
+        for address in due {
+            self.alarms.borrow_mut().remove(&address);
+            now(self.object(&address).alarm());
+        }
+        self.settle();
+    }
+
+    fn loses(&self) -> bool {
+        self.lost_calls.get() > 0 && self.dice.roll(self.lost_calls.get()) == 0
+    }
+}
+
+impl Actors for World {
+    fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
+        Box::pin(async move {
+            if self.loses() {
+                return Err(Fault::retriable("the call was lost"));
+            }
+            let reply = self.object(to).call(call, &body).await;
+            if self.loses() { Err(Fault::retriable("the reply was lost")) } else { Ok(reply) }
+        })
+    }
+
+    fn wait<'a>(
+        &'a self,
+        to: &'a Address,
+        call: &'a str,
+        body: Vec<u8>,
+        _timeout_ms: u64,
+    ) -> LocalFuture<'a, Result<Option<Vec<u8>>, Fault>> {
+        Box::pin(async move { Ok(self.object(to).wait(call, &body)) })
+    }
+
+    fn evict<'a>(&'a self, to: &'a Address) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            World::evict(self, to);
+            Ok(())
+        })
+    }
+}
+
+struct Host {
+    world: Rc<World>,
+    address: Address,
+    sql: Rc<MemorySql>,
+}
+
+impl Clock for Host {
+    fn now_ms(&self) -> u64 {
+        self.world.now_ms()
+    }
+}
+
+impl Random for Host {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        bytes.fill_with(|| self.world.dice.roll(256) as u8);
+        Ok(())
+    }
+}
+
+impl ObjectHost for Host {
+    fn sql(&self) -> &dyn Sql {
+        &*self.sql
+    }
+
+    fn actors(&self) -> &dyn Actors {
+        &*self.world
+    }
+
+    fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn spawn(&self, work: LocalFuture<'static, ()>) {
+        self.world.spawned.borrow_mut().push_back((self.address.clone(), work));
+    }
+
+    fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
+        let mut alarms = self.world.alarms.borrow_mut();
+        match at_ms {
+            Some(at_ms) => alarms.insert(self.address.clone(), at_ms),
+            None => alarms.remove(&self.address),
+        };
+        Ok(())
+    }
+
+    fn waiting(&self) -> usize {
+        self.world.waiting.borrow().get(&self.address).copied().unwrap_or(0)
+    }
+
+    fn wake(&self) {}
+}

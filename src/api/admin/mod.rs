@@ -1,0 +1,15 @@
+//! What an administrator does over HTTP, with the endpoints that existing tools know.
+
+mod register;
+mod registration_tokens;
+
+use domain::Config;
+
+use crate::Routes;
+
+pub(crate) fn routes(routes: &mut Routes, config: &Config) {
+    if config.registration_shared_secret.is_some() {
+        register::routes(routes);
+    }
+    registration_tokens::routes(routes);
+}

@@ -1,0 +1,142 @@
+//! Who sent a request.
+//!
+//! An access token names its user, so that no database need be asked whose it is: the user's own actor knows whether
+//! the token is good. Spec: "Client Authentication", "Using access tokens".
+
+use actors::{
+    Call,
+    user::{Verified, Verify},
+};
+use bytes::Bytes;
+use domain::Refusal;
+use http::Request;
+use ruma_common::{
+    OwnedDeviceId, OwnedUserId,
+    api::auth_scheme::{
+        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+        extract_bearer_or_query_token,
+    },
+};
+
+use crate::{Context, Failure, OrAbsent, access_token};
+
+/// A user's device whose token was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+}
+
+/// Whoever holds a token: not checked yet. Its only use is inside a call to that user's own actor, which checks the
+/// hash in the same transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bearer {
+    /// Whom the token claims to belong to; a local user id.
+    pub user_id: OwnedUserId,
+    /// What actors keep of a token, see [`access_token::hash`].
+    pub token_hash: String,
+}
+
+impl Bearer {
+    /// Refuses with `M_FORBIDDEN` unless the token is of `user_id`, whose data the path names.
+    pub fn must_be(&self, user_id: &ruma_common::UserId) -> Result<(), Refusal> {
+        if self.user_id == user_id {
+            Ok(())
+        } else {
+            Err(Refusal::Forbidden("This belongs to another user".to_owned()))
+        }
+    }
+
+    /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
+    pub async fn call<C: Call>(&self, cx: &Context, call: &C) -> Result<C::Reply, Failure> {
+        cx.user(&self.user_id).call(call).await.or_absent(Refusal::UnknownToken { soft_logout: false })
+    }
+}
+
+/// What a handler may ask to know of its caller.
+pub trait Who: Sized {
+    /// Finds out, or refuses.
+    fn of(cx: &Context, request: &Request<Bytes>) -> impl Future<Output = Result<Self, Failure>>;
+}
+
+impl Who for () {
+    async fn of(_: &Context, _: &Request<Bytes>) -> Result<Self, Failure> {
+        Ok(())
+    }
+}
+
+impl Who for Bearer {
+    async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
+        let token = token(request).ok_or(Refusal::MissingToken)?;
+        Ok(bearer(cx, &token)?)
+    }
+}
+
+impl Who for Caller {
+    async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
+        let (user_id, verified) = verify(cx, request).await?;
+        Ok(Caller { user_id, device_id: verified.device_id })
+    }
+}
+
+/// A server administrator's device whose token was checked.
+pub(crate) struct Administrator;
+
+impl Who for Administrator {
+    async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
+        let (_, verified) = verify(cx, request).await?;
+        if verified.admin {
+            Ok(Administrator)
+        } else {
+            Err(Refusal::Forbidden("You are not an administrator".to_owned()).into())
+        }
+    }
+}
+
+async fn verify(cx: &Context, request: &Request<Bytes>) -> Result<(OwnedUserId, Verified), Failure> {
+    let Bearer { user_id, token_hash } = Bearer::of(cx, request).await?;
+    let unknown = Refusal::UnknownToken { soft_logout: false };
+    let verified = cx.user(&user_id).call(&Verify { token_hash }).await.or_absent(unknown)?;
+    Ok((user_id, verified))
+}
+
+impl Who for Option<Caller> {
+    async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
+        match token(request) {
+            Some(_) => Caller::of(cx, request).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The token of the `Authorization` header or, deprecated but still allowed, of the query.
+fn token(request: &Request<Bytes>) -> Option<String> {
+    extract_bearer_or_query_token(request).ok().flatten()
+}
+
+fn bearer(cx: &Context, token: &str) -> Result<Bearer, Refusal> {
+    let user_id = access_token::user(token, cx.server_name()).ok_or(Refusal::UnknownToken { soft_logout: false })?;
+    Ok(Bearer { user_id, token_hash: access_token::hash(token) })
+}
+
+/// What the specification's authentication schemes mean to a handler.
+pub trait Authenticate: AuthScheme {
+    type Caller: Who + 'static;
+}
+
+impl Authenticate for AccessToken {
+    type Caller = Caller;
+}
+impl Authenticate for AccessTokenOptional {
+    type Caller = Option<Caller>;
+}
+impl Authenticate for NoAuthentication {
+    type Caller = ();
+}
+impl Authenticate for NoAccessToken {
+    type Caller = ();
+}
+/// Only appservices authenticate here.
+impl Authenticate for AppserviceTokenOptional {
+    type Caller = ();
+}

@@ -1,0 +1,230 @@
+//! Spec: "Login".
+
+use actors::user::{LogIn, PasswordHash};
+use bytes::Bytes;
+use domain::Refusal;
+use http::{Method, Request, Response, StatusCode};
+use ruma_client_api::{
+    session::get_login_types::v3::{self as login_types, LoginType, PasswordLoginType},
+    uiaa::UserIdentifier,
+};
+use ruma_common::{OwnedDeviceId, OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::register::login as new_login;
+use crate::{Context, Failure, OrAbsent, Routes, failure, password, router::bad_json};
+
+/// A login with a password. Not ruma's type: that one panics when the request has no `type`.
+#[derive(Deserialize)]
+struct Login {
+    identifier: Option<UserIdentifier>,
+    /// What the identifier was before r0.4.0; old clients still send it.
+    user: Option<String>,
+    password: String,
+    device_id: Option<OwnedDeviceId>,
+    initial_device_display_name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    user_id: OwnedUserId,
+    access_token: String,
+    device_id: OwnedDeviceId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    well_known: Option<Value>,
+}
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(flows);
+    for path in ["/_matrix/client/v3/login", "/_matrix/client/r0/login"] {
+        routes.add_raw(Method::POST, path, login);
+    }
+}
+
+async fn flows(_: &Context, (): (), _: login_types::Request) -> Result<login_types::Response, Failure> {
+    Ok(login_types::Response::new(vec![LoginType::Password(PasswordLoginType::new())]))
+}
+
+async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    let body: Value = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    match body.get("type").and_then(Value::as_str) {
+        Some("m.login.password") => {}
+        Some(_) => return Err(Refusal::Unknown("This login type is not supported".to_owned()).into()),
+        None => return Err(Refusal::BadJson("The login has no type".to_owned()).into()),
+    }
+    let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
+    let user_id = named_user(cx, &request)?;
+    let (user_id, password_hash) = check_password(cx, user_id, request.password).await?;
+    let login = new_login(cx, &user_id, request.device_id, request.initial_device_display_name)?;
+    let call = LogIn { password_hash, device: login.device };
+    cx.user(&user_id).call(&call).await.or_absent(wrong())?;
+    let answer = Answer {
+        user_id,
+        access_token: login.access_token,
+        device_id: call.device.device_id,
+        well_known: new_address(cx).map(|base_url| json!({ "m.homeserver": { "base_url": base_url } })),
+    };
+    Ok(failure::json(StatusCode::OK, &answer))
+}
+
+/// The user who wants to log in: a full id or a localpart, in the identifier or in its deprecated predecessor.
+fn named_user(cx: &Context, login: &Login) -> Result<OwnedUserId, Refusal> {
+    let user = match (&login.identifier, &login.user) {
+        (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
+        (None, Some(user)) => user,
+        (Some(_), _) => return Err(Refusal::Unknown("This identifier is not supported".to_owned())),
+        (None, None) => return Err(Refusal::BadJson("The login has no identifier".to_owned())),
+    };
+    let user_id = UserId::parse_with_server_name(&**user, cx.server_name())
+        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    if cx.is_local(&user_id) { Ok(user_id) } else { Err(wrong()) }
+}
+
+/// The user whose password this is, and the hash it was checked against.
+async fn check_password(
+    cx: &Context,
+    user_id: OwnedUserId,
+    password: String,
+) -> Result<(OwnedUserId, String), Failure> {
+    let found = match stored(cx, &user_id).await {
+        // Registration makes small letters of capitals; ids from before may have them.
+        Err(Failure::Absent) => {
+            let lowercase = UserId::parse(user_id.as_str().to_ascii_lowercase());
+            match lowercase.ok().filter(|lowercase| *lowercase != user_id && cx.is_local(lowercase)) {
+                Some(lowercase) => stored(cx, &lowercase).await.map(|hash| (lowercase, hash)),
+                None => Err(Failure::Absent),
+            }
+        }
+        found => found.map(|hash| (user_id, hash)),
+    };
+    let (user_id, hash) = match found {
+        Ok((user_id, hash)) => (Some(user_id), hash),
+        Err(Failure::Absent) => (None, None),
+        Err(failure) => return Err(failure),
+    };
+    match (password::verify(cx, password, hash.clone()).await?, user_id, hash) {
+        (true, Some(user_id), Some(hash)) => Ok((user_id, hash)),
+        _ => Err(wrong().into()),
+    }
+}
+
+async fn stored(cx: &Context, user_id: &UserId) -> Result<Option<String>, Failure> {
+    Ok(cx.user(user_id).call(&PasswordHash {}).await?.password_hash)
+}
+
+/// One answer for whatever is wrong: it does not tell who exists.
+fn wrong() -> Refusal {
+    Refusal::Forbidden("Invalid username or password".to_owned())
+}
+
+/// Where clients shall go from now on, if that was configured; the default is where they came from.
+fn new_address(cx: &Context) -> Option<&str> {
+    let base_url = &*cx.config().public_baseurl;
+    let is_default = base_url.strip_prefix("https://") == Some(cx.server_name().as_str());
+    (!is_default).then_some(base_url)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    const LOGIN: &str = "/_matrix/client/v3/login";
+    const WHOAMI: &str = "/_matrix/client/v3/account/whoami";
+
+    fn body(user: &str, password: &str) -> Value {
+        let identifier = json!({ "type": "m.id.user", "user": user });
+        json!({ "type": "m.login.password", "identifier": identifier, "password": password })
+    }
+
+    #[test]
+    fn a_user_logs_in_by_id_or_localpart() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        server.register("alice");
+        assert_eq!(server.get(LOGIN, "").1, json!({ "flows": [{ "type": "m.login.password" }] }));
+        let old = json!({ "type": "m.login.password", "user": "alice", "password": "secret" });
+        for body in [body("alice", "secret"), body("@alice:localhost", "secret"), body("Alice", "secret"), old] {
+            let (status, answer) = server.post(LOGIN, "", &body);
+            assert_eq!((status, &answer["user_id"]), (StatusCode::OK, &json!("@alice:localhost")), "{body} {answer}");
+            assert_eq!(answer.get("well_known"), None);
+            assert_eq!(
+                server.get(WHOAMI, answer["access_token"].as_str().unwrap()).1["device_id"],
+                answer["device_id"]
+            );
+        }
+    }
+
+    #[test]
+    fn whatever_is_wrong_the_answer_is_the_same() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        server.register("alice");
+        let wrong = server.post(LOGIN, "", &body("alice", "wrong"));
+        assert_eq!(refused(wrong.clone()), (403, "M_FORBIDDEN".to_owned()));
+        for (user, password) in [("nobody", "secret"), ("@alice:elsewhere", "secret"), ("alice", "")] {
+            assert_eq!(server.post(LOGIN, "", &body(user, password)), wrong, "{user}");
+        }
+        let unknown = json!({ "type": "m.login.magic" });
+        assert_eq!(refused(server.post(LOGIN, "", &unknown)), (400, "M_UNKNOWN".to_owned()));
+        let nameless = json!({ "type": "m.login.password", "password": "secret" });
+        assert_eq!(refused(server.post(LOGIN, "", &nameless)), (400, "M_BAD_JSON".to_owned()));
+        let invalid = body("@alice", "secret");
+        assert_eq!(refused(server.post(LOGIN, "", &invalid)), (400, "M_INVALID_PARAM".to_owned()));
+    }
+
+    #[test]
+    fn a_device_has_one_token() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let first = server.register("alice");
+        let mut body = body("alice", "secret");
+        body["device_id"] = "PHONE".into();
+        let (_, answer) = server.post(LOGIN, "", &body);
+        let second = answer["access_token"].as_str().unwrap();
+        assert_eq!(answer["device_id"], "PHONE");
+        assert_eq!(refused(server.get(WHOAMI, &first)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        assert_eq!(server.get(WHOAMI, second).0, StatusCode::OK);
+    }
+
+    #[test]
+    fn a_token_dies_with_its_device() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let phone = server.register("alice");
+        let laptop = server.post(LOGIN, "", &body("alice", "secret")).1["access_token"].as_str().unwrap().to_owned();
+        let tablet = server.post(LOGIN, "", &body("alice", "secret")).1["access_token"].as_str().unwrap().to_owned();
+        let logout = |path: &str, token: &str| {
+            server.request(Method::POST, &format!("/_matrix/client/v3/{path}"), token, &Value::Null)
+        };
+        assert_eq!(logout("logout", &phone), (StatusCode::OK, json!({})));
+        assert_eq!(refused(server.get(WHOAMI, &phone)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        assert_eq!(server.get(WHOAMI, &laptop).0, StatusCode::OK);
+        assert_eq!(logout("logout/all", &laptop), (StatusCode::OK, json!({})));
+        for token in [&laptop, &tablet] {
+            assert_eq!(refused(server.get(WHOAMI, token)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        }
+        assert_eq!(refused(logout("logout", &laptop)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        assert_eq!(refused(logout("logout", "mye_bm9ib2R5.x")), (401, "M_UNKNOWN_TOKEN".to_owned()));
+    }
+
+    #[test]
+    fn guessing_takes_long() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("RC_LOGIN", "0.5,2")]);
+        server.register("alice");
+        for _ in 0..2 {
+            assert_eq!(refused(server.post(LOGIN, "", &body("alice", "wrong"))), (403, "M_FORBIDDEN".to_owned()));
+        }
+        let (status, limited) = server.post(LOGIN, "", &body("alice", "secret"));
+        assert_eq!((status, &limited["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
+        server.pass_ms(limited["retry_after_ms"].as_u64().unwrap());
+        assert_eq!(server.post(LOGIN, "", &body("alice", "secret")).0, StatusCode::OK);
+    }
+
+    #[test]
+    fn a_configured_address_is_told() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("PUBLIC_BASEURL", "http://127.0.0.1:8008")]);
+        server.register("alice");
+        let (_, answer) = server.post(LOGIN, "", &body("alice", "secret"));
+        assert_eq!(answer["well_known"], json!({ "m.homeserver": { "base_url": "http://127.0.0.1:8008" } }));
+    }
+}

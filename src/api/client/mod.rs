@@ -1,0 +1,29 @@
+//! The Client-Server API, one file per section of the specification.
+
+mod capabilities;
+mod filter;
+mod login;
+mod logout;
+mod profile;
+mod push_rules;
+pub(crate) mod register;
+mod rooms;
+mod sync;
+mod versions;
+mod whoami;
+
+use crate::Routes;
+
+pub(crate) fn routes(routes: &mut Routes) {
+    versions::routes(routes);
+    capabilities::routes(routes);
+    register::routes(routes);
+    login::routes(routes);
+    logout::routes(routes);
+    whoami::routes(routes);
+    profile::routes(routes);
+    filter::routes(routes);
+    push_rules::routes(routes);
+    rooms::routes(routes);
+    sync::routes(routes);
+}

@@ -1,0 +1,53 @@
+//! Sending events. Spec: "Sending events to a room".
+
+use actors::room::SendEvent;
+use ruma_client_api::{message::send_message_event, state::send_state_event};
+use ruma_common::OwnedRoomId;
+
+use super::{call_id, no_such_room};
+use crate::{Caller, Context, Failure, OrAbsent, Routes};
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(send);
+    routes.add(send_state);
+}
+
+/// `PUT …/send/{eventType}/{txnId}`: a message, once per transaction id.
+async fn send(
+    cx: &Context,
+    caller: Caller,
+    request: send_message_event::v3::Request,
+) -> Result<send_message_event::v3::Response, Failure> {
+    let call = SendEvent {
+        sender: caller.user_id,
+        device: caller.device_id,
+        transaction_id: Some(request.txn_id),
+        call_id: None,
+        event_type: request.event_type.into(),
+        content: request.body.into_json(),
+        state_key: None,
+    };
+    Ok(send_message_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
+}
+
+/// `PUT …/state/{eventType}/{stateKey}`: a state event.
+async fn send_state(
+    cx: &Context,
+    caller: Caller,
+    request: send_state_event::v3::Request,
+) -> Result<send_state_event::v3::Response, Failure> {
+    let call = SendEvent {
+        sender: caller.user_id,
+        device: caller.device_id,
+        transaction_id: None,
+        call_id: Some(call_id(cx)?),
+        event_type: request.event_type.into(),
+        content: request.body.into_json(),
+        state_key: Some(request.state_key),
+    };
+    Ok(send_state_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
+}
+
+async fn append(cx: &Context, room_id: &OwnedRoomId, call: &SendEvent) -> Result<ruma_common::OwnedEventId, Failure> {
+    cx.room(room_id).call(call).await.or_absent(no_such_room())
+}

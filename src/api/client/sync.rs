@@ -1,0 +1,200 @@
+//! `GET /sync`. Spec: "Syncing".
+//!
+//! The plan says which rooms to read from where, the rooms are read in parallel, the close ends with what is the
+//! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use actors::{
+    room::{Delta, DeltaReply, EventFilter, Section},
+    user::{Plan, PlannedRoom, ReadRoom, StrippedRoom, SyncClose, SyncPlan},
+};
+use domain::Refusal;
+use futures_util::{StreamExt, stream};
+use ruma_client_api::{
+    filter::{FilterDefinition, RoomFilter},
+    sync::sync_events::v3::{Filter, Request},
+};
+use ruma_common::OwnedRoomId;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use tracing::warn;
+
+use super::rooms::event_filter;
+use crate::{Bearer, Context, Failure, OrAbsent, Routes};
+
+/// The longest a request waits.
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Rooms read at the same time.
+const ROOMS_AT_ONCE: usize = 32;
+/// How long an answer rests in which every room failed: the client would ask again at once.
+const FAILED_PAUSE_MS: u64 = 1_000;
+
+pub(crate) fn routes(routes: &mut Routes) {
+    routes.add_carried_json(sync);
+}
+
+#[derive(Serialize)]
+struct Answer {
+    next_batch: String,
+    #[serde(skip_serializing_if = "Rooms::is_empty")]
+    rooms: Rooms,
+}
+
+#[derive(Default, Serialize)]
+struct Rooms {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    join: BTreeMap<OwnedRoomId, Box<RawValue>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    leave: BTreeMap<OwnedRoomId, Box<RawValue>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    invite: BTreeMap<String, Invited>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    knock: BTreeMap<String, Knocked>,
+}
+
+impl Rooms {
+    fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.leave.is_empty() && self.invite.is_empty() && self.knock.is_empty()
+    }
+}
+
+#[derive(Serialize)]
+struct Invited {
+    invite_state: Stripped,
+}
+
+#[derive(Serialize)]
+struct Knocked {
+    knock_state: Stripped,
+}
+
+#[derive(Serialize)]
+struct Stripped {
+    events: Box<RawValue>,
+}
+
+async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>, Failure> {
+    let unknown_token = || Refusal::UnknownToken { soft_logout: false };
+    let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
+    let (given_filter, filter_id) = match request.filter {
+        Some(Filter::FilterDefinition(filter)) => (Some(filter), None),
+        Some(Filter::FilterId(id)) => (None, Some(id)),
+        _ => (None, None),
+    };
+    let may_wait = request.since.is_some() && !timeout.is_zero() && !request.full_state;
+    let call = SyncPlan {
+        token_hash: bearer.token_hash.clone(),
+        since: request.since.clone(),
+        full_state: request.full_state,
+        filter_id,
+        may_wait,
+    };
+    let user = cx.user(&bearer.user_id);
+    let plan = if may_wait {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        user.wait(&call, timeout_ms).await.or_absent(unknown_token())?
+    } else {
+        Some(user.call(&call).await.or_absent(unknown_token())?)
+    };
+    let Some(plan) = plan else {
+        // Nothing happened: the token still says where the device is.
+        let next_batch = request.since.unwrap_or_default();
+        return Ok(serde_json::to_vec(&Answer { next_batch, rooms: Rooms::default() })?);
+    };
+    let filter = match (given_filter, &plan.filter) {
+        (Some(filter), _) => filter,
+        (None, Some(stored)) => serde_json::from_str(stored.get())?,
+        (None, None) => FilterDefinition::default(),
+    };
+    let reading = Reading {
+        bearer: &bearer,
+        plan: &plan,
+        filter: &filter.room,
+        timeline: event_filter(&filter.room.timeline),
+        state: event_filter(&filter.room.state),
+        full_state: request.full_state,
+        state_after: request.use_state_after,
+    };
+    let (mut rooms, read) = reading.read(cx).await?;
+    let close = SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
+    let closed = user.call(&close).await.or_absent(unknown_token())?;
+    for StrippedRoom { room_id, state } in closed.invited {
+        rooms.invite.insert(room_id, Invited { invite_state: Stripped { events: state } });
+    }
+    for StrippedRoom { room_id, state } in closed.knocked {
+        rooms.knock.insert(room_id, Knocked { knock_state: Stripped { events: state } });
+    }
+    Ok(serde_json::to_vec(&Answer { next_batch: closed.next_batch, rooms })?)
+}
+
+/// The rooms of one sync.
+struct Reading<'a> {
+    bearer: &'a Bearer,
+    plan: &'a Plan,
+    filter: &'a RoomFilter,
+    timeline: EventFilter,
+    state: EventFilter,
+    full_state: bool,
+    state_after: bool,
+}
+
+impl Reading<'_> {
+    /// Reads the planned rooms in parallel. One that fails is owed to the device: its token remembers it.
+    async fn read(&self, cx: &Context) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
+        // A room that the filter leaves out is read all the same: the token moves past it.
+        let replies: Vec<(&PlannedRoom, Result<DeltaReply, Failure>)> = stream::iter(&self.plan.rooms)
+            .map(|room| async move { (room, self.delta(cx, room).await) })
+            .buffer_unordered(ROOMS_AT_ONCE)
+            .collect()
+            .await;
+        let (mut rooms, mut read, mut failed) = (Rooms::default(), Vec::with_capacity(replies.len()), 0_usize);
+        let asked = replies.len();
+        for (room, reply) in replies {
+            match reply {
+                Ok(reply) => {
+                    read.push(ReadRoom { number: room.number, to: reply.to, failed: false });
+                    let section = if self.wants(&room.room_id) { reply.section } else { Section::None };
+                    match section {
+                        Section::Join => rooms.join.insert(room.room_id.clone(), reply.room),
+                        Section::Leave => rooms.leave.insert(room.room_id.clone(), reply.room),
+                        Section::None => None,
+                    };
+                }
+                Err(Failure::Fault(fault)) => {
+                    warn!(room_id = %room.room_id, %fault, "a room could not be read for a sync");
+                    failed = failed.saturating_add(1);
+                    read.push(ReadRoom { number: room.number, to: room.from.unwrap_or(0), failed: true });
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if asked > 0 && failed == asked {
+            cx.pause(FAILED_PAUSE_MS).await;
+        }
+        Ok((rooms, read))
+    }
+
+    fn wants(&self, room_id: &OwnedRoomId) -> bool {
+        self.filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !self.filter.not_rooms.contains(room_id)
+    }
+
+    async fn delta(&self, cx: &Context, room: &PlannedRoom) -> Result<DeltaReply, Failure> {
+        let call = Delta {
+            user: self.bearer.user_id.clone(),
+            device: self.plan.device.clone(),
+            from: room.from,
+            full_state: self.full_state,
+            state_after: self.state_after,
+            timeline: self.timeline.clone(),
+            state: self.state.clone(),
+        };
+        match cx.room(&room.room_id).call(&call).await {
+            // A room list may know a room that is gone: then there is nothing to read.
+            Err(Failure::Absent) => {
+                Ok(DeltaReply { to: room.from.unwrap_or(0), section: Section::None, room: to_raw_value(&())? })
+            }
+            reply => reply,
+        }
+    }
+}

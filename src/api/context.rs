@@ -1,0 +1,142 @@
+//! What a handler has at hand: the way to the actors and to everything else a host supplies.
+
+use std::rc::Rc;
+
+use actors::{Call, CallError};
+use domain::{Config, Identity};
+use platform::{ActorKind, Fault, Metadata};
+use ruma_common::{RoomId, ServerName, UserId};
+
+use crate::{Failure, Services};
+
+/// How long a retriable fault rests before its one repetition.
+const RETRY_PAUSE_MS: u64 = 50;
+
+/// One request's view of the server. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    services: Rc<Services>,
+    request_id: Rc<str>,
+}
+
+impl Context {
+    pub(crate) fn new(services: Rc<Services>, request_id: Rc<str>) -> Self {
+        Self { services, request_id }
+    }
+
+    /// Names the request in logs; unique enough to serve as a call id's prefix within one request's work.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.services.settings.config
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.services.settings.identity
+    }
+
+    pub fn server_name(&self) -> &ServerName {
+        &self.config().server_name
+    }
+
+    /// Whether the user's actor is one of ours.
+    pub fn is_local(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.server_name()
+    }
+
+    pub fn metadata(&self) -> &dyn Metadata {
+        &*self.services.metadata
+    }
+
+    /// What the host supplies, for what this type has no shorter word for.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.services.clock.now_ms()
+    }
+
+    /// Unpredictable bytes.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N], Fault> {
+        let mut bytes = [0; N];
+        self.services.random.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Pauses this request for `ms` milliseconds.
+    pub async fn pause(&self, ms: u64) {
+        self.services.heavy.pause(ms).await;
+    }
+
+    /// Runs long computation where it disturbs least.
+    pub async fn heavy(&self, work: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Vec<u8>, Fault> {
+        self.services.heavy.run(Box::new(work)).await
+    }
+
+    /// The room's actor.
+    pub fn room<'a>(&'a self, room_id: &'a RoomId) -> RoomHandle<'a> {
+        Handle { cx: self, id: room_id.as_str() }
+    }
+
+    /// A local user's actor.
+    pub fn user<'a>(&'a self, user_id: &'a UserId) -> UserHandle<'a> {
+        Handle { cx: self, id: user_id.as_str() }
+    }
+
+    /// Calls the actor `id` of the call's kind, see [`Handle::call`].
+    pub async fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, Failure> {
+        match actors::call(&*self.services.actors, id, call).await {
+            Err(CallError::Fault(fault)) if fault.retriable => {
+                self.pause(RETRY_PAUSE_MS).await;
+                Ok(actors::call(&*self.services.actors, id, call).await?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// Makes a waiting call to the actor `id` of the call's kind, see [`Handle::wait`].
+    pub async fn wait<C: Call>(&self, id: &str, call: &C, timeout_ms: u64) -> Result<Option<C::Reply>, Failure> {
+        match actors::wait(&*self.services.actors, id, call, timeout_ms).await {
+            Err(CallError::Fault(fault)) if fault.retriable => {
+                self.pause(RETRY_PAUSE_MS).await;
+                Ok(actors::wait(&*self.services.actors, id, call, timeout_ms).await?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+}
+
+/// One actor of a known kind.
+#[derive(Clone, Copy)]
+pub struct Handle<'a, const KIND: u8> {
+    cx: &'a Context,
+    id: &'a str,
+}
+
+pub type RoomHandle<'a> = Handle<'a, { ActorKind::Room as u8 }>;
+pub type UserHandle<'a> = Handle<'a, { ActorKind::User as u8 }>;
+
+impl<const KIND: u8> Handle<'_, KIND> {
+    /// Calls the actor. A call to the wrong kind of actor does not compile.
+    ///
+    /// # Errors
+    /// The actor's refusal; [`Failure::Absent`] if it was never founded; a fault, after one repetition 50 ms later if
+    /// the first was retriable. Every call is idempotent, so a repetition is safe.
+    pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
+        const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
+        self.cx.call(self.id, call).await
+    }
+
+    /// Makes a call that waits for something to say; `None` when `timeout_ms` passed first.
+    ///
+    /// # Errors
+    /// As [`Handle::call`].
+    pub async fn wait<C: Call>(&self, call: &C, timeout_ms: u64) -> Result<Option<C::Reply>, Failure> {
+        const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
+        self.cx.wait(self.id, call, timeout_ms).await
+    }
+}

@@ -1,0 +1,159 @@
+//! The stateless request tier: HTTP in, calls to actors, HTTP out. The same on both hosts.
+//!
+//! In scope: routing from ruma's metadata, authentication, parsing, waiting, answers. Out of scope: deciding
+//! anything about rooms or users (actors do), sockets and TLS (hosts do).
+
+mod access_token;
+mod admin;
+mod authenticate;
+mod client;
+mod context;
+mod failure;
+mod metadata;
+mod operator;
+mod password;
+mod router;
+mod sealed;
+mod uiaa;
+mod well_known;
+
+#[cfg(test)]
+mod testing;
+
+use std::rc::Rc;
+
+use actors::Settings;
+use bytes::Bytes;
+use domain::Refusal;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use platform::{Actors, Clock, Heavy, Metadata, Random, meter};
+use tracing::{Instrument, debug, error, field::Empty, info_span};
+
+pub use authenticate::{Bearer, Caller, Who};
+pub use context::{Context, Handle, RoomHandle, UserHandle};
+pub use failure::{Failure, OrAbsent};
+pub use metadata::{export_signing_key, import_signing_key, load_settings};
+pub use router::{JsonBytes, Routes};
+
+use router::Found;
+
+/// What a host supplies to the request tier.
+#[derive(Clone)]
+pub struct Services {
+    pub actors: Rc<dyn Actors>,
+    pub metadata: Rc<dyn Metadata>,
+    pub clock: Rc<dyn Clock>,
+    pub random: Rc<dyn Random>,
+    pub heavy: Rc<dyn Heavy>,
+    pub settings: Rc<Settings>,
+}
+
+/// The largest request body accepted, in bytes; a host answers 413 `M_TOO_LARGE` beyond it (see [`too_large`]).
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Names the request in our logs, for whoever reports a problem.
+const REQUEST_ID: &str = "x-request-id";
+
+/// The answer to a request whose body exceeds [`BODY_BYTES_MAX`].
+pub fn too_large() -> Response<Bytes> {
+    let refusal = Refusal::TooLarge(format!("A request may have {BODY_BYTES_MAX} bytes"));
+    let mut response = Failure::Refused(refusal).response();
+    allow_any_origin(response.headers_mut());
+    response
+}
+
+/// The homeserver's HTTP interface.
+pub struct Server {
+    services: Rc<Services>,
+    routes: Routes,
+}
+
+impl Server {
+    pub fn new(services: Services) -> Self {
+        let mut routes = Routes::default();
+        client::routes(&mut routes);
+        well_known::routes(&mut routes);
+        operator::routes(&mut routes, &services.settings.config);
+        admin::routes(&mut routes, &services.settings.config);
+        Self { services: Rc::new(services), routes }
+    }
+
+    /// Answers one request. Never fails: what breaks is logged and shown as a plain 500.
+    ///
+    /// Dropping the future (the client went away) is always safe.
+    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        meter::REQUESTS.add(1);
+        if request.method() == Method::OPTIONS {
+            // Spec: "Web browser clients".
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            allow_any_origin(response.headers_mut());
+            return response;
+        }
+        let request_id = self.request_id();
+        let found = self.routes.find(request.method(), request.uri().path());
+        let pattern = match &found {
+            Ok(Found::Route(route, _)) => route.pattern,
+            Ok(Found::WrongMethod | Found::Nothing) | Err(_) => "",
+        };
+        let method = request.method().clone();
+        let span = info_span!("request", request_id = &*request_id, %method, route = pattern, status = Empty, duration_ms = Empty);
+        self.respond(request, request_id, found).instrument(span).await
+    }
+
+    async fn respond(
+        &self,
+        request: Request<Bytes>,
+        request_id: Rc<str>,
+        found: Result<Found, Refusal>,
+    ) -> Response<Bytes> {
+        let started_ms = self.services.clock.now_ms();
+        let is_head = request.method() == Method::HEAD;
+        let cx = Context::new(self.services.clone(), request_id.clone());
+        let outcome = match found {
+            Ok(Found::Route(route, path_args)) => (route.endpoint)(&cx, request, path_args).await,
+            Ok(Found::WrongMethod) => Err(Refusal::Unrecognized { status: 405 }.into()),
+            Ok(Found::Nothing) => Err(Refusal::Unrecognized { status: 404 }.into()),
+            Err(refusal) => Err(refusal.into()),
+        };
+        let mut response = outcome.unwrap_or_else(|failure| {
+            if let Failure::Fault(fault) = &failure {
+                meter::FAULTS.add(1);
+                error!(%fault, "a request failed");
+            }
+            failure.response()
+        });
+        if is_head {
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            *response.body_mut() = Bytes::new();
+        }
+        allow_any_origin(response.headers_mut());
+        if let Ok(request_id) = HeaderValue::from_str(&request_id) {
+            response.headers_mut().insert(REQUEST_ID, request_id);
+        }
+        let duration_ms = self.services.clock.now_ms().saturating_sub(started_ms);
+        let span = tracing::Span::current();
+        span.record("status", response.status().as_u16());
+        span.record("duration_ms", duration_ms);
+        debug!(status = response.status().as_u16(), duration_ms, "answered");
+        response
+    }
+
+    fn request_id(&self) -> Rc<str> {
+        let mut bytes = [0; 8];
+        // Without chance the request fails where it needs some; its name does not matter then.
+        let _ = self.services.random.fill(&mut bytes);
+        format!("{:016x}", u64::from_be_bytes(bytes)).into()
+    }
+}
+
+/// Lets any web page use the API; it carries no ambient credentials. Spec: "Web browser clients".
+fn allow_any_origin(headers: &mut HeaderMap) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("X-Requested-With, Content-Type, Authorization"),
+    );
+}

@@ -1,0 +1,28 @@
+//! All of the request tier's SQL on the metadata database, one function per statement.
+//!
+//! In scope: what must be found across actors. Out of scope: what an actor decides; that is its own.
+
+pub(crate) mod auth_stage;
+mod migrations;
+pub(crate) mod nonce;
+pub(crate) mod registration_token;
+mod registry;
+mod signing_key;
+
+use actors::Settings;
+use domain::Config;
+use platform::{Fault, Metadata, Random};
+
+pub(crate) use registry::{register_account, register_room};
+pub use signing_key::{export_signing_key, import_signing_key};
+
+/// Brings the metadata database up to date, makes the server's signing key if there is none, and answers what every
+/// actor needs to know. Hosts call it once at start; any number of them may do so at once.
+///
+/// # Errors
+/// The database does not answer, or was written by a newer release.
+pub async fn load_settings(metadata: &dyn Metadata, config: Config, random: &dyn Random) -> Result<Settings, Fault> {
+    migrations::apply(metadata).await?;
+    let identity = signing_key::load_or_make(metadata, &config.server_name, random).await?;
+    Ok(Settings { config, identity })
+}

@@ -1,0 +1,71 @@
+//! What operators and tests ask: is it up, what did it cost, forget what you know.
+
+use bytes::Bytes;
+use domain::{Config, Refusal};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use platform::{ActorKind, Address, meter};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{Context, Failure, Routes, failure, router::bad_json};
+
+pub(crate) fn routes(routes: &mut Routes, config: &Config) {
+    routes.add_raw(Method::GET, "/health", health);
+    if config.metrics {
+        routes.add_raw(Method::GET, "/metrics", metrics);
+    }
+    if config.test_hooks {
+        routes.add_raw(Method::POST, "/_myelin/test/evict", evict);
+    }
+}
+
+/// The server started, so it has its settings and its database.
+async fn health(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    Ok(failure::json(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+async fn metrics(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    let mut response = Response::new(meter::render().into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    Ok(response)
+}
+
+/// An actor that shall forget what it has in memory.
+#[derive(Deserialize)]
+struct Evict {
+    kind: String,
+    id: String,
+}
+
+async fn evict(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    let Evict { kind, id } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let kind: ActorKind = kind.parse().map_err(|_| Refusal::InvalidParam("There is no such kind".to_owned()))?;
+    cx.services().actors.evict(&Address::new(kind, id)).await?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, StatusCode};
+    use platform::{ActorKind, Address};
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn hooks_and_metrics_are_there_when_asked_for() {
+        let plain = TestServer::new(&[]);
+        let alice = json!({ "kind": "user", "id": "@alice:localhost" });
+        assert_eq!(refused(plain.get("/metrics", "")), (404, "M_UNRECOGNIZED".to_owned()));
+        assert_eq!(refused(plain.post("/_myelin/test/evict", "", &alice)), (404, "M_UNRECOGNIZED".to_owned()));
+
+        let server = TestServer::new(&[("METRICS", "on"), ("TEST_HOOKS", "on")]);
+        assert_eq!(server.get("/health", "").0, StatusCode::OK);
+        let metrics = server.answer(Request::get("/metrics").body("".into()).unwrap());
+        assert!(std::str::from_utf8(metrics.body()).unwrap().contains("myelin_http_requests_total"));
+        assert_eq!(server.post("/_myelin/test/evict", "", &alice), (StatusCode::OK, json!({})));
+        assert_eq!(server.evicted(), [Address::new(ActorKind::User, "@alice:localhost")]);
+        let wrong = json!({ "kind": "ghost", "id": "x" });
+        assert_eq!(refused(server.post("/_myelin/test/evict", "", &wrong)), (400, "M_INVALID_PARAM".to_owned()));
+    }
+}

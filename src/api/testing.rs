@@ -1,0 +1,328 @@
+//! A whole server in memory for this crate's tests: nothing waits, and the test owns the clock.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    pin::pin,
+    rc::{Rc, Weak},
+    task::{Context as TaskContext, Poll, Waker},
+};
+
+use actors::{Object, Settings};
+use bytes::Bytes;
+use domain::Config;
+use http::{Method, Request, Response, StatusCode, header};
+use platform::{
+    Actors, Address, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value,
+    check_params,
+};
+use serde_json::Value as Json;
+
+use crate::{Context, Server, Services, load_settings};
+
+/// Runs a future that never has to wait.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("something here waits"),
+    }
+}
+
+/// A configuration for `localhost`, with passwords that cost nothing.
+pub(crate) fn config(pairs: &[(&str, &str)]) -> Config {
+    let base = [("SERVER_NAME", "localhost"), ("PASSWORD_HASH_COST", "8,1,1"), ("RC_LOGIN", "0")];
+    let base = base.iter().filter(|(name, _)| !pairs.iter().any(|(given, _)| given == name));
+    let pairs = base.chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::from_pairs(pairs).unwrap()
+}
+
+/// SQLite in memory.
+struct Database(rusqlite::Connection);
+
+impl Default for Database {
+    fn default() -> Self {
+        Self(rusqlite::Connection::open_in_memory().unwrap())
+    }
+}
+
+impl Sql for Database {
+    fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
+        use rusqlite::types::Value as Bound;
+        check_params(params)?;
+        let fault = |error: rusqlite::Error| Fault::new(format!("{error} in {statement}"));
+        let bound = params.iter().cloned().map(|param| match param {
+            Value::Null => Bound::Null,
+            Value::Integer(integer) => Bound::Integer(integer),
+            Value::Text(text) => Bound::Text(text),
+            Value::Blob(bytes) => Bound::Blob(bytes),
+        });
+        let mut statement = self.0.prepare_cached(statement).map_err(fault)?;
+        let columns = statement.column_count();
+        let rows = statement.query_map(rusqlite::params_from_iter(bound), |row| {
+            let value = |column| {
+                Ok(match row.get(column)? {
+                    Bound::Null => Value::Null,
+                    Bound::Integer(integer) => Value::Integer(integer),
+                    Bound::Real(_) => panic!("a real number"),
+                    Bound::Text(text) => Value::Text(text),
+                    Bound::Blob(bytes) => Value::Blob(bytes),
+                })
+            };
+            (0..columns).map(value).collect::<Result<_, _>>().map(Row)
+        });
+        rows.map_err(fault)?.collect::<Result<_, _>>().map_err(fault)
+    }
+
+    fn atomically(&self, body: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
+        let run = |statement| self.0.execute_batch(statement).map_err(|error| Fault::new(error.to_string()));
+        run("SAVEPOINT tx")?;
+        run(if body() { "RELEASE tx" } else { "ROLLBACK TO tx; RELEASE tx" })
+    }
+}
+
+/// The metadata database, in memory.
+#[derive(Default)]
+pub(crate) struct MemoryMetadata(Database);
+
+impl Metadata for MemoryMetadata {
+    fn query<'a>(&'a self, statement: Statement) -> LocalFuture<'a, Result<Vec<Row>, Fault>> {
+        Box::pin(async move { self.0.query(statement.sql, &statement.params) })
+    }
+
+    fn batch<'a>(&'a self, statements: Vec<Statement>) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            platform::transact(&self.0, |tx| {
+                statements.iter().try_for_each(|statement| tx.execute(statement.sql, &statement.params).map(drop))
+            })
+        })
+    }
+}
+
+/// Chance that repeats itself from test to test, but not within one.
+#[derive(Default)]
+pub(crate) struct TestRandom(Cell<u64>);
+
+impl Random for TestRandom {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        bytes.fill_with(|| {
+            self.0.set(self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+            self.0.get().to_be_bytes()[0]
+        });
+        Ok(())
+    }
+}
+
+/// The host of every actor and of the request tier.
+struct Host {
+    now_ms: Cell<u64>,
+    random: TestRandom,
+    settings: Rc<Settings>,
+    objects: RefCell<HashMap<Address, Rc<Object>>>,
+    databases: RefCell<HashMap<Address, Rc<Database>>>,
+    spawned: RefCell<Vec<LocalFuture<'static, ()>>>,
+    evicted: RefCell<Vec<Address>>,
+    this: Weak<Self>,
+}
+
+impl Host {
+    fn object(&self, address: &Address) -> Rc<Object> {
+        if let Some(object) = self.objects.borrow().get(address) {
+            return object.clone();
+        }
+        let sql = self.databases.borrow_mut().entry(address.clone()).or_default().clone();
+        let host = Rc::new(ActorHost { host: self.this.upgrade().unwrap(), sql });
+        let object = Object::new(address.clone(), host, self.settings.clone());
+        self.objects.borrow_mut().insert(address.clone(), object.clone());
+        object
+    }
+}
+
+impl Actors for Host {
+    fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
+        Box::pin(async move { Ok(self.object(to).call(call, &body).await) })
+    }
+
+    fn wait<'a>(
+        &'a self,
+        to: &'a Address,
+        call: &'a str,
+        body: Vec<u8>,
+        _timeout_ms: u64,
+    ) -> LocalFuture<'a, Result<Option<Vec<u8>>, Fault>> {
+        Box::pin(async move { Ok(self.object(to).wait(call, &body)) })
+    }
+
+    fn evict<'a>(&'a self, to: &'a Address) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.objects.borrow_mut().remove(to);
+            self.evicted.borrow_mut().push(to.clone());
+            Ok(())
+        })
+    }
+}
+
+impl Clock for Host {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+}
+
+impl Random for Host {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.random.fill(bytes)
+    }
+}
+
+impl Heavy for Host {
+    fn run<'a>(&'a self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
+        Box::pin(async move { Ok(work()) })
+    }
+
+    fn pause<'a>(&'a self, ms: u64) -> LocalFuture<'a, ()> {
+        Box::pin(async move { self.now_ms.set(self.now_ms.get() + ms) })
+    }
+}
+
+/// What one actor has of the host.
+struct ActorHost {
+    host: Rc<Host>,
+    sql: Rc<Database>,
+}
+
+impl Clock for ActorHost {
+    fn now_ms(&self) -> u64 {
+        self.host.now_ms()
+    }
+}
+
+impl Random for ActorHost {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.host.fill(bytes)
+    }
+}
+
+impl ObjectHost for ActorHost {
+    fn sql(&self) -> &dyn Sql {
+        &*self.sql
+    }
+
+    fn actors(&self) -> &dyn Actors {
+        &*self.host
+    }
+
+    fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn spawn(&self, work: LocalFuture<'static, ()>) {
+        self.host.spawned.borrow_mut().push(work);
+    }
+
+    fn set_alarm(&self, _at_ms: Option<u64>) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    fn wake(&self) {}
+}
+
+/// A server and its host.
+pub(crate) struct TestServer {
+    server: Server,
+    services: Rc<Services>,
+    host: Rc<Host>,
+}
+
+impl TestServer {
+    /// Starts a server for `localhost` with these settings besides.
+    pub(crate) fn new(pairs: &[(&str, &str)]) -> Self {
+        let metadata: Rc<dyn Metadata> = Rc::new(MemoryMetadata::default());
+        let random = TestRandom::default();
+        let settings = Rc::new(block_on(load_settings(&*metadata, config(pairs), &random)).unwrap());
+        let host = Rc::new_cyclic(|this| Host {
+            now_ms: Cell::new(1_700_000_000_000),
+            random,
+            settings: settings.clone(),
+            objects: RefCell::default(),
+            databases: RefCell::default(),
+            spawned: RefCell::default(),
+            evicted: RefCell::default(),
+            this: this.clone(),
+        });
+        let services = Services {
+            actors: host.clone(),
+            metadata,
+            clock: host.clone(),
+            random: host.clone(),
+            heavy: host.clone(),
+            settings,
+        };
+        Self { server: Server::new(services.clone()), services: Rc::new(services), host }
+    }
+
+    pub(crate) fn context(&self) -> Context {
+        Context::new(self.services.clone(), "test".into())
+    }
+
+    pub(crate) fn pass_ms(&self, ms: u64) {
+        self.host.now_ms.set(self.host.now_ms.get() + ms);
+    }
+
+    pub(crate) fn evicted(&self) -> Vec<Address> {
+        self.host.evicted.borrow().clone()
+    }
+
+    /// Answers one request and then does what was left to be done.
+    pub(crate) fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let response = block_on(self.server.answer(request));
+        loop {
+            let spawned = std::mem::take(&mut *self.host.spawned.borrow_mut());
+            if spawned.is_empty() {
+                return response;
+            }
+            spawned.into_iter().for_each(block_on);
+        }
+    }
+
+    /// Sends a request with this token, unless it is empty, and this body, unless it is null.
+    pub(crate) fn request(&self, method: Method, path: &str, token: &str, body: &Json) -> (StatusCode, Json) {
+        let mut request = Request::builder().method(method).uri(path);
+        if !token.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let response = self.answer(request.body(body.into()).unwrap());
+        (response.status(), serde_json::from_slice(response.body()).unwrap_or(Json::Null))
+    }
+
+    pub(crate) fn get(&self, path: &str, token: &str) -> (StatusCode, Json) {
+        self.request(Method::GET, path, token, &Json::Null)
+    }
+
+    pub(crate) fn post(&self, path: &str, token: &str, body: &Json) -> (StatusCode, Json) {
+        self.request(Method::POST, path, token, body)
+    }
+
+    pub(crate) fn put(&self, path: &str, token: &str, body: &Json) -> (StatusCode, Json) {
+        self.request(Method::PUT, path, token, body)
+    }
+
+    /// Registers a user with the password `secret` and answers the token of the device `PHONE`.
+    pub(crate) fn register(&self, username: &str) -> String {
+        let body = serde_json::json!({
+            "username": username, "password": "secret", "device_id": "PHONE", "auth": { "type": "m.login.dummy" },
+        });
+        let (status, answer) = self.post("/_matrix/client/v3/register", "", &body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What a refusal is to a client: its status and code.
+#[track_caller]
+pub(crate) fn refused((status, body): (StatusCode, Json)) -> (u16, String) {
+    (status.as_u16(), body["errcode"].as_str().unwrap_or_else(|| panic!("no refusal: {status} {body}")).to_owned())
+}

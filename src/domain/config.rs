@@ -1,0 +1,409 @@
+//! The server's configuration: one list of keys, the same names on every host.
+//!
+//! Owns the names, the defaults, and what is allowed. Where the pairs come from (`[vars]` and secrets of a Worker;
+//! environment, file and flags natively) is the host's.
+
+use std::{collections::BTreeMap, fmt};
+
+use ruma_common::OwnedServerName;
+
+use crate::RoomVersion;
+
+/// A key of the configuration, for listings and generated documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfigKey {
+    /// The name on every host; natively with `MYELIN_` before it in the environment.
+    pub name: &'static str,
+    /// The value when none is given; `None` when there is none, or when it follows from another key.
+    pub default: Option<&'static str>,
+    /// What it does and what is allowed.
+    pub help: &'static str,
+}
+
+const fn key(name: &'static str, default: Option<&'static str>, help: &'static str) -> ConfigKey {
+    ConfigKey { name, default, help }
+}
+
+/// The configuration, valid as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The name after the colon in every id we make; may carry a port.
+    pub server_name: OwnedServerName,
+    /// Where clients reach us, without a slash at the end.
+    pub public_baseurl: String,
+    /// `host:port` announced to other servers at `/.well-known/matrix/server`.
+    pub well_known_server: Option<OwnedServerName>,
+    /// Who may register.
+    pub registration: Registration,
+    /// Lets who knows it register users through the admin API.
+    pub registration_shared_secret: Option<Secret>,
+    /// The version of a new room that names none.
+    pub default_room_version: RoomVersion,
+    /// What a password costs to check.
+    pub password_hash_cost: PasswordHashCost,
+    /// Whether `/metrics` is served.
+    pub metrics: bool,
+    /// The least severe level that is logged.
+    pub log_level: LogLevel,
+    /// For tests only: opens endpoints that evict actors at will.
+    pub test_hooks: bool,
+    /// Failed and successful logins, per user and per address. Enforced by the api tier, as are the other two.
+    pub rc_login: RateLimit,
+    /// Registrations, per address.
+    pub rc_registration: RateLimit,
+    /// Events sent, per user.
+    pub rc_message: RateLimit,
+}
+
+/// Who may register an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// Nobody but the administrator.
+    Closed,
+    /// Who holds a registration token.
+    Token,
+    /// Everyone.
+    Open,
+}
+
+/// The least severe level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Faults of ours.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What happened.
+    Info,
+    /// How it happened.
+    Debug,
+}
+
+/// The parameters of argon2id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PasswordHashCost {
+    /// Memory in KiB: at least 8 for each lane.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub iterations: u32,
+    /// Lanes.
+    pub parallelism: u32,
+}
+
+/// A token bucket, as Synapse's `rc_*`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// Requests a second in the long run; 0 switches the limit off.
+    pub per_second: f64,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// Whether there is a limit at all.
+    pub fn is_on(&self) -> bool {
+        self.per_second > 0.0
+    }
+}
+
+/// A value that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself: for comparing (in constant time) and signing, never for logging.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What is wrong with a configuration. Values are not repeated: one may be a secret in the wrong place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such key.
+    #[error("{name}: there is no such key. Known keys: {}", known_keys())]
+    UnknownKey {
+        /// The key as given.
+        name: String,
+    },
+    /// The value is not allowed.
+    #[error("{name}: {allowed}")]
+    BadValue {
+        /// The key.
+        name: &'static str,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A required key is not there.
+    #[error("{name} is required")]
+    Missing {
+        /// The key.
+        name: &'static str,
+    },
+    /// A key was given twice.
+    #[error("{name} is given twice")]
+    Twice {
+        /// The key.
+        name: String,
+    },
+}
+
+fn known_keys() -> String {
+    Config::KEYS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
+}
+
+impl Config {
+    /// Every key there is.
+    pub const KEYS: &[ConfigKey] = &[
+        key("SERVER_NAME", None, "required. The server's name in user ids; may carry a port, such as localhost:8448"),
+        key(
+            "PUBLIC_BASEURL",
+            None,
+            "the https:// or http:// URL where clients reach the server; by default https://SERVER_NAME",
+        ),
+        key("WELL_KNOWN_SERVER", None, "host:port announced to other servers at /.well-known/matrix/server"),
+        key("REGISTRATION", Some("closed"), "who may register: closed, token or open"),
+        key("REGISTRATION_SHARED_SECRET", None, "secret. Lets who knows it register users; not empty"),
+        key("DEFAULT_ROOM_VERSION", Some("12"), "the version of new rooms: 1 to 12"),
+        key(
+            "PASSWORD_HASH_COST",
+            Some("19456,2,1"),
+            "argon2id as memory_kib,iterations,parallelism: whole numbers from 1, memory_kib at least 8 × parallelism",
+        ),
+        key("METRICS", Some("off"), "whether /metrics is served: on or off"),
+        key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
+        key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
+        key(
+            "RC_LOGIN",
+            Some("0.17,3"),
+            "logins, per user and address, as per_second,burst: 0 as per_second is no limit",
+        ),
+        key(
+            "RC_REGISTRATION",
+            Some("0.17,3"),
+            "registrations, per address, as per_second,burst: 0 as per_second is no limit",
+        ),
+        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user, as per_second,burst: 0 as per_second is no limit"),
+    ];
+
+    /// Reads a configuration from its pairs.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key: for an unknown key, one given twice, a bad value or a missing `SERVER_NAME`.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut given = BTreeMap::new();
+        for (name, value) in pairs {
+            let Some(known) = Self::KEYS.iter().find(|known| known.name == name) else {
+                return Err(ConfigError::UnknownKey { name });
+            };
+            if given.insert(known.name, value).is_some() {
+                return Err(ConfigError::Twice { name });
+            }
+        }
+        let values = Values { given };
+        let server_name: OwnedServerName =
+            values.parsed("SERVER_NAME", parse_server_name)?.ok_or(ConfigError::Missing { name: "SERVER_NAME" })?;
+        let public_baseurl =
+            values.parsed("PUBLIC_BASEURL", parse_url)?.unwrap_or_else(|| format!("https://{server_name}"));
+        Ok(Self {
+            public_baseurl,
+            server_name,
+            well_known_server: values.parsed("WELL_KNOWN_SERVER", parse_server_name)?,
+            registration: values.required("REGISTRATION", parse_registration)?,
+            registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", parse_secret)?,
+            default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
+            password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
+            metrics: values.required("METRICS", parse_switch)?,
+            log_level: values.required("LOG_LEVEL", parse_log_level)?,
+            test_hooks: values.required("TEST_HOOKS", parse_switch)?,
+            rc_login: values.required("RC_LOGIN", parse_rate_limit)?,
+            rc_registration: values.required("RC_REGISTRATION", parse_rate_limit)?,
+            rc_message: values.required("RC_MESSAGE", parse_rate_limit)?,
+        })
+    }
+}
+
+/// The values given, each under a name of [`Config::KEYS`].
+struct Values {
+    given: BTreeMap<&'static str, String>,
+}
+
+impl Values {
+    /// The value given or the default, parsed; `None` when there is neither.
+    fn parsed<T>(&self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, ConfigError> {
+        let known = Config::KEYS.iter().find(|known| known.name == name);
+        let text = self.given.get(name).map(String::as_str).or_else(|| known.and_then(|known| known.default));
+        let allowed = known.map_or("", |known| known.help);
+        text.map(|text| parse(text.trim()).ok_or(ConfigError::BadValue { name, allowed })).transpose()
+    }
+
+    /// As [`Values::parsed`], for a key with a default.
+    fn required<T>(&self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
+        self.parsed(name, parse)?.ok_or(ConfigError::Missing { name })
+    }
+}
+
+fn parse_server_name(text: &str) -> Option<OwnedServerName> {
+    OwnedServerName::try_from(text).ok()
+}
+
+fn parse_url(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '?' && c != '#';
+    let has_host = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
+    (has_host && rest.chars().all(plain)).then(|| text.trim_end_matches('/').to_owned())
+}
+
+fn parse_registration(text: &str) -> Option<Registration> {
+    match text {
+        "closed" => Some(Registration::Closed),
+        "token" => Some(Registration::Token),
+        "open" => Some(Registration::Open),
+        _ => None,
+    }
+}
+
+fn parse_secret(text: &str) -> Option<Secret> {
+    (!text.is_empty()).then(|| Secret(text.to_owned()))
+}
+
+fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_log_level(text: &str) -> Option<LogLevel> {
+    match text {
+        "error" => Some(LogLevel::Error),
+        "warn" => Some(LogLevel::Warn),
+        "info" => Some(LogLevel::Info),
+        "debug" => Some(LogLevel::Debug),
+        _ => None,
+    }
+}
+
+fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
+    let mut numbers = text.split(',').map(|number| number.trim().parse::<u32>().ok().filter(|number| *number > 0));
+    let cost =
+        PasswordHashCost { memory_kib: numbers.next()??, iterations: numbers.next()??, parallelism: numbers.next()?? };
+    // RFC 9106, section 3.1: memory is at least 8p kibibytes, p at most 2^24 - 1.
+    let enough = cost.parallelism < 1 << 24 && cost.memory_kib >= cost.parallelism * 8;
+    (enough && numbers.next().is_none()).then_some(cost)
+}
+
+fn parse_rate_limit(text: &str) -> Option<RateLimit> {
+    let (per_second, burst) = match text.split_once(',') {
+        Some((per_second, burst)) => (per_second, burst.trim().parse().ok()?),
+        None => (text, 0),
+    };
+    let per_second: f64 = per_second.trim().parse().ok()?;
+    let sensible = per_second == 0.0 || (per_second.is_finite() && per_second > 0.0 && burst > 0);
+    sensible.then_some(RateLimit { per_second, burst })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, ConfigError, LogLevel, PasswordHashCost, RateLimit, Registration};
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let named = [("SERVER_NAME", "example.org")].into_iter().chain(pairs.iter().copied());
+        Config::from_pairs(named.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    }
+
+    #[test]
+    fn a_name_is_enough() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.public_baseurl, "https://example.org");
+        assert_eq!(config.registration, Registration::Closed);
+        assert_eq!(config.default_room_version.as_str(), "12");
+        assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 19456, iterations: 2, parallelism: 1 });
+        assert_eq!((config.metrics, config.test_hooks, config.log_level), (false, false, LogLevel::Info));
+        assert_eq!(config.rc_message, RateLimit { per_second: 0.2, burst: 10 });
+        assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = config(&[
+            ("PUBLIC_BASEURL", "http://matrix.example.org:8008/"),
+            ("WELL_KNOWN_SERVER", "matrix.example.org:443"),
+            ("REGISTRATION", "token"),
+            ("REGISTRATION_SHARED_SECRET", "open sesame"),
+            ("DEFAULT_ROOM_VERSION", "10"),
+            ("PASSWORD_HASH_COST", "8, 1, 1"),
+            ("METRICS", "on"),
+            ("LOG_LEVEL", "debug"),
+            ("TEST_HOOKS", "on"),
+            ("RC_LOGIN", "0"),
+            ("RC_REGISTRATION", "0.5,2"),
+            ("RC_MESSAGE", "1000,1000"),
+        ])
+        .unwrap();
+        assert_eq!(config.public_baseurl, "http://matrix.example.org:8008");
+        assert_eq!(config.well_known_server.as_deref().unwrap(), "matrix.example.org:443");
+        assert_eq!(config.registration, Registration::Token);
+        assert_eq!(config.registration_shared_secret.as_ref().unwrap().expose(), "open sesame");
+        assert_eq!(config.default_room_version.as_str(), "10");
+        assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
+        assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
+        assert!(!config.rc_login.is_on());
+        assert_eq!(config.rc_registration, RateLimit { per_second: 0.5, burst: 2 });
+        assert!(!format!("{config:?}").contains("sesame"), "secrets are not shown");
+    }
+
+    #[test]
+    fn errors_name_the_key_and_not_the_value() {
+        let table = [
+            ("PUBLIC_BASEURL", "example.org"),
+            ("PUBLIC_BASEURL", "https:///"),
+            ("PUBLIC_BASEURL", "https://example.org/?x"),
+            ("WELL_KNOWN_SERVER", "https://example.org"),
+            ("REGISTRATION", "Open"),
+            ("REGISTRATION_SHARED_SECRET", ""),
+            ("DEFAULT_ROOM_VERSION", "13"),
+            ("PASSWORD_HASH_COST", "19456,2"),
+            ("PASSWORD_HASH_COST", "19456,2,0"),
+            ("PASSWORD_HASH_COST", "7,1,1"),
+            ("PASSWORD_HASH_COST", "19456,2,1,1"),
+            ("METRICS", "yes"),
+            ("LOG_LEVEL", "trace"),
+            ("TEST_HOOKS", "1"),
+            ("RC_LOGIN", "fast"),
+            ("RC_LOGIN", "1"),
+            ("RC_REGISTRATION", "-1,1"),
+            ("RC_MESSAGE", "inf,1"),
+        ];
+        for (name, value) in table {
+            let error = config(&[(name, value)]).unwrap_err();
+            assert!(
+                matches!(error, ConfigError::BadValue { name: named, .. } if named == name),
+                "{name}={value}: {error}"
+            );
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+        let unknown = config(&[("REGISTRATON", "open")]).unwrap_err();
+        assert!(unknown.to_string().starts_with("REGISTRATON: there is no such key. Known keys: SERVER_NAME, "));
+        assert_eq!(config(&[("SERVER_NAME", "a")]).unwrap_err(), ConfigError::Twice { name: "SERVER_NAME".to_owned() });
+        assert_eq!(Config::from_pairs([]).unwrap_err(), ConfigError::Missing { name: "SERVER_NAME" });
+    }
+
+    #[test]
+    fn a_server_name_may_carry_a_port() {
+        let named = |name: &str| Config::from_pairs([("SERVER_NAME".to_owned(), name.to_owned())]);
+        for name in ["localhost:8448", "hs1", "1.2.3.4", "[::1]:8448"] {
+            assert_eq!(named(name).unwrap().public_baseurl, format!("https://{name}"));
+        }
+        for name in ["", "https://example.org", "example.org:port", "exa mple.org", "@alice:example.org"] {
+            assert!(matches!(named(name), Err(ConfigError::BadValue { name: "SERVER_NAME", .. })), "{name}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! From what a client wants to say to a signed event.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use js_int::UInt;
+use ruma_common::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId,
+    room_version_rules::EventsReferenceFormatVersion,
+};
+use ruma_events::TimelineEventType;
+use ruma_signatures::hash_and_sign_event;
+use serde_json::value::RawValue;
+
+use super::{FIELD_BYTES_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
+use crate::{Identity, Refusal, RoomVersion};
+
+/// What a sender wants to say, before it has a place in a room.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The type of the event.
+    pub event_type: TimelineEventType,
+    /// The content: a JSON object.
+    pub content: Box<RawValue>,
+    /// For a state event, its key.
+    pub state_key: Option<String>,
+    /// A user of ours: their server is the one that signs.
+    pub sender: OwnedUserId,
+    /// What a redaction redacts; [`build`] writes it where the room's version wants it.
+    pub redacts: Option<OwnedEventId>,
+}
+
+/// An event named by another. [`super::reference`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRef {
+    /// Its id.
+    pub id: OwnedEventId,
+    /// Its reference hash in unpadded base64: in room versions 1 and 2 only.
+    pub sha256: Option<String>,
+}
+
+impl EventRef {
+    /// An event of room version 3 or later, whose id is its hash.
+    pub fn of_id(id: OwnedEventId) -> Self {
+        Self { id, sha256: None }
+    }
+}
+
+/// Where in a room, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// `None` for the create event of a version 12 room, which makes it.
+    pub room_id: Option<&'a RoomId>,
+    /// The forward extremities: at most 20.
+    pub prev_events: &'a [EventRef],
+    /// The selection of [`crate::auth::needed`]: at most 10.
+    pub auth_events: &'a [EventRef],
+    /// One more than the deepest of `prev_events`.
+    pub depth: u64,
+    /// Milliseconds since the Unix epoch.
+    pub origin_server_ts: u64,
+}
+
+/// Builds, hashes and signs an event. Whether it may happen is [`crate::auth`]'s to say, of the result.
+/// `event_id_random` names the event in room versions 1 and 2, and is not used since 3.
+///
+/// Canonical JSON is strict in every version: versions 1 to 5 would let floats through, and we never send them.
+///
+/// # Errors
+/// [`Refusal::BadJson`] when the content is not an object or not canonical JSON (a float, an integer beyond
+/// ±(2^53 − 1));
+/// [`Refusal::TooLarge`] over one of the size limits; [`Refusal::Unknown`] for a place that cannot be.
+pub fn build(
+    draft: &Draft,
+    place: &Place<'_>,
+    version: &RoomVersion,
+    identity: &Identity,
+    event_id_random: [u8; 18],
+) -> Result<Pdu, Refusal> {
+    let mut object = unsigned_event(draft, place, version)?;
+    if version.rules().event_format.require_event_id {
+        let event_id = format!("${}:{}", URL_SAFE_NO_PAD.encode(event_id_random), identity.server_name());
+        object.insert("event_id".to_owned(), event_id.into());
+    }
+    for field in ["type", "state_key", "sender", "room_id", "event_id"] {
+        let bytes = object.get(field).and_then(CanonicalJsonValue::as_str).map_or(0, str::len);
+        if bytes > FIELD_BYTES_MAX {
+            return Err(Refusal::TooLarge(format!(
+                "`{field}` has {bytes} bytes, at most {FIELD_BYTES_MAX} are allowed"
+            )));
+        }
+    }
+    hash_and_sign_event(identity.server_name().as_str(), identity.key_pair(), &mut object, &version.rules().redaction)
+        .map_err(|error| match error {
+            ruma_signatures::JsonError::PduTooLarge => too_large("more than 65535"),
+            error => Refusal::BadJson(error.to_string()),
+        })?;
+    let json = text_of(&object)?;
+    if json.len() > PDU_BYTES_MAX {
+        return Err(too_large(json.len()));
+    }
+    Ok(Pdu::from_stored(id_of(&object, version)?, json, false)?)
+}
+
+fn unsigned_event(draft: &Draft, place: &Place<'_>, version: &RoomVersion) -> Result<CanonicalJsonObject, Refusal> {
+    // Refuse what is hopeless before building a tree of it. A character escaped as \u00xx takes six bytes for one.
+    if draft.content.get().len() > PDU_BYTES_MAX * 6 {
+        return Err(too_large(draft.content.get().len()));
+    }
+    let mut content: CanonicalJsonObject = serde_json::from_str(draft.content.get()).map_err(|error| {
+        Refusal::BadJson(format!("The content of an event is an object of canonical JSON: {error}"))
+    })?;
+    let mut object = CanonicalJsonObject::new();
+    if let Some(redacts) = &draft.redacts {
+        // Since v11: `redacts` is in the content.
+        let holder = if version.rules().redaction.content_field_redacts { &mut content } else { &mut object };
+        holder.insert("redacts".to_owned(), redacts.as_str().into());
+    }
+    let format = version.rules().events_reference_format;
+    object.insert("auth_events".to_owned(), references(place.auth_events, format)?);
+    object.insert("content".to_owned(), content.into());
+    object.insert("depth".to_owned(), integer(place.depth)?);
+    object.insert("origin_server_ts".to_owned(), integer(place.origin_server_ts)?);
+    object.insert("prev_events".to_owned(), references(place.prev_events, format)?);
+    if let Some(room_id) = place.room_id {
+        object.insert("room_id".to_owned(), room_id.as_str().into());
+    }
+    object.insert("sender".to_owned(), draft.sender.as_str().into());
+    if let Some(state_key) = &draft.state_key {
+        object.insert("state_key".to_owned(), state_key.as_str().into());
+    }
+    object.insert("type".to_owned(), draft.event_type.to_string().into());
+    Ok(object)
+}
+
+fn references(events: &[EventRef], format: EventsReferenceFormatVersion) -> Result<CanonicalJsonValue, Refusal> {
+    let one = |event: &EventRef| {
+        let id = CanonicalJsonValue::from(event.id.as_str());
+        if format != EventsReferenceFormatVersion::V1 {
+            return Ok(id);
+        }
+        let sha256 = event.sha256.as_deref().ok_or_else(|| {
+            Refusal::Unknown("In this room version, an event is named together with its hash".to_owned())
+        })?;
+        let hashes = CanonicalJsonObject::from([("sha256".to_owned(), sha256.into())]);
+        Ok(CanonicalJsonValue::Array(vec![id, hashes.into()]))
+    };
+    Ok(CanonicalJsonValue::Array(events.iter().map(one).collect::<Result<_, Refusal>>()?))
+}
+
+fn integer(value: u64) -> Result<CanonicalJsonValue, Refusal> {
+    let value = UInt::try_from(value).map_err(|_| Refusal::Unknown(format!("{value} is beyond 2^53 - 1")))?;
+    Ok(value.into())
+}
+
+fn too_large(bytes: impl std::fmt::Display) -> Refusal {
+    Refusal::TooLarge(format!("The event has {bytes} bytes, at most {PDU_BYTES_MAX} are allowed"))
+}

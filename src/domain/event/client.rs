@@ -1,0 +1,118 @@
+//! What clients see of an event.
+//!
+//! The content is copied as text, never parsed again: the one exception is a redaction's `redacts`.
+//! Spec: Client-Server API, "Room event format", "Stripped state".
+
+use std::collections::BTreeMap;
+
+use ruma_common::{EventId, OwnedEventId, OwnedTransactionId, OwnedUserId, RoomId, UserId};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::Pdu;
+
+/// What we add to an event for the one who asks. What is `None` is left out.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Unsigned {
+    /// Milliseconds since `origin_server_ts`, by our clock: negative when theirs runs ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<i64>,
+    /// For the device that sent it, and no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<OwnedTransactionId>,
+    /// The content of the state event this one replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_content: Option<Box<RawValue>>,
+    /// The sender of the state event this one replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_sender: Option<OwnedUserId>,
+    /// The id of the state event this one replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces_state: Option<OwnedEventId>,
+    /// The membership, at the event, of the user who asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipState>,
+    /// The redaction of this event, in client format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redacted_because: Option<Box<RawValue>>,
+    /// Aggregated child events (`m.relations`).
+    #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
+    pub relations: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct ClientEvent<'a> {
+    content: &'a RawValue,
+    event_id: &'a EventId,
+    origin_server_ts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacts: Option<OwnedEventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a str>,
+    #[serde(rename = "type")]
+    event_type: &'a TimelineEventType,
+    unsigned: &'a Unsigned,
+}
+
+#[derive(Serialize)]
+struct StrippedEvent<'a> {
+    content: &'a RawValue,
+    sender: &'a UserId,
+    state_key: &'a str,
+    #[serde(rename = "type")]
+    event_type: &'a TimelineEventType,
+}
+
+/// The client format of an event; without `room_id` where the answer already says it, as in `/sync`.
+///
+/// A redaction carries `redacts` both at the top and in its content, whichever of the two its version has.
+/// Where an event has both, each stays: a client of v1.11 and later looks where the room's version says.
+/// Spec: Room version 11, "Moving the `redacts` property".
+pub fn client_json(pdu: &Pdu, unsigned: &Unsigned, with_room_id: bool) -> Box<RawValue> {
+    let mut redacts = None;
+    let mut completed = None;
+    if *pdu.event_type() == TimelineEventType::RoomRedaction {
+        let in_content = pdu.redacts_in_content();
+        redacts = pdu.redacts_at_top().map(ToOwned::to_owned).or_else(|| in_content.clone());
+        if let (None, Some(redacts)) = (in_content, &redacts) {
+            completed = with_redacts(pdu.content(), redacts);
+        }
+    }
+    written(&ClientEvent {
+        content: completed.as_deref().unwrap_or_else(|| pdu.content()),
+        event_id: pdu.event_id(),
+        origin_server_ts: pdu.origin_server_ts().get().into(),
+        redacts,
+        room_id: with_room_id.then(|| pdu.room_id()),
+        sender: pdu.sender(),
+        state_key: pdu.state_key(),
+        event_type: pdu.event_type(),
+        unsigned,
+    })
+}
+
+/// The stripped state format, for who is not in the room: type, state key, sender and content.
+pub fn stripped_json(pdu: &Pdu) -> Box<RawValue> {
+    written(&StrippedEvent {
+        content: pdu.content(),
+        sender: pdu.sender(),
+        state_key: pdu.state_key().unwrap_or_default(),
+        event_type: pdu.event_type(),
+    })
+}
+
+fn with_redacts(content: &RawValue, redacts: &EventId) -> Option<Box<RawValue>> {
+    let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_str(content.get()).ok()?;
+    let redacts = to_raw_value(redacts).ok()?;
+    fields.insert("redacts", &redacts);
+    to_raw_value(&fields).ok()
+}
+
+/// Strings, integers and raw JSON: writing these to memory does not fail.
+fn written(value: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

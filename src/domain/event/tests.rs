@@ -1,0 +1,257 @@
+//! What we build is what every check accepts, in every room version; what was tampered with is not.
+
+use ruma_common::{CanonicalJsonObject, owned_event_id};
+use ruma_events::StateEventType;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Draft, EventError, Pdu, Unsigned, check, client_json, object_of, redact, stripped_json};
+use crate::{
+    Refusal,
+    fixture::{Room, identity, member, message, redaction, state, user, version, versions},
+};
+
+fn received(pdu: &Pdu, room: &Room) -> Result<super::Checked, EventError> {
+    check(object_of(pdu.json()).unwrap(), &room.version, &identity().public_keys())
+}
+
+fn tampered(pdu: &Pdu, change: impl Fn(&mut CanonicalJsonObject)) -> CanonicalJsonObject {
+    let mut object = object_of(pdu.json()).unwrap();
+    change(&mut object);
+    object
+}
+
+fn value(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).unwrap()
+}
+
+#[test]
+fn everything_we_build_passes_every_check_in_every_version() {
+    for version in versions() {
+        let mut room = Room::of_alice(version, [member("alice", "bob", "invite"), member("bob", "bob", "join")]);
+        let text = room.send(message("bob", json!({ "body": "héllo \u{1f600}\u{7f}\n", "n": -3, "z": [{}] }))).unwrap();
+        room.send(redaction("alice", &text)).unwrap();
+        for pdu in room.events.values() {
+            let checked = received(pdu, &room).unwrap();
+            assert!(!checked.redacted);
+            assert_eq!(&checked.pdu, pdu, "version {}", room.version.as_str());
+            let stored = Pdu::from_stored(pdu.event_id().to_owned(), pdu.json(), false).unwrap();
+            assert_eq!((stored.room_id(), stored.depth()), (room.create.room_id(), pdu.depth()));
+            assert_eq!((stored.prev_events(), stored.auth_events()), (pdu.prev_events(), pdu.auth_events()));
+        }
+    }
+}
+
+#[test]
+fn ids_have_the_form_of_their_version() {
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let room = Room::of_alice(version, []);
+        let pdu = room.build(&message("alice", json!({}))).unwrap();
+        let id = pdu.event_id().as_str();
+        let is = (id.ends_with(":example.org"), pdu.json().contains(r#""event_id":"#), id.len());
+        let should = if number <= 2 { (true, true, 1 + 24 + 12) } else { (false, false, 1 + 43) };
+        assert_eq!(is, should, "version {number}: {id}");
+        assert_eq!(room.create.json().contains(r#""room_id":"#), number < 12);
+        assert_eq!(
+            room.create.room_id().as_str().strip_prefix('!') == room.create.event_id().as_str().strip_prefix('$'),
+            number >= 12
+        );
+    }
+}
+
+#[test]
+fn a_wrong_hash_comes_back_redacted_and_a_wrong_signature_not_at_all() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let keys = identity().public_keys();
+        let pdu = room.build(&message("alice", json!({ "body": "I agree" }))).unwrap();
+        let tamper = |field: &'static str, value: Value| {
+            let object = tampered(&pdu, |object| {
+                object.insert(field.to_owned(), value.clone().try_into().unwrap());
+            });
+            check(object, &room.version, &keys)
+        };
+        let checked = tamper("content", json!({ "body": "I do not agree" })).unwrap();
+        assert!(checked.redacted);
+        assert_eq!((checked.pdu.content().get(), checked.pdu.event_id()), ("{}", pdu.event_id()));
+
+        // What every version keeps when redacting is signed.
+        for (field, value) in [
+            ("sender", json!("@mallory:example.org")),
+            ("depth", json!(1)),
+            ("origin_server_ts", json!(1)),
+            ("hashes", json!({ "sha256": "AAAA" })),
+            ("signatures", json!({})),
+            ("sender", json!("@mallory:elsewhere.org")),
+        ] {
+            let error = tamper(field, value).unwrap_err();
+            assert!(matches!(error, EventError::Signature(_)), "version {} {field}: {error}", room.version.as_str());
+        }
+        for (field, value) in [
+            ("content", json!("text")),
+            ("content", json!(null)),
+            ("type", json!(7)),
+            ("depth", json!(-1)),
+            ("prev_events", json!({})),
+            ("prev_events", json!(vec!["$x"; 21])),
+            ("auth_events", json!(vec!["$x"; 11])),
+            ("room_id", json!(null)),
+        ] {
+            let error = tamper(field, value).unwrap_err();
+            assert!(matches!(error, EventError::Malformed(_)), "version {} {field}: {error}", room.version.as_str());
+        }
+        let unsigned = tamper("unsigned", json!({ "age": 4 })).unwrap();
+        assert_eq!(unsigned.pdu, pdu, "`unsigned` is signed by nobody and not kept");
+        let nobodys = check(object_of(pdu.json()).unwrap(), &room.version, &Default::default());
+        assert!(matches!(nobodys, Err(EventError::Signature(_))));
+    }
+}
+
+#[test]
+fn an_event_may_have_65536_bytes_and_no_more() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let filled = |bytes: usize| message("alice", json!({ "body": "x".repeat(bytes) }));
+        let empty = room.build(&filled(0)).unwrap().json().len();
+
+        let largest = room.build(&filled(65_536 - empty)).unwrap();
+        assert_eq!(largest.json().len(), 65_536);
+        assert_eq!(received(&largest, &room).unwrap().pdu, largest);
+
+        for over in [1, 1_000, 1_000_000] {
+            let refusal = room.build(&filled(65_536 - empty + over)).unwrap_err();
+            assert_eq!((refusal.status(), refusal.errcode()), (413, "M_TOO_LARGE"));
+        }
+        let too_large = tampered(&largest, |object| {
+            object.insert("unsigned".to_owned(), CanonicalJsonObject::new().into());
+        });
+        let error = check(too_large, &room.version, &identity().public_keys()).unwrap_err();
+        assert!(matches!(error, EventError::TooLarge(_)));
+    }
+}
+
+#[test]
+fn fields_may_have_255_bytes_and_no_more() {
+    let room = Room::of_alice(version("12"), []);
+    // Bytes count, not characters.
+    for (filler, allowed) in [("x".repeat(255), true), ("x".repeat(256), false), ("é".repeat(128), false)] {
+        for draft in [state("alice", &filler, "", json!({})), state("alice", "m.x", &filler, json!({}))] {
+            let built = room.build(&draft);
+            let refused = matches!(built, Err(Refusal::TooLarge(_)));
+            assert_eq!((built.is_ok(), refused), (allowed, !allowed), "{built:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_canonical_json_is_refused_in_every_version() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        for content in [
+            r#"{"n":1.5}"#,
+            r#"{"n":1.0}"#,
+            r#"{"n":1e3}"#,
+            r#"{"n":-0}"#,
+            r#"{"n":9007199254740992}"#,
+            r#"{"n":[{"deep":-9007199254740992}]}"#,
+            r#"[]"#,
+            r#""text""#,
+            r#"null"#,
+        ] {
+            let content = RawValue::from_string(content.to_owned()).unwrap();
+            let built = room.build(&Draft { content, ..message("alice", json!({})) });
+            assert!(matches!(built, Err(Refusal::BadJson(_))), "{built:?}");
+        }
+        let limits = message("alice", json!({ "max": 9_007_199_254_740_991_i64, "min": -9_007_199_254_740_991_i64 }));
+        assert!(room.build(&limits).is_ok());
+    }
+}
+
+#[test]
+fn a_redaction_names_its_victim_where_the_version_wants_it() {
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let mut room = Room::of_alice(version, []);
+        let victim = room.send(message("alice", json!({ "body": "oops" }))).unwrap();
+        let pdu = room.send(redaction("alice", &victim)).unwrap();
+        assert_eq!(pdu.redacts(&room.version).as_deref(), Some(victim.event_id()));
+        assert_eq!(pdu.content().get().contains("redacts"), number >= 11);
+        assert_eq!(victim.redacts(&room.version), None);
+
+        // Clients find it in both places, in every version.
+        let client = value(&client_json(&pdu, &Unsigned::default(), false));
+        let id = json!(victim.event_id());
+        assert_eq!((&client["redacts"], &client["content"]["redacts"]), (&id, &id));
+        assert_eq!(client["content"]["reason"], "spam");
+    }
+}
+
+#[test]
+fn redaction_keeps_the_id_and_what_the_version_protects() {
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let mut room = Room::of_alice(version, []);
+        let text = room.send(message("alice", json!({ "body": "oops" }))).unwrap();
+        let because = room.send(redaction("alice", &text)).unwrap();
+        let gone = redact(&text, &room.version, Some(&because)).unwrap();
+        assert_eq!((gone.event_id(), gone.content().get()), (text.event_id(), "{}"));
+        assert_eq!(received(&gone, &room).unwrap().pdu, gone, "redacting twice changes nothing");
+        assert_eq!(redact(&because, &room.version, Some(&because)), Err(EventError::NotItsRedaction));
+
+        // Of power levels, `invite` is kept since v11.
+        let levels = room.get(&StateEventType::RoomPowerLevels, "").unwrap();
+        let kept = value(redact(&levels, &room.version, None).unwrap().content());
+        assert_eq!((kept["ban"].is_number(), kept["invite"].is_number()), (true, number >= 11));
+        // Of the create event, everything is kept since v11, the creator before.
+        let kept = value(redact(&room.create, &room.version, None).unwrap().content());
+        assert_eq!((kept["room_version"].is_string(), kept["creator"].is_string()), (number >= 11, number < 11));
+    }
+}
+
+#[test]
+fn clients_see_the_content_as_it_is() {
+    let mut room = Room::of_alice(version("12"), []);
+    let name = room.send(state("alice", "m.room.name", "", json!({ "name": "Tea \"room\"" }))).unwrap();
+    let unsigned = Unsigned {
+        age: Some(-5),
+        transaction_id: Some("t1".into()),
+        prev_content: Some(RawValue::from_string(r#"{"name":"Coffee"}"#.to_owned()).unwrap()),
+        replaces_state: Some(owned_event_id!("$before")),
+        membership: Some("join".into()),
+        ..Unsigned::default()
+    };
+    let expected = json!({
+        "content": { "name": "Tea \"room\"" },
+        "event_id": name.event_id(),
+        "origin_server_ts": name.origin_server_ts(),
+        "room_id": room.create.room_id(),
+        "sender": user("alice"),
+        "state_key": "",
+        "type": "m.room.name",
+        "unsigned": {
+            "age": -5,
+            "membership": "join",
+            "prev_content": { "name": "Coffee" },
+            "replaces_state": "$before",
+            "transaction_id": "t1",
+        },
+    });
+    assert_eq!(value(&client_json(&name, &unsigned, true)), expected);
+
+    let text = room.send(message("alice", json!({ "body": "hi" }))).unwrap();
+    let client = value(&client_json(&text, &Unsigned::default(), false));
+    assert_eq!((client.get("room_id"), client.get("state_key"), &client["unsigned"]), (None, None, &json!({})));
+
+    let stripped = json!({
+        "content": { "name": "Tea \"room\"" }, "sender": "@alice:example.org", "state_key": "", "type": "m.room.name",
+    });
+    assert_eq!(value(&stripped_json(&name)), stripped);
+}
+
+#[test]
+fn stored_text_that_is_no_event_is_refused() {
+    for json in ["", "{}", "[]", r#"{"type":"m.room.message"}"#] {
+        let stored = Pdu::from_stored(owned_event_id!("$x"), json, false);
+        assert!(matches!(stored, Err(EventError::Malformed(_))), "{json}");
+    }
+}

@@ -1,0 +1,27 @@
+//! Pure Matrix rules on ruma types.
+//!
+//! This crate decides; it does nothing. No async, no clock, no randomness, no I/O: time and random bytes are
+//! arguments, and whatever a rule needs to know was loaded before it is asked.
+//!
+//! In scope: events (build, check, redact, client format), room versions, authorisation, state resolution, history
+//! visibility, the events of a new room, our signing identity, the configuration, and every way we say no.
+//! Out of scope: where events are stored, who is told about them, and HTTP.
+
+pub mod auth;
+pub mod config;
+pub mod event;
+pub mod identity;
+pub mod power;
+pub mod refusal;
+pub mod room_version;
+pub mod state;
+pub mod visibility;
+
+#[cfg(test)]
+mod fixture;
+
+pub use config::Config;
+pub use event::Pdu;
+pub use identity::Identity;
+pub use refusal::Refusal;
+pub use room_version::RoomVersion;

@@ -1,0 +1,304 @@
+//! Every way we say no, with its HTTP status and its `M_` code.
+//!
+//! A refusal is for the client: it is the client's to understand and to act on. What is *our* failure is a fault and
+//! lives in `platform`. Refusals cross the actor boundary as JSON, so the tags below are a wire format: add, never
+//! rename.
+//!
+//! Spec: Client-Server API, "Standard error response".
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Why a request was refused. Strings are sentences for a person, without ids the caller does not already know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// 403 `M_FORBIDDEN`: not allowed to, whoever asks again.
+    Forbidden(String),
+    /// 404 `M_NOT_FOUND`.
+    NotFound(String),
+    /// 400 `M_BAD_JSON`: valid JSON, but not what was expected.
+    BadJson(String),
+    /// 400 `M_NOT_JSON`: no JSON at all.
+    NotJson(String),
+    /// 400 `M_INVALID_PARAM`.
+    InvalidParam(String),
+    /// 400 `M_MISSING_PARAM`.
+    MissingParam(String),
+    /// 400 `M_USER_IN_USE`: the user id is taken.
+    UserInUse,
+    /// 400 `M_INVALID_USERNAME`.
+    InvalidUsername(String),
+    /// 400 `M_EXCLUSIVE`: the name lies in the namespace of an appservice.
+    Exclusive(String),
+    /// 413 `M_TOO_LARGE`.
+    TooLarge(String),
+    /// 429 `M_LIMIT_EXCEEDED`.
+    LimitExceeded {
+        /// Milliseconds after which to try again.
+        retry_after_ms: u64,
+    },
+    /// 401 `M_UNKNOWN_TOKEN`.
+    UnknownToken {
+        /// Whether the client may keep its data and log in again.
+        soft_logout: bool,
+    },
+    /// 401 `M_MISSING_TOKEN`.
+    MissingToken,
+    /// 403 `M_USER_DEACTIVATED`.
+    UserDeactivated,
+    /// 400 `M_UNSUPPORTED_ROOM_VERSION`: carries the version asked for.
+    UnsupportedRoomVersion(String),
+    /// 400 `M_INCOMPATIBLE_ROOM_VERSION`: the room has a version the other server does not support.
+    IncompatibleRoomVersion {
+        /// The version of the room.
+        room_version: String,
+    },
+    /// 400 `M_ROOM_IN_USE`: the alias is taken.
+    RoomInUse(String),
+    /// 400 `M_INVALID_ROOM_STATE`: the initial state of a new room contradicts itself.
+    InvalidRoomState(String),
+    /// 400 `M_BAD_STATE`: the state change cannot be made, such as unbanning someone who is not banned.
+    BadState(String),
+    /// 400 `M_WEAK_PASSWORD`.
+    WeakPassword(String),
+    /// 403 `M_GUEST_ACCESS_FORBIDDEN`.
+    GuestAccessForbidden,
+    /// `M_UNRECOGNIZED`: no such endpoint (404), or not with this method (405).
+    Unrecognized {
+        /// 404 or 405.
+        status: u16,
+    },
+    /// 401 `M_UNAUTHORIZED`: the request was not correctly authorised.
+    Unauthorized(String),
+    /// 400 `M_UNKNOWN`.
+    Unknown(String),
+    /// 400 `M_BAD_ALIAS`: an alias that does not point to the room.
+    BadAlias(String),
+    /// 400 `M_KEY_TOO_LARGE`: the name of a profile's field.
+    KeyTooLarge,
+    /// 400 `M_PROFILE_TOO_LARGE`: the whole profile.
+    ProfileTooLarge,
+    /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
+    Unavailable {
+        /// Milliseconds after which to try again.
+        retry_after_ms: u64,
+    },
+}
+
+impl Refusal {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadJson(_)
+            | Self::NotJson(_)
+            | Self::InvalidParam(_)
+            | Self::MissingParam(_)
+            | Self::UserInUse
+            | Self::InvalidUsername(_)
+            | Self::Exclusive(_)
+            | Self::UnsupportedRoomVersion(_)
+            | Self::IncompatibleRoomVersion { .. }
+            | Self::RoomInUse(_)
+            | Self::InvalidRoomState(_)
+            | Self::BadState(_)
+            | Self::WeakPassword(_)
+            | Self::Unknown(_)
+            | Self::BadAlias(_)
+            | Self::KeyTooLarge
+            | Self::ProfileTooLarge => 400,
+            Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
+            Self::Forbidden(_) | Self::UserDeactivated | Self::GuestAccessForbidden => 403,
+            Self::NotFound(_) => 404,
+            Self::Unrecognized { status } => *status,
+            Self::TooLarge(_) => 413,
+            Self::LimitExceeded { .. } => 429,
+            Self::Unavailable { .. } => 503,
+        }
+    }
+
+    /// The `errcode` of the standard error response.
+    pub fn errcode(&self) -> &'static str {
+        match self {
+            Self::Forbidden(_) => "M_FORBIDDEN",
+            Self::NotFound(_) => "M_NOT_FOUND",
+            Self::BadJson(_) => "M_BAD_JSON",
+            Self::NotJson(_) => "M_NOT_JSON",
+            Self::InvalidParam(_) => "M_INVALID_PARAM",
+            Self::MissingParam(_) => "M_MISSING_PARAM",
+            Self::UserInUse => "M_USER_IN_USE",
+            Self::InvalidUsername(_) => "M_INVALID_USERNAME",
+            Self::Exclusive(_) => "M_EXCLUSIVE",
+            Self::TooLarge(_) => "M_TOO_LARGE",
+            Self::LimitExceeded { .. } => "M_LIMIT_EXCEEDED",
+            Self::UnknownToken { .. } => "M_UNKNOWN_TOKEN",
+            Self::MissingToken => "M_MISSING_TOKEN",
+            Self::UserDeactivated => "M_USER_DEACTIVATED",
+            Self::UnsupportedRoomVersion(_) => "M_UNSUPPORTED_ROOM_VERSION",
+            Self::IncompatibleRoomVersion { .. } => "M_INCOMPATIBLE_ROOM_VERSION",
+            Self::RoomInUse(_) => "M_ROOM_IN_USE",
+            Self::InvalidRoomState(_) => "M_INVALID_ROOM_STATE",
+            Self::BadState(_) => "M_BAD_STATE",
+            Self::WeakPassword(_) => "M_WEAK_PASSWORD",
+            Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
+            Self::Unrecognized { .. } => "M_UNRECOGNIZED",
+            Self::Unauthorized(_) => "M_UNAUTHORIZED",
+            Self::Unknown(_) | Self::Unavailable { .. } => "M_UNKNOWN",
+            Self::BadAlias(_) => "M_BAD_ALIAS",
+            Self::KeyTooLarge => "M_KEY_TOO_LARGE",
+            Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
+        }
+    }
+
+    /// The sentence for the `error` field.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Forbidden(sentence)
+            | Self::NotFound(sentence)
+            | Self::BadJson(sentence)
+            | Self::NotJson(sentence)
+            | Self::InvalidParam(sentence)
+            | Self::MissingParam(sentence)
+            | Self::InvalidUsername(sentence)
+            | Self::Exclusive(sentence)
+            | Self::TooLarge(sentence)
+            | Self::RoomInUse(sentence)
+            | Self::InvalidRoomState(sentence)
+            | Self::BadState(sentence)
+            | Self::WeakPassword(sentence)
+            | Self::Unauthorized(sentence)
+            | Self::Unknown(sentence)
+            | Self::BadAlias(sentence) => sentence.clone(),
+            Self::UserInUse => "This user id is taken".to_owned(),
+            Self::LimitExceeded { retry_after_ms } => format!("Too many requests: try again in {retry_after_ms} ms"),
+            Self::UnknownToken { soft_logout: true } => "This access token has expired".to_owned(),
+            Self::UnknownToken { soft_logout: false } => "This access token is not known".to_owned(),
+            Self::MissingToken => "This request needs an access token".to_owned(),
+            Self::UserDeactivated => "This account has been deactivated".to_owned(),
+            Self::UnsupportedRoomVersion(version) => format!("Room version {version:?} is not supported here"),
+            Self::IncompatibleRoomVersion { room_version } => {
+                format!("The room has version {room_version:?}, which your server does not support")
+            }
+            Self::GuestAccessForbidden => "Guests may not do this".to_owned(),
+            Self::KeyTooLarge => "The field's name may have 255 bytes".to_owned(),
+            Self::ProfileTooLarge => "A profile may have 64 KiB".to_owned(),
+            Self::Unrecognized { status: 405 } => "This endpoint does not have this method".to_owned(),
+            Self::Unrecognized { status: _ } => "There is no such endpoint".to_owned(),
+            Self::Unavailable { retry_after_ms } => {
+                format!("This is not available for the moment: try again in {retry_after_ms} ms")
+            }
+        }
+    }
+
+    /// The whole body of the error response: `errcode`, `error` and what the code adds to them.
+    pub fn body(&self) -> Value {
+        let mut body = Map::new();
+        body.insert("errcode".to_owned(), self.errcode().into());
+        body.insert("error".to_owned(), self.message().into());
+        if let Self::LimitExceeded { retry_after_ms } | Self::Unavailable { retry_after_ms } = self {
+            body.insert("retry_after_ms".to_owned(), (*retry_after_ms).into());
+        }
+        if let Self::UnknownToken { soft_logout } = self {
+            body.insert("soft_logout".to_owned(), (*soft_logout).into());
+        }
+        if let Self::IncompatibleRoomVersion { room_version } = self {
+            body.insert("room_version".to_owned(), room_version.as_str().into());
+        }
+        Value::Object(body)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.errcode(), self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    /// What is on the wire between two deployed versions: a changed line here breaks a rollout.
+    #[test]
+    fn the_wire_format_stays() {
+        let s = || "x".to_owned();
+        let table = [
+            (Refusal::Forbidden(s()), r#"{"forbidden":"x"}"#, 403, "M_FORBIDDEN"),
+            (Refusal::NotFound(s()), r#"{"not_found":"x"}"#, 404, "M_NOT_FOUND"),
+            (Refusal::BadJson(s()), r#"{"bad_json":"x"}"#, 400, "M_BAD_JSON"),
+            (Refusal::NotJson(s()), r#"{"not_json":"x"}"#, 400, "M_NOT_JSON"),
+            (Refusal::InvalidParam(s()), r#"{"invalid_param":"x"}"#, 400, "M_INVALID_PARAM"),
+            (Refusal::MissingParam(s()), r#"{"missing_param":"x"}"#, 400, "M_MISSING_PARAM"),
+            (Refusal::UserInUse, r#""user_in_use""#, 400, "M_USER_IN_USE"),
+            (Refusal::InvalidUsername(s()), r#"{"invalid_username":"x"}"#, 400, "M_INVALID_USERNAME"),
+            (Refusal::Exclusive(s()), r#"{"exclusive":"x"}"#, 400, "M_EXCLUSIVE"),
+            (Refusal::TooLarge(s()), r#"{"too_large":"x"}"#, 413, "M_TOO_LARGE"),
+            (
+                Refusal::LimitExceeded { retry_after_ms: 5 },
+                r#"{"limit_exceeded":{"retry_after_ms":5}}"#,
+                429,
+                "M_LIMIT_EXCEEDED",
+            ),
+            (
+                Refusal::UnknownToken { soft_logout: true },
+                r#"{"unknown_token":{"soft_logout":true}}"#,
+                401,
+                "M_UNKNOWN_TOKEN",
+            ),
+            (Refusal::MissingToken, r#""missing_token""#, 401, "M_MISSING_TOKEN"),
+            (Refusal::UserDeactivated, r#""user_deactivated""#, 403, "M_USER_DEACTIVATED"),
+            (
+                Refusal::UnsupportedRoomVersion(s()),
+                r#"{"unsupported_room_version":"x"}"#,
+                400,
+                "M_UNSUPPORTED_ROOM_VERSION",
+            ),
+            (
+                Refusal::IncompatibleRoomVersion { room_version: s() },
+                r#"{"incompatible_room_version":{"room_version":"x"}}"#,
+                400,
+                "M_INCOMPATIBLE_ROOM_VERSION",
+            ),
+            (Refusal::RoomInUse(s()), r#"{"room_in_use":"x"}"#, 400, "M_ROOM_IN_USE"),
+            (Refusal::InvalidRoomState(s()), r#"{"invalid_room_state":"x"}"#, 400, "M_INVALID_ROOM_STATE"),
+            (Refusal::BadState(s()), r#"{"bad_state":"x"}"#, 400, "M_BAD_STATE"),
+            (Refusal::WeakPassword(s()), r#"{"weak_password":"x"}"#, 400, "M_WEAK_PASSWORD"),
+            (Refusal::GuestAccessForbidden, r#""guest_access_forbidden""#, 403, "M_GUEST_ACCESS_FORBIDDEN"),
+            (Refusal::Unrecognized { status: 405 }, r#"{"unrecognized":{"status":405}}"#, 405, "M_UNRECOGNIZED"),
+            (Refusal::Unauthorized(s()), r#"{"unauthorized":"x"}"#, 401, "M_UNAUTHORIZED"),
+            (Refusal::Unknown(s()), r#"{"unknown":"x"}"#, 400, "M_UNKNOWN"),
+            (Refusal::BadAlias(s()), r#"{"bad_alias":"x"}"#, 400, "M_BAD_ALIAS"),
+            (Refusal::KeyTooLarge, r#""key_too_large""#, 400, "M_KEY_TOO_LARGE"),
+            (Refusal::ProfileTooLarge, r#""profile_too_large""#, 400, "M_PROFILE_TOO_LARGE"),
+            (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
+        ];
+        for (refusal, wire, status, errcode) in table {
+            assert_eq!(serde_json::to_string(&refusal).unwrap(), wire);
+            assert_eq!(serde_json::from_str::<Refusal>(wire).unwrap(), refusal);
+            assert_eq!((refusal.status(), refusal.errcode()), (status, errcode));
+            assert!(!refusal.message().is_empty(), "{wire}");
+        }
+    }
+
+    #[test]
+    fn the_body_adds_what_the_code_promises() {
+        let table = [
+            (Refusal::Forbidden("No".to_owned()), r#"{"errcode":"M_FORBIDDEN","error":"No"}"#),
+            (
+                Refusal::LimitExceeded { retry_after_ms: 7 },
+                r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests: try again in 7 ms","retry_after_ms":7}"#,
+            ),
+            (
+                Refusal::UnknownToken { soft_logout: false },
+                r#"{"errcode":"M_UNKNOWN_TOKEN","error":"This access token is not known","soft_logout":false}"#,
+            ),
+        ];
+        for (refusal, body) in table {
+            assert_eq!(refusal.body(), serde_json::from_str::<serde_json::Value>(body).unwrap());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The native host: the same homeserver as on Workers, as one process on a machine of its own.
+//!
+//! In scope: sockets, TLS, threads, files, PostgreSQL, signals, the command line. Out of scope: anything Matrix.
+
+mod actor_host;
+mod admin;
+mod chance;
+mod clock;
+mod connection;
+mod heavy;
+mod listen;
+mod logs;
+mod metadata;
+mod options;
+mod serve;
+mod settings;
+mod sqlite;
+mod tls;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use options::{Command, Options};
+
+fn main() -> ExitCode {
+    let mut outcome = Ok(());
+    actor_host::run_local("the main thread", 4, || async {
+        outcome = match Options::parse().command {
+            Command::Serve(options) => serve::run(options).await,
+            Command::Admin(admin) => admin::run(admin.command).await,
+        };
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            use std::io::Write as _;
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(std::io::stderr().lock(), "myelin: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `myelin serve`: puts the parts together, and takes them apart in order.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use actors::{Object, Settings};
+use api::{Server, Services};
+use platform::Fault;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use crate::{
+    actor_host::{self, ActorThreads, Living, Open, OpenThere, RealDisk, Router, Size, make_durable_dir, run_local},
+    chance::Chance,
+    clock::SystemClock,
+    connection,
+    heavy::HeavyThreads,
+    listen::{Accepted, Listener},
+    logs,
+    metadata::MetadataSource,
+    options::Serve,
+    settings::{self, read_config},
+    tls,
+};
+
+/// Requests under way when the server is told to stop have this long to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Actors kept open per executor: each holds up to a megabyte of pages.
+const OPEN_MAX: usize = 512;
+const OPEN_MIN: usize = 16;
+/// The database, its log, and the log once more for syncing.
+const FILES_PER_ACTOR: usize = 3;
+/// Threads for long computations, per thread of the request tier.
+const HEAVY_THREADS: usize = 8;
+/// File handles left to connections and everything else.
+const FILES_SPARE: usize = 512;
+
+pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
+    let config = read_config(options.storage.config.as_deref())?;
+    logs::start(config.log_level)?;
+    let data_dir = &options.storage.data_dir;
+    let _claim = claim_data_dir(data_dir)?;
+    let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
+    let settings = settings::load(&metadata, config).await?;
+
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let size = Size { executors: threads.div_ceil(2), open_max: open_max(threads.div_ceil(2) * 2) };
+    let actors = ActorThreads::start(data_dir, size, || living(&settings), Arc::new(RealDisk))?;
+    let (stop, stopping) = watch::channel(false);
+    let heavy = HeavyThreads::new(threads);
+    let mut tiers = Vec::new();
+    for _ in 0..threads {
+        let parts = Parts {
+            router: actors.router(),
+            metadata: metadata.clone(),
+            heavy: heavy.clone(),
+            settings: settings::copy(&settings)?,
+        };
+        tiers.push(Tier::start(parts, stopping.clone())?);
+    }
+    let inboxes: Vec<_> = tiers.iter().map(|tier| tier.inbox.clone()).collect();
+
+    let tls = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
+    let mut listeners = vec![Listener::bind(options.listen, None).await?];
+    if let Some(address) = options.tls_listen {
+        listeners.push(Listener::bind(address, tls).await?);
+    }
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| io_fault(&error))?;
+    let mut terminations = signal(SignalKind::terminate()).map_err(|error| io_fault(&error))?;
+    let urls = listeners.iter().map(Listener::url).collect::<Result<Vec<_>, _>>()?;
+    say(&format!("myelin listens on {} (server name {})", urls.join(" and "), settings.config.server_name))?;
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn_local(listener.distribute(inboxes.clone()));
+    }
+    tokio::select! {
+        _ = interrupts.recv() => {}
+        _ = terminations.recv() => {}
+        _ = accepting.join_next() => {}
+    }
+
+    info!("stopping: no more connections, finishing what is under way");
+    drop((accepting, inboxes));
+    // Whoever subscribed is told; nobody else needs to be.
+    stop.send_replace(true);
+    actors.end_waits();
+    for tier in tiers {
+        tier.join();
+    }
+    actors.stop();
+    info!("stopped");
+    Ok(())
+}
+
+/// Makes the data directory and claims it for this process, until the answer is dropped.
+pub(crate) fn claim_data_dir(data_dir: &Path) -> Result<File, Fault> {
+    let within = |error: &dyn std::fmt::Display| Fault::new(format!("{}: {error}", data_dir.display()));
+    make_durable_dir(data_dir).map_err(|error| within(&error))?;
+    let lock = File::create(data_dir.join("lock")).map_err(|error| within(&error))?;
+    lock.try_lock().map_err(|_| within(&"another myelin uses this data directory"))?;
+    Ok(lock)
+}
+
+/// How real actors come to life on an executor.
+fn living(settings: &Settings) -> Result<OpenThere, Fault> {
+    let settings = settings::copy(settings)?;
+    Ok(Box::new(move || {
+        let settings = Rc::new(settings);
+        let open: Open = Rc::new(move |address, host| -> Rc<dyn Living> { Object::new(address, host, settings.clone()) });
+        open
+    }))
+}
+
+/// How many actors each of `executors` may keep open, with as many file handles as the system grants.
+fn open_max(executors: usize) -> usize {
+    let granted = match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(granted) => usize::try_from(granted).unwrap_or(usize::MAX),
+        Err(error) => {
+            warn!(%error, "the limit of open files is unknown");
+            0
+        }
+    };
+    (granted.saturating_sub(FILES_SPARE) / FILES_PER_ACTOR / executors.max(1)).clamp(OPEN_MIN, OPEN_MAX)
+}
+
+/// One thread of the request tier.
+struct Tier {
+    inbox: mpsc::UnboundedSender<Accepted>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// What a tier's thread makes its services from.
+struct Parts {
+    router: Router,
+    metadata: MetadataSource,
+    heavy: HeavyThreads,
+    settings: Settings,
+}
+
+impl Parts {
+    fn server(self) -> Server {
+        Server::new(Services {
+            actors: Rc::new(self.router),
+            metadata: self.metadata.connect(),
+            clock: Rc::new(SystemClock),
+            random: Rc::new(Chance),
+            heavy: Rc::new(self.heavy),
+            settings: Rc::new(self.settings),
+        })
+    }
+}
+
+impl Tier {
+    fn start(parts: Parts, stopping: watch::Receiver<bool>) -> Result<Self, Fault> {
+        let (inbox, connections) = mpsc::unbounded_channel();
+        let run = move || run_local("the request tier", HEAVY_THREADS, move || serve(parts.server(), connections, stopping));
+        Ok(Self { inbox, thread: actor_host::spawn("http", run)? })
+    }
+
+    /// Waits until the thread's last request is answered or given up.
+    fn join(self) {
+        drop(self.inbox);
+        // A panicked thread has said so.
+        let _ = self.thread.join();
+    }
+}
+
+async fn serve(server: Server, mut inbox: mpsc::UnboundedReceiver<Accepted>, stopping: watch::Receiver<bool>) {
+    let server = Rc::new(server);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = inbox.recv() => match accepted {
+                Some(accepted) => {
+                    connections.spawn_local(connection::serve(accepted, server.clone(), stopping.clone()));
+                }
+                None => break,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(DRAIN, drained).await.is_err() {
+        warn!("some requests were cut off");
+    }
+}
+
+fn say(line: &str) -> Result<(), Fault> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| io_fault(&error))
+}
+
+fn io_fault(error: &io::Error) -> Fault {
+    Fault::new(error.to_string())
+}

@@ -1,0 +1,30 @@
+use crate::{Actors, Clock, LocalFuture, Random, Sql, Fault};
+
+/// What one actor's host gives it: its own database and the way to everything else.
+pub trait ObjectHost: Clock + Random {
+    /// The actor's private database.
+    fn sql(&self) -> &dyn Sql;
+
+    /// Calls to other actors. They leave only after [`ObjectHost::durable`].
+    fn actors(&self) -> &dyn Actors;
+
+    /// The output gate: resolves once everything committed so far survives a crash of the host.
+    ///
+    /// Workers hold back answers and calls by themselves; natively this waits for the disk.
+    fn durable(&self) -> LocalFuture<'_, Result<(), Fault>>;
+
+    /// Runs `work` after the answer, for as long as the host lives (`waitUntil` on Workers).
+    fn spawn(&self, work: LocalFuture<'static, ()>);
+
+    /// Sets the actor's one alarm, or clears it. Called inside the transaction that decided it.
+    ///
+    /// An alarm fires at least once, not before its time (milliseconds since the Unix epoch), also after
+    /// a restart of the host, and is cleared when it fires.
+    fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault>;
+
+    /// How many calls wait on this actor (see [`Actors::wait`]).
+    fn waiting(&self) -> usize;
+
+    /// Asks the actor again about each waiting call; those it now answers stop waiting.
+    fn wake(&self);
+}

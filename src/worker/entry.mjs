@@ -1,0 +1,115 @@
+// What the runtime loads: the Worker and its four classes of Durable Object.
+//
+// The work is done in wasm. What is done here is what must survive it: when the wasm instance traps, nothing
+// it had begun will ever settle, so every call in flight fails at once, and the next call finds a new instance.
+
+import { DurableObject, WorkerEntrypoint } from 'cloudflare:workers';
+import { answer, Shell, __worker_init_state as instanceState } from './index.js';
+
+const ALARM_RETRY_MS = 30_000;
+
+/** The calls in flight, each by what rejects it. */
+const inFlight = new Set();
+let instance = instanceState().instanceId;
+
+/**
+ * The wasm instance of now. Asking replaces one that trapped, and fails every call that was in flight in it.
+ */
+function currentInstance() {
+  const now = instanceState().instanceId;
+  if (now !== instance) {
+    instance = now;
+    const lost = [...inFlight];
+    inFlight.clear();
+    for (const reject of lost) reject(new Error('the wasm instance was lost'));
+  }
+  return now;
+}
+
+// A trap surfaces here when it happened in a task that the instance had queued for itself.
+addEventListener('error', currentInstance);
+addEventListener('unhandledrejection', currentInstance);
+
+/** Runs one call; each call has its own promise, because the runtime lets no request await another's. */
+function guarded(call) {
+  currentInstance();
+  return new Promise((resolve, reject) => {
+    inFlight.add(reject);
+    const settled = () => inFlight.delete(reject);
+    try {
+      call().then(resolve, reject).finally(settled);
+    } catch (error) {
+      settled();
+      reject(error);
+      currentInstance();
+    }
+  });
+}
+
+function failed(error, status, body) {
+  console.error(JSON.stringify({ level: 'ERROR', target: 'entry', message: String(error) }));
+  return new Response(body, { status, headers: { 'content-type': 'application/json' } });
+}
+
+function objectClass(kind) {
+  return class extends DurableObject {
+    #shell;
+    #instance;
+
+    /** The actor's shell in the instance of now: one made before a trap is of no use. */
+    shell() {
+      const now = currentInstance();
+      if (this.#instance !== now) {
+        this.#shell = new Shell(kind, this.ctx, this.env);
+        this.#instance = now;
+      }
+      return this.#shell;
+    }
+
+    async fetch(request) {
+      // Here and not in wasm: the runtime stops everything at once, and code stopped half way through the
+      // instance's task queue would leave the queue stuck for every other object of the isolate.
+      if (this.env.TEST_HOOKS === 'on' && new URL(request.url).pathname === '/evict') this.ctx.abort('evicted by a test');
+      try {
+        return await guarded(() => this.shell().fetch(request));
+      } catch (error) {
+        return failed(error, 503, String(error));
+      }
+    }
+
+    async alarm() {
+      try {
+        await guarded(() => this.shell().alarm());
+      } catch (error) {
+        failed(error, 503, null);
+        await this.ctx.storage.setAlarm(Date.now() + ALARM_RETRY_MS);
+      }
+    }
+
+    // A parked caller says nothing; when it leaves, its close is answered and nothing else is done: an object
+    // is woken for it.
+    webSocketMessage() {}
+
+    webSocketClose(socket, code) {
+      // 1005 and 1006 are never sent: they stand for a close without a code.
+      try { socket.close(code === 1005 || code === 1006 ? 1000 : code); } catch { /* closed on both sides */ }
+    }
+
+    webSocketError() {}
+  };
+}
+
+export const Room = objectClass('room');
+export const User = objectClass('user');
+export const Destination = objectClass('destination');
+export const Appservice = objectClass('appservice');
+
+export default class extends WorkerEntrypoint {
+  async fetch(request) {
+    try {
+      return await guarded(() => answer(request, this.env));
+    } catch (error) {
+      return failed(error, 500, '{"errcode":"M_UNKNOWN","error":"Internal server error"}');
+    }
+  }
+}

@@ -1,0 +1,146 @@
+//! Requests from outside: from the runtime's types to `http`'s, and the answer back.
+
+use std::rc::Rc;
+
+use api::{BODY_BYTES_MAX, Server, Services};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use js_sys::{Array, Promise, Reflect, Uint8Array};
+use platform::Fault;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use web_sys::{Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
+use worker::Env;
+
+use crate::{
+    actors_by_stub::Stubs,
+    chance::Runtime,
+    contract,
+    js::{self, Leaving},
+    settings::{metadata, settings},
+};
+
+/// How much of a body that is too large is taken in before the connection is given up, in bytes.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Answers one request. Rejects only when not even an answer could be made.
+#[wasm_bindgen]
+pub fn answer(request: Request, env: Env) -> Promise {
+    future_to_promise(async move {
+        let leaving = Until(Leaving::new(&request)?);
+        let answered = Box::pin(respond(&request, &env));
+        match select(answered, JsFuture::from(leaving.0.promise())).await {
+            Either::Left((response, _)) => response.map(JsValue::from),
+            // Nobody reads an answer. Dropping the work closes what it waits on.
+            Either::Right(_) => Ok(Response::new()?.into()),
+        }
+    })
+}
+
+/// Stops listening when the answer is made.
+struct Until(Leaving);
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+async fn respond(request: &Request, env: &Env) -> Result<Response, JsValue> {
+    let answer = match read(request).await {
+        Ok(Some(request)) => match services(env).await {
+            Ok(services) if contract::is_asked(&request, &services) => contract::answer(env, &services).await,
+            Ok(services) => Server::new(services).answer(request).await,
+            Err(fault) => {
+                tracing::error!(%fault, "the server cannot start");
+                js::console_error(&format!("the server cannot start: {fault}"));
+                error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "The server cannot start; its log says why.")
+            }
+        },
+        Ok(None) => api::too_large(),
+        Err(fault) => error(StatusCode::BAD_REQUEST, "M_UNKNOWN", &fault.to_string()),
+    };
+    write(&answer)
+}
+
+async fn services(env: &Env) -> Result<Services, Fault> {
+    Ok(Services {
+        actors: Rc::new(Stubs::new(env.clone())),
+        metadata: metadata(env)?,
+        clock: Rc::new(Runtime),
+        random: Rc::new(Runtime),
+        heavy: Rc::new(Runtime),
+        settings: settings(env).await?,
+    })
+}
+
+/// The request with its body, or `None` when that is larger than [`BODY_BYTES_MAX`].
+async fn read(request: &Request) -> Result<Option<http::Request<Bytes>>, Fault> {
+    let failed = |thrown: JsValue| js::fault("request", &thrown);
+    let malformed = |error: http::Error| Fault::new(format!("request: {error}"));
+    let mut parsed = http::Request::new(Bytes::new());
+    *parsed.method_mut() = Method::from_bytes(request.method().as_bytes()).map_err(|error| malformed(error.into()))?;
+    *parsed.uri_mut() = origin_form(&request.url()).parse::<Uri>().map_err(|error| malformed(error.into()))?;
+    for entry in request.headers().entries() {
+        let entry: Array = entry.map_err(failed)?.unchecked_into();
+        let (Some(name), Some(value)) = (entry.get(0).as_string(), entry.get(1).as_string()) else { continue };
+        // The runtime's headers are strings of bytes, one character each.
+        let value: Vec<u8> = value.chars().filter_map(|byte| u8::try_from(u32::from(byte)).ok()).collect();
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            parsed.headers_mut().append(name, value);
+        }
+    }
+    let Some(body) = body(request).await.map_err(failed)? else { return Ok(None) };
+    *parsed.body_mut() = body;
+    Ok(Some(parsed))
+}
+
+/// Path and query of a URL, as a request line has them.
+fn origin_form(url: &str) -> &str {
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    after_scheme.find('/').and_then(|start| after_scheme.get(start..)).unwrap_or("/")
+}
+
+/// The whole body, or `None` when it is larger than allowed.
+///
+/// What is too much is still taken in, so that the client gets to read its answer.
+async fn body(request: &Request) -> Result<Option<Bytes>, JsValue> {
+    let Some(stream) = request.body() else { return Ok(Some(Bytes::new())) };
+    let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
+    let (mut body, mut total) = (Vec::new(), 0);
+    while total <= DISCARDED_BYTES_MAX {
+        let piece = JsFuture::from(reader.read()).await?;
+        if Reflect::get(&piece, &"done".into())?.is_truthy() {
+            return Ok((total <= BODY_BYTES_MAX).then(|| body.into()));
+        }
+        let piece: Uint8Array = Reflect::get(&piece, &"value".into())?.dyn_into()?;
+        total += piece.length() as usize;
+        if total <= BODY_BYTES_MAX {
+            body.extend_from_slice(&piece.to_vec());
+        }
+    }
+    Ok(None)
+}
+
+fn write(answer: &http::Response<Bytes>) -> Result<Response, JsValue> {
+    let headers = Headers::new()?;
+    for (name, value) in answer.headers() {
+        let value: String = value.as_bytes().iter().copied().map(char::from).collect();
+        headers.append(name.as_str(), &value)?;
+    }
+    let init = ResponseInit::new();
+    init.set_status(answer.status().as_u16());
+    init.set_headers(&headers);
+    // Some statuses have no body, not even an empty one.
+    let body = (!answer.body().is_empty()).then(|| Uint8Array::from(answer.body().as_ref()));
+    Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)
+}
+
+fn error(status: StatusCode, errcode: &str, message: &str) -> http::Response<Bytes> {
+    let body = serde_json::json!({ "errcode": errcode, "error": message }).to_string();
+    let mut response = http::Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

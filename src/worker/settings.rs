@@ -1,0 +1,66 @@
+//! What is the same for every request and object of the server: read once for each isolate.
+
+use std::{cell::RefCell, rc::Rc};
+
+use actors::Settings;
+use domain::config::Config;
+use platform::{Fault, Metadata};
+use wasm_bindgen::JsValue;
+use worker::{D1Database, Env, Hyperdrive};
+
+use crate::{chance::Runtime, d1::D1, hyperdrive::Postgres, logs};
+
+/// The binding of the metadata database in D1.
+const D1_BINDING: &str = "DB";
+/// The binding of the metadata database in Postgres; where it exists it is used instead of D1.
+const HYPERDRIVE_BINDING: &str = "HYPERDRIVE";
+
+thread_local! {
+    static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
+}
+
+/// The server's settings. The first call of an isolate migrates the metadata database and reads the
+/// server's keys; requests that come meanwhile do so too, because the runtime lets no request wait for
+/// another's promise.
+///
+/// # Errors
+/// A configuration that is not valid, or a database that cannot be reached. The next call tries again.
+pub(crate) async fn settings(env: &Env) -> Result<Rc<Settings>, Fault> {
+    if let Some(settings) = SETTINGS.with_borrow(Clone::clone) {
+        return Ok(settings);
+    }
+    let config = config(env)?;
+    logs::start(config.log_level);
+    let metadata = metadata(env)?;
+    let settings = Rc::new(api::load_settings(&*metadata, config, &Runtime).await?);
+    Ok(SETTINGS.with_borrow_mut(|slot| slot.get_or_insert(settings).clone()))
+}
+
+/// The metadata database, for one request.
+pub(crate) fn metadata(env: &Env) -> Result<Rc<dyn Metadata>, Fault> {
+    if is_bound(env, HYPERDRIVE_BINDING) {
+        let hyperdrive: Hyperdrive = env.hyperdrive(HYPERDRIVE_BINDING).map_err(unbound)?;
+        return Ok(Rc::new(Postgres::new(hyperdrive)));
+    }
+    let database: D1Database = env.d1(D1_BINDING).map_err(unbound)?;
+    Ok(Rc::new(D1(database)))
+}
+
+/// Reads the variables and secrets that are ours; the environment also holds bindings and whatever else the
+/// operator put there.
+fn config(env: &Env) -> Result<Config, Fault> {
+    let pairs = Config::KEYS.iter().filter_map(|key| {
+        let value = js_sys::Reflect::get(env, &key.name.into()).ok()?;
+        let value = value.as_string().or_else(|| value.as_f64().map(|number| number.to_string()))?;
+        Some((key.name.to_owned(), value))
+    });
+    Config::from_pairs(pairs).map_err(|error| Fault::new(format!("configuration: {error}")))
+}
+
+fn is_bound(env: &Env, name: &str) -> bool {
+    js_sys::Reflect::get(env, &JsValue::from_str(name)).is_ok_and(|binding| binding.is_truthy())
+}
+
+fn unbound(error: worker::Error) -> Fault {
+    Fault::new(format!("binding: {error}"))
+}

@@ -1,0 +1,264 @@
+//! The shell around each actor: what the runtime calls when a Durable Object is touched.
+//!
+//! One implementation serves all four classes. The object is opened with the first request or alarm, under
+//! the name the runtime knows it by; its constructor does nothing, since closing sockets run it too.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::{Rc, Weak},
+};
+
+use actors::Object;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use js_sys::{Array, Promise, Uint8Array};
+use platform::{ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, meter};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, future_to_promise};
+use web_sys::{Request, Response, ResponseInit};
+use worker::Env;
+
+use crate::{
+    actors_by_stub::{BODY_HEADER, DEADLINE_HEADER, Stubs},
+    chance::Runtime,
+    contract::{self, CONTRACT_PATH},
+    js::{self, ObjectState, ParkedSocket, SocketPair},
+    object_sql::ObjectSql,
+    settings::settings,
+};
+
+/// A socket that is open, as the runtime counts its states.
+const OPEN: u16 = 1;
+/// How long an alarm rests when the object could not be opened.
+const ALARM_RETRY_MS: u64 = 30_000;
+
+/// One Durable Object of any class.
+#[wasm_bindgen]
+pub struct Shell(Rc<Inner>);
+
+struct Inner {
+    kind: String,
+    state: ObjectState,
+    env: Env,
+    object: OnceCell<Rc<Object>>,
+}
+
+#[wasm_bindgen]
+impl Shell {
+    #[wasm_bindgen(constructor)]
+    pub fn new(kind: String, state: ObjectState, env: Env) -> Self {
+        Self(Rc::new(Inner { kind, state, env, object: OnceCell::new() }))
+    }
+
+    /// Answers one request of another part of this deployment; nobody else reaches an object.
+    pub fn fetch(&self, request: Request) -> Promise {
+        let inner = self.0.clone();
+        future_to_promise(async move {
+            let answer = match inner.answer(&request).await {
+                Ok(answer) => answer,
+                Err(fault) => plain(if fault.retriable { 503 } else { 500 }, fault.to_string().as_bytes())?,
+            };
+            Ok(answer.into())
+        })
+    }
+
+    /// The object's alarm. Never rejects: the runtime gives up on an alarm that keeps failing.
+    pub fn alarm(&self) -> Promise {
+        let inner = self.0.clone();
+        future_to_promise(async move {
+            match inner.object().await {
+                Ok(object) => object.alarm().await,
+                Err(fault) => {
+                    tracing::error!(kind = inner.kind, %fault, "an alarm rests");
+                    let at_ms = Runtime.now_ms().saturating_add(ALARM_RETRY_MS);
+                    let _ = inner.state.storage().set_alarm(at_ms as f64);
+                }
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+}
+
+impl Inner {
+    async fn object(&self) -> Result<Rc<Object>, Fault> {
+        let settings = settings(&self.env).await?;
+        if let Some(object) = self.object.get() {
+            return Ok(object.clone());
+        }
+        let id = self.state.id().name().ok_or_else(|| Fault::new("an object without a name"))?;
+        let address = Address { kind: self.kind.parse::<ActorKind>()?, id };
+        let host = Rc::new(self.host());
+        let object = Object::new(address, host.clone(), settings);
+        host.object.replace(Rc::downgrade(&object));
+        Ok(self.object.get_or_init(|| object).clone())
+    }
+
+    fn host(&self) -> Host {
+        Host {
+            state: self.state.clone(),
+            sql: ObjectSql::new(self.state.storage()),
+            actors: Stubs::new(self.env.clone()),
+            object: RefCell::default(),
+        }
+    }
+
+    async fn answer(&self, request: &Request) -> Result<Response, Fault> {
+        let failed = |thrown: JsValue| js::fault("object", &thrown);
+        let object = self.object().await?;
+        let url = request.url();
+        let path = url.strip_prefix("https://actor/").unwrap_or_default();
+        match path.split_once('/') {
+            Some(("call", call)) => {
+                let body = JsFuture::from(request.array_buffer().map_err(failed)?).await.map_err(failed)?;
+                let reply = object.call(call, &Uint8Array::new(&body).to_vec()).await;
+                plain(200, &reply).map_err(failed)
+            }
+            Some(("wait", call)) => self.park(&object, call, request),
+            _ if path == CONTRACT_PATH && settings(&self.env).await?.config.test_hooks => {
+                let outcomes = contract::of_object(&self.host(), &self.state.storage()).await;
+                plain(200, outcomes.as_bytes()).map_err(failed)
+            }
+            _ => Err(Fault::new("an object was asked for something unknown")),
+        }
+    }
+
+    /// Answers a waiting call at once, or parks its socket. Asking and parking are one step without an
+    /// await, so no wake falls between.
+    fn park(&self, object: &Object, call: &str, request: &Request) -> Result<Response, Fault> {
+        let failed = |thrown: JsValue| js::fault("wait", &thrown);
+        let header = |name: &str| {
+            let value = request.headers().get(name).map_err(failed)?;
+            value.ok_or_else(|| Fault::new(format!("a waiting call without {name}")))
+        };
+        let body = STANDARD.decode(header(BODY_HEADER)?).map_err(|error| Fault::new(error.to_string()))?;
+        let deadline_ms = header(DEADLINE_HEADER)?.parse().map_err(|_| Fault::new("a deadline that is no number"))?;
+        if let Some(reply) = object.wait(call, &body) {
+            return plain(200, &reply).map_err(failed);
+        }
+        let pair = SocketPair::new().map_err(failed)?;
+        let socket = pair.server();
+        self.state.accept_web_socket(&socket).map_err(failed)?;
+        let parked = Parked { call: call.to_owned(), body, deadline_ms };
+        socket.serialize_attachment(&parked.to_js()).map_err(failed)?;
+        js::upgraded(&pair.client()).map_err(failed)
+    }
+}
+
+/// What an object keeps with a parked socket, also while it sleeps.
+struct Parked {
+    call: String,
+    body: Vec<u8>,
+    /// When the caller leaves. A trap in the caller's instance leaves the socket open: this ends it.
+    deadline_ms: f64,
+}
+
+impl Parked {
+    fn to_js(&self) -> JsValue {
+        let body = Uint8Array::from(self.body.as_slice());
+        Array::of3(&self.call.as_str().into(), &body, &self.deadline_ms.into()).into()
+    }
+
+    fn of(socket: &ParkedSocket) -> Option<Self> {
+        let attachment: Array = socket.deserialize_attachment().ok()?.dyn_into().ok()?;
+        let body: Uint8Array = attachment.get(1).dyn_into().ok()?;
+        Some(Self {
+            call: attachment.get(0).as_string()?,
+            body: body.to_vec(),
+            deadline_ms: attachment.get(2).as_f64()?,
+        })
+    }
+}
+
+/// What one Durable Object gives its actor.
+struct Host {
+    state: ObjectState,
+    sql: ObjectSql,
+    actors: Stubs,
+    object: RefCell<Weak<Object>>,
+}
+
+impl Host {
+    /// The sockets of callers that still wait; those past their deadline are closed.
+    fn parked(&self) -> Vec<(ParkedSocket, Parked)> {
+        let now_ms = Runtime.now_ms() as f64;
+        let sockets = self.state.web_sockets().unwrap_or_default();
+        let open =
+            sockets.iter().map(JsCast::unchecked_into::<ParkedSocket>).filter(|socket| socket.ready_state() == OPEN);
+        open.filter_map(|socket| match Parked::of(&socket) {
+            Some(parked) if parked.deadline_ms > now_ms => Some((socket, parked)),
+            _ => {
+                // It may be closing already.
+                let _ = socket.close(1000, "expired");
+                None
+            }
+        })
+        .collect()
+    }
+}
+
+impl Clock for Host {
+    fn now_ms(&self) -> u64 {
+        Runtime.now_ms()
+    }
+}
+
+impl Random for Host {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        Runtime.fill(bytes)
+    }
+}
+
+impl ObjectHost for Host {
+    fn sql(&self) -> &dyn Sql {
+        &self.sql
+    }
+
+    fn actors(&self) -> &dyn Actors {
+        &self.actors
+    }
+
+    /// The runtime's own output gate holds back answers and calls until what was written is durable.
+    fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn spawn(&self, work: LocalFuture<'static, ()>) {
+        let promise = future_to_promise(async move {
+            work.await;
+            Ok(JsValue::UNDEFINED)
+        });
+        // The work runs either way; this keeps the object awake for it.
+        let _ = self.state.wait_until(&promise);
+    }
+
+    fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
+        let storage = self.state.storage();
+        meter::ROWS_WRITTEN.add(1);
+        // Its promise says nothing that the output gate does not.
+        match at_ms {
+            Some(at_ms) => storage.set_alarm(at_ms as f64),
+            None => storage.delete_alarm(),
+        }
+        .map(|_| ())
+        .map_err(|thrown| js::fault("alarm", &thrown))
+    }
+
+    fn waiting(&self) -> usize {
+        self.parked().len()
+    }
+
+    fn wake(&self) {
+        let Some(object) = self.object.borrow().upgrade() else { return };
+        for (socket, parked) in self.parked() {
+            let Some(reply) = object.wait(&parked.call, &parked.body) else { continue };
+            // A caller that left meanwhile needs no reply.
+            let _ = socket.send(&Uint8Array::from(reply.as_slice()));
+            let _ = socket.close(1000, "answered");
+        }
+    }
+}
+
+fn plain(status: u16, body: &[u8]) -> Result<Response, JsValue> {
+    let init = ResponseInit::new();
+    init.set_status(status);
+    Response::new_with_opt_js_u8_array_and_init(Some(&Uint8Array::from(body)), &init)
+}

@@ -1,0 +1,5 @@
+//! Servers killed and actors evicted while people talk: what was acknowledged is there, once.
+
+mod eviction;
+mod killing;
+mod seed;

@@ -1,0 +1,67 @@
+//! Spec: client-server API, «Lazy-loading room members».
+
+use harness::{Server, Sync, User, Value, json, on_each_host};
+
+on_each_host![
+    sync_brings_only_the_senders_members,
+    a_new_sender_brings_its_member,
+    messages_bring_the_senders_members,
+    redundant_members_come_on_demand,
+];
+
+const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}"#;
+
+fn members(events: &[Value]) -> Vec<String> {
+    let members = events.iter().filter(|event| event["type"] == "m.room.member");
+    let mut ids: Vec<_> = members.filter_map(|event| event["state_key"].as_str().map(str::to_owned)).collect();
+    ids.sort();
+    ids
+}
+
+fn syncs_lazily(user: &User, since: Option<&str>) -> Sync {
+    let mut pairs = vec![("filter", LAZY), ("timeout", "0")];
+    pairs.extend(since.map(|since| ("since", since)));
+    Sync::from(user.asks_sync(&pairs))
+}
+
+fn sync_brings_only_the_senders_members(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room_with(&[&bob, &carol]);
+    bob.sends(&room, "hello");
+    let sync = syncs_lazily(&alice, None);
+    // The syncing user's own membership is always included.
+    assert_eq!(members(&sync.state(&room)), [alice.id.clone(), bob.id.clone()]);
+    assert!(sync.state(&room).iter().any(|event| event["type"] == "m.room.create"), "other state stays");
+    assert_eq!(sync.joined(&room)["summary"]["m.joined_member_count"], 3);
+}
+
+fn a_new_sender_brings_its_member(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room_with(&[&bob, &carol]);
+    bob.sends(&room, "hello");
+    let first = syncs_lazily(&alice, None);
+    carol.sends(&room, "hello from me");
+    let second = syncs_lazily(&alice, Some(&first.next_batch));
+    assert!(members(&second.state(&room)).contains(&carol.id), "{}", second.body);
+}
+
+fn messages_bring_the_senders_members(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room_with(&[&bob, &carol]);
+    carol.sends(&room, "hello");
+    let filter = json!({ "lazy_load_members": true }).to_string();
+    let page = alice.messages(&room, &[("dir", "b"), ("limit", "1"), ("filter", &filter)]).ok();
+    let state = page["state"].as_array().cloned().unwrap_or_default();
+    assert_eq!(members(&state), [carol.id.clone()], "{page}");
+}
+
+fn redundant_members_come_on_demand(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let filter = json!({ "room": { "state": { "lazy_load_members": true, "include_redundant_members": true } } });
+    let filter = filter.to_string();
+    let since = Sync::from(alice.asks_sync(&[("filter", &filter), ("timeout", "0")])).next_batch;
+    bob.sends(&room, "hello");
+    let sync = Sync::from(alice.asks_sync(&[("filter", &filter), ("since", &since), ("timeout", "0")]));
+    assert!(members(&sync.state(&room)).contains(&bob.id), "{}", sync.body);
+}

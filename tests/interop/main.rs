@@ -1,0 +1,56 @@
+//! Lets other projects' clients hold their conversations on each host, and counts their steps. See tests/interop/run.
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use harness::{Host, Server};
+
+const USAGE: &str = "usage: interop RUST_CONVERSATION NODE [--host native|worker]…";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(rust), Some(node)) = (arguments.next(), arguments.next()) else {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    let mut hosts = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let named = arguments.next().unwrap_or_default();
+        match Host::ALL.into_iter().find(|host| argument == "--host" && host.name() == named) {
+            Some(host) => hosts.push(host),
+            None => {
+                eprintln!("{USAGE}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if hosts.is_empty() {
+        hosts = Host::ALL.into();
+    }
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/js/conversation.mjs");
+    let (mut passed, mut failed) = (0, 0);
+    for host in hosts {
+        let server = Server::with(host, &[]);
+        let conversations = [
+            ("matrix-js-sdk", Command::new(&node).arg(&script).arg(server.url()).stderr(Stdio::inherit()).output()),
+            ("matrix-sdk", Command::new(&rust).arg(server.url()).stderr(Stdio::inherit()).output()),
+        ];
+        for (client, conversation) in conversations {
+            let conversation = conversation.unwrap_or_else(|error| panic!("{client} does not start: {error}"));
+            let told = String::from_utf8_lossy(&conversation.stdout).into_owned();
+            for line in told.lines() {
+                println!("{} {client}: {line}", host.name());
+            }
+            let steps = told.lines().filter(|line| line.starts_with("ok ")).count();
+            passed += steps;
+            // A conversation that ends badly without saying why has failed too.
+            let refused = told.lines().filter(|line| line.starts_with("FAILED ")).count();
+            failed += if conversation.status.success() && steps > 0 { refused } else { refused.max(1) };
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
