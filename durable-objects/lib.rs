@@ -17,6 +17,8 @@ pub mod user;
 #[cfg(test)]
 mod conversation;
 #[cfg(test)]
+mod encodings;
+#[cfg(test)]
 mod world;
 
 pub use call::{Call, CallError, Error, call, wait};

@@ -1,0 +1,217 @@
+//! What rooms and users say to each other, letter by letter: two deployed versions talk during a rollout.
+//!
+//! A field may be added with a default. Anything else that fails here breaks a rolling upgrade.
+
+use ruma_common::{OwnedRoomId, OwnedUserId};
+use ruma_events::room::member::MembershipState;
+use serde_json::{Value, json, value::to_raw_value};
+
+use crate::{
+    Call,
+    room::{self, EventFilter, MembershipAction},
+    user,
+};
+
+/// The call encodes as `encoded`, and that decodes to the same again.
+fn pinned<C: Call>(call: &C, encoded: Value) {
+    assert_eq!(serde_json::to_value(call).unwrap(), encoded, "{}", C::NAME);
+    let decoded: C = serde_json::from_value(encoded.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&decoded).unwrap(), encoded, "{}", C::NAME);
+}
+
+fn pinned_reply<C: Call>(encoded: Value) {
+    let decoded: C::Reply = serde_json::from_value(encoded.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&decoded).unwrap(), encoded, "{}", C::NAME);
+}
+
+fn alice() -> OwnedUserId {
+    "@alice:a".try_into().unwrap()
+}
+
+fn room() -> OwnedRoomId {
+    "!room:a".try_into().unwrap()
+}
+
+#[test]
+fn what_a_room_is_told() {
+    pinned(
+        &room::Create {
+            call_id: "c".into(),
+            version: "12".into(),
+            creator: alice(),
+            create_event: room::FirstEvent { event_id: "$e".try_into().unwrap(), json: "{}".into() },
+            events: vec![room::NewEvent {
+                event_type: "m.room.name".into(),
+                state_key: String::new(),
+                content: to_raw_value(&json!({ "name": "n" })).unwrap(),
+            }],
+        },
+        json!({
+            "call_id": "c", "version": "12", "creator": "@alice:a", "create_event": { "event_id": "$e", "json": "{}" },
+            "events": [{ "type": "m.room.name", "state_key": "", "content": { "name": "n" } }],
+        }),
+    );
+    pinned(
+        &room::SendEvent {
+            sender: alice(),
+            device: "D".into(),
+            transaction_id: Some("t".into()),
+            call_id: None,
+            event_type: "m.room.message".into(),
+            content: to_raw_value(&json!({ "body": "b" })).unwrap(),
+            state_key: None,
+        },
+        json!({
+            "sender": "@alice:a", "device": "D", "transaction_id": "t", "type": "m.room.message",
+            "content": { "body": "b" },
+        }),
+    );
+    pinned(
+        &room::ChangeMembership {
+            call_id: "c".into(),
+            sender: alice(),
+            target: alice(),
+            action: MembershipAction::Join,
+            reason: Some("r".into()),
+            profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
+        },
+        json!({
+            "call_id": "c", "sender": "@alice:a", "target": "@alice:a", "action": "join", "reason": "r",
+            "profile": { "displayname": "Alice" },
+        }),
+    );
+}
+
+#[test]
+fn what_a_room_is_asked() {
+    pinned(
+        &room::Delta {
+            user: alice(),
+            device: "D".into(),
+            from: Some(7),
+            full_state: false,
+            state_after: true,
+            timeline: EventFilter { limit: Some(3), lazy_load_members: true, ..EventFilter::default() },
+            state: EventFilter::default(),
+        },
+        json!({
+            "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
+            "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
+        }),
+    );
+    pinned_reply::<room::Delta>(json!({ "to": 9, "section": "join", "room": { "timeline": {} } }));
+    pinned(
+        &room::Messages {
+            user: alice(),
+            device: "D".into(),
+            from: None,
+            to: Some(1),
+            direction: room::Direction::Backwards,
+            filter: EventFilter { not_types: vec!["m.*".into()], ..EventFilter::default() },
+        },
+        json!({
+            "user": "@alice:a", "device": "D", "to": 1, "direction": "backwards", "filter": { "not_types": ["m.*"] },
+        }),
+    );
+    pinned_reply::<room::Messages>(json!({ "chunk": [{ "a": 1 }], "start": "t1", "end": "t0" }));
+    let (user, device) = (alice(), "D".into());
+    pinned(
+        &room::GetEvent { user, device, event_id: "$e".try_into().unwrap() },
+        json!({ "user": "@alice:a", "device": "D", "event_id": "$e" }),
+    );
+    pinned(&room::GetState { user: alice(), device: "D".into() }, json!({ "user": "@alice:a", "device": "D" }));
+    pinned(
+        &room::GetStateEvent {
+            user: alice(),
+            device: "D".into(),
+            event_type: "m.room.name".into(),
+            state_key: String::new(),
+        },
+        json!({ "user": "@alice:a", "device": "D", "type": "m.room.name", "state_key": "" }),
+    );
+    pinned_reply::<room::GetStateEvent>(json!({ "event": { "a": 1 }, "content": {} }));
+    pinned(
+        &room::GetMembers {
+            user: alice(),
+            device: "D".into(),
+            at: Some(4),
+            membership: Some(MembershipState::Join),
+            not_membership: None,
+        },
+        json!({ "user": "@alice:a", "device": "D", "at": 4, "membership": "join" }),
+    );
+    pinned(&room::GetJoinedMembers { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned_reply::<room::GetJoinedMembers>(json!({ "@alice:a": { "displayname": "Alice" } }));
+}
+
+#[test]
+fn what_a_user_is_told_by_rooms() {
+    pinned(
+        &user::MembershipChanged {
+            room_id: room(),
+            position: 5,
+            membership: MembershipState::Invite,
+            stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
+        },
+        json!({
+            "room_id": "!room:a", "position": 5, "membership": "invite",
+            "stripped_state": [{ "type": "m.room.create" }],
+        }),
+    );
+    pinned(&user::Nudge { room_id: room(), to: 8 }, json!({ "room_id": "!room:a", "to": 8 }));
+    pinned_reply::<user::Nudge>(json!({ "silent_until_read": true }));
+}
+
+#[test]
+fn what_a_sync_says() {
+    pinned(
+        &user::SyncPlan {
+            token_hash: "h".into(),
+            since: Some("s1_1".into()),
+            full_state: false,
+            filter_id: Some("f".into()),
+            may_wait: true,
+        },
+        json!({ "token_hash": "h", "since": "s1_1", "full_state": false, "filter_id": "f", "may_wait": true }),
+    );
+    pinned_reply::<user::SyncPlan>(json!({
+        "device": "D", "position": 3, "rooms": [{ "number": 1, "room_id": "!room:a", "from": 2 }],
+    }));
+    pinned(
+        &user::SyncClose {
+            token_hash: "h".into(),
+            since: None,
+            position: 3,
+            rooms: vec![
+                user::ReadRoom { number: 1, to: 2, failed: false },
+                user::ReadRoom { number: 2, to: 0, failed: true },
+            ],
+        },
+        json!({
+            "token_hash": "h", "position": 3, "rooms": [{ "number": 1, "to": 2 }, { "number": 2, "to": 0, "failed": true }],
+        }),
+    );
+    pinned_reply::<user::SyncClose>(json!({
+        "next_batch": "s3_3", "invited": [{ "room_id": "!room:a", "state": [] }], "knocked": [],
+    }));
+    pinned(&user::JoinedRooms { token_hash: "h".into() }, json!({ "token_hash": "h" }));
+    pinned(
+        &user::PositionIn { room_id: room(), token: "s1_1".into() },
+        json!({ "room_id": "!room:a", "token": "s1_1" }),
+    );
+}
+
+#[test]
+fn how_replies_are_wrapped() {
+    use crate::call::{encode, encode_error};
+    use domain::Refusal;
+    use platform::Fault;
+
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    assert_eq!(text(encode(&1).unwrap()), r#"{"ok":1}"#);
+    let refused = encode_error(Refusal::Forbidden("no".into()).into());
+    assert_eq!(text(refused), r#"{"refused":{"forbidden":"no"}}"#);
+    assert_eq!(text(encode_error(crate::CallError::Absent)), r#""absent""#);
+    let fault = encode_error(Fault::retriable("gone").into());
+    assert_eq!(text(fault), r#"{"fault":{"what":"gone","retriable":true}}"#);
+}
