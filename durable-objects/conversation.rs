@@ -107,7 +107,8 @@ impl Story {
             origin_server_ts: self.world.now_ms() + number,
         };
         let draft = power::create_draft(&new, &version).unwrap();
-        let create = event::build(&draft, &place, &version, &self.world.settings().identity, [number as u8; 18]).unwrap();
+        let create =
+            event::build(&draft, &place, &version, &self.world.settings().identity, [number as u8; 18]).unwrap();
         let events = power::initial_events(&new, &version).unwrap().into_iter().map(|draft| room::NewEvent {
             event_type: draft.event_type,
             state_key: draft.state_key.unwrap(),
@@ -169,6 +170,7 @@ impl Story {
             token_hash: device.token_hash.clone(),
             since: device.since.clone(),
             full_state: false,
+            include_leave: false,
             filter_id: None,
             may_wait: true,
         };
@@ -309,7 +311,11 @@ impl Story {
                     device.user
                 );
                 let Some(expected) = since_join else {
-                    assert!(!device.rooms.contains_key(room_id), "seed {seed}: {} still shows a left room", device.user);
+                    assert!(
+                        !device.rooms.contains_key(room_id),
+                        "seed {seed}: {} still shows a left room",
+                        device.user
+                    );
                     continue;
                 };
                 let known = device.rooms.get(room_id).map_or(&[][..], Vec::as_slice);

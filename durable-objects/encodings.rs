@@ -80,6 +80,14 @@ fn what_a_room_is_told() {
             "profile": { "displayname": "Alice" },
         }),
     );
+    pinned(
+        &room::RefreshMember {
+            user: alice(),
+            profile: room::MemberProfile { displayname: None, avatar_url: Some("mxc://a/b".into()) },
+            changed_at_ms: 5,
+        },
+        json!({ "user": "@alice:a", "profile": { "avatar_url": "mxc://a/b" }, "changed_at_ms": 5 }),
+    );
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn what_a_room_is_asked() {
         json!({ "user": "@alice:a", "device": "D", "at": 4, "membership": "join" }),
     );
     pinned(&room::GetJoinedMembers { user: alice() }, json!({ "user": "@alice:a" }));
-    pinned_reply::<room::GetJoinedMembers>(json!({ "@alice:a": { "displayname": "Alice" } }));
+    pinned_reply::<room::GetJoinedMembers>(json!({ "@alice:a": { "display_name": "Alice" } }));
 }
 
 #[test]
@@ -169,10 +177,14 @@ fn what_a_sync_says() {
             token_hash: "h".into(),
             since: Some("s1_1".into()),
             full_state: false,
+            include_leave: false,
             filter_id: Some("f".into()),
             may_wait: true,
         },
-        json!({ "token_hash": "h", "since": "s1_1", "full_state": false, "filter_id": "f", "may_wait": true }),
+        json!({
+            "token_hash": "h", "since": "s1_1", "full_state": false, "include_leave": false, "filter_id": "f",
+            "may_wait": true,
+        }),
     );
     pinned_reply::<user::SyncPlan>(json!({
         "device": "D", "position": 3, "rooms": [{ "number": 1, "room_id": "!room:a", "from": 2 }],

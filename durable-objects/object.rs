@@ -18,7 +18,10 @@ use crate::{
     CallError, Error, Settings,
     call::encode_error,
     cx::{After, Cx, Delivery, Key, Nudged},
-    outbox, room::Room, schedule, schema, user::User,
+    outbox,
+    room::Room,
+    schedule, schema,
+    user::User,
 };
 
 /// How long a failed alarm rests before it is tried again.

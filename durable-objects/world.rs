@@ -13,9 +13,7 @@ use std::{
 };
 
 use domain::{Config, Identity};
-use platform::{
-    Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params,
-};
+use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params};
 
 use crate::{Call, CallError, Object, Settings};
 
@@ -150,7 +148,8 @@ impl World {
         if let Some(object) = self.objects.borrow().get(address) {
             return object.clone();
         }
-        let sql = self.databases.borrow_mut().entry(address.clone()).or_insert_with(|| Rc::new(MemorySql::new())).clone();
+        let sql =
+            self.databases.borrow_mut().entry(address.clone()).or_insert_with(|| Rc::new(MemorySql::new())).clone();
         let host = Host { world: self.this.upgrade().expect("the world stands"), address: address.clone(), sql };
         let object = Object::new(address.clone(), Rc::new(host), self.settings.clone());
         self.objects.borrow_mut().insert(address.clone(), object.clone());

@@ -99,12 +99,7 @@ impl Room {
             MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
             _ => Vec::new(),
         };
-        let effect = MembershipChanged {
-            room_id: room_id(cx)?,
-            position,
-            membership,
-            stripped_state: stripped,
-        };
+        let effect = MembershipChanged { room_id: room_id(cx)?, position, membership, stripped_state: stripped };
         outbox::owe(tx, cx, user_id, &effect, true)
     }
 }

@@ -3,7 +3,7 @@ use platform::{ActorKind, Tx};
 use ruma_common::{OwnedUserId, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::to_raw_value};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Room, store, transactions};
 use crate::{Call, Cx, Error};
@@ -39,7 +39,7 @@ pub enum MembershipAction {
 }
 
 /// The part of a profile that membership events carry.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemberProfile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displayname: Option<String>,
@@ -97,10 +97,10 @@ impl Room {
         if !call.action.applies_to(now.as_deref(), &call.target)? {
             return Ok(());
         }
-        let content = membership_content(&call);
+        let content = membership_content(call.action, &call.profile, call.reason.as_deref())?;
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
-            content: to_raw_value(&content)?,
+            content,
             state_key: Some(call.target.to_string()),
             sender: call.sender,
             redacts: None,
@@ -110,17 +110,19 @@ impl Room {
     }
 }
 
-fn membership_content(call: &ChangeMembership) -> Map<String, Value> {
-    let mut content = Map::new();
-    content.insert("membership".to_owned(), call.action.makes().as_str().into());
-    if let Some(displayname) = &call.profile.displayname {
-        content.insert("displayname".to_owned(), displayname.as_str().into());
+/// The content of a membership event.
+pub(super) fn membership_content(
+    action: MembershipAction,
+    profile: &MemberProfile,
+    reason: Option<&str>,
+) -> Result<Box<RawValue>, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Content<'a> {
+        membership: MembershipState,
+        #[serde(flatten)]
+        profile: &'a MemberProfile,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
     }
-    if let Some(avatar_url) = &call.profile.avatar_url {
-        content.insert("avatar_url".to_owned(), avatar_url.as_str().into());
-    }
-    if let Some(reason) = &call.reason {
-        content.insert("reason".to_owned(), reason.as_str().into());
-    }
-    content
+    to_raw_value(&Content { membership: action.makes(), profile, reason })
 }

@@ -71,8 +71,16 @@ impl Room {
         for NewEvent { event_type, state_key, content } in call.events {
             let draft =
                 Draft { event_type, content, state_key: Some(state_key), sender: call.creator.clone(), redacts: None };
-            self.append(tx, cx, &draft, None)?;
+            self.append(tx, cx, &draft, None).map_err(inconsistent)?;
         }
         Ok(Created {})
+    }
+}
+
+/// What the rules forbid the creator makes no room. Spec: `M_INVALID_ROOM_STATE`.
+fn inconsistent(error: Error) -> Error {
+    match error {
+        Error::Refused(Refusal::Forbidden(rule)) => Refusal::InvalidRoomState(rule).into(),
+        other => other,
     }
 }

@@ -228,13 +228,7 @@ struct StateSpan {
 }
 
 impl StateSpan {
-    fn select(
-        &self,
-        sql: &dyn Sql,
-        viewer: &Viewer,
-        call: &Delta,
-        timeline: &[Logged],
-    ) -> Result<Vec<Logged>, Error> {
+    fn select(&self, sql: &dyn Sql, viewer: &Viewer, call: &Delta, timeline: &[Logged]) -> Result<Vec<Logged>, Error> {
         let lazy = call.state.lazy_load_members || call.timeline.lazy_load_members;
         let mut keys = match self.since {
             None => whole_state(sql, self.at, self.head, lazy)?,

@@ -50,7 +50,8 @@ pub struct GetJoinedMembers {
 /// A member's profile in this room.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JoinedMember {
-    #[serde(rename = "displayname", default, skip_serializing_if = "Option::is_none")]
+    /// `displayname` in membership events, `display_name` in the answer: the spec has both.
+    #[serde(alias = "displayname", default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,

@@ -112,7 +112,8 @@ impl Room {
     pub(super) fn event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetEvent) -> Result<Box<RawValue>, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?;
         let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
-        let event = event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
+        let event =
+            event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
         Ok(viewer.sees(sql, cx, &event, true)?)
     }
 }

@@ -8,6 +8,7 @@
 //! | [`Create`] | founds the room with its first events |
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
+//! | [`RefreshMember`] | a member's profile changed |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Messages`] | a page of history |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see |
@@ -23,6 +24,7 @@ mod event_filter;
 mod follow;
 mod members;
 mod messages;
+mod refresh_member;
 mod send_event;
 mod state;
 mod store;
@@ -47,6 +49,7 @@ pub use delta::{Delta, DeltaReply, Section};
 pub use event_filter::EventFilter;
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
+pub use refresh_member::RefreshMember;
 pub use send_event::SendEvent;
 pub use state::{GetState, GetStateEvent, StateEvent};
 pub use token::RoomToken;
@@ -94,6 +97,7 @@ impl Logic for Room {
             found Create => create,
             write SendEvent => send_event,
             write ChangeMembership => change_membership,
+            write RefreshMember => refresh_member,
             write Delta => delta,
             read Messages => messages,
             read GetEvent => event,

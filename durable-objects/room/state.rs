@@ -75,7 +75,8 @@ impl Room {
             Sight::Now => store::state::current(sql, &event_type, &call.state_key)?,
             Sight::Until(position) => store::state::at(sql, &event_type, &call.state_key, position)?,
         };
-        let event = event.ok_or_else(|| Refusal::NotFound(format!("the room has no {event_type} with this state key")))?;
+        let event =
+            event.ok_or_else(|| Refusal::NotFound(format!("the room has no {event_type} with this state key")))?;
         let content = event.pdu.content().to_owned();
         Ok(StateEvent { event: viewer.sees(sql, cx, &event, true)?, content })
     }

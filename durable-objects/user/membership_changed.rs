@@ -52,8 +52,7 @@ impl User {
         self.with_moves(&**tx, |moves| {
             let position = moves.next_position(cx.now_ms);
             let changed = same.map_or(position, |known| known.changed);
-            let number =
-                store::rooms::put(tx, call.room_id.as_str(), membership, call.position, changed, stripped)?;
+            let number = store::rooms::put(tx, call.room_id.as_str(), membership, call.position, changed, stripped)?;
             if same.is_none() {
                 moves.uncommitted = true;
                 moves.own_head = position;
@@ -67,7 +66,12 @@ impl User {
         Ok(())
     }
 
-    pub(super) fn joined_rooms(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: JoinedRooms) -> Result<Vec<OwnedRoomId>, Error> {
+    pub(super) fn joined_rooms(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: JoinedRooms,
+    ) -> Result<Vec<OwnedRoomId>, Error> {
         super::authenticate(sql, &call.token_hash)?;
         let rooms = store::rooms::with_membership(sql, "join")?;
         Ok(rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect())

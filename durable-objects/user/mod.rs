@@ -32,8 +32,9 @@ use std::cell::{Cell, RefCell};
 use platform::Sql;
 
 use crate::{
-    Cx, Error,
+    Call, Cx, Error,
     object::{Logic, Operation, operations},
+    room::RefreshMember,
     token_bucket::TokenBucket,
 };
 use moves::Moves;
@@ -99,7 +100,7 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        |_| None
+        |name| (name == RefreshMember::NAME).then_some(RefreshMember::NAME)
     }
 
     fn committed(&self, _sql: &dyn Sql, _cx: &Cx<'_>) -> Result<(), Error> {

@@ -1,15 +1,24 @@
 use domain::Refusal;
-use platform::{ActorKind, Sql, Tx};
+use platform::{ActorKind, Fault, Sql, Tx};
+use ruma_common::OwnedUserId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{User, authenticate, store};
-use crate::{Call, Cx, Error};
+use crate::{
+    Call, Cx, Error, outbox,
+    room::{MemberProfile, RefreshMember},
+};
 
 /// The largest profile, in bytes of JSON. Spec: "Profiles", 64 KiB.
 const PROFILE_BYTES_MAX: usize = 65_536;
 /// The longest name of a profile's field, in bytes. Spec: "Profiles".
 const FIELD_NAME_BYTES_MAX: usize = 255;
+
+/// The fields of a profile that membership events carry.
+const SHOWN_IN_ROOMS: [&str; 2] = ["displayname", "avatar_url"];
+/// With more rooms than this, a change of profile is answered before they know of it.
+const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
 /// The whole profile, a JSON object. Anyone may read it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,7 +72,7 @@ impl User {
     pub(super) fn set_profile_field(
         &self,
         tx: &Tx<'_>,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         call: SetProfileField,
     ) -> Result<ProfileChanged, Error> {
         authenticate(&**tx, &call.token_hash)?;
@@ -74,6 +83,7 @@ impl User {
         if profile.get(&call.field) == call.value.as_ref() {
             return Ok(ProfileChanged { changed: false });
         }
+        let in_rooms = SHOWN_IN_ROOMS.contains(&call.field.as_str());
         match call.value {
             Some(value) => profile.insert(call.field, value),
             None => profile.remove(&call.field),
@@ -82,8 +92,28 @@ impl User {
             return Err(Refusal::ProfileTooLarge.into());
         }
         store::profile::set(tx, &profile)?;
+        if in_rooms {
+            tell_rooms(tx, cx, &profile)?;
+        }
         Ok(ProfileChanged { changed: true })
     }
+}
+
+/// Owes every room the user is in a membership event that says the new profile.
+fn tell_rooms(tx: &Tx<'_>, cx: &Cx<'_>, profile: &store::profile::Profile) -> Result<(), Error> {
+    let text = |field: &str| profile.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
+    let call = RefreshMember {
+        user,
+        profile: MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") },
+        changed_at_ms: cx.now_ms,
+    };
+    let rooms = store::rooms::with_membership(&**tx, "join")?;
+    let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
+    for room in rooms {
+        outbox::owe(tx, cx, room.room_id, &call, before_answer)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct SyncPlan {
     /// Whether every joined room is wanted, moved or not.
     #[serde(default)]
     pub full_state: bool,
+    /// Whether a first sync shows the rooms the user has left, too; a stored filter may say so itself.
+    #[serde(default)]
+    pub include_leave: bool,
     /// The id of a filter to answer along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter_id: Option<String>,
@@ -129,9 +132,14 @@ impl User {
         let device = super::authenticate(sql, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
         self.planned_at_ms.set(Some(cx.now_ms));
+        let filter = match &call.filter_id {
+            Some(id) => Some(super::filter::stored(sql, id)?),
+            None => None,
+        };
+        let include_leave = call.include_leave || filter.as_deref().is_some_and(includes_leave);
         let plan = self.with_moves(sql, |moves| {
             let rooms = match &since {
-                None => joined_rooms(sql)?.into_iter().filter_map(|room| planned(room, None)).collect(),
+                None => first_rooms(sql, include_leave)?,
                 Some(since) => moved_rooms(sql, moves, since, call.full_state)?,
             };
             let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
@@ -142,10 +150,6 @@ impl User {
             Ok(Some((moves.head, rooms)))
         })?;
         let Some((position, rooms)) = plan else { return Ok(None) };
-        let filter = match &call.filter_id {
-            Some(id) => Some(super::filter::stored(sql, id)?),
-            None => None,
-        };
         Ok(Some(Plan { device, position, rooms, filter }))
     }
 
@@ -183,7 +187,8 @@ impl User {
         let token: SyncToken = call.token.parse()?;
         let room = store::rooms::by_id(sql, call.room_id.as_str())?
             .ok_or_else(|| Refusal::Forbidden("you are not in this room".to_owned()))?;
-        let exception = exceptions(sql, &token)?.and_then(|rooms| rooms.get(&room.number).map(|reached| reached.position));
+        let exception =
+            exceptions(sql, &token)?.and_then(|rooms| rooms.get(&room.number).map(|reached| reached.position));
         match exception {
             Some(position) => Ok(position),
             None => self.with_moves(sql, |moves| Ok(moves.told_at(room.number, token.moves))),
@@ -191,8 +196,29 @@ impl User {
     }
 }
 
-fn joined_rooms(sql: &dyn Sql) -> Result<Vec<KnownRoom>, Error> {
-    Ok(store::rooms::with_membership(sql, "join")?)
+/// The rooms of a first sync.
+fn first_rooms(sql: &dyn Sql, include_leave: bool) -> Result<Vec<PlannedRoom>, Error> {
+    let mut rooms = store::rooms::with_membership(sql, "join")?;
+    if include_leave {
+        rooms.extend(store::rooms::with_membership(sql, "leave")?);
+        rooms.extend(store::rooms::with_membership(sql, "ban")?);
+    }
+    Ok(rooms.into_iter().filter_map(|room| planned(room, None)).collect())
+}
+
+/// Whether a stored filter asks for the rooms left. It was valid when it was stored.
+fn includes_leave(filter: &RawValue) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Filter {
+        room: RoomFilter,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct RoomFilter {
+        include_leave: bool,
+    }
+    serde_json::from_str::<Filter>(filter.get()).is_ok_and(|filter| filter.room.include_leave)
 }
 
 fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
@@ -204,9 +230,9 @@ fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool
     let known = exceptions(sql, since)?.filter(|_| moves.remembers(since.moves));
     let Some(exceptions) = known else {
         // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
-        let rooms = store::rooms::all(sql)?.into_iter().filter(|room| {
-            room.membership == "join" || (is_gone(room) && room.changed > since.moves)
-        });
+        let rooms = store::rooms::all(sql)?
+            .into_iter()
+            .filter(|room| room.membership == "join" || (is_gone(room) && room.changed > since.moves));
         return Ok(rooms.filter_map(|room| planned(room, None)).collect());
     };
     let moved = moves.since(since.moves);

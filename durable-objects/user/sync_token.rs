@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for token in ["", "s", "s1", "sx_1", "s1_2_", "s1_2_3", "t12", "s1_2_3.x", "s1_99999999999999999999", "s1_2_x"] {
+        for token in ["", "s", "s1", "sx_1", "s1_2_", "s1_2_3", "t12", "s1_2_3.x", "s1_99999999999999999999", "s1_2_x"]
+        {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }
     }

@@ -1,12 +1,6 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
-use std::{
-    cell::Cell,
-    convert::Infallible,
-    pin::pin,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
 use api::{BODY_BYTES_MAX, Server};
 use bytes::{Bytes, BytesMut};
@@ -36,8 +30,19 @@ const STREAMS_MAX: u32 = 128;
 /// The largest head of a request, in bytes.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
+/// Whoever answers requests: the homeserver, or a test's stand-in.
+pub(crate) trait Answers {
+    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>>;
+}
+
+impl Answers for Server {
+    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>> {
+        self.answer(request)
+    }
+}
+
 /// Serves a connection until it ends, or until `stopping` and its last answer went out.
-pub(crate) async fn serve(accepted: Accepted, server: Rc<Server>, stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(accepted: Accepted, server: Rc<impl Answers + 'static>, stopping: watch::Receiver<bool>) {
     let Ok(stream) = TcpStream::from_std(accepted.stream) else { return };
     match accepted.tls {
         None => serve_stream(stream, server, stopping).await,
@@ -51,7 +56,7 @@ pub(crate) async fn serve(accepted: Accepted, server: Rc<Server>, stopping: watc
 
 async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
-    server: Rc<Server>,
+    server: Rc<impl Answers + 'static>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let activity = Rc::new(Activity::default());
@@ -87,7 +92,7 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 /// Answers one request. Dropped when the client goes away, and whatever waits for the answer with it.
 async fn answer(
-    server: Rc<Server>,
+    server: Rc<impl Answers>,
     request: Request<Incoming>,
     _under_way: UnderWay,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -108,7 +113,8 @@ async fn answer(
 }
 
 fn plain(status: StatusCode) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(br#"{"errcode":"M_UNKNOWN","error":"The request did not arrive whole"}"#));
+    let mut response =
+        Response::new(Bytes::from_static(br#"{"errcode":"M_UNKNOWN","error":"The request did not arrive whole"}"#));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -183,5 +189,114 @@ struct LocalTasks;
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalTasks {
     fn execute(&self, task: F) {
         tokio::task::spawn_local(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        sync::Notify,
+    };
+
+    use super::*;
+    use crate::actor_host::run_local;
+
+    /// Echoes the body's length; on `/wait`, waits until told, and says when it is dropped.
+    #[derive(Default)]
+    struct Echo {
+        waits: Notify,
+        go: Notify,
+        dropped: Rc<Notify>,
+    }
+
+    struct Told(Rc<Notify>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+
+    impl Answers for Echo {
+        async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+            if request.uri().path() == "/wait" {
+                let _told = Told(self.dropped.clone());
+                self.waits.notify_one();
+                self.go.notified().await;
+            }
+            Response::new(Bytes::from(request.body().len().to_string()))
+        }
+    }
+
+    fn story<F: Future<Output = ()>>(
+        story: impl FnOnce(DuplexStream, Rc<Echo>, watch::Sender<bool>, tokio::task::JoinHandle<()>) -> F,
+    ) {
+        run_local("a test", 1, || async {
+            let (client, server) = tokio::io::duplex(64 * 1024);
+            let (stop, stopping) = watch::channel(false);
+            let echo = Rc::new(Echo::default());
+            let served = tokio::task::spawn_local(serve_stream(server, echo.clone(), stopping));
+            let told = timeout(Duration::from_secs(20), story(client, echo, stop.clone(), served)).await;
+            told.expect("the story hangs");
+            drop(stop);
+        });
+    }
+
+    async fn said(client: &mut DuplexStream) -> String {
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        String::from_utf8(said).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_dropped_when_its_client_goes_away() {
+        story(|mut client, echo, _stop, served| async move {
+            client.write_all(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            echo.waits.notified().await;
+            drop(client);
+            echo.dropped.notified().await;
+            served.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
+        story(|mut client, _echo, _stop, _served| async move {
+            let head = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", BODY_BYTES_MAX + 1);
+            client.write_all(head.as_bytes()).await.unwrap();
+            let answer = said(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+            assert!(answer.contains("M_TOO_LARGE"), "{answer}");
+        });
+    }
+
+    #[test]
+    fn a_chunked_body_is_counted_while_it_comes() {
+        story(|client, _echo, _stop, _served| async move {
+            let (mut answer, mut body) = tokio::io::split(client);
+            tokio::task::spawn_local(async move {
+                body.write_all(b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+                // Ends when the server closes.
+                while body.write_all(format!("8000\r\n{}\r\n", "a".repeat(0x8000)).as_bytes()).await.is_ok() {}
+            });
+            let mut start = [0; 13];
+            answer.read_exact(&mut start).await.unwrap();
+            assert_eq!(&start, b"HTTP/1.1 413 ");
+        });
+    }
+
+    #[test]
+    fn stopping_ends_the_connection_after_the_answer_under_way() {
+        story(|mut client, echo, stop, served| async move {
+            client.write_all(b"POST /wait HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+            echo.waits.notified().await;
+            stop.send_replace(true);
+            tokio::task::yield_now().await;
+            echo.go.notify_one();
+            let answer = said(&mut client).await;
+            assert!(answer.contains("content-length: 1\r\n") && answer.ends_with("\r\n\r\n2"), "{answer}");
+            served.await.unwrap();
+        });
     }
 }

@@ -95,8 +95,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     }
 
     info!("stopping: no more connections, finishing what is under way");
-    drop((accepting, inboxes));
-    // Whoever subscribed is told; nobody else needs to be.
+    accepting.shutdown().await;
+    drop(inboxes);
     stop.send_replace(true);
     actors.end_waits();
     for tier in tiers {
@@ -121,7 +121,8 @@ fn living(settings: &Settings) -> Result<OpenThere, Fault> {
     let settings = settings::copy(settings)?;
     Ok(Box::new(move || {
         let settings = Rc::new(settings);
-        let open: Open = Rc::new(move |address, host| -> Rc<dyn Living> { Object::new(address, host, settings.clone()) });
+        let open: Open =
+            Rc::new(move |address, host| -> Rc<dyn Living> { Object::new(address, host, settings.clone()) });
         open
     }))
 }
@@ -168,7 +169,8 @@ impl Parts {
 impl Tier {
     fn start(parts: Parts, stopping: watch::Receiver<bool>) -> Result<Self, Fault> {
         let (inbox, connections) = mpsc::unbounded_channel();
-        let run = move || run_local("the request tier", HEAVY_THREADS, move || serve(parts.server(), connections, stopping));
+        let run =
+            move || run_local("the request tier", HEAVY_THREADS, move || serve(parts.server(), connections, stopping));
         Ok(Self { inbox, thread: actor_host::spawn("http", run)? })
     }
 

@@ -75,10 +75,7 @@ pub(crate) async fn load(metadata: &MetadataSource, config: Config) -> Result<Se
 pub(crate) fn copy(settings: &Settings) -> Result<Settings, Fault> {
     let name = settings.config.server_name.clone();
     let identity = Identity::import(name, &settings.identity.export());
-    Ok(Settings {
-        config: settings.config.clone(),
-        identity: identity.map_err(|error| Fault::new(error.to_string()))?,
-    })
+    Ok(Settings { config: settings.config.clone(), identity: identity.map_err(|error| Fault::new(error.to_string()))? })
 }
 
 #[cfg(test)]

@@ -79,12 +79,12 @@ const SQL_CHECKS: &[SqlCheck] = &[
 
 /// The contract of [`Sql`]. `open` answers an empty database of its own to each check.
 pub fn sql(open: &dyn Fn() -> Rc<dyn Sql>) -> Vec<Outcome> {
-    SQL_CHECKS.iter().map(|(name, check)| outcome(name, prepare(&*open()).and_then(|sql| check(sql)))).collect()
+    SQL_CHECKS.iter().map(|(name, check)| outcome(name, prepare(&*open()).and_then(check))).collect()
 }
 
 /// The contract of [`Sql`] on one database, which every check empties first: what an actor on Workers has.
 pub fn sql_of(database: &dyn Sql) -> Vec<Outcome> {
-    SQL_CHECKS.iter().map(|(name, check)| outcome(name, prepare(database).and_then(|sql| check(sql)))).collect()
+    SQL_CHECKS.iter().map(|(name, check)| outcome(name, prepare(database).and_then(check))).collect()
 }
 
 fn prepare(sql: &dyn Sql) -> Result<&dyn Sql, Broken> {

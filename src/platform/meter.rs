@@ -30,25 +30,20 @@ impl Counter {
 }
 
 pub static REQUESTS: Counter = Counter::new("myelin_http_requests_total", "HTTP requests answered");
-pub static FAULTS: Counter = Counter::new("myelin_faults_total", "Requests and background work that failed by our own fault");
+pub static FAULTS: Counter =
+    Counter::new("myelin_faults_total", "Requests and background work that failed by our own fault");
 pub static OBJECT_CALLS: Counter = Counter::new("myelin_object_requests_total", "Calls to actors");
 pub static OBJECT_ALARMS: Counter = Counter::new("myelin_object_alarms_total", "Alarms that fired");
 pub static ROWS_READ: Counter = Counter::new("myelin_rows_read_total", "Rows read in actors' databases");
 pub static ROWS_WRITTEN: Counter =
     Counter::new("myelin_rows_written_total", "Rows written in actors' databases, index entries and alarms included");
-pub static METADATA_QUERIES: Counter = Counter::new("myelin_metadata_queries_total", "Statements sent to the metadata database");
-pub static CALL_BYTES: Counter = Counter::new("myelin_object_bytes_total", "Bytes of calls to actors and of their replies");
+pub static METADATA_QUERIES: Counter =
+    Counter::new("myelin_metadata_queries_total", "Statements sent to the metadata database");
+pub static CALL_BYTES: Counter =
+    Counter::new("myelin_object_bytes_total", "Bytes of calls to actors and of their replies");
 
-static ALL: [&Counter; 8] = [
-    &REQUESTS,
-    &FAULTS,
-    &OBJECT_CALLS,
-    &OBJECT_ALARMS,
-    &ROWS_READ,
-    &ROWS_WRITTEN,
-    &METADATA_QUERIES,
-    &CALL_BYTES,
-];
+static ALL: [&Counter; 8] =
+    [&REQUESTS, &FAULTS, &OBJECT_CALLS, &OBJECT_ALARMS, &ROWS_READ, &ROWS_WRITTEN, &METADATA_QUERIES, &CALL_BYTES];
 
 /// All counters in the Prometheus text format.
 pub fn render() -> String {

@@ -1,4 +1,4 @@
-use crate::{Actors, Clock, LocalFuture, Random, Sql, Fault};
+use crate::{Actors, Clock, Fault, LocalFuture, Random, Sql};
 
 /// What one actor's host gives it: its own database and the way to everything else.
 pub trait ObjectHost: Clock + Random {

@@ -14,11 +14,15 @@ use std::{
 
 use harness::{Server, Sync, User, Value, bodies, encode, json, on_each_host, query};
 
+use crate::seed::Seed;
+
 on_each_host![what_was_acknowledged_survives_every_kill];
 
 const KILLS: usize = 5;
-/// How many messages must be acknowledged between two kills: the server is at work when it dies.
-const SENT_BETWEEN_KILLS: usize = 8;
+/// How many messages are acknowledged between two kills, at most: the server is at work when it dies.
+const SENT_BETWEEN_KILLS_MAX: usize = 16;
+/// How long after such a message the kill may come: at any instant of the next ones.
+const KILLED_AFTER_MAX_US: usize = 10_000;
 /// How long anybody tries again before the server counts as dead for good.
 const RETRIES_LAST: Duration = Duration::from_secs(60);
 
@@ -112,6 +116,7 @@ fn assert_each_once(events: &[Value], acknowledged: &BTreeMap<String, String>, w
 
 fn what_was_acknowledged_survives_every_kill(server: &Server) {
     let kills = std::env::var("MYELIN_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let seed = Seed::from_environment();
     let server = Server::with(server.host(), &[]);
     let people = [server.registers("alice"), server.registers("bob")];
     let room = people[0].creates_room_with(&[&people[1]]);
@@ -130,13 +135,14 @@ fn what_was_acknowledged_survives_every_kill(server: &Server) {
 
         for kill in 1..=kills {
             let told = || acknowledged.lock().expect("no speaker panics").len();
-            let enough = told() + SENT_BETWEEN_KILLS;
+            let enough = told() + 1 + seed.below(SENT_BETWEEN_KILLS_MAX);
             let deadline = Instant::now() + RETRIES_LAST;
             while told() < enough {
                 assert!(Instant::now() < deadline, "nobody is answered before kill {kill}");
                 assert!(!speakers.iter().any(|speaker| speaker.is_finished()), "a speaker gave up before kill {kill}");
                 thread::sleep(Duration::from_millis(5));
             }
+            thread::sleep(Duration::from_micros(seed.below(KILLED_AFTER_MAX_US) as u64));
             server.dies_and_returns();
         }
         over.store(true, Ordering::Relaxed);

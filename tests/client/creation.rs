@@ -60,8 +60,13 @@ fn events_come_in_the_specified_order(server: &Server) {
     kinds.reverse();
     let place = |kind: &str| kinds.iter().position(|k| k == kind).unwrap_or_else(|| panic!("no {kind} in {kinds:?}"));
     let expected = [
-        "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "org.example.first",
-        "org.example.second", "m.room.name",
+        "m.room.create",
+        "m.room.member",
+        "m.room.power_levels",
+        "m.room.join_rules",
+        "org.example.first",
+        "org.example.second",
+        "m.room.name",
     ];
     assert!(expected.map(place).is_sorted(), "{kinds:?}");
     assert_eq!(kinds.last().expect("events"), "m.room.member", "invitations come last: {kinds:?}");
@@ -176,10 +181,13 @@ fn an_unsupported_version_is_refused(server: &Server) {
 
 fn an_invalid_initial_state_is_refused(server: &Server) {
     let alice = server.registers("alice");
-    let answer = alice.post("/createRoom", json!({
-        "name": "Nobody may name it", "room_version": "11",
-        "power_level_content_override": { "users": { (alice.id.as_str()): 0 } },
-    }));
+    let answer = alice.post(
+        "/createRoom",
+        json!({
+            "name": "Nobody may name it", "room_version": "11",
+            "power_level_content_override": { "users": { (alice.id.as_str()): 0 } },
+        }),
+    );
     answer.refused(400, "M_INVALID_ROOM_STATE");
     assert_eq!(alice.get("/joined_rooms").ok()["joined_rooms"], json!([]), "nothing of it remains");
 }

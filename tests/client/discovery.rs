@@ -18,7 +18,6 @@ fn versions_are_listed_to_anybody(server: &Server) {
     assert!(versions["unstable_features"].is_null() || versions["unstable_features"].is_object());
 }
 
-
 fn the_well_known_names_the_base_url(server: &Server) {
     let answer = server.anonymous().get("/.well-known/matrix/client");
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));

@@ -52,7 +52,7 @@ fn messages_bring_the_senders_members(server: &Server) {
     let filter = json!({ "lazy_load_members": true }).to_string();
     let page = alice.messages(&room, &[("dir", "b"), ("limit", "1"), ("filter", &filter)]).ok();
     let state = page["state"].as_array().cloned().unwrap_or_default();
-    assert_eq!(members(&state), [carol.id.clone()], "{page}");
+    assert_eq!(members(&state), [carol.id.as_str()], "{page}");
 }
 
 fn redundant_members_come_on_demand(server: &Server) {

@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Getting events for a room»: /messages.
 
-use harness::{Server, User, Value, bodies, json, on_each_host};
+use harness::{Server, User, Value, bodies, event_ids, json, on_each_host};
 
 on_each_host![
     pages_go_back_from_the_end,
@@ -77,7 +77,7 @@ fn every_page_size_reads_everything_once(server: &Server) {
     assert_eq!(bodies(&whole), numbers((1..=25).rev()));
     assert_eq!(whole.last().expect("an event")["type"], "m.room.create");
     for limit in [1, 2, 3, 7, 10, 25] {
-        assert_eq!(alice.pages_back(&room, None, limit), whole, "limit {limit}");
+        assert_eq!(event_ids(&alice.pages_back(&room, None, limit)), event_ids(&whole), "limit {limit}");
     }
 }
 

@@ -132,7 +132,8 @@ fn a_token_server_asks_for_a_token(server: &Server) {
     let account = json!({ "username": "alice", "password": PASSWORD });
     let told = nobody.post(REGISTER, account.clone()).status(401);
     let flows = told["flows"].as_array().expect("flows");
-    let asks = |stage: &str| flows.iter().all(|flow| flow["stages"].as_array().is_some_and(|s| s.contains(&json!(stage))));
+    let asks =
+        |stage: &str| flows.iter().all(|flow| flow["stages"].as_array().is_some_and(|s| s.contains(&json!(stage))));
     assert!(asks("m.login.registration_token"), "{told}");
 
     let attempt = |auth: harness::Value| {

@@ -102,7 +102,8 @@ fn members_are_listed_and_filtered(server: &Server) {
     alice.invites(&room, &carol).ok();
     let members = |query: &str| {
         let list = alice.get(&format!("/rooms/{room}/members{query}")).ok();
-        let mut members: Vec<_> = list["chunk"].as_array().expect("a chunk").iter().map(|e| e["state_key"].clone()).collect();
+        let mut members: Vec<_> =
+            list["chunk"].as_array().expect("a chunk").iter().map(|e| e["state_key"].clone()).collect();
         members.sort_by_key(Value::to_string);
         members
     };

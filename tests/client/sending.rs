@@ -116,7 +116,8 @@ fn an_event_beyond_the_size_limit_is_refused(server: &Server) {
 fn content_arrives_unchanged(server: &Server) {
     let alice = server.registers("alice");
     let room = alice.creates_room(json!({}));
-    let content = json!({ "body": "\u{1F600} \"quoted\" \\ \u{7f} \u{2028} <b>", "deep": [[{ "a": null }], true, -1], "": "" });
+    let content =
+        json!({ "body": "\u{1F600} \"quoted\" \\ \u{7f} \u{2028} <b>", "deep": [[{ "a": null }], true, -1], "": "" });
     alice.sends_event(&room, "org.example.odd", "t", content.clone()).ok();
     assert_eq!(alice.syncs().timeline(&room).pop().expect("an event")["content"], content);
 }

@@ -25,8 +25,7 @@ impl Host {
 
     /// Whether `MYELIN_TEST_HOSTS` asks for this host.
     pub fn is_wanted(self) -> bool {
-        std::env::var("MYELIN_TEST_HOSTS")
-            .map_or(true, |hosts| hosts.split(',').any(|host| host.trim() == self.name()))
+        std::env::var("MYELIN_TEST_HOSTS").map_or(true, |hosts| hosts.split(',').any(|host| host.trim() == self.name()))
     }
 
     /// The server all tests of this process share, started by the first that asks.

@@ -37,7 +37,8 @@ impl Process {
     pub fn start(command: &[String], env: &[(String, String)], log: &Path, state: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log).expect("the log opens");
         // Our own settings (`MYELIN_TEST_…`) are not the server's.
-        let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("MYELIN_"));
+        let ours =
+            std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("MYELIN_"));
         let mut bash = Command::new("bash");
         for name in ours {
             bash.env_remove(name);

@@ -69,15 +69,8 @@ impl Server {
         let log = logs.join(format!("{}-{}-{number}.log", our_name(), host.name()));
         let _ = std::fs::remove_file(&log);
         let state = tempfile::Builder::new().prefix("myelin-").tempdir().expect("a temporary folder").keep();
-        let server = Self {
-            host,
-            settings: all,
-            port,
-            state,
-            log,
-            process: Mutex::new(None),
-            people: AtomicU32::new(0),
-        };
+        let server =
+            Self { host, settings: all, port, state, log, process: Mutex::new(None), people: AtomicU32::new(0) };
         server.boot()?;
         Ok(server)
     }
@@ -125,7 +118,8 @@ impl Server {
     fn native_command(&self) -> (Vec<String>, Vec<(String, String)>) {
         let binary = std::env::var("MYELIN_BIN").map_or_else(|_| beside_us("myelin"), PathBuf::from);
         let listen = format!("127.0.0.1:{}", self.port);
-        let command = [&text(&binary), "serve", "--listen", &listen, "--data-dir", &text(&self.state)].map(String::from);
+        let command =
+            [&text(&binary), "serve", "--listen", &listen, "--data-dir", &text(&self.state)].map(String::from);
         let env = self.settings.iter().map(|(name, value)| (format!("MYELIN_{name}"), value.clone())).collect();
         (command.into(), env)
     }

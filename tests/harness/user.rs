@@ -1,6 +1,9 @@
 //! A person on one device, and the verbs of a story.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -9,8 +12,8 @@ use crate::{Answer, Client, Sync, encode, query};
 /// Everybody's password.
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// How long a story waits for something to arrive before it is a failure, in ms.
-const ARRIVES_WITHIN_MS: &str = "20000";
+/// How long a story waits for something to arrive before it is a failure.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 
 /// Somebody logged in on one device.
 #[derive(Clone, Debug)]
@@ -27,12 +30,7 @@ impl User {
     pub fn from_login(anonymous: &Client, account: &Value) -> Self {
         let text = |name: &str| account[name].as_str().unwrap_or_else(|| panic!("no {name} in {account}")).to_owned();
         let token = text("access_token");
-        Self {
-            id: text("user_id"),
-            device_id: text("device_id"),
-            client: anonymous.with_token(&token),
-            token,
-        }
+        Self { id: text("user_id"), device_id: text("device_id"), client: anonymous.with_token(&token), token }
     }
 
     /// The same person on a new device.
@@ -197,22 +195,17 @@ impl User {
         Sync::from(self.asks_sync(&[("since", since), ("timeout", "0")]))
     }
 
-    /// The next answer there is; waits for it.
-    #[track_caller]
-    pub fn waits_since(&self, since: &str) -> Sync {
-        Sync::from(self.asks_sync(&[("since", since), ("timeout", ARRIVES_WITHIN_MS)]))
-    }
-
     /// Follows the chain of syncs until one fulfils `wanted`, and answers that one.
     #[track_caller]
     pub fn syncs_until(&self, since: &str, wanted: impl Fn(&Sync) -> bool) -> Sync {
+        let deadline = Instant::now() + ARRIVES_WITHIN;
         let mut sync = self.syncs_since(since);
-        for _answer in 0..100 {
-            if wanted(&sync) {
-                return sync;
-            }
-            sync = self.waits_since(&sync.next_batch);
+        while !wanted(&sync) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it never came: {}", sync.body);
+            let timeout = left.as_millis().to_string();
+            sync = Sync::from(self.asks_sync(&[("since", &sync.next_batch), ("timeout", &timeout)]));
         }
-        panic!("it never came: {}", sync.body);
+        sync
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
 };
 
 use harness::{Host, Server};
@@ -35,14 +35,17 @@ fn main() -> ExitCode {
     for host in hosts {
         let server = Server::with(host, &[]);
         let conversations = [
-            ("matrix-js-sdk", Command::new(&node).arg(&script).arg(server.url()).stderr(Stdio::inherit()).output()),
-            ("matrix-sdk", Command::new(&rust).arg(server.url()).stderr(Stdio::inherit()).output()),
+            ("matrix-js-sdk", Command::new(&node).arg(&script).arg(server.url()).output()),
+            ("matrix-sdk", Command::new(&rust).arg(server.url()).output()),
         ];
         for (client, conversation) in conversations {
             let conversation = conversation.unwrap_or_else(|error| panic!("{client} does not start: {error}"));
             let told = String::from_utf8_lossy(&conversation.stdout).into_owned();
             for line in told.lines() {
                 println!("{} {client}: {line}", host.name());
+            }
+            if !conversation.status.success() {
+                eprintln!("{}", String::from_utf8_lossy(&conversation.stderr));
             }
             let steps = told.lines().filter(|line| line.starts_with("ok ")).count();
             passed += steps;

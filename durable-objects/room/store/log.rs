@@ -16,7 +16,8 @@ pub(crate) struct Logged {
 pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
     let event_id = OwnedEventId::try_from(row.text(1)?).map_err(|_| Fault::new("a stored event has no event id"))?;
     let json = row.text(2)?;
-    let pdu = Pdu::from_stored(event_id, json, false).map_err(|error| Fault::new(format!("a stored event: {error}")))?;
+    let pdu =
+        Pdu::from_stored(event_id, json, false).map_err(|error| Fault::new(format!("a stored event: {error}")))?;
     Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)? })
 }
 
@@ -74,8 +75,7 @@ pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Res
 
 /// The event with this id.
 pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
-    let rows =
-        sql.query("SELECT position, event_id, json, txn FROM event WHERE event_id = ?1", &[event_id.into()])?;
+    let rows = sql.query("SELECT position, event_id, json, txn FROM event WHERE event_id = ?1", &[event_id.into()])?;
     Ok(all(rows)?.pop())
 }
 
@@ -90,7 +90,11 @@ pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault>
 }
 
 /// The transactions of the events after `position`: each with the id of the event it made, newest first.
-pub(crate) fn transactions(sql: &dyn Sql, position: u64, limit: u64) -> Result<Vec<(u64, String, OwnedEventId)>, Fault> {
+pub(crate) fn transactions(
+    sql: &dyn Sql,
+    position: u64,
+    limit: u64,
+) -> Result<Vec<(u64, String, OwnedEventId)>, Fault> {
     sql.query(
         "SELECT position, txn, event_id FROM event WHERE position > ?1 AND txn IS NOT NULL
          ORDER BY position DESC LIMIT ?2",

@@ -46,12 +46,7 @@ pub(crate) fn counts(sql: &dyn Sql) -> Result<(u64, u64), Fault> {
 }
 
 /// Up to `limit` users with one of two memberships, those who came first, without `but`.
-pub(crate) fn first_of(
-    sql: &dyn Sql,
-    memberships: [&str; 2],
-    but: &str,
-    limit: u64,
-) -> Result<Vec<String>, Fault> {
+pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], but: &str, limit: u64) -> Result<Vec<String>, Fault> {
     let [one, other] = memberships;
     sql.query(
         "SELECT user_id FROM member WHERE membership IN (?1, ?2) AND user_id <> ?3 ORDER BY position LIMIT ?4",
@@ -76,8 +71,7 @@ pub(crate) fn events(sql: &dyn Sql) -> Result<Vec<Logged>, Fault> {
 
 /// The number of a local user who is in the room.
 pub(crate) fn follower_number(sql: &dyn Sql, user_id: &str) -> Result<Option<u64>, Fault> {
-    let row = sql
-        .query("SELECT follower FROM member WHERE user_id = ?1 AND membership = 'join'", &[user_id.into()])?
-        .pop();
+    let row =
+        sql.query("SELECT follower FROM member WHERE user_id = ?1 AND membership = 'join'", &[user_id.into()])?.pop();
     row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
 }

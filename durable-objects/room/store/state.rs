@@ -39,7 +39,12 @@ pub(crate) fn at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64
 }
 
 /// What the state for one key was at `position`, by the position of its event.
-pub(crate) fn position_at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<u64>, Fault> {
+pub(crate) fn position_at(
+    sql: &dyn Sql,
+    event_type: &str,
+    state_key: &str,
+    position: u64,
+) -> Result<Option<u64>, Fault> {
     let row = sql
         .query(
             "SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3

@@ -2,22 +2,25 @@
 
 use actors::user::{Create, GetProfile, NewDevice};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use domain::{Refusal, config::Registration};
+use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::{
     account::{
-        check_registration_token_validity::v1 as token_validity,
-        get_username_availability::v3 as username_available,
-        register::{LoginType, RegistrationKind, v3::Request},
+        check_registration_token_validity::v1 as token_validity, get_username_availability::v3 as username_available,
     },
-    uiaa::AuthType,
+    uiaa::{AuthData, AuthType},
 };
 use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::{Map, Value};
 
 use crate::{
-    Context, Failure, Routes, access_token,
+    Context, Failure, Routes, access_token, failure,
     metadata::{register_account, registration_token},
-    password, uiaa,
+    password,
+    router::bad_json,
+    uiaa,
 };
 
 /// The longest user id, in bytes. Spec: Appendices, "User Identifiers".
@@ -26,12 +29,39 @@ const USER_ID_BYTES_MAX: usize = 255;
 const DEVICE_ID_BYTES_MAX: usize = 255;
 
 pub(super) fn routes(routes: &mut Routes) {
-    // Not through ruma's answer: it says `"device_id": null` to who does not log in.
-    routes.add_json(register);
+    for path in ["/_matrix/client/v3/register", "/_matrix/client/r0/register"] {
+        routes.add_raw(Method::POST, path, register);
+    }
     routes.add(is_available);
     routes.add(is_token_valid);
 }
 
+/// Not ruma's type: that one refuses `"auth": {}`, with which some clients begin.
+#[derive(Default, Deserialize)]
+struct Registering {
+    username: Option<String>,
+    password: Option<String>,
+    device_id: Option<OwnedDeviceId>,
+    initial_device_display_name: Option<String>,
+    #[serde(default, deserialize_with = "auth_or_nothing")]
+    auth: Option<AuthData>,
+    inhibit_login: Option<bool>,
+    #[serde(rename = "type")]
+    login_type: Option<String>,
+}
+
+/// No `auth`, `null` and `{}` are the same.
+fn auth_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuthData>, D::Error> {
+    let auth = Option::<Map<String, Value>>::deserialize(deserializer)?.filter(|auth| !auth.is_empty());
+    auth.map(|auth| serde_json::from_value(Value::Object(auth)).map_err(D::Error::custom)).transpose()
+}
+
+#[derive(Deserialize)]
+struct Query {
+    kind: Option<String>,
+}
+
+/// Not ruma's type: that one says `"device_id": null` to who does not log in.
 #[derive(Serialize)]
 struct Answer<'a> {
     user_id: OwnedUserId,
@@ -41,14 +71,10 @@ struct Answer<'a> {
     device_id: Option<&'a DeviceId>,
 }
 
-async fn register(cx: &Context, (): (), request: Request) -> Result<Vec<u8>, Failure> {
+async fn register(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
     let flows = flows(cx)?;
-    if request.kind == RegistrationKind::Guest {
-        return Err(Refusal::GuestAccessForbidden.into());
-    }
-    if request.login_type == Some(LoginType::ApplicationService) {
-        return Err(Refusal::Unknown("There is no such appservice".to_owned()).into());
-    }
+    let request = parse(&request)?;
+    let inhibit_login = request.inhibit_login.unwrap_or_default();
     let user_id = match &request.username {
         Some(username) => free_user_id(cx, username).await?,
         None => generated_user_id(cx)?,
@@ -56,33 +82,52 @@ async fn register(cx: &Context, (): (), request: Request) -> Result<Vec<u8>, Fai
     let operation = uiaa::Operation {
         name: "register",
         flows: &[flows],
-        request: uiaa::digest(&(&request.username, &request.device_id, request.inhibit_login))?,
+        request: uiaa::digest(&(&request.username, &request.device_id, inhibit_login))?,
     };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
     let password_hash = match request.password {
         Some(password) => Some(password::hash(cx, password).await?),
         None => None,
     };
+    let login = match inhibit_login {
+        true => None,
+        false => Some(login(cx, &user_id, request.device_id, request.initial_device_display_name)?),
+    };
     if let Some(token) = &authenticated.registration_token
         && !registration_token::consume(cx.metadata(), token, cx.now_ms()).await?
     {
         return Err(operation.ask_again(cx, "This registration token is not valid"));
     }
-    let login = match request.inhibit_login {
-        true => None,
-        false => Some(login(cx, &user_id, request.device_id, request.initial_device_display_name)?),
-    };
     let account = Account { user_id, password_hash, admin: false, display_name: None };
     let created = create(cx, &account, login.as_ref()).await;
     if let (Err(Failure::Refused(_)), Some(token)) = (&created, &authenticated.registration_token) {
         registration_token::give_back(cx.metadata(), token).await?;
     }
     created?;
-    Ok(serde_json::to_vec(&Answer {
+    let answer = Answer {
         user_id: account.user_id,
         access_token: login.as_ref().map(|login| &*login.access_token),
         device_id: login.as_ref().map(|login| &*login.device.device_id),
-    })?)
+    };
+    Ok(failure::json(StatusCode::OK, &answer))
+}
+
+fn parse(request: &Request<Bytes>) -> Result<Registering, Refusal> {
+    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
+        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    match query.kind.as_deref() {
+        None | Some("user") => {}
+        Some("guest") => return Err(Refusal::GuestAccessForbidden),
+        Some(_) => return Err(Refusal::InvalidParam("There is no such kind of account".to_owned())),
+    }
+    if request.body().is_empty() {
+        return Ok(Registering::default());
+    }
+    let request: Registering = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    if request.login_type.as_deref() == Some("m.login.application_service") {
+        return Err(Refusal::Unknown("There is no such appservice".to_owned()));
+    }
+    Ok(request)
 }
 
 async fn is_available(
@@ -219,6 +264,9 @@ mod tests {
     #[test]
     fn a_client_registers_in_two_steps() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
+        for beginning in [Value::Null, json!({ "auth": null }), json!({ "auth": {} })] {
+            assert_eq!(server.post(REGISTER, "", &beginning).0, StatusCode::UNAUTHORIZED, "{beginning}");
+        }
         let (status, challenge) = server.post(REGISTER, "", &json!({}));
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         assert_eq!(challenge["flows"], json!([{ "stages": ["m.login.dummy"] }]));

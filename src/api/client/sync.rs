@@ -79,6 +79,9 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
     let (given_filter, filter_id) = match request.filter {
         Some(Filter::FilterDefinition(filter)) => (Some(filter), None),
+        Some(Filter::FilterId(id)) if id.starts_with('{') => {
+            return Err(Refusal::BadJson("`filter` is neither a filter nor the id of one".to_owned()).into());
+        }
         Some(Filter::FilterId(id)) => (None, Some(id)),
         _ => (None, None),
     };
@@ -87,6 +90,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         token_hash: bearer.token_hash.clone(),
         since: request.since.clone(),
         full_state: request.full_state,
+        include_leave: given_filter.as_ref().is_some_and(|filter| filter.room.include_leave),
         filter_id,
         may_wait,
     };
@@ -117,7 +121,8 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         state_after: request.use_state_after,
     };
     let (mut rooms, read) = reading.read(cx).await?;
-    let close = SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
+    let close =
+        SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
     let closed = user.call(&close).await.or_absent(unknown_token())?;
     for StrippedRoom { room_id, state } in closed.invited {
         rooms.invite.insert(room_id, Invited { invite_state: Stripped { events: state } });
@@ -176,7 +181,8 @@ impl Reading<'_> {
     }
 
     fn wants(&self, room_id: &OwnedRoomId) -> bool {
-        self.filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !self.filter.not_rooms.contains(room_id)
+        self.filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id))
+            && !self.filter.not_rooms.contains(room_id)
     }
 
     async fn delta(&self, cx: &Context, room: &PlannedRoom) -> Result<DeltaReply, Failure> {

@@ -132,30 +132,18 @@ impl ActorHost {
     }
 }
 
-impl Clock for ActorHost {
-    fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
-    }
-}
-
-impl Random for ActorHost {
-    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
-        Chance.fill(bytes)
-    }
-}
-
 /// The same host as the framework holds it: with an `Rc` of itself, for work that outlives a call.
 pub(crate) struct Shared(pub Rc<ActorHost>);
 
 impl Clock for Shared {
     fn now_ms(&self) -> u64 {
-        self.0.now_ms()
+        self.0.clock.now_ms()
     }
 }
 
 impl Random for Shared {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.0.fill(bytes)
+        Chance.fill(bytes)
     }
 }
 

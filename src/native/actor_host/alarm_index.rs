@@ -102,7 +102,9 @@ fn apply(connection: &Connection, changes: &[Change]) -> Result<(), Fault> {
                     "INSERT INTO alarm (kind, id, at_ms) VALUES (?1, ?2, ?3)
                      ON CONFLICT (kind, id) DO UPDATE SET at_ms = excluded.at_ms",
                 )
-                .and_then(|mut statement| statement.execute(params![kind, id, i64::try_from(*at_ms).unwrap_or(i64::MAX)])),
+                .and_then(|mut statement| {
+                    statement.execute(params![kind, id, i64::try_from(*at_ms).unwrap_or(i64::MAX)])
+                }),
             None => transaction
                 .prepare_cached("DELETE FROM alarm WHERE kind = ?1 AND id = ?2")
                 .and_then(|mut statement| statement.execute(params![kind, id])),

@@ -7,6 +7,7 @@ use std::{
 use platform::{ActorKind, Address, Fault};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use crate::sqlite::{fault, limit};
 
@@ -57,7 +58,10 @@ impl ActorFiles {
         }
         let name = path.with_extension("id");
         write_durably(&name, address.id.as_bytes()).map_err(|error| io_fault(&name, &error))?;
-        connect(&path)
+        connect(&path).inspect_err(|_| {
+            // Nothing was founded; at worst a name stays behind that nobody reads.
+            let _ = fs::remove_file(&name);
+        })
     }
 
     /// Addresses of the actors whose write-ahead log was left behind: the host did not close them.
@@ -69,8 +73,10 @@ impl ActorFiles {
                 let wals = files.iter().filter(|file| file.extension().is_some_and(|ext| ext == "sqlite-wal"));
                 for wal in wals.filter(|wal| is_filled(wal)) {
                     let name = wal.with_extension("id");
-                    let id = fs::read_to_string(&name).map_err(|error| io_fault(&name, &error))?;
-                    left.push(Address::new(kind, id));
+                    match fs::read_to_string(&name) {
+                        Ok(id) => left.push(Address::new(kind, id)),
+                        Err(error) => warn!(file = %name.display(), %error, "whose log this is, is unknown"),
+                    }
                 }
             }
         }

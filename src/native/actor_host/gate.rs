@@ -107,9 +107,8 @@ impl Gate {
         while !self.waiting.borrow().is_empty() {
             let reached = self.committed.get();
             let alarms = self.alarms.take();
-            let wal = async {
-                if self.wal_dirty.replace(false) { self.disk.sync(self.wal.clone()).await } else { Ok(()) }
-            };
+            let wal =
+                async { if self.wal_dirty.replace(false) { self.disk.sync(self.wal.clone()).await } else { Ok(()) } };
             let (wal, alarms) = tokio::join!(wal, all(alarms));
             if self.shut.get() {
                 break;

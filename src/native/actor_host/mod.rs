@@ -234,7 +234,9 @@ fn stopping() -> Fault {
 
 impl Actors for Router {
     fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
-        Box::pin(async move { answer(self.ask(to, |reply| Request::Call { call: call.to_owned(), body, reply })?).await })
+        Box::pin(
+            async move { answer(self.ask(to, |reply| Request::Call { call: call.to_owned(), body, reply })?).await },
+        )
     }
 
     fn wait<'a>(

@@ -180,7 +180,7 @@ fn actor_files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn is_wal(file: &PathBuf) -> bool {
+fn is_wal(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "sqlite-wal")
 }
 
@@ -291,10 +291,10 @@ fn the_least_recently_used_actor_is_closed_and_opens_again() {
                 assert_eq!(host.call(room, "add", "").await, round.to_string());
             }
         }
-        let open = actor_files(dir.path()).into_iter().filter(is_wal).count();
+        let open = actor_files(dir.path()).iter().filter(|file| is_wal(file)).count();
         assert!(open <= 3, "{open} actors are open");
         host.stop();
-        assert_eq!(actor_files(dir.path()).into_iter().filter(is_wal).count(), 0);
+        assert_eq!(actor_files(dir.path()).iter().filter(|file| is_wal(file)).count(), 0);
     });
 }
 

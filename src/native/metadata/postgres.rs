@@ -42,11 +42,7 @@ impl PostgresAddress {
 
     /// One thread's connections, opened when needed.
     pub(crate) fn pool(&self) -> PostgresMetadata {
-        PostgresMetadata {
-            config: self.config.clone(),
-            turns: Semaphore::new(CONNECTIONS_MAX),
-            idle: Rc::default(),
-        }
+        PostgresMetadata { config: self.config.clone(), turns: Semaphore::new(CONNECTIONS_MAX), idle: Rc::default() }
     }
 }
 
@@ -184,7 +180,10 @@ mod tests {
 
     #[test]
     fn placeholders_are_translated_outside_quotes() {
-        assert_eq!(translated("SELECT '?1', a FROM t WHERE b = ?1 AND c = ?2"), "SELECT '?1', a FROM t WHERE b = $1 AND c = $2");
+        assert_eq!(
+            translated("SELECT '?1', a FROM t WHERE b = ?1 AND c = ?2"),
+            "SELECT '?1', a FROM t WHERE b = $1 AND c = $2"
+        );
     }
 
     #[test]

@@ -115,7 +115,11 @@ async fn leave(
     Ok(leave_room::v3::Response::new())
 }
 
-async fn kick(cx: &Context, caller: Caller, request: kick_user::v3::Request) -> Result<kick_user::v3::Response, Failure> {
+async fn kick(
+    cx: &Context,
+    caller: Caller,
+    request: kick_user::v3::Request,
+) -> Result<kick_user::v3::Response, Failure> {
     change(cx, &request.room_id, caller.user_id, request.user_id, MembershipAction::Kick, request.reason).await?;
     Ok(kick_user::v3::Response::new())
 }

@@ -52,12 +52,20 @@ async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Reques
 }
 
 /// Where in a room's log a token stands: one of the room itself, or a sync's `next_batch`.
-pub(super) async fn position(cx: &Context, caller: &Caller, room_id: &OwnedRoomId, token: &str) -> Result<u64, Failure> {
+pub(super) async fn position(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &OwnedRoomId,
+    token: &str,
+) -> Result<u64, Failure> {
     if token.starts_with('s') {
         let call = PositionIn { room_id: room_id.clone(), token: token.to_owned() };
         return cx.user(&caller.user_id).call(&call).await;
     }
-    Ok(token.parse::<RoomToken>().map_err(|_: Refusal| Refusal::InvalidParam("Not a token of this server".to_owned()))?.0)
+    Ok(token
+        .parse::<RoomToken>()
+        .map_err(|_: Refusal| Refusal::InvalidParam("Not a token of this server".to_owned()))?
+        .0)
 }
 
 /// A client's filter of a room's events, as rooms understand it.

@@ -154,7 +154,8 @@ impl Conversation {
             let page = room.messages(options).await?;
             for event in &page.chunk {
                 last_kind = event.raw().get_field::<String>("type")?;
-                let content = event.raw().get_field::<matrix_sdk::ruma::serde::JsonObject>("content")?.unwrap_or_default();
+                let content =
+                    event.raw().get_field::<matrix_sdk::ruma::serde::JsonObject>("content")?.unwrap_or_default();
                 let body = content.get("body").and_then(|body| body.as_str()).unwrap_or_default();
                 numbers.extend(body.strip_prefix("number ").map(str::to_owned));
             }

@@ -1,0 +1,47 @@
+use domain::event::Draft;
+use platform::{ActorKind, Tx};
+use ruma_common::OwnedUserId;
+use ruma_events::TimelineEventType;
+use serde::{Deserialize, Serialize};
+
+use super::{MemberProfile, MembershipAction, Room, change_membership::membership_content, store};
+use crate::{Call, Cx, Error};
+
+/// A member's profile changed: their membership event says so, as long as they are in the room. Late and repeated ones
+/// change nothing. Spec: "Profiles", "Events on Change of Profile Information".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RefreshMember {
+    pub user: OwnedUserId,
+    pub profile: MemberProfile,
+    /// When the profile became so, in milliseconds since the Unix epoch.
+    pub changed_at_ms: u64,
+}
+
+impl Call for RefreshMember {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "refresh_member";
+    type Reply = ();
+}
+
+impl Room {
+    pub(super) fn refresh_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RefreshMember) -> Result<(), Error> {
+        if store::members::membership(&**tx, call.user.as_str())?.as_deref() != Some("join") {
+            return Ok(());
+        }
+        let Some(member) = store::state::current(&**tx, "m.room.member", call.user.as_str())? else { return Ok(()) };
+        let shown = member.pdu.content_as::<MemberProfile>().unwrap_or_default();
+        let is_newer = u64::from(member.pdu.origin_server_ts().get()) > call.changed_at_ms;
+        if shown == call.profile || is_newer {
+            return Ok(());
+        }
+        let draft = Draft {
+            event_type: TimelineEventType::RoomMember,
+            content: membership_content(MembershipAction::Join, &call.profile, None)?,
+            state_key: Some(call.user.to_string()),
+            sender: call.user,
+            redacts: None,
+        };
+        self.append(tx, cx, &draft, None)?;
+        Ok(())
+    }
+}

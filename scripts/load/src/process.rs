@@ -1,0 +1,29 @@
+//! Memory of the processes of a server, from `/proc`.
+
+use std::{collections::HashMap, fs};
+
+/// Resident memory of these processes and all their descendants, in MB; `None` where there is no `/proc`.
+///
+/// Pages that several processes share are counted once for each.
+pub(crate) fn resident_mb(roots: &[u32]) -> Option<f64> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(parent) = status(pid, "PPid:") {
+            children.entry(u32::try_from(parent).ok()?).or_default().push(pid);
+        }
+    }
+    let (mut tree, mut kib) = (roots.to_vec(), 0);
+    while let Some(pid) = tree.pop() {
+        kib += status(pid, "VmRSS:").unwrap_or(0);
+        tree.extend(children.remove(&pid).into_iter().flatten());
+    }
+    (kib > 0).then_some(kib as f64 / 1024.0)
+}
+
+/// A number of `/proc/PID/status`; `None` for a process that is gone.
+fn status(pid: u32, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
