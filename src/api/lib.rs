@@ -24,7 +24,7 @@ use std::rc::Rc;
 
 use actors::Settings;
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{Config, Refusal};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use platform::{Actors, Clock, Heavy, Metadata, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
@@ -65,16 +65,21 @@ pub fn too_large() -> Response<Bytes> {
 /// The homeserver's HTTP interface.
 pub struct Server {
     services: Rc<Services>,
-    routes: Routes,
+    routes: Rc<Routes>,
+}
+
+/// Every endpoint that the configuration allows. A host whose services live for one request makes this once.
+pub fn routes(config: &Config) -> Rc<Routes> {
+    let mut routes = Routes::default();
+    client::routes(&mut routes);
+    well_known::routes(&mut routes);
+    operator::routes(&mut routes, config);
+    admin::routes(&mut routes, config);
+    Rc::new(routes)
 }
 
 impl Server {
-    pub fn new(services: Services) -> Self {
-        let mut routes = Routes::default();
-        client::routes(&mut routes);
-        well_known::routes(&mut routes);
-        operator::routes(&mut routes, &services.settings.config);
-        admin::routes(&mut routes, &services.settings.config);
+    pub fn new(services: Services, routes: Rc<Routes>) -> Self {
         Self { services: Rc::new(services), routes }
     }
 

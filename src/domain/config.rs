@@ -182,14 +182,14 @@ impl Config {
         key(
             "RC_LOGIN",
             Some("0.17,3"),
-            "logins, per user and address, as per_second,burst: 0 as per_second is no limit",
+            "logins tried, per user, as per_second,burst: 0 as per_second is no limit",
         ),
         key(
             "RC_REGISTRATION",
             Some("0.17,3"),
-            "registrations, per address, as per_second,burst: 0 as per_second is no limit",
+            "registrations, per address, as per_second,burst: understood, not enforced yet",
         ),
-        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user, as per_second,burst: 0 as per_second is no limit"),
+        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user, as per_second,burst: understood, not enforced yet"),
     ];
 
     /// Reads a configuration from its pairs.

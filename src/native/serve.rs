@@ -155,14 +155,16 @@ struct Parts {
 
 impl Parts {
     fn server(self) -> Server {
-        Server::new(Services {
+        let routes = api::routes(&self.settings.config);
+        let services = Services {
             actors: Rc::new(self.router),
             metadata: self.metadata.connect(),
             clock: Rc::new(SystemClock),
             random: Rc::new(Chance),
             heavy: Rc::new(self.heavy),
             settings: Rc::new(self.settings),
-        })
+        };
+        Server::new(services, routes)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     chance::Runtime,
     contract,
     js::{self, Leaving},
-    settings::{metadata, settings},
+    settings::{metadata, routes, settings},
 };
 
 /// How much of a body that is too large is taken in before the connection is given up, in bytes.
@@ -51,7 +51,10 @@ async fn respond(request: &Request, env: &Env) -> Result<Response, JsValue> {
     let answer = match read(request).await {
         Ok(Some(request)) => match services(env).await {
             Ok(services) if contract::is_asked(&request, &services) => contract::answer(env, &services).await,
-            Ok(services) => Server::new(services).answer(request).await,
+            Ok(services) => {
+                let routes = routes(&services.settings);
+                Server::new(services, routes).answer(request).await
+            }
             Err(fault) => {
                 tracing::error!(%fault, "the server cannot start");
                 js::console_error(&format!("the server cannot start: {fault}"));

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use actors::Settings;
+use api::Routes;
 use domain::config::Config;
 use platform::{Fault, Metadata};
 use wasm_bindgen::JsValue;
@@ -17,6 +18,12 @@ const HYPERDRIVE_BINDING: &str = "HYPERDRIVE";
 
 thread_local! {
     static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
+    static ROUTES: RefCell<Option<Rc<Routes>>> = const { RefCell::new(None) };
+}
+
+/// Every endpoint of the server.
+pub(crate) fn routes(settings: &Settings) -> Rc<Routes> {
+    ROUTES.with_borrow_mut(|slot| slot.get_or_insert_with(|| api::routes(&settings.config)).clone())
 }
 
 /// The server's settings. The first call of an isolate migrates the metadata database and reads the

@@ -2,15 +2,20 @@
 //!
 //! `MYELIN_TEST_STEPS` says how long the conversation is (120).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use harness::{Server, User, Value, bodies, event_ids, json, on_each_host};
+use harness::{Server, Sync, User, Value, bodies, event_ids, json, on_each_host};
 
 use crate::seed::Seed;
 
 on_each_host![evictions_go_unnoticed];
 
 const STEPS: usize = 120;
+/// How long the last message may take to reach everybody.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 
 /// One participant as the story knows it.
 struct Person {
@@ -82,15 +87,23 @@ impl Conversation<'_> {
         assert_eq!(rooms["joined_rooms"], expected, "one's own change is seen at once");
     }
 
-    fn syncs(&mut self, place: usize) {
+    fn syncs(&mut self, place: usize, timeout_ms: &str) {
         let person = &mut self.people[place];
         let filter = json!({ "room": { "timeline": { "limit": 500 } } }).to_string();
-        let pairs = [("since", person.since.as_str()), ("timeout", "0"), ("filter", filter.as_str())];
-        let sync = harness::Sync::from(person.user.asks_sync(&pairs));
+        let pairs = [("since", person.since.as_str()), ("timeout", timeout_ms), ("filter", filter.as_str())];
+        let sync = Sync::from(person.user.asks_sync(&pairs));
         let left = sync.left(&self.room)["timeline"]["events"].as_array().cloned().unwrap_or_default();
         person.heard.extend(sync.messages(&self.room));
         person.heard.extend(bodies(&left));
         person.since = sync.next_batch;
+    }
+
+    fn hears_the_last(&mut self, place: usize) {
+        let deadline = Instant::now() + ARRIVES_WITHIN;
+        while self.people[place].heard.last() != self.said.last() {
+            assert!(Instant::now() < deadline, "the last message never comes to {}", self.people[place].user.id);
+            self.syncs(place, "1000");
+        }
     }
 
     fn takes_a_step(&mut self) {
@@ -99,7 +112,7 @@ impl Conversation<'_> {
             0..=4 => self.speaks(place),
             5 => self.repeats(),
             6 => self.comes_or_goes(place),
-            _ => self.syncs(place),
+            _ => self.syncs(place, "0"),
         }
         self.evicts_somebody();
     }
@@ -128,7 +141,10 @@ fn evictions_go_unnoticed(server: &Server) {
         if !talk.people[place].is_in {
             talk.comes_or_goes(place);
         }
-        talk.syncs(place);
+    }
+    talk.speaks(0);
+    for place in 0..talk.people.len() {
+        talk.hears_the_last(place);
     }
 
     for person in &talk.people {

@@ -57,7 +57,7 @@ fn an_incremental_sync_shows_what_is_new(server: &Server) {
     alice.sends(&room, "old");
     let since = bob.syncs().next_batch;
     alice.sends(&room, "new");
-    let sync = bob.syncs_since(&since);
+    let sync = bob.hears_since(&since);
     assert_eq!(sync.messages(&room), ["new"]);
     assert!(!sync.is_limited(&room) && sync.state(&room).is_empty());
     assert!(sync.joined(&quiet).is_null(), "a quiet room is left out");
@@ -183,11 +183,11 @@ fn devices_sync_independently(server: &Server) {
     let room = alice.creates_room_with(&[&bob]);
     let (desk_since, phone_since) = (bob.syncs().next_batch, phone.syncs().next_batch);
     alice.sends(&room, "one");
-    let desk = bob.syncs_since(&desk_since);
+    let desk = bob.hears_since(&desk_since);
     assert_eq!(desk.messages(&room), ["one"]);
     alice.sends(&room, "two");
-    assert_eq!(bob.syncs_since(&desk.next_batch).messages(&room), ["two"]);
-    assert_eq!(phone.syncs_since(&phone_since).messages(&room), ["one", "two"]);
+    assert_eq!(bob.hears_since(&desk.next_batch).messages(&room), ["two"]);
+    assert_eq!(phone.hears_since(&phone_since).messages(&room), ["one", "two"]);
 }
 
 fn a_token_may_be_used_again(server: &Server) {
@@ -195,12 +195,12 @@ fn a_token_may_be_used_again(server: &Server) {
     let room = alice.creates_room_with(&[&bob]);
     let since = bob.syncs().next_batch;
     alice.sends(&room, "one");
-    let first = bob.syncs_since(&since);
-    let again = bob.syncs_since(&since);
+    let first = bob.hears_since(&since);
+    let again = bob.hears_since(&since);
     assert_eq!(first.messages(&room), again.messages(&room));
     alice.sends(&room, "two");
-    assert_eq!(bob.syncs_since(&since).messages(&room), ["one", "two"]);
-    assert_eq!(bob.syncs_since(&first.next_batch).messages(&room), ["two"]);
+    assert_eq!(bob.hears_since(&first.next_batch).messages(&room), ["two"]);
+    assert_eq!(bob.hears_since(&since).messages(&room), ["one", "two"]);
 }
 
 fn an_old_token_still_works(server: &Server) {
@@ -210,12 +210,12 @@ fn an_old_token_still_works(server: &Server) {
     let mut since = old.clone();
     for number in 1..=8 {
         alice.sends(&room, &number.to_string());
-        let sync = bob.syncs_since(&since);
+        let sync = bob.hears_since(&since);
         assert_eq!(sync.messages(&room), [number.to_string()]);
         since = sync.next_batch;
     }
     let numbers: Vec<_> = (1..=8).map(|number| number.to_string()).collect();
-    assert_eq!(bob.syncs_since(&old).messages(&room), numbers);
+    assert_eq!(bob.hears_since(&old).messages(&room), numbers);
 }
 
 fn a_foreign_token_is_refused(server: &Server) {
@@ -248,7 +248,7 @@ fn state_after_is_given_on_demand(server: &Server) {
     let room = alice.creates_room(json!({ "name": "Before" }));
     let since = alice.syncs().next_batch;
     alice.sets_state(&room, "m.room.name", "", json!({ "name": "After" })).ok();
-    let pairs = [("since", since.as_str()), ("use_state_after", "true"), ("timeout", "0")];
+    let pairs = [("since", since.as_str()), ("use_state_after", "true"), ("timeout", "20000")];
     let sync = Sync::from(alice.asks_sync(&pairs));
     let joined = sync.joined(&room);
     assert!(joined["state"].is_null(), "state gives way to state_after: {joined}");

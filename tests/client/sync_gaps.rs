@@ -14,8 +14,7 @@ on_each_host![
 ];
 
 fn syncs_with_limit(user: &User, since: &str, limit: u32) -> Sync {
-    let filter = json!({ "room": { "timeline": { "limit": limit } } }).to_string();
-    Sync::from(user.asks_sync(&[("since", since), ("filter", &filter), ("timeout", "0")]))
+    user.hears_filtered(since, &json!({ "room": { "timeline": { "limit": limit } } }).to_string())
 }
 
 fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {

@@ -189,17 +189,41 @@ impl User {
         Sync::from(self.asks_sync(&[("timeout", "0")]))
     }
 
-    /// What happened since, without waiting.
+    /// What is known to have happened since, without waiting: for what must not come, as what others did may take
+    /// a moment to arrive.
     #[track_caller]
     pub fn syncs_since(&self, since: &str) -> Sync {
         Sync::from(self.asks_sync(&[("since", since), ("timeout", "0")]))
     }
 
+    /// The next answer with anything new.
+    #[track_caller]
+    pub fn hears_since(&self, since: &str) -> Sync {
+        self.hears_filtered(since, "{}")
+    }
+
+    /// The next answer with anything new, through a filter.
+    #[track_caller]
+    pub fn hears_filtered(&self, since: &str, filter: &str) -> Sync {
+        let timeout = ARRIVES_WITHIN.as_millis().to_string();
+        Sync::from(self.asks_sync(&[("since", since), ("timeout", &timeout), ("filter", filter)]))
+    }
+
     /// Follows the chain of syncs until one fulfils `wanted`, and answers that one.
     #[track_caller]
     pub fn syncs_until(&self, since: &str, wanted: impl Fn(&Sync) -> bool) -> Sync {
+        self.follows(self.syncs_since(since), wanted)
+    }
+
+    /// Syncs from the beginning until an answer fulfils `wanted`, and answers that one.
+    #[track_caller]
+    pub fn sees(&self, wanted: impl Fn(&Sync) -> bool) -> Sync {
+        self.follows(self.syncs(), wanted)
+    }
+
+    #[track_caller]
+    fn follows(&self, mut sync: Sync, wanted: impl Fn(&Sync) -> bool) -> Sync {
         let deadline = Instant::now() + ARRIVES_WITHIN;
-        let mut sync = self.syncs_since(since);
         while !wanted(&sync) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "it never came: {}", sync.body);
