@@ -57,14 +57,14 @@ need_node() {
 
 wrangler() { node "$ROOT/node_modules/wrangler/bin/wrangler.js" "$@"; }
 
-# Compiles the Worker with cargo profile $1 (worker or worker-dev) and lays out build/.
+# Compiles the Worker with cargo profile $1 (worker or worker-dev) and lays out the folder $2 (build).
 build_worker() {
   say "building the Worker (profile $1; the first time takes minutes)"
   # wasm-bindgen's macros then use the js-sys of the lock file, as the bundler expects.
   WASM_BINDGEN_USE_JS_SYS=1 \
     cargo build --locked -p worker-host --target wasm32-unknown-unknown --profile "$1"
   cargo build --locked --quiet -p bundle
-  "$TARGET_DIR/debug/bundle" "$TARGET_DIR/wasm32-unknown-unknown/$1/worker_host.wasm" build src/worker/entry.mjs \
+  "$TARGET_DIR/debug/bundle" "$TARGET_DIR/wasm32-unknown-unknown/$1/worker_host.wasm" "${2:-build}" src/worker/entry.mjs \
     "$BUNDLE_GZIP_BYTES_MAX"
 }
 
@@ -88,3 +88,49 @@ await_server() {
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 random_secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# PostgreSQL refuses to run as root.
+as_postgres() {
+  if [ "$(id -u)" = 0 ]; then (cd / && runuser -u "$pg_user" -- "$@"); else "$@"; fi
+}
+
+pg_bin_dir() {
+  local initdb
+  initdb=$(command -v initdb || ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail -n 1 || true)
+  # The one in PATH may be a link; its neighbours are beside the real one.
+  [ -z "$initdb" ] || dirname "$(readlink -f "$initdb")"
+}
+
+# Starts a PostgreSQL of our own with the settings given (name=value), on $postgres_port, with an empty database
+# myelin that belongs to the user myelin. Its files are in $postgres until stop_postgres.
+postgres=
+start_postgres() {
+  pg_bin=$(pg_bin_dir)
+  if [ -z "$pg_bin" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing PostgreSQL (apt-get)"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+    pg_bin=$(pg_bin_dir)
+  fi
+  [ -n "$pg_bin" ] || fail "PostgreSQL is missing: install its server (Debian: apt-get install postgresql)"
+  pg_user=postgres
+  if [ "$(id -u)" = 0 ] && ! id -u postgres >/dev/null 2>&1; then
+    pg_user=myelin-test
+    id -u "$pg_user" >/dev/null 2>&1 || useradd --system --no-create-home "$pg_user"
+  fi
+  postgres_port=$(free_port)
+  postgres=$(mktemp -d)
+  [ "$(id -u)" != 0 ] || chown "$pg_user" "$postgres"
+  say "starting PostgreSQL on port $postgres_port"
+  as_postgres "$pg_bin/initdb" -D "$postgres/data" -U myelin --auth=trust --encoding=UTF8 --locale=C --no-sync >/dev/null
+  as_postgres "$pg_bin/pg_ctl" -D "$postgres/data" -l "$postgres/log" -w \
+    -o "-p $postgres_port -c listen_addresses=127.0.0.1 -k $postgres -c max_connections=200 ${*/#/-c }" start >/dev/null ||
+    { cat "$postgres/log" >&2; fail "PostgreSQL did not start"; }
+  as_postgres "$pg_bin/createdb" -h 127.0.0.1 -p "$postgres_port" -U myelin myelin
+}
+
+stop_postgres() {
+  [ -n "$postgres" ] || return 0
+  as_postgres "$pg_bin/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null 2>&1 || true
+  rm -rf "$postgres"
+  postgres=
+}

@@ -173,9 +173,18 @@ impl Server {
     }
 }
 
+/// A port nobody listens on, below those the system gives to outgoing connections: while a killed server is away, a
+/// client that knocks there must not be given the very port.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+    const PORTS: std::ops::Range<u32> = 20_000..32_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Test binaries that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    (0..PORTS.len())
+        .map(|_| begin.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start) + PORTS.start)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// The nearest file of this name in the folders above the test binary.

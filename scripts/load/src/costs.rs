@@ -1,7 +1,7 @@
 //! What operations cost, by the server's own counters: the difference of two readings, divided by the operations.
 //!
-//! Nothing else may run meanwhile. A commit may arm an alarm that fires seconds later: its run belongs to the
-//! operation that armed it, so the second reading waits until nothing has moved for longer than that.
+//! Nothing else may run meanwhile, so everything that is needed is made before the first reading. A commit may arm an
+//! alarm that fires seconds later: its run belongs to the operation that armed it, and the second reading waits for it.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::{
     user::{Registrar, User},
 };
 
-/// An alarm armed by the last operation has fired after this long without a change.
-const ALARMS_REST: Duration = Duration::from_secs(7);
-/// Nudges on their way have arrived after this long without a change.
-const NUDGES_REST: Duration = Duration::from_millis(60);
+/// Alarms armed by the last operation have fired after this long.
+const ALARMS_FIRE: Duration = Duration::from_secs(6);
+/// What was on its way has arrived when the counters do not change for this long.
+const REST: Duration = Duration::from_millis(60);
 /// A server that is asked nothing comes to rest within this.
-const RESTS_WITHIN: Duration = Duration::from_secs(60);
+const RESTS_WITHIN: Duration = Duration::from_secs(30);
 const READ_EVERY: Duration = Duration::from_millis(15);
 /// Between a client's asking and the message it waits for.
 const PARKS: Duration = Duration::from_millis(20);
@@ -30,8 +30,8 @@ const CALLS_PER_SEND_MAX: f64 = 2.0;
 /// A sync asks the User what moved and ends there, and reads each room that moved.
 const USER_CALLS_PER_SYNC_MAX: f64 = 2.0;
 const ROWS_PER_MESSAGE_MAX: f64 = 5.0;
-/// Rooms that moved at once, in the sync with several.
-const ROOMS_MOVED: usize = 3;
+/// How many rooms moved in the syncs that are counted.
+const ROOMS_MOVED: [usize; 3] = [0, 1, 3];
 
 /// Measures every kind of operation, if the server shows counters.
 pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, report: &mut Report) -> Result<()> {
@@ -40,52 +40,46 @@ pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, 
         return Ok(());
     }
     let count = sizes.counted;
-    send_alone(&mut meter, registrar, count, report).await?;
-    messages_to_a_waiting_client(&mut meter, registrar, count, report).await?;
-    for rooms in [0, 1, ROOMS_MOVED] {
-        syncs(&mut meter, registrar, rooms, count, report).await?;
+    let mut alone = Pair::new(registrar, "cost-alone", 1).await?;
+    let mut listening = Pair::new(registrar, "cost-listening", 1).await?;
+    listening.has_heard("warm").await?;
+    let mut reading = Vec::new();
+    for moved in ROOMS_MOVED {
+        let mut pair = Pair::new(registrar, &format!("cost-sync{moved}"), moved.max(1)).await?;
+        pair.reader.syncs_all().await?;
+        reading.push((moved, pair));
+    }
+    sleep(ALARMS_FIRE).await;
+
+    sends(&mut meter, &mut alone, count, report).await?;
+    messages(&mut meter, &mut listening, count, report).await?;
+    for (moved, pair) in &mut reading {
+        syncs(&mut meter, pair, *moved, count, report).await?;
     }
     accounts_and_rooms(&mut meter, registrar, count, report).await
 }
 
-async fn send_alone(meter: &mut Meter, registrar: &Registrar, count: usize, report: &mut Report) -> Result<()> {
-    let mut sender = registrar.user("cost-alone".to_owned()).await?;
-    let room = sender.creates_room("private_chat").await?;
-    // The sender, who never synced, is told of this one and then wants silence.
-    sender.sends(&room, "warm").await?;
-    let before = meter.settled(ALARMS_REST).await?;
-    for _message in 0..count {
-        sender.sends(&room, "hello").await?;
-    }
-    let cost = Cost::new("send, nobody listens", count, meter.settled(ALARMS_REST).await? - before);
+async fn sends(meter: &mut Meter, pair: &mut Pair, count: usize, report: &mut Report) -> Result<()> {
+    let spent = meter.spent_on(async {
+        for _message in 0..count {
+            pair.sends("hello", 1).await?;
+        }
+        Ok(())
+    });
+    let cost = Cost::new("send, nobody listens", count, spent.await?);
     report.budget(Budget::at_most("send: calls to actors", cost.per_operation().calls, CALLS_PER_SEND_MAX));
     report.cost(cost);
     Ok(())
 }
 
-async fn messages_to_a_waiting_client(
-    meter: &mut Meter,
-    registrar: &Registrar,
-    count: usize,
-    report: &mut Report,
-) -> Result<()> {
-    let (mut sender, mut waiting, room) = pair(registrar, "cost-message").await?;
-    waiting.syncs_all().await?;
-    let mut before = meter.settled(ALARMS_REST).await?;
-    for number in 0..=count {
-        if number == 1 {
-            // The first was for warming up.
-            before = meter.settled(ALARMS_REST).await?;
+async fn messages(meter: &mut Meter, pair: &mut Pair, count: usize, report: &mut Report) -> Result<()> {
+    let spent = meter.spent_on(async {
+        for number in 0..count {
+            pair.has_heard(&format!("message {number}.")).await?;
         }
-        let text = format!("message {number}.");
-        let sending = async {
-            sleep(PARKS).await;
-            sender.sends(&room, &text).await
-        };
-        try_join(sending, waiting.receives(&text)).await?;
-    }
-    let what = "message to one waiting client, its sync included";
-    let cost = Cost::new(what, count, meter.settled(ALARMS_REST).await? - before);
+        Ok(())
+    });
+    let cost = Cost::new("message to one waiting client, its sync included", count, spent.await?);
     let rows = cost.per_operation().rows_written;
     report.budget(Budget::at_most("message to one waiting client: rows written", rows, ROWS_PER_MESSAGE_MAX));
     report.cost(cost);
@@ -93,30 +87,16 @@ async fn messages_to_a_waiting_client(
 }
 
 /// Syncs after one message in each of some rooms. Only the syncs are counted.
-async fn syncs(
-    meter: &mut Meter,
-    registrar: &Registrar,
-    moved: usize,
-    count: usize,
-    report: &mut Report,
-) -> Result<()> {
-    let (mut sender, mut reader, first) = pair(registrar, &format!("cost-sync{moved}")).await?;
-    let mut rooms = vec![first];
-    while rooms.len() < moved {
-        let room = sender.creates_room("public_chat").await?;
-        reader.joins(&room).await?;
-        rooms.push(room);
-    }
-    reader.syncs_all().await?;
-    meter.settled(ALARMS_REST).await?;
+async fn syncs(meter: &mut Meter, pair: &mut Pair, moved: usize, count: usize, report: &mut Report) -> Result<()> {
     let mut spent = Counters::default();
     for _sync in 0..count {
-        for room in rooms.iter().take(moved) {
-            sender.sends(room, "hello").await?;
-        }
-        let before = meter.settled(NUDGES_REST).await?;
-        reader.syncs(Duration::ZERO).await?;
-        spent = spent + (meter.settled(NUDGES_REST).await? - before);
+        pair.sends("hello", moved).await?;
+        let before = meter.at_rest().await?;
+        pair.reader.syncs(Duration::ZERO).await?;
+        spent = spent + (meter.at_rest().await? - before);
+    }
+    if moved > 0 {
+        sleep(ALARMS_FIRE).await;
     }
     let what = match moved {
         0 => "sync, nothing new".to_owned(),
@@ -127,48 +107,93 @@ async fn syncs(
     let allowed = USER_CALLS_PER_SYNC_MAX + moved as f64;
     report.budget(Budget::at_most(&format!("{what}: calls to actors"), cost.per_operation().calls, allowed));
     report.cost(cost);
-    meter.settled(ALARMS_REST).await?;
     Ok(())
 }
 
 async fn accounts_and_rooms(meter: &mut Meter, registrar: &Registrar, count: usize, report: &mut Report) -> Result<()> {
-    let before = meter.settled(ALARMS_REST).await?;
     let mut people = Vec::new();
-    for number in 0..count {
-        people.push(registrar.user(format!("cost-register{number}")).await?);
-    }
-    let registered = meter.settled(ALARMS_REST).await?;
-    report.cost(Cost::new("register", count, registered - before));
+    let registering = meter.spent_on(async {
+        for number in 0..count {
+            people.push(registrar.user(format!("cost-register{number}")).await?);
+        }
+        Ok(())
+    });
+    report.cost(Cost::new("register", count, registering.await?));
 
-    for user in &mut people {
-        user.logs_in().await?;
-    }
-    let logged_in = meter.settled(ALARMS_REST).await?;
-    report.cost(Cost::new("login", count, logged_in - registered));
+    let logging_in = meter.spent_on(async {
+        for user in &mut people {
+            user.logs_in().await?;
+        }
+        Ok(())
+    });
+    report.cost(Cost::new("login", count, logging_in.await?));
 
-    let (owner, joining) = people.split_first_mut().ok_or("nothing is counted")?;
+    let (owner, others) = people.split_first_mut().ok_or("nothing is counted")?;
     let mut rooms = Vec::new();
-    for _room in 0..count {
-        rooms.push(owner.creates_room("public_chat").await?);
-    }
-    let created = meter.settled(ALARMS_REST).await?;
-    report.cost(Cost::new("createRoom", count, created - logged_in));
+    let creating = meter.spent_on(async {
+        for _room in 0..count {
+            rooms.push(owner.creates_room("public_chat").await?);
+        }
+        Ok(())
+    });
+    report.cost(Cost::new("createRoom", count, creating.await?));
 
-    for (user, room) in joining.iter_mut().zip(&rooms) {
-        user.joins(room).await?;
-    }
-    let joined = meter.settled(ALARMS_REST).await?;
-    report.cost(Cost::new("join", count - 1, joined - created));
+    let joins = others.len();
+    let joining = meter.spent_on(async {
+        for (user, room) in others.iter_mut().zip(&rooms) {
+            user.joins(room).await?;
+        }
+        Ok(())
+    });
+    report.cost(Cost::new("join", joins, joining.await?));
     Ok(())
 }
 
-/// Two people in a room.
-async fn pair(registrar: &Registrar, what: &str) -> Result<(User, User, String)> {
-    let mut one = registrar.user(format!("{what}-from")).await?;
-    let mut other = registrar.user(format!("{what}-to")).await?;
-    let room = one.creates_room("public_chat").await?;
-    other.joins(&room).await?;
-    Ok((one, other, room))
+/// Two people in some rooms.
+struct Pair {
+    writer: User,
+    reader: User,
+    rooms: Vec<String>,
+}
+
+impl Pair {
+    async fn new(registrar: &Registrar, what: &str, rooms: usize) -> Result<Self> {
+        let mut pair = Self {
+            writer: registrar.user(format!("{what}-writer")).await?,
+            reader: registrar.user(format!("{what}-reader")).await?,
+            rooms: Vec::new(),
+        };
+        for _room in 0..rooms {
+            let room = pair.writer.creates_room("public_chat").await?;
+            pair.reader.joins(&room).await?;
+            // Whoever never synced is told of this one and then wants silence.
+            pair.writer.sends(&room, "warm").await?;
+            pair.rooms.push(room);
+        }
+        Ok(pair)
+    }
+
+    /// One message to each of the first so many rooms.
+    async fn sends(&mut self, text: &str, rooms: usize) -> Result<()> {
+        for room in self.rooms.iter().take(rooms) {
+            self.writer.sends(room, text).await?;
+        }
+        Ok(())
+    }
+
+    /// One message while the reader waits for it.
+    async fn has_heard(&mut self, text: &str) -> Result<()> {
+        let room = self.rooms.first().ok_or("no room")?;
+        if self.reader.since.is_empty() {
+            self.reader.syncs_all().await?;
+        }
+        let sending = async {
+            sleep(PARKS).await;
+            self.writer.sends(room, text).await
+        };
+        try_join(sending, self.reader.receives(text)).await?;
+        Ok(())
+    }
 }
 
 /// The server's `/metrics`.
@@ -182,16 +207,19 @@ impl Meter {
         Ok(answer.status == 200 && answer.body.starts_with(b"# HELP myelin_"))
     }
 
-    async fn read(&mut self) -> Result<Counters> {
-        let body = self.client.get("/metrics").await?.ok()?;
-        Ok(Counters::parse(std::str::from_utf8(&body)?))
+    /// What some work cost, with the alarms it armed.
+    async fn spent_on(&mut self, work: impl Future<Output = Result<()>>) -> Result<Counters> {
+        let before = self.at_rest().await?;
+        work.await?;
+        sleep(ALARMS_FIRE).await;
+        Ok(self.at_rest().await? - before)
     }
 
-    /// A reading that has not changed for `rest`.
-    async fn settled(&mut self, rest: Duration) -> Result<Counters> {
+    /// A reading that has not changed for a while.
+    async fn at_rest(&mut self) -> Result<Counters> {
         let deadline = Instant::now() + RESTS_WITHIN;
         let (mut reading, mut since) = (self.read().await?, Instant::now());
-        while since.elapsed() < rest {
+        while since.elapsed() < REST {
             if Instant::now() > deadline {
                 return Err(format!("the server does not come to rest: {reading:?}").into());
             }
@@ -202,5 +230,10 @@ impl Meter {
             }
         }
         Ok(reading)
+    }
+
+    async fn read(&mut self) -> Result<Counters> {
+        let body = self.client.get("/metrics").await?.ok()?;
+        Ok(Counters::parse(std::str::from_utf8(&body)?))
     }
 }

@@ -18,8 +18,8 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    process::{ExitCode, id},
-    time::Duration,
+    process::ExitCode,
+    time::{Duration, SystemTime},
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -159,8 +159,7 @@ async fn measure(run: Run) -> Result<ExitCode> {
     memory("memory at start", &run.pid, &mut report);
 
     say("making accounts");
-    // Names of this run alone: the process and the next free port are nobody else's at this moment.
-    let registrar = Registrar::new(origin, run.secret, format!("{:x}-{:x}", id(), distinct()?));
+    let registrar = Registrar::new(origin, run.secret, now()?);
     let mut users = registrar.users("u", sizes.users).await?;
     let room = busy_room(&mut users).await?;
 
@@ -195,9 +194,11 @@ fn memory(what: &str, pids: &[u32], report: &mut Report) {
     }
 }
 
-/// A number that runs with the same process id do not share.
-fn distinct() -> Result<u128> {
-    Ok(fs::metadata("/proc/self")?.modified()?.duration_since(std::time::UNIX_EPOCH)?.as_millis())
+/// Marks the accounts of this run: a server may have seen runs before.
+#[expect(clippy::disallowed_methods, reason = "a name, not a decision")]
+fn now() -> Result<String> {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(format!("{:x}", since_epoch.as_millis()))
 }
 
 fn show(table: &Table) -> Result<ExitCode> {

@@ -221,19 +221,25 @@ fn figures(reports: &[Report]) -> String {
     rows.extend(names.iter().map(|(what, unit)| vec![format!("{what}: {unit}")]));
     let first: Vec<Option<f64>> = names.iter().map(|name| reports.first().and_then(|one| value(one, *name))).collect();
     for (column, report) in reports.iter().enumerate() {
-        let cells = names.iter().zip(&first).map(|(name, first)| match (value(report, *name), first) {
-            (Some(value), Some(first)) if column > 0 && *first > 0.0 => {
-                format!("{}  {:>7}", number(value), format!("{}×", number(value / first)))
-            }
-            (Some(value), _) => number(value),
-            (None, _) => "–".to_owned(),
-        });
-        let cells = [report.server.clone()].into_iter().chain(cells);
-        for (row, cell) in rows.iter_mut().zip(cells) {
-            row.push(cell);
+        let values: Vec<Option<f64>> = names.iter().map(|name| value(report, *name)).collect();
+        let cells = values.iter().map(|value| value.map_or("–".to_owned(), number));
+        extend(&mut rows, &report.server, cells);
+        if column > 0 {
+            let ratios = values.iter().zip(&first).map(|(value, first)| match (value, first) {
+                (Some(value), Some(first)) if *first > 0.0 => format!("{}×", number(value / first)),
+                _ => String::new(),
+            });
+            extend(&mut rows, "", ratios);
         }
     }
     aligned(&rows)
+}
+
+/// One more column, under a head.
+fn extend(rows: &mut [Vec<String>], head: &str, cells: impl Iterator<Item = String>) {
+    for (row, cell) in rows.iter_mut().zip([head.to_owned()].into_iter().chain(cells)) {
+        row.push(cell);
+    }
 }
 
 fn value(report: &Report, (what, unit): (&str, &str)) -> Option<f64> {
@@ -280,7 +286,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
 /// Three digits are what a measurement is worth.
 fn number(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -315,13 +321,14 @@ mod tests {
         slow.rate("send", "sends/s", 500.0);
         slow.figure("sync", "p50 ms", 1.25, Better::Lower);
         slow.budget(Budget::at_most("calls", 3.0, 2.0));
-        let expected = "\
-               fast            slow
-send: sends/s  2000  500    0.25×
-sync: p50 ms      –           1.25
-
-FAIL  slow, calls: 3.00 (at most 2.00)
-";
-        assert_eq!(render(&[fast, slow]), expected);
+        let expected = [
+            "               fast  slow",
+            "send: sends/s  2000   500  0.25×",
+            "sync: p50 ms      –  1.25",
+            "",
+            "FAIL  slow, calls: 3.00 (at most 2.00)",
+            "",
+        ];
+        assert_eq!(render(&[fast, slow]), expected.join("\n"));
     }
 }
