@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use domain::{
-    Pdu, RoomVersion, auth,
+    Pdu, Refusal, RoomVersion, auth,
     event::{self, Draft, EventRef, Place},
 };
 use platform::{Fault, Sql, Tx};
@@ -35,6 +35,9 @@ const STRIPPED_STATE: [&str; 9] = [
     "m.room.guest_access",
 ];
 
+/// The largest event of stripped state, in bytes, the create event and the membership itself apart.
+const STRIPPED_EVENT_BYTES_MAX: usize = 4096;
+
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
     (name == MembershipChanged::NAME).then_some(MembershipChanged::NAME)
@@ -47,9 +50,19 @@ pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {
 impl Room {
     /// Builds, authorises and appends an event of one of our users.
     pub(super) fn append(&self, tx: &Tx<'_>, cx: &Cx<'_>, draft: &Draft, txn: Option<&str>) -> Result<Pdu, Error> {
-        let version = self.version(&**tx)?;
-        let state = AuthState::load(&**tx, version, draft)?;
-        let newest = store::log::head(&**tx)?.ok_or_else(|| Fault::new("the room has no event"))?;
+        let pdu = self.authorised(&**tx, cx, draft)?;
+        self.insert(tx, cx, &pdu, txn)?;
+        Ok(pdu)
+    }
+
+    /// The event that a draft makes here and now, if it may happen.
+    pub(super) fn authorised(&self, sql: &dyn Sql, cx: &Cx<'_>, draft: &Draft) -> Result<Pdu, Error> {
+        if draft.event_type == TimelineEventType::RoomMember {
+            check_member(cx, draft)?;
+        }
+        let version = self.version(sql)?;
+        let state = AuthState::load(sql, version, draft)?;
+        let newest = store::log::head(sql)?.ok_or_else(|| Fault::new("the room has no event"))?;
         let place = Place {
             room_id: Some(&room_id(cx)?),
             prev_events: &[reference(&newest.pdu, version)?],
@@ -59,7 +72,6 @@ impl Room {
         };
         let pdu = event::build(draft, &place, version, &cx.settings.identity, cx.random()?)?;
         auth::check(&pdu, version, &state.selected, &|event_type, state_key| state.get(event_type, state_key))?;
-        self.insert(tx, cx, &pdu, txn)?;
         Ok(pdu)
     }
 
@@ -104,6 +116,29 @@ impl Room {
     }
 }
 
+/// What the rules of authorisation leave to the server that signs a membership.
+///
+/// Refused: `BadJson` for a restricted join that names who let them in, which is the server's to say, not the client's;
+/// `Forbidden` for an invitation to another server, as long as we do not federate.
+fn check_member(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: Option<MembershipState>,
+        join_authorised_via_users_server: Option<serde::de::IgnoredAny>,
+    }
+    let content: Content = serde_json::from_str(draft.content.get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+    if content.join_authorised_via_users_server.is_some() {
+        return Err(Refusal::BadJson("`join_authorised_via_users_server` is not a client's to set".to_owned()));
+    }
+    let target = draft.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    let remote = target.is_some_and(|user| user.server_name() != cx.settings.identity.server_name());
+    if remote && content.membership == Some(MembershipState::Invite) {
+        return Err(Refusal::Forbidden("this server does not federate: it cannot invite to another".to_owned()));
+    }
+    Ok(())
+}
+
 /// The membership that an `m.room.member` event makes.
 pub(super) fn membership_of(pdu: &Pdu) -> Result<MembershipState, Fault> {
     #[derive(Deserialize)]
@@ -118,7 +153,11 @@ fn stripped_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Box<RawValue>>,
     let mut stripped = Vec::with_capacity(STRIPPED_STATE.len().saturating_add(2));
     for event_type in STRIPPED_STATE {
         if let Some(event) = store::state::current(sql, event_type, "")? {
-            stripped.push(event::stripped_json(&event.pdu));
+            let json = event::stripped_json(&event.pdu);
+            // Invitations lie in the user's own storage: whoever invites must not fill it.
+            if json.get().len() <= STRIPPED_EVENT_BYTES_MAX || event_type == "m.room.create" {
+                stripped.push(json);
+            }
         }
     }
     // Who invites: clients show their name.

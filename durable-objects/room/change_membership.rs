@@ -64,13 +64,15 @@ impl MembershipAction {
         }
     }
 
-    /// Whether the target's membership allows the action at all; the room's rules come on top.
+    /// Whether there is anything to do, given the target's membership.
+    ///
+    /// Refused: what cannot be done to one with this membership.
     fn applies_to(self, now: Option<&str>, target: &UserId) -> Result<bool, Refusal> {
         let already = now.is_some_and(|now| now == self.makes().as_str());
         match self {
-            MembershipAction::Join | MembershipAction::Ban => Ok(!already),
-            // The rules refuse to invite or knock again: let them say so.
-            MembershipAction::Invite | MembershipAction::Knock => Ok(true),
+            MembershipAction::Join | MembershipAction::Ban | MembershipAction::Invite => Ok(!already),
+            // The rules refuse to knock again: let them say so.
+            MembershipAction::Knock => Ok(true),
             MembershipAction::Leave => match now {
                 Some("leave") => Ok(false),
                 None => Err(Refusal::Forbidden(format!("{target} is not in this room"))),
@@ -94,18 +96,22 @@ impl Room {
             return Ok(());
         }
         let now = store::members::membership(&**tx, call.target.as_str())?;
-        if !call.action.applies_to(now.as_deref(), &call.target)? {
+        let own = call.sender == call.target;
+        if own && !call.action.applies_to(now.as_deref(), &call.target)? {
             return Ok(());
         }
-        let content = membership_content(call.action, &call.profile, call.reason.as_deref())?;
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
-            content,
+            content: membership_content(call.action, &call.profile, call.reason.as_deref())?,
             state_key: Some(call.target.to_string()),
             sender: call.sender,
             redacts: None,
         };
-        self.append(tx, cx, &draft, Some(&txn))?;
+        // Whoever may not do it learns nothing of the target.
+        let pdu = self.authorised(&**tx, cx, &draft)?;
+        if own || call.action.applies_to(now.as_deref(), &call.target)? {
+            self.insert(tx, cx, &pdu, Some(&txn))?;
+        }
         Ok(())
     }
 }

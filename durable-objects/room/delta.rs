@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     EventFilter, Room, RoomToken,
+    messages::BATCH_EVENTS_MAX,
     store::{self, log::Logged},
     viewer::Viewer,
 };
@@ -23,6 +24,8 @@ const TIMELINE_EVENTS_MAX: u64 = 200;
 const TIMELINE_SCAN_MAX: u64 = 2_000;
 /// Users whose names describe a room without a name. Spec: "Syncing", `m.heroes`.
 const HEROES_MAX: u64 = 5;
+/// Bytes of events after which a timeline is limited, whatever was asked for: an operation stays small.
+const TIMELINE_BYTES_MAX: usize = 512 * 1024;
 
 /// Reads the log from a cursor to its head, as one user may see it. The room nudges that user again from here on.
 ///
@@ -139,33 +142,35 @@ fn joined(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, head: u64) 
     // A cursor from before a time away, or from beyond the log, is no cursor.
     let since = call.from.filter(|from| *from <= head && viewer.joined_throughout(*from));
     let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), head)?;
-    let state_at = if call.state_after { head } else { newest.start };
     let whole = since.is_none() || call.full_state;
-    let state = StateSpan { since: if whole { None } else { since }, at: state_at, head };
-    let state = state.select(sql, viewer, call, &newest.events)?;
     let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
         Some(summary(sql, viewer)?)
     } else {
         None
     };
+    let span = StateSpan { since: if whole { None } else { since }, end: head, head };
+    let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
     render(sql, cx, viewer, call, newest, state, summary)
 }
 
-/// The room for one who left it or was banned: up to that, and no further.
+/// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
 fn gone(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<Box<RawValue>, Error> {
     let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
-    let head = store::log::head_position(sql)?;
-    let mut newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), left)?;
-    if !newest.events.iter().any(|event| viewer.is_about(event)) {
-        // The end of an invitation, which its history visibility may hide from the one it was for.
+    // Who already knows that they are out learns only of a change in that: a ban, an invitation that ended.
+    let end = if since.is_none() && call.from.is_some() { None } else { viewer.left_at() };
+    let (mut newest, state) = match end {
+        Some(end) => {
+            let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?;
+            let span = StateSpan { since, end, head: store::log::head_position(sql)? };
+            let state = span.select(sql, viewer, call, &newest, None)?;
+            (newest, state)
+        }
+        None => (Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) }, Vec::new()),
+    };
+    if newest.events.last().is_none_or(|last| last.position < left) {
+        // It may be hidden by the history visibility from the very one it is about.
         newest.events.extend(store::log::at(sql, &[left])?);
     }
-    let state = if viewer.was_joined() {
-        let at = if call.state_after { left } else { newest.start.min(left) };
-        StateSpan { since, at, head }.select(sql, viewer, call, &newest.events)?
-    } else {
-        Vec::new()
-    };
     render(sql, cx, viewer, call, newest, state, None)
 }
 
@@ -195,19 +200,20 @@ fn render(
 fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
     let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
     let (mut events, mut limited) = (Vec::new(), false);
-    let (mut before, mut scanned) = (up_to, 0);
+    let (mut before, mut scanned, mut bytes) = (up_to, 0, 0_usize);
     'pages: loop {
-        let page = wanted.saturating_sub(events.len() as u64).saturating_add(1);
+        let page = wanted.saturating_sub(events.len() as u64).saturating_add(1).min(BATCH_EVENTS_MAX);
         let found = store::log::backwards(sql, after, before, page)?;
         let exhausted = (found.len() as u64) < page;
         for event in found {
-            if events.len() as u64 == wanted || scanned == TIMELINE_SCAN_MAX {
+            if events.len() as u64 == wanted || scanned == TIMELINE_SCAN_MAX || bytes >= TIMELINE_BYTES_MAX {
                 limited = true;
                 break 'pages;
             }
             scanned = scanned.saturating_add(1);
             before = event.position.saturating_sub(1);
             if viewer.may_see(&event) && filter.allows(&event) {
+                bytes = bytes.saturating_add(event.pdu.json().len());
                 events.push(event);
             }
         }
@@ -220,27 +226,39 @@ fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_t
     Ok(Newest { events, limited, start })
 }
 
-/// Which state a sync shows: all of it at a position, or what changed since another.
+/// Which state a sync shows: all of it, or what changed since a position; up to the timeline's start, or its end.
 struct StateSpan {
     since: Option<u64>,
-    at: u64,
+    /// Where the timeline ends.
+    end: u64,
     head: u64,
 }
 
 impl StateSpan {
-    fn select(&self, sql: &dyn Sql, viewer: &Viewer, call: &Delta, timeline: &[Logged]) -> Result<Vec<Logged>, Error> {
-        let lazy = call.state.lazy_load_members || call.timeline.lazy_load_members;
+    fn select(
+        &self,
+        sql: &dyn Sql,
+        viewer: &Viewer,
+        call: &Delta,
+        timeline: &Newest,
+        summary: Option<&Summary>,
+    ) -> Result<Vec<Logged>, Error> {
+        let lazy = call.state.lazy_load_members;
+        let at = if call.state_after { self.end } else { timeline.start.min(self.end) };
         let mut keys = match self.since {
-            None => whole_state(sql, self.at, self.head, lazy)?,
-            Some(since) => changed_state(sql, since, self.at)?,
+            None => whole_state(sql, at, self.head, lazy)?,
+            Some(since) => changed_state(sql, since, at)?,
         };
-        if lazy {
-            let mut wanted: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender().as_str()).collect();
-            if self.since.is_none() {
-                wanted.insert(viewer.user.as_str());
+        // A change that the client's filter keeps out of the timeline is not kept from it altogether.
+        let shown: BTreeSet<u64> = timeline.events.iter().map(|event| event.position).collect();
+        for (key, event) in changed_state(sql, at, self.end)? {
+            if !shown.contains(&event) {
+                keys.insert(key, event);
             }
-            for user in wanted {
-                if let Some(position) = store::state::position_at(sql, "m.room.member", user, self.at)? {
+        }
+        if lazy {
+            for user in self.named(viewer, timeline, summary) {
+                if let Some(position) = store::state::position_at(sql, "m.room.member", user, at)? {
                     keys.insert(("m.room.member".to_owned(), user.to_owned()), position);
                 }
             }
@@ -249,6 +267,14 @@ impl StateSpan {
         let mut events = store::log::at(sql, &positions)?;
         events.retain(|event| call.state.allows(event));
         Ok(events)
+    }
+
+    /// The members that a lazy-loading client needs to show what it gets. Spec: "Lazy-loading room members".
+    fn named<'a>(&self, viewer: &'a Viewer, timeline: &'a Newest, summary: Option<&'a Summary>) -> BTreeSet<&'a str> {
+        let senders = timeline.events.iter().map(|event| event.pdu.sender().as_str());
+        let heroes = summary.into_iter().flat_map(|summary| &summary.heroes).map(String::as_str);
+        let own = self.since.is_none().then_some(viewer.user.as_str());
+        senders.chain(heroes).chain(own).collect()
     }
 }
 

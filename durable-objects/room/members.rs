@@ -67,10 +67,14 @@ impl Room {
     pub(super) fn members(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetMembers) -> Result<Vec<Box<RawValue>>, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?;
         let head = self.head(sql)?;
-        let at = match (viewer.sight()?, call.at) {
-            (Sight::Now, at) => at.unwrap_or(head),
-            (Sight::Until(left), at) => at.unwrap_or(left).min(left),
+        let newest = match viewer.sight()? {
+            Sight::Now => head,
+            Sight::Until(left) => left,
         };
+        let at = call.at.unwrap_or(newest).min(newest);
+        if at < newest && !viewer.may_see_state_at(at) {
+            return Err(Refusal::Forbidden("you may not see who was in this room then".to_owned()).into());
+        }
         let events = if at >= head {
             store::members::events(sql)?
         } else {
@@ -82,9 +86,7 @@ impl Room {
         let mut shown = Vec::with_capacity(events.len());
         for event in events {
             let membership = membership_of(&event.pdu)?;
-            if call.membership.as_ref().is_none_or(|wanted| *wanted == membership)
-                && call.not_membership.as_ref().is_none_or(|unwanted| *unwanted != membership)
-            {
+            if is_wanted(&membership, call.membership.as_ref(), call.not_membership.as_ref()) {
                 shown.push(viewer.sees(sql, cx, &event, true)?);
             }
         }
@@ -107,6 +109,14 @@ impl Room {
             }
         }
         Ok(joined)
+    }
+}
+
+/// Spec: «the two parameters create an "or" condition».
+fn is_wanted(membership: &MembershipState, only: Option<&MembershipState>, but: Option<&MembershipState>) -> bool {
+    match (only, but) {
+        (None, None) => true,
+        (only, but) => only.is_some_and(|only| only == membership) || but.is_some_and(|but| but != membership),
     }
 }
 

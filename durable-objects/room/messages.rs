@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::{
     EventFilter, Room, RoomToken,
     store::{self, log::Logged},
-    viewer::Viewer,
+    viewer::{Sight, Viewer},
 };
 use crate::{Call, Cx, Error};
 
@@ -21,6 +21,10 @@ const PAGE_EVENTS_DEFAULT: u64 = 10;
 const PAGE_EVENTS_MAX: u64 = 1_000;
 /// Log entries looked at for one page, seen or not; a page may be short and still have an `end`.
 const PAGE_SCAN_MAX: u64 = 4_000;
+/// Events read from the log at once.
+pub(super) const BATCH_EVENTS_MAX: u64 = 100;
+/// Bytes of events after which a page ends, whatever was asked for: an operation stays small.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// A page of the log, as one user may see it. Spec: `GET /rooms/{roomId}/messages`.
 ///
@@ -86,8 +90,11 @@ impl Call for GetEvent {
 impl Room {
     pub(super) fn messages(&self, sql: &dyn Sql, cx: &Cx<'_>, call: Messages) -> Result<MessagesPage, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?;
-        viewer.sight()?;
         let head = self.head(sql)?;
+        let newest = match viewer.sight()? {
+            Sight::Now => head,
+            Sight::Until(left) => left,
+        };
         let start = call.from.unwrap_or(match call.direction {
             Direction::Backwards => head,
             Direction::Forwards => 0,
@@ -97,7 +104,7 @@ impl Room {
             Direction::Forwards => (start, call.to.unwrap_or(head).min(head)),
         };
         let page = page(sql, &viewer, &call.filter, call.direction, span)?;
-        let state = if call.filter.lazy_load_members { senders(sql, &page.events, head)? } else { Vec::new() };
+        let state = if call.filter.lazy_load_members { senders(sql, &page.events, newest)? } else { Vec::new() };
         let show = |events: &[Logged]| {
             events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
         };
@@ -133,17 +140,17 @@ fn page(
     (mut after, mut up_to): (u64, u64),
 ) -> Result<Page, Error> {
     let wanted = filter.limit(PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX);
-    let (mut events, mut scanned) = (Vec::new(), 0);
+    let (mut events, mut scanned, mut bytes) = (Vec::new(), 0, 0_usize);
     loop {
         // One more than wanted tells whether there is a next page.
-        let limit = wanted.saturating_sub(events.len() as u64).saturating_add(1);
+        let limit = wanted.saturating_sub(events.len() as u64).saturating_add(1).min(BATCH_EVENTS_MAX);
         let found = match direction {
             Direction::Backwards => store::log::backwards(sql, after, up_to, limit)?,
             Direction::Forwards => store::log::forwards(sql, after, up_to, limit)?,
         };
         let exhausted = (found.len() as u64) < limit;
         for event in found {
-            if events.len() as u64 == wanted || scanned == PAGE_SCAN_MAX {
+            if events.len() as u64 == wanted || scanned == PAGE_SCAN_MAX || bytes >= PAGE_BYTES_MAX {
                 let end = match direction {
                     Direction::Backwards => up_to,
                     Direction::Forwards => after,
@@ -156,6 +163,7 @@ fn page(
                 Direction::Forwards => after = event.position,
             }
             if viewer.may_see(&event) && filter.allows(&event) {
+                bytes = bytes.saturating_add(event.pdu.json().len());
                 events.push(event);
             }
         }
@@ -165,8 +173,9 @@ fn page(
     }
 }
 
-/// The membership events of those who sent what is shown.
-fn senders(sql: &dyn Sql, events: &[Logged], at: u64) -> Result<Vec<Logged>, Error> {
+/// The membership events of those who sent what is shown, as of the newest of it.
+fn senders(sql: &dyn Sql, events: &[Logged], newest: u64) -> Result<Vec<Logged>, Error> {
+    let at = events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
     let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender().as_str()).collect();
     let mut members = Vec::with_capacity(senders.len());
     for sender in senders {

@@ -8,6 +8,9 @@ use serde_json::value::RawValue;
 use super::{Room, transactions};
 use crate::{Call, Cx, Error};
 
+/// The longest transaction id taken: each is remembered for a while.
+const TRANSACTION_ID_BYTES_MAX: usize = 255;
+
 /// Appends a message or state event and answers its id; repeated, answers the same id and appends nothing.
 ///
 /// Refused: `Forbidden` by the room's rules, `BadJson` for content its type does not allow, `TooLarge`.
@@ -38,6 +41,10 @@ impl Call for SendEvent {
 impl Room {
     pub(super) fn send_event(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SendEvent) -> Result<OwnedEventId, Error> {
         let event_type = call.event_type.to_string();
+        if call.transaction_id.as_ref().is_some_and(|id| id.as_str().len() > TRANSACTION_ID_BYTES_MAX) {
+            let refusal = format!("a transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes");
+            return Err(Refusal::InvalidParam(refusal).into());
+        }
         let txn = match (&call.transaction_id, &call.call_id) {
             (Some(id), _) => Some(transactions::of_client(&call.sender, &call.device, &event_type, id)),
             (None, Some(id)) => Some(transactions::of_call(id)),

@@ -16,7 +16,6 @@ use ruma_events::{
 use serde_json::value::RawValue;
 
 use super::{
-    append::membership_of,
     store::{self, log::Logged},
     transactions,
 };
@@ -44,13 +43,18 @@ pub(super) enum Sight {
 
 impl Viewer {
     pub(super) fn load(sql: &dyn Sql, user: OwnedUserId, device: OwnedDeviceId) -> Result<Self, Error> {
-        let mut memberships = Vec::new();
-        for (position, event) in store::state::history(sql, "m.room.member", user.as_str())? {
-            memberships.push((position, membership_of(&event.pdu)?));
+        let mut memberships: Vec<(u64, MembershipState)> = Vec::new();
+        for (position, text) in store::state::history(sql, "m.room.member", user.as_str(), "$.content.membership")? {
+            let membership = text.map_or(MembershipState::Leave, MembershipState::from);
+            // A new name changes nothing here.
+            if memberships.last().is_none_or(|(_, last)| *last != membership) {
+                memberships.push((position, membership));
+            }
         }
-        let visibilities = store::state::history(sql, "m.room.history_visibility", "")?
+        let field = "$.content.history_visibility";
+        let visibilities = store::state::history(sql, "m.room.history_visibility", "", field)?
             .into_iter()
-            .map(|(position, event)| (position, visibility::setting(Some(&event.pdu))))
+            .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
         Ok(Self { user, device, memberships, visibilities })
     }
@@ -66,11 +70,6 @@ impl Viewer {
     /// The membership now, with the position that made it; `None` for one who was never in the room.
     pub(super) fn membership(&self) -> Option<(&MembershipState, u64)> {
         self.memberships.last().map(|(position, membership)| (membership, *position))
-    }
-
-    /// Whether the user has ever been joined.
-    pub(super) fn was_joined(&self) -> bool {
-        self.memberships.iter().any(|(_, membership)| *membership == MembershipState::Join)
     }
 
     /// Whether the user was joined at `from` and at every moment since.
@@ -108,18 +107,27 @@ impl Viewer {
         *event.pdu.event_type() == TimelineEventType::RoomMember && event.pdu.state_key() == Some(self.user.as_str())
     }
 
+    /// Where the user's last time in the room ended; `None` for one who is in it, or never was.
+    pub(super) fn left_at(&self) -> Option<u64> {
+        let last_join = self.memberships.iter().rposition(|(_, membership)| *membership == MembershipState::Join)?;
+        self.memberships.get(last_join.saturating_add(1)).map(|(position, _)| *position)
+    }
+
+    /// Whether the user may see the state as it was at `position`.
+    pub(super) fn may_see_state_at(&self, position: u64) -> bool {
+        visibility::may_see(self.visibility_at(position), self.membership_at(position), self.joined_since(position))
+    }
+
     /// How far the user sees the room's state.
     ///
     /// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
     pub(super) fn sight(&self) -> Result<Sight, Refusal> {
         let world_readable = self.visibility_at(u64::MAX) == HistoryVisibility::WorldReadable;
-        match self.membership() {
-            Some((MembershipState::Join, _)) => Ok(Sight::Now),
+        match (self.membership(), self.left_at()) {
+            (Some((MembershipState::Join, _)), _) => Ok(Sight::Now),
             _ if world_readable => Ok(Sight::Now),
-            Some((MembershipState::Leave | MembershipState::Ban, position)) if self.was_joined() => {
-                Ok(Sight::Until(position))
-            }
-            _ => Err(Refusal::Forbidden(format!("{} is not in this room", self.user))),
+            (_, Some(position)) => Ok(Sight::Until(position)),
+            (_, None) => Err(Refusal::Forbidden(format!("{} is not in this room", self.user))),
         }
     }
 
@@ -145,7 +153,10 @@ impl Viewer {
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
         {
-            unsigned.prev_content = Some(replaced.pdu.content().to_owned());
+            // Spec: «and the client has permission to see the previous event».
+            if self.may_see(&replaced) {
+                unsigned.prev_content = Some(replaced.pdu.content().to_owned());
+            }
             unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());
         }
         Ok(event::client_json(&event.pdu, &unsigned, with_room_id))

@@ -47,6 +47,9 @@ pub struct Plan {
     /// The user's position the plan is made at.
     pub position: u64,
     pub rooms: Vec<PlannedRoom>,
+    /// Nothing happened since the token: it still says where the device is, and there is nothing to close.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quiet: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Box<RawValue>>,
 }
@@ -143,14 +146,17 @@ impl User {
                 Some(since) => moved_rooms(sql, moves, since, call.full_state)?,
             };
             let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
-            if call.may_wait && rooms.is_empty() && !news {
+            let quiet = rooms.is_empty() && !news;
+            if call.may_wait && quiet {
                 return Ok(None);
             }
-            moves.planned = Some(moves.head);
-            Ok(Some((moves.head, rooms)))
+            if !quiet {
+                moves.planned = Some(moves.head);
+            }
+            Ok(Some((moves.head, rooms, quiet)))
         })?;
-        let Some((position, rooms)) = plan else { return Ok(None) };
-        Ok(Some(Plan { device, position, rooms, filter }))
+        let Some((position, rooms, quiet)) = plan else { return Ok(None) };
+        Ok(Some(Plan { device, position, rooms, quiet, filter }))
     }
 
     pub(super) fn sync_close(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {

@@ -260,7 +260,11 @@ impl TestServer {
             heavy: host.clone(),
             settings,
         };
-        Self { server: Server::new(services.clone(), crate::routes(&services.settings.config)), services: Rc::new(services), host }
+        Self {
+            server: Server::new(services.clone(), crate::routes(&services.settings.config)),
+            services: Rc::new(services),
+            host,
+        }
     }
 
     pub(crate) fn context(&self) -> Context {

@@ -179,11 +179,7 @@ impl Config {
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
-        key(
-            "RC_LOGIN",
-            Some("0.17,3"),
-            "logins tried, per user, as per_second,burst: 0 as per_second is no limit",
-        ),
+        key("RC_LOGIN", Some("0.17,3"), "logins tried, per user, as per_second,burst: 0 as per_second is no limit"),
         key(
             "RC_REGISTRATION",
             Some("0.17,3"),

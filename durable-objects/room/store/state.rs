@@ -94,16 +94,22 @@ pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Chang
     .collect()
 }
 
-/// The whole history of one key: when it changed, and to which event; oldest first.
-pub(crate) fn history(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Vec<(u64, Logged)>, Fault> {
+/// The history of one text in the content of one key's state: when it changed, and to what; oldest first.
+/// `field` is a JSON path. Whatever else the events hold stays where it is: it may be large, and many.
+pub(crate) fn history(
+    sql: &dyn Sql,
+    event_type: &str,
+    state_key: &str,
+    field: &str,
+) -> Result<Vec<(u64, Option<String>)>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, state_change.position
+        "SELECT state_change.position, CASE json_type(json, ?3) WHEN 'text' THEN json_extract(json, ?3) END
          FROM state_change JOIN event ON event.position = state_change.after
          WHERE state_change.type = ?1 AND state_change.state_key = ?2 ORDER BY state_change.position",
-        &[event_type.into(), state_key.into()],
+        &[event_type.into(), state_key.into(), field.into()],
     )?
     .into_iter()
-    .map(|mut row| Ok((row.unsigned(4)?, logged(&mut row)?)))
+    .map(|mut row| Ok((row.unsigned(0)?, row.text_or_null(1)?)))
     .collect()
 }
 

@@ -1,7 +1,8 @@
 //! What operations cost, by the server's own counters: the difference of two readings, divided by the operations.
 //!
 //! Nothing else may run meanwhile, so everything that is needed is made before the first reading. A commit may arm an
-//! alarm that fires seconds later: its run belongs to the operation that armed it, and the second reading waits for it.
+//! alarm that fires seconds later, and its run may arm another: these runs belong to the operation, and the second
+//! reading waits for them.
 
 use std::time::Duration;
 
@@ -15,12 +16,12 @@ use crate::{
     user::{Registrar, User},
 };
 
-/// Alarms armed by the last operation have fired after this long.
-const ALARMS_FIRE: Duration = Duration::from_secs(6);
+/// No alarm is still to fire when the counters do not change for this long.
+const ALARMS_REST: Duration = Duration::from_secs(6);
 /// What was on its way has arrived when the counters do not change for this long.
-const REST: Duration = Duration::from_millis(60);
+const NUDGES_REST: Duration = Duration::from_millis(60);
 /// A server that is asked nothing comes to rest within this.
-const RESTS_WITHIN: Duration = Duration::from_secs(30);
+const RESTS_WITHIN: Duration = Duration::from_secs(60);
 const READ_EVERY: Duration = Duration::from_millis(15);
 /// Between a client's asking and the message it waits for.
 const PARKS: Duration = Duration::from_millis(20);
@@ -49,7 +50,7 @@ pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, 
         pair.reader.syncs_all().await?;
         reading.push((moved, pair));
     }
-    sleep(ALARMS_FIRE).await;
+    meter.at_rest(ALARMS_REST).await?;
 
     sends(&mut meter, &mut alone, count, report).await?;
     messages(&mut meter, &mut listening, count, report).await?;
@@ -88,16 +89,16 @@ async fn messages(meter: &mut Meter, pair: &mut Pair, count: usize, report: &mut
 
 /// Syncs after one message in each of some rooms. Only the syncs are counted.
 async fn syncs(meter: &mut Meter, pair: &mut Pair, moved: usize, count: usize, report: &mut Report) -> Result<()> {
+    // What was still on its way with the initial sync.
+    pair.reader.syncs(Duration::ZERO).await?;
     let mut spent = Counters::default();
     for _sync in 0..count {
         pair.sends("hello", moved).await?;
-        let before = meter.at_rest().await?;
+        let before = meter.at_rest(NUDGES_REST).await?;
         pair.reader.syncs(Duration::ZERO).await?;
-        spent = spent + (meter.at_rest().await? - before);
+        spent = spent + (meter.at_rest(NUDGES_REST).await? - before);
     }
-    if moved > 0 {
-        sleep(ALARMS_FIRE).await;
-    }
+    meter.at_rest(ALARMS_REST).await?;
     let what = match moved {
         0 => "sync, nothing new".to_owned(),
         1 => "sync after a message".to_owned(),
@@ -209,17 +210,16 @@ impl Meter {
 
     /// What some work cost, with the alarms it armed.
     async fn spent_on(&mut self, work: impl Future<Output = Result<()>>) -> Result<Counters> {
-        let before = self.at_rest().await?;
+        let before = self.read().await?;
         work.await?;
-        sleep(ALARMS_FIRE).await;
-        Ok(self.at_rest().await? - before)
+        Ok(self.at_rest(ALARMS_REST).await? - before)
     }
 
-    /// A reading that has not changed for a while.
-    async fn at_rest(&mut self) -> Result<Counters> {
+    /// A reading that has not changed for `rest`.
+    async fn at_rest(&mut self, rest: Duration) -> Result<Counters> {
         let deadline = Instant::now() + RESTS_WITHIN;
         let (mut reading, mut since) = (self.read().await?, Instant::now());
-        while since.elapsed() < REST {
+        while since.elapsed() < rest {
             if Instant::now() > deadline {
                 return Err(format!("the server does not come to rest: {reading:?}").into());
             }
