@@ -163,6 +163,16 @@ impl Story {
         self.world.call(room_id.as_str(), &call)
     }
 
+    fn renames(&mut self, user: &UserId) {
+        self.sent += 1;
+        let call = user::SetProfileField {
+            token_hash: format!("{}0", user.localpart()),
+            field: "displayname".to_owned(),
+            value: Some(format!("{} {}", user.localpart(), self.sent).into()),
+        };
+        self.world.call(user.as_str(), &call).unwrap();
+    }
+
     /// One sync of a device, as the request tier does it; answers whether it brought anything.
     fn syncs(&mut self, index: usize, answer_is_lost: bool) -> bool {
         let mut device = self.devices[index].clone();
@@ -263,7 +273,7 @@ impl Story {
 
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
-        match self.world.dice.roll(20) {
+        match self.world.dice.roll(21) {
             0..=7 => drop(self.sends(&who, &room_id)),
             8 => drop(self.changes(&who, &room_id, room::MembershipAction::Join)),
             9 if self.world.dice.roll(3) == 0 => drop(self.changes(&who, &room_id, room::MembershipAction::Leave)),
@@ -279,6 +289,7 @@ impl Story {
                 self.world.waiting.borrow_mut().insert(Address::new(ActorKind::User, who.as_str()), waiting);
             }
             18 if self.world.dice.roll(4) == 0 => self.world.crash(),
+            19 => self.renames(&who),
             _ => self.world.settle(),
         }
     }
@@ -286,6 +297,7 @@ impl Story {
     /// Faults end, alarms ring, everyone syncs until nothing comes: then every device has seen everything.
     fn ends_well(&mut self, seed: u64) {
         self.world.lost_calls.set(0);
+        self.world.broken_statements.set(0);
         for _ in 0..10 {
             self.world.passes(60_000);
         }
@@ -310,6 +322,9 @@ impl Story {
                     "seed {seed}: {} and {room_id} disagree on membership",
                     device.user
                 );
+                if since_join.is_some() {
+                    assert_eq!(self.name_in(room_id, &device.user), self.name_of(&device.user), "seed {seed}");
+                }
                 let Some(expected) = since_join else {
                     assert!(
                         !device.rooms.contains_key(room_id),
@@ -328,6 +343,22 @@ impl Story {
                 );
             }
         }
+    }
+
+    fn name_of(&self, user: &UserId) -> serde_json::Value {
+        self.world.call(user.as_str(), &user::GetProfile {}).unwrap().remove("displayname").unwrap_or_default()
+    }
+
+    fn name_in(&self, room_id: &RoomId, user: &UserId) -> serde_json::Value {
+        let call = room::GetStateEvent {
+            user: self.rooms_creator(),
+            device: "ANY".into(),
+            event_type: "m.room.member".into(),
+            state_key: user.to_string(),
+        };
+        let member = self.world.call(room_id.as_str(), &call).unwrap();
+        let content: serde_json::Value = serde_json::from_str(member.content.get()).unwrap();
+        content["displayname"].clone()
     }
 
     /// The room's log from the user's last join on; `None` if they are not in it.
@@ -352,7 +383,8 @@ impl Story {
         for event in page.chunk {
             let event: Event = serde_json::from_str(event.get()).unwrap();
             if event.state_key.as_deref() == Some(user.as_str()) {
-                since = (event.content["membership"] == "join").then(Vec::new);
+                let joined = event.content["membership"] == "join";
+                since = if joined { since.or_else(|| Some(Vec::new())) } else { None };
             }
             if let Some(since) = &mut since {
                 since.push(event.event_id);
@@ -367,7 +399,9 @@ impl Story {
     }
 }
 
-fn tell(seed: u64, steps: usize, lost_calls: u64) {
+fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
+    // Shown when the story fails.
+    println!("seed {seed}");
     let mut story = Story::begin(seed);
     let watcher = user_id("watcher");
     let create = user::Create {
@@ -382,23 +416,35 @@ fn tell(seed: u64, steps: usize, lost_calls: u64) {
         story.creates_room(&watcher, version);
     }
     story.world.lost_calls.set(lost_calls);
+    story.world.broken_statements.set(broken_statements);
     for _ in 0..steps {
         story.something_happens();
     }
     story.ends_well(seed);
 }
 
+/// How many stories are told: `MYELIN_SEEDS` for more than the usual.
+fn seeds(usual: u64) -> u64 {
+    std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
 #[test]
 fn every_device_sees_everything_once_and_in_order() {
     for seed in 1..=40 {
-        tell(seed, 150, 0);
+        tell(seed, 150, 0, 0);
     }
 }
 
 #[test]
 fn lost_calls_evictions_and_crashes_lose_nothing() {
-    let seeds = std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
-    for seed in 1_000..1_000 + seeds {
-        tell(seed, 200, 6);
+    for seed in 1_000..1_000 + seeds(60) {
+        tell(seed, 200, 6, 0);
+    }
+}
+
+#[test]
+fn a_failing_disk_loses_nothing() {
+    for seed in 2_000..2_000 + seeds(40) {
+        tell(seed, 200, 10, 150);
     }
 }

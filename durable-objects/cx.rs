@@ -22,8 +22,6 @@ pub struct Cx<'a> {
     /// Milliseconds since the Unix epoch, one reading for the whole operation.
     pub now_ms: u64,
     pub settings: &'a Settings,
-    /// How many callers wait on this actor.
-    pub waiting: usize,
     host: &'a dyn ObjectHost,
     pub(crate) after: RefCell<After>,
     pub(crate) alarm_at_ms: Cell<Option<u64>>,
@@ -38,7 +36,9 @@ pub(crate) struct RoomNotes {
     /// Transactions and the events they made, with their positions.
     pub transactions: RefCell<Vec<(u64, String, OwnedEventId)>>,
     /// Local users who joined (or else left), with the position of that.
-    pub members: RefCell<Vec<(String, bool, u64)>>,
+    pub followers: RefCell<Vec<(String, bool, u64)>>,
+    /// Whether any membership changed.
+    pub members_changed: Cell<bool>,
 }
 
 /// What an operation leaves to happen after its commit.
@@ -71,7 +71,7 @@ pub(crate) enum Key {
 pub(crate) struct Nudged {
     pub follower: String,
     pub to: u64,
-    /// How often it had read the log before.
+    /// How often anyone had read the log before.
     pub reads: u64,
 }
 
@@ -81,13 +81,17 @@ impl<'a> Cx<'a> {
             id,
             now_ms: host.now_ms(),
             settings,
-            waiting: host.waiting(),
             host,
             after: RefCell::default(),
             alarm_at_ms: Cell::new(alarm_at_ms),
             head: Cell::new(None),
             room: RoomNotes::default(),
         }
+    }
+
+    /// How many callers wait on this actor.
+    pub(crate) fn waiting(&self) -> usize {
+        self.host.waiting()
     }
 
     /// Unpredictable bytes.

@@ -159,6 +159,7 @@ fn what_a_user_is_told_by_rooms() {
             room_id: room(),
             position: 5,
             membership: MembershipState::Invite,
+            profile: None,
             stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
         },
         json!({

@@ -11,7 +11,6 @@ mod outbox;
 pub mod room;
 mod schedule;
 mod schema;
-mod token_bucket;
 pub mod user;
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use crate::{
     user::User,
 };
 
+/// When an actor that owes work looks what it is, after it was loaded.
+const TOUCHED_MS: u64 = 5_000;
 /// How long a failed alarm rests before it is tried again.
 const ALARM_RETRY_MS: u64 = 30_000;
 
@@ -124,7 +126,7 @@ impl Object {
     ///
     /// Synchronous, so that a host can park the caller with no gap in which a wake could be lost.
     pub fn wait(&self, call: &str, body: &[u8]) -> Option<Vec<u8>> {
-        let outcome = self.touch().and_then(|founded| {
+        let outcome = self.touch(true).and_then(|founded| {
             if !founded {
                 return Err(CallError::Absent);
             }
@@ -145,10 +147,11 @@ impl Object {
     pub async fn alarm(self: Rc<Self>) {
         meter::OBJECT_ALARMS.add(1);
         self.alarm_at_ms.set(None);
-        let outcome = self.touch().and_then(|founded| if founded { self.run_due() } else { Ok(After::default()) });
+        let outcome = self.touch(false).and_then(|founded| if founded { self.run_due() } else { Ok(After::default()) });
         let after = match outcome {
             Ok(after) => after,
             Err(error) => {
+                self.logic.rolled_back();
                 self.logged("alarm", error);
                 // The platform gives up on an alarm whose handler fails: it rests here instead.
                 let at_ms = self.host.now_ms().saturating_add(ALARM_RETRY_MS);
@@ -168,11 +171,13 @@ impl Object {
     }
 
     /// Migrates the actor on first touch, and answers whether it was ever founded.
-    fn touch(&self) -> Result<bool, CallError> {
+    fn touch(&self, arm: bool) -> Result<bool, CallError> {
         if !self.founded.get() && schema::migrate(self.host.sql(), self.logic.migrations())? {
             self.founded.set(true);
-            // Whoever owes work keeps an alarm, whatever became of the one set before.
-            if let Some(at_ms) = schedule::earliest_ms(self.host.sql())? {
+            // Whoever owes work keeps an alarm, whatever became of the one set before; it is an early one, because the
+            // one set before may have been.
+            if arm && let Some(at_ms) = schedule::earliest_ms(self.host.sql())? {
+                let at_ms = at_ms.min(self.host.now_ms().saturating_add(TOUCHED_MS));
                 self.host.set_alarm(Some(at_ms))?;
                 self.alarm_at_ms.set(Some(at_ms));
             }
@@ -181,7 +186,7 @@ impl Object {
     }
 
     fn run(&self, call: &str, body: &[u8]) -> Result<(Vec<u8>, After), CallError> {
-        let founded = self.touch()?;
+        let founded = self.touch(true)?;
         let cx = self.cx();
         let operation = self.logic.operation(call).ok_or_else(|| unknown(call))?;
         let reply = match operation {
@@ -203,8 +208,7 @@ impl Object {
                 .map_err(told)?
                 .ok_or_else(|| Fault::new("a waiting call was made without waiting"))?,
         };
-        self.logic.committed(self.host.sql(), &cx).map_err(told)?;
-        Ok((reply, self.committed(cx)))
+        Ok((reply, self.committed(cx)?))
     }
 
     /// One transaction for everything that is due.
@@ -225,12 +229,13 @@ impl Object {
             Ok::<_, Error>(())
         })
         .map_err(told)?;
-        Ok(self.committed(cx))
+        self.committed(cx)
     }
 
-    fn committed(&self, cx: Cx<'_>) -> After {
+    fn committed(&self, cx: Cx<'_>) -> Result<After, CallError> {
+        self.logic.committed(self.host.sql(), &cx).map_err(told)?;
         self.alarm_at_ms.set(cx.alarm_at_ms.get());
-        cx.after.into_inner()
+        Ok(cx.after.into_inner())
     }
 
     /// Waits for the disk, lets out what the operation owes, then answers.
@@ -253,7 +258,12 @@ impl Object {
         let owed = RefCell::new(vec![first]);
         loop {
             let Some(delivery) = owed.borrow_mut().pop() else { return };
-            let reply = self.host.actors().call(&delivery.to, delivery.call, delivery.body).await;
+            let call = |body| self.host.actors().call(&delivery.to, delivery.call, body);
+            let mut reply = call(delivery.body.clone()).await;
+            if delivery.before_answer && reply.as_ref().map_or(true, |reply| is_fault(reply)) {
+                // Somebody waits for it: a receiver that was just restarted answers now.
+                reply = call(delivery.body).await;
+            }
             let reply = match reply {
                 Ok(reply) => Some(reply),
                 Err(fault) => {
@@ -273,7 +283,12 @@ impl Object {
                     owed.borrow_mut().extend(after.deliveries);
                 }
                 Err(error) => {
+                    self.logic.rolled_back();
                     self.logged("settle", error);
+                    let at_ms = self.host.now_ms().saturating_add(TOUCHED_MS);
+                    if let Err(fault) = self.host.set_alarm(Some(at_ms)) {
+                        error!(actor = %self.address, %fault, "the alarm could not be set");
+                    }
                 }
             }
         }
@@ -286,7 +301,7 @@ impl Object {
             Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, reply),
         })
         .map_err(told)?;
-        Ok(self.committed(cx))
+        self.committed(cx)
     }
 
     /// Logs a fault, once, where it was met; refusals are the caller's business.

@@ -114,6 +114,8 @@ pub(crate) struct World {
     pub waiting: RefCell<HashMap<Address, usize>>,
     /// One call in so many is lost; 0: none.
     pub lost_calls: Cell<u64>,
+    /// One statement in so many fails; 0: none.
+    pub broken_statements: Cell<u64>,
     this: Weak<World>,
 }
 
@@ -132,6 +134,7 @@ impl World {
             spawned: RefCell::default(),
             waiting: RefCell::default(),
             lost_calls: Cell::new(0),
+            broken_statements: Cell::new(0),
             this: this.clone(),
         })
     }
@@ -156,19 +159,32 @@ impl World {
         object
     }
 
-    /// Calls an actor as the request tier does, and never loses the call.
+    /// Calls an actor as the request tier does: this call is not lost, what it makes actors call may be. A fault is met
+    /// with a repetition, as there.
     pub(crate) fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
-        let lost = self.lost_calls.replace(0);
-        let reply = now(crate::call(self, id, call));
-        self.lost_calls.set(lost);
-        reply
+        let (to, body) = (Address::new(C::ACTOR, id), serde_json::to_vec(call).unwrap());
+        for _ in 0..20 {
+            match crate::call::open::<C>(&now(self.object(&to).call(C::NAME, &body))) {
+                Err(CallError::Fault(_)) if self.broken_statements.get() > 0 => self.evict_sometimes(&to),
+                outcome => return outcome,
+            }
+        }
+        panic!("{to} fails for ever");
+    }
+
+    fn evict_sometimes(&self, address: &Address) {
+        if self.dice.roll(2) == 0 {
+            self.evict(address);
+        }
     }
 
     /// What waits on the user's actor, asked again: `None` while there is nothing to say.
     pub(crate) fn asks<C: Call>(&self, id: &str, call: &C) -> Option<C::Reply> {
         let body = serde_json::to_vec(call).unwrap();
-        let reply = self.object(&Address::new(C::ACTOR, id)).wait(C::NAME, &body)?;
-        Some(crate::call::open::<C>(&reply).unwrap())
+        let broken = self.broken_statements.replace(0);
+        let reply = self.object(&Address::new(C::ACTOR, id)).wait(C::NAME, &body);
+        self.broken_statements.set(broken);
+        Some(crate::call::open::<C>(&reply?).unwrap())
     }
 
     /// Forgets an actor's memory, and what it was about to do.
@@ -211,6 +227,10 @@ impl World {
             now(self.object(&address).alarm());
         }
         self.settle();
+    }
+
+    fn breaks(&self) -> bool {
+        self.broken_statements.get() > 0 && self.dice.roll(self.broken_statements.get()) == 0
     }
 
     fn loses(&self) -> bool {
@@ -266,9 +286,28 @@ impl Random for Host {
     }
 }
 
+/// A disk that fails now and then, at a statement or at the commit.
+impl Sql for Host {
+    fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
+        if self.world.breaks() {
+            return Err(Fault::retriable("the disk failed"));
+        }
+        self.sql.query(statement, params)
+    }
+
+    fn atomically(&self, body: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
+        let mut broken = false;
+        self.sql.atomically(&mut || {
+            broken = self.world.breaks();
+            body() && !broken
+        })?;
+        if broken { Err(Fault::retriable("the disk failed at the commit")) } else { Ok(()) }
+    }
+}
+
 impl ObjectHost for Host {
     fn sql(&self) -> &dyn Sql {
-        &*self.sql
+        self
     }
 
     fn actors(&self) -> &dyn Actors {

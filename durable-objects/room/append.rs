@@ -60,7 +60,7 @@ impl Room {
         if draft.event_type == TimelineEventType::RoomMember {
             check_member(cx, draft)?;
         }
-        let version = self.version(sql)?;
+        let version = &*self.version(sql)?;
         let state = AuthState::load(sql, version, draft)?;
         let newest = store::log::head(sql)?.ok_or_else(|| Fault::new("the room has no event"))?;
         let place = Place {
@@ -102,18 +102,26 @@ impl Room {
         let local = <&UserId>::try_from(user_id)
             .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
         store::members::set(tx, user_id, membership.as_str(), position, local)?;
+        cx.room.members_changed.set(true);
         if !local {
             return Ok(());
         }
         let joined = membership == MembershipState::Join;
-        cx.room.members.borrow_mut().push((user_id.to_owned(), joined, position));
-        let stripped = match membership {
-            MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
-            _ => Vec::new(),
-        };
-        let effect = MembershipChanged { room_id: room_id(cx)?, position, membership, stripped_state: stripped };
-        outbox::owe(tx, cx, user_id, &effect, true)
+        cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
+        owe_membership(tx, cx, user_id, pdu, position)
     }
+}
+
+/// Owes a local user what this membership event makes of them.
+pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, pdu: &Pdu, position: u64) -> Result<(), Error> {
+    let membership = membership_of(pdu)?;
+    let profile = (membership == MembershipState::Join).then(|| pdu.content_as().unwrap_or_default());
+    let stripped_state = match membership {
+        MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
+        _ => Vec::new(),
+    };
+    let effect = MembershipChanged { room_id: room_id(cx)?, position, membership, profile, stripped_state };
+    outbox::owe(tx, cx, user_id, &effect, true)
 }
 
 /// What the rules of authorisation leave to the server that signs a membership.

@@ -5,7 +5,7 @@ use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Room, store, transactions};
+use super::{Room, append::owe_membership, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
@@ -98,6 +98,10 @@ impl Room {
         let now = store::members::membership(&**tx, call.target.as_str())?;
         let own = call.sender == call.target;
         if own && !call.action.applies_to(now.as_deref(), &call.target)? {
+            // Who asks for what is so may not know: their room list is told again.
+            if let Some(member) = store::state::current(&**tx, "m.room.member", call.target.as_str())? {
+                owe_membership(tx, cx, call.target.as_str(), &member.pdu, member.position)?;
+            }
             return Ok(());
         }
         let draft = Draft {

@@ -1,6 +1,9 @@
 //! What happened in a room since a cursor: one room of one sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedUserId};
@@ -125,7 +128,7 @@ impl Room {
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {
                 self.has_read(tx, call.user.as_str(), head)?;
-                let room = joined(&**tx, cx, &viewer, &call, head)?;
+                let room = self.joined(&**tx, cx, &viewer, &call, head)?;
                 Ok(DeltaReply { to: head, section: Section::Join, room })
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
@@ -135,22 +138,32 @@ impl Room {
             None => nothing(head),
         }
     }
-}
 
-/// The room for one who is in it.
-fn joined(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, head: u64) -> Result<Box<RawValue>, Error> {
-    // A cursor from before a time away, or from beyond the log, is no cursor.
-    let since = call.from.filter(|from| *from <= head && viewer.joined_throughout(*from));
-    let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), head)?;
-    let whole = since.is_none() || call.full_state;
-    let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
-        Some(summary(sql, viewer)?)
-    } else {
-        None
-    };
-    let span = StateSpan { since: if whole { None } else { since }, end: head, head };
-    let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
-    render(sql, cx, viewer, call, newest, state, summary)
+    /// The room for one who is in it.
+    fn joined(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        viewer: &Viewer,
+        call: &Delta,
+        head: u64,
+    ) -> Result<Box<RawValue>, Error> {
+        let known = call.from.filter(|from| *from <= head);
+        // A cursor from before a time away, or from beyond the log, tells nothing of the state.
+        let since = known.filter(|from| viewer.joined_throughout(*from));
+        let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), head)?;
+        // What happened in that time is hidden: the timeline has a gap.
+        newest.limited |= known.is_some_and(|from| from > 0) && since.is_none();
+        let whole = since.is_none() || call.full_state;
+        let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
+            Some(self.summary(sql, viewer)?)
+        } else {
+            None
+        };
+        let span = StateSpan { since: if whole { None } else { since }, end: head, head };
+        let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
+        render(sql, cx, viewer, call, newest, state, summary)
+    }
 }
 
 /// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
@@ -310,11 +323,38 @@ fn changed_state(sql: &dyn Sql, since: u64, at: u64) -> Result<StateKeys, Error>
     Ok(keys)
 }
 
-fn summary(sql: &dyn Sql, viewer: &Viewer) -> Result<Summary, Error> {
-    let (joined, invited) = store::members::counts(sql)?;
-    let mut heroes = store::members::first_of(sql, ["join", "invite"], viewer.user.as_str(), HEROES_MAX)?;
-    if heroes.is_empty() {
-        heroes = store::members::first_of(sql, ["leave", "ban"], viewer.user.as_str(), HEROES_MAX)?;
+/// Who is in the room, as far as a summary says it.
+pub(super) struct Company {
+    joined: u64,
+    invited: u64,
+    /// Those in the room or invited who came first, and those who left: one more than heroes, as nobody is their own.
+    present: Vec<String>,
+    past: Vec<String>,
+}
+
+impl Room {
+    fn summary(&self, sql: &dyn Sql, viewer: &Viewer) -> Result<Summary, Error> {
+        let known = self.company.borrow().clone();
+        let company = match known {
+            Some(company) => company,
+            None => {
+                let (joined, invited) = store::members::counts(sql)?;
+                let limit = HEROES_MAX.saturating_add(1);
+                let present = store::members::first_of(sql, ["join", "invite"], limit)?;
+                let past = store::members::first_of(sql, ["leave", "ban"], limit)?;
+                let company = Rc::new(Company { joined, invited, present, past });
+                *self.company.borrow_mut() = Some(company.clone());
+                company
+            }
+        };
+        let others = |users: &[String]| {
+            let others = users.iter().filter(|user| *user != viewer.user.as_str());
+            others.take(HEROES_MAX as usize).cloned().collect::<Vec<_>>()
+        };
+        let mut heroes = others(&company.present);
+        if heroes.is_empty() {
+            heroes = others(&company.past);
+        }
+        Ok(Summary { heroes, joined: company.joined, invited: company.invited })
     }
-    Ok(Summary { heroes, joined, invited })
 }

@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 
 use platform::{Fault, Sql, Tx};
 
-use super::{Room, append::room_id, store};
+use super::{
+    Room,
+    append::{owe_membership, room_id},
+    store,
+};
 use crate::{
     CallError, Cx, Error, call,
     cx::{Key, Nudged},
@@ -19,6 +23,9 @@ use crate::{
 /// memory, so that ordinarily it finds that everyone was, and nothing is told twice.
 pub(super) const NUDGE_CHECK_MS: u64 = 5_000;
 
+/// The longest a follower that cannot be reached is left alone, in milliseconds: one hour.
+const NUDGE_PAUSE_MS_MAX: u64 = 3_600_000;
+
 /// The local users in the room, as far as they want to be told.
 pub(super) struct Followers {
     live: BTreeMap<String, Live>,
@@ -26,13 +33,29 @@ pub(super) struct Followers {
     silent: Vec<u8>,
     /// Whether `silent` differs from what is stored.
     unsaved: bool,
+    /// How many nudges are on their way.
+    in_flight: usize,
+    /// How often the log was read by anyone; never goes back.
+    reads: u64,
+    /// Whether an operation changed this memory and is not committed yet.
+    uncommitted: bool,
 }
 
 struct Live {
     number: u64,
     told: u64,
     in_flight: bool,
-    reads: u64,
+    /// The count of reads when this follower read last.
+    read_at: u64,
+    /// Failed nudges in a row, and when to try again.
+    failures: u32,
+    not_before_ms: u64,
+}
+
+impl Live {
+    fn new(number: u64, told: u64, read_at: u64) -> Self {
+        Self { number, told, in_flight: false, read_at, failures: 0, not_before_ms: 0 }
+    }
 }
 
 impl Followers {
@@ -41,9 +64,10 @@ impl Followers {
         let live = store::members::followers(sql)?
             .into_iter()
             .filter(|(_, number)| !bit(&silent, *number))
-            .map(|(user, number)| (user, Live { number, told: 0, in_flight: false, reads: 0 }))
+            .map(|(user, number)| (user, Live::new(number, 0, 0)))
             .collect();
-        Ok(Self { live, silent, unsaved: false })
+        // It may hold what the operation that reads it has just written.
+        Ok(Self { live, silent, unsaved: false, in_flight: 0, reads: 0, uncommitted: true })
     }
 
     fn set_silent(&mut self, number: u64, silent: bool) {
@@ -62,6 +86,28 @@ impl Followers {
         self.unsaved = false;
         Ok(())
     }
+
+    /// Takes a follower out; the nudge that may be on its way is nobody's.
+    fn remove(&mut self, user: &str) -> Option<Live> {
+        let gone = self.live.remove(user)?;
+        if gone.in_flight {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        Some(gone)
+    }
+
+    /// Tells one follower, if it was not told and is not being told.
+    fn tell(&mut self, cx: &Cx<'_>, user: &str, head: u64) -> Result<(), Error> {
+        let Some(live) = self.live.get_mut(user) else { return Ok(()) };
+        if live.told >= head || live.in_flight || live.not_before_ms > cx.now_ms {
+            return Ok(());
+        }
+        self.uncommitted = true;
+        live.in_flight = true;
+        self.in_flight = self.in_flight.saturating_add(1);
+        let nudged = Nudged { follower: user.to_owned(), to: head, reads: self.reads };
+        cx.deliver(user, &Nudge { room_id: room_id(cx)?, to: head }, Key::Nudge(nudged), false)
+    }
 }
 
 fn place(number: u64) -> (usize, u8) {
@@ -79,17 +125,31 @@ impl Room {
         let mut followers = self.followers.borrow_mut();
         // Not yet read: then the tables have these too.
         let Some(followers) = followers.as_mut() else { return Ok(()) };
-        for (user, joined, position) in cx.room.members.take() {
+        for (user, joined, position) in cx.room.followers.take() {
             if !joined {
-                followers.live.remove(&user);
-            } else if let Some(number) = store::members::follower_number(sql, &user)?
+                followers.remove(&user);
+            } else if !followers.live.contains_key(&user)
+                && let Some(number) = store::members::follower_number(sql, &user)?
                 && !bit(&followers.silent, number)
             {
                 // The membership itself tells them of everything up to it.
-                followers.live.insert(user, Live { number, told: position, in_flight: false, reads: 0 });
+                followers.live.insert(user, Live::new(number, position, 0));
             }
         }
         Ok(())
+    }
+
+    pub(super) fn followers_committed(&self) {
+        if let Some(followers) = self.followers.borrow_mut().as_mut() {
+            followers.uncommitted = false;
+        }
+    }
+
+    pub(super) fn followers_rolled_back(&self) {
+        let mut followers = self.followers.borrow_mut();
+        if followers.as_ref().is_some_and(|followers| followers.uncommitted) {
+            *followers = None;
+        }
     }
 
     /// The alarm looks whether everyone was told. What it tells now may be forgotten in a crash like what was told
@@ -98,8 +158,10 @@ impl Room {
         let head = self.head(&**tx)?;
         self.nudge(&**tx, cx, head)?;
         let followers = self.followers.borrow();
-        if followers.as_ref().is_some_and(|followers| followers.live.values().any(|live| live.told < head)) {
-            cx.set_alarm(cx.now_ms.saturating_add(NUDGE_CHECK_MS))?;
+        let untold = followers.iter().flat_map(|followers| followers.live.values()).filter(|live| live.told < head);
+        let next_ms = untold.map(|live| live.not_before_ms.max(cx.now_ms.saturating_add(NUDGE_CHECK_MS))).min();
+        if let Some(next_ms) = next_ms {
+            cx.set_alarm(next_ms)?;
         }
         Ok(())
     }
@@ -111,14 +173,9 @@ impl Room {
             Some(followers) => followers,
             None => followers.insert(Followers::load(sql)?),
         };
-        for (user, live) in &mut followers.live {
-            if live.told < head && !live.in_flight {
-                live.in_flight = true;
-                let nudged = Nudged { follower: user.clone(), to: head, reads: live.reads };
-                cx.deliver(user, &Nudge { room_id: room_id(cx)?, to: head }, Key::Nudge(nudged), false)?;
-            }
-        }
-        Ok(())
+        let untold: Vec<String> =
+            followers.live.iter().filter(|(_, live)| live.told < head).map(|(user, _)| user.clone()).collect();
+        untold.iter().try_for_each(|user| followers.tell(cx, user, head))
     }
 
     /// A follower answered, or could not be reached.
@@ -129,54 +186,66 @@ impl Room {
         nudged: &Nudged,
         reply: Option<&[u8]>,
     ) -> Result<(), Error> {
-        {
-            let mut followers = self.followers.borrow_mut();
-            let Some(followers) = followers.as_mut() else { return Ok(()) };
-            let Some(live) = followers.live.get_mut(&nudged.follower) else { return Ok(()) };
+        let head = self.head(&**tx)?;
+        let mut followers = self.followers.borrow_mut();
+        let Some(followers) = followers.as_mut() else { return Ok(()) };
+        let Some(live) = followers.live.get_mut(&nudged.follower) else { return Ok(()) };
+        followers.uncommitted = true;
+        if live.in_flight {
             live.in_flight = false;
-            match reply.map(call::open::<Nudge>) {
-                Some(Ok(reply)) => {
-                    live.told = live.told.max(nudged.to);
-                    // One that read meanwhile is told again: its silence was about what it had not read yet.
-                    if reply.silent_until_read && live.reads == nudged.reads {
-                        let number = live.number;
-                        followers.live.remove(&nudged.follower);
-                        followers.set_silent(number, true);
-                    }
+            followers.in_flight = followers.in_flight.saturating_sub(1);
+        }
+        match reply.map(call::open::<Nudge>) {
+            Some(Ok(reply)) => {
+                live.told = live.told.max(nudged.to);
+                (live.failures, live.not_before_ms) = (0, 0);
+                // One that read meanwhile is told again: its silence was about what it had not read yet.
+                if reply.silent_until_read && live.read_at <= nudged.reads {
+                    let number = live.number;
+                    followers.remove(&nudged.follower);
+                    followers.set_silent(number, true);
                 }
-                Some(Err(CallError::Absent | CallError::Refused(_))) => {
-                    followers.live.remove(&nudged.follower);
-                }
-                Some(Err(CallError::Fault(_))) | None => {
-                    cx.set_alarm(cx.now_ms.saturating_add(NUDGE_CHECK_MS))?;
-                    return Ok(());
+                if reply.membership_unknown
+                    && let Some(member) = store::state::current(&**tx, "m.room.member", &nudged.follower)?
+                {
+                    owe_membership(tx, cx, &nudged.follower, &member.pdu, member.position)?;
                 }
             }
-            // One row for however many went silent together.
-            if followers.unsaved && !followers.live.values().any(|live| live.in_flight) {
-                followers.save(tx)?;
+            Some(Err(CallError::Absent | CallError::Refused(_))) => {
+                followers.remove(&nudged.follower);
+            }
+            Some(Err(CallError::Fault(_))) | None => {
+                let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << live.failures.min(10)).min(NUDGE_PAUSE_MS_MAX);
+                live.failures = live.failures.saturating_add(1);
+                live.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+                cx.set_alarm(live.not_before_ms)?;
+                return Ok(());
             }
         }
-        let head = self.head(&**tx)?;
-        self.nudge(&**tx, cx, head)
+        // One row for however many went silent together.
+        if followers.unsaved && followers.in_flight == 0 {
+            followers.save(tx)?;
+        }
+        followers.tell(cx, &nudged.follower, head)
     }
 
-    /// A follower read the log: it wants to be told again.
+    /// A follower reads the log: it wants to be told again.
     pub(super) fn has_read(&self, tx: &Tx<'_>, user: &str, head: u64) -> Result<(), Error> {
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
             None => followers.insert(Followers::load(&**tx)?),
         };
+        followers.reads = followers.reads.saturating_add(1);
         if let Some(live) = followers.live.get_mut(user) {
-            live.reads = live.reads.saturating_add(1);
+            live.read_at = followers.reads;
         } else if let Some(number) = store::members::follower_number(&**tx, user)?
             && bit(&followers.silent, number)
         {
+            followers.uncommitted = true;
             followers.set_silent(number, false);
             followers.save(tx)?;
-            let live = Live { number, told: head, in_flight: false, reads: 1 };
-            followers.live.insert(user.to_owned(), live);
+            followers.live.insert(user.to_owned(), Live::new(number, head, followers.reads));
         }
         Ok(())
     }

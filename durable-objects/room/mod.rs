@@ -32,7 +32,10 @@ mod token;
 mod transactions;
 mod viewer;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use domain::RoomVersion;
 use platform::{Fault, Sql, Tx};
@@ -59,21 +62,23 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
 /// The Room actor's memory. Everything in it can be read again from its database.
 #[derive(Default)]
 pub(crate) struct Room {
-    version: OnceCell<RoomVersion>,
+    version: RefCell<Option<Rc<RoomVersion>>>,
     /// The newest position, once read.
     head: Cell<Option<u64>>,
     followers: RefCell<Option<follow::Followers>>,
     transactions: RefCell<Option<transactions::Recent>>,
+    /// Who describes the room, as long as nobody's membership changes.
+    company: RefCell<Option<Rc<delta::Company>>>,
 }
 
 impl Room {
-    fn version(&self, sql: &dyn Sql) -> Result<&RoomVersion, Error> {
-        if let Some(version) = self.version.get() {
-            return Ok(version);
+    fn version(&self, sql: &dyn Sql) -> Result<Rc<RoomVersion>, Error> {
+        if let Some(version) = &*self.version.borrow() {
+            return Ok(version.clone());
         }
         let id = store::meta::text(sql, "version")?.ok_or_else(|| Fault::new("the room has no version"))?;
-        let version = RoomVersion::parse(&id)?;
-        Ok(self.version.get_or_init(|| version))
+        let version = Rc::new(RoomVersion::parse(&id)?);
+        Ok(self.version.borrow_mut().insert(version).clone())
     }
 
     /// The newest position of the log.
@@ -113,11 +118,24 @@ impl Logic for Room {
     }
 
     fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
-        let Some(head) = cx.head.get() else { return Ok(()) };
-        self.head.set(Some(head));
-        self.remember_transactions(cx);
-        self.followers_changed(sql, cx)?;
-        self.nudge(sql, cx, head)
+        if cx.room.members_changed.get() {
+            *self.company.borrow_mut() = None;
+        }
+        if let Some(head) = cx.head.get() {
+            self.head.set(Some(head));
+            self.remember_transactions(cx);
+            self.followers_changed(sql, cx)?;
+            self.nudge(sql, cx, head)?;
+        }
+        self.followers_committed();
+        Ok(())
+    }
+
+    fn rolled_back(&self) {
+        // Read, perhaps, in the transaction that is gone.
+        *self.version.borrow_mut() = None;
+        self.head.set(None);
+        self.followers_rolled_back();
     }
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use ruma_common::OwnedUserId;
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
 
-use super::{MemberProfile, MembershipAction, Room, change_membership::membership_content, store};
+use super::{MemberProfile, MembershipAction, Room, change_membership::membership_content, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// A member's profile changed: their membership event says so, as long as they are in the room. Late and repeated ones
@@ -30,8 +30,10 @@ impl Room {
         }
         let Some(member) = store::state::current(&**tx, "m.room.member", call.user.as_str())? else { return Ok(()) };
         let shown = member.pdu.content_as::<MemberProfile>().unwrap_or_default();
-        let is_newer = u64::from(member.pdu.origin_server_ts().get()) > call.changed_at_ms;
-        if shown == call.profile || is_newer {
+        // By the user's clock where that made the event shown, by ours where something else did.
+        let since_ms = member.txn.as_deref().and_then(transactions::refreshed_at_ms);
+        let since_ms = since_ms.unwrap_or_else(|| member.pdu.origin_server_ts().get().into());
+        if shown == call.profile || since_ms > call.changed_at_ms {
             return Ok(());
         }
         let draft = Draft {
@@ -41,7 +43,7 @@ impl Room {
             sender: call.user,
             redacts: None,
         };
-        self.append(tx, cx, &draft, None)?;
+        self.append(tx, cx, &draft, Some(&transactions::of_refresh(call.changed_at_ms)))?;
         Ok(())
     }
 }

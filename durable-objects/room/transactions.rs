@@ -14,7 +14,7 @@ use crate::Cx;
 /// How long a transaction id is remembered, in milliseconds: half an hour, as other servers do.
 const WINDOW_MS: u64 = 30 * 60 * 1000;
 /// The most transactions remembered; a room busier than that forgets the oldest.
-const RECENT_MAX: u64 = 20_000;
+const RECENT_MAX: u64 = 10_000;
 
 /// The recent transactions, by name.
 #[derive(Default)]
@@ -35,6 +35,16 @@ pub(super) fn of_client(
 /// The name of a call that a tier may repeat after a lost reply.
 pub(super) fn of_call(call_id: &str) -> String {
     format!("call {call_id}")
+}
+
+/// The name under which a profile that became so at that time is shown.
+pub(super) fn of_refresh(changed_at_ms: u64) -> String {
+    format!("refresh {changed_at_ms}")
+}
+
+/// The time in a name of [`of_refresh`].
+pub(super) fn refreshed_at_ms(name: &str) -> Option<u64> {
+    name.strip_prefix("refresh ")?.parse().ok()
 }
 
 /// The transaction id in a name, for the very device that used it.
@@ -60,7 +70,12 @@ impl Room {
                 found.into_iter().map(|(position, name, event_id)| (name, (position, event_id))).collect(),
             ));
         }
-        Ok(recent.as_ref().and_then(|recent| recent.0.get(name)).map(|(_, event_id)| event_id.clone()))
+        let made = recent.as_ref().and_then(|recent| recent.0.get(name)).map(|(_, event_id)| event_id.clone());
+        if made.is_some() {
+            // Whoever repeats may do so because of a crash, before anybody was told.
+            cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
+        }
+        Ok(made)
     }
 
     /// Remembers what an operation's events were made by, once it is committed.

@@ -2,12 +2,12 @@ use domain::Refusal;
 use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::{NewDevice, User, store};
+use super::{NewDevice, User, check_profile_field, store};
 use crate::{Call, Cx, Error};
 
 /// Registers the user, and logs in a first device. The User decides who is first: whoever comes later is refused.
 ///
-/// Refused: `UserInUse`. Spec: "Account registration".
+/// Refused: `UserInUse`; `InvalidParam` for names that are too long. Spec: "Account registration".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Create {
     /// In PHC string format; `None` for a user who cannot log in with a password.
@@ -40,6 +40,12 @@ impl User {
             Some(call_id) if call_id == call.call_id => return Ok(Created {}),
             Some(_) => return Err(Refusal::UserInUse.into()),
             None => {}
+        }
+        if let Some(display_name) = &call.display_name {
+            check_profile_field("displayname", display_name)?;
+        }
+        if let Some(device) = &call.device {
+            device.check()?;
         }
         store::account::insert(tx, cx.now_ms, &call.call_id, call.password_hash.as_deref(), call.admin)?;
         if let Some(display_name) = call.display_name {
@@ -93,6 +99,19 @@ mod tests {
         let verified = world.call(ALICE, &Verify { token_hash: "hash".to_owned() }).unwrap();
         assert_eq!((verified.device_id.as_str(), verified.admin), ("PHONE", true));
         assert_eq!(world.call(ALICE, &GetProfile {}).unwrap()["displayname"], "Alice");
+    }
+
+    #[test]
+    fn names_have_their_lengths() {
+        let world = World::new(1);
+        let long_name = Create { display_name: Some("x".repeat(257)), ..create("a") };
+        let mut long_device = create("a");
+        long_device.device.as_mut().unwrap().display_name = Some("x".repeat(101));
+        for call in [long_name, long_device] {
+            let outcome = world.call(ALICE, &call);
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_)))), "{outcome:?}");
+        }
+        world.call(ALICE, &create("a")).expect("nothing of them remains");
     }
 
     #[test]

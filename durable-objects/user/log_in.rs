@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::{User, store};
 use crate::{Call, Cx, Error};
 
+/// The longest name a client gives its device, in characters.
+const DEVICE_NAME_CHARS_MAX: usize = 100;
+
 /// Logs a device in. The caller checked the password against `password_hash`; if that is no longer the user's, the
 /// login is refused. A device that exists keeps its name and gets this token instead of its old one.
 ///
-/// Refused: `Forbidden`, `UserDeactivated`. Spec: "Login".
+/// Refused: `Forbidden`, `UserDeactivated`, `InvalidParam` as [`NewDevice::check`]. Spec: "Login".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LogIn {
     pub password_hash: String,
@@ -27,6 +30,18 @@ pub struct NewDevice {
     pub display_name: Option<String>,
 }
 
+impl NewDevice {
+    /// Refuses a name that is too long, with `InvalidParam`.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match &self.display_name {
+            Some(name) if name.chars().count() > DEVICE_NAME_CHARS_MAX => {
+                Err(Refusal::InvalidParam(format!("The name of a device may have {DEVICE_NAME_CHARS_MAX} characters")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The device is logged in.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LoggedIn {}
@@ -39,6 +54,7 @@ impl Call for LogIn {
 
 impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
+        call.device.check()?;
         let account = store::account::get(&**tx)?;
         if account.deactivated {
             return Err(Refusal::UserDeactivated.into());
@@ -115,6 +131,19 @@ mod tests {
         let outcome = world.call(ALICE, &log_in("other", "PHONE", "1"));
         assert!(matches!(outcome, Err(CallError::Refused(Refusal::Forbidden(_)))), "{outcome:?}");
         assert_eq!(device_of(&world, "1"), None);
+    }
+
+    #[test]
+    fn a_device_has_a_name_of_at_most_100_characters() {
+        let world = World::new(1);
+        alice(&world);
+        for (length, allowed) in [(100, true), (101, false)] {
+            let mut call = log_in("old", "PHONE", "1");
+            call.device.display_name = Some("é".repeat(length));
+            let outcome = world.call(ALICE, &call).map(drop);
+            let refused = matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_))));
+            assert_eq!((outcome.is_ok(), refused), (allowed, !allowed), "{outcome:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{User, store};
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
 #[derive(Debug, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct MembershipChanged {
     /// The room's position of the change.
     pub position: u64,
     pub membership: MembershipState,
+    /// For joins: what the room shows of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<MemberProfile>,
     /// For invitations and knocks: what lets the user recognise the room.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripped_state: Vec<Box<RawValue>>,
@@ -62,6 +65,10 @@ impl User {
             }
             Ok(())
         })?;
+        // The profile may have changed while the user was joining.
+        if let Some(shown) = call.profile {
+            super::profile::correct(tx, cx, &call.room_id, &shown)?;
+        }
         cx.wake();
         Ok(())
     }

@@ -35,7 +35,6 @@ use crate::{
     Call, Cx, Error,
     object::{Logic, Operation, operations},
     room::RefreshMember,
-    token_bucket::TokenBucket,
 };
 use moves::Moves;
 
@@ -46,7 +45,7 @@ pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use nudge::{Nudge, NudgeReply};
 pub use password_hash::{PasswordHash, StoredPassword};
-pub use profile::{GetProfile, ProfileChanged, SetProfileField};
+pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
 pub(crate) use verify::authenticate;
 pub use verify::{Verified, Verify};
@@ -56,7 +55,6 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
 /// The User actor's memory. Everything in it can be read again from its database.
 #[derive(Default)]
 pub(crate) struct User {
-    logins: TokenBucket,
     moves: RefCell<Option<Moves>>,
     /// When a sync was last planned, in milliseconds since the Unix epoch.
     planned_at_ms: Cell<Option<u64>>,

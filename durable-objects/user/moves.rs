@@ -14,7 +14,7 @@ use platform::{Fault, Sql, Tx};
 use super::store::rooms::{self, Move};
 
 /// Moves kept. A token older than the oldest gets its rooms with whole state.
-pub(super) const MOVES_MAX: usize = 4096;
+pub(super) const MOVES_MAX: usize = if cfg!(test) { 12 } else { 4096 };
 
 /// The stream in memory.
 pub(super) struct Moves {
@@ -43,7 +43,8 @@ impl Moves {
             last.insert(moved.room, (moved.position, moved.up_to));
         }
         let head = ring.back().map_or(0, |moved| moved.position).max(own_head);
-        Ok(Self { ring, last, head, own_head, planned: None, uncommitted: false })
+        // It may hold what the operation that reads it has just written.
+        Ok(Self { ring, last, head, own_head, planned: None, uncommitted: true })
     }
 
     /// The stream's next position: never one used before.

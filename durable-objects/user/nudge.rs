@@ -20,6 +20,9 @@ pub struct Nudge {
 pub struct NudgeReply {
     /// Nobody waits here, and every device will read the log when it comes: tell no more until one did.
     pub silent_until_read: bool,
+    /// This user's room list does not say that they are in the room: tell it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub membership_unknown: bool,
 }
 
 impl Call for Nudge {
@@ -30,7 +33,9 @@ impl Call for Nudge {
 
 impl User {
     pub(super) fn nudge(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Nudge) -> Result<NudgeReply, Error> {
-        let number = match store::rooms::by_id(&**tx, call.room_id.as_str())? {
+        let known = store::rooms::by_id(&**tx, call.room_id.as_str())?;
+        let membership_unknown = known.as_ref().is_none_or(|room| room.membership != "join");
+        let number = match known {
             Some(room) => room.number,
             // The news overtook the membership, which is on its way: keep the place.
             None => store::rooms::put(tx, call.room_id.as_str(), "unknown", 0, 0, None)?,
@@ -38,6 +43,7 @@ impl User {
         let will_read = self.with_moves(&**tx, |moves| Ok(moves.moved(tx, number, call.to, cx.now_ms)?))?;
         cx.wake();
         let lingers = self.planned_at_ms.get().is_some_and(|at_ms| cx.now_ms.saturating_sub(at_ms) < LINGER_MS);
-        Ok(NudgeReply { silent_until_read: will_read && cx.waiting == 0 && !lingers })
+        let silent_until_read = will_read && !membership_unknown && !lingers && cx.waiting() == 0;
+        Ok(NudgeReply { silent_until_read, membership_unknown })
     }
 }

@@ -4,10 +4,7 @@ use serde::{Deserialize, Serialize};
 use super::{User, store};
 use crate::{Call, Cx, Error};
 
-/// What a password is checked against. Checking takes long, so the caller does it. Asked for once for each login, so
-/// it is here that logins are counted.
-///
-/// Refused: `LimitExceeded` (`RC_LOGIN`). Spec: "Rate limiting".
+/// What a password is checked against. Checking takes long, so the caller does it, and counts what fails.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PasswordHash {}
 
@@ -27,10 +24,9 @@ impl User {
     pub(super) fn password_hash(
         &self,
         sql: &dyn Sql,
-        cx: &Cx<'_>,
+        _cx: &Cx<'_>,
         _call: PasswordHash,
     ) -> Result<StoredPassword, Error> {
-        self.logins.take(cx.settings.config.rc_login, cx.now_ms)?;
         Ok(StoredPassword { password_hash: store::account::get(sql)?.password_hash })
     }
 }

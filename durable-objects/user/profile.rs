@@ -1,6 +1,6 @@
 use domain::Refusal;
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::OwnedUserId;
+use ruma_common::{OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +14,10 @@ use crate::{
 const PROFILE_BYTES_MAX: usize = 65_536;
 /// The longest name of a profile's field, in bytes. Spec: "Profiles".
 const FIELD_NAME_BYTES_MAX: usize = 255;
+/// The longest display name, in characters.
+const DISPLAYNAME_CHARS_MAX: usize = 256;
+/// The longest address of a picture, in bytes.
+const AVATAR_URL_BYTES_MAX: usize = 1_000;
 
 /// The fields of a profile that membership events carry.
 const SHOWN_IN_ROOMS: [&str; 2] = ["displayname", "avatar_url"];
@@ -32,7 +36,7 @@ impl Call for GetProfile {
 
 /// Sets one field of the profile, or removes it.
 ///
-/// Refused: `UnknownToken`, `KeyTooLarge`, `ProfileTooLarge`. Spec: "Profiles".
+/// Refused: `UnknownToken`, `KeyTooLarge`, `ProfileTooLarge`, `InvalidParam` as [`check_profile_field`]. Spec: "Profiles".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetProfileField {
     pub token_hash: String,
@@ -52,6 +56,19 @@ impl Call for SetProfileField {
     const ACTOR: ActorKind = ActorKind::User;
     const NAME: &'static str = "set_profile_field";
     type Reply = ProfileChanged;
+}
+
+/// Refuses a text that is too long for its field, with `InvalidParam`: membership events of every room carry it.
+pub fn check_profile_field(field: &str, text: &str) -> Result<(), Refusal> {
+    match field {
+        "displayname" if text.chars().count() > DISPLAYNAME_CHARS_MAX => {
+            Err(Refusal::InvalidParam(format!("A displayname may have {DISPLAYNAME_CHARS_MAX} characters")))
+        }
+        "avatar_url" if text.len() > AVATAR_URL_BYTES_MAX => {
+            Err(Refusal::InvalidParam(format!("An avatar_url may have {AVATAR_URL_BYTES_MAX} bytes")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keeps `null`, a value like any other, apart from no value.
@@ -79,6 +96,9 @@ impl User {
         if call.field.len() > FIELD_NAME_BYTES_MAX {
             return Err(Refusal::KeyTooLarge.into());
         }
+        if let Some(text) = call.value.as_ref().and_then(Value::as_str) {
+            check_profile_field(&call.field, text)?;
+        }
         let mut profile = store::profile::get(&**tx)?;
         if profile.get(&call.field) == call.value.as_ref() {
             return Ok(ProfileChanged { changed: false });
@@ -101,19 +121,32 @@ impl User {
 
 /// Owes every room the user is in a membership event that says the new profile.
 fn tell_rooms(tx: &Tx<'_>, cx: &Cx<'_>, profile: &store::profile::Profile) -> Result<(), Error> {
-    let text = |field: &str| profile.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
-    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
-    let call = RefreshMember {
-        user,
-        profile: MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") },
-        changed_at_ms: cx.now_ms,
-    };
+    let call = refresh(cx, shown_in_rooms(profile))?;
     let rooms = store::rooms::with_membership(&**tx, "join")?;
     let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
     for room in rooms {
         outbox::owe(tx, cx, room.room_id, &call, before_answer)?;
     }
     Ok(())
+}
+
+/// Owes one room the profile as it is, if the room shows another.
+pub(super) fn correct(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, shown: &MemberProfile) -> Result<(), Error> {
+    let profile = shown_in_rooms(&store::profile::get(&**tx)?);
+    if profile != *shown {
+        outbox::owe(tx, cx, room_id.as_str(), &refresh(cx, profile)?, false)?;
+    }
+    Ok(())
+}
+
+fn shown_in_rooms(profile: &store::profile::Profile) -> MemberProfile {
+    let text = |field: &str| profile.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+    MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") }
+}
+
+fn refresh(cx: &Cx<'_>, profile: MemberProfile) -> Result<RefreshMember, Fault> {
+    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
+    Ok(RefreshMember { user, profile, changed_at_ms: cx.now_ms })
 }
 
 #[cfg(test)]
@@ -170,6 +203,18 @@ mod tests {
         assert!(matches!(outcome, Err(CallError::Refused(Refusal::ProfileTooLarge))), "{outcome:?}");
         let outcome = world.call(ALICE, &set(&"x".repeat(256), Some(json!(1))));
         assert!(matches!(outcome, Err(CallError::Refused(Refusal::KeyTooLarge))), "{outcome:?}");
+    }
+
+    #[test]
+    fn what_rooms_show_is_short() {
+        let world = alice();
+        for (field, fits, long) in
+            [("displayname", "é".repeat(256), "x".repeat(257)), ("avatar_url", "x".repeat(1_000), "é".repeat(501))]
+        {
+            world.call(ALICE, &set(field, Some(fits.into()))).unwrap();
+            let outcome = world.call(ALICE, &set(field, Some(long.into())));
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_)))), "{outcome:?}");
+        }
     }
 
     #[test]

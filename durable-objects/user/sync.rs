@@ -162,16 +162,18 @@ impl User {
     pub(super) fn sync_close(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
         super::authenticate(&**tx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
-        let next = self.with_moves(&**tx, |moves| {
+        let (next, own_head) = self.with_moves(&**tx, |moves| {
             let mut exceptions = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
                 Some(since) => exceptions(&**tx, since)?.unwrap_or_default(),
                 None => Rooms::new(),
             };
+            let told = moves.since(call.position);
             for read in &call.rooms {
-                if read.to == moves.told_at(read.number, call.position) && !read.failed {
-                    exceptions.remove(&read.number);
-                } else {
+                // A room that went back, restored from an older copy, has read no less: its next news come after this.
+                if read.failed || read.to > told.get(&read.number).copied().unwrap_or_else(|| moves.told(read.number)) {
                     exceptions.insert(read.number, Reached { position: read.to, owed: read.failed });
+                } else {
+                    exceptions.remove(&read.number);
                 }
             }
             let rooms = if exceptions.len() > LISTED_MAX {
@@ -179,14 +181,15 @@ impl User {
             } else {
                 Exceptions::Listed(exceptions)
             };
-            Ok(SyncToken { moves: call.position, own: moves.head, rooms })
+            Ok((SyncToken { moves: call.position, own: moves.head, rooms }, moves.own_head))
         })?;
         let own = since.map_or(0, |since| since.own);
-        Ok(Closed {
-            next_batch: next.to_string(),
-            invited: stripped(&**tx, "invite", own)?,
-            knocked: stripped(&**tx, "knock", own)?,
-        })
+        let (mut invited, mut knocked) = (Vec::new(), Vec::new());
+        if own_head > own {
+            invited = stripped(&**tx, "invite", own)?;
+            knocked = stripped(&**tx, "knock", own)?;
+        }
+        Ok(Closed { next_batch: next.to_string(), invited, knocked })
     }
 
     pub(super) fn position_in(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {
@@ -242,18 +245,16 @@ fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool
         return Ok(rooms.filter_map(|room| planned(room, None)).collect());
     };
     let moved = moves.since(since.moves);
-    let owed = exceptions
-        .iter()
-        .filter(|(room, reached)| reached.owed || reached.position < moves.told(**room))
-        .map(|(room, _)| *room);
+    let owed = exceptions.iter().filter(|(_, reached)| reached.owed).map(|(room, _)| *room);
     let wanted: HashSet<u64> = moved.keys().copied().chain(owed).collect();
     if wanted.is_empty() && !full_state {
         return Ok(Vec::new());
     }
     let mut plan = Vec::new();
-    for room in store::rooms::all(sql)? {
+    let rooms = if full_state { store::rooms::all(sql)? } else { store::rooms::numbered(sql, &wanted)? };
+    for room in rooms {
         let joined = room.membership == "join";
-        if !(wanted.contains(&room.number) || (full_state && joined)) {
+        if !(wanted.contains(&room.number) || joined) {
             continue;
         }
         let read = exceptions

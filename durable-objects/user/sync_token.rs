@@ -38,7 +38,7 @@ pub(crate) struct Reached {
 }
 
 /// The most exceptions that stand in the token itself.
-pub(crate) const LISTED_MAX: usize = 24;
+pub(crate) const LISTED_MAX: usize = if cfg!(test) { 1 } else { 24 };
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,15 +12,30 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
         .transpose()
 }
 
-/// Sets a membership; a user who may follow (a local one) keeps the number got first.
+/// Sets a membership; a user who may follow (a local one) gets a number and keeps it.
 pub(crate) fn set(tx: &Tx<'_>, user_id: &str, membership: &str, position: u64, follows: bool) -> Result<(), Fault> {
+    let known = tx.execute(
+        "UPDATE member SET membership = ?2, position = ?3 WHERE user_id = ?1 RETURNING 1",
+        &[user_id.into(), membership.into(), position.into()],
+    )?;
+    if !known.is_empty() {
+        return Ok(());
+    }
+    let follower = if follows { Some(next_follower(tx)?) } else { None };
     tx.execute(
-        "INSERT INTO member (user_id, membership, position, follower) VALUES (?1, ?2, ?3,
-             CASE WHEN ?4 THEN (SELECT coalesce(max(follower), -1) + 1 FROM member) END)
-         ON CONFLICT (user_id) DO UPDATE SET membership = excluded.membership, position = excluded.position",
-        &[user_id.into(), membership.into(), position.into(), follows.into()],
+        "INSERT INTO member (user_id, membership, position, follower) VALUES (?1, ?2, ?3, ?4)",
+        &[user_id.into(), membership.into(), position.into(), follower.into()],
     )?;
     Ok(())
+}
+
+fn next_follower(tx: &Tx<'_>) -> Result<u64, Fault> {
+    let mut rows = tx.execute(
+        "INSERT INTO meta (key, value) VALUES ('followers', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1
+         RETURNING value - 1",
+        &[],
+    )?;
+    rows.pop().ok_or_else(|| Fault::new("the room counts no followers"))?.unsigned(0)
 }
 
 /// The local users in the room with their numbers.
@@ -45,12 +60,12 @@ pub(crate) fn counts(sql: &dyn Sql) -> Result<(u64, u64), Fault> {
     row.map_or(Ok((0, 0)), |mut row| Ok((row.unsigned(0)?, row.unsigned(1)?)))
 }
 
-/// Up to `limit` users with one of two memberships, those who came first, without `but`.
-pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], but: &str, limit: u64) -> Result<Vec<String>, Fault> {
+/// Up to `limit` users with one of two memberships, those who came first.
+pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], limit: u64) -> Result<Vec<String>, Fault> {
     let [one, other] = memberships;
     sql.query(
-        "SELECT user_id FROM member WHERE membership IN (?1, ?2) AND user_id <> ?3 ORDER BY position LIMIT ?4",
-        &[one.into(), other.into(), but.into(), limit.into()],
+        "SELECT user_id FROM member WHERE membership IN (?1, ?2) ORDER BY position LIMIT ?3",
+        &[one.into(), other.into(), limit.into()],
     )?
     .into_iter()
     .map(|mut row| row.text(0))
