@@ -47,6 +47,10 @@ impl Bearer {
         }
     }
 
+    async fn verify(&self, cx: &Context) -> Result<Verified, Failure> {
+        self.call(cx, &Verify { token_hash: self.token_hash.clone() }).await
+    }
+
     /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
     pub async fn call<C: Call>(&self, cx: &Context, call: &C) -> Result<C::Reply, Failure> {
         cx.user(&self.user_id).call(call).await.or_absent(Refusal::UnknownToken { soft_logout: false })
@@ -57,6 +61,29 @@ impl Bearer {
 pub trait Who: Sized {
     /// Finds out, or refuses.
     fn of(cx: &Context, request: &Request<Bytes>) -> impl Future<Output = Result<Self, Failure>>;
+
+    /// The token that a handler has yet to carry to its user, who checks it.
+    fn unchecked(&self) -> Option<Bearer> {
+        None
+    }
+}
+
+/// Finds out who sent the request and has it handled.
+///
+/// Whoever is refused learns first whether their token is good: a carried one may not have got as far as its user's
+/// actor, so it is checked here. Only a refusal pays for that.
+pub(crate) async fn handled<W: Who, T>(
+    cx: &Context,
+    request: Request<Bytes>,
+    handle: impl AsyncFnOnce(W, Request<Bytes>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let who = W::of(cx, &request).await?;
+    let unchecked = who.unchecked();
+    let outcome = handle(who, request).await;
+    if let (Err(Failure::Refused(_)), Some(bearer)) = (&outcome, unchecked) {
+        bearer.verify(cx).await?;
+    }
+    outcome
 }
 
 impl Who for () {
@@ -69,6 +96,10 @@ impl Who for Bearer {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let token = token(request).ok_or(Refusal::MissingToken)?;
         Ok(bearer(cx, &token)?)
+    }
+
+    fn unchecked(&self) -> Option<Bearer> {
+        Some(self.clone())
     }
 }
 
@@ -94,10 +125,9 @@ impl Who for Administrator {
 }
 
 async fn verify(cx: &Context, request: &Request<Bytes>) -> Result<(OwnedUserId, Verified), Failure> {
-    let Bearer { user_id, token_hash } = Bearer::of(cx, request).await?;
-    let unknown = Refusal::UnknownToken { soft_logout: false };
-    let verified = cx.user(&user_id).call(&Verify { token_hash }).await.or_absent(unknown)?;
-    Ok((user_id, verified))
+    let bearer = Bearer::of(cx, request).await?;
+    let verified = bearer.verify(cx).await?;
+    Ok((bearer.user_id, verified))
 }
 
 impl Who for Option<Caller> {

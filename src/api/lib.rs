@@ -33,6 +33,7 @@ pub use authenticate::{Bearer, Caller, Who};
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
+pub use operator::may_use_test_hooks;
 pub use router::{JsonBytes, Routes};
 
 use router::Found;

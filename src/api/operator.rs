@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use platform::{ActorKind, Address, meter};
 use serde::Deserialize;
 use serde_json::json;
+use subtle::ConstantTimeEq;
 
 use crate::{Context, Failure, Routes, failure, router::bad_json};
 
@@ -30,6 +31,17 @@ async fn metrics(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Resu
     Ok(response)
 }
 
+/// Whether hooks for tests are on and the request carries REGISTRATION_SHARED_SECRET as its bearer token: hooks write
+/// to the server's databases. To anybody else they do not exist.
+pub fn may_use_test_hooks(request: &Request<Bytes>, config: &Config) -> bool {
+    let given =
+        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    match (&config.registration_shared_secret, given) {
+        (Some(secret), Some(given)) if config.test_hooks => secret.expose().as_bytes().ct_eq(given).into(),
+        _ => false,
+    }
+}
+
 /// An actor that shall forget what it has in memory.
 #[derive(Deserialize)]
 struct Evict {
@@ -38,6 +50,9 @@ struct Evict {
 }
 
 async fn evict(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    if !may_use_test_hooks(&request, cx.config()) {
+        return Err(Refusal::Unrecognized { status: 404 }.into());
+    }
     let Evict { kind, id } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     let kind: ActorKind = kind.parse().map_err(|_| Refusal::InvalidParam("There is no such kind".to_owned()))?;
     cx.services().actors.evict(&Address::new(kind, id)).await?;
@@ -59,13 +74,23 @@ mod tests {
         assert_eq!(refused(plain.get("/metrics", "")), (404, "M_UNRECOGNIZED".to_owned()));
         assert_eq!(refused(plain.post("/_myelin/test/evict", "", &alice)), (404, "M_UNRECOGNIZED".to_owned()));
 
-        let server = TestServer::new(&[("METRICS", "on"), ("TEST_HOOKS", "on")]);
+        let open = TestServer::new(&[("TEST_HOOKS", "on")]);
+        assert_eq!(refused(open.post("/_myelin/test/evict", "", &alice)), (404, "M_UNRECOGNIZED".to_owned()));
+
+        let pairs = [("METRICS", "on"), ("TEST_HOOKS", "on"), ("REGISTRATION_SHARED_SECRET", "open sesame")];
+        let server = TestServer::new(&pairs);
         assert_eq!(server.get("/health", "").0, StatusCode::OK);
         let metrics = server.answer(Request::get("/metrics").body("".into()).unwrap());
         assert!(std::str::from_utf8(metrics.body()).unwrap().contains("myelin_http_requests_total"));
-        assert_eq!(server.post("/_myelin/test/evict", "", &alice), (StatusCode::OK, json!({})));
+        for token in ["", "open", "open sesame!"] {
+            assert_eq!(refused(server.post("/_myelin/test/evict", token, &alice)), (404, "M_UNRECOGNIZED".to_owned()));
+        }
+        assert_eq!(server.post("/_myelin/test/evict", "open sesame", &alice), (StatusCode::OK, json!({})));
         assert_eq!(server.evicted(), [Address::new(ActorKind::User, "@alice:localhost")]);
         let wrong = json!({ "kind": "ghost", "id": "x" });
-        assert_eq!(refused(server.post("/_myelin/test/evict", "", &wrong)), (400, "M_INVALID_PARAM".to_owned()));
+        assert_eq!(
+            refused(server.post("/_myelin/test/evict", "open sesame", &wrong)),
+            (400, "M_INVALID_PARAM".to_owned())
+        );
     }
 }

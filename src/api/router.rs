@@ -20,7 +20,7 @@ use serde_json::{error::Category, value::RawValue};
 
 use crate::{
     Context, Failure,
-    authenticate::{Authenticate, Bearer, Who},
+    authenticate::{Authenticate, Bearer, Who, handled},
     failure::json_bytes,
 };
 
@@ -156,8 +156,7 @@ impl Routes {
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
-                let who = W::of(cx, &request).await?;
-                handler(cx, who, request, path_args).await
+                handled(cx, request, async |who: W, request| handler(cx, who, request, path_args).await).await
             })
         });
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
@@ -174,8 +173,8 @@ impl Routes {
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
-                    let who = W::of(cx, &request).await?;
-                    handler(cx, who, parse::<R>(&request, &path_args)?).await
+                    let handle = async |who: W, request| handler(cx, who, parse::<R>(&request, &path_args)?).await;
+                    handled(cx, request, handle).await
                 })
             });
             self.insert(R::METHOD, pattern, Rc::new(Route { pattern, endpoint }));

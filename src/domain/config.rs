@@ -47,11 +47,11 @@ pub struct Config {
     pub log_level: LogLevel,
     /// For tests only: opens endpoints that evict actors at will.
     pub test_hooks: bool,
-    /// Failed and successful logins, per user and per address. Enforced by the api tier, as are the other two.
+    /// Logins that fail, per user. Enforced by the request tier.
     pub rc_login: RateLimit,
-    /// Registrations, per address.
+    /// Registrations, per address. Not enforced yet.
     pub rc_registration: RateLimit,
-    /// Events sent, per user.
+    /// Events sent, per user. Not enforced yet.
     pub rc_message: RateLimit,
 }
 
@@ -179,7 +179,7 @@ impl Config {
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
-        key("RC_LOGIN", Some("0.17,3"), "logins tried, per user, as per_second,burst: 0 as per_second is no limit"),
+        key("RC_LOGIN", Some("0.17,3"), "failed logins, per user, as per_second,burst: 0 as per_second is no limit"),
         key(
             "RC_REGISTRATION",
             Some("0.17,3"),

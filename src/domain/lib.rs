@@ -4,7 +4,7 @@
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, state resolution, history
-//! visibility, the events of a new room, our signing identity, the configuration, and every way we say no.
+//! visibility, the events of a new room, our signing identity, the configuration, rate limits, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod auth;
@@ -15,6 +15,7 @@ pub mod power;
 pub mod refusal;
 pub mod room_version;
 pub mod state;
+mod token_bucket;
 pub mod visibility;
 
 #[cfg(test)]
@@ -25,3 +26,4 @@ pub use event::Pdu;
 pub use identity::Identity;
 pub use refusal::Refusal;
 pub use room_version::RoomVersion;
+pub use token_bucket::TokenBucket;

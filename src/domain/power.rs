@@ -4,6 +4,8 @@
 //! after the other. Third-party invites, the alias' existence and who may be invited are left to others.
 //! Spec: Client-Server API, "Creation", `POST /createRoom`; Room version 12 for creators.
 
+use std::collections::HashSet;
+
 use ruma_common::{OwnedMxcUri, OwnedRoomAliasId, OwnedUserId, UserId};
 use ruma_events::{StateEventType, TimelineEventType};
 use serde_json::{
@@ -72,8 +74,8 @@ pub struct NewRoom {
     pub name: Option<String>,
     /// `m.room.topic`.
     pub topic: Option<String>,
-    /// Users to invite.
-    pub invite: Vec<OwnedUserId>,
+    /// Users to invite: each once.
+    pub invite: Vec<Invitee>,
     /// Whether the invites say that this is a direct chat.
     pub is_direct: bool,
 }
@@ -112,6 +114,20 @@ impl NewRoom {
     }
 }
 
+/// A user to invite, with what their profile says, for their `m.room.member`.
+#[derive(Debug, Clone)]
+pub struct Invitee {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Their display name.
+    pub displayname: Option<String>,
+    /// Their avatar.
+    pub avatar_url: Option<OwnedMxcUri>,
+}
+
+/// The most users that a client may name as additional creators.
+pub const ADDITIONAL_CREATORS_MAX: usize = 1_000;
+
 /// A state event the client wants in its new room.
 #[derive(Debug, Clone)]
 pub struct InitialState {
@@ -129,7 +145,7 @@ pub struct InitialState {
 ///
 /// # Errors
 /// [`Refusal::BadJson`] when `creation_content` is not an object, or, since v12, its `additional_creators` is not an
-/// array of user ids.
+/// array of user ids; [`Refusal::InvalidParam`] when it names more than [`ADDITIONAL_CREATORS_MAX`].
 pub fn create_draft(room: &NewRoom, version: &RoomVersion) -> Result<Draft, Refusal> {
     let rules = &version.rules().authorization;
     let mut content = object(room.creation_content.as_deref(), "creation_content")?;
@@ -157,20 +173,20 @@ fn additional_creators(room: &NewRoom, creation_content: &Map<String, Value>) ->
         Some(_) => return Err(bad()),
         None => &[],
     };
-    let mut creators: Vec<OwnedUserId> = Vec::new();
+    if asked.len() > ADDITIONAL_CREATORS_MAX {
+        let sentence = format!("`additional_creators` may name {ADDITIONAL_CREATORS_MAX} users");
+        return Err(Refusal::InvalidParam(sentence));
+    }
+    let mut creators = Vec::with_capacity(asked.len());
     for user_id in asked {
-        let user_id = user_id.as_str().and_then(|user_id| UserId::parse(user_id).ok()).ok_or_else(bad)?;
-        if !creators.contains(&user_id) {
-            creators.push(user_id);
-        }
+        creators.push(user_id.as_str().and_then(|user_id| UserId::parse(user_id).ok()).ok_or_else(bad)?);
     }
     if room.preset == Preset::TrustedPrivateChat {
-        for user_id in &room.invite {
-            if *user_id != room.creator && !creators.contains(user_id) {
-                creators.push(user_id.clone());
-            }
-        }
+        let invited = room.invite.iter().map(|invitee| &invitee.user_id);
+        creators.extend(invited.filter(|user_id| **user_id != room.creator).cloned());
     }
+    let mut seen = HashSet::with_capacity(creators.len());
+    creators.retain(|user_id| seen.insert(user_id.clone()));
     Ok(creators)
 }
 
@@ -183,7 +199,8 @@ fn additional_creators(room: &NewRoom, creation_content: &Map<String, Value>) ->
 ///
 /// # Errors
 /// [`Refusal::BadJson`] when something that should be an object is not; [`Refusal::InvalidRoomState`] when, since v12,
-/// the power levels name a creator. What the rules of the room forbid is found when the drafts are authorised.
+/// the power levels name a creator, or the level of `m.room.tombstone` is not above `state_default`; otherwise as
+/// [`create_draft`]. What the rules of the room forbid is found when the drafts are authorised.
 pub fn initial_events(room: &NewRoom, version: &RoomVersion) -> Result<Vec<Draft>, Refusal> {
     let mut drafts = vec![creator_join(room)?];
     drafts.push(room.state(TimelineEventType::RoomPowerLevels, "", &Value::Object(power_levels(room, version)?))?);
@@ -221,27 +238,30 @@ pub fn initial_events(room: &NewRoom, version: &RoomVersion) -> Result<Vec<Draft
         let content = json!({ "topic": topic, "m.topic": { "m.text": text } });
         drafts.push(room.state(TimelineEventType::RoomTopic, "", &content)?);
     }
-    for user_id in &room.invite {
-        let mut content = json!({ "membership": "invite" });
-        if room.is_direct
-            && let Value::Object(content) = &mut content
-        {
+    for Invitee { user_id, displayname, avatar_url } in &room.invite {
+        let mut content = membership("invite", displayname.as_deref(), avatar_url.as_ref());
+        if room.is_direct {
             content.insert("is_direct".to_owned(), true.into());
         }
-        drafts.push(room.state(TimelineEventType::RoomMember, user_id.as_str(), &content)?);
+        drafts.push(room.state(TimelineEventType::RoomMember, user_id.as_str(), &Value::Object(content))?);
     }
     Ok(drafts)
 }
 
 fn creator_join(room: &NewRoom) -> Result<Draft, Refusal> {
-    let mut content = Map::from_iter([("membership".to_owned(), "join".into())]);
-    if let Some(displayname) = &room.creator_displayname {
-        content.insert("displayname".to_owned(), displayname.as_str().into());
+    let content = membership("join", room.creator_displayname.as_deref(), room.creator_avatar_url.as_ref());
+    room.state(TimelineEventType::RoomMember, room.creator.as_str(), &Value::Object(content))
+}
+
+fn membership(membership: &str, displayname: Option<&str>, avatar_url: Option<&OwnedMxcUri>) -> Map<String, Value> {
+    let mut content = Map::from_iter([("membership".to_owned(), membership.into())]);
+    if let Some(displayname) = displayname {
+        content.insert("displayname".to_owned(), displayname.into());
     }
-    if let Some(avatar_url) = &room.creator_avatar_url {
+    if let Some(avatar_url) = avatar_url {
         content.insert("avatar_url".to_owned(), avatar_url.as_str().into());
     }
-    room.state(TimelineEventType::RoomMember, room.creator.as_str(), &Value::Object(content))
+    content
 }
 
 /// The content of a new room's `m.room.power_levels`.
@@ -262,7 +282,11 @@ pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String,
         let level = state_default.saturating_add(1).max(TOMBSTONE_LEVEL_V12);
         let events = content.entry("events").or_insert_with(|| json!({}));
         if let Value::Object(events) = events {
-            events.entry("m.room.tombstone").or_insert_with(|| level.into());
+            let level = events.entry("m.room.tombstone").or_insert_with(|| level.into());
+            if level.as_i64().is_none_or(|level| level <= state_default) {
+                let sentence = format!("The level of m.room.tombstone must be higher than {state_default}");
+                return Err(Refusal::InvalidRoomState(sentence));
+            }
         }
         let asked = object(room.creation_content.as_deref(), "creation_content")?;
         let mut creators = additional_creators(room, &asked)?;
@@ -288,7 +312,7 @@ fn default_power_levels(room: &NewRoom, version: &RoomVersion) -> Map<String, Va
         users.insert(room.creator.to_string(), 100.into());
         // «All invitees are given the same power level as the room creator.»
         if room.preset == Preset::TrustedPrivateChat {
-            users.extend(room.invite.iter().map(|user_id| (user_id.to_string(), 100.into())));
+            users.extend(room.invite.iter().map(|invitee| (invitee.user_id.to_string(), 100.into())));
         }
     }
     let tombstone = if creators_are_named { 100 } else { TOMBSTONE_LEVEL_V12 };

@@ -18,12 +18,15 @@ impl RoomVersion {
     /// Every version we support, oldest first. All are stable in the specification.
     pub const ALL: [&'static str; 12] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"];
 
+    /// The longest id of a version, in characters: of what is longer, the refusal repeats as much.
+    const ID_CHARS_MAX: usize = 32;
+
     /// Parses the id of a version.
     ///
     /// # Errors
     /// [`Refusal::UnsupportedRoomVersion`] for anything but 1 to 12.
     pub fn parse(id: &str) -> Result<Self, Refusal> {
-        let unsupported = || Refusal::UnsupportedRoomVersion(id.to_owned());
+        let unsupported = || Refusal::UnsupportedRoomVersion(id.chars().take(Self::ID_CHARS_MAX).collect());
         if !Self::ALL.contains(&id) {
             return Err(unsupported());
         }

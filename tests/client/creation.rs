@@ -110,7 +110,9 @@ fn name_overrides_the_initial_state(server: &Server) {
 
 fn invitations_go_out(server: &Server) {
     let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    bob.put(&format!("/profile/{}/displayname", bob.id), json!({ "displayname": "Bob" })).ok();
     let room = alice.creates_room(json!({ "invite": [bob.id, carol.id] }));
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok()["displayname"], "Bob");
     for guest in [&bob, &carol] {
         guest.sees(|sync| !sync.invite_state(&room).is_empty());
         guest.joins(&room).ok();
@@ -173,7 +175,7 @@ fn creation_content_is_kept(server: &Server) {
 
 fn an_unsupported_version_is_refused(server: &Server) {
     let alice = server.registers("alice");
-    for version in ["13", "org.example.none", "0"] {
+    for version in ["13", "org.example.none", "0", "", "1 2", &"1".repeat(100)] {
         alice.post("/createRoom", json!({ "room_version": version })).refused(400, "M_UNSUPPORTED_ROOM_VERSION");
     }
 }

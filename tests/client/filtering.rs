@@ -121,6 +121,17 @@ fn rooms_are_chosen(server: &Server) {
     assert!(only.joined(&one).is_object() && only.joined(&other).is_null());
     let without = syncs_with(&alice, &json!({ "room": { "not_rooms": [one] } }));
     assert!(without.joined(&one).is_null() && without.joined(&other).is_object());
+
+    let timeline = json!({ "room": { "timeline": { "not_rooms": [one] }, "state": { "rooms": [other] } } });
+    let without = syncs_with(&alice, &timeline);
+    assert!(without.timeline(&one).is_empty() && without.state(&one).is_empty(), "{}", without.joined(&one));
+    assert!(!without.timeline(&other).is_empty());
+
+    let bob = server.registers("bob");
+    alice.invites(&one, &bob).ok();
+    assert!(!syncs_with(&bob, &json!({ "room": { "rooms": [one] } })).invite_state(&one).is_empty());
+    assert!(syncs_with(&bob, &json!({ "room": { "rooms": [other] } })).invite_state(&one).is_empty());
+    assert!(syncs_with(&bob, &json!({ "room": { "not_rooms": [one] } })).invite_state(&one).is_empty());
 }
 
 fn left_rooms_are_included_on_demand(server: &Server) {

@@ -4,6 +4,7 @@ mod creation;
 mod discovery;
 mod filtering;
 mod history_visibility;
+mod hosts;
 mod lazy_loading;
 mod login;
 mod membership;

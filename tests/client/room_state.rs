@@ -94,6 +94,11 @@ fn strangers_read_nothing(server: &Server) {
     mallory.get(&format!("/rooms/{room}/members")).refused(403, "M_FORBIDDEN");
     mallory.get(&format!("/rooms/{room}/joined_members")).refused(403, "M_FORBIDDEN");
     mallory.messages(&room, &[("dir", "b")]).refused(403, "M_FORBIDDEN");
+    // Nor whether there is a room at all.
+    let nowhere = "!nowhere:myelin.test";
+    mallory.full_state(nowhere).refused(403, "M_FORBIDDEN");
+    mallory.state(nowhere, "m.room.name", "").refused(403, "M_FORBIDDEN");
+    mallory.messages(nowhere, &[("dir", "b")]).refused(403, "M_FORBIDDEN");
 }
 
 fn members_are_listed_and_filtered(server: &Server) {

@@ -62,5 +62,16 @@ mod tests {
         let wrong = json!({ "room": { "timeline": { "limit": "ten" } } });
         assert_eq!(refused(server.post(path, &alice, &wrong)), (400, "M_BAD_JSON".to_owned()));
         assert_eq!(refused(server.post(path, &alice, &json!([]))), (400, "M_BAD_JSON".to_owned()));
+        // Whoever is refused learns first that their token is dead.
+        server.post("/_matrix/client/v3/logout", &bob, &json!({}));
+        for body in [&filter, &wrong, &json!([])] {
+            assert_eq!(refused(server.post(path, &bob, body)), (401, "M_UNKNOWN_TOKEN".to_owned()), "{body}");
+        }
+        assert_eq!(refused(server.get(&one, &bob)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        let nobodys = "/_matrix/client/v3/user/nobody/filter/1";
+        assert_eq!(refused(server.get(nobodys, &bob)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        assert_eq!(refused(server.get(nobodys, &alice)), (400, "M_INVALID_PARAM".to_owned()));
+        let sync = "/_matrix/client/v3/sync?timeout=soon";
+        assert_eq!(refused(server.get(sync, &bob)), (401, "M_UNKNOWN_TOKEN".to_owned()));
     }
 }

@@ -12,8 +12,11 @@ use ruma_common::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::register::login as new_login;
+use super::{failed_logins::FailedLogins, register::login as new_login};
 use crate::{Context, Failure, OrAbsent, Routes, failure, password, router::bad_json};
+
+/// What every request of this process counts in.
+static FAILED: FailedLogins = FailedLogins::new();
 
 /// A login with a password. Not ruma's type: that one panics when the request has no `type`.
 #[derive(Deserialize)]
@@ -21,6 +24,8 @@ struct Login {
     identifier: Option<UserIdentifier>,
     /// What the identifier was before r0.4.0; old clients still send it.
     user: Option<String>,
+    /// What a third-party identifier was before r0.4.0.
+    address: Option<String>,
     password: String,
     device_id: Option<OwnedDeviceId>,
     initial_device_display_name: Option<String>,
@@ -55,7 +60,9 @@ async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) ->
     }
     let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
     let user_id = named_user(cx, &request)?;
+    FAILED.attempt(&user_id, cx.config().rc_login, cx.now_ms())?;
     let (user_id, password_hash) = check_password(cx, user_id, request.password).await?;
+    FAILED.succeeded(&user_id);
     let login = new_login(cx, &user_id, request.device_id, request.initial_device_display_name)?;
     let call = LogIn { password_hash, device: login.device };
     cx.user(&user_id).call(&call).await.or_absent(wrong())?;
@@ -73,7 +80,12 @@ fn named_user(cx: &Context, login: &Login) -> Result<OwnedUserId, Refusal> {
     let user = match (&login.identifier, &login.user) {
         (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
         (None, Some(user)) => user,
+        // Nobody here has an address or a telephone.
+        (Some(identifier), _) if ["m.id.thirdparty", "m.id.phone"].contains(&identifier.identifier_type()) => {
+            return Err(wrong());
+        }
         (Some(_), _) => return Err(Refusal::Unknown("This identifier is not supported".to_owned())),
+        (None, None) if login.address.is_some() => return Err(wrong()),
         (None, None) => return Err(Refusal::BadJson("The login has no identifier".to_owned())),
     };
     let user_id = UserId::parse_with_server_name(&**user, cx.server_name())
@@ -166,6 +178,20 @@ mod tests {
         for (user, password) in [("nobody", "secret"), ("@alice:elsewhere", "secret"), ("alice", "")] {
             assert_eq!(server.post(LOGIN, "", &body(user, password)), wrong, "{user}");
         }
+        let elsewhere = [
+            json!({ "identifier": { "type": "m.id.thirdparty", "medium": "email", "address": "alice@localhost" } }),
+            json!({ "identifier": { "type": "m.id.thirdparty", "medium": "pigeon", "address": "alice" } }),
+            json!({ "identifier": { "type": "m.id.phone", "country": "CH", "phone": "1" } }),
+            json!({ "medium": "email", "address": "alice@localhost" }),
+        ];
+        for mut body in elsewhere {
+            body["type"] = "m.login.password".into();
+            body["password"] = "secret".into();
+            assert_eq!(server.post(LOGIN, "", &body), wrong, "{body}");
+        }
+        let magic =
+            json!({ "type": "m.login.password", "password": "x", "identifier": { "type": "org.example.magic" } });
+        assert_eq!(refused(server.post(LOGIN, "", &magic)), (400, "M_UNKNOWN".to_owned()));
         let unknown = json!({ "type": "m.login.magic" });
         assert_eq!(refused(server.post(LOGIN, "", &unknown)), (400, "M_UNKNOWN".to_owned()));
         let nameless = json!({ "type": "m.login.password", "password": "secret" });
@@ -210,14 +236,33 @@ mod tests {
     #[test]
     fn guessing_takes_long() {
         let server = TestServer::new(&[("REGISTRATION", "open"), ("RC_LOGIN", "0.5,2")]);
-        server.register("alice");
-        for _ in 0..2 {
-            assert_eq!(refused(server.post(LOGIN, "", &body("alice", "wrong"))), (403, "M_FORBIDDEN".to_owned()));
+        // The count is of the process, so this is nobody else's name.
+        server.register("guessed");
+        for _ in 0..10 {
+            assert_eq!(server.post(LOGIN, "", &body("guessed", "secret")).0, StatusCode::OK, "success is not counted");
         }
-        let (status, limited) = server.post(LOGIN, "", &body("alice", "secret"));
-        assert_eq!((status, &limited["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
-        server.pass_ms(limited["retry_after_ms"].as_u64().unwrap());
-        assert_eq!(server.post(LOGIN, "", &body("alice", "secret")).0, StatusCode::OK);
+        let retry_after_ms = ["guessed", "guessed_nobody"].map(|user| {
+            for _ in 0..2 {
+                assert_eq!(refused(server.post(LOGIN, "", &body(user, "wrong"))), (403, "M_FORBIDDEN".to_owned()));
+            }
+            let (status, limited) = server.post(LOGIN, "", &body(user, "secret"));
+            assert_eq!((status, &limited["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &json!("M_LIMIT_EXCEEDED")));
+            limited["retry_after_ms"].as_u64().unwrap()
+        });
+        assert_eq!(retry_after_ms, [2_000, 2_000], "whoever exists");
+        server.pass_ms(2_000);
+        assert_eq!(server.post(LOGIN, "", &body("guessed", "secret")).0, StatusCode::OK);
+    }
+
+    #[test]
+    fn a_device_name_is_short() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        server.register("alice");
+        let mut body = body("alice", "secret");
+        body["initial_device_display_name"] = "x".repeat(101).into();
+        assert_eq!(refused(server.post(LOGIN, "", &body)), (400, "M_INVALID_PARAM".to_owned()));
+        body["initial_device_display_name"] = "é".repeat(100).into();
+        assert_eq!(server.post(LOGIN, "", &body).0, StatusCode::OK);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Spec: "Profiles".
 
-use actors::user::{GetProfile, SetProfileField};
+use actors::user::{GetProfile, SetProfileField, check_profile_field};
 use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
@@ -96,13 +96,20 @@ fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> 
         custom if is_namespaced(custom) => return Ok(value),
         _ => return Err(Refusal::InvalidParam("This is not the name of a profile field".to_owned())),
     };
-    Ok(value.filter(|value| value.as_str() != Some("")))
+    let value = value.filter(|value| value.as_str() != Some(""));
+    if let Some(text) = value.as_ref().and_then(Value::as_str) {
+        check_profile_field(field, text)?;
+    }
+    Ok(value)
 }
 
-/// Spec: Appendices, "Common Namespaced Identifier Grammar", with a namespace.
+/// Two parts or more with dots between them, each a letter first. Spec: `PUT /profile/{userId}/{keyName}`, the pattern
+/// of `keyName`, which is narrower than the grammar it names.
 fn is_namespaced(field: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    field.starts_with(|first: char| first.is_ascii_lowercase()) && field.contains('.') && field.bytes().all(allowed)
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let mut parts = field.split('.');
+    field.contains('.')
+        && parts.all(|part| part.starts_with(|c: char| c.is_ascii_lowercase()) && part.bytes().all(allowed))
 }
 
 #[cfg(test)]
@@ -143,6 +150,26 @@ mod tests {
     }
 
     #[test]
+    fn names_of_fields_follow_the_pattern() {
+        for (field, is_one) in [
+            ("a.b", true),
+            ("org.example.likes_2", true),
+            ("a", false),
+            ("a.", false),
+            (".a", false),
+            ("a..", false),
+            ("a..b", false),
+            ("a.1", false),
+            ("a._b", false),
+            ("a-b.c", false),
+            ("A.b", false),
+            ("", false),
+        ] {
+            assert_eq!(super::is_namespaced(field), is_one, "{field}");
+        }
+    }
+
+    #[test]
     fn what_a_profile_does_not_take() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
         let alice = server.register("alice");
@@ -155,7 +182,15 @@ mod tests {
             (&alice, "displayname", json!([]), 400, "M_BAD_JSON"),
             (&alice, "avatar_url", json!({ "avatar_url": "https://a" }), 400, "M_INVALID_PARAM"),
             (&alice, "nickname", json!({ "nickname": "A" }), 400, "M_INVALID_PARAM"),
-            (&alice, "displayname", json!({ "displayname": long }), 400, "M_PROFILE_TOO_LARGE"),
+            (&alice, "displayname", json!({ "displayname": "x".repeat(257) }), 400, "M_INVALID_PARAM"),
+            (
+                &alice,
+                "avatar_url",
+                json!({ "avatar_url": format!("mxc://{}", "x".repeat(995)) }),
+                400,
+                "M_INVALID_PARAM",
+            ),
+            (&alice, "org.example.long", json!({ "org.example.long": long }), 400, "M_PROFILE_TOO_LARGE"),
             (&alice, &long_field, json!({ &long_field: 1 }), 400, "M_KEY_TOO_LARGE"),
             (&bob, "displayname", json!({ "displayname": "Bob" }), 403, "M_FORBIDDEN"),
         ];

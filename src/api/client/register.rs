@@ -1,6 +1,6 @@
 //! Accounts come into being. Spec: "Account registration", "Token-authenticated registration".
 
-use actors::user::{Create, GetProfile, NewDevice};
+use actors::user::{Create, GetProfile, NewDevice, check_profile_field};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use domain::{Refusal, config::Registration};
@@ -175,7 +175,7 @@ pub(crate) struct Login {
 /// Makes a token for a device, which is a new one unless the client names it.
 ///
 /// # Errors
-/// `M_INVALID_PARAM` for a device id that is empty or too long.
+/// `M_INVALID_PARAM` for a device id that is empty or too long, and for a name that is too long.
 pub(crate) fn login(
     cx: &Context,
     user_id: &UserId,
@@ -191,14 +191,19 @@ pub(crate) fn login(
     };
     let access_token = access_token::make(cx, user_id)?;
     let token_hash = access_token::hash(&access_token);
-    Ok(Login { device: NewDevice { device_id, token_hash, display_name }, access_token })
+    let device = NewDevice { device_id, token_hash, display_name };
+    device.check()?;
+    Ok(Login { device, access_token })
 }
 
 /// Founds the user. The row in metadata comes first: whoever exists is listed.
 ///
 /// # Errors
-/// `M_USER_IN_USE`.
+/// `M_USER_IN_USE`; `M_INVALID_PARAM` for a display name that is too long.
 pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&Login>) -> Result<(), Failure> {
+    if let Some(display_name) = &account.display_name {
+        check_profile_field("displayname", display_name)?;
+    }
     register_account(cx.metadata(), &account.user_id, cx.now_ms()).await?;
     let create = Create {
         password_hash: account.password_hash.clone(),
@@ -305,6 +310,9 @@ mod tests {
         other["device_id"] = "".into();
         assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_INVALID_PARAM".to_owned()));
         other["device_id"] = "X".into();
+        other["initial_device_display_name"] = "x".repeat(101).into();
+        assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_INVALID_PARAM".to_owned()));
+        other["initial_device_display_name"] = "x".repeat(100).into();
         other["password"] = "".into();
         assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_WEAK_PASSWORD".to_owned()));
     }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use actors::{
-    room::{Delta, DeltaReply, EventFilter, Section},
+    room::{Delta, DeltaReply, Section},
     user::{Plan, PlannedRoom, ReadRoom, StrippedRoom, SyncClose, SyncPlan},
 };
 use domain::Refusal;
@@ -15,12 +15,12 @@ use ruma_client_api::{
     filter::{FilterDefinition, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
-use ruma_common::OwnedRoomId;
+use ruma_common::{OwnedRoomId, RoomId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::warn;
 
-use super::rooms::event_filter;
+use super::rooms::{event_filter, wants_room};
 use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 
 /// The longest a request waits.
@@ -115,8 +115,6 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         bearer: &bearer,
         plan: &plan,
         filter: &filter.room,
-        timeline: event_filter(&filter.room.timeline),
-        state: event_filter(&filter.room.state),
         full_state: request.full_state,
         state_after: request.use_state_after,
     };
@@ -124,13 +122,20 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let close =
         SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
     let closed = user.call(&close).await.or_absent(unknown_token())?;
-    for StrippedRoom { room_id, state } in closed.invited {
+    let is_wanted = |room: &StrippedRoom| {
+        <&RoomId>::try_from(room.room_id.as_str()).is_ok_and(|room_id| wants(&filter.room, room_id))
+    };
+    for StrippedRoom { room_id, state } in closed.invited.into_iter().filter(is_wanted) {
         rooms.invite.insert(room_id, Invited { invite_state: Stripped { events: state } });
     }
-    for StrippedRoom { room_id, state } in closed.knocked {
+    for StrippedRoom { room_id, state } in closed.knocked.into_iter().filter(is_wanted) {
         rooms.knock.insert(room_id, Knocked { knock_state: Stripped { events: state } });
     }
     Ok(serde_json::to_vec(&Answer { next_batch: closed.next_batch, rooms })?)
+}
+
+fn wants(filter: &RoomFilter, room_id: &RoomId) -> bool {
+    wants_room(filter.rooms.as_deref(), &filter.not_rooms, room_id)
 }
 
 /// The rooms of one sync.
@@ -138,8 +143,6 @@ struct Reading<'a> {
     bearer: &'a Bearer,
     plan: &'a Plan,
     filter: &'a RoomFilter,
-    timeline: EventFilter,
-    state: EventFilter,
     full_state: bool,
     state_after: bool,
 }
@@ -159,7 +162,7 @@ impl Reading<'_> {
             match reply {
                 Ok(reply) => {
                     read.push(ReadRoom { number: room.number, to: reply.to, failed: false });
-                    let section = if self.wants(&room.room_id) { reply.section } else { Section::None };
+                    let section = if wants(self.filter, &room.room_id) { reply.section } else { Section::None };
                     match section {
                         Section::Join => rooms.join.insert(room.room_id.clone(), reply.room),
                         Section::Leave => rooms.leave.insert(room.room_id.clone(), reply.room),
@@ -180,11 +183,6 @@ impl Reading<'_> {
         Ok((rooms, read))
     }
 
-    fn wants(&self, room_id: &OwnedRoomId) -> bool {
-        self.filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id))
-            && !self.filter.not_rooms.contains(room_id)
-    }
-
     async fn delta(&self, cx: &Context, room: &PlannedRoom) -> Result<DeltaReply, Failure> {
         let call = Delta {
             user: self.bearer.user_id.clone(),
@@ -192,8 +190,8 @@ impl Reading<'_> {
             from: room.from,
             full_state: self.full_state,
             state_after: self.state_after,
-            timeline: self.timeline.clone(),
-            state: self.state.clone(),
+            timeline: event_filter(&self.filter.timeline, &room.room_id),
+            state: event_filter(&self.filter.state, &room.room_id),
         };
         match cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.

@@ -10,7 +10,7 @@ use ruma_events::TimelineEventType;
 use ruma_signatures::hash_and_sign_event;
 use serde_json::value::RawValue;
 
-use super::{FIELD_BYTES_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
+use super::{FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
 use crate::{Identity, Refusal, RoomVersion};
 
 /// What a sender wants to say, before it has a place in a room.
@@ -66,7 +66,7 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// [`Refusal::BadJson`] when the content is not an object or not canonical JSON (a float, an integer beyond
-/// ±(2^53 − 1));
+/// ±(2^53 − 1)), or nested deeper than [`NESTING_MAX`];
 /// [`Refusal::TooLarge`] over one of the size limits; [`Refusal::Unknown`] for a place that cannot be.
 pub fn build(
     draft: &Draft,
@@ -108,6 +108,9 @@ fn unsigned_event(draft: &Draft, place: &Place<'_>, version: &RoomVersion) -> Re
     let mut content: CanonicalJsonObject = serde_json::from_str(draft.content.get()).map_err(|error| {
         Refusal::BadJson(format!("The content of an event is an object of canonical JSON: {error}"))
     })?;
+    if !is_nested_within(content.values(), NESTING_MAX - 1) {
+        return Err(Refusal::BadJson(format!("The content is nested deeper than {NESTING_MAX} levels")));
+    }
     let mut object = CanonicalJsonObject::new();
     if let Some(redacts) = &draft.redacts {
         // Since v11: `redacts` is in the content.
@@ -129,6 +132,17 @@ fn unsigned_event(draft: &Draft, place: &Place<'_>, version: &RoomVersion) -> Re
     }
     object.insert("type".to_owned(), draft.event_type.to_string().into());
     Ok(object)
+}
+
+/// Whether there are at most so many levels of arrays and objects.
+fn is_nested_within<'a>(values: impl Iterator<Item = &'a CanonicalJsonValue>, levels: usize) -> bool {
+    let inner = levels.checked_sub(1);
+    let mut values = values;
+    values.all(|value| match value {
+        CanonicalJsonValue::Array(array) => inner.is_some_and(|inner| is_nested_within(array.iter(), inner)),
+        CanonicalJsonValue::Object(object) => inner.is_some_and(|inner| is_nested_within(object.values(), inner)),
+        _ => true,
+    })
 }
 
 fn references(events: &[EventRef], format: EventsReferenceFormatVersion) -> Result<CanonicalJsonValue, Refusal> {

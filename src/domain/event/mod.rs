@@ -33,6 +33,10 @@ pub const PDU_BYTES_MAX: usize = 65_536;
 /// Spec: Client-Server API, "Size limits".
 pub const FIELD_BYTES_MAX: usize = 255;
 
+/// How many arrays and objects may lie in each other in the content of an event we build. Parsers of JSON, ours among
+/// them, stop somewhat deeper: whatever we stored can be read again, also from within the event and its answer.
+pub const NESTING_MAX: usize = 100;
+
 /// What is wrong with an event.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EventError {

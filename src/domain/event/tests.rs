@@ -4,7 +4,9 @@ use ruma_common::{CanonicalJsonObject, owned_event_id};
 use ruma_events::StateEventType;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Draft, EventError, Pdu, Unsigned, check, client_json, object_of, redact, stripped_json};
+use super::{
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, client_json, object_of, redact, reference, stripped_json,
+};
 use crate::{
     Refusal,
     fixture::{Room, identity, member, message, redaction, state, user, version, versions},
@@ -164,6 +166,30 @@ fn what_is_not_canonical_json_is_refused_in_every_version() {
         }
         let limits = message("alice", json!({ "max": 9_007_199_254_740_991_i64, "min": -9_007_199_254_740_991_i64 }));
         assert!(room.build(&limits).is_ok());
+    }
+}
+
+#[test]
+fn content_may_be_100_levels_deep_and_no_deeper() {
+    let nested = |levels: usize, open: &str, close: &str| {
+        // The content itself is the first level.
+        let content = format!(r#"{{"a":{}1{}}}"#, open.repeat(levels - 1), close.repeat(levels - 1));
+        Draft { content: RawValue::from_string(content).unwrap(), ..message("alice", json!({})) }
+    };
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            let deepest = room.build(&nested(NESTING_MAX, open, close)).unwrap();
+            assert_eq!(received(&deepest, &room).unwrap().pdu, deepest);
+            assert!(reference(&deepest, &room.version).is_ok());
+            let client = client_json(&deepest, &Unsigned::default(), true);
+            assert!(serde_json::from_str::<Value>(client.get()).is_ok());
+            // The last one is too deep for the parser.
+            for levels in [NESTING_MAX + 1, 127, 10_000] {
+                let built = room.build(&nested(levels, open, close));
+                assert!(matches!(built, Err(Refusal::BadJson(_))), "{levels}: {built:?}");
+            }
+        }
     }
 }
 

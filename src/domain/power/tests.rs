@@ -7,7 +7,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{InitialState, NewRoom, Preset, create_draft, initial_events};
+use super::{ADDITIONAL_CREATORS_MAX, InitialState, Invitee, NewRoom, Preset, create_draft, initial_events};
 use crate::{
     Refusal, RoomVersion,
     event::Draft,
@@ -22,6 +22,10 @@ fn raw(value: Value) -> Box<RawValue> {
 
 fn initial(event_type: &str, content: Value) -> InitialState {
     InitialState { event_type: event_type.into(), state_key: String::new(), content: raw(content) }
+}
+
+fn invitee(localpart: &str) -> Invitee {
+    Invitee { user_id: user(localpart), displayname: None, avatar_url: None }
 }
 
 fn content(draft: &Draft) -> Value {
@@ -45,7 +49,10 @@ fn full(preset: Preset) -> NewRoom {
         initial_state: vec![initial("m.room.encryption", json!({ "algorithm": "m.megolm.v1.aes-sha2" }))],
         name: Some("Tea".to_owned()),
         topic: Some("Leaves".to_owned()),
-        invite: vec![user("bob"), user("carol")],
+        invite: vec![
+            Invitee { displayname: Some("Bob".to_owned()), avatar_url: Some("mxc://x/bob".into()), ..invitee("bob") },
+            invitee("carol"),
+        ],
         is_direct: true,
         ..NewRoom::new(user("alice"), preset)
     }
@@ -90,7 +97,9 @@ fn events_come_in_the_order_of_the_spec() {
     assert_eq!(only(&drafts, "m.room.canonical_alias"), json!({ "alias": "#tea:example.org" }));
     let text = json!([{ "body": "Leaves", "mimetype": "text/plain" }]);
     assert_eq!(only(&drafts, "m.room.topic"), json!({ "topic": "Leaves", "m.topic": { "m.text": text } }));
-    assert_eq!(content(&drafts[9]), json!({ "membership": "invite", "is_direct": true }));
+    let bob = json!({ "membership": "invite", "is_direct": true, "displayname": "Bob", "avatar_url": "mxc://x/bob" });
+    assert_eq!(content(&drafts[9]), bob);
+    assert_eq!(content(&drafts[10]), json!({ "membership": "invite", "is_direct": true }));
 }
 
 #[test]
@@ -163,6 +172,15 @@ fn the_client_may_replace_power_levels_key_by_key() {
     ] {
         assert_eq!(with(override_, "12").unwrap()["events"]["m.room.tombstone"], tombstone);
     }
+    for override_ in [
+        json!({ "events": { "m.room.tombstone": 50 } }),
+        json!({ "events": { "m.room.tombstone": "60" } }),
+        json!({ "events": { "m.room.tombstone": 150 }, "state_default": 150 }),
+    ] {
+        let low = with(override_.clone(), "12");
+        assert!(matches!(low, Err(Refusal::InvalidRoomState(_))), "{low:?}");
+        assert!(with(override_, "11").is_ok());
+    }
     let creator = with(json!({ "users": { "@alice:example.org": 100 } }), "12");
     assert!(matches!(creator, Err(Refusal::InvalidRoomState(_))), "{creator:?}");
     assert!(with(json!({ "users": { "@bob:example.org": 100 } }), "12").is_ok());
@@ -209,7 +227,7 @@ fn creation_content_is_the_clients_but_for_version_and_creators() {
     let create = |version: &RoomVersion, creation_content: Value| {
         let request = NewRoom {
             creation_content: Some(raw(creation_content)),
-            invite: vec![user("bob"), user("alice")],
+            invite: vec![invitee("bob"), invitee("alice")],
             ..NewRoom::new(user("alice"), Preset::TrustedPrivateChat)
         };
         create_draft(&request, version).map(|draft| content(&draft))
@@ -229,4 +247,14 @@ fn creation_content_is_the_clients_but_for_version_and_creators() {
         let created = create(&version("12"), json!({ "additional_creators": bad }));
         assert!(matches!(created, Err(Refusal::BadJson(_))), "{created:?}");
     }
+    let many = |count: usize| {
+        let creators: Vec<_> = (0..count).map(|number| user(&format!("user{number}"))).collect();
+        create(&version("12"), json!({ "additional_creators": creators }))
+    };
+    assert_eq!(
+        many(ADDITIONAL_CREATORS_MAX).unwrap()["additional_creators"].as_array().unwrap().len(),
+        ADDITIONAL_CREATORS_MAX + 1
+    );
+    let created = many(ADDITIONAL_CREATORS_MAX + 1);
+    assert!(matches!(created, Err(Refusal::InvalidParam(_))), "{created:?}");
 }

@@ -1,44 +1,98 @@
 //! Creating a room. Spec: "Creation".
 
+use std::collections::{BTreeMap, HashSet};
+
 use actors::room::{Create, FirstEvent, NewEvent};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use domain::{
     Pdu, Refusal, RoomVersion,
     event::{self, Place},
-    power::{self, InitialState, NewRoom, Preset},
+    power::{self, InitialState, Invitee, NewRoom, Preset},
 };
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::{Method, Request, Response, StatusCode};
 use platform::Fault;
-use ruma_client_api::room::{
-    Visibility,
-    create_room::v3::{Request, Response, RoomPreset},
-};
-use ruma_common::{MxcUri, OwnedRoomId, RoomId, serde::Raw};
-use ruma_events::{AnyInitialStateEvent, StateEventType};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use ruma_client_api::room::{Visibility, create_room::v3::RoomPreset};
+use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma_events::StateEventType;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{json, value::RawValue};
 
 use super::{
     call_id,
     membership::{member_profile, must_be_local},
 };
-use crate::{Caller, Context, Failure, Routes, metadata};
+use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
 
+/// The most users invited to a new room.
+const INVITES_MAX: usize = 100;
+/// The most state events a client gives a new room.
+const INITIAL_STATE_MAX: usize = 200;
+/// Profiles looked up at the same time.
+const PROFILES_AT_ONCE: usize = 16;
 /// How many milliseconds a version 12 room may be made later than asked, to have an id of its own: the id is a hash of
 /// the create event, and two equal ones in one millisecond are one room.
 const LATER_MS_MAX: u64 = 16;
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add(create_room);
+    for path in ["/_matrix/client/v3/createRoom", "/_matrix/client/r0/createRoom"] {
+        routes.add_raw(Method::POST, path, create_room);
+    }
+}
+
+/// What is wanted. Not ruma's type: to that one, a version with a space in it is bad JSON.
+#[derive(Deserialize)]
+struct Wanted {
+    #[serde(default)]
+    visibility: Visibility,
+    room_alias_name: Option<String>,
+    name: Option<String>,
+    topic: Option<String>,
+    #[serde(default)]
+    invite: Vec<OwnedUserId>,
+    #[serde(default)]
+    invite_3pid: Vec<IgnoredAny>,
+    room_version: Option<String>,
+    creation_content: Option<Box<RawValue>>,
+    #[serde(default)]
+    initial_state: Vec<GivenState>,
+    preset: Option<RoomPreset>,
+    #[serde(default)]
+    is_direct: bool,
+    power_level_content_override: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct GivenState {
+    #[serde(rename = "type")]
+    event_type: StateEventType,
+    #[serde(default)]
+    state_key: String,
+    content: Box<RawValue>,
 }
 
 /// `POST /createRoom`.
-async fn create_room(cx: &Context, caller: Caller, request: Request) -> Result<Response, Failure> {
-    let version = match &request.room_version {
-        Some(version) => RoomVersion::parse(version.as_str())?,
+async fn create_room(
+    cx: &Context,
+    caller: Caller,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let body: &[u8] = if request.body().is_empty() { b"{}" } else { request.body() };
+    let wanted: Wanted = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
+    let version = match &wanted.room_version {
+        Some(version) => RoomVersion::parse(version)?,
         None => cx.config().default_room_version.clone(),
     };
-    let room = new_room(cx, &caller, request).await?;
-    let drafts = power::initial_events(&room, &version)?;
+    let room = new_room(cx, &caller, wanted).await?;
+    let room_id = found(cx, &version, &room).await?;
+    Ok(failure::json(StatusCode::OK, &json!({ "room_id": room_id })))
+}
+
+/// Makes the room and everything in it, or nothing.
+async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom) -> Result<OwnedRoomId, Failure> {
+    let drafts = power::initial_events(room, version)?;
     let mut events = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let state_key = draft.state_key.ok_or_else(|| Fault::new("a new room begins with a message"))?;
@@ -47,19 +101,19 @@ async fn create_room(cx: &Context, caller: Caller, request: Request) -> Result<R
     let mut call = Create {
         call_id: call_id(cx)?,
         version: version.as_str().to_owned(),
-        creator: caller.user_id,
+        creator: room.creator.clone(),
         create_event: FirstEvent { event_id: ruma_common::owned_event_id!("$none"), json: String::new() },
         events,
     };
     for later_ms in 0..LATER_MS_MAX {
-        let create = create_event(cx, &room, &version, later_ms)?;
+        let create = create_event(cx, room, version, later_ms)?;
         let room_id = create.room_id().to_owned();
         call.create_event = FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() };
         // Registered before its first use: what exists can be found.
         metadata::register_room(cx.metadata(), &room_id, cx.now_ms()).await?;
         match cx.room(&room_id).call(&call).await {
             Err(Failure::Refused(Refusal::RoomInUse(_))) => {}
-            outcome => return outcome.map(|_| Response::new(room_id)),
+            outcome => return outcome.map(|_| room_id),
         }
     }
     Err(Fault::new("every room id tried was taken").into())
@@ -84,48 +138,134 @@ fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
 }
 
 /// What was asked for, in the words of the domain.
-async fn new_room(cx: &Context, caller: &Caller, request: Request) -> Result<NewRoom, Failure> {
-    if request.room_alias_name.is_some() {
+async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRoom, Failure> {
+    if wanted.room_alias_name.is_some() {
         return Err(Refusal::InvalidParam("Room aliases are not available on this server".to_owned()).into());
     }
-    if !request.invite_3pid.is_empty() {
+    if !wanted.invite_3pid.is_empty() {
         return Err(Refusal::InvalidParam("Invitations by third-party id are not available here".to_owned()).into());
     }
-    for invited in &request.invite {
-        must_be_local(cx, invited)?;
+    if wanted.initial_state.len() > INITIAL_STATE_MAX {
+        return Err(Refusal::InvalidParam(format!("`initial_state` may hold {INITIAL_STATE_MAX} events")).into());
     }
-    let preset = match (&request.preset, &request.visibility) {
+    let preset = match (&wanted.preset, &wanted.visibility) {
         (Some(RoomPreset::PrivateChat), _) => Preset::PrivateChat,
         (Some(RoomPreset::TrustedPrivateChat), _) => Preset::TrustedPrivateChat,
         (Some(RoomPreset::PublicChat), _) | (None, Visibility::Public) => Preset::PublicChat,
         (None, _) => Preset::PrivateChat,
         (Some(other), _) => return Err(Refusal::InvalidParam(format!("There is no preset {other}")).into()),
     };
-    let profile = member_profile(cx, &caller.user_id).await?;
     let mut room = NewRoom::new(caller.user_id.clone(), preset);
+    room.initial_state =
+        wanted.initial_state.into_iter().map(|given| initial_state(cx, given)).collect::<Result<_, _>>()?;
+    room.invite = invitees(cx, wanted.invite).await?;
+    let profile = member_profile(cx, &caller.user_id).await?;
     room.creator_displayname = profile.displayname;
-    room.creator_avatar_url = profile.avatar_url.map(|url| <&MxcUri>::from(url.as_str()).to_owned());
-    room.creation_content = request.creation_content.map(Raw::into_json);
-    room.power_level_content_override = request.power_level_content_override.map(Raw::into_json);
-    room.initial_state = request.initial_state.iter().map(initial_state).collect::<Result<_, _>>()?;
-    room.name = request.name;
-    room.topic = request.topic;
-    room.invite = request.invite;
-    room.is_direct = request.is_direct;
+    room.creator_avatar_url = profile.avatar_url.map(mxc_uri);
+    room.creation_content = wanted.creation_content;
+    room.power_level_content_override = wanted.power_level_content_override;
+    room.name = wanted.name;
+    room.topic = wanted.topic;
+    room.is_direct = wanted.is_direct;
     Ok(room)
 }
 
-fn initial_state(event: &Raw<AnyInitialStateEvent>) -> Result<InitialState, Refusal> {
-    #[derive(Deserialize)]
-    struct Given {
-        #[serde(rename = "type")]
-        event_type: StateEventType,
-        #[serde(default)]
-        state_key: String,
-        content: Box<RawValue>,
+/// The users to invite, each once, with their profiles.
+async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>) -> Result<Vec<Invitee>, Failure> {
+    let mut seen = HashSet::new();
+    invited.retain(|user_id| seen.insert(user_id.clone()));
+    if invited.len() > INVITES_MAX {
+        return Err(Refusal::InvalidParam(format!("A new room may have {INVITES_MAX} invited users")).into());
     }
-    let given: Given = event
-        .deserialize_as_unchecked()
-        .map_err(|error| Refusal::BadJson(format!("`initial_state` holds what is no state event: {error}")))?;
+    for user_id in &invited {
+        must_be_local(cx, user_id)?;
+    }
+    let invitee = |user_id: OwnedUserId| async move {
+        let profile = member_profile(cx, &user_id).await?;
+        Ok(Invitee { user_id, displayname: profile.displayname, avatar_url: profile.avatar_url.map(mxc_uri) })
+    };
+    stream::iter(invited).map(invitee).buffered(PROFILES_AT_ONCE).try_collect().await
+}
+
+fn mxc_uri(url: String) -> OwnedMxcUri {
+    <&MxcUri>::from(url.as_str()).to_owned()
+}
+
+/// A state event of the client's own, unless only servers may say such a thing.
+fn initial_state(cx: &Context, given: GivenState) -> Result<InitialState, Refusal> {
+    if given.event_type == StateEventType::RoomMember {
+        let user_id = <&UserId>::try_from(given.state_key.as_str())
+            .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
+        must_be_local(cx, user_id)?;
+        let member: BTreeMap<String, IgnoredAny> =
+            serde_json::from_str(given.content.get()).map_err(|error| bad_json(&error))?;
+        if member.contains_key("join_authorised_via_users_server") {
+            let sentence = "`join_authorised_via_users_server` is the server's to say";
+            return Err(Refusal::BadJson(sentence.to_owned()));
+        }
+    }
     Ok(InitialState { event_type: given.event_type, state_key: given.state_key, content: given.content })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    const CREATE: &str = "/_matrix/client/v3/createRoom";
+
+    fn users(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("@user{number}:localhost")).collect()
+    }
+
+    #[test]
+    fn invitations_carry_profiles_and_go_out_once() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let field = "/_matrix/client/v3/profile/@bob:localhost/displayname";
+        assert_eq!(server.put(field, &bob, &json!({ "displayname": "Bob" })).0, StatusCode::OK);
+        let invite = ["@bob:localhost", "@carol:localhost", "@bob:localhost"];
+        let (status, created) = server.post(CREATE, &alice, &json!({ "invite": invite, "is_direct": true }));
+        assert_eq!(status, StatusCode::OK, "{created}");
+        let room_id = created["room_id"].as_str().unwrap();
+        let member = |user: &str| {
+            server.get(&format!("/_matrix/client/v3/rooms/{room_id}/state/m.room.member/{user}"), &alice).1
+        };
+        let bob = json!({ "membership": "invite", "is_direct": true, "displayname": "Bob" });
+        assert_eq!(member("@bob:localhost"), bob);
+        assert_eq!(member("@carol:localhost"), json!({ "membership": "invite", "is_direct": true }));
+    }
+
+    #[test]
+    fn what_no_room_begins_with() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let state = |count: usize| vec![json!({ "type": "org.example.thing", "content": {} }); count];
+        let member = |state_key: &str, content: Value| json!({ "initial_state": [{ "type": "m.room.member", "state_key": state_key, "content": content }] });
+        let join = json!({ "membership": "join", "join_authorised_via_users_server": "@alice:localhost" });
+        for (body, status, errcode) in [
+            (json!({ "room_version": "" }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
+            (json!({ "room_version": "1 2" }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
+            (json!({ "room_version": "x".repeat(100) }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
+            (json!({ "room_version": 12 }), 400, "M_BAD_JSON"),
+            (json!({ "invite": users(101) }), 400, "M_INVALID_PARAM"),
+            (json!({ "invite": ["bob"] }), 400, "M_BAD_JSON"),
+            (json!({ "invite": ["@bob:elsewhere"] }), 403, "M_FORBIDDEN"),
+            (json!({ "initial_state": state(201) }), 400, "M_INVALID_PARAM"),
+            (json!({ "initial_state": [{ "type": "org.example.thing" }] }), 400, "M_BAD_JSON"),
+            (member("@alice:localhost", join), 400, "M_BAD_JSON"),
+            (member("@bob:elsewhere", json!({ "membership": "invite" })), 403, "M_FORBIDDEN"),
+            (member("bob", json!({ "membership": "invite" })), 400, "M_BAD_JSON"),
+            (json!({ "preset": "anarchy" }), 400, "M_INVALID_PARAM"),
+            (json!([]), 400, "M_BAD_JSON"),
+        ] {
+            assert_eq!(refused(server.post(CREATE, &alice, &body)), (status, errcode.to_owned()), "{body}");
+        }
+        assert_eq!(refused(server.post(CREATE, "", &json!({}))), (401, "M_MISSING_TOKEN".to_owned()));
+        assert_eq!(server.post(CREATE, &alice, &Value::Null).0, StatusCode::OK, "no body is an empty one");
+        let most = json!({ "invite": users(100), "initial_state": state(200) });
+        assert_eq!(server.post(CREATE, &alice, &most).0, StatusCode::OK);
+    }
 }

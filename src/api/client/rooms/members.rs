@@ -9,7 +9,7 @@ use ruma_client_api::membership::{get_member_events, joined_members, joined_room
 use ruma_events::room::member::MembershipState;
 use serde_json::json;
 
-use super::{json_array, messages::position, no_such_room};
+use super::{json_array, messages::position, not_in_room};
 use crate::{Bearer, Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -35,14 +35,14 @@ async fn members(cx: &Context, caller: Caller, request: get_member_events::v3::R
         membership: known(request.membership)?,
         not_membership: known(request.not_membership)?,
     };
-    let events = cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())?;
+    let events = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     Ok(json_array("chunk", &events))
 }
 
 /// `GET …/joined_members`.
 async fn joined(cx: &Context, caller: Caller, request: joined_members::v3::Request) -> Result<Vec<u8>, Failure> {
     let call = GetJoinedMembers { user: caller.user_id };
-    let joined = cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())?;
+    let joined = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     Ok(serde_json::to_vec(&json!({ "joined": joined }))?)
 }
 

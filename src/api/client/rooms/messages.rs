@@ -10,10 +10,10 @@ use ruma_client_api::{
     message::get_message_events,
     room::get_room_event,
 };
-use ruma_common::{OwnedRoomId, api};
+use ruma_common::{OwnedRoomId, RoomId, api};
 use serde_json::value::RawValue;
 
-use super::no_such_room;
+use super::not_in_room;
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -28,7 +28,7 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
         None => Ok(None),
     };
     let (from, to) = (place(&request.from).await?, place(&request.to).await?);
-    let mut filter = event_filter(&request.filter);
+    let mut filter = event_filter(&request.filter, &request.room_id);
     filter.limit = Some(filter.limit.unwrap_or(u64::MAX).min(request.limit.into()));
     let call = Messages {
         user: caller.user_id,
@@ -41,14 +41,19 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
         },
         filter,
     };
-    let page = cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())?;
+    let mut page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    if let Some(from) = request.from {
+        page.start = from;
+    }
     Ok(serde_json::to_vec(&page)?)
 }
 
 /// `GET …/event/{eventId}`.
 async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Request) -> Result<Box<RawValue>, Failure> {
     let call = GetEvent { user: caller.user_id, device: caller.device_id, event_id: request.event_id };
-    cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())
+    // In the words of the room itself, for an event that the user may not see.
+    let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
+    cx.room(&request.room_id).call(&call).await.or_absent(unseen)
 }
 
 /// Where in a room's log a token stands: one of the room itself, or a sync's `next_batch`.
@@ -68,16 +73,104 @@ pub(super) async fn position(
         .0)
 }
 
-/// A client's filter of a room's events, as rooms understand it.
-pub(crate) fn event_filter(filter: &RoomEventFilter) -> EventFilter {
+/// A client's filter, as this room understands it: a room that the filter leaves out has no event of any type.
+pub(crate) fn event_filter(filter: &RoomEventFilter, room_id: &RoomId) -> EventFilter {
+    let is_wanted = wants_room(filter.rooms.as_deref(), &filter.not_rooms, room_id);
     let ids = |users: &[ruma_common::OwnedUserId]| users.iter().map(ToString::to_string).collect::<Vec<_>>();
     EventFilter {
         limit: filter.limit.map(Into::into),
-        types: filter.types.clone(),
+        types: if is_wanted { filter.types.clone() } else { Some(Vec::new()) },
         not_types: filter.not_types.clone(),
         senders: filter.senders.as_deref().map(ids),
         not_senders: ids(&filter.not_senders),
         contains_url: filter.url_filter.map(|wanted| matches!(wanted, UrlFilter::EventsWithUrl)),
         lazy_load_members: matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. }),
+    }
+}
+
+/// Whether a filter is for this room: it may list some, and leave out others.
+pub(crate) fn wants_room(rooms: Option<&[OwnedRoomId]>, not_rooms: &[OwnedRoomId], room_id: &RoomId) -> bool {
+    rooms.is_none_or(|rooms| rooms.iter().any(|wanted| wanted == room_id))
+        && !not_rooms.iter().any(|unwanted| unwanted == room_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    const ROOMS: &str = "/_matrix/client/v3/rooms";
+
+    fn room(server: &TestServer, token: &str) -> String {
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", token, &json!({}));
+        created["room_id"].as_str().unwrap().to_owned()
+    }
+
+    fn encoded(json: &Value) -> String {
+        percent_encoding::utf8_percent_encode(&json.to_string(), percent_encoding::NON_ALPHANUMERIC).to_string()
+    }
+
+    #[test]
+    fn a_page_starts_where_the_client_said() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let room_id = room(&server, &alice);
+        let page = |query: &str| server.get(&format!("{ROOMS}/{room_id}/messages?dir=b&limit=2{query}"), &alice).1;
+        let next_batch = server.get("/_matrix/client/v3/sync", &alice).1["next_batch"].as_str().unwrap().to_owned();
+        let first = page(&format!("&from={next_batch}"));
+        assert_eq!(first["start"], *next_batch);
+        let end = first["end"].as_str().unwrap();
+        assert_eq!(page(&format!("&from={end}"))["start"], *end);
+        assert!(page("")["start"].is_string());
+    }
+
+    #[test]
+    fn a_filter_may_be_for_other_rooms() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let (one, other) = (room(&server, &alice), room(&server, &alice));
+        for (filter, is_empty) in [
+            (json!({ "rooms": [one] }), false),
+            (json!({ "rooms": [other] }), true),
+            (json!({ "rooms": [] }), true),
+            (json!({ "not_rooms": [other] }), false),
+            (json!({ "not_rooms": [one] }), true),
+            (json!({ "rooms": [one], "not_rooms": [one] }), true),
+        ] {
+            let query = encoded(&filter);
+            let (status, page) = server.get(&format!("{ROOMS}/{one}/messages?dir=b&filter={query}"), &alice);
+            assert_eq!(status, StatusCode::OK, "{page}");
+            assert_eq!(page["chunk"].as_array().unwrap().is_empty(), is_empty, "{filter}");
+
+            let query = encoded(&json!({ "room": { "timeline": filter } }));
+            let (_, sync) = server.get(&format!("/_matrix/client/v3/sync?filter={query}"), &alice);
+            let synced = &sync["rooms"]["join"][&one];
+            assert_eq!(synced["timeline"]["events"].as_array().unwrap().is_empty(), is_empty, "{filter}");
+            assert_eq!(synced["state"]["events"].as_array().unwrap().is_empty(), !is_empty, "{filter}");
+            let query = encoded(&json!({ "room": { "timeline": { "limit": 1 }, "state": filter } }));
+            let (_, sync) = server.get(&format!("/_matrix/client/v3/sync?filter={query}"), &alice);
+            let state = &sync["rooms"]["join"][&one]["state"]["events"];
+            assert_eq!(state.as_array().unwrap().is_empty(), is_empty, "{filter}");
+        }
+    }
+
+    #[test]
+    fn reading_does_not_tell_which_rooms_there_are() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let room_id = room(&server, &alice);
+        let since = server.get("/_matrix/client/v3/sync", &bob).1["next_batch"].as_str().unwrap().to_owned();
+        let from = format!("messages?dir=b&from={since}");
+        for path in ["messages?dir=b", &from, "event/$x", "state", "state/m.room.name", "members", "joined_members"] {
+            let ask = |room_id: &str| server.get(&format!("{ROOMS}/{room_id}/{path}"), &bob);
+            let expected = if path == "event/$x" { (404, "M_NOT_FOUND") } else { (403, "M_FORBIDDEN") };
+            let (status, errcode) = refused(ask(&room_id));
+            assert_eq!((status, &*errcode), expected, "{path}");
+            assert_eq!(ask("!nowhere:localhost"), ask(&room_id), "{path}");
+        }
+        let join = server.post("/_matrix/client/v3/join/!nowhere:localhost", &bob, &json!({}));
+        assert_eq!(refused(join), (404, "M_NOT_FOUND".to_owned()));
     }
 }

@@ -9,9 +9,10 @@ mod state;
 
 use domain::Refusal;
 use platform::Fault;
+use ruma_common::UserId;
 use serde_json::value::RawValue;
 
-pub(crate) use messages::event_filter;
+pub(crate) use messages::{event_filter, wants_room};
 
 use crate::{Context, Routes};
 
@@ -27,6 +28,12 @@ pub(crate) fn routes(routes: &mut Routes) {
 /// What a room that nobody made here is to a client.
 fn no_such_room() -> Refusal {
     Refusal::NotFound("There is no such room on this server".to_owned())
+}
+
+/// What a room that nobody made here is to who wants to read it: the same as a room they are not in, so that asking
+/// does not tell which rooms there are.
+fn not_in_room(user_id: &UserId) -> Refusal {
+    Refusal::Forbidden(format!("{user_id} is not in this room"))
 }
 
 /// A call id: a repeated call is recognised by it.

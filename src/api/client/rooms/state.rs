@@ -1,11 +1,10 @@
 //! Reading a room's state. Spec: "Getting events for a room".
 
 use actors::room::{GetState, GetStateEvent};
-use domain::Refusal;
 use ruma_client_api::state::{get_state_event_for_key, get_state_events};
 use serde_json::value::RawValue;
 
-use super::{no_such_room, push_array};
+use super::{not_in_room, push_array};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -16,7 +15,7 @@ pub(super) fn routes(routes: &mut Routes) {
 /// `GET …/state`.
 async fn state(cx: &Context, caller: Caller, request: get_state_events::v3::Request) -> Result<String, Failure> {
     let call = GetState { user: caller.user_id, device: caller.device_id };
-    let events = cx.room(&request.room_id).call(&call).await.or_absent(forbidden())?;
+    let events = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     let mut json = String::new();
     push_array(&mut json, &events);
     Ok(json)
@@ -34,14 +33,9 @@ async fn state_event(
         event_type: request.event_type,
         state_key: request.state_key,
     };
-    let found = cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())?;
+    let found = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     Ok(match request.format {
         get_state_event_for_key::v3::StateEventFormat::Event => found.event,
         _ => found.content,
     })
-}
-
-/// Who asks for the state of a room that is not here is not in it.
-fn forbidden() -> Refusal {
-    Refusal::Forbidden("You are not in this room".to_owned())
 }

@@ -1,0 +1,140 @@
+//! What the hosts promise besides Matrix: their adapters keep the platform's contracts, metadata may lie in PostgreSQL,
+//! nobody's waiting calls take up more than their share, and the native process stops in order.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use harness::{Database, Host, Server, Sync, User, Value, encode, event_ids, json, on_each_host, run};
+
+on_each_host![metadata_may_lie_in_postgres, one_waiting_sync_too_many_ends_another];
+
+#[test]
+fn the_workers_adapters_keep_their_contracts() {
+    run(Host::Worker, keeps_the_contracts);
+}
+
+#[test]
+fn the_native_server_stops_in_order() {
+    run(Host::Native, stops_in_order);
+}
+
+/// Promises that both hosts' adapters are held to: 18 of the actors' databases, 7 of metadata, 9 of an actor's host,
+/// 4 of calls; 2 of the request tier's clock, 2 of its chance.
+const PROMISES: usize = 42;
+/// Calls that wait on one actor at once.
+const WAITING_MAX: usize = 64;
+/// Longer than anything here takes, shorter than a client's patience.
+const LONG_POLL_MS: &str = "50000";
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// Without requests that take long, a server has nothing to stay for.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+fn keeps_the_contracts(server: &Server) {
+    let path = "/_myelin/test/contract";
+    server.anonymous().post(path, json!({})).refused(404, "M_UNRECOGNIZED");
+    server.anonymous().with_token("guessed").post(path, json!({})).refused(404, "M_UNRECOGNIZED");
+    let outcomes = server.operator().post(path, json!({})).ok();
+    let outcomes = outcomes.as_array().expect("a list");
+    for outcome in outcomes {
+        println!("{}: {}", outcome["name"], outcome["broken"].as_str().unwrap_or("kept"));
+    }
+    let broken: Vec<_> = outcomes.iter().filter(|outcome| !outcome["broken"].is_null()).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+    assert!(outcomes.len() >= PROMISES, "{} of {PROMISES} promises were checked", outcomes.len());
+}
+
+fn metadata_may_lie_in_postgres(server: &Server) {
+    let Some(database) = Database::create() else { return };
+    let server = Server::on_postgres(server.host(), &database);
+    let alice = server.registers("alice");
+    assert_eq!(alice.logs_in_again().id, alice.id);
+    let taken = json!({ "username": alice.localpart(), "password": "x", "auth": { "type": "m.login.dummy" } });
+    server.anonymous().post("/_matrix/client/v3/register", taken).refused(400, "M_USER_IN_USE");
+    assert_ne!(database.tables(), Vec::<String>::new(), "it lies elsewhere");
+    server.dies_and_returns();
+    assert_eq!(alice.logs_in_again().id, alice.id);
+    if server.host() == Host::Worker {
+        keeps_the_contracts(&server);
+    }
+}
+
+fn one_waiting_sync_too_many_ends_another(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    let since = alice.syncs().next_batch;
+    let (answered, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..=WAITING_MAX {
+            let answered = answered.clone();
+            scope.spawn(|| {
+                let sync = Sync::from(alice.asks_sync(&[("since", &since), ("timeout", LONG_POLL_MS)]));
+                answered.send(sync).expect("the story listens");
+                drop(answered);
+            });
+        }
+        let ended = answers.recv_timeout(ANSWERS_WITHIN).expect("one wait too many ends another");
+        assert!(ended.joined(&room).is_null(), "nothing happened yet: {}", ended.body);
+        alice.sends(&room, "good morning");
+        for _ in 0..WAITING_MAX {
+            let sync = answers.recv_timeout(ANSWERS_WITHIN).expect("the others still wait");
+            assert!(sync.has_message(&room, "good morning"), "{}", sync.body);
+        }
+    });
+}
+
+/// Speaks until the server is gone; answers what was acknowledged, by event id.
+fn speaks(user: &User, room: &str) -> BTreeMap<String, String> {
+    let mut acknowledged = BTreeMap::new();
+    for number in 0.. {
+        let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{number}", encode(room));
+        let content = json!({ "msgtype": "m.text", "body": number.to_string() }).to_string();
+        match user.client().try_send("PUT", &path, Some(content)) {
+            Ok(answer) if answer.status == 200 => {
+                let event_id = answer.body["event_id"].as_str().expect("an event id").to_owned();
+                acknowledged.insert(event_id, number.to_string());
+            }
+            _ => break,
+        }
+    }
+    acknowledged
+}
+
+fn stops_in_order(server: &Server) {
+    let server = Server::with(server.host(), &[]);
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.registers(name));
+    let room = alice.creates_room_with(&[&bob]);
+    let since = carol.syncs().next_batch;
+    let acknowledged = thread::scope(|scope| {
+        let requests = || server.counter("myelin_http_requests_total");
+        let mut expected = requests() + 1;
+        let waiting = scope.spawn(|| carol.asks_sync(&[("since", &since), ("timeout", LONG_POLL_MS)]));
+        // Each look counts as well; one more is Carol's request.
+        while requests() == expected {
+            expected += 1;
+        }
+        let speaker = scope.spawn(|| speaks(&alice, &room));
+        let deadline = Instant::now() + ANSWERS_WITHIN;
+        while bob.syncs().messages(&room).is_empty() {
+            assert!(Instant::now() < deadline, "nobody speaks");
+        }
+        assert_eq!(server.stops(STOPS_WITHIN), Some(0));
+        let waited = waiting.join().expect("Carol is answered").ok();
+        assert!(waited["next_batch"].is_string(), "a wait that is cut short is one whose time is up: {waited}");
+        speaker.join().expect("the speaker ends")
+    });
+    assert!(!acknowledged.is_empty());
+
+    server.returns();
+    let history = bob.pages_back(&room, None, 100);
+    let ids = event_ids(&history);
+    assert_eq!(ids.len(), ids.iter().collect::<std::collections::BTreeSet<_>>().len(), "an event is there twice");
+    let told: BTreeMap<&str, &Value> =
+        history.iter().filter_map(|event| Some((event["event_id"].as_str()?, &event["content"]["body"]))).collect();
+    for (event_id, body) in &acknowledged {
+        assert_eq!(told.get(event_id.as_str()), Some(&&json!(body)), "{event_id} was acknowledged and is lost");
+    }
+}
