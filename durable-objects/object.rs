@@ -124,7 +124,8 @@ impl Object {
 
     /// Runs a waiting call: `None` means there is nothing to say yet, so park it and ask again after a wake.
     ///
-    /// Synchronous, so that a host can park the caller with no gap in which a wake could be lost.
+    /// Synchronous, so that a host can park the caller with no gap in which a wake could be lost. The host counts the
+    /// call once, however often it asks.
     pub fn wait(&self, call: &str, body: &[u8]) -> Option<Vec<u8>> {
         let outcome = self.touch(true).and_then(|founded| {
             if !founded {

@@ -54,6 +54,10 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let _claim = claim_data_dir(data_dir)?;
     let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
     let settings = settings::load(&metadata, config).await?;
+    // Before any actor is opened: an address in use is why most starts fail.
+    let listeners = listeners(&options).await?;
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| io_fault(&error))?;
+    let mut terminations = signal(SignalKind::terminate()).map_err(|error| io_fault(&error))?;
 
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let size = Size { executors: threads.div_ceil(2), open_max: open_max(threads.div_ceil(2) * 2) };
@@ -72,16 +76,6 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     }
     let inboxes: Vec<_> = tiers.iter().map(|tier| tier.inbox.clone()).collect();
 
-    let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
-        _ => None,
-    };
-    let mut listeners = vec![Listener::bind(options.listen, None).await?];
-    if let Some(address) = options.tls_listen {
-        listeners.push(Listener::bind(address, tls).await?);
-    }
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| io_fault(&error))?;
-    let mut terminations = signal(SignalKind::terminate()).map_err(|error| io_fault(&error))?;
     let urls = listeners.iter().map(Listener::url).collect::<Result<Vec<_>, _>>()?;
     say(&format!("myelin listens on {} (server name {})", urls.join(" and "), settings.config.server_name))?;
     let mut accepting = JoinSet::new();
@@ -105,6 +99,19 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     actors.stop();
     info!("stopped");
     Ok(())
+}
+
+/// The addresses that connections come to, bound but not yet served.
+async fn listeners(options: &Serve) -> Result<Vec<Listener>, Fault> {
+    let tls = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
+    let mut listeners = vec![Listener::bind(options.listen, None).await?];
+    if let Some(address) = options.tls_listen {
+        listeners.push(Listener::bind(address, tls).await?);
+    }
+    Ok(listeners)
 }
 
 /// Makes the data directory and claims it for this process, until the answer is dropped.

@@ -53,6 +53,9 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// Calls that wait on one actor at once: one more ends the oldest's wait as its timeout would.
+pub const WAITING_CALLS_MAX: usize = 64;
+
 /// Reaches any actor from anywhere. Bytes in, bytes out: the `actors` crate gives both their types.
 pub trait Actors {
     /// Calls an actor and answers its reply.
@@ -62,7 +65,7 @@ pub trait Actors {
     fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>>;
 
     /// Makes a call that the actor may leave unanswered until there is something to say; `None` when
-    /// `timeout_ms` passed first.
+    /// `timeout_ms` passed first, or when [`WAITING_CALLS_MAX`] younger ones wait on the same actor.
     ///
     /// The caller waits, the actor does not: on Workers the actor sleeps behind a hibernating socket.
     /// Dropping the future ends the wait.

@@ -17,7 +17,7 @@ mod value;
 
 pub mod contract;
 
-pub use actors::{ActorKind, Actors, Address};
+pub use actors::{ActorKind, Actors, Address, WAITING_CALLS_MAX};
 pub use fault::Fault;
 pub use metadata::{Metadata, Statement};
 pub use object::ObjectHost;

@@ -26,6 +26,8 @@ pub(crate) const BODY_HEADER: &str = "myelin-body";
 pub(crate) const DEADLINE_HEADER: &str = "myelin-deadline";
 /// The largest body of a waiting call, in bytes: what the object keeps with its socket is at most 16 KiB.
 pub(crate) const WAIT_BODY_BYTES_MAX: usize = 12 * 1024;
+/// An object closes a waiting call's socket with this code when the call has waited for long enough.
+pub(crate) const WAIT_IS_OVER: u16 = 4000;
 /// How often a wait is taken up again when the object restarted under it.
 const WAIT_ATTEMPTS_MAX: usize = 2;
 
@@ -75,14 +77,8 @@ impl Stubs {
         reply(to, &response).await
     }
 
-    /// Waits once: the reply, or `None` when the socket closed or `timeout_ms` passed without one.
-    async fn wait_once(
-        &self,
-        to: &Address,
-        call: &str,
-        body: &[u8],
-        timeout_ms: u64,
-    ) -> Result<Option<Vec<u8>>, Fault> {
+    /// Waits once, for `timeout_ms` at most.
+    async fn wait_once(&self, to: &Address, call: &str, body: &[u8], timeout_ms: u64) -> Result<Waited, Fault> {
         let failed = |thrown: JsValue| js::fault(&to.to_string(), &thrown);
         let headers = Headers::new().map_err(failed)?;
         let deadline_ms = Runtime.now_ms().saturating_add(timeout_ms);
@@ -96,16 +92,20 @@ impl Stubs {
         let init = RequestInit::new();
         init.set_headers(&headers);
         let response = self.fetch_or_retry(to, &format!("wait/{call}"), &init).await?;
-        let Some(socket) = js::socket_of(&response) else { return reply(to, &response).await.map(Some) };
+        let Some(socket) = js::socket_of(&response) else { return reply(to, &response).await.map(Waited::Answered) };
         let socket = Closing(FirstMessage::new(&socket).map_err(failed)?);
         let message = JsFuture::from(socket.0.promise());
         let timeout = worker::Delay::from(Duration::from_millis(timeout_ms));
         match select(message, timeout).await {
             Either::Left((message, _)) => {
                 let message = message.map_err(failed)?;
-                Ok(message.dyn_ref::<ArrayBuffer>().map(|bytes| Uint8Array::new(bytes).to_vec()))
+                Ok(match message.dyn_ref::<ArrayBuffer>() {
+                    Some(bytes) => Waited::Answered(Uint8Array::new(bytes).to_vec()),
+                    None if message.as_f64() == Some(f64::from(WAIT_IS_OVER)) => Waited::Over,
+                    None => Waited::Lost,
+                })
             }
-            Either::Right(_) => Ok(None),
+            Either::Right(_) => Ok(Waited::Over),
         }
     }
 }
@@ -129,9 +129,10 @@ impl Actors for Stubs {
             let until_ms = Runtime.now_ms().saturating_add(timeout_ms);
             for _ in 0..WAIT_ATTEMPTS_MAX {
                 let left_ms = until_ms.saturating_sub(Runtime.now_ms());
-                let reply = self.wait_once(to, call, &body, left_ms).await?;
-                if reply.is_some() || Runtime.now_ms() >= until_ms {
-                    return Ok(reply);
+                match self.wait_once(to, call, &body, left_ms).await? {
+                    Waited::Answered(reply) => return Ok(Some(reply)),
+                    Waited::Lost if Runtime.now_ms() < until_ms => {}
+                    Waited::Over | Waited::Lost => return Ok(None),
                 }
             }
             Ok(None)
@@ -149,6 +150,15 @@ impl Actors for Stubs {
             }
         })
     }
+}
+
+/// How one wait ended.
+enum Waited {
+    Answered(Vec<u8>),
+    /// Its time passed, or the object ended it.
+    Over,
+    /// The object restarted under it.
+    Lost,
 }
 
 /// The reply in an object's answer. Any status but 200 is the shell's word for a fault.

@@ -25,11 +25,11 @@ use crate::{
 /// What the shell of an object runs its suites for.
 pub(crate) const CONTRACT_PATH: &str = "contract";
 
-/// Whether a request asks for the suites, on a server that has test hooks.
+/// Whether a request asks for the suites, and may.
 pub(crate) fn is_asked(request: &Request<Bytes>, services: &Services) -> bool {
-    services.settings.config.test_hooks
-        && request.method() == Method::POST
+    request.method() == Method::POST
         && request.uri().path() == "/_myelin/test/contract"
+        && api::may_use_test_hooks(request, &services.settings.config)
 }
 
 /// Answers every outcome: `[{"name": …, "broken": null or how}]`.

@@ -8,12 +8,12 @@ import { answer, Shell, __worker_init_state as instanceState } from './index.js'
 
 const ALARM_RETRY_MS = 30_000;
 
-/** The calls in flight, each by what rejects it. */
+/** What is in flight, each by what rejects it. */
 const inFlight = new Set();
 let instance = instanceState().instanceId;
 
 /**
- * The wasm instance of now. Asking replaces one that trapped, and fails every call that was in flight in it.
+ * The wasm instance of now. Asking replaces one that trapped, and fails everything that was in flight in it.
  */
 function currentInstance() {
   const now = instanceState().instanceId;
@@ -30,25 +30,36 @@ function currentInstance() {
 addEventListener('error', currentInstance);
 addEventListener('unhandledrejection', currentInstance);
 
+/** A promise of the instance, or a failure once the instance is lost. */
+function unlessLost(promise) {
+  return new Promise((resolve, reject) => {
+    inFlight.add(reject);
+    promise.then(resolve, reject).finally(() => inFlight.delete(reject));
+  });
+}
+
 /** Runs one call; each call has its own promise, because the runtime lets no request await another's. */
 function guarded(call) {
   currentInstance();
-  return new Promise((resolve, reject) => {
-    inFlight.add(reject);
-    const settled = () => inFlight.delete(reject);
-    try {
-      call().then(resolve, reject).finally(settled);
-    } catch (error) {
-      settled();
-      reject(error);
-      currentInstance();
-    }
-  });
+  try {
+    return unlessLost(call());
+  } catch (error) {
+    currentInstance();
+    return Promise.reject(error);
+  }
 }
 
 function failed(error, status, body) {
   console.error(JSON.stringify({ level: 'ERROR', target: 'entry', message: String(error) }));
   return new Response(body, { status, headers: { 'content-type': 'application/json' } });
+}
+
+/**
+ * Keeps an object awake for work that outlives its call. It must not know the object itself: the instance keeps this
+ * for as long as the shell lives, and the shell lives as long as the object.
+ */
+function keeperOf(ctx) {
+  return (work) => ctx.waitUntil(unlessLost(work).catch((error) => failed(error, 503, null)));
 }
 
 function objectClass(kind) {
@@ -60,7 +71,7 @@ function objectClass(kind) {
     shell() {
       const now = currentInstance();
       if (this.#instance !== now) {
-        this.#shell = new Shell(kind, this.ctx, this.env);
+        this.#shell = new Shell(kind, this.ctx, this.env, keeperOf(this.ctx));
         this.#instance = now;
       }
       return this.#shell;

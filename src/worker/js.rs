@@ -17,8 +17,6 @@ extern "C" {
     pub fn id(this: &ObjectState) -> ObjectId;
     #[wasm_bindgen(method, getter)]
     pub fn storage(this: &ObjectState) -> Storage;
-    #[wasm_bindgen(method, catch, js_name = waitUntil)]
-    pub fn wait_until(this: &ObjectState, work: &Promise) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = acceptWebSocket)]
     pub fn accept_web_socket(this: &ObjectState, socket: &ParkedSocket) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch, js_name = getWebSockets)]

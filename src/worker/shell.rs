@@ -10,15 +10,17 @@ use std::{
 
 use actors::Object;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use js_sys::{Array, Promise, Uint8Array};
-use platform::{ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, meter};
+use js_sys::{Array, Function, Promise, Uint8Array};
+use platform::{
+    ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, WAITING_CALLS_MAX, meter,
+};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{Request, Response, ResponseInit};
 use worker::Env;
 
 use crate::{
-    actors_by_stub::{BODY_HEADER, DEADLINE_HEADER, Stubs},
+    actors_by_stub::{BODY_HEADER, DEADLINE_HEADER, Stubs, WAIT_IS_OVER},
     chance::Runtime,
     contract::{self, CONTRACT_PATH},
     js::{self, ObjectState, ParkedSocket, SocketPair},
@@ -39,14 +41,16 @@ struct Inner {
     kind: String,
     state: ObjectState,
     env: Env,
+    keep_awake: Function,
     object: OnceCell<Rc<Object>>,
 }
 
 #[wasm_bindgen]
 impl Shell {
+    /// `keep_awake` takes a promise, and keeps the object awake until it settles or this instance is lost.
     #[wasm_bindgen(constructor)]
-    pub fn new(kind: String, state: ObjectState, env: Env) -> Self {
-        Self(Rc::new(Inner { kind, state, env, object: OnceCell::new() }))
+    pub fn new(kind: String, state: ObjectState, env: Env, keep_awake: Function) -> Self {
+        Self(Rc::new(Inner { kind, state, env, keep_awake, object: OnceCell::new() }))
     }
 
     /// Answers one request of another part of this deployment; nobody else reaches an object.
@@ -97,6 +101,7 @@ impl Inner {
             state: self.state.clone(),
             sql: ObjectSql::new(self.state.storage()),
             actors: Stubs::new(self.env.clone()),
+            keep_awake: self.keep_awake.clone(),
             object: RefCell::default(),
         }
     }
@@ -131,13 +136,15 @@ impl Inner {
         };
         let body = STANDARD.decode(header(BODY_HEADER)?).map_err(|error| Fault::new(error.to_string()))?;
         let deadline_ms = header(DEADLINE_HEADER)?.parse().map_err(|_| Fault::new("a deadline that is no number"))?;
+        platform::meter::OBJECT_CALLS.add(1);
         if let Some(reply) = object.wait(call, &body) {
             return plain(200, &reply).map_err(failed);
         }
+        make_room(&self.state);
         let pair = SocketPair::new().map_err(failed)?;
         let socket = pair.server();
         self.state.accept_web_socket(&socket).map_err(failed)?;
-        let parked = Parked { call: call.to_owned(), body, deadline_ms };
+        let parked = Parked { call: call.to_owned(), body, since_ms: Runtime.now_ms() as f64, deadline_ms };
         socket.serialize_attachment(&parked.to_js()).map_err(failed)?;
         js::upgraded(&pair.client()).map_err(failed)
     }
@@ -147,6 +154,7 @@ impl Inner {
 struct Parked {
     call: String,
     body: Vec<u8>,
+    since_ms: f64,
     /// When the caller leaves. A trap in the caller's instance leaves the socket open: this ends it.
     deadline_ms: f64,
 }
@@ -154,7 +162,7 @@ struct Parked {
 impl Parked {
     fn to_js(&self) -> JsValue {
         let body = Uint8Array::from(self.body.as_slice());
-        Array::of3(&self.call.as_str().into(), &body, &self.deadline_ms.into()).into()
+        Array::of4(&self.call.as_str().into(), &body, &self.deadline_ms.into(), &self.since_ms.into()).into()
     }
 
     fn of(socket: &ParkedSocket) -> Option<Self> {
@@ -164,7 +172,45 @@ impl Parked {
             call: attachment.get(0).as_string()?,
             body: body.to_vec(),
             deadline_ms: attachment.get(2).as_f64()?,
+            since_ms: attachment.get(3).as_f64()?,
         })
+    }
+}
+
+/// Every socket on which a caller may still wait.
+fn open_sockets(state: &ObjectState) -> impl Iterator<Item = ParkedSocket> {
+    let sockets = state.web_sockets().unwrap_or_default().into_iter().map(JsCast::unchecked_into::<ParkedSocket>);
+    sockets.filter(|socket| socket.ready_state() == OPEN)
+}
+
+/// The callers that still wait, with their sockets; those past their deadline wait no longer.
+fn parked(state: &ObjectState) -> Vec<(ParkedSocket, Parked)> {
+    let now_ms = Runtime.now_ms() as f64;
+    let still_waits = |socket: ParkedSocket| match Parked::of(&socket) {
+        Some(parked) if parked.deadline_ms > now_ms => Some((socket, parked)),
+        _ => {
+            end_wait(&socket);
+            None
+        }
+    };
+    open_sockets(state).filter_map(still_waits).collect()
+}
+
+fn end_wait(socket: &ParkedSocket) {
+    // It may be closing already.
+    let _ = socket.close(WAIT_IS_OVER, "over");
+}
+
+/// Ends the oldest wait when there is no room for one more.
+fn make_room(state: &ObjectState) {
+    if open_sockets(state).count() < WAITING_CALLS_MAX {
+        return;
+    }
+    let parked = parked(state);
+    if parked.len() >= WAITING_CALLS_MAX
+        && let Some((oldest, _)) = parked.iter().min_by(|(_, one), (_, other)| one.since_ms.total_cmp(&other.since_ms))
+    {
+        end_wait(oldest);
     }
 }
 
@@ -173,26 +219,8 @@ struct Host {
     state: ObjectState,
     sql: ObjectSql,
     actors: Stubs,
+    keep_awake: Function,
     object: RefCell<Weak<Object>>,
-}
-
-impl Host {
-    /// The sockets of callers that still wait; those past their deadline are closed.
-    fn parked(&self) -> Vec<(ParkedSocket, Parked)> {
-        let now_ms = Runtime.now_ms() as f64;
-        let sockets = self.state.web_sockets().unwrap_or_default();
-        let open =
-            sockets.iter().map(JsCast::unchecked_into::<ParkedSocket>).filter(|socket| socket.ready_state() == OPEN);
-        open.filter_map(|socket| match Parked::of(&socket) {
-            Some(parked) if parked.deadline_ms > now_ms => Some((socket, parked)),
-            _ => {
-                // It may be closing already.
-                let _ = socket.close(1000, "expired");
-                None
-            }
-        })
-        .collect()
-    }
 }
 
 impl Clock for Host {
@@ -227,7 +255,7 @@ impl ObjectHost for Host {
             Ok(JsValue::UNDEFINED)
         });
         // The work runs either way; this keeps the object awake for it.
-        let _ = self.state.wait_until(&promise);
+        let _ = self.keep_awake.call1(&JsValue::NULL, &promise);
     }
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
@@ -242,13 +270,14 @@ impl ObjectHost for Host {
         .map_err(|thrown| js::fault("alarm", &thrown))
     }
 
+    /// Counts those past their deadline too, until the next wake: to tell them apart would be to read them all.
     fn waiting(&self) -> usize {
-        self.parked().len()
+        open_sockets(&self.state).count()
     }
 
     fn wake(&self) {
         let Some(object) = self.object.borrow().upgrade() else { return };
-        for (socket, parked) in self.parked() {
+        for (socket, parked) in parked(&self.state) {
             let Some(reply) = object.wait(&parked.call, &parked.body) else { continue };
             // A caller that left meanwhile needs no reply.
             let _ = socket.send(&Uint8Array::from(reply.as_slice()));

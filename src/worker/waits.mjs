@@ -1,14 +1,17 @@
 // Waiting on the runtime's events, as promises that always settle: one left pending would hold its waiter's
 // memory for as long as the isolate lives.
 
-/** The first message on a socket that an object may have parked: an ArrayBuffer, or undefined without one. */
+/**
+ * The first message on a socket that an object may have parked: an ArrayBuffer. Without one, the code that the
+ * socket was closed with, or undefined.
+ */
 export class FirstMessage {
   constructor(socket) {
     this.socket = socket;
     this.promise = new Promise((resolve) => { this.settle = resolve; });
     socket.binaryType = 'arraybuffer';
     socket.addEventListener('message', (event) => this.settle(event.data));
-    socket.addEventListener('close', () => this.settle(undefined));
+    socket.addEventListener('close', (event) => this.settle(event.code));
     socket.addEventListener('error', () => this.settle(undefined));
     // Listeners first: what arrived before accept() is delivered by it.
     socket.accept();

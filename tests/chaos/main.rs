@@ -1,5 +1,6 @@
 //! Servers killed and actors evicted while people talk: what was acknowledged is there, once.
 
+mod alarms;
 mod eviction;
 mod killing;
 mod seed;

@@ -12,6 +12,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The JSON body, or `null` where there is none or it is not JSON.
     pub body: Value,
+    /// The body as it came.
+    pub text: String,
 }
 
 impl Answer {

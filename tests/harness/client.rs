@@ -72,7 +72,7 @@ impl Client {
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Answer { request: format!("{method} {path}"), status, headers, body })
+        Ok(Answer { request: format!("{method} {path}"), status, headers, body, text })
     }
 }
 

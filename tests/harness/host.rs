@@ -36,7 +36,7 @@ impl Host {
             Host::Native => &NATIVE,
             Host::Worker => &WORKER,
         };
-        shared.get_or_init(|| Server::start(self, &[])).as_ref().unwrap_or_else(|why| panic!("{why}"))
+        shared.get_or_init(|| Server::start(self, &[], None)).as_ref().unwrap_or_else(|why| panic!("{why}"))
     }
 }
 

@@ -7,6 +7,7 @@
 //! | environment | meaning |
 //! |---|---|
 //! | `MYELIN_TEST_HOSTS` | hosts to test, by comma; default `native,worker` |
+//! | `MYELIN_TEST_POSTGRES_URL` | a PostgreSQL that may be given databases; tests that need one skip without, or fail if `CI` is `true` |
 //! | `MYELIN_BIN` | the native binary; default: `myelin` beside the test binary |
 //! | `MYELIN_BUNDLE` | the Worker's folder with `wrangler.toml`; default: the repository |
 //! | `MYELIN_NODE` | a Node ≥ 22 for the Worker; default: the one under `scripts/node`, else `node` |
@@ -16,6 +17,7 @@
 mod answer;
 mod client;
 mod host;
+mod postgres;
 mod process;
 mod server;
 mod sync;
@@ -24,6 +26,7 @@ mod user;
 pub use answer::Answer;
 pub use client::{Client, encode, query};
 pub use host::{Host, run};
+pub use postgres::Database;
 pub use serde_json::{self, Value, json};
 pub use server::{SERVER_NAME, SHARED_SECRET, Server};
 pub use sync::{Sync, bodies, event_ids};

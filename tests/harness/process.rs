@@ -6,25 +6,36 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Starts the given command in a process group of its own. When our end of its input closes, be it that we asked
-/// or that we died, kills the group with SIGKILL, and removes the folder `$1` unless told `keep`. Ends when the
-/// command ends by itself.
+/// or that we died, kills the group with SIGKILL, and removes the folder `$1`. Told `keep`, does so without removing
+/// the folder; told `stop`, sends the command SIGTERM first and has it end by itself. Ends when the command ends, with
+/// its exit code.
 const KEEPER: &str = r#"
 set -m
 folder=$1; shift
 "$@" </dev/null &
 group=$!
 exec >&- 2>&-
+kept=
 while kill -0 "$group"; do
   # Beyond 128: nothing was said yet.
   read -r -t 0.5 word
-  [ $? -gt 128 ] || break
+  [ $? -gt 128 ] && continue
+  case $word in
+    stop) kept=1; kill -TERM "$group" ;;
+    keep) kept=1; break ;;
+    *) break ;;
+  esac
 done
 kill -9 -- "-$group"
-wait
-[ "$word" = keep ] || rm -rf -- "$folder"
+wait "$group"
+code=$?
+[ -n "$kept" ] || rm -rf -- "$folder"
+exit "$code"
 "#;
 
 /// A running command.
@@ -66,6 +77,22 @@ impl Process {
     pub fn kill(mut self) {
         let mut keeper = self.keeper.stdin.take().expect("taken only here");
         keeper.write_all(b"keep\n").expect("the keeper listens");
+    }
+
+    /// Asks it to end with SIGTERM, and answers its exit code, beyond 128 when a signal ended it; `None` when it had
+    /// to be killed because it was not over in time. Leaves the state for a successor.
+    pub fn stop(mut self, within: Duration) -> Option<i32> {
+        let mut keeper = self.keeper.stdin.take().expect("taken only here");
+        keeper.write_all(b"stop\n").expect("the keeper listens");
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline {
+            if let Some(status) = self.keeper.try_wait().expect("the keeper is our child") {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        keeper.write_all(b"keep\n").expect("the keeper listens");
+        None
     }
 }
 

@@ -16,11 +16,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::{Client, Host, PASSWORD, User, process::Process};
+use crate::{Client, Database, Host, PASSWORD, User, process::Process};
 
 /// The name in every user and room id.
 pub const SERVER_NAME: &str = "myelin.test";
-/// The key of `/_synapse/admin/v1/register`.
+/// The key of `/_synapse/admin/v1/register` and of the hooks for tests.
 pub const SHARED_SECRET: &str = "test-secret";
 
 /// A host's cold start, on a busy machine.
@@ -30,6 +30,8 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 pub struct Server {
     host: Host,
     settings: BTreeMap<String, String>,
+    /// Where metadata lies, if not beside the actors.
+    postgres: Option<String>,
     port: u16,
     state: PathBuf,
     log: PathBuf,
@@ -40,11 +42,16 @@ pub struct Server {
 impl Server {
     /// A server with some settings of its own; dies with the value.
     pub fn with(host: Host, settings: &[(&str, &str)]) -> Self {
-        Self::start(host, settings).unwrap_or_else(|why| panic!("{why}"))
+        Self::start(host, settings, None).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A server of its own whose metadata lies in this PostgreSQL.
+    pub fn on_postgres(host: Host, database: &Database) -> Self {
+        Self::start(host, &[], Some(database.url().to_owned())).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Starts a server, or says why it does not start.
-    pub(crate) fn start(host: Host, settings: &[(&str, &str)]) -> Result<Self, String> {
+    pub(crate) fn start(host: Host, settings: &[(&str, &str)], postgres: Option<String>) -> Result<Self, String> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = free_port();
         let mut all: BTreeMap<String, String> = [
@@ -69,8 +76,16 @@ impl Server {
         let log = logs.join(format!("{}-{}-{number}.log", our_name(), host.name()));
         let _ = std::fs::remove_file(&log);
         let state = tempfile::Builder::new().prefix("myelin-").tempdir().expect("a temporary folder").keep();
-        let server =
-            Self { host, settings: all, port, state, log, process: Mutex::new(None), people: AtomicU32::new(0) };
+        let server = Self {
+            host,
+            settings: all,
+            postgres,
+            port,
+            state,
+            log,
+            process: Mutex::new(None),
+            people: AtomicU32::new(0),
+        };
         server.boot()?;
         Ok(server)
     }
@@ -89,6 +104,16 @@ impl Server {
         if let Some(process) = self.process.lock().expect("no holder panics").take() {
             process.kill();
         }
+        self.boot().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Asks it to end with SIGTERM, and answers its exit code, `None` if it was not over in time and was killed.
+    pub fn stops(&self, within: Duration) -> Option<i32> {
+        self.process.lock().expect("no holder panics").take().expect("it runs").stop(within)
+    }
+
+    /// Starts it again on the same state.
+    pub fn returns(&self) {
         self.boot().unwrap_or_else(|why| panic!("{why}"));
     }
 
@@ -121,14 +146,21 @@ impl Server {
         let command =
             [&text(&binary), "serve", "--listen", &listen, "--data-dir", &text(&self.state)].map(String::from);
         let env = self.settings.iter().map(|(name, value)| (format!("MYELIN_{name}"), value.clone())).collect();
-        (command.into(), env)
+        let database = self.postgres.iter().flat_map(|url| ["--database-url".to_owned(), url.clone()]);
+        (command.into_iter().chain(database).collect(), env)
     }
 
     fn worker_command(&self) -> (Vec<String>, Vec<(String, String)>) {
         let repository = repository();
         let bundle = std::env::var("MYELIN_BUNDLE").map_or_else(|_| repository.clone(), PathBuf::from);
         let script = repository.join("tests/harness/worker_server.mjs");
-        let order = json!({ "bundle": bundle, "port": self.port, "state": self.state, "vars": self.settings });
+        let order = json!({
+            "bundle": bundle,
+            "port": self.port,
+            "state": self.state,
+            "vars": self.settings,
+            "postgres": self.postgres,
+        });
         (vec![node(), text(&script), order.to_string()], vec![])
     }
 
@@ -137,6 +169,11 @@ impl Server {
     /// Somebody without a token.
     pub fn anonymous(&self) -> Client {
         Client::new(&self.url())
+    }
+
+    /// Somebody who knows the secret that test hooks ask for.
+    pub fn operator(&self) -> Client {
+        self.anonymous().with_token(SHARED_SECRET)
     }
 
     /// A localpart nobody else has: `alice-7`.
@@ -166,10 +203,18 @@ impl Server {
         self.anonymous().post(path, body)
     }
 
+    /// One counter of /metrics.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        let metrics = self.anonymous().get("/metrics").text;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+    }
+
     /// Drops one actor's memory, as hibernation or a deploy does at any moment.
     #[track_caller]
     pub fn evicts(&self, kind: &str, id: &str) {
-        self.anonymous().post("/_myelin/test/evict", json!({ "kind": kind, "id": id })).ok();
+        self.operator().post("/_myelin/test/evict", json!({ "kind": kind, "id": id })).ok();
     }
 }
 

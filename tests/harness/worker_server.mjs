@@ -1,6 +1,7 @@
 // Serves the Worker's bundle in Miniflare, bound as wrangler.toml says, until it is killed.
 //
-//   node worker_server.mjs '{"bundle": FOLDER OF wrangler.toml, "port": N, "state": FOLDER, "vars": {NAME: VALUE}}'
+//   node worker_server.mjs '{"bundle": FOLDER OF wrangler.toml, "port": N, "state": FOLDER, "vars": {NAME: VALUE},
+//     "postgres": URL OF A DATABASE FOR THE BINDING HYPERDRIVE, OR null}'
 //
 // Prints {"port": N} once it listens.
 
@@ -8,7 +9,7 @@ import { readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 
-const { bundle, port, state, vars } = JSON.parse(process.argv[2]);
+const { bundle, port, state, vars, postgres } = JSON.parse(process.argv[2]);
 
 // No dashboard, no traces, nothing from the network: only the Worker.
 process.env.X_LOCAL_OBSERVABILITY = 'false';
@@ -39,6 +40,7 @@ const worker = {
   modulesRoot: dirname(entry),
   modules: modulesOf(entry),
   bindings: { ...workerOptions.bindings, ...vars },
+  hyperdrives: postgres ? { HYPERDRIVE: postgres } : {},
 };
 
 const miniflare = new Miniflare(

@@ -16,8 +16,9 @@ pub(crate) struct Change {
 /// The event that makes the current state for one key.
 pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Option<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn FROM state JOIN event ON event.position = state.position
-         WHERE state.type = ?1 AND state.state_key = ?2",
+        // A join of the two would be planned anew for each pair of values.
+        "SELECT position, event_id, json, txn FROM event
+         WHERE position = (SELECT position FROM state WHERE type = ?1 AND state_key = ?2)",
         &[event_type.into(), state_key.into()],
     )?
     .pop()

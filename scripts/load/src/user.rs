@@ -33,6 +33,7 @@ pub(crate) struct User {
     pub since: String,
     client: Client,
     sent: u64,
+    asked: u64,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +72,7 @@ impl Registrar {
             None => openly(&mut client, &name).await?,
         };
         let client = Client::with_token(self.origin, account.access_token);
-        Ok(User { id: account.user_id, since: String::new(), client, sent: 0 })
+        Ok(User { id: account.user_id, since: String::new(), client, sent: 0, asked: 0 })
     }
 }
 
@@ -137,9 +138,11 @@ impl User {
         Ok(())
     }
 
-    /// The initial sync: everything.
+    /// The initial sync: everything. Never the same question twice: Synapse keeps answers for those.
     pub(crate) async fn syncs_all(&mut self) -> Result<Bytes> {
-        self.asks_sync("/_matrix/client/v3/sync?timeout=0").await
+        self.asked += 1;
+        let path = format!("/_matrix/client/v3/sync?timeout={}", self.asked);
+        self.asks_sync(&path).await
     }
 
     /// What happened since the last sync; waits for it at most this long.

@@ -3,7 +3,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql};
+use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, meter};
 use rusqlite::Connection;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     database::Database,
     executor::Executor,
     gate::Gate,
-    waiters::{Reply, Waiter, Waiters},
+    waiters::{WaitReply, Waiter, Waiters},
 };
 use crate::chance::Chance;
 
@@ -103,6 +103,7 @@ impl ActorHost {
 
     /// Makes a waiting call, or parks it. No await between looking and parking: no wake can fall in between.
     pub(crate) fn wait(self: &Rc<Self>, living: &dyn Living, waiter: Waiter) {
+        meter::OBJECT_CALLS.add(1);
         match living.wait(&waiter.call, &waiter.body) {
             Some(reply) => self.release(vec![(waiter.reply, reply)]),
             None => self.waiters.park(waiter),
@@ -110,17 +111,29 @@ impl ActorHost {
     }
 
     /// Lets replies out through the gate.
-    fn release(self: &Rc<Self>, replies: Vec<(Reply, Vec<u8>)>) {
+    fn release(self: &Rc<Self>, replies: Vec<(WaitReply, Vec<u8>)>) {
         let running = self.running();
         let durable = self.gate.durable();
         tokio::task::spawn_local(async move {
             let outcome = durable.await;
             for (out, reply) in replies {
                 // A caller that is gone needs no answer.
-                let _ = out.send(outcome.clone().map(|()| reply));
+                let _ = out.send(outcome.clone().map(|()| Some(reply)));
             }
             drop(running);
         });
+    }
+
+    /// Has what nobody waits for written too: an alarm that was set while a caller was parked, say.
+    fn write_the_rest(self: &Rc<Self>) {
+        if self.running.get() == 0 && self.gate.is_dirty() && !self.is_closed() {
+            let (durable, running) = (self.gate.durable(), self.running());
+            tokio::task::spawn_local(async move {
+                // A sync that fails closes the actor.
+                let _ = durable.await;
+                drop(running);
+            });
+        }
     }
 
     fn ask_again(self: &Rc<Self>) {
@@ -203,6 +216,7 @@ impl Drop for Running {
             // Nobody knows what the operation left half done in memory.
             executor.close_failed(&host.address);
         } else {
+            host.write_the_rest();
             executor.rested(&host.address, host);
         }
     }

@@ -36,8 +36,11 @@ struct Change {
 }
 
 impl AlarmIndex {
-    /// Opens the index and answers the alarms it holds.
-    pub(crate) fn open(path: &Path) -> Result<Opened, Fault> {
+    /// Opens the index, notes an alarm at `now_ms` for each of `left_open`, and answers the alarms it holds.
+    ///
+    /// The notes are on disk when this returns: the files that say which actors a crash left open stop saying so
+    /// when the actors are opened. Each of them sets its later alarm anew when it is.
+    pub(crate) fn open(path: &Path, left_open: &[Address], now_ms: u64) -> Result<Opened, Fault> {
         let connection = Connection::open(path).map_err(fault)?;
         connection
             .execute_batch(
@@ -46,6 +49,7 @@ impl AlarmIndex {
                      (kind TEXT NOT NULL, id TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID",
             )
             .map_err(fault)?;
+        apply(&connection, left_open.iter().map(|address| (address, Some(now_ms))))?;
         let kept = kept(&connection)?;
         let (changes, inbox) = unbounded_channel();
         let thread = std::thread::Builder::new()
@@ -84,7 +88,7 @@ fn write(connection: &Connection, mut inbox: UnboundedReceiver<Change>) {
         {
             changes.push(change);
         }
-        let outcome = apply(connection, &changes);
+        let outcome = apply(connection, changes.iter().map(|change| (&change.address, change.at_ms)));
         for change in changes {
             // Whoever cleared an alarm does not wait.
             let _ = change.done.send(outcome.clone());
@@ -92,9 +96,9 @@ fn write(connection: &Connection, mut inbox: UnboundedReceiver<Change>) {
     }
 }
 
-fn apply(connection: &Connection, changes: &[Change]) -> Result<(), Fault> {
+fn apply<'a>(connection: &Connection, changes: impl Iterator<Item = (&'a Address, Option<u64>)>) -> Result<(), Fault> {
     let transaction = connection.unchecked_transaction().map_err(fault)?;
-    for Change { address, at_ms, .. } in changes {
+    for (address, at_ms) in changes {
         let (kind, id) = (address.kind.as_str(), address.id.as_str());
         match at_ms {
             Some(at_ms) => transaction
@@ -103,7 +107,7 @@ fn apply(connection: &Connection, changes: &[Change]) -> Result<(), Fault> {
                      ON CONFLICT (kind, id) DO UPDATE SET at_ms = excluded.at_ms",
                 )
                 .and_then(|mut statement| {
-                    statement.execute(params![kind, id, i64::try_from(*at_ms).unwrap_or(i64::MAX)])
+                    statement.execute(params![kind, id, i64::try_from(at_ms).unwrap_or(i64::MAX)])
                 }),
             None => transaction
                 .prepare_cached("DELETE FROM alarm WHERE kind = ?1 AND id = ?2")

@@ -28,7 +28,7 @@ pub(crate) const IDLE_MS: u64 = 5 * 60_000;
 /// How often idle actors are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Actors still at work after this long are closed under it when the host stops.
-const STOP: Duration = Duration::from_secs(5);
+pub(crate) const STOP: Duration = Duration::from_secs(5);
 
 /// What an executor is asked to do. Nothing else crosses threads.
 pub(crate) enum Message {
@@ -38,7 +38,7 @@ pub(crate) enum Message {
 }
 
 pub(crate) enum Request {
-    Call { call: String, body: Vec<u8>, reply: Reply },
+    Call { call: String, body: Vec<u8>, reply: Reply<Vec<u8>> },
     Wait(Waiter),
     Evict(oneshot::Sender<()>),
     Alarm,
@@ -122,10 +122,9 @@ impl Executor {
             Err(fault) => {
                 error!(actor = %address, %fault, "an actor could not be opened");
                 match request {
-                    Request::Call { reply, .. } | Request::Wait(Waiter { reply, .. }) => {
-                        // A caller that is gone needs no answer.
-                        let _ = reply.send(Err(fault));
-                    }
+                    // A caller that is gone needs no answer.
+                    Request::Call { reply, .. } => drop(reply.send(Err(fault))),
+                    Request::Wait(Waiter { reply, .. }) => drop(reply.send(Err(fault))),
                     Request::Alarm => self.alarms.again(&address),
                     Request::Evict(_) => {}
                 }

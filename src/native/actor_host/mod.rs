@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use platform::{ActorKind, Actors, Address, Fault, LocalFuture, ObjectHost};
+use platform::{ActorKind, Actors, Address, Clock as _, Fault, LocalFuture, ObjectHost};
 use tokio::sync::{
     Notify,
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -91,7 +91,8 @@ pub(crate) struct ActorThreads {
 }
 
 impl ActorThreads {
-    /// Opens the index of alarms and starts the executors.
+    /// Opens the index of alarms and starts the executors. Actors that a crash left open are called soon, to look
+    /// at what they owe: their last alarm may not have reached the index.
     pub(crate) fn start(
         data_dir: &Path,
         size: Size,
@@ -99,7 +100,8 @@ impl ActorThreads {
         disk: Arc<dyn Disk>,
     ) -> Result<Self, Fault> {
         let files = ActorFiles::new(data_dir);
-        let Opened { index, kept, thread } = AlarmIndex::open(&data_dir.join("alarms.sqlite"))?;
+        let alarms = data_dir.join("alarms.sqlite");
+        let Opened { index, kept, thread } = AlarmIndex::open(&alarms, &files.left_open()?, SystemClock.now_ms())?;
         let (router, inboxes) = Router::new(size.executors.max(1));
         let mut shares: Vec<Vec<(Address, u64)>> = inboxes.iter().map(|_| Vec::new()).collect();
         for (address, at_ms) in kept {
@@ -131,7 +133,6 @@ impl ActorThreads {
             };
             threads.push(spawn("actors", run)?);
         }
-        router.touch(files.left_open()?);
         Ok(Self { router, threads })
     }
 
@@ -207,24 +208,16 @@ impl Router {
         }
     }
 
-    /// Has actors that a crash left open look at what they owe: their last alarm may not have reached the index.
-    fn touch(&self, addresses: Vec<Address>) {
-        for address in addresses {
-            // Fails only when the host stops already.
-            let _ = self.send(&address, Request::Alarm);
-        }
-    }
-
-    fn ask(&self, to: &Address, request: impl FnOnce(Reply) -> Request) -> Result<Answer, Fault> {
+    fn ask<R>(&self, to: &Address, request: impl FnOnce(Reply<R>) -> Request) -> Result<Answer<R>, Fault> {
         let (reply, answer) = oneshot::channel();
         self.send(to, request(reply))?;
         Ok(answer)
     }
 }
 
-type Answer = oneshot::Receiver<Result<Vec<u8>, Fault>>;
+type Answer<R> = oneshot::Receiver<Result<R, Fault>>;
 
-async fn answer(answer: Answer) -> Result<Vec<u8>, Fault> {
+async fn answer<R>(answer: Answer<R>) -> Result<R, Fault> {
     answer.await.unwrap_or_else(|_| Err(Fault::retriable("the actor was closed during a call")))
 }
 
@@ -252,7 +245,7 @@ impl Actors for Router {
             // Dropping the receiver, here or with this future, takes the call from the actor's waiters.
             tokio::select! {
                 biased;
-                reply = answer(waiting) => reply.map(Some),
+                reply = answer(waiting) => reply,
                 () = tokio::time::sleep(Duration::from_millis(timeout_ms)) => Ok(None),
                 Ok(_) = ending.wait_for(|ending| *ending) => Ok(None),
             }

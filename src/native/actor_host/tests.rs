@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use platform::{Clock as _, Row, Value, contract, transact};
+use platform::{Row, Value, WAITING_CALLS_MAX, contract, transact};
 use tokio::sync::Semaphore;
 
 use super::{disk::Wal, *};
@@ -74,7 +74,10 @@ impl Living for Counter {
     }
 
     /// Waits until the count reaches the body's number.
-    fn wait(&self, _: &str, body: &[u8]) -> Option<Vec<u8>> {
+    fn wait(&self, call: &str, body: &[u8]) -> Option<Vec<u8>> {
+        if call == "alarm, then wait" {
+            self.host.set_alarm(Some(self.host.now_ms() + 86_400_000)).unwrap();
+        }
         let Ok(wanted) = std::str::from_utf8(body).unwrap().parse::<i64>() else { return Some(b"what?".to_vec()) };
         match self.n() {
             Ok(n) if n.unwrap_or(0) < wanted => None,
@@ -345,7 +348,7 @@ fn an_alarm_rings_once_also_after_a_restart() {
         assert!(SystemClock.now_ms() >= later_ms);
         assert_eq!(host.router().wait(&to, "wait", b"4".to_vec(), 20_000).await.unwrap().unwrap(), b"4");
         host.stop();
-        let opened = AlarmIndex::open(&dir.path().join("alarms.sqlite")).unwrap();
+        let opened = AlarmIndex::open(&dir.path().join("alarms.sqlite"), &[], 0).unwrap();
         assert_eq!(opened.kept, vec![], "an alarm that rang is forgotten");
     });
 }
@@ -360,7 +363,7 @@ fn the_index_of_alarms_survives_a_kill_at_any_acknowledgement() {
         // What a kill right after the answer leaves: the files as they are now.
         let copy = tempfile::tempdir().unwrap();
         copy_dir(dir.path(), copy.path());
-        let opened = AlarmIndex::open(&copy.path().join("alarms.sqlite")).unwrap();
+        let opened = AlarmIndex::open(&copy.path().join("alarms.sqlite"), &[], 0).unwrap();
         assert_eq!(opened.kept, vec![(to.clone(), day_ms)]);
         drop(opened.index);
         opened.thread.join().unwrap();
@@ -368,6 +371,63 @@ fn the_index_of_alarms_survives_a_kill_at_any_acknowledgement() {
         let again = Host::start(copy.path(), Arc::new(RealDisk), 8);
         assert_eq!(again.router().wait(&to, "wait", b"2".to_vec(), 20_000).await.unwrap().unwrap(), b"2");
         again.stop();
+        host.stop();
+    });
+}
+
+#[test]
+fn a_start_that_fails_forgets_no_actor_that_a_crash_left_open() {
+    story(|dir| async move {
+        let host = Host::start(dir.path(), Arc::new(RealDisk), 8);
+        assert_eq!(host.call(&room("!a"), "add", "").await, "1");
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(dir.path(), copy.path());
+        host.stop();
+
+        let size = Size { executors: 1, open_max: 8 };
+        let failed = ActorThreads::start(copy.path(), size, || Err(Fault::new("no")), Arc::new(RealDisk));
+        assert_eq!(failed.err().unwrap().to_string(), "no");
+        // Had it got further, it would have opened the actor, and nothing in its folder tells of the crash then.
+        let files = ActorFiles::new(copy.path());
+        assert_eq!(files.left_open().unwrap(), [room("!a")]);
+        files.open(&room("!a")).unwrap().unwrap().close().unwrap();
+        assert_eq!(files.left_open().unwrap(), []);
+
+        let again = Host::start(copy.path(), Arc::new(RealDisk), 8);
+        assert_eq!(again.router().wait(&room("!a"), "wait", b"2".to_vec(), 20_000).await.unwrap().unwrap(), b"2");
+        again.stop();
+    });
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_and_does_not_hold_up_the_end() {
+    story(|dir| async move {
+        let host = Host::start(dir.path(), Arc::new(RealDisk), 8);
+        let (router, to) = (host.router(), room("!a"));
+        assert_eq!(host.call(&to, "add", "").await, "1");
+        assert_eq!(router.wait(&to, "alarm, then wait", b"9".to_vec(), 1).await.unwrap(), None);
+        let stopping = tokio::time::Instant::now();
+        host.stop();
+        assert!(stopping.elapsed() < executor::STOP, "an actor never rested");
+    });
+}
+
+#[test]
+fn one_waiting_call_too_many_ends_the_oldest() {
+    story(|dir| async move {
+        let host = Host::start(dir.path(), Arc::new(RealDisk), 8);
+        let (router, to) = (host.router(), room("!a"));
+        assert_eq!(host.call(&to, "add", "").await, "1");
+        let mut oldest = router.wait(&to, "wait", b"2".to_vec(), 20_000);
+        // Polled in this order, so asked in this order.
+        assert!(futures_util::FutureExt::now_or_never(&mut oldest).is_none());
+        let younger = (0..WAITING_CALLS_MAX).map(|_| router.wait(&to, "wait", b"2".to_vec(), 20_000));
+        let (ended, answered) = tokio::join!(futures_util::future::join_all(younger), async {
+            assert_eq!(oldest.await.unwrap(), None);
+            host.call(&to, "add", "").await
+        });
+        assert_eq!(answered, "2");
+        assert!(ended.into_iter().all(|reply| reply.unwrap().unwrap() == b"2"));
         host.stop();
     });
 }
@@ -399,7 +459,7 @@ impl Living for Lender {
 #[test]
 fn an_actors_host_keeps_the_contract() {
     story(|dir| async move {
-        let opened = AlarmIndex::open(&dir.path().join("alarms.sqlite")).unwrap();
+        let opened = AlarmIndex::open(&dir.path().join("alarms.sqlite"), &[], 0).unwrap();
         let clock = Rc::new(SystemClock);
         let alarms = Alarms::new(clock.clone(), opened.index, Vec::new());
         let lent: Rc<RefCell<Vec<Rc<dyn ObjectHost>>>> = Rc::default();
