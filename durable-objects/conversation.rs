@@ -231,7 +231,7 @@ impl Story {
     /// The client takes in a joined room: it fills gaps by paging back to what it knows.
     fn takes(&self, device: &mut Device, room_id: &OwnedRoomId, synced: Synced, from: Option<u64>) {
         let known = device.rooms.entry(room_id.clone()).or_default();
-        if from.is_none() {
+        if from.is_none() || (from == Some(0) && synced.timeline.limited) {
             known.clear();
         }
         let mut missed = Vec::new();

@@ -152,8 +152,8 @@ impl Room {
         // A cursor from before a time away, or from beyond the log, tells nothing of the state.
         let since = known.filter(|from| viewer.joined_throughout(*from));
         let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), head)?;
-        // What happened in that time is hidden: the timeline has a gap.
-        newest.limited |= known.is_some_and(|from| from > 0) && since.is_none();
+        // Between what the client knows and this timeline there is what is hidden, or forgotten.
+        newest.limited |= known.is_some() && since.is_none();
         let whole = since.is_none() || call.full_state;
         let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
             Some(self.summary(sql, viewer)?)

@@ -239,10 +239,16 @@ fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool
     let known = exceptions(sql, since)?.filter(|_| moves.remembers(since.moves));
     let Some(exceptions) = known else {
         // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
-        let rooms = store::rooms::all(sql)?
-            .into_iter()
-            .filter(|room| room.membership == "join" || (is_gone(room) && room.changed > since.moves));
-        return Ok(rooms.filter_map(|room| planned(room, None)).collect());
+        let again = store::rooms::all(sql)?.into_iter().filter_map(|room| {
+            let changed = room.changed > since.moves;
+            match room.membership.as_str() {
+                // From before the first event: what the device knows of the room has a gap.
+                "join" => planned(room, (!changed).then_some(0)),
+                _ if is_gone(&room) && changed => planned(room, None),
+                _ => None,
+            }
+        });
+        return Ok(again.collect());
     };
     let moved = moves.since(since.moves);
     let owed = exceptions.iter().filter(|(_, reached)| reached.owed).map(|(room, _)| *room);
