@@ -260,10 +260,13 @@ impl Object {
         loop {
             let Some(delivery) = owed.borrow_mut().pop() else { return };
             let call = |body| self.host.actors().call(&delivery.to, delivery.call, body);
-            let mut reply = call(delivery.body.clone()).await;
-            if delivery.before_answer && reply.as_ref().map_or(true, |reply| is_fault(reply)) {
-                // Somebody waits for it: a receiver that was just restarted answers now.
-                reply = call(delivery.body).await;
+            // Somebody may wait for it: a receiver that was just restarted answers the second time.
+            let again = delivery.before_answer.then(|| delivery.body.clone());
+            let mut reply = call(delivery.body).await;
+            if let Some(body) = again
+                && reply.as_ref().map_or(true, |reply| is_fault(reply))
+            {
+                reply = call(body).await;
             }
             let reply = match reply {
                 Ok(reply) => Some(reply),

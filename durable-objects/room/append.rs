@@ -4,7 +4,7 @@
 //! position is new; the current state, its history and the memberships move with it; whoever must learn of a
 //! changed membership is owed that, in the same transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use domain::{
     Pdu, Refusal, RoomVersion, auth,
@@ -14,7 +14,7 @@ use platform::{Fault, Sql, Tx};
 use ruma_common::{OwnedRoomId, RoomId, UserId};
 use ruma_events::{StateEventType, TimelineEventType, room::member::MembershipState};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{Room, store};
 use crate::{Call, Cx, Error, outbox, user::MembershipChanged};
@@ -129,19 +129,14 @@ pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, pdu: &Pdu,
 /// Refused: `BadJson` for a restricted join that names who let them in, which is the server's to say, not the client's;
 /// `Forbidden` for an invitation to another server, as long as we do not federate.
 fn check_member(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
-    #[derive(Deserialize)]
-    struct Content {
-        membership: Option<MembershipState>,
-        join_authorised_via_users_server: Option<serde::de::IgnoredAny>,
-    }
-    let content: Content = serde_json::from_str(draft.content.get())
+    let content: BTreeMap<String, Value> = serde_json::from_str(draft.content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
-    if content.join_authorised_via_users_server.is_some() {
+    if content.contains_key("join_authorised_via_users_server") {
         return Err(Refusal::BadJson("`join_authorised_via_users_server` is not a client's to set".to_owned()));
     }
     let target = draft.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
     let remote = target.is_some_and(|user| user.server_name() != cx.settings.identity.server_name());
-    if remote && content.membership == Some(MembershipState::Invite) {
+    if remote && content.get("membership").and_then(Value::as_str) == Some("invite") {
         return Err(Refusal::Forbidden("this server does not federate: it cannot invite to another".to_owned()));
     }
     Ok(())

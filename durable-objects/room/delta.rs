@@ -153,7 +153,7 @@ impl Room {
         let since = known.filter(|from| viewer.joined_throughout(*from));
         let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), head)?;
         // Between what the client knows and this timeline there is what is hidden, or forgotten.
-        newest.limited |= known.is_some() && since.is_none();
+        newest.limited |= call.from.is_some() && since.is_none();
         let whole = since.is_none() || call.full_state;
         let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
             Some(self.summary(sql, viewer)?)

@@ -139,10 +139,9 @@ impl User {
             Some(id) => Some(super::filter::stored(sql, id)?),
             None => None,
         };
-        let include_leave = call.include_leave || filter.as_deref().is_some_and(includes_leave);
         let plan = self.with_moves(sql, |moves| {
             let rooms = match &since {
-                None => first_rooms(sql, include_leave)?,
+                None => first_rooms(sql, call.include_leave || filter.as_deref().is_some_and(includes_leave))?,
                 Some(since) => moved_rooms(sql, moves, since, call.full_state)?,
             };
             let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));

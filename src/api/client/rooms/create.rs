@@ -1,6 +1,6 @@
 //! Creating a room. Spec: "Creation".
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use actors::room::{Create, FirstEvent, NewEvent};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -191,18 +191,12 @@ fn mxc_uri(url: String) -> OwnedMxcUri {
     <&MxcUri>::from(url.as_str()).to_owned()
 }
 
-/// A state event of the client's own, unless only servers may say such a thing.
+/// A state event of the client's own. What a membership may say, the room decides.
 fn initial_state(cx: &Context, given: GivenState) -> Result<InitialState, Refusal> {
     if given.event_type == StateEventType::RoomMember {
         let user_id = <&UserId>::try_from(given.state_key.as_str())
             .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
         must_be_local(cx, user_id)?;
-        let member: BTreeMap<String, IgnoredAny> =
-            serde_json::from_str(given.content.get()).map_err(|error| bad_json(&error))?;
-        if member.contains_key("join_authorised_via_users_server") {
-            let sentence = "`join_authorised_via_users_server` is the server's to say";
-            return Err(Refusal::BadJson(sentence.to_owned()));
-        }
     }
     Ok(InitialState { event_type: given.event_type, state_key: given.state_key, content: given.content })
 }
