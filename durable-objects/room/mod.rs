@@ -57,7 +57,12 @@ pub use send_event::SendEvent;
 pub use state::{GetState, GetStateEvent, StateEvent};
 pub use token::RoomToken;
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_receipts.sql"),
+    include_str!("migrations/0003_redactions.sql"),
+    include_str!("migrations/0004_forgotten.sql"),
+];
 
 /// The Room actor's memory. Everything in it can be read again from its database.
 #[derive(Default)]

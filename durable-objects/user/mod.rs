@@ -50,7 +50,11 @@ pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, Sy
 pub(crate) use verify::authenticate;
 pub use verify::{Verified, Verify};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_account_data.sql"),
+    include_str!("migrations/0003_devices.sql"),
+];
 
 /// The User actor's memory. Everything in it can be read again from its database.
 #[derive(Default)]

@@ -1,0 +1,2 @@
+-- The position of the membership with which a user forgot the room.
+ALTER TABLE member ADD COLUMN forgotten INTEGER;
