@@ -7,7 +7,7 @@ use domain::{Config, Identity};
 use platform::{ActorKind, Fault, Metadata};
 use ruma_common::{RoomId, ServerName, UserId};
 
-use crate::{Failure, Services};
+use crate::{ClientAddress, Failure, Services};
 
 /// How long a retriable fault rests before its one repetition.
 const RETRY_PAUSE_MS: u64 = 50;
@@ -17,16 +17,22 @@ const RETRY_PAUSE_MS: u64 = 50;
 pub struct Context {
     services: Rc<Services>,
     request_id: Rc<str>,
+    client_address: Option<ClientAddress>,
 }
 
 impl Context {
-    pub(crate) fn new(services: Rc<Services>, request_id: Rc<str>) -> Self {
-        Self { services, request_id }
+    pub(crate) fn new(services: Rc<Services>, request_id: Rc<str>, client_address: Option<ClientAddress>) -> Self {
+        Self { services, request_id, client_address }
     }
 
     /// Names the request in logs; unique enough to serve as a call id's prefix within one request's work.
     pub fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// Where the request came from, if the host knows.
+    pub fn client_address(&self) -> Option<ClientAddress> {
+        self.client_address
     }
 
     pub fn config(&self) -> &Config {

@@ -7,6 +7,7 @@ mod access_token;
 mod admin;
 mod authenticate;
 mod client;
+mod client_address;
 mod context;
 mod failure;
 mod metadata;
@@ -30,6 +31,7 @@ use platform::{Actors, Clock, Heavy, Metadata, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
 
 pub use authenticate::{Bearer, Caller, Who};
+pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
@@ -115,7 +117,8 @@ impl Server {
     ) -> Response<Bytes> {
         let started_ms = self.services.clock.now_ms();
         let is_head = request.method() == Method::HEAD;
-        let cx = Context::new(self.services.clone(), request_id.clone());
+        let client_address = request.extensions().get().copied();
+        let cx = Context::new(self.services.clone(), request_id.clone(), client_address);
         let outcome = match found {
             Ok(Found::Route(route, path_args)) => (route.endpoint)(&cx, request, path_args).await,
             Ok(Found::WrongMethod) => Err(Refusal::Unrecognized { status: 405 }.into()),

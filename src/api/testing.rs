@@ -268,7 +268,7 @@ impl TestServer {
     }
 
     pub(crate) fn context(&self) -> Context {
-        Context::new(self.services.clone(), "test".into())
+        Context::new(self.services.clone(), "test".into(), None)
     }
 
     pub(crate) fn pass_ms(&self, ms: u64) {

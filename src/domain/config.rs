@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use ruma_common::OwnedServerName;
 
-use crate::RoomVersion;
+use crate::{RoomVersion, address_range::AddressRange};
 
 /// A key of the configuration, for listings and generated documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// For tests only: opens endpoints that evict actors at will.
     pub test_hooks: bool,
+    /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<AddressRange>,
     /// Logins that fail, per user. Enforced by the request tier.
     pub rc_login: RateLimit,
     /// Registrations, per address. Not enforced yet.
@@ -179,6 +181,12 @@ impl Config {
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
+        key(
+            "TRUSTED_PROXIES",
+            Some("127.0.0.0/8,::1"),
+            "natively, the reverse proxies whose X-Forwarded-For names the client, which they must set or append to: \
+             addresses and ranges such as 10.0.0.0/8, separated by commas; may be empty",
+        ),
         key("RC_LOGIN", Some("0.17,3"), "failed logins, per user, as per_second,burst: 0 as per_second is no limit"),
         key(
             "RC_REGISTRATION",
@@ -218,6 +226,7 @@ impl Config {
             metrics: values.required("METRICS", parse_switch)?,
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,
+            trusted_proxies: values.required("TRUSTED_PROXIES", parse_address_ranges)?,
             rc_login: values.required("RC_LOGIN", parse_rate_limit)?,
             rc_registration: values.required("RC_REGISTRATION", parse_rate_limit)?,
             rc_message: values.required("RC_MESSAGE", parse_rate_limit)?,
@@ -296,6 +305,11 @@ fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
     (enough && numbers.next().is_none()).then_some(cost)
 }
 
+fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {
+    let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
+    ranges.map(|range| range.parse().ok()).collect()
+}
+
 fn parse_rate_limit(text: &str) -> Option<RateLimit> {
     let (per_second, burst) = match text.split_once(',') {
         Some((per_second, burst)) => (per_second, burst.trim().parse().ok()?),
@@ -324,6 +338,7 @@ mod tests {
         assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 19456, iterations: 2, parallelism: 1 });
         assert_eq!((config.metrics, config.test_hooks, config.log_level), (false, false, LogLevel::Info));
         assert_eq!(config.rc_message, RateLimit { per_second: 0.2, burst: 10 });
+        assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
         assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
     }
 
@@ -339,6 +354,7 @@ mod tests {
             ("METRICS", "on"),
             ("LOG_LEVEL", "debug"),
             ("TEST_HOOKS", "on"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1"),
             ("RC_LOGIN", "0"),
             ("RC_REGISTRATION", "0.5,2"),
             ("RC_MESSAGE", "1000,1000"),
@@ -351,6 +367,7 @@ mod tests {
         assert_eq!(config.default_room_version.as_str(), "10");
         assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
         assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
+        assert_eq!(config.trusted_proxies, ["10.0.0.0/8", "192.0.2.1"].map(|range| range.parse().unwrap()));
         assert!(!config.rc_login.is_on());
         assert_eq!(config.rc_registration, RateLimit { per_second: 0.5, burst: 2 });
         assert!(!format!("{config:?}").contains("sesame"), "secrets are not shown");
@@ -373,6 +390,7 @@ mod tests {
             ("METRICS", "yes"),
             ("LOG_LEVEL", "trace"),
             ("TEST_HOOKS", "1"),
+            ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.1"),
             ("RC_LOGIN", "fast"),
             ("RC_LOGIN", "1"),
             ("RC_REGISTRATION", "-1,1"),

@@ -4,9 +4,11 @@
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, state resolution, history
-//! visibility, the events of a new room, our signing identity, the configuration, rate limits, and every way we say no.
+//! visibility, the events of a new room, our signing identity, the configuration, rate limits, ranges of addresses, and
+//! every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
+pub mod address_range;
 pub mod auth;
 pub mod config;
 pub mod event;

@@ -1,9 +1,10 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
-use std::{cell::Cell, convert::Infallible, pin::pin, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, net::IpAddr, pin::pin, rc::Rc, time::Duration};
 
-use api::{BODY_BYTES_MAX, Server};
+use api::{BODY_BYTES_MAX, ClientAddress, Server};
 use bytes::{Bytes, BytesMut};
+use domain::address_range::AddressRange;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -41,13 +42,26 @@ impl Answers for Server {
     }
 }
 
+/// Where a connection comes from, and whom it may speak for.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    peer: IpAddr,
+    trusted_proxies: Rc<[AddressRange]>,
+}
+
 /// Serves a connection until it ends, or until `stopping` and its last answer went out.
-pub(crate) async fn serve(accepted: Accepted, server: Rc<impl Answers + 'static>, stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    accepted: Accepted,
+    server: Rc<impl Answers + 'static>,
+    trusted_proxies: Rc<[AddressRange]>,
+    stopping: watch::Receiver<bool>,
+) {
     let Ok(stream) = TcpStream::from_std(accepted.stream) else { return };
+    let origin = Origin { peer: accepted.peer, trusted_proxies };
     match accepted.tls {
-        None => serve_stream(stream, server, stopping).await,
+        None => serve_stream(stream, server, origin, stopping).await,
         Some(tls) => match timeout(READ_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve_stream(stream, server, stopping).await,
+            Ok(Ok(stream)) => serve_stream(stream, server, origin, stopping).await,
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         },
@@ -57,12 +71,13 @@ pub(crate) async fn serve(accepted: Accepted, server: Rc<impl Answers + 'static>
 async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     server: Rc<impl Answers + 'static>,
+    origin: Origin,
     mut stopping: watch::Receiver<bool>,
 ) {
     let activity = Rc::new(Activity::default());
     let service = {
         let activity = activity.clone();
-        hyper::service::service_fn(move |request| answer(server.clone(), request, activity.begin()))
+        hyper::service::service_fn(move |request| answer(server.clone(), request, origin.clone(), activity.begin()))
     };
     let mut http = Builder::new(LocalTasks);
     http.http1().timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX as usize);
@@ -94,9 +109,11 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 async fn answer(
     server: Rc<impl Answers>,
     request: Request<Incoming>,
+    origin: Origin,
     _under_way: UnderWay,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(ClientAddress::behind_proxies(origin.peer, &head.headers, &origin.trusted_proxies));
     let mut response = match read(body).await {
         Ok(body) => server.answer(Request::from_parts(head, body)).await,
         Err(Unread::TooLarge) => api::too_large(),
@@ -194,6 +211,8 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalTasks {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
         sync::Notify,
@@ -236,7 +255,8 @@ mod tests {
             let (client, server) = tokio::io::duplex(64 * 1024);
             let (stop, stopping) = watch::channel(false);
             let echo = Rc::new(Echo::default());
-            let served = tokio::task::spawn_local(serve_stream(server, echo.clone(), stopping));
+            let origin = Origin { peer: Ipv4Addr::LOCALHOST.into(), trusted_proxies: Rc::new([]) };
+            let served = tokio::task::spawn_local(serve_stream(server, echo.clone(), origin, stopping));
             let told = timeout(Duration::from_secs(20), story(client, echo, stop.clone(), served)).await;
             told.expect("the story hangs");
             drop(stop);

@@ -1,4 +1,7 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use platform::Fault;
 use tokio::{
@@ -14,6 +17,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection on its way to the thread that will serve it.
 pub(crate) struct Accepted {
     pub stream: std::net::TcpStream,
+    /// Who is at its other end.
+    pub peer: IpAddr,
     /// Speaks TLS first.
     pub tls: Option<TlsAcceptor>,
 }
@@ -39,9 +44,9 @@ impl Listener {
     /// Hands every connection to the next thread in turn, until dropped.
     pub(crate) async fn distribute(self, threads: Vec<mpsc::UnboundedSender<Accepted>>) {
         for thread in threads.iter().cycle() {
-            let stream = loop {
+            let (stream, peer) = loop {
                 match self.accept().await {
-                    Ok(stream) => break stream,
+                    Ok(accepted) => break accepted,
                     Err(error) => {
                         warn!(%error, "a connection was not accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -49,13 +54,13 @@ impl Listener {
                 }
             };
             // A thread that ended drops the connection: the server is stopping.
-            let _ = thread.send(Accepted { stream, tls: self.tls.clone() });
+            let _ = thread.send(Accepted { stream, peer, tls: self.tls.clone() });
         }
     }
 
-    async fn accept(&self) -> std::io::Result<std::net::TcpStream> {
-        let (stream, _): (TcpStream, _) = self.listener.accept().await?;
+    async fn accept(&self) -> std::io::Result<(std::net::TcpStream, IpAddr)> {
+        let (stream, peer): (TcpStream, SocketAddr) = self.listener.accept().await?;
         stream.set_nodelay(true)?;
-        stream.into_std()
+        Ok((stream.into_std()?, peer.ip()))
     }
 }

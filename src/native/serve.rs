@@ -178,8 +178,7 @@ impl Parts {
 impl Tier {
     fn start(parts: Parts, stopping: watch::Receiver<bool>) -> Result<Self, Fault> {
         let (inbox, connections) = mpsc::unbounded_channel();
-        let run =
-            move || run_local("the request tier", HEAVY_THREADS, move || serve(parts.server(), connections, stopping));
+        let run = move || run_local("the request tier", HEAVY_THREADS, move || serve(parts, connections, stopping));
         Ok(Self { inbox, thread: actor_host::spawn("http", run)? })
     }
 
@@ -191,14 +190,15 @@ impl Tier {
     }
 }
 
-async fn serve(server: Server, mut inbox: mpsc::UnboundedReceiver<Accepted>, stopping: watch::Receiver<bool>) {
-    let server = Rc::new(server);
+async fn serve(parts: Parts, mut inbox: mpsc::UnboundedReceiver<Accepted>, stopping: watch::Receiver<bool>) {
+    let trusted_proxies: Rc<[_]> = parts.settings.config.trusted_proxies.as_slice().into();
+    let server = Rc::new(parts.server());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
                 Some(accepted) => {
-                    connections.spawn_local(connection::serve(accepted, server.clone(), stopping.clone()));
+                    connections.spawn_local(connection::serve(accepted, server.clone(), trusted_proxies.clone(), stopping.clone()));
                 }
                 None => break,
             },

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use api::{BODY_BYTES_MAX, Server, Services};
+use api::{BODY_BYTES_MAX, ClientAddress, Server, Services};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -20,6 +20,9 @@ use crate::{
     js::{self, Leaving},
     settings::{metadata, routes, settings},
 };
+
+/// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
+const CONNECTING_IP: &str = "cf-connecting-ip";
 
 /// How much of a body that is too large is taken in before the connection is given up, in bytes.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -93,6 +96,10 @@ async fn read(request: &Request) -> Result<Option<http::Request<Bytes>>, Fault> 
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             parsed.headers_mut().append(name, value);
         }
+    }
+    let address = parsed.headers().get(CONNECTING_IP).and_then(|address| address.to_str().ok()?.parse().ok());
+    if let Some(address) = address {
+        parsed.extensions_mut().insert(ClientAddress(address));
     }
     let Some(body) = body(request).await.map_err(failed)? else { return Ok(None) };
     *parsed.body_mut() = body;
