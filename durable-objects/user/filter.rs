@@ -46,8 +46,8 @@ impl Call for GetFilter {
 }
 
 impl User {
-    pub(super) fn add_filter(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: AddFilter) -> Result<String, Error> {
-        authenticate(&**tx, &call.token_hash)?;
+    pub(super) fn add_filter(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AddFilter) -> Result<String, Error> {
+        authenticate(&**tx, cx, &call.token_hash)?;
         let filter = call.filter.get();
         if filter.len() > FILTER_BYTES_MAX {
             return Err(Refusal::TooLarge(format!("A filter may have {FILTER_BYTES_MAX} bytes")).into());
@@ -61,8 +61,8 @@ impl User {
         Ok(id)
     }
 
-    pub(super) fn filter(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: GetFilter) -> Result<Box<RawValue>, Error> {
-        authenticate(sql, &call.token_hash)?;
+    pub(super) fn filter(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetFilter) -> Result<Box<RawValue>, Error> {
+        authenticate(sql, cx, &call.token_hash)?;
         stored(sql, &call.filter_id)
     }
 }

@@ -25,7 +25,7 @@ impl Call for LogOut {
 
 impl User {
     pub(super) fn log_out(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogOut) -> Result<LoggedOut, Error> {
-        let device_id = authenticate(&**tx, &call.token_hash)?;
+        let device_id = authenticate(&**tx, cx, &call.token_hash)?;
         if call.all {
             store::device::delete_all(tx)?;
         } else {

@@ -76,10 +76,10 @@ impl User {
     pub(super) fn joined_rooms(
         &self,
         sql: &dyn Sql,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         call: JoinedRooms,
     ) -> Result<Vec<OwnedRoomId>, Error> {
-        super::authenticate(sql, &call.token_hash)?;
+        super::authenticate(sql, cx, &call.token_hash)?;
         let rooms = store::rooms::with_membership(sql, "join")?;
         Ok(rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect())
     }

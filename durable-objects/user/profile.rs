@@ -92,7 +92,7 @@ impl User {
         cx: &Cx<'_>,
         call: SetProfileField,
     ) -> Result<ProfileChanged, Error> {
-        authenticate(&**tx, &call.token_hash)?;
+        authenticate(&**tx, cx, &call.token_hash)?;
         if call.field.len() > FIELD_NAME_BYTES_MAX {
             return Err(Refusal::KeyTooLarge.into());
         }

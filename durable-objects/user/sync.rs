@@ -132,7 +132,7 @@ impl Call for PositionIn {
 
 impl User {
     pub(super) fn sync_plan(&self, sql: &dyn Sql, cx: &Cx<'_>, call: SyncPlan) -> Result<Option<Plan>, Error> {
-        let device = super::authenticate(sql, &call.token_hash)?;
+        let device = super::authenticate(sql, cx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
         self.planned_at_ms.set(Some(cx.now_ms));
         let filter = match &call.filter_id {
@@ -158,8 +158,8 @@ impl User {
         Ok(Some(Plan { device, position, rooms, quiet, filter }))
     }
 
-    pub(super) fn sync_close(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
-        super::authenticate(&**tx, &call.token_hash)?;
+    pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
+        super::authenticate(&**tx, cx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
         let (next, own_head) = self.with_moves(&**tx, |moves| {
             let mut exceptions = match since.as_ref().filter(|since| moves.remembers(since.moves)) {

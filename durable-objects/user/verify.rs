@@ -31,17 +31,22 @@ impl Call for Verify {
 }
 
 impl User {
-    pub(super) fn verify(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: Verify) -> Result<Verified, Error> {
-        let device_id = authenticate(sql, &call.token_hash)?;
+    pub(super) fn verify(&self, sql: &dyn Sql, cx: &Cx<'_>, call: Verify) -> Result<Verified, Error> {
+        let device_id = authenticate(sql, cx, &call.token_hash)?;
         Ok(Verified { device_id, admin: store::account::get(sql)?.admin })
     }
 }
 
-/// The device whose token this is. A token dies with its device, in the same transaction.
+/// The device whose token this is. A token dies with its device, in the same transaction, or when its time is over.
 ///
 /// The hash of 256 random bits is looked up, not the token: how long that takes tells nothing about other tokens.
-pub(crate) fn authenticate(sql: &dyn Sql, token_hash: &str) -> Result<OwnedDeviceId, Error> {
-    Ok(store::device::of_token(sql, token_hash)?.ok_or(Refusal::UnknownToken { soft_logout: false })?)
+pub(crate) fn authenticate(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Result<OwnedDeviceId, Error> {
+    let unknown = |soft_logout| Refusal::UnknownToken { soft_logout };
+    let token = store::device::of_token(sql, token_hash)?.ok_or_else(|| unknown(false))?;
+    if token.expires_ms.is_some_and(|expires_ms| expires_ms <= cx.now_ms) {
+        return Err(unknown(true).into());
+    }
+    Ok(token.device_id)
 }
 
 #[cfg(test)]

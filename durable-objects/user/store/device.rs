@@ -5,11 +5,17 @@ use ruma_common::{DeviceId, OwnedDeviceId};
 
 use crate::user::NewDevice;
 
-/// The device whose token this is.
-pub(crate) fn of_token(sql: &dyn Sql, token_hash: &str) -> Result<Option<OwnedDeviceId>, Fault> {
-    sql.query("SELECT device_id FROM device WHERE token_hash = ?1", &[token_hash.into()])?
+/// An access token as its device's row has it.
+pub(crate) struct Token {
+    pub device_id: OwnedDeviceId,
+    /// When it ends; `None` if it does not by itself.
+    pub expires_ms: Option<u64>,
+}
+
+pub(crate) fn of_token(sql: &dyn Sql, token_hash: &str) -> Result<Option<Token>, Fault> {
+    sql.query("SELECT device_id, expires_ms FROM device WHERE token_hash = ?1", &[token_hash.into()])?
         .pop()
-        .map(|mut row| Ok(row.text(0)?.into()))
+        .map(|mut row| Ok(Token { device_id: row.text(0)?.into(), expires_ms: row.unsigned_or_null(1)? }))
         .transpose()
 }
 
