@@ -6,6 +6,7 @@
 mod access_token;
 mod admin;
 mod authenticate;
+mod body;
 mod client;
 mod client_address;
 mod context;
@@ -31,6 +32,7 @@ use platform::{Actors, Clock, Heavy, Metadata, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
 
 pub use authenticate::{Bearer, Caller, Who};
+pub use body::{Body, Pieces};
 pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
@@ -58,9 +60,9 @@ pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 const REQUEST_ID: &str = "x-request-id";
 
 /// The answer to a request whose body exceeds [`BODY_BYTES_MAX`].
-pub fn too_large() -> Response<Bytes> {
+pub fn too_large() -> Response<Body> {
     let refusal = Refusal::TooLarge(format!("A request may have {BODY_BYTES_MAX} bytes"));
-    let mut response = Failure::Refused(refusal).response();
+    let mut response = Failure::Refused(refusal).response().map(Body::from);
     allow_any_origin(response.headers_mut());
     response
 }
@@ -89,11 +91,11 @@ impl Server {
     /// Answers one request. Never fails: what breaks is logged and shown as a plain 500.
     ///
     /// Dropping the future (the client went away) is always safe.
-    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+    pub async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
         meter::REQUESTS.add(1);
         if request.method() == Method::OPTIONS {
             // Spec: "Web browser clients".
-            let mut response = Response::new(Bytes::new());
+            let mut response = Response::new(Body::from(Bytes::new()));
             *response.status_mut() = StatusCode::NO_CONTENT;
             allow_any_origin(response.headers_mut());
             return response;
@@ -114,7 +116,7 @@ impl Server {
         request: Request<Bytes>,
         request_id: Rc<str>,
         found: Result<Found, Refusal>,
-    ) -> Response<Bytes> {
+    ) -> Response<Body> {
         let started_ms = self.services.clock.now_ms();
         let is_head = request.method() == Method::HEAD;
         let client_address = request.extensions().get().copied();
@@ -130,12 +132,14 @@ impl Server {
                 meter::FAULTS.add(1);
                 error!(%fault, "a request failed");
             }
-            failure.response()
+            failure.response().map(Body::from)
         });
         if is_head {
-            let length = HeaderValue::from(response.body().len());
-            response.headers_mut().insert(header::CONTENT_LENGTH, length);
-            *response.body_mut() = Bytes::new();
+            if let Body::Whole(body) = response.body() {
+                let length = HeaderValue::from(body.len());
+                response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            }
+            *response.body_mut() = Bytes::new().into();
         }
         allow_any_origin(response.headers_mut());
         if let Ok(request_id) = HeaderValue::from_str(&request_id) {

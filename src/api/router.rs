@@ -19,13 +19,13 @@ use ruma_common::api::{
 use serde_json::{error::Category, value::RawValue};
 
 use crate::{
-    Context, Failure,
+    Body, Context, Failure,
     authenticate::{Authenticate, Bearer, Who, handled},
     failure::json_bytes,
 };
 
 type Endpoint =
-    Box<dyn for<'a> Fn(&'a Context, Request<Bytes>, Vec<String>) -> LocalFuture<'a, Result<Response<Bytes>, Failure>>>;
+    Box<dyn for<'a> Fn(&'a Context, Request<Bytes>, Vec<String>) -> LocalFuture<'a, Result<Response<Body>, Failure>>>;
 
 /// One path with one method.
 pub(crate) struct Route {
@@ -143,6 +143,18 @@ impl Routes {
         });
     }
 
+    /// As [`Routes::add_carried_json`], for an answer that may come in pieces.
+    pub fn add_carried_body<R>(&mut self, handler: impl AsyncFn(&Context, Bearer, R) -> Result<Body, Failure> + 'static)
+    where
+        R: IncomingRequest + Metadata<Authentication = AccessToken> + 'static,
+    {
+        self.answered::<R, Bearer>(async move |cx, bearer, request| {
+            let body = handler(cx, bearer, request).await?;
+            let (head, _) = json_bytes(StatusCode::OK, Bytes::new()).into_parts();
+            Ok(Response::from_parts(head, body))
+        });
+    }
+
     /// Adds a handler for what ruma does not model: it gets the request as it came and the path's decoded variables.
     ///
     /// Its second argument says who may call: [`crate::Caller`], [`Bearer`], `Option<Caller>`, or `()` for everyone.
@@ -156,13 +168,22 @@ impl Routes {
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
-                handled(cx, request, async |who: W, request| handler(cx, who, request, path_args).await).await
+                let handle = async |who: W, request| handler(cx, who, request, path_args).await;
+                Ok(handled(cx, request, handle).await?.map(Body::from))
             })
         });
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
     }
 
     fn typed<R, W>(&mut self, handler: impl AsyncFn(&Context, W, R) -> Result<Response<Bytes>, Failure> + 'static)
+    where
+        R: IncomingRequest + 'static,
+        W: Who + 'static,
+    {
+        self.answered::<R, W>(async move |cx, who, request| Ok(handler(cx, who, request).await?.map(Body::from)));
+    }
+
+    fn answered<R, W>(&mut self, handler: impl AsyncFn(&Context, W, R) -> Result<Response<Body>, Failure> + 'static)
     where
         R: IncomingRequest + 'static,
         W: Who + 'static,

@@ -11,6 +11,7 @@ use std::{
 use actors::{Object, Settings};
 use bytes::Bytes;
 use domain::Config;
+use futures_util::StreamExt;
 use http::{Method, Request, Response, StatusCode, header};
 use platform::{
     Actors, Address, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value,
@@ -18,7 +19,7 @@ use platform::{
 };
 use serde_json::Value as Json;
 
-use crate::{Context, Server, Services, load_settings};
+use crate::{Body, Context, Server, Services, load_settings};
 
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -281,7 +282,7 @@ impl TestServer {
 
     /// Answers one request and then does what was left to be done.
     pub(crate) fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let response = block_on(self.server.answer(request));
+        let response = block_on(async { whole(self.server.answer(request).await).await });
         loop {
             let spawned = std::mem::take(&mut *self.host.spawned.borrow_mut());
             if spawned.is_empty() {
@@ -323,6 +324,16 @@ impl TestServer {
         assert_eq!(status, StatusCode::OK, "{answer}");
         answer["access_token"].as_str().unwrap().to_owned()
     }
+}
+
+/// An answer with all its pieces.
+async fn whole(response: Response<Body>) -> Response<Bytes> {
+    let (head, body) = response.into_parts();
+    let bytes = match body {
+        Body::Whole(bytes) => bytes,
+        Body::Pieces(pieces) => pieces.map(Result::unwrap).collect::<Vec<_>>().await.concat().into(),
+    };
+    Response::from_parts(head, bytes)
 }
 
 /// What a refusal is to a client: its status and code.

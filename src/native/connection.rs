@@ -1,24 +1,33 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
-use std::{cell::Cell, convert::Infallible, net::IpAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    net::IpAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
-use api::{BODY_BYTES_MAX, ClientAddress, Server};
+use api::{BODY_BYTES_MAX, Body, ClientAddress, Server};
 use bytes::{Bytes, BytesMut};
 use domain::address_range::AddressRange;
+use futures_util::{Stream, StreamExt as _};
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::{BodyExt as _, Either, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use platform::Fault;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::watch,
     time::{Instant, timeout},
 };
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::listen::Accepted;
 
@@ -33,11 +42,11 @@ const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 /// Whoever answers requests: the homeserver, or a test's stand-in.
 pub(crate) trait Answers {
-    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>>;
+    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>>;
 }
 
 impl Answers for Server {
-    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>> {
+    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>> {
         self.answer(request)
     }
 }
@@ -110,8 +119,8 @@ async fn answer(
     server: Rc<impl Answers>,
     request: Request<Incoming>,
     origin: Origin,
-    _under_way: UnderWay,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    under_way: UnderWay,
+) -> Result<Response<Outgoing>, Infallible> {
     let (mut head, body) = request.into_parts();
     head.extensions.insert(ClientAddress::behind_proxies(origin.peer, &head.headers, &origin.trusted_proxies));
     let mut response = match read(body).await {
@@ -121,17 +130,29 @@ async fn answer(
         // Nobody is left to read this.
         Err(Unread::Broken) => plain(StatusCode::BAD_REQUEST),
     };
-    let length = response.body().len();
     let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if !bodiless && !response.headers().contains_key(header::CONTENT_LENGTH) {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if let Body::Whole(body) = response.body()
+        && !bodiless
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        let length = HeaderValue::from(body.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
-    Ok(response.map(Full::new))
+    Ok(response.map(|body| match body {
+        Body::Whole(bytes) => Outgoing::Left(Full::new(bytes)),
+        // The request is under way until its last piece is.
+        Body::Pieces(pieces) => Outgoing::Right(StreamBody::new(Box::pin(pieces.map(move |piece| {
+            let _under_way = &under_way;
+            piece.map(Frame::data).inspect_err(|fault| error!(%fault, "an answer was cut short"))
+        })))),
+    }))
 }
 
-fn plain(status: StatusCode) -> Response<Bytes> {
-    let mut response =
-        Response::new(Bytes::from_static(br#"{"errcode":"M_UNKNOWN","error":"The request did not arrive whole"}"#));
+type Outgoing = Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Fault>>>>>>;
+
+fn plain(status: StatusCode) -> Response<Body> {
+    let body = Bytes::from_static(br#"{"errcode":"M_UNKNOWN","error":"The request did not arrive whole"}"#);
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -238,13 +259,18 @@ mod tests {
     }
 
     impl Answers for Echo {
-        async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
             if request.uri().path() == "/wait" {
                 let _told = Told(self.dropped.clone());
                 self.waits.notify_one();
                 self.go.notified().await;
             }
-            Response::new(Bytes::from(request.body().len().to_string()))
+            if let Some(end) = request.uri().path().strip_prefix("/pieces/") {
+                let end = (end == "cut").then(|| Err(Fault::new("told to")));
+                let pieces = [Ok(Bytes::from("one")), Ok(Bytes::from("two"))].into_iter().chain(end);
+                return Response::new(Body::pieces(futures_util::stream::iter(pieces)));
+            }
+            Response::new(Bytes::from(request.body().len().to_string()).into())
         }
     }
 
@@ -278,6 +304,18 @@ mod tests {
             echo.dropped.notified().await;
             served.await.unwrap();
         });
+    }
+
+    #[test]
+    fn an_answer_in_pieces_ends_whole_or_not_at_all() {
+        for (path, is_whole) in [("/pieces/whole", true), ("/pieces/cut", false)] {
+            story(|mut client, _echo, _stop, _served| async move {
+                let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+                client.write_all(head.as_bytes()).await.unwrap();
+                let answer = said(&mut client).await;
+                assert_eq!(answer.ends_with("3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), is_whole, "{answer}");
+            });
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 // it had begun will ever settle, so every call in flight fails at once, and the next call finds a new instance.
 
 import { DurableObject, WorkerEntrypoint } from 'cloudflare:workers';
-import { answer, Shell, __worker_init_state as instanceState } from './index.js';
+import { answer, Shell, Streamed, __worker_init_state as instanceState } from './index.js';
 
 const ALARM_RETRY_MS = 30_000;
 
@@ -60,6 +60,27 @@ function failed(error, status, body) {
  */
 function keeperOf(ctx) {
   return (work) => ctx.waitUntil(unlessLost(work).catch((error) => failed(error, 503, null)));
+}
+
+/** A body made piece by piece, as fast as the client takes it. Cancelled, it drops the work that makes it. */
+function bodyOf(streamed) {
+  const end = () => {
+    try { streamed.free(); } catch { /* its instance is gone */ }
+  };
+  return new ReadableStream({
+    async pull(controller) {
+      try {
+        const piece = await guarded(() => streamed.next());
+        if (piece) return controller.enqueue(piece);
+        controller.close();
+        end();
+      } catch (error) {
+        end();
+        throw error;
+      }
+    },
+    cancel: end,
+  });
 }
 
 function objectClass(kind) {
@@ -118,7 +139,9 @@ export const Appservice = objectClass('appservice');
 export default class extends WorkerEntrypoint {
   async fetch(request) {
     try {
-      return await guarded(() => answer(request, this.env));
+      const answered = await guarded(() => answer(request, this.env));
+      if (!(answered instanceof Streamed)) return answered;
+      return new Response(bodyOf(answered), { status: answered.status, headers: answered.headers });
     } catch (error) {
       return failed(error, 500, '{"errcode":"M_UNKNOWN","error":"Internal server error"}');
     }

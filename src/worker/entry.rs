@@ -1,10 +1,13 @@
 //! Requests from outside: from the runtime's types to `http`'s, and the answer back.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
-use api::{BODY_BYTES_MAX, ClientAddress, Server, Services};
+use api::{BODY_BYTES_MAX, Body, ClientAddress, Pieces, Server, Services};
 use bytes::Bytes;
-use futures_util::future::{Either, select};
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use js_sys::{Array, Promise, Reflect, Uint8Array};
 use platform::Fault;
@@ -34,7 +37,7 @@ pub fn answer(request: Request, env: Env) -> Promise {
         let leaving = Until(Leaving::new(&request)?);
         let answered = Box::pin(respond(&request, &env));
         match select(answered, JsFuture::from(leaving.0.promise())).await {
-            Either::Left((response, _)) => response.map(JsValue::from),
+            Either::Left((response, _)) => response,
             // Nobody reads an answer. Dropping the work closes what it waits on.
             Either::Right(_) => Ok(Response::new()?.into()),
         }
@@ -50,10 +53,13 @@ impl Drop for Until {
     }
 }
 
-async fn respond(request: &Request, env: &Env) -> Result<Response, JsValue> {
+/// A `Response`, or a [`Streamed`] that is to become one.
+async fn respond(request: &Request, env: &Env) -> Result<JsValue, JsValue> {
     let answer = match read(request).await {
         Ok(Some(request)) => match services(env).await {
-            Ok(services) if contract::is_asked(&request, &services) => contract::answer(env, &services).await,
+            Ok(services) if contract::is_asked(&request, &services) => {
+                contract::answer(env, &services).await.map(Body::from)
+            }
             Ok(services) => {
                 let routes = routes(&services.settings);
                 Server::new(services, routes).answer(request).await
@@ -67,7 +73,7 @@ async fn respond(request: &Request, env: &Env) -> Result<Response, JsValue> {
         Ok(None) => api::too_large(),
         Err(fault) => error(StatusCode::BAD_REQUEST, "M_UNKNOWN", &fault.to_string()),
     };
-    write(&answer)
+    write(answer)
 }
 
 async fn services(env: &Env) -> Result<Services, Fault> {
@@ -133,23 +139,71 @@ async fn body(request: &Request) -> Result<Option<Bytes>, JsValue> {
     Ok(None)
 }
 
-fn write(answer: &http::Response<Bytes>) -> Result<Response, JsValue> {
+fn write(answer: http::Response<Body>) -> Result<JsValue, JsValue> {
     let headers = Headers::new()?;
     for (name, value) in answer.headers() {
         let value: String = value.as_bytes().iter().copied().map(char::from).collect();
         headers.append(name.as_str(), &value)?;
     }
-    let init = ResponseInit::new();
-    init.set_status(answer.status().as_u16());
-    init.set_headers(&headers);
-    // Some statuses have no body, not even an empty one.
-    let body = (!answer.body().is_empty()).then(|| Uint8Array::from(answer.body().as_ref()));
-    Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)
+    let status = answer.status().as_u16();
+    match answer.into_body() {
+        Body::Whole(bytes) => {
+            let init = ResponseInit::new();
+            init.set_status(status);
+            init.set_headers(&headers);
+            // Some statuses have no body, not even an empty one.
+            let body = (!bytes.is_empty()).then(|| Uint8Array::from(bytes.as_ref()));
+            Ok(Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)?.into())
+        }
+        Body::Pieces(pieces) => Ok(Streamed { status, headers, pieces: Rc::new(RefCell::new(Some(pieces))) }.into()),
+    }
 }
 
-fn error(status: StatusCode, errcode: &str, message: &str) -> http::Response<Bytes> {
+/// An answer made while it is sent. The entry pulls its pieces, and frees this when nobody
+/// wants more: the work that makes them ends with it.
+#[wasm_bindgen]
+pub struct Streamed {
+    status: u16,
+    headers: Headers,
+    /// Not there while a piece is being made, and at the end.
+    pieces: Rc<RefCell<Option<Pieces>>>,
+}
+
+#[wasm_bindgen]
+impl Streamed {
+    #[wasm_bindgen(getter)]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    #[wasm_bindgen(getter)]
+    pub fn headers(&self) -> Headers {
+        self.headers.clone()
+    }
+
+    /// The next piece, `undefined` at the end. Rejects when there is no more to be had: the connection must break.
+    pub fn next(&self) -> Promise {
+        let pieces = self.pieces.clone();
+        future_to_promise(async move {
+            let Some(mut made) = pieces.take() else { return Ok(JsValue::UNDEFINED) };
+            match made.next().await {
+                Some(Ok(piece)) => {
+                    pieces.replace(Some(made));
+                    Ok(Uint8Array::from(piece.as_ref()).into())
+                }
+                Some(Err(fault)) => {
+                    tracing::error!(%fault, "an answer was cut short");
+                    Err(js_sys::Error::new("cut short").into())
+                }
+                None => Ok(JsValue::UNDEFINED),
+            }
+        })
+    }
+}
+
+fn error(status: StatusCode, errcode: &str, message: &str) -> http::Response<Body> {
     let body = serde_json::json!({ "errcode": errcode, "error": message }).to_string();
-    let mut response = http::Response::new(body.into());
+    let mut response = http::Response::new(Bytes::from(body).into());
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
