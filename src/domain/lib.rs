@@ -3,9 +3,9 @@
 //! This crate decides; it does nothing. No async, no clock, no randomness, no I/O: time and random bytes are
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
-//! In scope: events (build, check, redact, client format), room versions, authorisation, state resolution, history
-//! visibility, the events of a new room, our signing identity, the configuration, rate limits, ranges of addresses, and
-//! every way we say no.
+//! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
+//! history visibility, the events of a new room, our signing identity, the configuration, rate limits, ranges of
+//! addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod event;
 pub mod identity;
 pub mod power;
+pub mod redaction;
 pub mod refusal;
 pub mod room_version;
 pub mod state;

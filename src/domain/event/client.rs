@@ -58,6 +58,22 @@ struct ClientEvent<'a> {
     unsigned: &'a Unsigned,
 }
 
+impl<'a> ClientEvent<'a> {
+    fn of(pdu: &'a Pdu, unsigned: &'a Unsigned, with_room_id: bool) -> Self {
+        Self {
+            content: pdu.content(),
+            event_id: pdu.event_id(),
+            origin_server_ts: pdu.origin_server_ts().get().into(),
+            redacts: None,
+            room_id: with_room_id.then(|| pdu.room_id()),
+            sender: pdu.sender(),
+            state_key: pdu.state_key(),
+            event_type: pdu.event_type(),
+            unsigned,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct StrippedEvent<'a> {
     content: &'a RawValue,
@@ -82,17 +98,15 @@ pub fn client_json(pdu: &Pdu, unsigned: &Unsigned, with_room_id: bool) -> Box<Ra
             completed = with_redacts(pdu.content(), redacts);
         }
     }
-    written(&ClientEvent {
-        content: completed.as_deref().unwrap_or_else(|| pdu.content()),
-        event_id: pdu.event_id(),
-        origin_server_ts: pdu.origin_server_ts().get().into(),
-        redacts,
-        room_id: with_room_id.then(|| pdu.room_id()),
-        sender: pdu.sender(),
-        state_key: pdu.state_key(),
-        event_type: pdu.event_type(),
-        unsigned,
-    })
+    let content = completed.as_deref().unwrap_or_else(|| pdu.content());
+    written(&ClientEvent { content, redacts, ..ClientEvent::of(pdu, unsigned, with_room_id) })
+}
+
+/// The client format of a redaction for one who may not see it, but sees what it redacted: who, when and what, not why.
+pub fn redaction_without_reason(pdu: &Pdu, unsigned: &Unsigned, with_room_id: bool) -> Box<RawValue> {
+    let redacts = pdu.redacts_at_top().map(ToOwned::to_owned).or_else(|| pdu.redacts_in_content());
+    let content = written(&redacts.iter().map(|redacts| ("redacts", redacts)).collect::<BTreeMap<_, _>>());
+    written(&ClientEvent { content: &content, redacts, ..ClientEvent::of(pdu, unsigned, with_room_id) })
 }
 
 /// The stripped state format, for who is not in the room: type, state key, sender and content.

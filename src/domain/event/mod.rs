@@ -19,7 +19,7 @@ use ruma_signatures::reference_hash;
 pub use self::{
     build::{Draft, EventRef, Place, build},
     check::{Checked, check},
-    client::{Unsigned, client_json, stripped_json},
+    client::{Unsigned, client_json, redaction_without_reason, stripped_json},
     pdu::Pdu,
     redact::redact,
 };

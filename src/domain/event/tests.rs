@@ -235,6 +235,77 @@ fn redaction_keeps_the_id_and_what_the_version_protects() {
 }
 
 #[test]
+fn what_a_redaction_keeps_as_a_table() {
+    // Type, state key, content; then what is kept of it, each with the first version that keeps that much.
+    let signed = json!({ "mxid": "@bob:example.org" });
+    let member = json!({
+        "membership": "join", "join_authorised_via_users_server": "@a:b", "displayname": "Eve", "reason": "x",
+        "third_party_invite": { "signed": signed, "display_name": "eve" },
+    });
+    let levels = json!({
+        "ban": 1, "events": { "a": 1 }, "events_default": 1, "kick": 1, "redact": 1, "state_default": 1,
+        "users": { user("alice"): 100 }, "users_default": 0, "invite": 1, "notifications": { "room": 1 }, "x": 1,
+    });
+    let levels_kept = json!({
+        "ban": 1, "events": { "a": 1 }, "events_default": 1, "kick": 1, "redact": 1, "state_default": 1,
+        "users": { user("alice"): 100 }, "users_default": 0,
+    });
+    let levels_kept_11 = {
+        let mut kept = levels_kept.clone();
+        kept["invite"] = 1.into();
+        kept
+    };
+    let allow = json!([{ "type": "m.room_membership", "room_id": "!a:b" }]);
+    let table = [
+        (
+            "m.room.member",
+            member,
+            vec![
+                (1, json!({ "membership": "join" })),
+                (9, json!({ "membership": "join", "join_authorised_via_users_server": "@a:b" })),
+                (
+                    11,
+                    json!({
+                        "membership": "join", "join_authorised_via_users_server": "@a:b",
+                        "third_party_invite": { "signed": signed },
+                    }),
+                ),
+            ],
+        ),
+        (
+            "m.room.join_rules",
+            json!({ "join_rule": "restricted", "allow": allow, "x": 1 }),
+            vec![(1, json!({ "join_rule": "restricted" })), (8, json!({ "join_rule": "restricted", "allow": allow }))],
+        ),
+        ("m.room.power_levels", levels, vec![(1, levels_kept), (11, levels_kept_11)]),
+        (
+            "m.room.history_visibility",
+            json!({ "history_visibility": "joined", "x": 1 }),
+            vec![(1, json!({ "history_visibility": "joined" }))],
+        ),
+        ("m.room.aliases", json!({ "aliases": ["#a:b"] }), vec![(1, json!({ "aliases": ["#a:b"] })), (6, json!({}))]),
+        ("m.room.name", json!({ "name": "n" }), vec![(1, json!({}))]),
+        ("m.room.message", json!({ "body": "b" }), vec![(1, json!({}))]),
+        (
+            "m.room.redaction",
+            json!({ "redacts": "$e", "reason": "r" }),
+            vec![(1, json!({})), (11, json!({ "redacts": "$e" }))],
+        ),
+    ];
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let room = Room::of_alice(version, []);
+        for (event_type, content, kept) in &table {
+            let pdu = room.build(&state("alice", event_type, "", content.clone())).unwrap();
+            let redacted = redact(&pdu, &room.version, None).unwrap();
+            let (_, expected) = kept.iter().rfind(|(since, _)| *since <= number).unwrap();
+            assert_eq!(value(redacted.content()), *expected, "{event_type} in version {number}");
+            assert_eq!(redacted.event_id(), pdu.event_id());
+        }
+    }
+}
+
+#[test]
 fn clients_see_the_content_as_it_is() {
     let mut room = Room::of_alice(version("12"), []);
     let name = room.send(state("alice", "m.room.name", "", json!({ "name": "Tea \"room\"" }))).unwrap();
