@@ -5,11 +5,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use domain::{
-    RoomVersion,
-    event::{self, Place},
-    power::{self, NewRoom, Preset},
-};
+use domain::power::Preset;
 use platform::{ActorKind, Address};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
@@ -95,34 +91,7 @@ impl Story {
     }
 
     fn creates_room(&mut self, creator: &UserId, version: &str) -> OwnedRoomId {
-        let version = RoomVersion::parse(version).unwrap();
-        let new = NewRoom::new(creator.to_owned(), Preset::PublicChat);
-        let number = self.rooms.len() as u64;
-        let room_id = RoomId::parse(format!("!room{number}:myelin.test")).unwrap();
-        let place = Place {
-            room_id: (!version.room_id_is_create_event()).then_some(&*room_id),
-            prev_events: &[],
-            auth_events: &[],
-            depth: 1,
-            origin_server_ts: self.world.now_ms() + number,
-        };
-        let draft = power::create_draft(&new, &version).unwrap();
-        let create =
-            event::build(&draft, &place, &version, &self.world.settings().identity, [number as u8; 18]).unwrap();
-        let events = power::initial_events(&new, &version).unwrap().into_iter().map(|draft| room::NewEvent {
-            event_type: draft.event_type,
-            state_key: draft.state_key.unwrap(),
-            content: draft.content,
-        });
-        let call = room::Create {
-            call_id: format!("create {number}"),
-            version: version.as_str().to_owned(),
-            creator: creator.to_owned(),
-            create_event: room::FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() },
-            events: events.collect(),
-        };
-        let room_id = create.room_id().to_owned();
-        self.world.call(room_id.as_str(), &call).unwrap();
+        let room_id = self.world.creates_room(creator, version, Preset::PublicChat);
         self.rooms.push(room_id.clone());
         room_id
     }

@@ -67,6 +67,20 @@ fn what_a_room_is_told() {
         }),
     );
     pinned(
+        &room::RedactEvent {
+            sender: alice(),
+            device: "D".into(),
+            transaction_id: "t".into(),
+            event_id: "$e".try_into().unwrap(),
+            reason: Some("r".into()),
+            administrator: true,
+        },
+        json!({
+            "sender": "@alice:a", "device": "D", "transaction_id": "t", "event_id": "$e", "reason": "r",
+            "administrator": true,
+        }),
+    );
+    pinned(
         &room::ChangeMembership {
             call_id: "c".into(),
             sender: alice(),

@@ -12,10 +12,15 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use domain::{Config, Identity};
+use domain::{
+    Config, Identity, RoomVersion,
+    event::{self, Place},
+    power::{self, NewRoom, Preset},
+};
 use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params};
+use ruma_common::{OwnedRoomId, RoomId, UserId};
 
-use crate::{Call, CallError, Object, Settings};
+use crate::{Call, CallError, Object, Settings, room};
 
 /// Runs a future that never has to wait.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
@@ -112,6 +117,8 @@ pub(crate) struct World {
     spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
+    /// How many rooms were made.
+    rooms: Cell<u64>,
     /// One call in so many is lost; 0: none.
     pub lost_calls: Cell<u64>,
     /// One statement in so many fails; 0: none.
@@ -133,14 +140,11 @@ impl World {
             alarms: RefCell::default(),
             spawned: RefCell::default(),
             waiting: RefCell::default(),
+            rooms: Cell::new(0),
             lost_calls: Cell::new(0),
             broken_statements: Cell::new(0),
             this: this.clone(),
         })
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -151,8 +155,7 @@ impl World {
         if let Some(object) = self.objects.borrow().get(address) {
             return object.clone();
         }
-        let sql =
-            self.databases.borrow_mut().entry(address.clone()).or_insert_with(|| Rc::new(MemorySql::new())).clone();
+        let sql = self.sql(address);
         let host = Host { world: self.this.upgrade().expect("the world stands"), address: address.clone(), sql };
         let object = Object::new(address.clone(), Rc::new(host), self.settings.clone());
         self.objects.borrow_mut().insert(address.clone(), object.clone());
@@ -170,6 +173,42 @@ impl World {
             }
         }
         panic!("{to} fails for ever");
+    }
+
+    /// A new room with its first events, as the request tier founds it.
+    pub(crate) fn creates_room(&self, creator: &UserId, version: &str, preset: Preset) -> OwnedRoomId {
+        let version = RoomVersion::parse(version).unwrap();
+        let new = NewRoom::new(creator.to_owned(), preset);
+        let number = self.rooms.replace(self.rooms.get() + 1);
+        let room_id = RoomId::parse(format!("!room{number}:myelin.test")).unwrap();
+        let place = Place {
+            room_id: (!version.room_id_is_create_event()).then_some(&*room_id),
+            prev_events: &[],
+            auth_events: &[],
+            depth: 1,
+            origin_server_ts: self.now_ms() + number,
+        };
+        let draft = power::create_draft(&new, &version).unwrap();
+        let create = event::build(&draft, &place, &version, &self.settings.identity, [number as u8; 18]).unwrap();
+        let events = power::initial_events(&new, &version).unwrap().into_iter().map(|draft| room::NewEvent {
+            event_type: draft.event_type,
+            state_key: draft.state_key.unwrap(),
+            content: draft.content,
+        });
+        let call = room::Create {
+            call_id: format!("create {number}"),
+            version: version.as_str().to_owned(),
+            creator: creator.to_owned(),
+            create_event: room::FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() },
+            events: events.collect(),
+        };
+        self.call(create.room_id().as_str(), &call).unwrap();
+        create.room_id().to_owned()
+    }
+
+    /// What an actor keeps, for tests that look behind its calls.
+    pub(crate) fn sql(&self, address: &Address) -> Rc<MemorySql> {
+        self.databases.borrow_mut().entry(address.clone()).or_insert_with(|| Rc::new(MemorySql::new())).clone()
     }
 
     fn evict_sometimes(&self, address: &Address) {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`Create`] | founds the room with its first events |
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
+//! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`RefreshMember`] | a member's profile changed |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
@@ -24,6 +25,7 @@ mod event_filter;
 mod follow;
 mod members;
 mod messages;
+mod redact_event;
 mod refresh_member;
 mod send_event;
 mod state;
@@ -52,6 +54,7 @@ pub use delta::{Delta, DeltaReply, Section};
 pub use event_filter::EventFilter;
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
+pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use send_event::SendEvent;
 pub use state::{GetState, GetStateEvent, StateEvent};
@@ -106,6 +109,7 @@ impl Logic for Room {
         operations! { self, name;
             found Create => create,
             write SendEvent => send_event,
+            write RedactEvent => redact_event,
             write ChangeMembership => change_membership,
             write RefreshMember => refresh_member,
             write Delta => delta,

@@ -1,15 +1,18 @@
+use std::collections::BTreeMap;
+
 use domain::{Refusal, event::Draft};
 use platform::{ActorKind, Tx};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedTransactionId, OwnedUserId};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Room, transactions};
+use super::{
+    Room,
+    redact_event::Redaction,
+    transactions::{self, check_length},
+};
 use crate::{Call, Cx, Error};
-
-/// The longest transaction id taken: each is remembered for a while.
-const TRANSACTION_ID_BYTES_MAX: usize = 255;
 
 /// Appends a message or state event and answers its id; repeated, answers the same id and appends nothing.
 ///
@@ -41,10 +44,7 @@ impl Call for SendEvent {
 impl Room {
     pub(super) fn send_event(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SendEvent) -> Result<OwnedEventId, Error> {
         let event_type = call.event_type.to_string();
-        if call.transaction_id.as_ref().is_some_and(|id| id.as_str().len() > TRANSACTION_ID_BYTES_MAX) {
-            let refusal = format!("a transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes");
-            return Err(Refusal::InvalidParam(refusal).into());
-        }
+        call.transaction_id.as_deref().map_or(Ok(()), check_length)?;
         let txn = match (&call.transaction_id, &call.call_id) {
             (Some(id), _) => Some(transactions::of_client(&call.sender, &call.device, &event_type, id)),
             (None, Some(id)) => Some(transactions::of_call(id)),
@@ -56,12 +56,15 @@ impl Room {
             return Ok(event_id);
         }
         match (&call.event_type, &call.state_key) {
-            // What is a matter of the room's creation and of redaction has operations of its own.
             (TimelineEventType::RoomCreate, _) => {
                 return Err(Refusal::Forbidden("a room is created only once".to_owned()).into());
             }
-            (TimelineEventType::RoomRedaction, _) => {
-                return Err(Refusal::InvalidParam("m.room.redaction is sent through /redact".to_owned()).into());
+            (TimelineEventType::RoomRedaction, None) => {
+                let redaction = redaction(call)?;
+                return self.redact(tx, cx, redaction, txn.as_deref());
+            }
+            (TimelineEventType::RoomRedaction, Some(_)) => {
+                return Err(Refusal::BadJson("m.room.redaction is not a state event".to_owned()).into());
             }
             (TimelineEventType::RoomMember, None) => {
                 return Err(Refusal::BadJson("m.room.member is a state event".to_owned()).into());
@@ -77,4 +80,19 @@ impl Room {
         };
         Ok(self.append(tx, cx, &draft, txn.as_deref())?.event_id().to_owned())
     }
+}
+
+/// What a client asks by sending an `m.room.redaction`: `redacts` is in the content, whatever the room's version.
+/// Spec: "Redactions", client behaviour.
+///
+/// Refused: `BadJson` without it.
+fn redaction(call: SendEvent) -> Result<Redaction, Error> {
+    let mut content: BTreeMap<String, Box<RawValue>> = serde_json::from_str(call.content.get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.redaction: {error}")))?;
+    let event_id = content
+        .remove("redacts")
+        .and_then(|redacts| serde_json::from_str(redacts.get()).ok())
+        .ok_or_else(|| Refusal::BadJson("the content of m.room.redaction says in `redacts` which event".to_owned()))?;
+    let content = to_raw_value(&content)?;
+    Ok(Redaction { sender: call.sender, device: call.device, administrator: false, event_id, content })
 }

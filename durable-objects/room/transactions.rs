@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 
+use domain::Refusal;
 use platform::{Fault, Sql};
-use ruma_common::{DeviceId, OwnedEventId, TransactionId, UserId};
+use ruma_common::{DeviceId, EventId, OwnedEventId, TransactionId, UserId};
 
 use super::{Room, store};
 use crate::Cx;
@@ -15,6 +16,9 @@ use crate::Cx;
 const WINDOW_MS: u64 = 30 * 60 * 1000;
 /// The most transactions remembered; a room busier than that forgets the oldest.
 const RECENT_MAX: u64 = 10_000;
+
+/// The longest transaction id taken: each is remembered for a while.
+const TRANSACTION_ID_BYTES_MAX: usize = 255;
 
 /// The recent transactions, by name.
 #[derive(Default)]
@@ -30,6 +34,24 @@ pub(super) fn of_client(
 ) -> String {
     // The transaction id comes last: it alone may hold spaces.
     format!("{} {} {} {}", encoded(sender.as_str()), encoded(device.as_str()), encoded(event_type), transaction_id)
+}
+
+/// The name of a client's transaction of redacting an event; the path of that endpoint names the event.
+pub(super) fn of_redaction(
+    sender: &UserId,
+    device: &DeviceId,
+    event_id: &EventId,
+    transaction_id: &TransactionId,
+) -> String {
+    of_client(sender, device, &format!("redact {event_id}"), transaction_id)
+}
+
+/// Refuses `InvalidParam` for a transaction id that is too long to be remembered.
+pub(super) fn check_length(transaction_id: &TransactionId) -> Result<(), Refusal> {
+    if transaction_id.as_str().len() > TRANSACTION_ID_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("a transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 /// The name of a call that a tier may repeat after a lost reply.

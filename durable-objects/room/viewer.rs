@@ -139,16 +139,7 @@ impl Viewer {
         event: &Logged,
         with_room_id: bool,
     ) -> Result<Box<RawValue>, Fault> {
-        let mut unsigned = Unsigned {
-            age: Some(signed(cx.now_ms).saturating_sub(event.pdu.origin_server_ts().get().into())),
-            transaction_id: event
-                .txn
-                .as_deref()
-                .and_then(|name| transactions::seen_by(name, &self.user, &self.device))
-                .map(ToOwned::to_owned),
-            membership: Some(self.membership_at(event.position)),
-            ..Unsigned::default()
-        };
+        let mut unsigned = self.unsigned(cx, event);
         if let Some(state_key) = event.pdu.state_key()
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
@@ -159,7 +150,37 @@ impl Viewer {
             }
             unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());
         }
+        if let Some(position) = event.redacted_by
+            && let Some(redaction) = store::log::one(sql, position)?
+        {
+            unsigned.redacted_because = Some(self.sees_redaction(cx, &redaction, with_room_id));
+        }
         Ok(event::client_json(&event.pdu, &unsigned, with_room_id))
+    }
+
+    /// The redaction inside the event it redacted: as it stands, whatever befell it in turn. To one who had left by then
+    /// it is itself shown redacted: that there was one, not why.
+    fn sees_redaction(&self, cx: &Cx<'_>, redaction: &Logged, with_room_id: bool) -> Box<RawValue> {
+        let unsigned = self.unsigned(cx, redaction);
+        if self.may_see(redaction) {
+            event::client_json(&redaction.pdu, &unsigned, with_room_id)
+        } else {
+            event::redaction_without_reason(&redaction.pdu, &unsigned, with_room_id)
+        }
+    }
+
+    /// What an event tells this user besides itself, without looking any other event up.
+    fn unsigned(&self, cx: &Cx<'_>, event: &Logged) -> Unsigned {
+        Unsigned {
+            age: Some(signed(cx.now_ms).saturating_sub(event.pdu.origin_server_ts().get().into())),
+            transaction_id: event
+                .txn
+                .as_deref()
+                .and_then(|name| transactions::seen_by(name, &self.user, &self.device))
+                .map(ToOwned::to_owned),
+            membership: Some(self.membership_at(event.position)),
+            ..Unsigned::default()
+        }
     }
 }
 

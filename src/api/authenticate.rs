@@ -25,6 +25,8 @@ use crate::{Context, Failure, OrAbsent, access_token};
 pub struct Caller {
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
+    /// Whether the user administers this server.
+    pub administrator: bool,
 }
 
 /// Whoever holds a token: not checked yet. Its only use is inside a call to that user's own actor, which checks the
@@ -106,7 +108,7 @@ impl Who for Bearer {
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let (user_id, verified) = verify(cx, request).await?;
-        Ok(Caller { user_id, device_id: verified.device_id })
+        Ok(Caller { user_id, device_id: verified.device_id, administrator: verified.admin })
     }
 }
 

@@ -138,6 +138,17 @@ impl User {
         }
     }
 
+    /// Tries to redact an event under a transaction id.
+    pub fn redacts(&self, room: &str, event_id: &str, txn_id: &str) -> Answer {
+        let path = format!("/rooms/{}/redact/{}/{}", encode(room), encode(event_id), encode(txn_id));
+        self.put(&path, json!({ "reason": "said in anger" }))
+    }
+
+    /// One event by its id.
+    pub fn event(&self, room: &str, event_id: &str) -> Answer {
+        self.get(&format!("/rooms/{}/event/{}", encode(room), encode(event_id)))
+    }
+
     pub fn sets_state(&self, room: &str, kind: &str, key: &str, content: Value) -> Answer {
         self.put(&format!("/rooms/{}/state/{}/{}", encode(room), encode(kind), encode(key)), content)
     }

@@ -11,6 +11,8 @@ pub(crate) struct Logged {
     pub pdu: Pdu,
     /// The sender's transaction, see [`crate::room::transactions`].
     pub txn: Option<String>,
+    /// The position of the redaction that took effect on it: what is left is all there is.
+    pub redacted_by: Option<u64>,
 }
 
 pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
@@ -18,7 +20,7 @@ pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
     let json = row.text(2)?;
     let pdu =
         Pdu::from_stored(event_id, json, false).map_err(|error| Fault::new(format!("a stored event: {error}")))?;
-    Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)? })
+    Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)?, redacted_by: row.unsigned_or_null(4)? })
 }
 
 fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
@@ -44,7 +46,8 @@ pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -
 
 /// The newest event.
 pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
-    let rows = sql.query("SELECT position, event_id, json, txn FROM event ORDER BY position DESC LIMIT 1", &[])?;
+    let rows =
+        sql.query("SELECT position, event_id, json, txn, redacted_by FROM event ORDER BY position DESC LIMIT 1", &[])?;
     Ok(all(rows)?.pop())
 }
 
@@ -58,7 +61,7 @@ pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
 /// Up to `limit` events in `(after, up_to]`, newest first.
 pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn FROM event WHERE position > ?1 AND position <= ?2
+        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position DESC LIMIT ?3",
         &[after.into(), up_to.into(), limit.into()],
     )?)
@@ -67,7 +70,7 @@ pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Re
 /// Up to `limit` events in `(after, up_to]`, oldest first.
 pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn FROM event WHERE position > ?1 AND position <= ?2
+        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position LIMIT ?3",
         &[after.into(), up_to.into(), limit.into()],
     )?)
@@ -75,15 +78,36 @@ pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Res
 
 /// The event with this id.
 pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
-    let rows = sql.query("SELECT position, event_id, json, txn FROM event WHERE event_id = ?1", &[event_id.into()])?;
+    let rows = sql.query(
+        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE event_id = ?1",
+        &[event_id.into()],
+    )?;
     Ok(all(rows)?.pop())
+}
+
+/// The event at this position.
+pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Logged>, Fault> {
+    let rows = sql.query(
+        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position = ?1",
+        &[position.into()],
+    )?;
+    Ok(all(rows)?.pop())
+}
+
+/// Leaves of the event at `position` what a redaction leaves, for good: what it was is gone from the database.
+pub(crate) fn redact(tx: &Tx<'_>, position: u64, redacted: &Pdu, redacted_by: u64) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE event SET json = ?2, redacted_by = ?3 WHERE position = ?1",
+        &[position.into(), redacted.json().into(), redacted_by.into()],
+    )?;
+    Ok(())
 }
 
 /// The events at these positions, in their order.
 pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault> {
     let list = serde_json::to_string(positions)?;
     all(sql.query(
-        "SELECT position, event_id, json, txn FROM event WHERE position IN (SELECT value FROM json_each(?1))
+        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position IN (SELECT value FROM json_each(?1))
          ORDER BY position",
         &[list.into()],
     )?)

@@ -75,7 +75,7 @@ pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], limit: u64) -> Res
 /// The membership events of everyone in the current state.
 pub(crate) fn events(sql: &dyn Sql) -> Result<Vec<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn FROM state JOIN event ON event.position = state.position
+        "SELECT event.position, event_id, json, txn, redacted_by FROM state JOIN event ON event.position = state.position
          WHERE state.type = 'm.room.member' ORDER BY state.state_key",
         &[],
     )?

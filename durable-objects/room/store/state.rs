@@ -17,7 +17,7 @@ pub(crate) struct Change {
 pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Option<Logged>, Fault> {
     sql.query(
         // A join of the two would be planned anew for each pair of values.
-        "SELECT position, event_id, json, txn FROM event
+        "SELECT position, event_id, json, txn, redacted_by FROM event
          WHERE position = (SELECT position FROM state WHERE type = ?1 AND state_key = ?2)",
         &[event_type.into(), state_key.into()],
     )?
@@ -29,7 +29,7 @@ pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Resul
 /// The event that made the state for one key at `position`.
 pub(crate) fn at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn FROM event WHERE position =
+        "SELECT event.position, event_id, json, txn, redacted_by FROM event WHERE position =
          (SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3
           ORDER BY position DESC LIMIT 1)",
         &[event_type.into(), state_key.into(), position.into()],
@@ -137,7 +137,7 @@ pub(crate) fn replaced(
     position: u64,
 ) -> Result<Option<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn FROM event WHERE position =
+        "SELECT event.position, event_id, json, txn, redacted_by FROM event WHERE position =
          (SELECT before FROM state_change WHERE type = ?1 AND state_key = ?2 AND position = ?3)",
         &[event_type.into(), state_key.into(), position.into()],
     )?

@@ -4,6 +4,7 @@ mod create;
 mod members;
 mod membership;
 mod messages;
+mod redact;
 mod send;
 mod state;
 
@@ -21,6 +22,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     members::routes(routes);
     membership::routes(routes);
     messages::routes(routes);
+    redact::routes(routes);
     send::routes(routes);
     state::routes(routes);
 }
