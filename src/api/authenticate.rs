@@ -11,14 +11,17 @@ use bytes::Bytes;
 use domain::Refusal;
 use http::Request;
 use ruma_common::{
-    OwnedDeviceId, OwnedUserId,
+    OwnedDeviceId, OwnedUserId, UserId,
     api::auth_scheme::{
         AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
         extract_bearer_or_query_token,
     },
 };
 
-use crate::{Context, Failure, OrAbsent, access_token};
+use crate::{
+    Context, Failure, OrAbsent, access_token,
+    rate_limits::{Asked, Limits},
+};
 
 /// A user's device whose token was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub struct Bearer {
 
 impl Bearer {
     /// Refuses with `M_FORBIDDEN` unless the token is of `user_id`, whose data the path names.
-    pub fn must_be(&self, user_id: &ruma_common::UserId) -> Result<(), Refusal> {
+    pub fn must_be(&self, user_id: &UserId) -> Result<(), Refusal> {
         if self.user_id == user_id {
             Ok(())
         } else {
@@ -64,24 +67,44 @@ pub trait Who: Sized {
     /// Finds out, or refuses.
     fn of(cx: &Context, request: &Request<Bytes>) -> impl Future<Output = Result<Self, Failure>>;
 
+    /// Whose token it is.
+    fn user_id(&self) -> Option<&UserId> {
+        None
+    }
+
     /// The token that a handler has yet to carry to its user, who checks it.
     fn unchecked(&self) -> Option<Bearer> {
         None
     }
 }
 
-/// Finds out who sent the request and has it handled.
+/// Finds out who sent the request and has it handled, within the limits of its endpoint.
 ///
 /// Whoever is refused learns first whether their token is good: a carried one may not have got as far as its user's
 /// actor, so it is checked here. Only a refusal pays for that.
 pub(crate) async fn handled<W: Who, T>(
     cx: &Context,
     request: Request<Bytes>,
-    handle: impl AsyncFnOnce(W, Request<Bytes>) -> Result<T, Failure>,
+    path_args: Vec<String>,
+    limits: Limits,
+    handle: impl AsyncFnOnce(W, Request<Bytes>, Vec<String>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let who = W::of(cx, &request).await?;
     let unchecked = who.unchecked();
-    let outcome = handle(who, request).await;
+    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_on(limits.limited)) {
+        // Or whoever claims to be somebody could use up what is theirs.
+        bearer.verify(cx).await?;
+    }
+    let asked = Asked {
+        user_id: who.user_id(),
+        address: cx.client_address(),
+        request: &request,
+        path_args: &path_args,
+        is_transaction: limits.is_transaction,
+    };
+    let taken = cx.rate_limits().take_for(&asked, limits.limited, cx.now_ms())?;
+    let outcome = handle(who, request, path_args).await;
+    taken.settle(outcome.as_ref().err());
     if let (Err(Failure::Refused(_)), Some(bearer)) = (&outcome, unchecked) {
         bearer.verify(cx).await?;
     }
@@ -100,6 +123,10 @@ impl Who for Bearer {
         Ok(bearer(cx, &token)?)
     }
 
+    fn user_id(&self) -> Option<&UserId> {
+        Some(&self.user_id)
+    }
+
     fn unchecked(&self) -> Option<Bearer> {
         Some(self.clone())
     }
@@ -109,6 +136,10 @@ impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let (user_id, verified) = verify(cx, request).await?;
         Ok(Caller { user_id, device_id: verified.device_id, administrator: verified.admin })
+    }
+
+    fn user_id(&self) -> Option<&UserId> {
+        Some(&self.user_id)
     }
 }
 
@@ -138,6 +169,10 @@ impl Who for Option<Caller> {
             Some(_) => Caller::of(cx, request).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    fn user_id(&self) -> Option<&UserId> {
+        self.as_ref().and_then(Caller::user_id)
     }
 }
 

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use actors::{Call, CallError};
-use domain::{Config, Identity};
+use domain::{Config, Identity, RateLimited, Refusal};
 use platform::{ActorKind, Fault, Metadata};
 use ruma_common::{RoomId, ServerName, UserId};
 
-use crate::{ClientAddress, Failure, Services};
+use crate::{ClientAddress, Failure, RateLimits, Services, rate_limits::Taken};
 
 /// How long a retriable fault rests before its one repetition.
 const RETRY_PAUSE_MS: u64 = 50;
@@ -81,6 +81,18 @@ impl Context {
     /// Runs long computation where it disturbs least.
     pub async fn heavy(&self, work: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Vec<u8>, Fault> {
         self.services.heavy.run(Box::new(work)).await
+    }
+
+    pub(crate) fn rate_limits(&self) -> &RateLimits {
+        &self.services.rate_limits
+    }
+
+    /// Takes one of a limit that counts what only a handler knows.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn limit(&self, limited: RateLimited, subject: &str) -> Result<Taken<'_>, Refusal> {
+        self.rate_limits().take(limited, subject, self.now_ms())
     }
 
     /// The room's actor.

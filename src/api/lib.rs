@@ -14,6 +14,7 @@ mod failure;
 mod metadata;
 mod operator;
 mod password;
+mod rate_limits;
 mod router;
 mod sealed;
 mod uiaa;
@@ -22,7 +23,7 @@ mod well_known;
 #[cfg(test)]
 mod testing;
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use actors::Settings;
 use bytes::Bytes;
@@ -38,6 +39,7 @@ pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
 pub use operator::may_use_test_hooks;
+pub use rate_limits::RateLimits;
 pub use router::{JsonBytes, Routes};
 
 use router::Found;
@@ -51,6 +53,7 @@ pub struct Services {
     pub random: Rc<dyn Random>,
     pub heavy: Rc<dyn Heavy>,
     pub settings: Rc<Settings>,
+    pub rate_limits: Arc<RateLimits>,
 }
 
 /// The largest request body accepted, in bytes; a host answers 413 `M_TOO_LARGE` beyond it (see [`too_large`]).

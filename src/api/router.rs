@@ -22,6 +22,7 @@ use crate::{
     Body, Context, Failure,
     authenticate::{Authenticate, Bearer, Who, handled},
     failure::json_bytes,
+    rate_limits::{self, Limits, OfEndpoints},
 };
 
 type Endpoint =
@@ -54,9 +55,15 @@ pub(crate) enum Found {
 }
 
 /// All endpoints of the server.
-#[derive(Default)]
 pub struct Routes {
     root: Node,
+    limits: OfEndpoints,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self { root: Node::default(), limits: rate_limits::of_endpoints() }
+    }
 }
 
 /// An answer whose JSON is ready as bytes.
@@ -165,11 +172,12 @@ impl Routes {
         handler: impl AsyncFn(&Context, W, Request<Bytes>, Vec<String>) -> Result<Response<Bytes>, Failure> + 'static,
     ) {
         let handler = Rc::new(handler);
+        let limits = self.limits(&method, pattern);
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
-                let handle = async |who: W, request| handler(cx, who, request, path_args).await;
-                Ok(handled(cx, request, handle).await?.map(Body::from))
+                let handle = async |who: W, request, path_args| handler(cx, who, request, path_args).await;
+                Ok(handled(cx, request, path_args, limits, handle).await?.map(Body::from))
             })
         });
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
@@ -191,15 +199,22 @@ impl Routes {
         let handler = Rc::new(handler);
         for pattern in R::PATH_BUILDER.all_paths() {
             let handler = handler.clone();
+            let limits = self.limits(&R::METHOD, pattern);
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
-                    let handle = async |who: W, request| handler(cx, who, parse::<R>(&request, &path_args)?).await;
-                    handled(cx, request, handle).await
+                    let handle = async |who: W, request, path_args: Vec<String>| {
+                        handler(cx, who, parse::<R>(&request, &path_args)?).await
+                    };
+                    handled(cx, request, path_args, limits, handle).await
                 })
             });
             self.insert(R::METHOD, pattern, Rc::new(Route { pattern, endpoint }));
         }
+    }
+
+    fn limits(&self, method: &Method, pattern: &'static str) -> Limits {
+        self.limits.get(&(method.clone(), pattern)).copied().unwrap_or_default()
     }
 
     fn insert(&mut self, method: Method, pattern: &'static str, route: Rc<Route>) {

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     pin::pin,
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
 };
 
@@ -19,7 +20,7 @@ use platform::{
 };
 use serde_json::Value as Json;
 
-use crate::{Body, Context, Server, Services, load_settings};
+use crate::{Body, Context, RateLimits, Server, Services, load_settings};
 
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -31,7 +32,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// A configuration for `localhost`, with passwords that cost nothing.
 pub(crate) fn config(pairs: &[(&str, &str)]) -> Config {
-    let base = [("SERVER_NAME", "localhost"), ("PASSWORD_HASH_COST", "8,1,1"), ("RC_LOGIN", "0")];
+    let base = [("SERVER_NAME", "localhost"), ("PASSWORD_HASH_COST", "8,1,1"), ("RATE_LIMITS", "off")];
     let base = base.iter().filter(|(name, _)| !pairs.iter().any(|(given, _)| given == name));
     let pairs = base.chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::from_pairs(pairs).unwrap()
@@ -259,6 +260,7 @@ impl TestServer {
             clock: host.clone(),
             random: host.clone(),
             heavy: host.clone(),
+            rate_limits: Arc::new(RateLimits::new(&settings.config.rate_limits)),
             settings,
         };
         Self {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use ruma_common::OwnedServerName;
 
-use crate::{RoomVersion, address_range::AddressRange};
+use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
 
 /// A key of the configuration, for listings and generated documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +49,8 @@ pub struct Config {
     pub test_hooks: bool,
     /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<AddressRange>,
-    /// Logins that fail, per user. Enforced by the request tier.
-    pub rc_login: RateLimit,
-    /// Registrations, per address. Not enforced yet.
-    pub rc_registration: RateLimit,
-    /// Events sent, per user. Not enforced yet.
-    pub rc_message: RateLimit,
+    /// The limits that are on.
+    pub rate_limits: BTreeMap<RateLimited, RateLimit>,
 }
 
 /// Who may register an account.
@@ -90,22 +86,6 @@ pub struct PasswordHashCost {
     pub iterations: u32,
     /// Lanes.
     pub parallelism: u32,
-}
-
-/// A token bucket, as Synapse's `rc_*`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RateLimit {
-    /// Requests a second in the long run; 0 switches the limit off.
-    pub per_second: f64,
-    /// Requests at once.
-    pub burst: u32,
-}
-
-impl RateLimit {
-    /// Whether there is a limit at all.
-    pub fn is_on(&self) -> bool {
-        self.per_second > 0.0
-    }
 }
 
 /// A value that is not shown.
@@ -187,13 +167,40 @@ impl Config {
             "natively, the reverse proxies whose X-Forwarded-For names the client, which they must set or append to: \
              addresses and ranges such as 10.0.0.0/8, separated by commas; may be empty",
         ),
-        key("RC_LOGIN", Some("0.17,3"), "failed logins, per user, as per_second,burst: 0 as per_second is no limit"),
+        key(
+            "RATE_LIMITS",
+            Some("on"),
+            "whether there are rate limits: on or off. Each is per_second,burst; 0 as per_second is no limit",
+        ),
+        key("RC_LOGIN", None, "for every RC_LOGIN_* that is not given: per_second,burst, or 0"),
+        key("RC_LOGIN_ADDRESS", Some("0.003,5"), "attempts to log in, per address: per_second,burst, or 0"),
+        key("RC_LOGIN_ACCOUNT", Some("0.003,5"), "logins, per account: per_second,burst, or 0"),
+        key("RC_LOGIN_FAILED_ATTEMPTS", Some("0.17,3"), "wrong passwords, per account: per_second,burst, or 0"),
         key(
             "RC_REGISTRATION",
             Some("0.17,3"),
-            "registrations, per address, as per_second,burst: understood, not enforced yet",
+            "accounts made and proofs that failed, per address: per_second,burst, or 0",
         ),
-        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user, as per_second,burst: understood, not enforced yet"),
+        key(
+            "RC_REGISTRATION_TOKEN_VALIDITY",
+            Some("0.1,5"),
+            "registration tokens asked about, per address: per_second,burst, or 0",
+        ),
+        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user: per_second,burst, or 0"),
+        key("RC_JOINS", None, "for every RC_JOINS_* that is not given: per_second,burst, or 0"),
+        key(
+            "RC_JOINS_LOCAL",
+            Some("0.1,10"),
+            "joins of rooms that this server is in, per user: per_second,burst, or 0",
+        ),
+        key("RC_JOINS_PER_ROOM", Some("1,10"), "joins, per room: per_second,burst, or 0"),
+        key("RC_INVITES", None, "for every RC_INVITES_* that is not given: per_second,burst, or 0"),
+        key("RC_INVITES_PER_ROOM", Some("0.3,10"), "invitations, per room: per_second,burst, or 0"),
+        key("RC_INVITES_PER_USER", Some("0.003,5"), "invitations, per user who is invited: per_second,burst, or 0"),
+        key("RC_INVITES_PER_ISSUER", Some("0.3,10"), "invitations, per user who invites: per_second,burst, or 0"),
+        key("RC_ROOM_CREATION", Some("0.016,10"), "rooms created, per user: per_second,burst, or 0"),
+        key("RC_USER_DIRECTORY", Some("0.016,200"), "searches of the user directory, per user: per_second,burst, or 0"),
+        key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
     ];
 
     /// Reads a configuration from its pairs.
@@ -227,9 +234,7 @@ impl Config {
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,
             trusted_proxies: values.required("TRUSTED_PROXIES", parse_address_ranges)?,
-            rc_login: values.required("RC_LOGIN", parse_rate_limit)?,
-            rc_registration: values.required("RC_REGISTRATION", parse_rate_limit)?,
-            rc_message: values.required("RC_MESSAGE", parse_rate_limit)?,
+            rate_limits: values.rate_limits()?,
         })
     }
 }
@@ -251,6 +256,23 @@ impl Values {
     /// As [`Values::parsed`], for a key with a default.
     fn required<T>(&self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
         self.parsed(name, parse)?.ok_or(ConfigError::Missing { name })
+    }
+
+    /// The limits that are on. What is switched off is checked all the same.
+    fn rate_limits(&self) -> Result<BTreeMap<RateLimited, RateLimit>, ConfigError> {
+        let are_on = self.required("RATE_LIMITS", parse_switch)?;
+        let mut limits = BTreeMap::new();
+        for limited in RateLimited::ALL {
+            let group = limited.group_key().map(|group| self.parsed(group, parse_rate_limit)).transpose()?.flatten();
+            let limit = match group.filter(|_| !self.given.contains_key(limited.key())) {
+                Some(limit) => limit,
+                None => self.required(limited.key(), parse_rate_limit)?,
+            };
+            if are_on && limit.is_on() {
+                limits.insert(limited, limit);
+            }
+        }
+        Ok(limits)
     }
 }
 
@@ -322,7 +344,8 @@ fn parse_rate_limit(text: &str) -> Option<RateLimit> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, ConfigError, LogLevel, PasswordHashCost, RateLimit, Registration};
+    use super::{Config, ConfigError, LogLevel, PasswordHashCost, Registration};
+    use crate::{RateLimit, RateLimited};
 
     fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let named = [("SERVER_NAME", "example.org")].into_iter().chain(pairs.iter().copied());
@@ -337,7 +360,8 @@ mod tests {
         assert_eq!(config.default_room_version.as_str(), "12");
         assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 19456, iterations: 2, parallelism: 1 });
         assert_eq!((config.metrics, config.test_hooks, config.log_level), (false, false, LogLevel::Info));
-        assert_eq!(config.rc_message, RateLimit { per_second: 0.2, burst: 10 });
+        assert_eq!(config.rate_limits.len(), RateLimited::ALL.len());
+        assert_eq!(config.rate_limits[&RateLimited::Message], RateLimit { per_second: 0.2, burst: 10 });
         assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
         assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
     }
@@ -356,6 +380,8 @@ mod tests {
             ("TEST_HOOKS", "on"),
             ("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1"),
             ("RC_LOGIN", "0"),
+            ("RC_LOGIN_ACCOUNT", "0.1,9"),
+            ("RC_JOINS", "3,3"),
             ("RC_REGISTRATION", "0.5,2"),
             ("RC_MESSAGE", "1000,1000"),
         ])
@@ -368,8 +394,19 @@ mod tests {
         assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
         assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
         assert_eq!(config.trusted_proxies, ["10.0.0.0/8", "192.0.2.1"].map(|range| range.parse().unwrap()));
-        assert!(!config.rc_login.is_on());
-        assert_eq!(config.rc_registration, RateLimit { per_second: 0.5, burst: 2 });
+        let limit = |limited| config.rate_limits.get(&limited).map(|limit| (limit.per_second, limit.burst));
+        for (limited, expected) in [
+            (RateLimited::LoginAddress, None),
+            (RateLimited::LoginFailedAttempts, None),
+            (RateLimited::LoginAccount, Some((0.1, 9))),
+            (RateLimited::JoinsLocal, Some((3.0, 3))),
+            (RateLimited::JoinsPerRoom, Some((3.0, 3))),
+            (RateLimited::Registration, Some((0.5, 2))),
+            (RateLimited::Message, Some((1000.0, 1000))),
+            (RateLimited::RoomCreation, Some((0.016, 10))),
+        ] {
+            assert_eq!(limit(limited), expected, "{limited:?}");
+        }
         assert!(!format!("{config:?}").contains("sesame"), "secrets are not shown");
     }
 
@@ -391,6 +428,7 @@ mod tests {
             ("LOG_LEVEL", "trace"),
             ("TEST_HOOKS", "1"),
             ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.1"),
+            ("RATE_LIMITS", "0"),
             ("RC_LOGIN", "fast"),
             ("RC_LOGIN", "1"),
             ("RC_REGISTRATION", "-1,1"),
@@ -408,6 +446,16 @@ mod tests {
         assert!(unknown.to_string().starts_with("REGISTRATON: there is no such key. Known keys: SERVER_NAME, "));
         assert_eq!(config(&[("SERVER_NAME", "a")]).unwrap_err(), ConfigError::Twice { name: "SERVER_NAME".to_owned() });
         assert_eq!(Config::from_pairs([]).unwrap_err(), ConfigError::Missing { name: "SERVER_NAME" });
+    }
+
+    #[test]
+    fn every_limit_has_its_keys_and_one_switch_turns_all_off() {
+        for limited in RateLimited::ALL {
+            for key in [Some(limited.key()), limited.group_key()].into_iter().flatten() {
+                assert!(Config::KEYS.iter().any(|known| known.name == key), "{key}");
+            }
+        }
+        assert!(config(&[("RATE_LIMITS", "off"), ("RC_MESSAGE", "1,1")]).unwrap().rate_limits.is_empty());
     }
 
     #[test]

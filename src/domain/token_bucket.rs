@@ -1,6 +1,6 @@
 //! Rate limits.
 
-use crate::{Refusal, config::RateLimit};
+use crate::{RateLimit, Refusal};
 
 /// How much of one limit is used up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -39,17 +39,12 @@ impl TokenBucket {
             *level += 1.0;
         }
     }
-
-    /// When a token was last asked for, in milliseconds since the Unix epoch; 0 if never.
-    pub fn used_at_ms(&self) -> u64 {
-        self.level.map_or(0, |(_, at_ms)| at_ms)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::TokenBucket;
-    use crate::{Refusal, config::RateLimit};
+    use crate::{RateLimit, Refusal};
 
     #[test]
     fn a_burst_then_so_many_a_second() {
@@ -67,7 +62,6 @@ mod tests {
             (1_000_000, refused(2_000)),
         ] {
             assert_eq!(bucket.take(limit, now_ms), outcome, "at {now_ms}");
-            assert_eq!(bucket.used_at_ms(), now_ms);
         }
         let off = RateLimit { per_second: 0.0, burst: 0 };
         assert_eq!(bucket.take(off, 1_000_000), Ok(()));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use actors::{Object, Settings};
-use api::{Server, Services};
+use api::{RateLimits, Server, Services};
 use platform::Fault;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -64,6 +64,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let actors = ActorThreads::start(data_dir, size, || living(&settings), Arc::new(RealDisk))?;
     let (stop, stopping) = watch::channel(false);
     let heavy = HeavyThreads::new(threads);
+    let rate_limits = Arc::new(RateLimits::new(&settings.config.rate_limits));
     let mut tiers = Vec::new();
     for _ in 0..threads {
         let parts = Parts {
@@ -71,6 +72,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
             metadata: metadata.clone(),
             heavy: heavy.clone(),
             settings: settings::copy(&settings)?,
+            rate_limits: rate_limits.clone(),
         };
         tiers.push(Tier::start(parts, stopping.clone())?);
     }
@@ -158,6 +160,7 @@ struct Parts {
     metadata: MetadataSource,
     heavy: HeavyThreads,
     settings: Settings,
+    rate_limits: Arc<RateLimits>,
 }
 
 impl Parts {
@@ -170,6 +173,7 @@ impl Parts {
             random: Rc::new(Chance),
             heavy: Rc::new(self.heavy),
             settings: Rc::new(self.settings),
+            rate_limits: self.rate_limits,
         };
         Server::new(services, routes)
     }

@@ -21,7 +21,7 @@ use crate::{
     chance::Runtime,
     contract,
     js::{self, Leaving},
-    settings::{metadata, routes, settings},
+    settings::{metadata, rate_limits, routes, settings},
 };
 
 /// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
@@ -77,13 +77,15 @@ async fn respond(request: &Request, env: &Env) -> Result<JsValue, JsValue> {
 }
 
 async fn services(env: &Env) -> Result<Services, Fault> {
+    let settings = settings(env).await?;
     Ok(Services {
         actors: Rc::new(Stubs::new(env.clone())),
         metadata: metadata(env)?,
         clock: Rc::new(Runtime),
         random: Rc::new(Runtime),
         heavy: Rc::new(Runtime),
-        settings: settings(env).await?,
+        rate_limits: rate_limits(&settings),
+        settings,
     })
 }
 

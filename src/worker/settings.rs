@@ -1,9 +1,9 @@
 //! What is the same for every request and object of the server: read once for each isolate.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actors::Settings;
-use api::Routes;
+use api::{RateLimits, Routes};
 use domain::config::Config;
 use platform::{Fault, Metadata};
 use wasm_bindgen::JsValue;
@@ -18,12 +18,19 @@ const HYPERDRIVE_BINDING: &str = "HYPERDRIVE";
 
 thread_local! {
     static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
+    static RATE_LIMITS: RefCell<Option<Arc<RateLimits>>> = const { RefCell::new(None) };
     static ROUTES: RefCell<Option<Rc<Routes>>> = const { RefCell::new(None) };
 }
 
 /// Every endpoint of the server.
 pub(crate) fn routes(settings: &Settings) -> Rc<Routes> {
     ROUTES.with_borrow_mut(|slot| slot.get_or_insert_with(|| api::routes(&settings.config)).clone())
+}
+
+/// What is used up of the limits.
+pub(crate) fn rate_limits(settings: &Settings) -> Arc<RateLimits> {
+    let made = || Arc::new(RateLimits::new(&settings.config.rate_limits));
+    RATE_LIMITS.with_borrow_mut(|slot| slot.get_or_insert_with(made).clone())
 }
 
 /// The server's settings. The first call of an isolate migrates the metadata database and reads the

@@ -10,6 +10,7 @@ mod login;
 mod membership;
 mod messages;
 mod profile;
+mod rate_limits;
 mod redaction;
 mod registration;
 mod room_state;

@@ -62,9 +62,7 @@ impl Server {
             ("PASSWORD_HASH_COST", "8,1,1"),
             ("METRICS", "on"),
             ("TEST_HOOKS", "on"),
-            ("RC_LOGIN", "0,1"),
-            ("RC_REGISTRATION", "0,1"),
-            ("RC_MESSAGE", "0,1"),
+            ("RATE_LIMITS", "off"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();

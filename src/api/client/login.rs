@@ -2,7 +2,7 @@
 
 use actors::user::{LogIn, PasswordHash};
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{RateLimited, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::{
     session::get_login_types::v3::{self as login_types, LoginType, PasswordLoginType},
@@ -12,11 +12,8 @@ use ruma_common::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{failed_logins::FailedLogins, register::login as new_login};
+use super::register::login as new_login;
 use crate::{Context, Failure, OrAbsent, Routes, failure, password, router::bad_json};
-
-/// What every request of this process counts in.
-static FAILED: FailedLogins = FailedLogins::new();
 
 /// A login with a password. Not ruma's type: that one panics when the request has no `type`.
 #[derive(Deserialize)]
@@ -60,9 +57,13 @@ async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) ->
     }
     let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
     let user_id = named_user(cx, &request)?;
-    FAILED.attempt(&user_id, cx.config().rc_login, cx.now_ms())?;
+    // A login takes capitals for small letters.
+    let account = user_id.as_str().to_ascii_lowercase();
+    // Counted as failed before it is tried, so that many at once are no way around the limit.
+    let attempt = cx.limit(RateLimited::LoginFailedAttempts, &account)?;
     let (user_id, password_hash) = check_password(cx, user_id, request.password).await?;
-    FAILED.succeeded(&user_id);
+    attempt.give_back();
+    cx.limit(RateLimited::LoginAccount, &account)?.keep();
     let login = new_login(cx, &user_id, request.device_id, request.initial_device_display_name)?;
     let call = LogIn { password_hash, device: login.device };
     cx.user(&user_id).call(&call).await.or_absent(wrong())?;
@@ -235,8 +236,12 @@ mod tests {
 
     #[test]
     fn guessing_takes_long() {
-        let server = TestServer::new(&[("REGISTRATION", "open"), ("RC_LOGIN", "0.5,2")]);
-        // The count is of the process, so this is nobody else's name.
+        let server = TestServer::new(&[
+            ("REGISTRATION", "open"),
+            ("RATE_LIMITS", "on"),
+            ("RC_LOGIN", "0"),
+            ("RC_LOGIN_FAILED_ATTEMPTS", "0.5,2"),
+        ]);
         server.register("guessed");
         for _ in 0..10 {
             assert_eq!(server.post(LOGIN, "", &body("guessed", "secret")).0, StatusCode::OK, "success is not counted");

@@ -1,7 +1,6 @@
 //! The Client-Server API, one file per section of the specification.
 
 mod capabilities;
-mod failed_logins;
 mod filter;
 mod login;
 mod logout;

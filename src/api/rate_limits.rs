@@ -1,0 +1,421 @@
+//! Rate limits: which endpoint is limited by what, and how much of each limit is used up. Spec: "Rate limiting".
+//!
+//! The limits of an endpoint stand in [`of_endpoints`] and hold before its handler runs. Only what a handler alone knows
+//! is taken by it, with [`Context::limit`](crate::Context::limit): whose account a login is for, whether the password was
+//! right.
+//!
+//! Counted here and not by actors: what is refused must cost next to nothing, and names that do not exist must be counted
+//! like those that do. The counts are of one process natively and of one isolate on Workers, and die with it. Nobody is
+//! exempt, administrators included.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use domain::{RateLimit, RateLimited, Refusal, TokenBucket};
+use http::{Method, Request};
+use ruma_client_api::{
+    account::{check_registration_token_validity, register},
+    knock::knock_room,
+    membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
+    message::send_message_event,
+    presence::set_presence,
+    redact::redact_event,
+    room::{create_room, upgrade_room},
+    session::login,
+    state::send_state_event,
+    user_directory::search_users,
+};
+use ruma_common::{
+    UserId,
+    api::{Metadata, path_builder::PathBuilder},
+};
+use serde::Deserialize;
+
+use crate::{ClientAddress, Failure};
+
+/// How many subjects of one limit are remembered for certain; at most twice as many are. Who is forgotten has the whole
+/// burst again: for a guesser that costs as many requests as this number.
+const SUBJECTS_MAX: usize = 10_000;
+/// How many of the users that one request invites are counted. More are too many for their endpoint, too.
+const INVITED_MAX: usize = 100;
+
+/// What limits every endpoint, by method and path.
+pub(crate) type OfEndpoints = HashMap<(Method, &'static str), Limits>;
+
+/// What limits one endpoint.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Limits {
+    pub limited: &'static [RateLimited],
+    /// The path ends in a transaction id: the same request again is the same event.
+    pub is_transaction: bool,
+}
+
+/// What limits which endpoint.
+pub(crate) fn of_endpoints() -> OfEndpoints {
+    use RateLimited as By;
+    let mut table = OfEndpoints::new();
+    limit::<login::v3::Request>(&mut table, &[By::LoginAddress]);
+    limit::<register::v3::Request>(&mut table, &[By::Registration]);
+    limit::<check_registration_token_validity::v1::Request>(&mut table, &[By::RegistrationTokenValidity]);
+    limit::<send_message_event::v3::Request>(&mut table, &[By::Message]);
+    limit::<send_state_event::v3::Request>(&mut table, &[By::Message]);
+    limit::<redact_event::v3::Request>(&mut table, &[By::Message]);
+    limit::<join_room_by_id::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
+    limit::<join_room_by_id_or_alias::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
+    limit::<knock_room::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
+    limit::<invite_user::v3::Request>(&mut table, &[By::InvitesPerRoom, By::InvitesPerUser, By::InvitesPerIssuer]);
+    limit::<create_room::v3::Request>(&mut table, &[By::RoomCreation, By::InvitesPerUser, By::InvitesPerIssuer]);
+    limit::<upgrade_room::v3::Request>(&mut table, &[By::RoomCreation]);
+    limit::<search_users::v3::Request>(&mut table, &[By::UserDirectory]);
+    limit::<set_presence::v3::Request>(&mut table, &[By::Presence]);
+    table
+}
+
+fn limit<R: Metadata>(table: &mut OfEndpoints, limited: &'static [RateLimited]) {
+    let limits = |path: &str| Limits { limited, is_transaction: path.ends_with("/{txn_id}") };
+    table.extend(R::PATH_BUILDER.all_paths().map(|path| ((R::METHOD, path), limits(path))));
+}
+
+/// A request as its limits see it.
+pub(crate) struct Asked<'a> {
+    pub user_id: Option<&'a UserId>,
+    pub address: Option<ClientAddress>,
+    pub request: &'a Request<Bytes>,
+    pub path_args: &'a [String],
+    pub is_transaction: bool,
+}
+
+/// Whom an invitation, or a new room, invites.
+#[derive(Default, Deserialize)]
+struct Invited {
+    user_id: Option<String>,
+    #[serde(default)]
+    invite: Vec<String>,
+}
+
+impl Asked<'_> {
+    /// For whom a limit counts this request: one digest for each time it counts.
+    fn subjects(&self, limited: RateLimited, limit: RateLimit) -> Vec<u64> {
+        match limited {
+            RateLimited::LoginAddress | RateLimited::Registration | RateLimited::RegistrationTokenValidity => {
+                vec![digest(self.address.map(network))]
+            }
+            RateLimited::Message
+            | RateLimited::JoinsLocal
+            | RateLimited::RoomCreation
+            | RateLimited::UserDirectory
+            | RateLimited::Presence => vec![digest(self.user_id)],
+            RateLimited::JoinsPerRoom | RateLimited::InvitesPerRoom => vec![digest(self.path_args.first())],
+            RateLimited::InvitesPerUser => self.invited().iter().map(digest).collect(),
+            // A room with more invitations than the burst uses all of it up, or it could never be made.
+            RateLimited::InvitesPerIssuer => {
+                let times = self.invited().len().min(usize::try_from(limit.burst).unwrap_or(usize::MAX));
+                vec![digest(self.user_id); times]
+            }
+            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts => vec![],
+        }
+    }
+
+    /// Who is invited. A body that does not parse is refused by its handler.
+    fn invited(&self) -> BTreeSet<String> {
+        let invited: Invited = serde_json::from_slice(self.request.body()).unwrap_or_default();
+        invited.user_id.into_iter().chain(invited.invite).take(INVITED_MAX).collect()
+    }
+
+    /// What names this request, if asking it again changes nothing.
+    fn transaction(&self) -> Option<u64> {
+        self.is_transaction.then(|| digest(self.path_args))
+    }
+}
+
+/// Whom one address stands for. An IPv6 client has a whole /64 to itself.
+fn network(ClientAddress(address): ClientAddress) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
+}
+
+fn digest(subject: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    subject.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// How much of every limit is used up. A host has one.
+pub struct RateLimits {
+    /// Those that are on.
+    limits: BTreeMap<RateLimited, RateLimit>,
+    used: Mutex<BTreeMap<RateLimited, Recent>>,
+}
+
+/// The buckets of one limit, by subject. When there are many, those not used of late are forgotten.
+#[derive(Default)]
+struct Recent {
+    newer: HashMap<u64, Used>,
+    older: HashMap<u64, Used>,
+}
+
+#[derive(Default)]
+struct Used {
+    bucket: TokenBucket,
+    /// The last transaction that was counted.
+    transaction: Option<u64>,
+}
+
+impl Recent {
+    fn of(&mut self, subject: u64) -> &mut Used {
+        if !self.newer.contains_key(&subject) {
+            if self.newer.len() >= SUBJECTS_MAX {
+                self.older = std::mem::take(&mut self.newer);
+            }
+            let used = self.older.remove(&subject).unwrap_or_default();
+            self.newer.insert(subject, used);
+        }
+        self.newer.entry(subject).or_default()
+    }
+}
+
+/// What one request took of its limits.
+#[must_use]
+pub(crate) struct Taken<'a> {
+    limits: &'a RateLimits,
+    taken: Vec<(RateLimited, u64)>,
+}
+
+impl RateLimits {
+    pub fn new(limits: &BTreeMap<RateLimited, RateLimit>) -> Self {
+        Self { limits: limits.clone(), used: Mutex::default() }
+    }
+
+    /// Whether any of these is on.
+    pub(crate) fn any_is_on(&self, limited: &[RateLimited]) -> bool {
+        limited.iter().any(|limited| self.limits.contains_key(limited))
+    }
+
+    /// Takes what a request needs of all its limits, or nothing of any.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn take_for(
+        &self,
+        asked: &Asked<'_>,
+        limited: &[RateLimited],
+        now_ms: u64,
+    ) -> Result<Taken<'_>, Refusal> {
+        let mut taken = Taken { limits: self, taken: Vec::new() };
+        for limited in limited {
+            let Some(limit) = self.limits.get(limited) else { continue };
+            for subject in asked.subjects(*limited, *limit) {
+                match self.take_one(*limited, *limit, subject, asked.transaction(), now_ms) {
+                    Ok(true) => taken.taken.push((*limited, subject)),
+                    Ok(false) => {}
+                    Err(refusal) => {
+                        taken.give_back();
+                        return Err(refusal);
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes one of one limit.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn take(&self, limited: RateLimited, subject: &str, now_ms: u64) -> Result<Taken<'_>, Refusal> {
+        let mut taken = Taken { limits: self, taken: Vec::new() };
+        if let Some(limit) = self.limits.get(&limited) {
+            let subject = digest(subject);
+            self.take_one(limited, *limit, subject, None, now_ms)?;
+            taken.taken.push((limited, subject));
+        }
+        Ok(taken)
+    }
+
+    /// Whether one was taken: the last transaction may come again for nothing.
+    fn take_one(
+        &self,
+        limited: RateLimited,
+        limit: RateLimit,
+        subject: u64,
+        transaction: Option<u64>,
+        now_ms: u64,
+    ) -> Result<bool, Refusal> {
+        let mut used = self.used();
+        let used = used.entry(limited).or_default().of(subject);
+        if transaction.is_some() && used.transaction == transaction {
+            return Ok(false);
+        }
+        used.bucket.take(limit, now_ms)?;
+        used.transaction = transaction;
+        Ok(true)
+    }
+
+    fn used(&self) -> MutexGuard<'_, BTreeMap<RateLimited, Recent>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken<'_> {
+    /// It counts, whatever comes.
+    pub(crate) fn keep(self) {}
+
+    /// Puts everything back: what it was taken for does not count after all.
+    pub(crate) fn give_back(self) {
+        self.give_back_where(|_| true);
+    }
+
+    /// Puts back what a request that failed like this should not have cost.
+    pub(crate) fn settle(self, failure: Option<&Failure>) {
+        let Some(failure) = failure else { return };
+        self.give_back_where(|limited| match (failure, limited) {
+            (Failure::Fault(_), _) | (_, RateLimited::JoinsPerRoom) => true,
+            // A name that is taken, or the question how to register at all; not a proof that failed.
+            (Failure::Refused(_), RateLimited::Registration) => true,
+            (Failure::Challenge(challenge), RateLimited::Registration) => challenge.auth_error.is_none(),
+            (Failure::Refused(_) | Failure::Challenge(_) | Failure::Absent, _) => false,
+        });
+    }
+
+    fn give_back_where(self, counts_not: impl Fn(RateLimited) -> bool) {
+        let mut used = self.limits.used();
+        for (limited, subject) in self.taken.into_iter().filter(|(limited, _)| counts_not(*limited)) {
+            let used = used.entry(limited).or_default().of(subject);
+            used.bucket.give_back();
+            used.transaction = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use domain::{RateLimit, RateLimited, Refusal};
+    use http::Request;
+    use ruma_common::user_id;
+
+    use super::{Asked, RateLimits, SUBJECTS_MAX};
+    use crate::ClientAddress;
+
+    const LIMIT: RateLimit = RateLimit { per_second: 0.5, burst: 2 };
+    const REFUSED: Refusal = Refusal::LimitExceeded { retry_after_ms: 2_000 };
+
+    fn limits(limited: &[RateLimited]) -> RateLimits {
+        RateLimits::new(&limited.iter().map(|limited| (*limited, LIMIT)).collect())
+    }
+
+    /// What is left to alice at an address, after a request with this body, of one limit.
+    fn asks(limits: &RateLimits, limited: RateLimited, address: &str, body: &str) -> Result<(), Refusal> {
+        let request = Request::new(Bytes::copy_from_slice(body.as_bytes()));
+        let asked = Asked {
+            user_id: Some(user_id!("@alice:localhost")),
+            address: Some(ClientAddress(address.parse().unwrap())),
+            request: &request,
+            path_args: &["!room".to_owned()],
+            is_transaction: false,
+        };
+        limits.take_for(&asked, &[limited], 0).map(|_| ())
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let limits = limits(&[RateLimited::Registration]);
+        for (address, outcome) in [
+            ("2001:db8::1", Ok(())),
+            ("2001:db8::ffff:0:0:1", Ok(())),
+            ("2001:db8::2", Err(REFUSED)),
+            ("2001:db8:0:1::1", Ok(())),
+            ("192.0.2.1", Ok(())),
+            ("::ffff:192.0.2.1", Ok(())),
+            ("192.0.2.1", Err(REFUSED)),
+            ("192.0.2.2", Ok(())),
+        ] {
+            assert_eq!(asks(&limits, RateLimited::Registration, address, ""), outcome, "{address}");
+        }
+    }
+
+    #[test]
+    fn invitations_count_for_everyone_invited() {
+        let limits = limits(&[RateLimited::InvitesPerUser, RateLimited::InvitesPerIssuer]);
+        let invites = |limited, body| asks(&limits, limited, "::1", body);
+        let (bob, both) = (r#"{"user_id":"@bob:b"}"#, r#"{"invite":["@bob:b","@carol:b"]}"#);
+        for (body, outcome) in
+            [(bob, Ok(())), (both, Ok(())), (both, Err(REFUSED)), (r#"{"invite":["@carol:b"]}"#, Ok(()))]
+        {
+            assert_eq!(invites(RateLimited::InvitesPerUser, body), outcome, "{body}");
+        }
+        // What is refused takes nothing; what is more than the burst takes all of it.
+        let many = r#"{"invite":["@b:b","@c:b","@d:b","@e:b"]}"#;
+        for (body, outcome) in [("{}", Ok(())), (many, Ok(())), (bob, Err(REFUSED)), ("{}", Ok(()))] {
+            assert_eq!(invites(RateLimited::InvitesPerIssuer, body), outcome, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_counts_once() {
+        let limits = limits(&[RateLimited::Message]);
+        let request = Request::new(Bytes::new());
+        let sends = |txn_id: &str| {
+            let asked = Asked {
+                user_id: Some(user_id!("@alice:localhost")),
+                address: None,
+                request: &request,
+                path_args: &["!room".to_owned(), txn_id.to_owned()],
+                is_transaction: true,
+            };
+            limits.take_for(&asked, &[RateLimited::Message], 0).map(|_| ())
+        };
+        for (txn_id, outcome) in
+            [("a", Ok(())), ("a", Ok(())), ("b", Ok(())), ("b", Ok(())), ("c", Err(REFUSED)), ("c", Err(REFUSED))]
+        {
+            assert_eq!(sends(txn_id), outcome, "{txn_id}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_does_not_count() {
+        let limits = limits(&[RateLimited::LoginFailedAttempts]);
+        let take = || limits.take(RateLimited::LoginFailedAttempts, "@alice:localhost", 0);
+        for _ in 0..10 {
+            take().unwrap().give_back();
+        }
+        let _ = (take().unwrap(), take().unwrap());
+        assert_eq!(take().err(), Some(REFUSED));
+        assert!(limits.take(RateLimited::LoginFailedAttempts, "@bob:localhost", 0).is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_is_off_refuses_nobody() {
+        let limits = RateLimits::new(&BTreeMap::new());
+        for _ in 0..1_000 {
+            assert_eq!(asks(&limits, RateLimited::Message, "::1", ""), Ok(()));
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_recent_are_kept() {
+        let limits = limits(&[RateLimited::LoginFailedAttempts, RateLimited::Message]);
+        let tries = |name: &str| limits.take(RateLimited::LoginFailedAttempts, name, 0).map(|_| ());
+        for _ in 0..2 {
+            tries("guessed").unwrap();
+        }
+        for number in 0..5 * SUBJECTS_MAX {
+            tries(&format!("user{number}")).unwrap();
+            if number % SUBJECTS_MAX == 0 {
+                assert_eq!(tries("guessed"), Err(REFUSED), "who is tried again and again is not forgotten");
+            }
+        }
+        let used = limits.used();
+        let recent = &used[&RateLimited::LoginFailedAttempts];
+        assert!(recent.newer.len() + recent.older.len() <= 2 * SUBJECTS_MAX);
+    }
+}

@@ -1,0 +1,105 @@
+//! What is limited, and how much.
+
+/// A token bucket's size and flow, as Synapse's `rc_*`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// Requests a second in the long run; 0 switches the limit off.
+    pub per_second: f64,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// Whether there is a limit at all.
+    pub fn is_on(&self) -> bool {
+        self.per_second > 0.0
+    }
+}
+
+/// What is limited. Each has a key of the configuration, and whom it counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RateLimited {
+    /// Attempts to log in, per address.
+    LoginAddress,
+    /// Logins, per account.
+    LoginAccount,
+    /// Passwords that were wrong, per account.
+    LoginFailedAttempts,
+    /// Accounts made, and proofs that failed, per address.
+    Registration,
+    /// Registration tokens asked about, per address.
+    RegistrationTokenValidity,
+    /// Events sent, per user.
+    Message,
+    /// Joins, per user.
+    JoinsLocal,
+    /// Joins that happened, per room.
+    JoinsPerRoom,
+    /// Invitations, per room.
+    InvitesPerRoom,
+    /// Invitations, per user who is invited.
+    InvitesPerUser,
+    /// Invitations, per user who invites.
+    InvitesPerIssuer,
+    /// Rooms created, per user.
+    RoomCreation,
+    /// Searches of the user directory, per user.
+    UserDirectory,
+    /// Changes of presence, per user.
+    Presence,
+}
+
+impl RateLimited {
+    /// All there is.
+    pub const ALL: [Self; 14] = [
+        Self::LoginAddress,
+        Self::LoginAccount,
+        Self::LoginFailedAttempts,
+        Self::Registration,
+        Self::RegistrationTokenValidity,
+        Self::Message,
+        Self::JoinsLocal,
+        Self::JoinsPerRoom,
+        Self::InvitesPerRoom,
+        Self::InvitesPerUser,
+        Self::InvitesPerIssuer,
+        Self::RoomCreation,
+        Self::UserDirectory,
+        Self::Presence,
+    ];
+
+    /// The key of the configuration that sets the limit.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::LoginAddress => "RC_LOGIN_ADDRESS",
+            Self::LoginAccount => "RC_LOGIN_ACCOUNT",
+            Self::LoginFailedAttempts => "RC_LOGIN_FAILED_ATTEMPTS",
+            Self::Registration => "RC_REGISTRATION",
+            Self::RegistrationTokenValidity => "RC_REGISTRATION_TOKEN_VALIDITY",
+            Self::Message => "RC_MESSAGE",
+            Self::JoinsLocal => "RC_JOINS_LOCAL",
+            Self::JoinsPerRoom => "RC_JOINS_PER_ROOM",
+            Self::InvitesPerRoom => "RC_INVITES_PER_ROOM",
+            Self::InvitesPerUser => "RC_INVITES_PER_USER",
+            Self::InvitesPerIssuer => "RC_INVITES_PER_ISSUER",
+            Self::RoomCreation => "RC_ROOM_CREATION",
+            Self::UserDirectory => "RC_USER_DIRECTORY",
+            Self::Presence => "RC_PRESENCE",
+        }
+    }
+
+    /// The key that sets this limit and its kin, where a limit's own key is not given.
+    pub const fn group_key(self) -> Option<&'static str> {
+        match self {
+            Self::LoginAddress | Self::LoginAccount | Self::LoginFailedAttempts => Some("RC_LOGIN"),
+            Self::JoinsLocal | Self::JoinsPerRoom => Some("RC_JOINS"),
+            Self::InvitesPerRoom | Self::InvitesPerUser | Self::InvitesPerIssuer => Some("RC_INVITES"),
+            Self::Registration
+            | Self::RegistrationTokenValidity
+            | Self::Message
+            | Self::RoomCreation
+            | Self::UserDirectory
+            | Self::Presence => None,
+        }
+    }
+}
