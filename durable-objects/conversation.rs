@@ -169,6 +169,7 @@ impl Story {
                 state_after: false,
                 timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
                 state: room::EventFilter::default(),
+                format: room::EventFormat::default(),
             };
             let reply = self.world.call(room_id.as_str(), &delta).unwrap();
             read.push(ReadRoom { number, to: reply.to, failed: false });

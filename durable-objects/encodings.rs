@@ -8,7 +8,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
     Call,
-    room::{self, EventFilter, MembershipAction},
+    room::{self, EventFilter, EventFormat, MembershipAction},
     user,
 };
 
@@ -115,10 +115,12 @@ fn what_a_room_is_asked() {
             state_after: true,
             timeline: EventFilter { limit: Some(3), lazy_load_members: true, ..EventFilter::default() },
             state: EventFilter::default(),
+            format: EventFormat { federation: true, fields: vec!["type".into()] },
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
+            "format": { "federation": true, "fields": ["type"] },
         }),
     );
     pinned_reply::<room::Delta>(json!({ "to": 9, "section": "join", "room": { "timeline": {} } }));

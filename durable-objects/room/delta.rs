@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    EventFilter, Room, RoomToken,
+    EventFilter, EventFormat, Room, RoomToken,
     messages::BATCH_EVENTS_MAX,
     store::{self, log::Logged},
     viewer::Viewer,
@@ -51,6 +51,8 @@ pub struct Delta {
     pub timeline: EventFilter,
     #[serde(default)]
     pub state: EventFilter,
+    #[serde(default, skip_serializing_if = "EventFormat::is_usual")]
+    pub format: EventFormat,
 }
 
 /// The position read to, and what to show.
@@ -123,7 +125,7 @@ struct Newest {
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
         let head = self.head(&**tx)?;
-        let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?;
+        let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?.with_format(&call.format);
         let nothing = |to| Ok(DeltaReply { to, section: Section::None, room: to_raw_value(&())? });
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {

@@ -16,6 +16,8 @@ use ruma_events::{
 use serde_json::value::RawValue;
 
 use super::{
+    EventFormat,
+    event_format::Writing,
     store::{self, log::Logged},
     transactions,
 };
@@ -26,6 +28,7 @@ pub(super) struct Viewer {
     pub user: OwnedUserId,
     /// The device that asks: it alone sees the transaction ids of what it sent.
     pub device: OwnedDeviceId,
+    writing: Writing,
     /// When the user's membership became what; oldest first.
     memberships: Vec<(u64, MembershipState)>,
     /// When the room's history visibility became what; oldest first.
@@ -56,7 +59,12 @@ impl Viewer {
             .into_iter()
             .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
-        Ok(Self { user, device, memberships, visibilities })
+        Ok(Self { user, device, writing: Writing::default(), memberships, visibilities })
+    }
+
+    /// The same viewer, who gets to see events in this form.
+    pub(super) fn with_format(self, format: &EventFormat) -> Self {
+        Self { writing: Writing::of(format), ..self }
     }
 
     pub(super) fn membership_at(&self, position: u64) -> MembershipState {
@@ -131,7 +139,7 @@ impl Viewer {
         }
     }
 
-    /// The event in the client format, with what `unsigned` tells this user.
+    /// The event, with what `unsigned` tells this user.
     pub(super) fn sees(
         &self,
         sql: &dyn Sql,
@@ -155,7 +163,7 @@ impl Viewer {
         {
             unsigned.redacted_because = Some(self.sees_redaction(cx, &redaction, with_room_id));
         }
-        Ok(event::client_json(&event.pdu, &unsigned, with_room_id))
+        Ok(self.writing.write(&event.pdu, &unsigned, with_room_id))
     }
 
     /// The redaction inside the event it redacted: as it stands, whatever befell it in turn. To one who had left by then

@@ -15,6 +15,11 @@ on_each_host![
     rooms_are_chosen,
     left_rooms_are_included_on_demand,
     messages_are_filtered_too,
+    urls_are_chosen,
+    what_is_excluded_wins,
+    properties_are_chosen,
+    events_come_as_servers_know_them,
+    what_cannot_be_answered_is_refused,
 ];
 
 fn filters(user: &User) -> String {
@@ -153,4 +158,100 @@ fn messages_are_filtered_too(server: &Server) {
     let chunk = page["chunk"].as_array().expect("a chunk");
     assert_eq!(bodies(chunk), ["from bob"]);
     assert_eq!(chunk.len(), 1);
+}
+
+fn urls_are_chosen(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    alice.sends(&room, "no picture");
+    let picture = json!({ "msgtype": "m.image", "body": "picture", "url": "mxc://example.org/cat" });
+    alice.sends_event(&room, "m.room.message", "picture", picture).ok();
+    for (wanted, expected) in [(true, ["picture"]), (false, ["no picture"])] {
+        let filter = json!({ "contains_url": wanted, "types": ["m.room.message"] });
+        assert_eq!(syncs_with(&alice, &json!({ "room": { "timeline": filter } })).messages(&room), expected);
+        let page = alice.messages(&room, &[("dir", "b"), ("filter", &filter.to_string())]).ok();
+        assert_eq!(bodies(page["chunk"].as_array().expect("a chunk")), expected);
+    }
+}
+
+fn what_is_excluded_wins(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    alice.sends_event(&room, "org.example.one", "t1", json!({})).ok();
+    alice.sends(&room, "from alice");
+    bob.sends(&room, "from bob");
+    for (filter, expected) in [
+        (json!({ "types": ["*"], "not_types": ["m.room.*"] }), json!(["org.example.one"])),
+        (json!({ "types": ["m.room.message"], "not_types": ["m.room.message"] }), json!([])),
+        (
+            json!({ "types": ["org.*", "m.room.message"], "senders": [alice.id, bob.id], "not_senders": [bob.id] }),
+            json!(["org.example.one", "m.room.message"]),
+        ),
+        (json!({ "types": [] }), json!([])),
+        (json!({ "senders": [] }), json!([])),
+    ] {
+        let sync = syncs_with(&alice, &json!({ "room": { "timeline": filter } }));
+        let kinds: Vec<_> = sync.timeline(&room).iter().map(|event| event["type"].clone()).collect();
+        assert_eq!(json!(kinds), expected, "{filter}");
+    }
+}
+
+fn properties_are_chosen(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({ "name": "Tea" }));
+    let content = json!({ "body": "hi", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.x", "key": "k" } });
+    alice.sends_event(&room, "m.room.message", "t", content).ok();
+    let fields = ["type", "content.body", r"content.m\.relates_to.rel_type"];
+    let filter = json!({ "event_fields": fields, "room": { "timeline": { "limit": 1 } } });
+    let made = alice.post(&filters(&alice), filter.clone()).ok();
+    let id = made["filter_id"].as_str().expect("an id");
+    for sync in [syncs_with(&alice, &filter), Sync::from(alice.asks_sync(&[("filter", id), ("timeout", "0")]))] {
+        let expected = json!({
+            "type": "m.room.message",
+            "content": { "body": "hi", "m.relates_to": { "rel_type": "m.x" } },
+        });
+        assert_eq!(sync.timeline(&room), [expected]);
+        assert!(sync.state(&room).contains(&json!({ "type": "m.room.name" })), "{:?}", sync.state(&room));
+    }
+}
+
+fn events_come_as_servers_know_them(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    let said = alice.sends(&room, "hi");
+    let sync = syncs_with(&alice, &json!({ "event_format": "federation" }));
+    let timeline = sync.timeline(&room);
+    let event = timeline.iter().find(|event| event["event_id"] == said).expect("the message");
+    for field in ["auth_events", "prev_events", "hashes", "signatures", "depth"] {
+        assert!(!event[field].is_null(), "{field} of {event}");
+    }
+    assert_eq!((&event["room_id"], &event["content"]["body"]), (&json!(room), &json!("hi")));
+    assert!(event["unsigned"]["transaction_id"].is_string());
+    let usual = syncs_with(&alice, &json!({ "event_format": "client" })).timeline(&room);
+    assert!(usual.iter().all(|event| event["hashes"].is_null() && event["room_id"].is_null()));
+}
+
+fn what_cannot_be_answered_is_refused(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    let many = vec!["m.*"; 5_000];
+    for filter in [
+        json!({ "event_format": "xml" }),
+        json!({ "event_fields": "type" }),
+        json!({ "room": { "timeline": { "limit": -1 } } }),
+        json!({ "room": { "timeline": { "limit": "ten" } } }),
+        json!({ "room": { "rooms": ["no room"] } }),
+        json!({ "room": { "state": { "not_senders": ["nobody"] } } }),
+        json!({ "room": { "timeline": { "lazy_load_members": "yes" } } }),
+        json!({ "presence": { "types": "m.presence" } }),
+        json!({ "room": { "timeline": { "types": many } } }),
+    ] {
+        alice.post(&filters(&alice), filter).refused(400, "M_BAD_JSON");
+    }
+    for filter in [json!({ "limit": -1 }), json!({ "rooms": ["no room"] }), json!([]), json!({ "types": "m.*" })] {
+        alice.messages(&room, &[("dir", "b"), ("filter", &filter.to_string())]).status(400);
+    }
+    for filter in [json!({ "event_format": "xml" }), json!({ "room": { "timeline": { "limit": -1 } } })] {
+        alice.asks_sync(&[("filter", &filter.to_string()), ("timeout", "0")]).refused(400, "M_BAD_JSON");
+    }
 }

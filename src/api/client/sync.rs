@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use actors::{
-    room::{Delta, DeltaReply, Section},
+    room::{Delta, DeltaReply, EventFormat, Section},
     user::{Plan, PlannedRoom, ReadRoom, StrippedRoom, SyncClose, SyncPlan},
 };
 use domain::Refusal;
@@ -20,7 +20,10 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::warn;
 
-use super::rooms::{event_filter, wants_room};
+use super::{
+    filter::{checked, event_format},
+    rooms::{event_filter, wants_room},
+};
 use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 
 /// The longest a request waits.
@@ -78,7 +81,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let unknown_token = || Refusal::UnknownToken { soft_logout: false };
     let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
     let (given_filter, filter_id) = match request.filter {
-        Some(Filter::FilterDefinition(filter)) => (Some(filter), None),
+        Some(Filter::FilterDefinition(filter)) => (Some(checked(filter)?), None),
         Some(Filter::FilterId(id)) if id.starts_with('{') => {
             return Err(Refusal::BadJson("`filter` is neither a filter nor the id of one".to_owned()).into());
         }
@@ -115,6 +118,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         bearer: &bearer,
         plan: &plan,
         filter: &filter.room,
+        format: event_format(&filter),
         full_state: request.full_state,
         state_after: request.use_state_after,
     };
@@ -143,6 +147,7 @@ struct Reading<'a> {
     bearer: &'a Bearer,
     plan: &'a Plan,
     filter: &'a RoomFilter,
+    format: EventFormat,
     full_state: bool,
     state_after: bool,
 }
@@ -192,6 +197,7 @@ impl Reading<'_> {
             state_after: self.state_after,
             timeline: event_filter(&self.filter.timeline, &room.room_id),
             state: event_filter(&self.filter.state, &room.room_id),
+            format: self.format.clone(),
         };
         match cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.

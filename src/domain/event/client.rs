@@ -109,6 +109,16 @@ pub fn redaction_without_reason(pdu: &Pdu, unsigned: &Unsigned, with_room_id: bo
     written(&ClientEvent { content: &content, redacts, ..ClientEvent::of(pdu, unsigned, with_room_id) })
 }
 
+/// The event as servers send it to each other, with what we add for the one who asks; also with its id, by which alone a
+/// client tells events apart. Spec: Client-Server API, "Filtering", `event_format`.
+pub fn federation_json(pdu: &Pdu, unsigned: &Unsigned) -> Box<RawValue> {
+    let (event_id, unsigned) = (written(&pdu.event_id()), written(unsigned));
+    let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_str(pdu.json()).unwrap_or_default();
+    fields.insert("event_id", &event_id);
+    fields.insert("unsigned", &unsigned);
+    written(&fields)
+}
+
 /// The stripped state format, for who is not in the room: type, state key, sender and content.
 pub fn stripped_json(pdu: &Pdu) -> Box<RawValue> {
     written(&StrippedEvent {
@@ -127,6 +137,6 @@ fn with_redacts(content: &RawValue, redacts: &EventId) -> Option<Box<RawValue>> 
 }
 
 /// Strings, integers and raw JSON: writing these to memory does not fail.
-fn written(value: &impl Serialize) -> Box<RawValue> {
+pub(super) fn written(value: &impl Serialize) -> Box<RawValue> {
     to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -8,6 +8,7 @@
 mod build;
 mod check;
 pub mod client;
+mod fields;
 mod pdu;
 mod redact;
 #[cfg(test)]
@@ -19,7 +20,8 @@ use ruma_signatures::reference_hash;
 pub use self::{
     build::{Draft, EventRef, Place, build},
     check::{Checked, check},
-    client::{Unsigned, client_json, redaction_without_reason, stripped_json},
+    client::{Unsigned, client_json, federation_json, redaction_without_reason, stripped_json},
+    fields::EventFields,
     pdu::Pdu,
     redact::redact,
 };

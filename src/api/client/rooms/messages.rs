@@ -14,7 +14,7 @@ use ruma_common::{OwnedRoomId, RoomId, api};
 use serde_json::value::RawValue;
 
 use super::not_in_room;
-use crate::{Caller, Context, Failure, OrAbsent, Routes};
+use crate::{Caller, Context, Failure, OrAbsent, Routes, client::filter::checked_room_events};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(messages);
@@ -23,6 +23,7 @@ pub(super) fn routes(routes: &mut Routes) {
 
 /// `GET …/messages`.
 async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3::Request) -> Result<Vec<u8>, Failure> {
+    checked_room_events("filter", &request.filter)?;
     let place = async |token: &Option<String>| match token {
         Some(token) => position(cx, &caller, &request.room_id, token).await.map(Some),
         None => Ok(None),
