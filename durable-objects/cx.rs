@@ -2,7 +2,7 @@ use std::cell::{Cell, RefCell};
 
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost};
-use ruma_common::OwnedEventId;
+use ruma_common::{OwnedDeviceId, OwnedEventId};
 use serde::Serialize;
 
 use crate::{Call, Error};
@@ -28,6 +28,7 @@ pub struct Cx<'a> {
     /// The newest position of the actor's log, once the operation moved it.
     pub(crate) head: Cell<Option<u64>>,
     pub(crate) room: RoomNotes,
+    pub(crate) user: UserNotes,
 }
 
 /// What an operation of a Room did that its memory takes over after the commit.
@@ -39,6 +40,21 @@ pub(crate) struct RoomNotes {
     pub followers: RefCell<Vec<(String, bool, u64)>>,
     /// Whether any membership changed.
     pub members_changed: Cell<bool>,
+}
+
+/// What an operation of a User, one that only reads perhaps, learned of its caller's device: written down at its end.
+#[derive(Default)]
+pub(crate) struct UserNotes {
+    /// The device whose new access token was used for the first time.
+    pub first_use: RefCell<Option<OwnedDeviceId>>,
+    /// The device that was seen, and at which internet address.
+    pub seen: RefCell<Option<(OwnedDeviceId, Option<String>)>>,
+}
+
+impl UserNotes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first_use.borrow().is_none() && self.seen.borrow().is_none()
+    }
 }
 
 /// What an operation leaves to happen after its commit.
@@ -86,6 +102,7 @@ impl<'a> Cx<'a> {
             alarm_at_ms: Cell::new(alarm_at_ms),
             head: Cell::new(None),
             room: RoomNotes::default(),
+            user: UserNotes::default(),
         }
     }
 

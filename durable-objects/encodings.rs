@@ -197,10 +197,11 @@ fn what_a_sync_says() {
             include_leave: false,
             filter_id: Some("f".into()),
             may_wait: true,
+            ip: Some("192.0.2.1".into()),
         },
         json!({
             "token_hash": "h", "since": "s1_1", "full_state": false, "include_leave": false, "filter_id": "f",
-            "may_wait": true,
+            "may_wait": true, "ip": "192.0.2.1",
         }),
     );
     pinned_reply::<user::SyncPlan>(json!({

@@ -51,6 +51,12 @@ pub(crate) trait Logic {
     fn operation(&self, call: &str) -> Option<Operation<'_>>;
     /// Calls this actor makes through its outbox, by name.
     fn owed_call(&self) -> fn(&str) -> Option<&'static str>;
+    /// An operation has notes in its `cx` to be written down, at the end of its transaction or, if it only reads, in one
+    /// of their own.
+    fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let _ = (tx, cx);
+        Ok(())
+    }
     /// The operation of `cx` is committed: memory takes over what it did, and followers are told.
     fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
         let _ = (sql, cx);
@@ -133,7 +139,11 @@ impl Object {
             }
             let cx = self.cx();
             match self.logic.operation(call) {
-                Some(Operation::Wait(run)) => run(self.host.sql(), &cx, body).map_err(told),
+                Some(Operation::Wait(run)) => {
+                    let reply = run(self.host.sql(), &cx, body).map_err(told)?;
+                    self.write_notes(&cx)?;
+                    Ok(reply)
+                }
                 Some(_) => Err(Fault::new("this call does not wait").into()),
                 None => Err(unknown(call)),
             }
@@ -196,20 +206,41 @@ impl Object {
                     if !founded {
                         schema::found(tx, self.logic.migrations())?;
                     }
-                    run(tx, &cx, body)
+                    let reply = run(tx, &cx, body)?;
+                    self.logic.write_notes(tx, &cx)?;
+                    Ok(reply)
                 })
                 .map_err(told)?;
                 self.founded.set(true);
                 reply
             }
             _ if !founded => return Err(CallError::Absent),
-            Operation::Write(run) => transact(self.host.sql(), |tx| run(tx, &cx, body)).map_err(told)?,
-            Operation::Read(run) => run(self.host.sql(), &cx, body).map_err(told)?,
-            Operation::Wait(run) => run(self.host.sql(), &cx, body)
-                .map_err(told)?
-                .ok_or_else(|| Fault::new("a waiting call was made without waiting"))?,
+            Operation::Write(run) => transact(self.host.sql(), |tx| {
+                let reply = run(tx, &cx, body)?;
+                self.logic.write_notes(tx, &cx)?;
+                Ok(reply)
+            })
+            .map_err(told)?,
+            Operation::Read(run) => {
+                let reply = run(self.host.sql(), &cx, body).map_err(told)?;
+                self.write_notes(&cx)?;
+                reply
+            }
+            Operation::Wait(run) => {
+                let reply = run(self.host.sql(), &cx, body).map_err(told)?;
+                self.write_notes(&cx)?;
+                reply.ok_or_else(|| Fault::new("a waiting call was made without waiting"))?
+            }
         };
         Ok((reply, self.committed(cx)?))
+    }
+
+    /// Writes down what an operation noted that only reads; most note nothing.
+    fn write_notes(&self, cx: &Cx<'_>) -> Result<(), CallError> {
+        if cx.user.is_empty() {
+            return Ok(());
+        }
+        transact(self.host.sql(), |tx| self.logic.write_notes(tx, cx)).map_err(told)
     }
 
     /// One transaction for everything that is due.

@@ -8,7 +8,7 @@ use crate::{Call, Cx, Error};
 /// Registers the user, and logs in a first device. The User decides who is first: whoever comes later is refused.
 ///
 /// Refused: `UserInUse`; `InvalidParam` for names that are too long. Spec: "Account registration".
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Create {
     /// In PHC string format; `None` for a user who cannot log in with a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -16,6 +16,9 @@ pub struct Create {
     /// Whether the user is a server administrator.
     #[serde(default)]
     pub admin: bool,
+    /// Whether the user is a guest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guest: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +50,7 @@ impl User {
         if let Some(device) = &call.device {
             device.check()?;
         }
-        store::account::insert(tx, cx.now_ms, &call.call_id, call.password_hash.as_deref(), call.admin)?;
+        store::account::insert(tx, cx.now_ms, &call)?;
         if let Some(display_name) = call.display_name {
             let mut profile = store::profile::Profile::new();
             profile.insert("displayname".to_owned(), display_name.into());
@@ -79,11 +82,8 @@ mod tests {
             password_hash: Some("$argon2id$x".to_owned()),
             admin: true,
             display_name: Some("Alice".to_owned()),
-            device: Some(NewDevice {
-                device_id: "PHONE".into(),
-                token_hash: "hash".to_owned(),
-                display_name: Some("My phone".to_owned()),
-            }),
+            device: Some(NewDevice { display_name: Some("My phone".to_owned()), ..NewDevice::new("PHONE", "hash") }),
+            guest: false,
             call_id: call_id.to_owned(),
         }
     }

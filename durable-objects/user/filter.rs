@@ -93,14 +93,8 @@ mod tests {
 
     fn alice() -> std::rc::Rc<World> {
         let world = World::new(1);
-        let device = NewDevice { device_id: "PHONE".into(), token_hash: "t".to_owned(), display_name: None };
-        let create = Create {
-            password_hash: None,
-            admin: false,
-            display_name: None,
-            device: Some(device),
-            call_id: "a".to_owned(),
-        };
+        let device = NewDevice::new("PHONE", "t");
+        let create = Create { device: Some(device), call_id: "a".to_owned(), ..Create::default() };
         world.call(ALICE, &create).unwrap();
         world
     }

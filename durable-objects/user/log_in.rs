@@ -1,5 +1,5 @@
 use domain::Refusal;
-use platform::{ActorKind, Tx};
+use platform::{ActorKind, Sql, Tx};
 use ruma_common::OwnedDeviceId;
 use serde::{Deserialize, Serialize};
 
@@ -28,18 +28,42 @@ pub struct NewDevice {
     /// Given to a device that is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
+    /// When the token ends, in milliseconds since the Unix epoch; `None` if it does not by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// The SHA-256 of the token that refreshes it in URL-safe base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_hash: Option<String>,
+    /// The internet address it logs in from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
 }
 
 impl NewDevice {
-    /// Refuses a name that is too long, with `InvalidParam`.
-    pub fn check(&self) -> Result<(), Refusal> {
-        match &self.display_name {
-            Some(name) if name.chars().count() > DEVICE_NAME_CHARS_MAX => {
-                Err(Refusal::InvalidParam(format!("The name of a device may have {DEVICE_NAME_CHARS_MAX} characters")))
-            }
-            _ => Ok(()),
+    /// A device without a name, whose token does not end by itself.
+    pub fn new(device_id: impl Into<OwnedDeviceId>, token_hash: impl Into<String>) -> Self {
+        Self {
+            device_id: device_id.into(),
+            token_hash: token_hash.into(),
+            display_name: None,
+            expires_ms: None,
+            refresh_hash: None,
+            ip: None,
         }
     }
+
+    /// Refuses a name that is too long, with `InvalidParam`.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.display_name.as_deref().map_or(Ok(()), check_device_name)
+    }
+}
+
+/// Refuses the name of a device that is too long, with `InvalidParam`.
+pub(super) fn check_device_name(name: &str) -> Result<(), Refusal> {
+    if name.chars().count() > DEVICE_NAME_CHARS_MAX {
+        return Err(Refusal::InvalidParam(format!("The name of a device may have {DEVICE_NAME_CHARS_MAX} characters")));
+    }
+    Ok(())
 }
 
 /// The device is logged in.
@@ -55,16 +79,25 @@ impl Call for LogIn {
 impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
         call.device.check()?;
-        let account = store::account::get(&**tx)?;
-        if account.deactivated {
-            return Err(Refusal::UserDeactivated.into());
-        }
-        if account.password_hash.as_ref() != Some(&call.password_hash) {
-            return Err(Refusal::Forbidden("Invalid username or password".to_owned()).into());
-        }
+        check_password_hash(&**tx, &call.password_hash)?;
         store::device::put(tx, &call.device, cx.now_ms)?;
+        // Whoever waits with the device's old token learns that it is none any more.
+        cx.wake();
         Ok(LoggedIn {})
     }
+}
+
+/// Refuses unless this is what the user's password is checked against: with `UserDeactivated` if none will do any more,
+/// with `Forbidden` if it is another one meanwhile.
+pub(super) fn check_password_hash(sql: &dyn Sql, password_hash: &str) -> Result<(), Error> {
+    let account = store::account::get(sql)?;
+    if account.password_hash.as_deref() != Some(password_hash) {
+        return Err(Refusal::Forbidden("Invalid username or password".to_owned()).into());
+    }
+    if account.deactivated {
+        return Err(Refusal::UserDeactivated.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -81,7 +114,7 @@ mod tests {
     const ALICE: &str = "@alice:myelin.test";
 
     fn device(device_id: &str, token_hash: &str) -> NewDevice {
-        NewDevice { device_id: device_id.into(), token_hash: token_hash.to_owned(), display_name: None }
+        NewDevice::new(device_id, token_hash)
     }
 
     fn log_in(password_hash: &str, device_id: &str, token_hash: &str) -> LogIn {
@@ -97,13 +130,7 @@ mod tests {
     }
 
     fn alice(world: &World) {
-        let create = Create {
-            password_hash: Some("old".to_owned()),
-            admin: false,
-            display_name: None,
-            device: None,
-            call_id: "a".to_owned(),
-        };
+        let create = Create { password_hash: Some("old".to_owned()), call_id: "a".to_owned(), ..Create::default() };
         world.call(ALICE, &create).unwrap();
     }
 

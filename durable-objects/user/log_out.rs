@@ -1,7 +1,10 @@
 use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::{User, authenticate, store};
+use super::{
+    User, authenticate,
+    device::{remove_device, remove_devices_but},
+};
 use crate::{Call, Cx, Error};
 
 /// Removes the device a token belongs to, or all of the user's devices; their tokens die in the same transaction.
@@ -27,12 +30,10 @@ impl User {
     pub(super) fn log_out(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogOut) -> Result<LoggedOut, Error> {
         let device_id = authenticate(&**tx, cx, &call.token_hash)?;
         if call.all {
-            store::device::delete_all(tx)?;
+            remove_devices_but(tx, cx, None)?;
         } else {
-            store::device::delete(tx, &device_id)?;
+            remove_device(tx, cx, &device_id)?;
         }
-        // Whoever waits with a token that died learns it now.
-        cx.wake();
         Ok(LoggedOut {})
     }
 }

@@ -69,6 +69,7 @@ impl User {
         if let Some(shown) = call.profile {
             super::profile::correct(tx, cx, &call.room_id, &shown)?;
         }
+        super::deactivate::leave_if_deactivated(tx, cx, call.room_id.as_str(), membership)?;
         cx.wake();
         Ok(())
     }

@@ -5,7 +5,10 @@
 //! | [`Create`] | registers the user, and a first device |
 //! | [`PasswordHash`] | what a password is checked against |
 //! | [`LogIn`], [`LogOut`] | a device and its token come and go |
+//! | [`Refresh`] | new tokens for a device |
 //! | [`Verify`] | whose device a token belongs to |
+//! | [`GetDevices`], [`RenameDevice`], [`DeleteDevices`] | the user looks after their devices |
+//! | [`ChangePassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
 //! | [`MembershipChanged`], [`Nudge`] | what rooms tell the user |
@@ -13,7 +16,10 @@
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
 
+mod change_password;
 mod create;
+mod deactivate;
+mod device;
 mod filter;
 mod log_in;
 mod log_out;
@@ -22,31 +28,39 @@ mod moves;
 mod nudge;
 mod password_hash;
 mod profile;
+mod refresh;
 mod store;
 mod sync;
 mod sync_token;
+mod upgrade_guest;
 mod verify;
 
 use std::cell::{Cell, RefCell};
 
-use platform::Sql;
+use platform::{Sql, Tx};
 
 use crate::{
     Call, Cx, Error,
     object::{Logic, Operation, operations},
-    room::RefreshMember,
+    room::{ChangeMembership, RefreshMember},
 };
 use moves::Moves;
 
+pub use change_password::ChangePassword;
 pub use create::{Create, Created};
+pub use deactivate::Deactivate;
+pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
+use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use nudge::{Nudge, NudgeReply};
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
+pub use refresh::{NewToken, Refresh};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
+pub use upgrade_guest::UpgradeGuest;
 pub(crate) use verify::authenticate;
 pub use verify::{Verified, Verify};
 
@@ -87,7 +101,14 @@ impl Logic for User {
             read PasswordHash => password_hash,
             write LogIn => log_in,
             write LogOut => log_out,
+            write Refresh => refresh,
             read Verify => verify,
+            read GetDevices => devices,
+            write RenameDevice => rename_device,
+            write DeleteDevices => delete_devices,
+            write ChangePassword => change_password,
+            write Deactivate => deactivate,
+            write UpgradeGuest => upgrade_guest,
             read GetProfile => profile,
             write SetProfileField => set_profile_field,
             write AddFilter => add_filter,
@@ -102,7 +123,11 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        |name| (name == RefreshMember::NAME).then_some(RefreshMember::NAME)
+        |name| [RefreshMember::NAME, ChangeMembership::NAME].into_iter().find(|known| *known == name)
+    }
+
+    fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        User::write_notes(tx, cx)
     }
 
     fn committed(&self, _sql: &dyn Sql, _cx: &Cx<'_>) -> Result<(), Error> {

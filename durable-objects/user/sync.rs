@@ -22,7 +22,7 @@ use crate::{Call, Cx, Error};
 /// Which rooms a device's next sync reads, and from where. Waits while there is nothing new, if it may.
 ///
 /// Refused: `UnknownToken`, `InvalidParam` for a `since` that is none, `NotFound` for an unknown filter.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SyncPlan {
     pub token_hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +36,9 @@ pub struct SyncPlan {
     /// The id of a filter to answer along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter_id: Option<String>,
+    /// The internet address the device is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
     /// Whether to wait for news. Without it the plan is answered at once, empty or not.
     #[serde(default)]
     pub may_wait: bool,
@@ -133,6 +136,7 @@ impl Call for PositionIn {
 impl User {
     pub(super) fn sync_plan(&self, sql: &dyn Sql, cx: &Cx<'_>, call: SyncPlan) -> Result<Option<Plan>, Error> {
         let device = super::authenticate(sql, cx, &call.token_hash)?;
+        super::verify::see(sql, cx, &device, call.ip)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
         self.planned_at_ms.set(Some(cx.now_ms));
         let filter = match &call.filter_id {

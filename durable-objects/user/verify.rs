@@ -1,10 +1,13 @@
 use domain::Refusal;
-use platform::{ActorKind, Sql};
-use ruma_common::OwnedDeviceId;
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{DeviceId, OwnedDeviceId};
 use serde::{Deserialize, Serialize};
 
 use super::{User, store};
 use crate::{Call, Cx, Error};
+
+/// How long a device that was seen is not written down again, in milliseconds: ten minutes.
+pub(super) const SEEN_AGAIN_MS: u64 = 600_000;
 
 /// Whose device a token belongs to. Only what calls another actor than the caller's own User needs this: a call to
 /// that User carries the token and checks it in its own transaction, see [`authenticate`].
@@ -35,6 +38,17 @@ impl User {
         let device_id = authenticate(sql, cx, &call.token_hash)?;
         Ok(Verified { device_id, admin: store::account::get(sql)?.admin })
     }
+
+    /// Writes down what an operation, one that only reads perhaps, learned of its caller's device.
+    pub(super) fn write_notes(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        if let Some(device_id) = cx.user.first_use.take() {
+            store::device::succeed(tx, &device_id)?;
+        }
+        if let Some((device_id, ip)) = cx.user.seen.take() {
+            store::device::seen(tx, &device_id, cx.now_ms, ip.as_deref())?;
+        }
+        Ok(())
+    }
 }
 
 /// The device whose token this is. A token dies with its device, in the same transaction, or when its time is over.
@@ -46,7 +60,21 @@ pub(crate) fn authenticate(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Resu
     if token.expires_ms.is_some_and(|expires_ms| expires_ms <= cx.now_ms) {
         return Err(unknown(true).into());
     }
+    if token.is_next {
+        // Spec: "The old refresh token remains valid until the new access token or refresh token is used".
+        *cx.user.first_use.borrow_mut() = Some(token.device_id.clone());
+    }
     Ok(token.device_id)
+}
+
+/// The device is here now: noted, unless that was done a moment ago. For operations that clients repeat all the time
+/// and for whose answer nobody waits: not for sending.
+pub(super) fn see(sql: &dyn Sql, cx: &Cx<'_>, device_id: &DeviceId, ip: Option<String>) -> Result<(), Error> {
+    let seen_ms = store::device::get(sql, device_id)?.and_then(|device| device.last_seen_ms);
+    if seen_ms.is_none_or(|seen_ms| cx.now_ms.saturating_sub(seen_ms) >= SEEN_AGAIN_MS) {
+        *cx.user.seen.borrow_mut() = Some((device_id.to_owned(), ip));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

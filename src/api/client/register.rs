@@ -191,7 +191,8 @@ pub(crate) fn login(
     };
     let access_token = access_token::make(cx, user_id)?;
     let token_hash = access_token::hash(&access_token);
-    let device = NewDevice { device_id, token_hash, display_name };
+    let ip = cx.client_address().map(|address| address.0.to_string());
+    let device = NewDevice { display_name, ip, ..NewDevice::new(device_id, token_hash) };
     device.check()?;
     Ok(Login { device, access_token })
 }
@@ -208,6 +209,7 @@ pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&Login
     let create = Create {
         password_hash: account.password_hash.clone(),
         admin: account.admin,
+        guest: false,
         display_name: account.display_name.clone(),
         device: login.map(|login| login.device.clone()),
         call_id: BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?),

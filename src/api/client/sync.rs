@@ -95,6 +95,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         full_state: request.full_state,
         include_leave: given_filter.as_ref().is_some_and(|filter| filter.room.include_leave),
         filter_id,
+        ip: cx.client_address().map(|address| address.0.to_string()),
         may_wait,
     };
     let user = cx.user(&bearer.user_id);

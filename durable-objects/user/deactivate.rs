@@ -1,0 +1,92 @@
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use platform::{ActorKind, Fault, Tx};
+use ruma_common::OwnedUserId;
+use serde::{Deserialize, Serialize};
+
+use super::{User, authenticate, check_password_hash, device::remove_devices_but, store};
+use crate::{
+    Call, Cx, Error, outbox,
+    room::{ChangeMembership, MemberProfile, MembershipAction},
+};
+
+/// With more rooms than this, a deactivation is answered before they know of it.
+const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
+
+/// Memberships that a user who is gone must not have.
+const PRESENT: [&str; 3] = ["join", "invite", "knock"];
+
+/// Ends the account for good: its devices and their tokens are gone, it leaves its rooms, and its name stays taken.
+///
+/// The leaves are owed to the rooms, and so is every one for a membership that arrives later. Repeated, it changes
+/// nothing.
+///
+/// Refused: `UnknownToken`; `Forbidden` if the password is another one meanwhile. Spec: "Account deactivation".
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Deactivate {
+    pub token_hash: String,
+    /// What the caller checked the user's password against.
+    pub password_hash: String,
+    /// Whether what the user keeps here is to be forgotten.
+    #[serde(default)]
+    pub erase: bool,
+}
+
+impl Call for Deactivate {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "deactivate";
+    type Reply = ();
+}
+
+impl User {
+    pub(super) fn deactivate(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Deactivate) -> Result<(), Error> {
+        if store::account::get(&**tx)?.deactivated {
+            return Ok(());
+        }
+        authenticate(&**tx, cx, &call.token_hash)?;
+        check_password_hash(&**tx, &call.password_hash)?;
+        // The hash of the password stays: it tells the user apart who is told that the account is deactivated.
+        store::account::deactivate(tx, cx.now_ms)?;
+        remove_devices_but(tx, cx, None)?;
+        if call.erase {
+            store::account::erase(tx)?;
+        }
+        let mut rooms = Vec::new();
+        for membership in PRESENT {
+            rooms.extend(store::rooms::with_membership(&**tx, membership)?);
+        }
+        let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
+        rooms.iter().try_for_each(|room| owe_leave(tx, cx, &room.room_id, before_answer))
+    }
+}
+
+/// A room decided about a membership while, or after, the account was deactivated: it is left, too.
+pub(super) fn leave_if_deactivated(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, membership: &str) -> Result<(), Error> {
+    if PRESENT.contains(&membership) && store::account::get(&**tx)?.deactivated {
+        owe_leave(tx, cx, room_id, false)?;
+    }
+    Ok(())
+}
+
+fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Result<(), Error> {
+    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
+    let call = ChangeMembership {
+        call_id: BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?),
+        sender: user.clone(),
+        target: user,
+        action: MembershipAction::Leave,
+        reason: None,
+        profile: MemberProfile::default(),
+    };
+    outbox::owe(tx, cx, room_id, &call, before_answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Deactivate;
+
+    #[test]
+    fn the_encoding_stays() {
+        let call = Deactivate { token_hash: "t".to_owned(), password_hash: "h".to_owned(), erase: true };
+        insta::assert_snapshot!(serde_json::to_string(&call).unwrap(), @r#"{"token_hash":"t","password_hash":"h","erase":true}"#);
+    }
+}
