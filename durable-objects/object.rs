@@ -64,6 +64,8 @@ pub(crate) trait Logic {
     }
     /// An operation failed and its transaction with it: memory forgets what it took over early.
     fn rolled_back(&self) {}
+    /// A delivery's outcome could not be settled: memory no longer takes it for being under way.
+    fn unsettled(&self) {}
     /// The alarm fired; what is on the schedule is handled besides.
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let _ = (tx, cx);
@@ -319,6 +321,7 @@ impl Object {
                 }
                 Err(error) => {
                     self.logic.rolled_back();
+                    self.logic.unsettled();
                     self.logged("settle", error);
                     let at_ms = self.host.now_ms().saturating_add(TOUCHED_MS);
                     if let Err(fault) = self.host.set_alarm(Some(at_ms)) {

@@ -149,6 +149,11 @@ impl Logic for Room {
         self.followers_rolled_back();
     }
 
+    fn unsettled(&self) {
+        // The alarm tells everybody again.
+        *self.followers.borrow_mut() = None;
+    }
+
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         self.check_nudges(tx, cx)
     }
