@@ -9,7 +9,7 @@ use domain::{Refusal, power::Preset};
 use platform::{ActorKind, Address};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     CallError,
@@ -46,17 +46,29 @@ struct Device {
     since: Option<String>,
     /// What it knows of each joined room, in the order it was told.
     rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    account_data: AccountData,
 }
+
+/// Contents by room, `None` for the account, and type.
+type AccountData = BTreeMap<(Option<OwnedRoomId>, String), String>;
 
 struct Story {
     world: Rc<World>,
     rooms: Vec<OwnedRoomId>,
     devices: Vec<Device>,
+    /// What each user's clients have kept.
+    account_data: BTreeMap<OwnedUserId, AccountData>,
     sent: u64,
 }
 
 fn user_id(name: &str) -> OwnedUserId {
     UserId::parse(format!("@{name}:myelin.test")).unwrap()
+}
+
+impl Device {
+    fn forgets_data(&mut self, room_id: &OwnedRoomId) {
+        self.account_data.retain(|(of, _), _| of.as_ref() != Some(room_id));
+    }
 }
 
 impl Story {
@@ -80,10 +92,11 @@ impl Story {
                     let log_in = user::LogIn { password_hash: "hash".to_owned(), device };
                     world.call(user.as_str(), &log_in).unwrap();
                 }
-                devices.push(Device { user: user.clone(), token_hash, since: None, rooms: BTreeMap::new() });
+                let (rooms, account_data) = (BTreeMap::new(), BTreeMap::new());
+                devices.push(Device { user: user.clone(), token_hash, since: None, rooms, account_data });
             }
         }
-        Self { world, rooms: Vec::new(), devices, sent: 0 }
+        Self { world, rooms: Vec::new(), devices, account_data: BTreeMap::new(), sent: 0 }
     }
 
     fn creates_room(&mut self, creator: &UserId, version: &str) -> OwnedRoomId {
@@ -151,6 +164,20 @@ impl Story {
         self.world.call(user.as_str(), &call).unwrap();
     }
 
+    fn keeps(&mut self, user: &UserId, room_id: Option<OwnedRoomId>) {
+        self.sent += 1;
+        let event_type = format!("type{}", self.world.dice.roll(2));
+        let content = format!(r#"{{"number":{}}}"#, self.sent);
+        let call = user::SetAccountData {
+            token_hash: format!("{}0", user.localpart()),
+            room_id: room_id.clone(),
+            event_type: event_type.clone(),
+            content: RawValue::from_string(content.clone()).unwrap(),
+        };
+        self.world.call(user.as_str(), &call).unwrap();
+        self.account_data.entry(user.to_owned()).or_default().insert((room_id, event_type), content);
+    }
+
     /// One sync of a device, as the request tier does it; answers whether it brought anything.
     fn syncs(&mut self, index: usize, answer_is_lost: bool) -> bool {
         let mut device = self.devices[index].clone();
@@ -161,11 +188,11 @@ impl Story {
             ..SyncPlan::default()
         };
         let Some(plan) = self.world.asks(device.user.as_str(), &plan) else { return false };
-        let mut read = Vec::new();
+        let (mut read, mut out) = (Vec::new(), Vec::new());
         for PlannedRoom { number, room_id, from } in plan.rooms {
             // A room that fails now and then is owed to the device.
             if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
-                read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true });
+                read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false });
                 continue;
             }
             let delta = room::Delta {
@@ -179,16 +206,21 @@ impl Story {
                 format: room::EventFormat::default(),
             };
             let reply = self.world.call(room_id.as_str(), &delta).unwrap();
-            read.push(ReadRoom { number, to: reply.to, failed: false });
+            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew });
             match reply.section {
                 room::Section::Join => {
+                    if reply.anew {
+                        device.forgets_data(&room_id);
+                    }
                     let synced: Synced = serde_json::from_str(reply.room.get()).unwrap();
                     self.takes(&mut device, &room_id, synced, from);
                 }
                 room::Section::Leave => {
                     device.rooms.remove(&room_id);
+                    device.forgets_data(&room_id);
+                    out.push(room_id);
                 }
-                room::Section::None => {}
+                room::Section::None => out.push(room_id),
             }
         }
         let close = SyncClose {
@@ -199,6 +231,15 @@ impl Story {
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);
+        let of_account = closed.account_data.into_iter().map(|event| (None, event));
+        let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
+        let of_rooms = of_rooms.flat_map(|room| {
+            let room_id = room.room_id;
+            room.events.into_iter().map(move |event| (Some(room_id.clone()), event))
+        });
+        for (room_id, event) in of_account.chain(of_rooms) {
+            device.account_data.insert((room_id, event.event_type), event.content.get().to_owned());
+        }
         if !answer_is_lost {
             self.devices[index] = device;
         }
@@ -250,7 +291,7 @@ impl Story {
 
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
-        match self.world.dice.roll(21) {
+        match self.world.dice.roll(23) {
             0..=7 => drop(self.sends(&who, &room_id)),
             8 => drop(self.changes(&who, &room_id, MembershipAction::Join)),
             9 if self.world.dice.roll(3) == 0 => drop(self.changes(&who, &room_id, MembershipAction::Leave)),
@@ -267,6 +308,8 @@ impl Story {
             }
             18 if self.world.dice.roll(4) == 0 => self.world.crash(),
             19 => self.renames(&who),
+            20 => self.keeps(&who, None),
+            21 => self.keeps(&who, Some(room_id)),
             _ => self.world.settle(),
         }
     }
@@ -291,6 +334,9 @@ impl Story {
                 .world
                 .call(device.user.as_str(), &user::JoinedRooms { token_hash: device.token_hash.clone() })
                 .unwrap();
+            let mut kept = self.account_data.get(&device.user).cloned().unwrap_or_default();
+            kept.retain(|(room_id, _), _| room_id.as_ref().is_none_or(|room_id| joined.contains(room_id)));
+            assert_eq!(device.account_data, kept, "seed {seed}: {} lacks account data", device.token_hash);
             for room_id in &self.rooms {
                 let since_join = self.since_join(room_id, &device.user);
                 assert_eq!(

@@ -123,7 +123,7 @@ fn what_a_room_is_asked() {
             "format": { "federation": true, "fields": ["type"] },
         }),
     );
-    pinned_reply::<room::Delta>(json!({ "to": 9, "section": "join", "room": { "timeline": {} } }));
+    pinned_reply::<room::Delta>(json!({ "to": 9, "section": "join", "anew": true, "room": { "timeline": {} } }));
     pinned(
         &room::Messages {
             user: alice(),
@@ -188,6 +188,29 @@ fn what_a_user_is_told_by_rooms() {
 }
 
 #[test]
+fn what_a_user_keeps() {
+    let content = || to_raw_value(&json!({ "a": 1 })).unwrap();
+    let (token_hash, event_type) = (String::from("h"), String::from("t"));
+    pinned(
+        &user::SetAccountData {
+            token_hash: token_hash.clone(),
+            room_id: None,
+            event_type: event_type.clone(),
+            content: content(),
+        },
+        json!({ "token_hash": "h", "type": "t", "content": { "a": 1 } }),
+    );
+    pinned(
+        &user::GetAccountData { token_hash: token_hash.clone(), room_id: Some(room()), event_type },
+        json!({ "token_hash": "h", "room_id": "!room:a", "type": "t" }),
+    );
+    pinned(
+        &user::SetFullyRead { token_hash, room_id: room(), event_id: "$e".try_into().unwrap() },
+        json!({ "token_hash": "h", "room_id": "!room:a", "event_id": "$e" }),
+    );
+}
+
+#[test]
 fn what_a_sync_says() {
     pinned(
         &user::SyncPlan {
@@ -213,16 +236,21 @@ fn what_a_sync_says() {
             since: None,
             position: 3,
             rooms: vec![
-                user::ReadRoom { number: 1, to: 2, failed: false },
-                user::ReadRoom { number: 2, to: 0, failed: true },
+                user::ReadRoom { number: 1, to: 2, failed: false, anew: true },
+                user::ReadRoom { number: 2, to: 0, failed: true, anew: false },
             ],
         },
         json!({
-            "token_hash": "h", "position": 3, "rooms": [{ "number": 1, "to": 2 }, { "number": 2, "to": 0, "failed": true }],
+            "token_hash": "h", "position": 3, "rooms": [{ "number": 1, "to": 2, "anew": true }, { "number": 2, "to": 0, "failed": true }],
         }),
     );
     pinned_reply::<user::SyncClose>(json!({
         "next_batch": "s3_3", "invited": [{ "room_id": "!room:a", "state": [] }], "knocked": [],
+    }));
+    pinned_reply::<user::SyncClose>(json!({
+        "next_batch": "s3_3", "invited": [], "knocked": [],
+        "account_data": [{ "type": "t", "content": { "a": 1 } }],
+        "room_account_data": [{ "room_id": "!room:a", "joined": true, "events": [{ "type": "t", "content": {} }] }],
     }));
     pinned(&user::JoinedRooms { token_hash: "h".into() }, json!({ "token_hash": "h" }));
     pinned(

@@ -60,6 +60,9 @@ pub struct Delta {
 pub struct DeltaReply {
     pub to: u64,
     pub section: Section,
+    /// Whether the cursor told nothing of the room, so that the device learns all of it now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The room in the shape of its section; `null` in none.
     pub room: Box<RawValue>,
 }
@@ -126,15 +129,17 @@ impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
         let head = self.head(&**tx)?;
         let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?.with_format(&call.format);
-        let nothing = |to| Ok(DeltaReply { to, section: Section::None, room: to_raw_value(&())? });
+        let nothing = |to| Ok(DeltaReply { to, section: Section::None, anew: false, room: to_raw_value(&())? });
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {
                 self.has_read(tx, call.user.as_str(), head)?;
                 let room = self.joined(&**tx, cx, &viewer, &call, head)?;
-                Ok(DeltaReply { to: head, section: Section::Join, room })
+                let anew = known_since(&viewer, &call, head).is_none();
+                Ok(DeltaReply { to: head, section: Section::Join, anew, room })
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
-                Ok(DeltaReply { to: left, section: Section::Leave, room: gone(&**tx, cx, &viewer, &call, left)? })
+                let room = gone(&**tx, cx, &viewer, &call, left)?;
+                Ok(DeltaReply { to: left, section: Section::Leave, anew: false, room })
             }
             Some((_, position)) => nothing(position),
             None => nothing(head),
@@ -151,8 +156,7 @@ impl Room {
         head: u64,
     ) -> Result<Box<RawValue>, Error> {
         let known = call.from.filter(|from| *from <= head);
-        // A cursor from before a time away, or from beyond the log, tells nothing of the state.
-        let since = known.filter(|from| viewer.joined_throughout(*from));
+        let since = known_since(viewer, call, head);
         let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), head)?;
         // Between what the client knows and this timeline there is what is hidden, or forgotten.
         newest.limited |= call.from.is_some() && since.is_none();
@@ -166,6 +170,11 @@ impl Room {
         let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
         render(sql, cx, viewer, call, newest, state, summary)
     }
+}
+
+/// The cursor, if it tells of the state: not one from before a time away, or from beyond the log.
+fn known_since(viewer: &Viewer, call: &Delta, head: u64) -> Option<u64> {
+    call.from.filter(|from| *from <= head && viewer.joined_throughout(*from))
 }
 
 /// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.

@@ -27,11 +27,21 @@ pub struct EventFilter {
 impl EventFilter {
     pub(super) fn allows(&self, event: &Logged) -> bool {
         let (event_type, sender) = (event.pdu.event_type().to_string(), event.pdu.sender().as_str());
-        self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| matches(pattern, &event_type)))
-            && !self.not_types.iter().any(|pattern| matches(pattern, &event_type))
+        self.allows_type(&event_type)
             && self.senders.as_ref().is_none_or(|senders| senders.iter().any(|wanted| wanted == sender))
             && !self.not_senders.iter().any(|unwanted| unwanted == sender)
             && self.contains_url.is_none_or(|wanted| wanted == has_url(event))
+    }
+
+    /// Whether account data of this type is wanted. It has no sender, so none of those that a client lists. There is one
+    /// entry of each type: a limit would hide some for good, and is not for them.
+    pub fn allows_account_data(&self, event_type: &str) -> bool {
+        self.allows_type(event_type) && self.senders.is_none()
+    }
+
+    fn allows_type(&self, event_type: &str) -> bool {
+        self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| matches(pattern, event_type)))
+            && !self.not_types.iter().any(|pattern| matches(pattern, event_type))
     }
 
     /// The number of events wanted: `default` if the client does not say, never more than `max`.

@@ -11,11 +11,13 @@
 //! | [`ChangePassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
+//! | [`SetAccountData`], [`GetAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`MembershipChanged`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
 
+mod account_data;
 mod change_password;
 mod create;
 mod deactivate;
@@ -46,6 +48,7 @@ use crate::{
 };
 use moves::Moves;
 
+pub use account_data::{AccountDataEvent, GetAccountData, RoomAccountData, SetAccountData, SetFullyRead};
 pub use change_password::ChangePassword;
 pub use create::{Create, Created};
 pub use deactivate::Deactivate;
@@ -113,6 +116,9 @@ impl Logic for User {
             write SetProfileField => set_profile_field,
             write AddFilter => add_filter,
             read GetFilter => filter,
+            write SetAccountData => set_account_data,
+            read GetAccountData => account_data,
+            write SetFullyRead => set_fully_read,
             write MembershipChanged => membership_changed,
             write Nudge => nudge,
             read JoinedRooms => joined_rooms,

@@ -11,7 +11,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use platform::{Fault, Sql, Tx};
 
-use super::store::rooms::{self, Move};
+use super::store::{
+    account_data,
+    rooms::{self, Move},
+};
 
 /// Moves kept. A token older than the oldest gets its rooms with whole state.
 pub(super) const MOVES_MAX: usize = if cfg!(test) { 12 } else { 4096 };
@@ -23,7 +26,7 @@ pub(super) struct Moves {
     last: HashMap<u64, (u64, u64)>,
     /// The newest position of the stream.
     pub head: u64,
-    /// The newest position at which a membership changed.
+    /// The newest position at which anything else changed than what rooms hold: a membership, account data.
     pub own_head: u64,
     /// The position at which a plan was answered last; `None`: unknown, so perhaps just now.
     pub planned: Option<u64>,
@@ -34,7 +37,7 @@ pub(super) struct Moves {
 impl Moves {
     pub(super) fn load(sql: &dyn Sql) -> Result<Self, Fault> {
         let ring: VecDeque<Move> = rooms::moves(sql)?.into();
-        let (mut last, mut own_head) = (HashMap::new(), 0);
+        let (mut last, mut own_head) = (HashMap::new(), account_data::head(sql)?);
         for room in rooms::all(sql)? {
             last.insert(room.number, (0, room.told));
             own_head = own_head.max(room.changed);
@@ -50,6 +53,15 @@ impl Moves {
     /// The stream's next position: never one used before.
     pub(super) fn next_position(&self, now_ms: u64) -> u64 {
         self.head.saturating_add(1).max(now_ms)
+    }
+
+    /// Takes the next position for something of the user's own, which the operation stores with it.
+    pub(super) fn own_news(&mut self, now_ms: u64) -> u64 {
+        let position = self.next_position(now_ms);
+        self.uncommitted = true;
+        self.head = position;
+        self.own_head = position;
+        position
     }
 
     /// Up to where the room's stored moves told of it.

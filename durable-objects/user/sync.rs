@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    User,
+    AccountDataEvent, RoomAccountData, User, account_data,
     moves::Moves,
     store::{self, rooms::KnownRoom},
     sync_token::{self, Exceptions, LISTED_MAX, Reached, Rooms, SyncToken},
@@ -94,6 +94,9 @@ pub struct ReadRoom {
     /// Whether it could not be read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
+    /// Whether the room told all of itself, as to a device that knows nothing of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,6 +108,12 @@ pub struct Closed {
     /// Rooms the user knocked on since.
     #[serde(default)]
     pub knocked: Vec<StrippedRoom>,
+    /// The account's data that changed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub account_data: Vec<AccountDataEvent>,
+    /// The same for rooms; whole for those that are told anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub room_account_data: Vec<RoomAccountData>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -165,11 +174,13 @@ impl User {
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
         super::authenticate(&**tx, cx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
-        let (next, own_head) = self.with_moves(&**tx, |moves| {
-            let mut exceptions = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
-                Some(since) => exceptions(&**tx, since)?.unwrap_or_default(),
-                None => Rooms::new(),
+        let (next, own_head, remembered) = self.with_moves(&**tx, |moves| {
+            let known = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
+                Some(since) => exceptions(&**tx, since)?,
+                None => None,
             };
+            let remembered = known.is_some();
+            let mut exceptions = known.unwrap_or_default();
             let told = moves.since(call.position);
             for read in &call.rooms {
                 // A room that went back, restored from an older copy, has read no less: its next news come after this.
@@ -184,15 +195,19 @@ impl User {
             } else {
                 Exceptions::Listed(exceptions)
             };
-            Ok((SyncToken { moves: call.position, own: moves.head, rooms }, moves.own_head))
+            Ok((SyncToken { moves: call.position, own: moves.head, rooms }, moves.own_head, remembered))
         })?;
-        let own = since.map_or(0, |since| since.own);
+        // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
+        let own = since.filter(|since| remembered && since.own <= next.own).map_or(0, |since| since.own);
         let (mut invited, mut knocked) = (Vec::new(), Vec::new());
         if own_head > own {
             invited = stripped(&**tx, "invite", own)?;
             knocked = stripped(&**tx, "knock", own)?;
         }
-        Ok(Closed { next_batch: next.to_string(), invited, knocked })
+        let news = own_head > own || call.rooms.iter().any(|read| read.anew);
+        let (account_data, room_account_data) =
+            if news { account_data::news(&**tx, own, &call)? } else { (Vec::new(), Vec::new()) };
+        Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data })
     }
 
     pub(super) fn position_in(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {

@@ -81,6 +81,8 @@ pub enum Refusal {
     KeyTooLarge,
     /// 400 `M_PROFILE_TOO_LARGE`: the whole profile.
     ProfileTooLarge,
+    /// 405 `M_BAD_JSON`: the server alone writes this account data.
+    ServerManaged(String),
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
     Unavailable {
         /// Milliseconds after which to try again.
@@ -113,6 +115,7 @@ impl Refusal {
             Self::Forbidden(_) | Self::UserDeactivated | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::Unrecognized { status } => *status,
+            Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
             Self::Unavailable { .. } => 503,
@@ -124,7 +127,7 @@ impl Refusal {
         match self {
             Self::Forbidden(_) => "M_FORBIDDEN",
             Self::NotFound(_) => "M_NOT_FOUND",
-            Self::BadJson(_) => "M_BAD_JSON",
+            Self::BadJson(_) | Self::ServerManaged(_) => "M_BAD_JSON",
             Self::NotJson(_) => "M_NOT_JSON",
             Self::InvalidParam(_) => "M_INVALID_PARAM",
             Self::MissingParam(_) => "M_MISSING_PARAM",
@@ -170,7 +173,8 @@ impl Refusal {
             | Self::WeakPassword(sentence)
             | Self::Unauthorized(sentence)
             | Self::Unknown(sentence)
-            | Self::BadAlias(sentence) => sentence.clone(),
+            | Self::BadAlias(sentence)
+            | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::LimitExceeded { retry_after_ms } => format!("Too many requests: try again in {retry_after_ms} ms"),
             Self::UnknownToken { soft_logout: true } => "This access token has expired".to_owned(),
@@ -274,6 +278,7 @@ mod tests {
             (Refusal::BadAlias(s()), r#"{"bad_alias":"x"}"#, 400, "M_BAD_ALIAS"),
             (Refusal::KeyTooLarge, r#""key_too_large""#, 400, "M_KEY_TOO_LARGE"),
             (Refusal::ProfileTooLarge, r#""profile_too_large""#, 400, "M_PROFILE_TOO_LARGE"),
+            (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
         ];
         for (refusal, wire, status, errcode) in table {

@@ -1,5 +1,6 @@
 //! The client-server API, a file per section of the specification.
 
+mod account_data;
 mod creation;
 mod discovery;
 mod filtering;

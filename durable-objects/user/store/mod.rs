@@ -1,6 +1,7 @@
 //! All of the User's SQL, by what it concerns.
 
 pub(crate) mod account;
+pub(crate) mod account_data;
 pub(crate) mod device;
 pub(crate) mod filter;
 pub(crate) mod profile;

@@ -1,5 +1,6 @@
 //! The Client-Server API, one file per section of the specification.
 
+mod account_data;
 mod capabilities;
 mod filter;
 mod login;
@@ -23,6 +24,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     whoami::routes(routes);
     profile::routes(routes);
     filter::routes(routes);
+    account_data::routes(routes);
     push_rules::routes(routes);
     rooms::routes(routes);
     sync::routes(routes);

@@ -3,23 +3,25 @@
 //! The plan says which rooms to read from where, the rooms are read in parallel, the close ends with what is the
 //! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
 
-use std::{collections::BTreeMap, time::Duration};
+mod answer;
+
+use std::time::Duration;
 
 use actors::{
-    room::{Delta, DeltaReply, EventFormat, Section},
-    user::{Plan, PlannedRoom, ReadRoom, StrippedRoom, SyncClose, SyncPlan},
+    room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
+    user::{Closed, Plan, PlannedRoom, ReadRoom, SyncClose, SyncPlan},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
 use ruma_client_api::{
-    filter::{FilterDefinition, RoomFilter},
+    filter::{self, FilterDefinition, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
-use ruma_common::{OwnedRoomId, RoomId};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use ruma_common::RoomId;
+use serde_json::value::to_raw_value;
 use tracing::warn;
 
+use self::answer::{Answer, Room, Rooms};
 use super::{
     filter::{checked, event_format},
     rooms::{event_filter, wants_room},
@@ -35,46 +37,6 @@ const FAILED_PAUSE_MS: u64 = 1_000;
 
 pub(crate) fn routes(routes: &mut Routes) {
     routes.add_carried_json(sync);
-}
-
-#[derive(Serialize)]
-struct Answer {
-    next_batch: String,
-    #[serde(skip_serializing_if = "Rooms::is_empty")]
-    rooms: Rooms,
-}
-
-#[derive(Default, Serialize)]
-struct Rooms {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    join: BTreeMap<OwnedRoomId, Box<RawValue>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    leave: BTreeMap<OwnedRoomId, Box<RawValue>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    invite: BTreeMap<String, Invited>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    knock: BTreeMap<String, Knocked>,
-}
-
-impl Rooms {
-    fn is_empty(&self) -> bool {
-        self.join.is_empty() && self.leave.is_empty() && self.invite.is_empty() && self.knock.is_empty()
-    }
-}
-
-#[derive(Serialize)]
-struct Invited {
-    invite_state: Stripped,
-}
-
-#[derive(Serialize)]
-struct Knocked {
-    knock_state: Stripped,
-}
-
-#[derive(Serialize)]
-struct Stripped {
-    events: Box<RawValue>,
 }
 
 async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>, Failure> {
@@ -108,7 +70,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let Some(plan) = plan.filter(|plan| !plan.quiet) else {
         // Nothing happened: the token still says where the device is.
         let next_batch = request.since.unwrap_or_default();
-        return Ok(serde_json::to_vec(&Answer { next_batch, rooms: Rooms::default() })?);
+        return Ok(Answer { next_batch, ..Answer::default() }.into_json()?);
     };
     let filter = match (given_filter, &plan.filter) {
         (Some(filter), _) => filter,
@@ -123,20 +85,46 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         full_state: request.full_state,
         state_after: request.use_state_after,
     };
-    let (mut rooms, read) = reading.read(cx).await?;
+    let (rooms, read) = reading.read(cx).await?;
     let close =
         SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
     let closed = user.call(&close).await.or_absent(unknown_token())?;
-    let is_wanted = |room: &StrippedRoom| {
-        <&RoomId>::try_from(room.room_id.as_str()).is_ok_and(|room_id| wants(&filter.room, room_id))
-    };
-    for StrippedRoom { room_id, state } in closed.invited.into_iter().filter(is_wanted) {
-        rooms.invite.insert(room_id, Invited { invite_state: Stripped { events: state } });
+    Ok(answer(closed, rooms, &filter).into_json()?)
+}
+
+/// Puts together what the rooms say and what is the user's own, as far as the filter lets it through.
+fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer {
+    let is_wanted = |room_id: &str| <&RoomId>::try_from(room_id).is_ok_and(|room_id| wants(&filter.room, room_id));
+    rooms.invite = closed.invited.into_iter().filter(|room| is_wanted(&room.room_id)).collect();
+    rooms.knock = closed.knocked.into_iter().filter(|room| is_wanted(&room.room_id)).collect();
+    for mut told in closed.room_account_data {
+        let wanted = event_filter(&filter.room.account_data, &told.room_id);
+        told.events.retain(|event| wanted.allows_account_data(&event.event_type));
+        if told.events.is_empty() || !wants(&filter.room, &told.room_id) {
+            continue;
+        }
+        if let Some(left) = rooms.leave.get_mut(&told.room_id) {
+            left.account_data.events = told.events;
+        } else if told.joined && !rooms.nothing.contains(&told.room_id) {
+            rooms.join.entry(told.room_id).or_default().account_data.events = told.events;
+        }
     }
-    for StrippedRoom { room_id, state } in closed.knocked.into_iter().filter(is_wanted) {
-        rooms.knock.insert(room_id, Knocked { knock_state: Stripped { events: state } });
+    let mut account_data = closed.account_data;
+    let wanted = account_filter(&filter.account_data);
+    account_data.retain(|event| wanted.allows_account_data(&event.event_type));
+    let mut answer = Answer { next_batch: closed.next_batch, rooms, ..Answer::default() };
+    answer.account_data.events = account_data;
+    answer
+}
+
+/// A client's filter for what belongs to the account.
+fn account_filter(filter: &filter::Filter) -> EventFilter {
+    EventFilter {
+        types: filter.types.clone(),
+        not_types: filter.not_types.clone(),
+        senders: filter.senders.as_ref().map(|senders| senders.iter().map(ToString::to_string).collect()),
+        ..EventFilter::default()
     }
-    Ok(serde_json::to_vec(&Answer { next_batch: closed.next_batch, rooms })?)
 }
 
 fn wants(filter: &RoomFilter, room_id: &RoomId) -> bool {
@@ -167,18 +155,21 @@ impl Reading<'_> {
         for (room, reply) in replies {
             match reply {
                 Ok(reply) => {
-                    read.push(ReadRoom { number: room.number, to: reply.to, failed: false });
+                    read.push(ReadRoom { number: room.number, to: reply.to, failed: false, anew: reply.anew });
                     let section = if wants(self.filter, &room.room_id) { reply.section } else { Section::None };
                     match section {
-                        Section::Join => rooms.join.insert(room.room_id.clone(), reply.room),
-                        Section::Leave => rooms.leave.insert(room.room_id.clone(), reply.room),
-                        Section::None => None,
+                        Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(reply.room)),
+                        Section::Leave => rooms.leave.insert(room.room_id.clone(), Room::told(reply.room)),
+                        Section::None => {
+                            rooms.nothing.insert(room.room_id.clone());
+                            None
+                        }
                     };
                 }
                 Err(Failure::Fault(fault)) => {
                     warn!(room_id = %room.room_id, %fault, "a room could not be read for a sync");
                     failed = failed.saturating_add(1);
-                    read.push(ReadRoom { number: room.number, to: room.from.unwrap_or(0), failed: true });
+                    read.push(ReadRoom { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false });
                 }
                 Err(failure) => return Err(failure),
             }
@@ -202,9 +193,12 @@ impl Reading<'_> {
         };
         match cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
-            Err(Failure::Absent) => {
-                Ok(DeltaReply { to: room.from.unwrap_or(0), section: Section::None, room: to_raw_value(&())? })
-            }
+            Err(Failure::Absent) => Ok(DeltaReply {
+                to: room.from.unwrap_or(0),
+                section: Section::None,
+                anew: false,
+                room: to_raw_value(&())?,
+            }),
             reply => reply,
         }
     }
