@@ -1,7 +1,10 @@
 //! Random conversations, with everything that can go wrong between actors going wrong.
 //!
 //! The model is small: what a device must have seen in the end is the room's log since its user joined, in order and
-//! each event once, however often actors were evicted, calls and answers were lost, or the host died.
+//! each event once, with every receipt that is its to see, and nobody typing for ever, however often actors were evicted,
+//! calls and answers were lost, or the host died.
+
+mod device;
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -14,43 +17,13 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     CallError,
     room::{self, MembershipAction},
-    user::{self, PlannedRoom, ReadRoom, SyncClose, SyncPlan},
+    user,
     world::World,
 };
+use device::{AccountData, Device, Receipts};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const DEVICES_EACH: usize = 2;
-
-#[derive(Deserialize)]
-struct Synced {
-    timeline: SyncedTimeline,
-}
-
-#[derive(Deserialize)]
-struct SyncedTimeline {
-    events: Vec<SeenEvent>,
-    limited: bool,
-    prev_batch: String,
-}
-
-#[derive(Deserialize)]
-struct SeenEvent {
-    event_id: OwnedEventId,
-}
-
-/// A device as a client keeps it.
-#[derive(Clone)]
-struct Device {
-    user: OwnedUserId,
-    token_hash: String,
-    since: Option<String>,
-    /// What it knows of each joined room, in the order it was told.
-    rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
-    account_data: AccountData,
-}
-
-/// Contents by room, `None` for the account, and type.
-type AccountData = BTreeMap<(Option<OwnedRoomId>, String), String>;
 
 struct Story {
     world: Rc<World>,
@@ -59,16 +32,13 @@ struct Story {
     /// What each user's clients have kept.
     account_data: BTreeMap<OwnedUserId, AccountData>,
     sent: u64,
+    /// The messages of each room, in their order, and how far they were read.
+    messages: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    receipts: BTreeMap<OwnedRoomId, Receipts>,
 }
 
 fn user_id(name: &str) -> OwnedUserId {
     UserId::parse(format!("@{name}:myelin.test")).unwrap()
-}
-
-impl Device {
-    fn forgets_data(&mut self, room_id: &OwnedRoomId) {
-        self.account_data.retain(|(of, _), _| of.as_ref() != Some(room_id));
-    }
 }
 
 impl Story {
@@ -92,11 +62,19 @@ impl Story {
                     let log_in = user::LogIn { password_hash: "hash".to_owned(), device };
                     world.call(user.as_str(), &log_in).unwrap();
                 }
-                let (rooms, account_data) = (BTreeMap::new(), BTreeMap::new());
-                devices.push(Device { user: user.clone(), token_hash, since: None, rooms, account_data });
+                devices.push(Device {
+                    user: user.clone(),
+                    token_hash,
+                    since: None,
+                    rooms: BTreeMap::new(),
+                    account_data: BTreeMap::new(),
+                    receipts: BTreeMap::new(),
+                    typing: BTreeMap::new(),
+                });
             }
         }
-        Self { world, rooms: Vec::new(), devices, account_data: BTreeMap::new(), sent: 0 }
+        let (account_data, messages, receipts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { world, rooms: Vec::new(), devices, account_data, sent: 0, messages, receipts }
     }
 
     fn creates_room(&mut self, creator: &UserId, version: &str) -> OwnedRoomId {
@@ -125,7 +103,39 @@ impl Story {
             let again = self.world.call(room_id.as_str(), &call);
             assert_eq!(first.as_ref().ok(), again.as_ref().ok(), "a repeated transaction made another event");
         }
+        if let Ok(event_id) = &first {
+            self.messages.entry(room_id.to_owned()).or_default().push(event_id.clone());
+        }
         first
+    }
+
+    fn reads(&mut self, user: &UserId, room_id: &RoomId) {
+        let Some(messages) = self.messages.get(room_id) else { return };
+        let (index, kind) = (self.world.dice.roll(messages.len() as u64) as usize, self.world.dice.roll(2));
+        let kind = if kind == 0 { room::ReceiptKind::Public } else { room::ReceiptKind::Private };
+        let thread = (self.world.dice.roll(3) == 0).then(|| "main".to_owned());
+        let event_id = messages[index].clone();
+        let call = room::MarkRead {
+            user: user.to_owned(),
+            device: "PHONE".into(),
+            receipts: vec![room::NewReceipt { kind, event_id: event_id.clone(), thread: thread.clone() }],
+            fully_read: None,
+        };
+        if self.world.call(room_id.as_str(), &call).is_err() {
+            return;
+        }
+        let kind = serde_json::to_value(kind).unwrap().as_str().unwrap().to_owned();
+        let receipts = self.receipts.entry(room_id.to_owned()).or_default();
+        let read = receipts.entry((user.to_owned(), kind, thread.unwrap_or_default())).or_insert(event_id.clone());
+        if messages.iter().position(|message| message == read) < Some(index) {
+            *read = event_id;
+        }
+    }
+
+    fn types(&self, user: &UserId, room_id: &RoomId) {
+        let timeout_ms = (self.world.dice.roll(3) > 0).then_some(30_000);
+        // Whoever is not in the room is refused.
+        drop(self.world.call(room_id.as_str(), &room::SetTyping { user: user.to_owned(), timeout_ms }));
     }
 
     fn changes(&mut self, user: &UserId, room_id: &RoomId, action: MembershipAction) -> Result<(), CallError> {
@@ -178,109 +188,6 @@ impl Story {
         self.account_data.entry(user.to_owned()).or_default().insert((room_id, event_type), content);
     }
 
-    /// One sync of a device, as the request tier does it; answers whether it brought anything.
-    fn syncs(&mut self, index: usize, answer_is_lost: bool) -> bool {
-        let mut device = self.devices[index].clone();
-        let plan = SyncPlan {
-            token_hash: device.token_hash.clone(),
-            since: device.since.clone(),
-            may_wait: true,
-            ..SyncPlan::default()
-        };
-        let Some(plan) = self.world.asks(device.user.as_str(), &plan) else { return false };
-        let (mut read, mut out) = (Vec::new(), Vec::new());
-        for PlannedRoom { number, room_id, from } in plan.rooms {
-            // A room that fails now and then is owed to the device.
-            if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
-                read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false });
-                continue;
-            }
-            let delta = room::Delta {
-                user: device.user.clone(),
-                device: plan.device.clone(),
-                from,
-                full_state: false,
-                state_after: false,
-                timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
-                state: room::EventFilter::default(),
-                format: room::EventFormat::default(),
-            };
-            let reply = self.world.call(room_id.as_str(), &delta).unwrap();
-            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew });
-            match reply.section {
-                room::Section::Join => {
-                    if reply.anew {
-                        device.forgets_data(&room_id);
-                    }
-                    let synced: Synced = serde_json::from_str(reply.room.get()).unwrap();
-                    self.takes(&mut device, &room_id, synced, from);
-                }
-                room::Section::Leave => {
-                    device.rooms.remove(&room_id);
-                    device.forgets_data(&room_id);
-                    out.push(room_id);
-                }
-                room::Section::None => out.push(room_id),
-            }
-        }
-        let close = SyncClose {
-            token_hash: device.token_hash.clone(),
-            since: device.since.clone(),
-            position: plan.position,
-            rooms: read,
-        };
-        let closed = self.world.call(device.user.as_str(), &close).unwrap();
-        device.since = Some(closed.next_batch);
-        let of_account = closed.account_data.into_iter().map(|event| (None, event));
-        let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
-        let of_rooms = of_rooms.flat_map(|room| {
-            let room_id = room.room_id;
-            room.events.into_iter().map(move |event| (Some(room_id.clone()), event))
-        });
-        for (room_id, event) in of_account.chain(of_rooms) {
-            device.account_data.insert((room_id, event.event_type), event.content.get().to_owned());
-        }
-        if !answer_is_lost {
-            self.devices[index] = device;
-        }
-        true
-    }
-
-    /// The client takes in a joined room: it fills gaps by paging back to what it knows.
-    fn takes(&self, device: &mut Device, room_id: &OwnedRoomId, synced: Synced, from: Option<u64>) {
-        let known = device.rooms.entry(room_id.clone()).or_default();
-        if from.is_none() || (from == Some(0) && synced.timeline.limited) {
-            known.clear();
-        }
-        let mut missed = Vec::new();
-        let mut token = synced.timeline.limited.then_some(synced.timeline.prev_batch);
-        'paging: while let Some(from) = token {
-            let call = room::Messages {
-                user: device.user.clone(),
-                device: "ANY".into(),
-                from: Some(from.parse::<room::RoomToken>().unwrap().0),
-                to: None,
-                direction: room::Direction::Backwards,
-                filter: room::EventFilter { limit: Some(2), ..room::EventFilter::default() },
-            };
-            let page = self.world.call(room_id.as_str(), &call).unwrap();
-            for event in &page.chunk {
-                let event: SeenEvent = serde_json::from_str(event.get()).unwrap();
-                if known.contains(&event.event_id) {
-                    break 'paging;
-                }
-                missed.push(event.event_id);
-            }
-            token = page.end;
-        }
-        known.extend(missed.into_iter().rev());
-        for event in synced.timeline.events {
-            // A room joined anew since the token starts afresh, which only the server knows.
-            assert!(!known.contains(&event.event_id), "{} saw {} twice", device.token_hash, event.event_id);
-            known.push(event.event_id);
-        }
-    }
-
     fn anyone(&self) -> OwnedUserId {
         user_id(USERS[self.world.dice.roll(USERS.len() as u64) as usize])
     }
@@ -291,7 +198,7 @@ impl Story {
 
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
-        match self.world.dice.roll(23) {
+        match self.world.dice.roll(29) {
             0..=7 => drop(self.sends(&who, &room_id)),
             8 => drop(self.changes(&who, &room_id, MembershipAction::Join)),
             9 if self.world.dice.roll(3) == 0 => drop(self.changes(&who, &room_id, MembershipAction::Leave)),
@@ -310,6 +217,8 @@ impl Story {
             19 => self.renames(&who),
             20 => self.keeps(&who, None),
             21 => self.keeps(&who, Some(room_id)),
+            22..=25 => self.reads(&who, &room_id),
+            26..=27 => self.types(&who, &room_id),
             _ => self.world.settle(),
         }
     }
@@ -364,6 +273,12 @@ impl Story {
                     "seed {seed}: {} has not seen all of {room_id} in order",
                     device.token_hash
                 );
+                let mut receipts = self.receipts.get(room_id).cloned().unwrap_or_default();
+                receipts.retain(|(user, kind, _), _| kind == "m.read" || *user == device.user);
+                let known = device.receipts.get(room_id).cloned().unwrap_or_default();
+                assert_eq!(known, receipts, "seed {seed}: the receipts of {room_id} at {}", device.token_hash);
+                let typing = device.typing.get(room_id).map_or(&[][..], Vec::as_slice);
+                assert!(typing.is_empty(), "seed {seed}: {} shows {typing:?} typing for ever", device.token_hash);
             }
         }
     }
@@ -414,6 +329,11 @@ impl Story {
             }
         }
         since
+    }
+
+    fn has_a_watcher(&self) {
+        let create = user::Create { call_id: "watcher".to_owned(), ..user::Create::default() };
+        self.world.call(self.rooms_creator().as_str(), &create).unwrap();
     }
 
     /// Somebody who never leaves, and so sees everything.
@@ -474,9 +394,8 @@ fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
     // Shown when the story fails.
     println!("seed {seed}");
     let mut story = Story::begin(seed);
-    let watcher = user_id("watcher");
-    let create = user::Create { call_id: "watcher".to_owned(), ..user::Create::default() };
-    story.world.call(watcher.as_str(), &create).unwrap();
+    story.has_a_watcher();
+    let watcher = story.rooms_creator();
     for version in ["12", "10", "11"] {
         story.creates_room(&watcher, version);
     }
@@ -491,6 +410,72 @@ fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
 /// How many stories are told: `MYELIN_SEEDS` for more than the usual.
 fn seeds(usual: u64) -> u64 {
     std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
+/// A room with a message, where both are joined and have seen everything.
+fn quiet_room(story: &mut Story) -> (OwnedUserId, OwnedUserId, OwnedRoomId) {
+    let (alice, bob) = (user_id("alice"), user_id("bob"));
+    story.has_a_watcher();
+    let room_id = story.creates_room(&story.rooms_creator(), "12");
+    for user in [&alice, &bob] {
+        story.changes(user, &room_id, room::MembershipAction::Join).unwrap();
+    }
+    story.sends(&alice, &room_id).unwrap();
+    story.world.settle();
+    for index in 0..4 {
+        while story.syncs(index, false) {}
+    }
+    (alice, bob, room_id)
+}
+
+#[test]
+fn a_private_receipt_wakes_nobody_else() {
+    let mut story = Story::begin(1);
+    let (_, bob, room_id) = quiet_room(&mut story);
+    let event_id = story.messages[&room_id][0].clone();
+    let receipts =
+        vec![room::NewReceipt { kind: room::ReceiptKind::Private, event_id: event_id.clone(), thread: None }];
+    let call = room::MarkRead { user: bob.clone(), device: "PHONE".into(), receipts, fully_read: None };
+    story.world.call(room_id.as_str(), &call).unwrap();
+    let receipt = ((bob, "m.read.private".to_owned(), String::new()), event_id);
+    story.receipts.insert(room_id.clone(), Receipts::from([receipt]));
+    for evicted in [false, true] {
+        if evicted {
+            // Nor does the alarm that looks whether everyone was told, in a room that remembers nothing.
+            story.world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+        }
+        story.world.settle();
+        story.world.passes(60_000);
+        for alices in 0..2 {
+            assert!(!story.syncs(alices, false), "evicted: {evicted}");
+        }
+    }
+    for bobs in 2..4 {
+        assert!(story.syncs(bobs, false));
+        assert!(!story.syncs(bobs, false));
+    }
+    // The room woken anew uses no position twice: what comes next is seen.
+    story.world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+    story.sends(&user_id("alice"), &room_id).unwrap();
+    story.ends_well(1);
+}
+
+#[test]
+fn typing_costs_no_row() {
+    let mut story = Story::begin(2);
+    let (alice, _, room_id) = quiet_room(&mut story);
+    let before = story.world.rows_written();
+    for timeout_ms in [Some(30_000), Some(30_000), None] {
+        story.world.call(room_id.as_str(), &room::SetTyping { user: alice.clone(), timeout_ms }).unwrap();
+        story.world.settle();
+        for index in 0..4 {
+            while story.syncs(index, false) {}
+        }
+    }
+    assert_eq!(story.world.rows_written(), before);
+    for device in &story.devices[..4] {
+        assert_eq!(device.typing[&room_id], [] as [OwnedUserId; 0]);
+    }
 }
 
 #[test]

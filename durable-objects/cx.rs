@@ -2,10 +2,10 @@ use std::cell::{Cell, RefCell};
 
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost};
-use ruma_common::{OwnedDeviceId, OwnedEventId};
+use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use serde::Serialize;
 
-use crate::{Call, Error};
+use crate::{Call, Error, room::Typing};
 
 /// What is the same for every actor of a server.
 pub struct Settings {
@@ -40,6 +40,12 @@ pub(crate) struct RoomNotes {
     pub followers: RefCell<Vec<(String, bool, u64)>>,
     /// Whether any membership changed.
     pub members_changed: Cell<bool>,
+    /// The newest position of what everybody in the room is told of.
+    pub public_head: Cell<Option<u64>>,
+    /// Whose private receipts moved, with their positions.
+    pub private: RefCell<Vec<(String, u64)>>,
+    /// Who types until when, in milliseconds since the Unix epoch, or (`None`) stopped.
+    pub typing: RefCell<Vec<(OwnedUserId, Option<u64>)>>,
 }
 
 /// What an operation of a User, one that only reads perhaps, learned of its caller's device: written down at its end.
@@ -86,7 +92,10 @@ pub(crate) enum Key {
 #[derive(Debug, Clone)]
 pub(crate) struct Nudged {
     pub follower: String,
+    /// 0: it was told only who types.
     pub to: u64,
+    /// Who typed, as it was told.
+    pub typing: Typing,
     /// How often anyone had read the log before.
     pub reads: u64,
 }

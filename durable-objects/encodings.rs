@@ -105,6 +105,34 @@ fn what_a_room_is_told() {
 }
 
 #[test]
+fn what_a_room_is_told_of_who_reads_and_types() {
+    pinned(
+        &room::MarkRead {
+            user: alice(),
+            device: "D".into(),
+            receipts: vec![
+                room::NewReceipt {
+                    kind: room::ReceiptKind::Public,
+                    event_id: "$e".try_into().unwrap(),
+                    thread: Some("main".into()),
+                },
+                room::NewReceipt { kind: room::ReceiptKind::Private, event_id: "$e".try_into().unwrap(), thread: None },
+            ],
+            fully_read: Some("$f".try_into().unwrap()),
+        },
+        json!({
+            "user": "@alice:a", "device": "D", "fully_read": "$f",
+            "receipts": [
+                { "type": "m.read", "event_id": "$e", "thread": "main" },
+                { "type": "m.read.private", "event_id": "$e" },
+            ],
+        }),
+    );
+    pinned(&room::SetTyping { user: alice(), timeout_ms: Some(5) }, json!({ "user": "@alice:a", "timeout_ms": 5 }));
+    pinned(&room::SetTyping { user: alice(), timeout_ms: None }, json!({ "user": "@alice:a" }));
+}
+
+#[test]
 fn what_a_room_is_asked() {
     pinned(
         &room::Delta {
@@ -116,14 +144,20 @@ fn what_a_room_is_asked() {
             timeline: EventFilter { limit: Some(3), lazy_load_members: true, ..EventFilter::default() },
             state: EventFilter::default(),
             format: EventFormat { federation: true, fields: vec!["type".into()] },
+            ephemeral: EventFilter::default(),
+            typing: Some(0),
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
-            "format": { "federation": true, "fields": ["type"] },
+            "format": { "federation": true, "fields": ["type"] }, "ephemeral": {}, "typing": 0,
         }),
     );
-    pinned_reply::<room::Delta>(json!({ "to": 9, "section": "join", "anew": true, "room": { "timeline": {} } }));
+    pinned_reply::<room::Delta>(json!({
+        "to": 9, "section": "join", "anew": true, "typing": { "version": 5, "until_ms": 7 },
+        "room": { "timeline": {} },
+    }));
+    pinned_reply::<room::Delta>(json!({ "to": 9, "section": "quiet", "room": null }));
     pinned(
         &room::Messages {
             user: alice(),
@@ -183,7 +217,12 @@ fn what_a_user_is_told_by_rooms() {
             "stripped_state": [{ "type": "m.room.create" }],
         }),
     );
-    pinned(&user::Nudge { room_id: room(), to: 8 }, json!({ "room_id": "!room:a", "to": 8 }));
+    pinned(&user::Nudge { room_id: room(), to: 8, typing: None }, json!({ "room_id": "!room:a", "to": 8 }));
+    let typing = Some(room::Typing { version: 5, until_ms: 7 });
+    pinned(
+        &user::Nudge { room_id: room(), to: 8, typing },
+        json!({ "room_id": "!room:a", "to": 8, "typing": { "version": 5, "until_ms": 7 } }),
+    );
     pinned_reply::<user::Nudge>(json!({ "silent_until_read": true }));
 }
 
@@ -228,20 +267,26 @@ fn what_a_sync_says() {
         }),
     );
     pinned_reply::<user::SyncPlan>(json!({
-        "device": "D", "position": 3, "rooms": [{ "number": 1, "room_id": "!room:a", "from": 2 }],
+        "device": "D", "position": 3,
+        "rooms": [{ "number": 1, "room_id": "!room:a", "from": 2, "typing": { "seen": 5, "known": 0 } }],
     }));
+    let read_typing = Some(user::ReadTyping { known: 0, now: room::Typing { version: 5, until_ms: 7 } });
     pinned(
         &user::SyncClose {
             token_hash: "h".into(),
             since: None,
             position: 3,
             rooms: vec![
-                user::ReadRoom { number: 1, to: 2, failed: false, anew: true },
-                user::ReadRoom { number: 2, to: 0, failed: true, anew: false },
+                user::ReadRoom { number: 1, to: 2, failed: false, anew: true, typing: read_typing },
+                user::ReadRoom { number: 2, to: 0, failed: true, anew: false, typing: None },
             ],
         },
         json!({
-            "token_hash": "h", "position": 3, "rooms": [{ "number": 1, "to": 2, "anew": true }, { "number": 2, "to": 0, "failed": true }],
+            "token_hash": "h", "position": 3,
+            "rooms": [
+                { "number": 1, "to": 2, "anew": true, "typing": { "known": 0, "now": { "version": 5, "until_ms": 7 } } },
+                { "number": 2, "to": 0, "failed": true },
+            ],
         }),
     );
     pinned_reply::<user::SyncClose>(json!({

@@ -114,6 +114,7 @@ pub(crate) struct World {
     databases: RefCell<HashMap<Address, Rc<MemorySql>>>,
     objects: RefCell<HashMap<Address, Rc<Object>>>,
     alarms: RefCell<BTreeMap<Address, u64>>,
+    alarms_set: Cell<u64>,
     spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
@@ -138,6 +139,7 @@ impl World {
             databases: RefCell::default(),
             objects: RefCell::default(),
             alarms: RefCell::default(),
+            alarms_set: Cell::new(0),
             spawned: RefCell::default(),
             waiting: RefCell::default(),
             rooms: Cell::new(0),
@@ -145,6 +147,12 @@ impl World {
             broken_statements: Cell::new(0),
             this: this.clone(),
         })
+    }
+
+    /// Rows written so far, alarms included; entries of indexes are not counted here.
+    pub(crate) fn rows_written(&self) -> u64 {
+        let changes: u64 = self.databases.borrow().values().map(|database| database.connection.total_changes()).sum();
+        changes + self.alarms_set.get()
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -362,6 +370,7 @@ impl ObjectHost for Host {
     }
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
+        self.world.alarms_set.set(self.world.alarms_set.get() + 1);
         let mut alarms = self.world.alarms.borrow_mut();
         match at_ms {
             Some(at_ms) => alarms.insert(self.address.clone(), at_ms),

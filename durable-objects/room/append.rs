@@ -75,16 +75,23 @@ impl Room {
         Ok(pdu)
     }
 
-    /// Puts an accepted event into the log and moves everything that follows from it.
-    pub(super) fn insert(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<(), Error> {
+    /// The next position of the log: never one used before. Whoever takes it, followers must be told.
+    pub(super) fn next_position(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
         let last = match cx.head.get() {
             Some(head) => head,
-            None => self.head(&**tx)?,
+            None => self.heads(sql)?.log,
         };
         let position = last.saturating_add(1).max(cx.now_ms);
-        store::log::insert(tx, position, pdu, txn)?;
         cx.head.set(Some(position));
         cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
+        Ok(position)
+    }
+
+    /// Puts an accepted event into the log and moves everything that follows from it.
+    pub(super) fn insert(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<(), Error> {
+        let position = self.next_position(&**tx, cx)?;
+        store::log::insert(tx, position, pdu, txn)?;
+        cx.room.public_head.set(Some(position));
         if let Some(txn) = txn {
             cx.room.transactions.borrow_mut().push((position, txn.to_owned(), pdu.event_id().to_owned()));
         }
@@ -107,6 +114,9 @@ impl Room {
             return Ok(());
         }
         let joined = membership == MembershipState::Join;
+        if !joined && let Ok(user_id) = user_id.try_into() {
+            cx.room.typing.borrow_mut().push((user_id, None));
+        }
         cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
         owe_membership(tx, cx, user_id, pdu, position)
     }

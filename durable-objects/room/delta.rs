@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    EventFilter, EventFormat, Room, RoomToken,
+    EventFilter, EventFormat, Room, RoomToken, Typing,
+    ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::BATCH_EVENTS_MAX,
-    store::{self, log::Logged},
+    store::{self, log::Logged, receipts::Receipt},
     viewer::Viewer,
 };
 use crate::{Call, Cx, Error};
@@ -53,6 +54,11 @@ pub struct Delta {
     pub state: EventFilter,
     #[serde(default, skip_serializing_if = "EventFormat::is_usual")]
     pub format: EventFormat,
+    #[serde(default)]
+    pub ephemeral: EventFilter,
+    /// The version of the typing users that the device saw last, 0 for nobody; `None`: it does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typing: Option<u64>,
 }
 
 /// The position read to, and what to show.
@@ -63,6 +69,9 @@ pub struct DeltaReply {
     /// Whether the cursor told nothing of the room, so that the device learns all of it now.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anew: bool,
+    /// Who types, if that was asked for and is theirs to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typing: Option<Typing>,
     /// The room in the shape of its section; `null` in none.
     pub room: Box<RawValue>,
 }
@@ -73,6 +82,8 @@ pub struct DeltaReply {
 pub enum Section {
     Join,
     Leave,
+    /// The user is in the room, and there is nothing new to show.
+    Quiet,
     /// There is nothing for this user in the room.
     None,
 }
@@ -92,6 +103,8 @@ struct SyncedRoom {
     state_after: Option<Events>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    ephemeral: Events,
 }
 
 #[derive(Serialize)]
@@ -101,9 +114,15 @@ struct Timeline {
     prev_batch: String,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Events {
     events: Vec<Box<RawValue>>,
+}
+
+impl Events {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
 }
 
 #[derive(Serialize)]
@@ -127,54 +146,70 @@ struct Newest {
 
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
-        let head = self.head(&**tx)?;
+        let heads = self.heads(&**tx)?;
         let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?.with_format(&call.format);
-        let nothing = |to| Ok(DeltaReply { to, section: Section::None, anew: false, room: to_raw_value(&())? });
+        let nothing =
+            |to| Ok(DeltaReply { to, section: Section::None, anew: false, typing: None, room: to_raw_value(&())? });
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {
-                self.has_read(tx, call.user.as_str(), head)?;
-                let room = self.joined(&**tx, cx, &viewer, &call, head)?;
-                let anew = known_since(&viewer, &call, head).is_none();
-                Ok(DeltaReply { to: head, section: Section::Join, anew, room })
+                let own = own_receipts(&**tx, call.user.as_str())?;
+                // What is told to followers reaches as far, so that most tokens need not name the room.
+                let known = call.from.filter(|from| *from <= heads.log);
+                let told = own.first().map_or(0, |newest| newest.position).max(heads.public);
+                let reading =
+                    Reading { viewer: &viewer, call: &call, known, own: &own, to: told.max(known.unwrap_or(0)) };
+                self.has_read(tx, call.user.as_str(), reading.to)?;
+                self.joined(&**tx, cx, &reading)
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
                 let room = gone(&**tx, cx, &viewer, &call, left)?;
-                Ok(DeltaReply { to: left, section: Section::Leave, anew: false, room })
+                Ok(DeltaReply { to: left, section: Section::Leave, anew: false, typing: None, room })
             }
             Some((_, position)) => nothing(position),
-            None => nothing(head),
+            None => nothing(heads.log),
         }
     }
 
     /// The room for one who is in it.
-    fn joined(
-        &self,
-        sql: &dyn Sql,
-        cx: &Cx<'_>,
-        viewer: &Viewer,
-        call: &Delta,
-        head: u64,
-    ) -> Result<Box<RawValue>, Error> {
-        let known = call.from.filter(|from| *from <= head);
-        let since = known_since(viewer, call, head);
-        let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), head)?;
+    fn joined(&self, sql: &dyn Sql, cx: &Cx<'_>, reading: &Reading<'_>) -> Result<DeltaReply, Error> {
+        let Reading { viewer, call, known, own, to } = *reading;
+        // A cursor from before a time away, or from beyond the log, tells nothing of the state.
+        let since = known.filter(|from| viewer.joined_throughout(*from));
+        let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), to)?;
         // Between what the client knows and this timeline there is what is hidden, or forgotten.
         newest.limited |= call.from.is_some() && since.is_none();
-        let whole = since.is_none() || call.full_state;
-        let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), head)? {
+        let anew = since.is_none();
+        let whole = anew || call.full_state;
+        let summary = if whole || store::state::members_changed(sql, since.unwrap_or(0), to)? {
             Some(self.summary(sql, viewer)?)
         } else {
             None
         };
-        let span = StateSpan { since: if whole { None } else { since }, end: head, head };
+        let span = StateSpan { since: if whole { None } else { since }, end: to, head: to };
         let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
-        render(sql, cx, viewer, call, newest, state, summary)
+        let after = since.unwrap_or(0);
+        let wanted = Wanted { filter: &call.ephemeral, after, up_to: to, typing: call.typing };
+        let Ephemeral { events, typing } = self.ephemeral(sql, cx, own, &wanted)?;
+        let own_moved = own.first().is_some_and(|newest| newest.position > after);
+        let is_empty = newest.events.is_empty() && !newest.limited && state.is_empty() && events.is_empty();
+        if is_empty && !whole && !own_moved && summary.is_none() {
+            return Ok(DeltaReply { to, section: Section::Quiet, anew, typing, room: to_raw_value(&())? });
+        }
+        let shown = Shown { timeline: newest, state, summary, ephemeral: Events { events } };
+        Ok(DeltaReply { to, section: Section::Join, anew, typing, room: shown.render(sql, cx, viewer, call)? })
     }
 }
 
-/// The cursor, if it tells of the state: not one from before a time away, or from beyond the log.
-fn known_since(viewer: &Viewer, call: &Delta, head: u64) -> Option<u64> {
-    call.from.filter(|from| *from <= head && viewer.joined_throughout(*from))
+/// One look into the room by one who is in it.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    viewer: &'a Viewer,
+    call: &'a Delta,
+    /// The position read to the last time, unless the log does not know it.
+    known: Option<u64>,
+    /// The viewer's receipts, the one that moved last first.
+    own: &'a [Receipt],
+    to: u64,
 }
 
 /// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
@@ -195,29 +230,33 @@ fn gone(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) ->
         // It may be hidden by the history visibility from the very one it is about.
         newest.events.extend(store::log::at(sql, &[left])?);
     }
-    render(sql, cx, viewer, call, newest, state, None)
+    let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default() };
+    shown.render(sql, cx, viewer, call)
 }
 
-fn render(
-    sql: &dyn Sql,
-    cx: &Cx<'_>,
-    viewer: &Viewer,
-    call: &Delta,
-    newest: Newest,
+/// What a viewer gets to see of the room.
+struct Shown {
+    timeline: Newest,
     state: Vec<Logged>,
     summary: Option<Summary>,
-) -> Result<Box<RawValue>, Error> {
-    let show = |events: &[Logged]| {
-        events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<Vec<_>, _>>()
-    };
-    let timeline = Timeline {
-        events: show(&newest.events)?,
-        limited: newest.limited,
-        prev_batch: RoomToken(newest.start).to_string(),
-    };
-    let state = Some(Events { events: show(&state)? });
-    let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
-    Ok(to_raw_value(&SyncedRoom { timeline, state, state_after, summary })?)
+    ephemeral: Events,
+}
+
+impl Shown {
+    fn render(self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta) -> Result<Box<RawValue>, Error> {
+        let show = |events: &[Logged]| {
+            events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<Vec<_>, _>>()
+        };
+        let timeline = Timeline {
+            events: show(&self.timeline.events)?,
+            limited: self.timeline.limited,
+            prev_batch: RoomToken(self.timeline.start).to_string(),
+        };
+        let state = Some(Events { events: show(&self.state)? });
+        let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
+        let Shown { summary, ephemeral, .. } = self;
+        Ok(to_raw_value(&SyncedRoom { timeline, state, state_after, summary, ephemeral })?)
+    }
 }
 
 /// The newest events in `(after, up_to]` that the viewer may see and wants.

@@ -26,10 +26,8 @@ pub struct EventFilter {
 
 impl EventFilter {
     pub(super) fn allows(&self, event: &Logged) -> bool {
-        let (event_type, sender) = (event.pdu.event_type().to_string(), event.pdu.sender().as_str());
-        self.allows_type(&event_type)
-            && self.senders.as_ref().is_none_or(|senders| senders.iter().any(|wanted| wanted == sender))
-            && !self.not_senders.iter().any(|unwanted| unwanted == sender)
+        self.allows_type(&event.pdu.event_type().to_string())
+            && self.allows_sender(event.pdu.sender().as_str())
             && self.contains_url.is_none_or(|wanted| wanted == has_url(event))
     }
 
@@ -39,9 +37,14 @@ impl EventFilter {
         self.allows_type(event_type) && self.senders.is_none()
     }
 
-    fn allows_type(&self, event_type: &str) -> bool {
+    pub(super) fn allows_type(&self, event_type: &str) -> bool {
         self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| matches(pattern, event_type)))
             && !self.not_types.iter().any(|pattern| matches(pattern, event_type))
+    }
+
+    pub(super) fn allows_sender(&self, sender: &str) -> bool {
+        self.senders.as_ref().is_none_or(|senders| senders.iter().any(|wanted| wanted == sender))
+            && !self.not_senders.iter().any(|unwanted| unwanted == sender)
     }
 
     /// The number of events wanted: `default` if the client does not say, never more than `max`.

@@ -3,13 +3,16 @@
 //! Guarantees: after a commit every follower is told of the new head, or was silent by its own wish; while one
 //! nudge to a follower is on its way, further changes wait and go as one. A crash forgets who was told: the alarm set
 //! in the commit tells everybody again, which receivers do not mind.
+//!
+//! A private receipt is told to its owner alone: what is told reaches up to the newest change that is for everybody, and
+//! for the owner up to their own. Who types goes along as it is known; nobody tries that again.
 
 use std::collections::BTreeMap;
 
 use platform::{Fault, Sql, Tx};
 
 use super::{
-    Room,
+    Room, Typing,
     append::{owe_membership, room_id},
     store,
 };
@@ -29,6 +32,10 @@ const NUDGE_PAUSE_MS_MAX: u64 = 3_600_000;
 /// The local users in the room, as far as they want to be told.
 pub(super) struct Followers {
     live: BTreeMap<String, Live>,
+    /// The newest position that everyone is to be told of.
+    public: u64,
+    /// Who types, as everyone is to be told.
+    typing: Typing,
     /// One bit for each follower's number: set while it wants no nudge.
     silent: Vec<u8>,
     /// Whether `silent` differs from what is stored.
@@ -44,6 +51,9 @@ pub(super) struct Followers {
 struct Live {
     number: u64,
     told: u64,
+    /// The newest position that only this follower is to be told of.
+    private: u64,
+    typing: Typing,
     in_flight: bool,
     /// The count of reads when this follower read last.
     read_at: u64,
@@ -54,20 +64,36 @@ struct Live {
 
 impl Live {
     fn new(number: u64, told: u64, read_at: u64) -> Self {
-        Self { number, told, in_flight: false, read_at, failures: 0, not_before_ms: 0 }
+        let typing = Typing::default();
+        Self { number, told, private: 0, typing, in_flight: false, read_at, failures: 0, not_before_ms: 0 }
+    }
+
+    /// Up to where this follower is to be told.
+    fn due(&self, public: u64) -> u64 {
+        public.max(self.private)
+    }
+
+    fn is_untold(&self, public: u64) -> bool {
+        self.told < self.due(public)
     }
 }
 
 impl Followers {
-    fn load(sql: &dyn Sql) -> Result<Self, Fault> {
+    fn load(sql: &dyn Sql, public: u64) -> Result<Self, Fault> {
         let silent = store::meta::blob(sql, "silent")?;
-        let live = store::members::followers(sql)?
+        let mut live: BTreeMap<String, Live> = store::members::followers(sql)?
             .into_iter()
             .filter(|(_, number)| !bit(&silent, *number))
             .map(|(user, number)| (user, Live::new(number, 0, 0)))
             .collect();
+        for (user, position) in store::receipts::private_after(sql, public)? {
+            if let Some(live) = live.get_mut(&user) {
+                live.private = position;
+            }
+        }
         // It may hold what the operation that reads it has just written.
-        Ok(Self { live, silent, unsaved: false, in_flight: 0, reads: 0, uncommitted: true })
+        let typing = Typing::default();
+        Ok(Self { live, public, typing, silent, unsaved: false, in_flight: 0, reads: 0, uncommitted: true })
     }
 
     fn set_silent(&mut self, number: u64, silent: bool) {
@@ -97,16 +123,20 @@ impl Followers {
     }
 
     /// Tells one follower, if it was not told and is not being told.
-    fn tell(&mut self, cx: &Cx<'_>, user: &str, head: u64) -> Result<(), Error> {
+    fn tell(&mut self, cx: &Cx<'_>, user: &str) -> Result<(), Error> {
+        let (public, typing) = (self.public, self.typing);
         let Some(live) = self.live.get_mut(user) else { return Ok(()) };
-        if live.told >= head || live.in_flight || live.not_before_ms > cx.now_ms {
+        let is_told = !live.is_untold(public) && live.typing == typing;
+        if is_told || live.in_flight || live.not_before_ms > cx.now_ms {
             return Ok(());
         }
         self.uncommitted = true;
         live.in_flight = true;
         self.in_flight = self.in_flight.saturating_add(1);
-        let nudged = Nudged { follower: user.to_owned(), to: head, reads: self.reads };
-        cx.deliver(user, &Nudge { room_id: room_id(cx)?, to: head }, Key::Nudge(nudged), false)
+        let to = if live.is_untold(public) { live.due(public) } else { 0 };
+        let nudge = Nudge { room_id: room_id(cx)?, to, typing: (live.typing != typing).then_some(typing) };
+        let nudged = Nudged { follower: user.to_owned(), to, typing, reads: self.reads };
+        cx.deliver(user, &nudge, Key::Nudge(nudged), false)
     }
 }
 
@@ -120,11 +150,16 @@ fn bit(bits: &[u8], number: u64) -> bool {
 }
 
 impl Room {
-    /// Memory follows the memberships that an operation changed.
+    /// Memory follows the memberships that an operation changed, and the receipts that are for their owners alone.
     pub(super) fn followers_changed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
         let mut followers = self.followers.borrow_mut();
         // Not yet read: then the tables have these too.
         let Some(followers) = followers.as_mut() else { return Ok(()) };
+        for (user, position) in cx.room.private.take() {
+            if let Some(live) = followers.live.get_mut(&user) {
+                live.private = position;
+            }
+        }
         for (user, joined, position) in cx.room.followers.take() {
             if !joined {
                 followers.remove(&user);
@@ -155,10 +190,11 @@ impl Room {
     /// The alarm looks whether everyone was told. What it tells now may be forgotten in a crash like what was told
     /// before: it looks again.
     pub(super) fn check_nudges(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        let head = self.head(&**tx)?;
-        self.nudge(&**tx, cx, head)?;
+        let typing = self.typists.borrow().told();
+        self.nudge(&**tx, cx, typing)?;
         let followers = self.followers.borrow();
-        let untold = followers.iter().flat_map(|followers| followers.live.values()).filter(|live| live.told < head);
+        let Some(followers) = followers.as_ref() else { return Ok(()) };
+        let untold = followers.live.values().filter(|live| live.is_untold(followers.public));
         let next_ms = untold.map(|live| live.not_before_ms.max(cx.now_ms.saturating_add(NUDGE_CHECK_MS))).min();
         if let Some(next_ms) = next_ms {
             cx.set_alarm(next_ms)?;
@@ -166,16 +202,23 @@ impl Room {
         Ok(())
     }
 
+    /// Whether followers were told of other typing users than these.
+    pub(super) fn is_untold(&self, typing: Typing) -> bool {
+        self.followers.borrow().as_ref().map_or(Typing::default(), |followers| followers.typing) != typing
+    }
+
     /// Tells every follower that was not told yet.
-    pub(super) fn nudge(&self, sql: &dyn Sql, cx: &Cx<'_>, head: u64) -> Result<(), Error> {
+    pub(super) fn nudge(&self, sql: &dyn Sql, cx: &Cx<'_>, typing: Typing) -> Result<(), Error> {
+        let public = self.heads(sql)?.public;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(sql)?),
+            None => followers.insert(Followers::load(sql, public)?),
         };
-        let untold: Vec<String> =
-            followers.live.iter().filter(|(_, live)| live.told < head).map(|(user, _)| user.clone()).collect();
-        untold.iter().try_for_each(|user| followers.tell(cx, user, head))
+        (followers.public, followers.typing) = (public, typing);
+        let untold = followers.live.iter().filter(|(_, live)| live.is_untold(public) || live.typing != typing);
+        let untold: Vec<String> = untold.map(|(user, _)| user.clone()).collect();
+        untold.iter().try_for_each(|user| followers.tell(cx, user))
     }
 
     /// A follower answered, or could not be reached.
@@ -186,10 +229,11 @@ impl Room {
         nudged: &Nudged,
         reply: Option<&[u8]>,
     ) -> Result<(), Error> {
-        let head = self.head(&**tx)?;
         let mut followers = self.followers.borrow_mut();
         let Some(followers) = followers.as_mut() else { return Ok(()) };
         let Some(live) = followers.live.get_mut(&nudged.follower) else { return Ok(()) };
+        // It told nothing of the log: whatever came of it, nothing is written.
+        let only_typing = nudged.to == 0;
         followers.uncommitted = true;
         if live.in_flight {
             live.in_flight = false;
@@ -198,6 +242,7 @@ impl Room {
         match reply.map(call::open::<Nudge>) {
             Some(Ok(reply)) => {
                 live.told = live.told.max(nudged.to);
+                live.typing = nudged.typing;
                 (live.failures, live.not_before_ms) = (0, 0);
                 // One that read meanwhile is told again: its silence was about what it had not read yet.
                 if reply.silent_until_read && live.read_at <= nudged.reads {
@@ -214,6 +259,7 @@ impl Room {
             Some(Err(CallError::Absent | CallError::Refused(_))) => {
                 followers.remove(&nudged.follower);
             }
+            Some(Err(CallError::Fault(_))) | None if only_typing => live.typing = nudged.typing,
             Some(Err(CallError::Fault(_))) | None => {
                 let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << live.failures.min(10)).min(NUDGE_PAUSE_MS_MAX);
                 live.failures = live.failures.saturating_add(1);
@@ -223,18 +269,19 @@ impl Room {
             }
         }
         // One row for however many went silent together.
-        if followers.unsaved && followers.in_flight == 0 {
+        if followers.unsaved && followers.in_flight == 0 && !only_typing {
             followers.save(tx)?;
         }
-        followers.tell(cx, &nudged.follower, head)
+        followers.tell(cx, &nudged.follower)
     }
 
     /// A follower reads the log: it wants to be told again.
-    pub(super) fn has_read(&self, tx: &Tx<'_>, user: &str, head: u64) -> Result<(), Error> {
+    pub(super) fn has_read(&self, tx: &Tx<'_>, user: &str, up_to: u64) -> Result<(), Error> {
+        let public = self.heads(&**tx)?.public;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(&**tx)?),
+            None => followers.insert(Followers::load(&**tx, public)?),
         };
         followers.reads = followers.reads.saturating_add(1);
         if let Some(live) = followers.live.get_mut(user) {
@@ -245,7 +292,7 @@ impl Room {
             followers.uncommitted = true;
             followers.set_silent(number, false);
             followers.save(tx)?;
-            followers.live.insert(user.to_owned(), Live::new(number, head, followers.reads));
+            followers.live.insert(user.to_owned(), Live::new(number, up_to, followers.reads));
         }
         Ok(())
     }

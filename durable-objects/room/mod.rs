@@ -10,6 +10,8 @@
 //! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`RefreshMember`] | a member's profile changed |
+//! | [`MarkRead`] | receipts: how far a user has read |
+//! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Messages`] | a page of history |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see |
@@ -21,9 +23,11 @@ mod append;
 mod change_membership;
 mod create;
 mod delta;
+mod ephemeral;
 mod event_filter;
 mod event_format;
 mod follow;
+mod mark_read;
 mod members;
 mod messages;
 mod redact_event;
@@ -31,8 +35,10 @@ mod refresh_member;
 mod send_event;
 mod state;
 mod store;
+mod thread;
 mod token;
 mod transactions;
+mod typing;
 mod viewer;
 
 use std::{
@@ -54,6 +60,7 @@ pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
+pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use redact_event::RedactEvent;
@@ -61,6 +68,7 @@ pub use refresh_member::RefreshMember;
 pub use send_event::SendEvent;
 pub use state::{GetState, GetStateEvent, StateEvent};
 pub use token::RoomToken;
+pub use typing::{SetTyping, Typing};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
@@ -69,16 +77,27 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_forgotten.sql"),
 ];
 
-/// The Room actor's memory. Everything in it can be read again from its database.
+/// The Room actor's memory. Everything in it can be read again from its database, but for who types.
 #[derive(Default)]
 pub(crate) struct Room {
     version: RefCell<Option<Rc<RoomVersion>>>,
-    /// The newest position, once read.
-    head: Cell<Option<u64>>,
+    /// The newest positions, once read.
+    heads: Cell<Option<Heads>>,
     followers: RefCell<Option<follow::Followers>>,
     transactions: RefCell<Option<transactions::Recent>>,
     /// Who describes the room, as long as nobody's membership changes.
     company: RefCell<Option<Rc<delta::Company>>>,
+    /// Who types: this alone is nowhere else.
+    typists: RefCell<typing::Typists>,
+}
+
+/// The newest positions of the log.
+#[derive(Debug, Clone, Copy)]
+struct Heads {
+    /// Of everything.
+    log: u64,
+    /// Of what is for everybody: not of private receipts.
+    public: u64,
 }
 
 impl Room {
@@ -91,14 +110,22 @@ impl Room {
         Ok(self.version.borrow_mut().insert(version).clone())
     }
 
+    fn heads(&self, sql: &dyn Sql) -> Result<Heads, Fault> {
+        if let Some(heads) = self.heads.get() {
+            return Ok(heads);
+        }
+        let events = store::log::head_position(sql)?;
+        let heads = Heads {
+            log: events.max(store::receipts::head(sql)?),
+            public: events.max(store::receipts::public_head(sql)?),
+        };
+        self.heads.set(Some(heads));
+        Ok(heads)
+    }
+
     /// The newest position of the log.
     fn head(&self, sql: &dyn Sql) -> Result<u64, Fault> {
-        if let Some(head) = self.head.get() {
-            return Ok(head);
-        }
-        let head = store::log::head_position(sql)?;
-        self.head.set(Some(head));
-        Ok(head)
+        Ok(self.heads(sql)?.log)
     }
 }
 
@@ -114,6 +141,8 @@ impl Logic for Room {
             write RedactEvent => redact_event,
             write ChangeMembership => change_membership,
             write RefreshMember => refresh_member,
+            write MarkRead => mark_read,
+            read SetTyping => set_typing,
             write Delta => delta,
             read Messages => messages,
             read GetEvent => event,
@@ -132,11 +161,19 @@ impl Logic for Room {
         if cx.room.members_changed.get() {
             *self.company.borrow_mut() = None;
         }
-        if let Some(head) = cx.head.get() {
-            self.head.set(Some(head));
+        let moved = cx.head.get();
+        if let Some(log) = moved {
+            let public = match cx.room.public_head.get() {
+                Some(public) => public,
+                None => self.heads(sql)?.public,
+            };
+            self.heads.set(Some(Heads { log, public }));
             self.remember_transactions(cx);
-            self.followers_changed(sql, cx)?;
-            self.nudge(sql, cx, head)?;
+        }
+        self.followers_changed(sql, cx)?;
+        let typing = self.typing_committed(cx)?;
+        if moved.is_some() || self.is_untold(typing) {
+            self.nudge(sql, cx, typing)?;
         }
         self.followers_committed();
         Ok(())
@@ -145,7 +182,7 @@ impl Logic for Room {
     fn rolled_back(&self) {
         // Read, perhaps, in the transaction that is gone.
         *self.version.borrow_mut() = None;
-        self.head.set(None);
+        self.heads.set(None);
         self.followers_rolled_back();
     }
 

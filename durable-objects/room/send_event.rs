@@ -71,6 +71,7 @@ impl Room {
             }
             _ => {}
         }
+        let is_message = call.state_key.is_none();
         let draft = Draft {
             event_type: call.event_type,
             content: call.content,
@@ -78,7 +79,11 @@ impl Room {
             sender: call.sender,
             redacts: None,
         };
-        Ok(self.append(tx, cx, &draft, txn.as_deref())?.event_id().to_owned())
+        let event_id = self.append(tx, cx, &draft, txn.as_deref())?.event_id().to_owned();
+        if is_message {
+            cx.room.typing.borrow_mut().push((draft.sender, None));
+        }
+        Ok(event_id)
     }
 }
 

@@ -265,6 +265,7 @@ mod tests {
             to: if fails { room.from.unwrap_or(0) } else { 1_000 },
             failed: fails,
             anew: !fails && room.from.is_none_or(|from| from == 0),
+            typing: None,
         };
         let rooms = plan.rooms.iter().map(read).collect();
         Some(world.call(ALICE, &SyncClose { token_hash, since, position: plan.position, rooms }).unwrap())

@@ -34,6 +34,7 @@ mod refresh;
 mod store;
 mod sync;
 mod sync_token;
+mod typing;
 mod upgrade_guest;
 mod verify;
 
@@ -63,6 +64,7 @@ pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use refresh::{NewToken, Refresh};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
+pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
 pub(crate) use verify::authenticate;
 pub use verify::{Verified, Verify};
@@ -73,12 +75,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_devices.sql"),
 ];
 
-/// The User actor's memory. Everything in it can be read again from its database.
+/// The User actor's memory. Everything in it can be read again from its database, but for who types.
 #[derive(Default)]
 pub(crate) struct User {
     moves: RefCell<Option<Moves>>,
     /// When a sync was last planned, in milliseconds since the Unix epoch.
     planned_at_ms: Cell<Option<u64>>,
+    /// Who types where, as rooms told it: this alone is nowhere else.
+    typing: RefCell<typing::KnownTyping>,
 }
 
 impl User {

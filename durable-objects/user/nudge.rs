@@ -3,17 +3,20 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
 use super::{User, store};
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, room::Typing};
 
 /// How long after a sync a user without a waiting client still wants to be told, in milliseconds: clients come back
 /// within moments, and going silent and back costs two rows.
 const LINGER_MS: u64 = 60_000;
 
-/// A room tells this user that its log now reaches `to`.
+/// A room tells this user that its log now reaches `to`; 0, if it tells only who types.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Nudge {
     pub room_id: OwnedRoomId,
     pub to: u64,
+    /// Who types there, if that changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typing: Option<Typing>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,8 +43,15 @@ impl User {
             // The news overtook the membership, which is on its way: keep the place.
             None => store::rooms::put(tx, call.room_id.as_str(), "unknown", 0, 0, None)?,
         };
-        let will_read = self.with_moves(&**tx, |moves| Ok(moves.moved(tx, number, call.to, cx.now_ms)?))?;
-        cx.wake();
+        let (is_news, will_read) = self.with_moves(&**tx, |moves| {
+            let is_news = call.to > moves.told(number);
+            Ok((is_news, moves.moved(tx, number, call.to, cx.now_ms)?))
+        })?;
+        // The same users typing for longer are no news.
+        let others_type = call.typing.map(|typing| self.typing.borrow_mut().heard(number, typing, cx.now_ms));
+        if is_news || others_type != Some(false) {
+            cx.wake();
+        }
         let lingers = self.planned_at_ms.get().is_some_and(|at_ms| cx.now_ms.saturating_sub(at_ms) < LINGER_MS);
         let silent_until_read = will_read && !membership_unknown && !lingers && cx.waiting() == 0;
         Ok(NudgeReply { silent_until_read, membership_unknown })

@@ -16,6 +16,7 @@ use super::{
     moves::Moves,
     store::{self, rooms::KnownRoom},
     sync_token::{self, Exceptions, LISTED_MAX, Reached, Rooms, SyncToken},
+    typing::{PlannedTyping, ReadTyping, see},
 };
 use crate::{Call, Cx, Error};
 
@@ -66,6 +67,9 @@ pub struct PlannedRoom {
     /// The position read to before; `None`: never, or not since a join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
+    /// Who types there, as the device saw it and as it is known.
+    #[serde(default)]
+    pub typing: PlannedTyping,
 }
 
 impl Call for SyncPlan {
@@ -97,6 +101,9 @@ pub struct ReadRoom {
     /// Whether the room told all of itself, as to a device that knows nothing of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anew: bool,
+    /// Who types there; `None` where that was not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typing: Option<ReadTyping>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,10 +160,17 @@ impl User {
             None => None,
         };
         let plan = self.with_moves(sql, |moves| {
-            let rooms = match &since {
+            let mut rooms = match &since {
                 None => first_rooms(sql, call.include_leave || filter.as_deref().is_some_and(includes_leave))?,
-                Some(since) => moved_rooms(sql, moves, since, call.full_state)?,
+                Some(since) => {
+                    let typing = self.typing.borrow().moved(&since.typing, cx.now_ms);
+                    moved_rooms(sql, moves, since, &typing, call.full_state)?
+                }
             };
+            for room in &mut rooms {
+                let seen = since.as_ref().and_then(|since| since.typing.get(&room.number)).copied().unwrap_or(0);
+                room.typing = PlannedTyping { seen, known: self.typing.borrow().version(room.number, cx.now_ms) };
+            }
             let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
             let quiet = rooms.is_empty() && !news;
             if call.may_wait && quiet {
@@ -174,6 +188,18 @@ impl User {
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
         super::authenticate(&**tx, cx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+        let mut typing = since.as_ref().map(|since| since.typing.clone()).unwrap_or_default();
+        for room in &call.rooms {
+            match room.typing {
+                Some(read) => {
+                    self.typing.borrow_mut().was_read(room.number, read, cx.now_ms);
+                    see(&mut typing, room.number, read.now);
+                }
+                None if room.failed => {}
+                // It is theirs to know no longer.
+                None => drop(typing.remove(&room.number)),
+            }
+        }
         let (next, own_head, remembered) = self.with_moves(&**tx, |moves| {
             let known = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
                 Some(since) => exceptions(&**tx, since)?,
@@ -195,7 +221,7 @@ impl User {
             } else {
                 Exceptions::Listed(exceptions)
             };
-            Ok((SyncToken { moves: call.position, own: moves.head, rooms }, moves.own_head, remembered))
+            Ok((SyncToken { moves: call.position, own: moves.head, rooms, typing }, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
         let own = since.filter(|since| remembered && since.own <= next.own).map_or(0, |since| since.own);
@@ -249,11 +275,22 @@ fn includes_leave(filter: &RawValue) -> bool {
 }
 
 fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
-    Some(PlannedRoom { number: room.number, room_id: OwnedRoomId::try_from(room.room_id).ok()?, from })
+    Some(PlannedRoom {
+        number: room.number,
+        room_id: OwnedRoomId::try_from(room.room_id).ok()?,
+        from,
+        typing: PlannedTyping::default(),
+    })
 }
 
-/// The rooms of an incremental sync: moved since the token, owed from before it, left since.
-fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool) -> Result<Vec<PlannedRoom>, Error> {
+/// The rooms of an incremental sync: moved since the token, owed from before it, left since, or with others typing.
+fn moved_rooms(
+    sql: &dyn Sql,
+    moves: &Moves,
+    since: &SyncToken,
+    typing: &[u64],
+    full_state: bool,
+) -> Result<Vec<PlannedRoom>, Error> {
     let known = exceptions(sql, since)?.filter(|_| moves.remembers(since.moves));
     let Some(exceptions) = known else {
         // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
@@ -270,7 +307,7 @@ fn moved_rooms(sql: &dyn Sql, moves: &Moves, since: &SyncToken, full_state: bool
     };
     let moved = moves.since(since.moves);
     let owed = exceptions.iter().filter(|(_, reached)| reached.owed).map(|(room, _)| *room);
-    let wanted: HashSet<u64> = moved.keys().copied().chain(owed).collect();
+    let wanted: HashSet<u64> = moved.keys().copied().chain(owed).chain(typing.iter().copied()).collect();
     if wanted.is_empty() && !full_state {
         return Ok(Vec::new());
     }

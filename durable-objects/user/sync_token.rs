@@ -6,8 +6,10 @@ use domain::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen};
+
 /// What a device has seen: `s<moves>_<own>`, then the rooms it has read less or further than is known of them,
-/// `<room>.<position>`, with a `-` for those owed.
+/// `<room>.<position>`, with a `-` for those owed, then those where it saw somebody typing, `<room>~<version>`.
 ///
 /// Spec: "Syncing", `next_batch`. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) struct SyncToken {
     /// How far it has seen everything else of that stream.
     pub own: u64,
     pub rooms: Exceptions,
+    /// Who it saw typing.
+    pub typing: Seen,
 }
 
 /// Rooms, by number, of which the device has read less or further than their last move told.
@@ -46,9 +50,10 @@ impl fmt::Display for SyncToken {
         match &self.rooms {
             Exceptions::Listed(rooms) => rooms.iter().try_for_each(|(room, reached)| {
                 write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
-            }),
-            Exceptions::Spilled(row) => write!(f, "_x{row}"),
+            })?,
+            Exceptions::Spilled(row) => write!(f, "_x{row}")?,
         }
+        self.typing.iter().try_for_each(|(room, version)| write!(f, "_{room}~{version}"))
     }
 }
 
@@ -63,16 +68,24 @@ impl FromStr for SyncToken {
 fn parse(token: &str) -> Option<SyncToken> {
     let mut parts = token.strip_prefix('s')?.split('_');
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
-    let mut rooms = BTreeMap::new();
+    let (mut rooms, mut spilled, mut typing) = (BTreeMap::new(), None, Seen::new());
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
-            return Some(SyncToken { moves, own, rooms: Exceptions::Spilled(number(row)?) });
+            spilled = Some(number(row)?);
+        } else if let Some((room, version)) = part.split_once('~') {
+            typing.insert(number(room)?, number(version)?);
+        } else {
+            let (room, position) = part.split_once(['.', '-'])?;
+            let reached = Reached { position: number(position)?, owed: part.contains('-') };
+            rooms.insert(number(room)?, reached);
         }
-        let (room, position) = part.split_once(['.', '-'])?;
-        let reached = Reached { position: number(position)?, owed: part.contains('-') };
-        rooms.insert(number(room)?, reached);
     }
-    Some(SyncToken { moves, own, rooms: Exceptions::Listed(rooms) })
+    let rooms = match spilled {
+        None => Exceptions::Listed(rooms),
+        Some(row) if rooms.is_empty() => Exceptions::Spilled(row),
+        Some(_) => return None,
+    };
+    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, rooms, typing })
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -103,15 +116,29 @@ mod tests {
             ])),
             Exceptions::Spilled(12),
         ] {
-            let token = SyncToken { moves: 5, own: 9, rooms };
-            assert_eq!(token.to_string().parse(), Ok(token));
+            for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
+                let token = SyncToken { moves: 5, own: 9, rooms: rooms.clone(), typing };
+                assert_eq!(token.to_string().parse(), Ok(token));
+            }
         }
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for token in ["", "s", "s1", "sx_1", "s1_2_", "s1_2_3", "t12", "s1_2_3.x", "s1_99999999999999999999", "s1_2_x"]
-        {
+        for token in [
+            "",
+            "s",
+            "s1",
+            "sx_1",
+            "s1_2_",
+            "s1_2_3",
+            "t12",
+            "s1_2_3.x",
+            "s1_99999999999999999999",
+            "s1_2_x",
+            "s1_2_3~",
+            "s1_2_3.4_x5",
+        ] {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }
     }

@@ -46,6 +46,37 @@ impl Sync {
         list(&self.joined(room)["state"]["events"])
     }
 
+    /// Ephemeral events of the joined room of one type.
+    pub fn ephemeral(&self, room: &str, kind: &str) -> Vec<Value> {
+        let mut events = list(&self.joined(room)["ephemeral"]["events"]);
+        events.retain(|event| event["type"] == kind);
+        events
+    }
+
+    /// The joined room's receipts of one type, as (user, event, thread), in their order; the thread is empty for an
+    /// unthreaded one.
+    pub fn receipts(&self, room: &str, kind: &str) -> Vec<(String, String, String)> {
+        let mut receipts = Vec::new();
+        for event in self.ephemeral(room, "m.receipt") {
+            for (event_id, kinds) in event["content"].as_object().expect("a content") {
+                for (user, receipt) in kinds[kind].as_object().into_iter().flatten() {
+                    assert!(receipt["ts"].is_u64(), "{receipt}");
+                    let thread = receipt["thread_id"].as_str().unwrap_or_default();
+                    receipts.push((user.clone(), event_id.clone(), thread.to_owned()));
+                }
+            }
+        }
+        receipts.sort();
+        receipts
+    }
+
+    /// Who types in the joined room, if this answer says so.
+    pub fn typing(&self, room: &str) -> Option<Vec<String>> {
+        let event = self.ephemeral(room, "m.typing").pop()?;
+        let users = event["content"]["user_ids"].as_array().expect("user_ids").clone();
+        Some(users.iter().filter_map(|user| user.as_str().map(str::to_owned)).collect())
+    }
+
     pub fn is_limited(&self, room: &str) -> bool {
         self.joined(room)["timeline"]["limited"] == true
     }

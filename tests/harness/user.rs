@@ -24,6 +24,11 @@ pub struct User {
     client: Client,
 }
 
+fn fresh_txn_id() -> String {
+    static SENT: AtomicU64 = AtomicU64::new(0);
+    format!("txn-{}", SENT.fetch_add(1, Ordering::Relaxed))
+}
+
 impl User {
     /// From the answer of /login or /register.
     #[track_caller]
@@ -118,9 +123,7 @@ impl User {
 
     /// Tries to send a text message under a fresh transaction id.
     pub fn says(&self, room: &str, text: &str) -> Answer {
-        static SENT: AtomicU64 = AtomicU64::new(0);
-        let txn_id = format!("txn-{}", SENT.fetch_add(1, Ordering::Relaxed));
-        self.sends_event(room, "m.room.message", &txn_id, json!({ "msgtype": "m.text", "body": text }))
+        self.sends_event(room, "m.room.message", &fresh_txn_id(), json!({ "msgtype": "m.text", "body": text }))
     }
 
     /// Sends a text message and answers its event id.
@@ -147,6 +150,29 @@ impl User {
     /// One event by its id.
     pub fn event(&self, room: &str, event_id: &str) -> Answer {
         self.get(&format!("/rooms/{}/event/{}", encode(room), encode(event_id)))
+    }
+
+    /// Sends a message into the thread of `root` and answers its event id.
+    #[track_caller]
+    pub fn sends_in_thread(&self, room: &str, root: &str, text: &str) -> String {
+        let relation = json!({ "rel_type": "m.thread", "event_id": root });
+        self.sends_content(room, json!({ "msgtype": "m.text", "body": text, "m.relates_to": relation }))
+    }
+
+    /// Sends a message of this content and answers its event id.
+    #[track_caller]
+    pub fn sends_content(&self, room: &str, content: Value) -> String {
+        let sent = self.sends_event(room, "m.room.message", &fresh_txn_id(), content).ok();
+        sent["event_id"].as_str().expect("an event id").to_owned()
+    }
+
+    /// Marks an event as read with `m.read` or another type of receipt.
+    pub fn reads(&self, room: &str, kind: &str, event_id: &str, body: Value) -> Answer {
+        self.post(&format!("/rooms/{}/receipt/{kind}/{}", encode(room), encode(event_id)), body)
+    }
+
+    pub fn types(&self, room: &str, body: Value) -> Answer {
+        self.put(&format!("/rooms/{}/typing/{}", encode(room), encode(&self.id)), body)
     }
 
     pub fn sets_state(&self, room: &str, kind: &str, key: &str, content: Value) -> Answer {

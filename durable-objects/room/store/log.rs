@@ -51,6 +51,7 @@ pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
     Ok(all(rows)?.pop())
 }
 
+/// The position of the newest event; receipts may have moved since.
 pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
     match sql.query("SELECT max(position) FROM event", &[])?.pop() {
         Some(mut row) => Ok(row.unsigned_or_null(0)?.unwrap_or(0)),

@@ -3,4 +3,5 @@
 pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;
+pub(super) mod receipts;
 pub(super) mod state;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
-    user::{Closed, Plan, PlannedRoom, ReadRoom, SyncClose, SyncPlan},
+    user::{Closed, Plan, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
@@ -32,6 +32,8 @@ use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// Rooms read at the same time.
 const ROOMS_AT_ONCE: usize = 32;
+/// Answers without anything in them after which a client gets one, though it would still wait.
+const EMPTY_ANSWERS_MAX: u32 = 20;
 /// How long an answer rests in which every room failed: the client would ask again at once.
 const FAILED_PAUSE_MS: u64 = 1_000;
 
@@ -40,9 +42,10 @@ pub(crate) fn routes(routes: &mut Routes) {
 }
 
 async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>, Failure> {
-    let unknown_token = || Refusal::UnknownToken { soft_logout: false };
     let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
-    let (given_filter, filter_id) = match request.filter {
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let until_ms = cx.now_ms().saturating_add(timeout_ms);
+    let (filter, filter_id) = match request.filter {
         Some(Filter::FilterDefinition(filter)) => (Some(checked(filter)?), None),
         Some(Filter::FilterId(id)) if id.starts_with('{') => {
             return Err(Refusal::BadJson("`filter` is neither a filter nor the id of one".to_owned()).into());
@@ -50,46 +53,79 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         Some(Filter::FilterId(id)) => (None, Some(id)),
         _ => (None, None),
     };
-    let may_wait = request.since.is_some() && !timeout.is_zero() && !request.full_state;
-    let call = SyncPlan {
+    let may_wait = request.since.is_some() && timeout_ms > 0 && !request.full_state;
+    let mut call = SyncPlan {
         token_hash: bearer.token_hash.clone(),
-        since: request.since.clone(),
+        since: request.since,
         full_state: request.full_state,
-        include_leave: given_filter.as_ref().is_some_and(|filter| filter.room.include_leave),
+        include_leave: filter.as_ref().is_some_and(|filter| filter.room.include_leave),
         filter_id,
         ip: cx.client_address().map(|address| address.0.to_string()),
         may_wait,
     };
-    let user = cx.user(&bearer.user_id);
-    let plan = if may_wait {
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        user.wait(&call, timeout_ms).await.or_absent(unknown_token())?
-    } else {
-        Some(user.call(&call).await.or_absent(unknown_token())?)
-    };
-    let Some(plan) = plan.filter(|plan| !plan.quiet) else {
-        // Nothing happened: the token still says where the device is.
-        let next_batch = request.since.unwrap_or_default();
-        return Ok(Answer { next_batch, ..Answer::default() }.into_json()?);
-    };
-    let filter = match (given_filter, &plan.filter) {
-        (Some(filter), _) => filter,
-        (None, Some(stored)) => serde_json::from_str(stored.get())?,
-        (None, None) => FilterDefinition::default(),
-    };
-    let reading = Reading {
-        bearer: &bearer,
-        plan: &plan,
-        filter: &filter.room,
-        format: event_format(&filter),
-        full_state: request.full_state,
-        state_after: request.use_state_after,
-    };
-    let (rooms, read) = reading.read(cx).await?;
-    let close =
-        SyncClose { token_hash: bearer.token_hash.clone(), since: request.since, position: plan.position, rooms: read };
-    let closed = user.call(&close).await.or_absent(unknown_token())?;
-    Ok(answer(closed, rooms, &filter).into_json()?)
+    let mut empty_answers: u32 = 0;
+    loop {
+        let wait_ms = until_ms.saturating_sub(cx.now_ms());
+        let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state_after: request.use_state_after };
+        let Some(answer) = round.answer(&call, wait_ms).await? else {
+            // Nothing happened: the token still says where the device is.
+            let next_batch = call.since.unwrap_or_default();
+            return Ok(Answer { next_batch, ..Answer::default() }.into_json()?);
+        };
+        // What happened was not for this device to see: there is time for more to happen.
+        let is_over = cx.now_ms() >= until_ms || empty_answers >= EMPTY_ANSWERS_MAX;
+        if !may_wait || is_over || !answer.is_empty() {
+            return Ok(answer.into_json()?);
+        }
+        empty_answers = empty_answers.saturating_add(1);
+        call.since = Some(answer.next_batch);
+    }
+}
+
+/// One plan, what it leads to, and its close.
+struct Round<'a> {
+    cx: &'a Context,
+    bearer: &'a Bearer,
+    /// The filter given in the request; it may be a stored one instead.
+    filter: Option<&'a FilterDefinition>,
+    state_after: bool,
+}
+
+impl Round<'_> {
+    /// `None`: nothing happened for so long.
+    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Option<Answer>, Failure> {
+        let Self { cx, bearer, .. } = *self;
+        let unknown_token = || Refusal::UnknownToken { soft_logout: false };
+        let user = cx.user(&bearer.user_id);
+        let plan = if call.may_wait {
+            user.wait(call, wait_ms).await.or_absent(unknown_token())?
+        } else {
+            Some(user.call(call).await.or_absent(unknown_token())?)
+        };
+        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(None) };
+        let filter = match (self.filter, &plan.filter) {
+            (Some(filter), _) => filter.clone(),
+            (None, Some(stored)) => serde_json::from_str(stored.get())?,
+            (None, None) => FilterDefinition::default(),
+        };
+        let reading = Reading {
+            bearer,
+            plan: &plan,
+            filter: &filter.room,
+            format: event_format(&filter),
+            full_state: call.full_state,
+            state_after: self.state_after,
+        };
+        let (rooms, read) = reading.read(cx).await?;
+        let close = SyncClose {
+            token_hash: bearer.token_hash.clone(),
+            since: call.since.clone(),
+            position: plan.position,
+            rooms: read,
+        };
+        let closed = user.call(&close).await.or_absent(unknown_token())?;
+        Ok(Some(answer(closed, rooms, &filter)))
+    }
 }
 
 /// Puts together what the rooms say and what is the user's own, as far as the filter lets it through.
@@ -155,11 +191,14 @@ impl Reading<'_> {
         for (room, reply) in replies {
             match reply {
                 Ok(reply) => {
-                    read.push(ReadRoom { number: room.number, to: reply.to, failed: false, anew: reply.anew });
+                    let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
+                    let (number, to) = (room.number, reply.to);
+                    read.push(ReadRoom { number, to, failed: false, anew: reply.anew, typing });
                     let section = if wants(self.filter, &room.room_id) { reply.section } else { Section::None };
                     match section {
                         Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(reply.room)),
                         Section::Leave => rooms.leave.insert(room.room_id.clone(), Room::told(reply.room)),
+                        Section::Quiet => None,
                         Section::None => {
                             rooms.nothing.insert(room.room_id.clone());
                             None
@@ -169,7 +208,8 @@ impl Reading<'_> {
                 Err(Failure::Fault(fault)) => {
                     warn!(room_id = %room.room_id, %fault, "a room could not be read for a sync");
                     failed = failed.saturating_add(1);
-                    read.push(ReadRoom { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false });
+                    let to = room.from.unwrap_or(0);
+                    read.push(ReadRoom { number: room.number, to, failed: true, anew: false, typing: None });
                 }
                 Err(failure) => return Err(failure),
             }
@@ -190,15 +230,15 @@ impl Reading<'_> {
             timeline: event_filter(&self.filter.timeline, &room.room_id),
             state: event_filter(&self.filter.state, &room.room_id),
             format: self.format.clone(),
+            ephemeral: event_filter(&self.filter.ephemeral, &room.room_id),
+            typing: Some(room.typing.seen),
         };
         match cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
-            Err(Failure::Absent) => Ok(DeltaReply {
-                to: room.from.unwrap_or(0),
-                section: Section::None,
-                anew: false,
-                room: to_raw_value(&())?,
-            }),
+            Err(Failure::Absent) => {
+                let (to, room) = (room.from.unwrap_or(0), to_raw_value(&())?);
+                Ok(DeltaReply { to, section: Section::None, anew: false, typing: None, room })
+            }
             reply => reply,
         }
     }

@@ -4,9 +4,11 @@ mod create;
 mod members;
 mod membership;
 mod messages;
+mod receipts;
 mod redact;
 mod send;
 mod state;
+mod typing;
 
 use domain::Refusal;
 use platform::Fault;
@@ -22,9 +24,11 @@ pub(crate) fn routes(routes: &mut Routes) {
     members::routes(routes);
     membership::routes(routes);
     messages::routes(routes);
+    receipts::routes(routes);
     redact::routes(routes);
     send::routes(routes);
     state::routes(routes);
+    typing::routes(routes);
 }
 
 /// What a room that nobody made here is to a client.

@@ -57,6 +57,11 @@ pub(super) struct Room {
 }
 
 impl Answer {
+    /// Whether it tells the device nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.account_data.is_empty() && self.rooms.is_empty()
+    }
+
     pub(super) fn into_json(self) -> serde_json::Result<Vec<u8>> {
         let mut json = serde_json::to_vec(&self)?;
         let rooms = self.rooms.to_json()?;
@@ -71,6 +76,10 @@ impl Answer {
 }
 
 impl Rooms {
+    fn is_empty(&self) -> bool {
+        self.join.is_empty() && self.leave.is_empty() && self.invite.is_empty() && self.knock.is_empty()
+    }
+
     /// Empty if there is no room to show.
     fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         let mut json = Vec::new();

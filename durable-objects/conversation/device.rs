@@ -1,0 +1,195 @@
+//! A device as a client keeps it, and how it syncs.
+
+use std::collections::BTreeMap;
+
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use serde::Deserialize;
+
+use super::Story;
+use crate::{
+    room,
+    user::{self, PlannedRoom, ReadRoom, SyncClose, SyncPlan},
+};
+
+#[derive(Deserialize)]
+struct Synced {
+    timeline: SyncedTimeline,
+    #[serde(default)]
+    ephemeral: SyncedEphemeral,
+}
+
+#[derive(Default, Deserialize)]
+struct SyncedEphemeral {
+    events: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct SyncedTimeline {
+    events: Vec<SeenEvent>,
+    limited: bool,
+    prev_batch: String,
+}
+
+#[derive(Deserialize)]
+struct SeenEvent {
+    event_id: OwnedEventId,
+}
+
+/// A device as a client keeps it.
+#[derive(Clone)]
+pub(super) struct Device {
+    pub user: OwnedUserId,
+    pub token_hash: String,
+    pub since: Option<String>,
+    /// What it knows of each joined room, in the order it was told.
+    pub rooms: BTreeMap<OwnedRoomId, Vec<OwnedEventId>>,
+    pub account_data: AccountData,
+    pub receipts: BTreeMap<OwnedRoomId, Receipts>,
+    pub typing: BTreeMap<OwnedRoomId, Vec<OwnedUserId>>,
+}
+
+/// Contents by room, `None` for the account, and type.
+pub(super) type AccountData = BTreeMap<(Option<OwnedRoomId>, String), String>;
+
+/// The event that was read, by user, type and thread.
+pub(super) type Receipts = BTreeMap<(OwnedUserId, String, String), OwnedEventId>;
+
+impl Device {
+    fn forgets_data(&mut self, room_id: &OwnedRoomId) {
+        self.account_data.retain(|(of, _), _| of.as_ref() != Some(room_id));
+    }
+}
+
+impl Story {
+    /// One sync of a device, as the request tier does it; answers whether it brought anything.
+    pub(super) fn syncs(&mut self, index: usize, answer_is_lost: bool) -> bool {
+        let mut device = self.devices[index].clone();
+        let plan = SyncPlan {
+            token_hash: device.token_hash.clone(),
+            since: device.since.clone(),
+            may_wait: true,
+            ..SyncPlan::default()
+        };
+        let Some(plan) = self.world.asks(device.user.as_str(), &plan) else { return false };
+        let (mut read, mut out) = (Vec::new(), Vec::new());
+        for PlannedRoom { number, room_id, from, typing } in plan.rooms {
+            // A room that fails now and then is owed to the device.
+            if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
+                read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false, typing: None });
+                continue;
+            }
+            let delta = room::Delta {
+                user: device.user.clone(),
+                device: plan.device.clone(),
+                from,
+                full_state: false,
+                state_after: false,
+                timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
+                state: room::EventFilter::default(),
+                format: room::EventFormat::default(),
+                ephemeral: room::EventFilter::default(),
+                typing: Some(typing.seen),
+            };
+            let reply = self.world.call(room_id.as_str(), &delta).unwrap();
+            let typing = reply.typing.map(|now| user::ReadTyping { known: typing.known, now });
+            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, typing });
+            match reply.section {
+                room::Section::Join => {
+                    if reply.anew {
+                        device.forgets_data(&room_id);
+                    }
+                    let synced: Synced = serde_json::from_str(reply.room.get()).unwrap();
+                    self.takes(&mut device, &room_id, synced, from);
+                }
+                room::Section::Leave => {
+                    device.rooms.remove(&room_id);
+                    device.forgets_data(&room_id);
+                    device.receipts.remove(&room_id);
+                    device.typing.remove(&room_id);
+                    out.push(room_id);
+                }
+                room::Section::Quiet => {}
+                room::Section::None => out.push(room_id),
+            }
+        }
+        let close = SyncClose {
+            token_hash: device.token_hash.clone(),
+            since: device.since.clone(),
+            position: plan.position,
+            rooms: read,
+        };
+        let closed = self.world.call(device.user.as_str(), &close).unwrap();
+        device.since = Some(closed.next_batch);
+        let of_account = closed.account_data.into_iter().map(|event| (None, event));
+        let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
+        let of_rooms = of_rooms.flat_map(|room| {
+            let room_id = room.room_id;
+            room.events.into_iter().map(move |event| (Some(room_id.clone()), event))
+        });
+        for (room_id, event) in of_account.chain(of_rooms) {
+            device.account_data.insert((room_id, event.event_type), event.content.get().to_owned());
+        }
+        if !answer_is_lost {
+            self.devices[index] = device;
+        }
+        true
+    }
+
+    /// The client takes in a joined room: it fills gaps by paging back to what it knows.
+    fn takes(&self, device: &mut Device, room_id: &OwnedRoomId, synced: Synced, from: Option<u64>) {
+        let known = device.rooms.entry(room_id.clone()).or_default();
+        if from.is_none() || (from == Some(0) && synced.timeline.limited) {
+            known.clear();
+        }
+        let mut missed = Vec::new();
+        let mut token = synced.timeline.limited.then_some(synced.timeline.prev_batch);
+        'paging: while let Some(from) = token {
+            let call = room::Messages {
+                user: device.user.clone(),
+                device: "ANY".into(),
+                from: Some(from.parse::<room::RoomToken>().unwrap().0),
+                to: None,
+                direction: room::Direction::Backwards,
+                filter: room::EventFilter { limit: Some(2), ..room::EventFilter::default() },
+            };
+            let page = self.world.call(room_id.as_str(), &call).unwrap();
+            for event in &page.chunk {
+                let event: SeenEvent = serde_json::from_str(event.get()).unwrap();
+                if known.contains(&event.event_id) {
+                    break 'paging;
+                }
+                missed.push(event.event_id);
+            }
+            token = page.end;
+        }
+        known.extend(missed.into_iter().rev());
+        for event in synced.timeline.events {
+            // A room joined anew since the token starts afresh, which only the server knows.
+            assert!(!known.contains(&event.event_id), "{} saw {} twice", device.token_hash, event.event_id);
+            known.push(event.event_id);
+        }
+        for event in synced.ephemeral.events {
+            take_ephemeral(device, room_id, &event);
+        }
+    }
+}
+
+/// The client takes in what is beside the timeline.
+fn take_ephemeral(device: &mut Device, room_id: &OwnedRoomId, event: &serde_json::Value) {
+    if event["type"] == "m.typing" {
+        let users = serde_json::from_value(event["content"]["user_ids"].clone()).unwrap();
+        device.typing.insert(room_id.clone(), users);
+        return;
+    }
+    let receipts = device.receipts.entry(room_id.clone()).or_default();
+    for (event_id, kinds) in event["content"].as_object().unwrap() {
+        for (kind, users) in kinds.as_object().unwrap() {
+            for (user, receipt) in users.as_object().unwrap() {
+                let user: OwnedUserId = user.as_str().try_into().unwrap();
+                assert!(kind == "m.read" || user == device.user, "{} sees {kind} of {user}", device.token_hash);
+                let thread = receipt["thread_id"].as_str().unwrap_or_default().to_owned();
+                receipts.insert((user, kind.clone(), thread), event_id.as_str().try_into().unwrap());
+            }
+        }
+    }
+}
