@@ -58,5 +58,21 @@ pub fn render() -> String {
             value = counter.get()
         );
     }
+    if let Some(bytes) = wasm_memory_bytes() {
+        let name = "myelin_wasm_memory_bytes";
+        let _ = writeln!(text, "# HELP {name} Memory of the code in its isolate\n# TYPE {name} gauge\n{name} {bytes}");
+    }
     text
+}
+
+/// What the code has taken of its isolate's memory; it never gives any back.
+#[cfg(target_arch = "wasm32")]
+fn wasm_memory_bytes() -> Option<usize> {
+    const PAGE_BYTES: usize = 64 * 1024;
+    Some(core::arch::wasm32::memory_size(0) * PAGE_BYTES)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn wasm_memory_bytes() -> Option<usize> {
+    None
 }

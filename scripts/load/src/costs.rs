@@ -19,7 +19,7 @@ use crate::{
 /// No alarm is still to fire when the counters do not change for this long.
 const ALARMS_REST: Duration = Duration::from_secs(6);
 /// What was on its way has arrived when the counters do not change for this long.
-const NUDGES_REST: Duration = Duration::from_millis(60);
+pub(crate) const NUDGES_REST: Duration = Duration::from_millis(60);
 /// A server that is asked nothing comes to rest within this.
 const RESTS_WITHIN: Duration = Duration::from_secs(60);
 const READ_EVERY: Duration = Duration::from_millis(15);
@@ -36,7 +36,7 @@ const ROOMS_MOVED: [usize; 3] = [0, 1, 3];
 
 /// Measures every kind of operation, if the server shows counters.
 pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, report: &mut Report) -> Result<()> {
-    let mut meter = Meter { client: Client::new(origin) };
+    let mut meter = Meter::new(origin);
     if !meter.is_there().await? {
         return Ok(());
     }
@@ -198,12 +198,16 @@ impl Pair {
 }
 
 /// The server's `/metrics`.
-struct Meter {
+pub(crate) struct Meter {
     client: Client,
 }
 
 impl Meter {
-    async fn is_there(&mut self) -> Result<bool> {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self { client: Client::new(origin) }
+    }
+
+    pub(crate) async fn is_there(&mut self) -> Result<bool> {
         let answer = self.client.get("/metrics").await?;
         Ok(answer.status == 200 && answer.body.starts_with(b"# HELP myelin_"))
     }
@@ -216,7 +220,7 @@ impl Meter {
     }
 
     /// A reading that has not changed for `rest`.
-    async fn at_rest(&mut self, rest: Duration) -> Result<Counters> {
+    pub(crate) async fn at_rest(&mut self, rest: Duration) -> Result<Counters> {
         let deadline = Instant::now() + RESTS_WITHIN;
         let (mut reading, mut since) = (self.read().await?, Instant::now());
         while since.elapsed() < rest {

@@ -1,11 +1,14 @@
-//! The same load for any homeserver: `load run` measures one, `load table` sets several side by side.
+//! The same load for any homeserver: `load run` measures one, `load grow` how it takes growth, `load table` sets several
+//! side by side.
 //!
 //! In scope: throughput, latency, memory, and what operations cost by the server's own counters. Out of scope:
 //! starting and stopping servers, which scripts/bench does. Only servers on this machine are loaded, and every
-//! measurement is bounded in count and time. Times are never judged here; counts are, against budgets.
+//! measurement is bounded in count and time. Times are not judged, but for ratios within one run; counts are, against
+//! budgets.
 
 mod client;
 mod costs;
+mod growth;
 mod process;
 mod report;
 mod samples;
@@ -43,6 +46,8 @@ struct Options {
 enum Command {
     /// Measure one server
     Run(Run),
+    /// Measure how one server's operations grow with what there is
+    Grow(Grow),
     /// Print one table of several measurements; fails when a budget was not kept
     Table(Table),
 }
@@ -72,6 +77,27 @@ struct Run {
 }
 
 #[derive(Args)]
+struct Grow {
+    #[command(flatten)]
+    run: Run,
+    /// The most members of a room
+    #[arg(long, default_value_t = 20_000)]
+    members: usize,
+    /// The most events of a room
+    #[arg(long, default_value_t = 1_000_000)]
+    events: usize,
+    /// The most rooms of an account
+    #[arg(long, default_value_t = 2_000)]
+    rooms: usize,
+    /// Opens the server's test hooks: its REGISTRATION_SHARED_SECRET
+    #[arg(long)]
+    hooks: Option<String>,
+    /// What a sync after one message may take in the account with the most rooms: the median, in ms
+    #[arg(long)]
+    sync_ms_max: Option<f64>,
+}
+
+#[derive(Args)]
 struct Table {
     /// What `load run` wrote
     #[arg(required = true)]
@@ -80,6 +106,10 @@ struct Table {
     #[arg(long)]
     json: Option<PathBuf>,
 }
+
+/// How often each operation is timed at each size.
+const GROWTH_SAMPLES: usize = 30;
+const GROWTH_SAMPLES_QUICK: usize = 7;
 
 /// How much of everything.
 struct Sizes {
@@ -134,6 +164,7 @@ impl Sizes {
 fn main() -> ExitCode {
     let outcome = match Options::parse().command {
         Command::Run(run) => block_on(measure(run)),
+        Command::Grow(grow) => block_on(measure_growth(grow)),
         Command::Table(table) => show(&table),
     };
     match outcome {
@@ -176,6 +207,19 @@ async fn measure(run: Run) -> Result<ExitCode> {
     drop(users);
     say("counting");
     costs::costs(origin, &registrar, &sizes, &mut report).await?;
+    write(&run.json, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure_growth(grow: Grow) -> Result<ExitCode> {
+    let Grow { run, members, events, rooms, hooks, sync_ms_max } = grow;
+    let samples = if run.quick { GROWTH_SAMPLES_QUICK } else { GROWTH_SAMPLES };
+    let origin = Origin::parse(&run.url)?;
+    let mut report = Report::new(run.name.unwrap_or(run.url));
+    say("growing");
+    let registrar = Registrar::new(origin, run.secret, now()?);
+    let sizes = growth::Sizes { members, events, rooms, samples, sync_ms_max };
+    growth::growth(origin, &registrar, hooks, &sizes, &run.pid, &mut report).await?;
     write(&run.json, &report)?;
     Ok(ExitCode::SUCCESS)
 }

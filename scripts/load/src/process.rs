@@ -6,6 +6,15 @@ use std::{collections::HashMap, fs};
 ///
 /// Pages that several processes share are counted once for each.
 pub(crate) fn resident_mb(roots: &[u32]) -> Option<f64> {
+    memory_mb(roots, "VmRSS:")
+}
+
+/// As [`resident_mb`], at its largest so far.
+pub(crate) fn peak_mb(roots: &[u32]) -> Option<f64> {
+    memory_mb(roots, "VmHWM:")
+}
+
+fn memory_mb(roots: &[u32], name: &str) -> Option<f64> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -15,7 +24,7 @@ pub(crate) fn resident_mb(roots: &[u32]) -> Option<f64> {
     }
     let (mut tree, mut kib) = (roots.to_vec(), 0);
     while let Some(pid) = tree.pop() {
-        kib += status(pid, "VmRSS:").unwrap_or(0);
+        kib += status(pid, name).unwrap_or(0);
         tree.extend(children.remove(&pid).into_iter().flatten());
     }
     (kib > 0).then_some(kib as f64 / 1024.0)

@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub server: String,
     pub figures: Vec<Figure>,
     pub costs: Vec<Cost>,
+    #[serde(default)]
+    pub growth: Vec<Growth>,
     pub budgets: Vec<Budget>,
 }
 
@@ -47,6 +49,8 @@ pub(crate) struct Counters {
     rows_written: u64,
     metadata_queries: u64,
     bytes: u64,
+    #[serde(default)]
+    wasm_bytes: u64,
 }
 
 /// What a number of operations of one kind cost together.
@@ -67,6 +71,28 @@ pub(crate) struct PerOperation {
     pub kilobytes: f64,
 }
 
+/// How operations grow with what there is.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Growth {
+    pub of: String,
+    pub sizes: Vec<usize>,
+    pub lines: Vec<Line>,
+}
+
+/// One figure, at every size.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Line {
+    what: String,
+    unit: String,
+    values: Vec<f64>,
+}
+
+impl Line {
+    pub(crate) fn new(what: &str, unit: &str, values: Vec<f64>) -> Self {
+        Self { what: what.to_owned(), unit: unit.to_owned(), values }
+    }
+}
+
 /// A count that may not grow unnoticed.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Budget {
@@ -77,7 +103,7 @@ pub(crate) struct Budget {
 
 impl Report {
     pub(crate) fn new(server: String) -> Self {
-        Self { server, figures: Vec::new(), costs: Vec::new(), budgets: Vec::new() }
+        Self { server, figures: Vec::new(), costs: Vec::new(), growth: Vec::new(), budgets: Vec::new() }
     }
 
     pub(crate) fn figure(&mut self, what: &str, unit: &str, value: f64, better: Better) {
@@ -100,6 +126,10 @@ impl Report {
         self.costs.push(cost);
     }
 
+    pub(crate) fn growth(&mut self, growth: Growth) {
+        self.growth.push(growth);
+    }
+
     pub(crate) fn budget(&mut self, budget: Budget) {
         self.budgets.push(budget);
     }
@@ -119,6 +149,7 @@ impl Counters {
             rows_written: counter("myelin_rows_written_total"),
             metadata_queries: counter("myelin_metadata_queries_total"),
             bytes: counter("myelin_object_bytes_total"),
+            wasm_bytes: counter("myelin_wasm_memory_bytes"),
         }
     }
 
@@ -130,7 +161,18 @@ impl Counters {
             rows_written: combine(self.rows_written, other.rows_written),
             metadata_queries: combine(self.metadata_queries, other.metadata_queries),
             bytes: combine(self.bytes, other.bytes),
+            wasm_bytes: combine(self.wasm_bytes, other.wasm_bytes),
         }
+    }
+
+    /// Rows read and written.
+    pub(crate) fn rows(self) -> (f64, f64) {
+        (self.rows_read as f64, self.rows_written as f64)
+    }
+
+    /// The memory of the server's code, in MB, where it has one of its own.
+    pub(crate) fn wasm_mb(self) -> Option<f64> {
+        (self.wasm_bytes > 0).then_some(self.wasm_bytes as f64 / 1_000_000.0)
     }
 }
 
@@ -186,10 +228,14 @@ impl Budget {
 
 /// All servers side by side, with ratios against the first, then costs in detail, then the budgets.
 pub(crate) fn render(reports: &[Report]) -> String {
-    let mut text = figures(reports);
+    let is_any = reports.iter().any(|report| !report.figures.is_empty());
+    let mut text = if is_any { figures(reports) } else { String::new() };
     for report in reports {
         if !report.costs.is_empty() {
             text.push_str(&costs(report));
+        }
+        for growth in &report.growth {
+            text.push_str(&curves(&report.server, growth));
         }
     }
     for report in reports {
@@ -263,6 +309,16 @@ fn costs(report: &Report) -> String {
         ];
         rows.push([cost.operation.clone()].into_iter().chain(numbers.map(number)).collect());
     }
+    aligned(&rows)
+}
+
+fn curves(server: &str, growth: &Growth) -> String {
+    let title = format!("{server}, {}", growth.of);
+    let mut rows = vec![[title].into_iter().chain(growth.sizes.iter().map(usize::to_string)).collect::<Vec<_>>()];
+    rows.extend(growth.lines.iter().map(|line| {
+        let what = format!("{}: {}", line.what, line.unit);
+        [what].into_iter().chain(line.values.iter().copied().map(number)).collect()
+    }));
     aligned(&rows)
 }
 

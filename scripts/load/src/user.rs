@@ -145,6 +145,18 @@ impl User {
         self.asks_sync(&path).await
     }
 
+    /// As [`User::syncs_all`], with the members that the timeline shows instead of all.
+    pub(crate) async fn syncs_lazily(&mut self) -> Result<()> {
+        self.asked += 1;
+        let path = format!("/_matrix/client/v3/sync?timeout={}&filter={LAZILY}", self.asked);
+        self.asks_sync(&path).await.map(drop)
+    }
+
+    /// Reads whatever is there.
+    pub(crate) async fn gets(&mut self, path: &str) -> Result<()> {
+        self.client.get(path).await?.ok().map(drop)
+    }
+
     /// What happened since the last sync; waits for it at most this long.
     pub(crate) async fn syncs(&mut self, wait: Duration) -> Result<Bytes> {
         let path = format!("/_matrix/client/v3/sync?timeout={}&since={}", wait.as_millis(), self.since);
@@ -170,6 +182,8 @@ impl User {
     }
 }
 
+/// `{"room":{"state":{"lazy_load_members":true}}}`, as a query has it.
+const LAZILY: &str = "%7B%22room%22%3A%7B%22state%22%3A%7B%22lazy_load_members%22%3Atrue%7D%7D%7D";
 /// How long a client waits in one sync.
 const WAIT: Duration = Duration::from_secs(30);
 /// A message must come with one of so many.
