@@ -93,6 +93,7 @@ impl Story {
             event_type: "m.room.message".into(),
             content: to_raw_value(&serde_json::json!({ "body": self.sent, "msgtype": "m.text" })).unwrap(),
             state_key: None,
+            member_of: Vec::new(),
         };
         let first = self.world.call(room_id.as_str(), &call);
         if self.world.dice.roll(4) == 0 {
@@ -147,6 +148,7 @@ impl Story {
             action,
             reason: None,
             profile: room::MemberProfile::default(),
+            member_of: Vec::new(),
         };
         self.world.call(room_id.as_str(), &call)
     }
@@ -160,6 +162,7 @@ impl Story {
             action: MembershipAction::Invite,
             reason: None,
             profile: room::MemberProfile::default(),
+            member_of: Vec::new(),
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

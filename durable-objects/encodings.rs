@@ -60,6 +60,7 @@ fn what_a_room_is_told() {
             event_type: "m.room.message".into(),
             content: to_raw_value(&json!({ "body": "b" })).unwrap(),
             state_key: None,
+            member_of: Vec::new(),
         },
         json!({
             "sender": "@alice:a", "device": "D", "transaction_id": "t", "type": "m.room.message",
@@ -88,12 +89,14 @@ fn what_a_room_is_told() {
             action: MembershipAction::Join,
             reason: Some("r".into()),
             profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
+            member_of: vec![room()],
         },
         json!({
             "call_id": "c", "sender": "@alice:a", "target": "@alice:a", "action": "join", "reason": "r",
-            "profile": { "displayname": "Alice" },
+            "profile": { "displayname": "Alice" }, "member_of": ["!room:a"],
         }),
     );
+    pinned(&room::Forget { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(
         &room::RefreshMember {
             user: alice(),
@@ -198,6 +201,9 @@ fn what_a_room_is_asked() {
         },
         json!({ "user": "@alice:a", "device": "D", "at": 4, "membership": "join" }),
     );
+    pinned(&room::GetJoinConditions { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned_reply::<room::GetJoinConditions>(json!({ "member_of_any": ["!room:a"] }));
+    pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(&room::GetJoinedMembers { user: alice() }, json!({ "user": "@alice:a" }));
     pinned_reply::<room::GetJoinedMembers>(json!({ "@alice:a": { "display_name": "Alice" } }));
 }
@@ -223,6 +229,7 @@ fn what_a_user_is_told_by_rooms() {
         &user::Nudge { room_id: room(), to: 8, typing },
         json!({ "room_id": "!room:a", "to": 8, "typing": { "version": 5, "until_ms": 7 } }),
     );
+    pinned(&user::RoomForgotten { room_id: room(), position: 5 }, json!({ "room_id": "!room:a", "position": 5 }));
     pinned_reply::<user::Nudge>(json!({ "silent_until_read": true }));
 }
 

@@ -4,7 +4,7 @@
 //! position is new; the current state, its history and the memberships move with it; whoever must learn of a
 //! changed membership is owed that, in the same transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use domain::{
     Pdu, Refusal, RoomVersion, auth,
@@ -14,10 +14,18 @@ use platform::{Fault, Sql, Tx};
 use ruma_common::{OwnedRoomId, RoomId, UserId};
 use ruma_events::{StateEventType, TimelineEventType, room::member::MembershipState};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
-use super::{Room, store};
-use crate::{Call, Cx, Error, outbox, user::MembershipChanged};
+use super::{
+    Room,
+    restricted_join::is_membership,
+    store::{self, log::Logged},
+    transactions,
+};
+use crate::{
+    Call, Cx, Error, outbox,
+    user::{MembershipChanged, RoomForgotten},
+};
 
 /// How deep a room may grow: canonical JSON's largest integer.
 const DEPTH_MAX: u64 = (1 << 53) - 1;
@@ -40,7 +48,7 @@ const STRIPPED_EVENT_BYTES_MAX: usize = 4096;
 
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
-    (name == MembershipChanged::NAME).then_some(MembershipChanged::NAME)
+    [MembershipChanged::NAME, RoomForgotten::NAME].into_iter().find(|known| *known == name)
 }
 
 pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {
@@ -57,9 +65,25 @@ impl Room {
 
     /// The event that a draft makes here and now, if it may happen.
     pub(super) fn authorised(&self, sql: &dyn Sql, cx: &Cx<'_>, draft: &Draft) -> Result<Pdu, Error> {
-        if draft.event_type == TimelineEventType::RoomMember {
-            check_member(cx, draft)?;
-        }
+        self.authorised_for(sql, cx, draft, &[])
+    }
+
+    /// [`Room::authorised`] for a sender who is known to be in the rooms `member_of`.
+    pub(super) fn authorised_for(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        draft: &Draft,
+        member_of: &[OwnedRoomId],
+    ) -> Result<Pdu, Error> {
+        let vouched;
+        let draft = if is_membership(draft) {
+            vouched = self.vouched(sql, draft, member_of)?;
+            check_invitation(cx, &vouched)?;
+            &vouched
+        } else {
+            draft
+        };
         let version = &*self.version(sql)?;
         let state = AuthState::load(sql, version, draft)?;
         let newest = store::log::head(sql)?.ok_or_else(|| Fault::new("the room has no event"))?;
@@ -99,13 +123,18 @@ impl Room {
         let event_type = pdu.event_type().to_string();
         store::state::set(tx, &event_type, state_key, position, position)?;
         if *pdu.event_type() == TimelineEventType::RoomMember {
-            self.move_member(tx, cx, pdu, state_key, position)?;
+            self.move_member(
+                tx,
+                cx,
+                &Logged { position, pdu: pdu.clone(), txn: txn.map(ToOwned::to_owned), redacted_by: None },
+                state_key,
+            )?;
         }
         Ok(())
     }
 
-    fn move_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, user_id: &str, position: u64) -> Result<(), Error> {
-        let membership = membership_of(pdu)?;
+    fn move_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, member: &Logged, user_id: &str) -> Result<(), Error> {
+        let (membership, position) = (membership_of(&member.pdu)?, member.position);
         let local = <&UserId>::try_from(user_id)
             .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
         store::members::set(tx, user_id, membership.as_str(), position, local)?;
@@ -118,35 +147,35 @@ impl Room {
             cx.room.typing.borrow_mut().push((user_id, None));
         }
         cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
-        owe_membership(tx, cx, user_id, pdu, position)
+        owe_membership(tx, cx, user_id, member)
     }
 }
 
 /// Owes a local user what this membership event makes of them.
-pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, pdu: &Pdu, position: u64) -> Result<(), Error> {
+pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, member: &Logged) -> Result<(), Error> {
+    let Logged { position, pdu, txn, redacted_by: _ } = member;
     let membership = membership_of(pdu)?;
-    let profile = (membership == MembershipState::Join).then(|| pdu.content_as().unwrap_or_default());
+    // A name that a client gave itself in this room alone is not the profile's to correct.
+    let shows_profile = membership == MembershipState::Join && transactions::shows_profile(txn.as_deref());
+    let profile = shows_profile.then(|| pdu.content_as().unwrap_or_default());
     let stripped_state = match membership {
         MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
         _ => Vec::new(),
     };
-    let effect = MembershipChanged { room_id: room_id(cx)?, position, membership, profile, stripped_state };
+    let effect = MembershipChanged { room_id: room_id(cx)?, position: *position, membership, profile, stripped_state };
     outbox::owe(tx, cx, user_id, &effect, true)
 }
 
-/// What the rules of authorisation leave to the server that signs a membership.
-///
-/// Refused: `BadJson` for a restricted join that names who let them in, which is the server's to say, not the client's;
-/// `Forbidden` for an invitation to another server, as long as we do not federate.
-fn check_member(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
-    let content: BTreeMap<String, Value> = serde_json::from_str(draft.content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
-    if content.contains_key("join_authorised_via_users_server") {
-        return Err(Refusal::BadJson("`join_authorised_via_users_server` is not a client's to set".to_owned()));
+/// Refused: `Forbidden` for an invitation to another server, as long as we do not federate.
+fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
     }
     let target = draft.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
     let remote = target.is_some_and(|user| user.server_name() != cx.settings.identity.server_name());
-    if remote && content.get("membership").and_then(Value::as_str) == Some("invite") {
+    let invites = || serde_json::from_str::<Content>(draft.content.get()).is_ok_and(|it| it.membership == "invite");
+    if remote && invites() {
         return Err(Refusal::Forbidden("this server does not federate: it cannot invite to another".to_owned()));
     }
     Ok(())

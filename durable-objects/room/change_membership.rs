@@ -1,6 +1,6 @@
 use domain::{Refusal, event::Draft};
 use platform::{ActorKind, Tx};
-use ruma_common::{OwnedUserId, UserId};
+use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -23,6 +23,9 @@ pub struct ChangeMembership {
     /// What the target's profile says, for joins, invites and knocks.
     #[serde(default)]
     pub profile: MemberProfile,
+    /// For a join without an invitation: rooms that said that the sender is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_of: Vec<OwnedRoomId>,
 }
 
 /// What is to become of a membership.
@@ -70,9 +73,9 @@ impl MembershipAction {
     fn applies_to(self, now: Option<&str>, target: &UserId) -> Result<bool, Refusal> {
         let already = now.is_some_and(|now| now == self.makes().as_str());
         match self {
-            MembershipAction::Join | MembershipAction::Ban | MembershipAction::Invite => Ok(!already),
-            // The rules refuse to knock again: let them say so.
-            MembershipAction::Knock => Ok(true),
+            MembershipAction::Join | MembershipAction::Ban | MembershipAction::Invite | MembershipAction::Knock => {
+                Ok(!already)
+            }
             MembershipAction::Leave => match now {
                 Some("leave") => Ok(false),
                 None => Err(Refusal::Forbidden(format!("{target} is not in this room"))),
@@ -91,7 +94,7 @@ impl MembershipAction {
 
 impl Room {
     pub(super) fn change_membership(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ChangeMembership) -> Result<(), Error> {
-        let txn = transactions::of_call(&call.call_id);
+        let txn = transactions::of_membership(&call.call_id);
         if self.made_by(&**tx, cx, &txn)?.is_some() {
             return Ok(());
         }
@@ -100,7 +103,7 @@ impl Room {
         if own && !call.action.applies_to(now.as_deref(), &call.target)? {
             // Who asks for what is so may not know: their room list is told again.
             if let Some(member) = store::state::current(&**tx, "m.room.member", call.target.as_str())? {
-                owe_membership(tx, cx, call.target.as_str(), &member.pdu, member.position)?;
+                owe_membership(tx, cx, call.target.as_str(), &member)?;
             }
             return Ok(());
         }
@@ -112,7 +115,7 @@ impl Room {
             redacts: None,
         };
         // Whoever may not do it learns nothing of the target.
-        let pdu = self.authorised(&**tx, cx, &draft)?;
+        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
         if own || call.action.applies_to(now.as_deref(), &call.target)? {
             self.insert(tx, cx, &pdu, Some(&txn))?;
         }

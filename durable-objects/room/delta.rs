@@ -166,7 +166,15 @@ impl Room {
                 Ok(DeltaReply { to: left, section: Section::Leave, anew: false, typing: None, room })
             }
             Some((_, position)) => nothing(position),
-            None => nothing(heads.log),
+            None => match viewer.forgotten() {
+                // A device that took them for a member learns that they are none, and nothing else.
+                Some(left) if call.from.is_some_and(|from| from < left) => {
+                    let room = gone(&**tx, cx, &viewer, &call, left)?;
+                    Ok(DeltaReply { to: left, section: Section::Leave, anew: false, typing: None, room })
+                }
+                Some(left) => nothing(left),
+                None => nothing(heads.log),
+            },
         }
     }
 

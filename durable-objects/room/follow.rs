@@ -253,7 +253,7 @@ impl Room {
                 if reply.membership_unknown
                     && let Some(member) = store::state::current(&**tx, "m.room.member", &nudged.follower)?
                 {
-                    owe_membership(tx, cx, &nudged.follower, &member.pdu, member.position)?;
+                    owe_membership(tx, cx, &nudged.follower, &member)?;
                 }
             }
             Some(Err(CallError::Absent | CallError::Refused(_))) => {

@@ -9,6 +9,8 @@
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
 //! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
+//! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
+//! | [`Forget`] | a user who left forgets the room |
 //! | [`RefreshMember`] | a member's profile changed |
 //! | [`MarkRead`] | receipts: how far a user has read |
 //! | [`SetTyping`] | a user types, or stops |
@@ -27,11 +29,13 @@ mod ephemeral;
 mod event_filter;
 mod event_format;
 mod follow;
+mod forget;
 mod mark_read;
 mod members;
 mod messages;
 mod redact_event;
 mod refresh_member;
+mod restricted_join;
 mod send_event;
 mod state;
 mod store;
@@ -60,11 +64,13 @@ pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
+pub use forget::Forget;
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
+pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
 pub use state::{GetState, GetStateEvent, StateEvent};
 pub use token::RoomToken;
@@ -140,6 +146,9 @@ impl Logic for Room {
             write SendEvent => send_event,
             write RedactEvent => redact_event,
             write ChangeMembership => change_membership,
+            read GetJoinConditions => join_conditions,
+            read IsJoined => is_joined,
+            write Forget => forget,
             write RefreshMember => refresh_member,
             write MarkRead => mark_read,
             read SetTyping => set_typing,

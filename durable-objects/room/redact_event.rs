@@ -160,6 +160,7 @@ mod tests {
             event_type: event_type.into(),
             content: to_raw_value(content).unwrap(),
             state_key: None,
+            member_of: Vec::new(),
         };
         world.call(room_id.as_str(), &call).unwrap()
     }

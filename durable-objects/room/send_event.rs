@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use domain::{Refusal, event::Draft};
 use platform::{ActorKind, Tx};
-use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedTransactionId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -33,6 +33,9 @@ pub struct SendEvent {
     pub content: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_key: Option<String>,
+    /// For a join without an invitation: rooms that said that the sender is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_of: Vec<OwnedRoomId>,
 }
 
 impl Call for SendEvent {
@@ -79,11 +82,12 @@ impl Room {
             sender: call.sender,
             redacts: None,
         };
-        let event_id = self.append(tx, cx, &draft, txn.as_deref())?.event_id().to_owned();
+        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
+        self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {
             cx.room.typing.borrow_mut().push((draft.sender, None));
         }
-        Ok(event_id)
+        Ok(pdu.event_id().to_owned())
     }
 }
 

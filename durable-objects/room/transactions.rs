@@ -59,6 +59,16 @@ pub(super) fn of_call(call_id: &str) -> String {
     format!("call {call_id}")
 }
 
+/// The name of a call that changes a membership, whose content we write.
+pub(super) fn of_membership(call_id: &str) -> String {
+    format!("membership {call_id}")
+}
+
+/// Whether a membership made by that shows its user's profile, as opposed to what a client wrote there.
+pub(super) fn shows_profile(name: Option<&str>) -> bool {
+    name.is_none_or(|name| !name.starts_with("call "))
+}
+
 /// The name under which a profile that became so at that time is shown.
 pub(super) fn of_refresh(changed_at_ms: u64) -> String {
     format!("refresh {changed_at_ms}")
@@ -134,5 +144,6 @@ mod tests {
         assert_eq!(seen_by(&name, alice, device_id!("LAPTOP")), None);
         assert_eq!(seen_by(&name, user_id!("@bob:a"), phone), None);
         assert_eq!(seen_by(&of_call("abc"), alice, phone), None);
+        assert_eq!(seen_by(&of_membership("abc"), alice, phone), None);
     }
 }

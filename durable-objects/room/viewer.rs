@@ -31,6 +31,8 @@ pub(super) struct Viewer {
     writing: Writing,
     /// When the user's membership became what; oldest first.
     memberships: Vec<(u64, MembershipState)>,
+    /// For one who forgot the room, and to whom it is as to a stranger: the position with which they were out of it.
+    forgotten: Option<u64>,
     /// When the room's history visibility became what; oldest first.
     visibilities: Vec<(u64, HistoryVisibility)>,
 }
@@ -54,12 +56,17 @@ impl Viewer {
                 memberships.push((position, membership));
             }
         }
+        let mut forgotten = None;
+        if store::members::has_forgotten(sql, user.as_str())? {
+            forgotten = memberships.last().map(|(position, _)| *position);
+            memberships.clear();
+        }
         let field = "$.content.history_visibility";
         let visibilities = store::state::history(sql, "m.room.history_visibility", "", field)?
             .into_iter()
             .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
-        Ok(Self { user, device, writing: Writing::default(), memberships, visibilities })
+        Ok(Self { user, device, writing: Writing::default(), memberships, forgotten, visibilities })
     }
 
     /// The same viewer, who gets to see events in this form.
@@ -78,6 +85,11 @@ impl Viewer {
     /// The membership now, with the position that made it; `None` for one who was never in the room.
     pub(super) fn membership(&self) -> Option<(&MembershipState, u64)> {
         self.memberships.last().map(|(position, membership)| (membership, *position))
+    }
+
+    /// Where one who forgot the room was out of it.
+    pub(super) fn forgotten(&self) -> Option<u64> {
+        self.forgotten
     }
 
     /// Whether the user was joined at `from` and at every moment since.

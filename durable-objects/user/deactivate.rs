@@ -76,6 +76,7 @@ fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Re
         action: MembershipAction::Leave,
         reason: None,
         profile: MemberProfile::default(),
+        member_of: Vec::new(),
     };
     outbox::owe(tx, cx, room_id, &call, before_answer)
 }

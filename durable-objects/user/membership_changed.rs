@@ -46,7 +46,10 @@ impl User {
         if known.as_ref().is_some_and(|known| known.effect >= call.position) {
             return Ok(());
         }
-        let membership = call.membership.as_str();
+        // Whoever forgot the room hears of it again when they are invited, join or knock: not of a ban.
+        let is_over = matches!(call.membership, MembershipState::Leave | MembershipState::Ban);
+        let forgotten = is_over && known.as_ref().is_some_and(|known| known.membership == store::rooms::FORGOTTEN);
+        let membership = if forgotten { store::rooms::FORGOTTEN } else { call.membership.as_str() };
         let same = known.as_ref().filter(|known| known.membership == membership);
         let stripped = match call.membership {
             MembershipState::Invite | MembershipState::Knock => Some(serde_json::to_string(&call.stripped_state)?),

@@ -12,7 +12,7 @@
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
 //! | [`SetAccountData`], [`GetAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
-//! | [`MembershipChanged`], [`Nudge`] | what rooms tell the user |
+//! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
@@ -31,6 +31,7 @@ mod nudge;
 mod password_hash;
 mod profile;
 mod refresh;
+mod room_forgotten;
 mod store;
 mod sync;
 mod sync_token;
@@ -63,6 +64,7 @@ pub use nudge::{Nudge, NudgeReply};
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use refresh::{NewToken, Refresh};
+pub use room_forgotten::RoomForgotten;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
@@ -124,6 +126,7 @@ impl Logic for User {
             read GetAccountData => account_data,
             write SetFullyRead => set_fully_read,
             write MembershipChanged => membership_changed,
+            write RoomForgotten => room_forgotten,
             write Nudge => nudge,
             read JoinedRooms => joined_rooms,
             wait SyncPlan => sync_plan,

@@ -299,6 +299,8 @@ fn moved_rooms(
             match room.membership.as_str() {
                 // From before the first event: what the device knows of the room has a gap.
                 "join" => planned(room, (!changed).then_some(0)),
+                // Left before the first event, so that the leave is news.
+                store::rooms::FORGOTTEN if changed => planned(room, Some(0)),
                 _ if is_gone(&room) && changed => planned(room, None),
                 _ => None,
             }
@@ -335,7 +337,7 @@ fn moved_rooms(
 }
 
 fn is_gone(room: &KnownRoom) -> bool {
-    matches!(room.membership.as_str(), "leave" | "ban")
+    matches!(room.membership.as_str(), "leave" | "ban" | store::rooms::FORGOTTEN)
 }
 
 /// The token's exceptions; `None` if they were spilled too long ago.

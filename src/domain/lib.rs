@@ -10,6 +10,7 @@
 
 pub mod address_range;
 pub mod auth;
+mod authority;
 pub mod config;
 pub mod event;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod power;
 pub mod rate_limit;
 pub mod redaction;
 pub mod refusal;
+pub mod restricted_join;
 pub mod room_version;
 pub mod state;
 mod token_bucket;
@@ -25,6 +27,7 @@ pub mod visibility;
 #[cfg(test)]
 mod fixture;
 
+pub use authority::Authority;
 pub use config::Config;
 pub use event::Pdu;
 pub use identity::Identity;

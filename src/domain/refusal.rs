@@ -60,7 +60,7 @@ pub enum Refusal {
     RoomInUse(String),
     /// 400 `M_INVALID_ROOM_STATE`: the initial state of a new room contradicts itself.
     InvalidRoomState(String),
-    /// 400 `M_BAD_STATE`: the state change cannot be made, such as unbanning someone who is not banned.
+    /// 403 `M_BAD_STATE`: the state change cannot be made, such as unbanning someone who is not banned.
     BadState(String),
     /// 400 `M_WEAK_PASSWORD`.
     WeakPassword(String),
@@ -105,14 +105,13 @@ impl Refusal {
             | Self::IncompatibleRoomVersion { .. }
             | Self::RoomInUse(_)
             | Self::InvalidRoomState(_)
-            | Self::BadState(_)
             | Self::WeakPassword(_)
             | Self::Unknown(_)
             | Self::BadAlias(_)
             | Self::KeyTooLarge
             | Self::ProfileTooLarge => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
-            Self::Forbidden(_) | Self::UserDeactivated | Self::GuestAccessForbidden => 403,
+            Self::Forbidden(_) | Self::BadState(_) | Self::UserDeactivated | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::Unrecognized { status } => *status,
             Self::ServerManaged(_) => 405,
@@ -269,7 +268,7 @@ mod tests {
             ),
             (Refusal::RoomInUse(s()), r#"{"room_in_use":"x"}"#, 400, "M_ROOM_IN_USE"),
             (Refusal::InvalidRoomState(s()), r#"{"invalid_room_state":"x"}"#, 400, "M_INVALID_ROOM_STATE"),
-            (Refusal::BadState(s()), r#"{"bad_state":"x"}"#, 400, "M_BAD_STATE"),
+            (Refusal::BadState(s()), r#"{"bad_state":"x"}"#, 403, "M_BAD_STATE"),
             (Refusal::WeakPassword(s()), r#"{"weak_password":"x"}"#, 400, "M_WEAK_PASSWORD"),
             (Refusal::GuestAccessForbidden, r#""guest_access_forbidden""#, 403, "M_GUEST_ACCESS_FORBIDDEN"),
             (Refusal::Unrecognized { status: 405 }, r#"{"unrecognized":{"status":405}}"#, 405, "M_UNRECOGNIZED"),

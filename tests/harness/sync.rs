@@ -36,6 +36,11 @@ impl Sync {
         list(&self.body["rooms"]["invite"][room]["invite_state"]["events"])
     }
 
+    /// The room's stripped state under `knock`, empty where it has none.
+    pub fn knock_state(&self, room: &str) -> Vec<Value> {
+        list(&self.body["rooms"]["knock"][room]["knock_state"]["events"])
+    }
+
     /// Events of the joined room's timeline.
     pub fn timeline(&self, room: &str) -> Vec<Value> {
         list(&self.joined(room)["timeline"]["events"])

@@ -104,6 +104,14 @@ impl User {
         self.post(&format!("/rooms/{}/leave", encode(room)), json!({}))
     }
 
+    pub fn knocks(&self, room: &str) -> Answer {
+        self.post(&format!("/knock/{}", encode(room)), json!({ "reason": "let me in" }))
+    }
+
+    pub fn forgets(&self, room: &str) -> Answer {
+        self.post(&format!("/rooms/{}/forget", encode(room)), json!({}))
+    }
+
     pub fn kicks(&self, room: &str, whom: &User) -> Answer {
         self.post(&format!("/rooms/{}/kick", encode(room)), json!({ "user_id": whom.id, "reason": "kicked" }))
     }

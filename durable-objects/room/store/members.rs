@@ -12,10 +12,13 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
         .transpose()
 }
 
-/// Sets a membership; a user who may follow (a local one) gets a number and keeps it.
+/// Sets a membership; a user who may follow (a local one) gets a number and keeps it. One that ends nothing, a join, an
+/// invitation or a knock, ends that the room is forgotten.
 pub(crate) fn set(tx: &Tx<'_>, user_id: &str, membership: &str, position: u64, follows: bool) -> Result<(), Fault> {
     let known = tx.execute(
-        "UPDATE member SET membership = ?2, position = ?3 WHERE user_id = ?1 RETURNING 1",
+        "UPDATE member SET membership = ?2, position = ?3,
+             forgotten = CASE WHEN ?2 IN ('leave', 'ban') THEN forgotten END
+         WHERE user_id = ?1 RETURNING 1",
         &[user_id.into(), membership.into(), position.into()],
     )?;
     if !known.is_empty() {
@@ -47,6 +50,38 @@ pub(crate) fn followers(sql: &dyn Sql) -> Result<Vec<(String, u64)>, Fault> {
     .into_iter()
     .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?)))
     .collect()
+}
+
+/// Up to `limit` local users in the room.
+pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE membership = 'join' AND follower IS NOT NULL ORDER BY user_id LIMIT ?1",
+        &[limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
+/// Marks the room as forgotten by one who left, and answers the position of their membership.
+pub(crate) fn forget(tx: &Tx<'_>, user_id: &str) -> Result<u64, Fault> {
+    let position = tx
+        .query("SELECT position FROM member WHERE user_id = ?1", &[user_id.into()])?
+        .pop()
+        .ok_or_else(|| Fault::new("who forgets the room was never in it"))?
+        .unsigned(0)?;
+    // Not again when it is so: a written row costs what a thousand read ones do.
+    tx.execute(
+        "UPDATE member SET forgotten = ?2 WHERE user_id = ?1 AND forgotten IS NULL",
+        &[user_id.into(), position.into()],
+    )?;
+    Ok(position)
+}
+
+/// Whether a user forgot the room, and is out of it since.
+pub(crate) fn has_forgotten(sql: &dyn Sql, user_id: &str) -> Result<bool, Fault> {
+    let rows = sql.query("SELECT 1 FROM member WHERE user_id = ?1 AND forgotten IS NOT NULL", &[user_id.into()])?;
+    Ok(!rows.is_empty())
 }
 
 /// How many members are joined and invited.

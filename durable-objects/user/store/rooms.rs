@@ -4,6 +4,9 @@ use std::collections::HashSet;
 
 use platform::{Fault, Row, Sql, Tx};
 
+/// The membership of a room that the user left and forgot: it is on no list.
+pub(crate) const FORGOTTEN: &str = "forgotten";
+
 /// A room as the user knows it.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownRoom {

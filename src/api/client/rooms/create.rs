@@ -21,7 +21,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     call_id,
-    membership::{member_profile, must_be_local},
+    membership::{member_profile, must_be_local, no_third_parties},
 };
 use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
 
@@ -143,7 +143,7 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
         return Err(Refusal::InvalidParam("Room aliases are not available on this server".to_owned()).into());
     }
     if !wanted.invite_3pid.is_empty() {
-        return Err(Refusal::InvalidParam("Invitations by third-party id are not available here".to_owned()).into());
+        return Err(no_third_parties().into());
     }
     if wanted.initial_state.len() > INITIAL_STATE_MAX {
         return Err(Refusal::InvalidParam(format!("`initial_state` may hold {INITIAL_STATE_MAX} events")).into());

@@ -1,23 +1,20 @@
-//! Joining, inviting, leaving, and their opposites. Spec: "Room membership".
+//! Inviting, leaving, kicking, banning, forgetting. Spec: "Room membership". For joining and knocking see `joining`.
 
 use actors::{
-    room::{ChangeMembership, MemberProfile, MembershipAction},
+    room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
     user::GetProfile,
 };
 use domain::Refusal;
-use ruma_client_api::membership::{
-    ban_user, invite_user, join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user,
-};
-use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma_client_api::membership::{ban_user, forget_room, invite_user, kick_user, leave_room, unban_user};
+use ruma_common::{OwnedUserId, RoomId, UserId};
 
-use super::{call_id, no_such_room};
+use super::{call_id, not_in_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add(join);
-    routes.add(join_by_id_or_alias);
     routes.add(invite);
     routes.add(leave);
+    routes.add(forget);
     routes.add(kick);
     routes.add(ban);
     routes.add(unban);
@@ -25,6 +22,9 @@ pub(super) fn routes(routes: &mut Routes) {
 
 /// What a user's profile says of them in rooms; nothing for a user we do not know.
 pub(super) async fn member_profile(cx: &Context, user_id: &UserId) -> Result<MemberProfile, Failure> {
+    if !cx.is_local(user_id) {
+        return Ok(MemberProfile::default());
+    }
     let profile = match cx.user(user_id).call(&GetProfile {}).await {
         Ok(profile) => profile,
         Err(Failure::Absent) => return Ok(MemberProfile::default()),
@@ -42,98 +42,108 @@ pub(super) fn must_be_local(cx: &Context, user_id: &UserId) -> Result<(), Refusa
     Err(Refusal::Forbidden(format!("{user_id} is on another server, and this server does not federate")))
 }
 
-async fn change(
-    cx: &Context,
-    room_id: &RoomId,
+/// A change of membership that somebody asks for.
+pub(super) struct Change {
     sender: OwnedUserId,
     target: OwnedUserId,
     action: MembershipAction,
     reason: Option<String>,
-) -> Result<(), Failure> {
-    let profile = match action {
-        MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock => {
-            member_profile(cx, &target).await?
-        }
-        MembershipAction::Leave | MembershipAction::Kick | MembershipAction::Ban | MembershipAction::Unban => {
-            MemberProfile::default()
-        }
-    };
-    let call = ChangeMembership { call_id: call_id(cx)?, sender, target, action, reason, profile };
-    cx.room(room_id).call(&call).await.or_absent(no_such_room())
 }
 
-/// The action of a user on their own membership.
-async fn change_own(
-    cx: &Context,
-    room_id: &RoomId,
-    caller: Caller,
-    action: MembershipAction,
-    reason: Option<String>,
-) -> Result<(), Failure> {
-    change(cx, room_id, caller.user_id.clone(), caller.user_id, action, reason).await
+impl Change {
+    /// Of a user's own membership.
+    pub(super) fn own(caller: Caller, action: MembershipAction, reason: Option<String>) -> Self {
+        Self { sender: caller.user_id.clone(), target: caller.user_id, action, reason }
+    }
+
+    fn of(caller: Caller, target: OwnedUserId, action: MembershipAction, reason: Option<String>) -> Self {
+        Self { sender: caller.user_id, target, action, reason }
+    }
+
+    /// The call that makes it, with what the target's profile says where the membership shows it.
+    pub(super) async fn call(self, cx: &Context) -> Result<ChangeMembership, Failure> {
+        let Self { sender, target, action, reason } = self;
+        let profile = match action {
+            MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock => {
+                member_profile(cx, &target).await?
+            }
+            MembershipAction::Leave | MembershipAction::Kick | MembershipAction::Ban | MembershipAction::Unban => {
+                MemberProfile::default()
+            }
+        };
+        Ok(ChangeMembership { call_id: call_id(cx)?, sender, target, action, reason, profile, member_of: Vec::new() })
+    }
+
+    /// Makes the change. A room that is not here is one that nobody here is in.
+    async fn make(self, cx: &Context, room_id: &RoomId) -> Result<(), Failure> {
+        let call = self.call(cx).await?;
+        cx.room(room_id).call(&call).await.or_absent(not_in_room(&call.sender))
+    }
 }
 
-async fn join(
-    cx: &Context,
-    caller: Caller,
-    request: join_room_by_id::v3::Request,
-) -> Result<join_room_by_id::v3::Response, Failure> {
-    change_own(cx, &request.room_id, caller, MembershipAction::Join, request.reason).await?;
-    Ok(join_room_by_id::v3::Response::new(request.room_id))
-}
-
-async fn join_by_id_or_alias(
-    cx: &Context,
-    caller: Caller,
-    request: join_room_by_id_or_alias::v3::Request,
-) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
-    let room_id = OwnedRoomId::try_from(request.room_id_or_alias)
-        .map_err(|alias| Refusal::NotFound(format!("There is no room with the alias {alias}")))?;
-    change_own(cx, &room_id, caller, MembershipAction::Join, request.reason).await?;
-    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
-}
-
+/// `POST …/invite`. Whom nobody knows may be invited all the same: they may be about to come.
 async fn invite(
     cx: &Context,
     caller: Caller,
     request: invite_user::v3::Request,
 ) -> Result<invite_user::v3::Response, Failure> {
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
-        return Err(Refusal::InvalidParam("Invitations by third-party id are not available here".to_owned()).into());
+        return Err(no_third_parties().into());
     };
     must_be_local(cx, &invited.user_id)?;
-    change(cx, &request.room_id, caller.user_id, invited.user_id, MembershipAction::Invite, invited.reason).await?;
+    Change::of(caller, invited.user_id, MembershipAction::Invite, invited.reason).make(cx, &request.room_id).await?;
     Ok(invite_user::v3::Response::new())
 }
 
+/// Who is known by an email address only cannot be invited.
+pub(super) fn no_third_parties() -> Refusal {
+    Refusal::Forbidden("This server works with no identity server: invite by user id".to_owned())
+}
+
+/// `POST …/leave`.
 async fn leave(
     cx: &Context,
     caller: Caller,
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Failure> {
-    change_own(cx, &request.room_id, caller, MembershipAction::Leave, request.reason).await?;
+    Change::own(caller, MembershipAction::Leave, request.reason).make(cx, &request.room_id).await?;
     Ok(leave_room::v3::Response::new())
 }
 
+/// `POST …/forget`. Where there was nothing to remember, it is forgotten already.
+async fn forget(
+    cx: &Context,
+    caller: Caller,
+    request: forget_room::v3::Request,
+) -> Result<forget_room::v3::Response, Failure> {
+    match cx.room(&request.room_id).call(&Forget { user: caller.user_id }).await {
+        Ok(()) | Err(Failure::Absent) => Ok(forget_room::v3::Response::new()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `POST …/kick`.
 async fn kick(
     cx: &Context,
     caller: Caller,
     request: kick_user::v3::Request,
 ) -> Result<kick_user::v3::Response, Failure> {
-    change(cx, &request.room_id, caller.user_id, request.user_id, MembershipAction::Kick, request.reason).await?;
+    Change::of(caller, request.user_id, MembershipAction::Kick, request.reason).make(cx, &request.room_id).await?;
     Ok(kick_user::v3::Response::new())
 }
 
+/// `POST …/ban`.
 async fn ban(cx: &Context, caller: Caller, request: ban_user::v3::Request) -> Result<ban_user::v3::Response, Failure> {
-    change(cx, &request.room_id, caller.user_id, request.user_id, MembershipAction::Ban, request.reason).await?;
+    Change::of(caller, request.user_id, MembershipAction::Ban, request.reason).make(cx, &request.room_id).await?;
     Ok(ban_user::v3::Response::new())
 }
 
+/// `POST …/unban`.
 async fn unban(
     cx: &Context,
     caller: Caller,
     request: unban_user::v3::Request,
 ) -> Result<unban_user::v3::Response, Failure> {
-    change(cx, &request.room_id, caller.user_id, request.user_id, MembershipAction::Unban, request.reason).await?;
+    Change::of(caller, request.user_id, MembershipAction::Unban, request.reason).make(cx, &request.room_id).await?;
     Ok(unban_user::v3::Response::new())
 }

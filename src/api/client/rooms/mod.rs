@@ -1,6 +1,7 @@
 //! Rooms: creation, membership, sending, reading. Spec: "Rooms", "Events".
 
 mod create;
+mod joining;
 mod members;
 mod membership;
 mod messages;
@@ -21,6 +22,7 @@ use crate::{Context, Routes};
 
 pub(crate) fn routes(routes: &mut Routes) {
     create::routes(routes);
+    joining::routes(routes);
     members::routes(routes);
     membership::routes(routes);
     messages::routes(routes);

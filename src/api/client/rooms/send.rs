@@ -3,8 +3,9 @@
 use actors::room::SendEvent;
 use ruma_client_api::{message::send_message_event, state::send_state_event};
 use ruma_common::OwnedRoomId;
+use ruma_events::StateEventType;
 
-use super::{call_id, no_such_room};
+use super::{call_id, joining::send_membership, no_such_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -26,6 +27,7 @@ async fn send(
         event_type: request.event_type.into(),
         content: request.body.into_json(),
         state_key: None,
+        member_of: Vec::new(),
     };
     Ok(send_message_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
 }
@@ -36,6 +38,9 @@ async fn send_state(
     caller: Caller,
     request: send_state_event::v3::Request,
 ) -> Result<send_state_event::v3::Response, Failure> {
+    if request.event_type == StateEventType::RoomMember {
+        return Ok(send_state_event::v3::Response::new(send_membership(cx, caller, request).await?));
+    }
     let call = SendEvent {
         sender: caller.user_id,
         device: caller.device_id,
@@ -44,6 +49,7 @@ async fn send_state(
         event_type: request.event_type.into(),
         content: request.body.into_json(),
         state_key: Some(request.state_key),
+        member_of: Vec::new(),
     };
     Ok(send_state_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
 }

@@ -1,0 +1,144 @@
+//! Letting in whom nobody invited, because they are in another room. Spec: "Restricted rooms".
+//!
+//! The room says which rooms count ([`GetJoinConditions`]), the request tier asks those ([`IsJoined`]) and makes the join
+//! again with what it learnt. The room believes only what its join rules, as they are by then, still ask for; it names
+//! the member of ours in whose name it lets the user in, and has the rules judge the result.
+
+use domain::{Authority, Refusal, event::Draft, restricted_join};
+use platform::{ActorKind, Fault, Sql};
+use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
+use ruma_events::TimelineEventType;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::to_raw_value};
+
+use super::{Room, store};
+use crate::{Call, Cx, Error};
+
+/// Who vouches for a restricted join, in the content of the membership.
+const VOUCHER: &str = "join_authorised_via_users_server";
+
+/// The rooms of which a user must have joined one to be let in; none for who is invited, joined or banned, or where the
+/// room has no such conditions.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetJoinConditions {
+    pub user: OwnedUserId,
+}
+
+/// What lets a user in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JoinConditions {
+    #[serde(default)]
+    pub member_of_any: Vec<OwnedRoomId>,
+}
+
+impl Call for GetJoinConditions {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "join_conditions";
+    type Reply = JoinConditions;
+}
+
+/// Whether a user is in the room now.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct IsJoined {
+    pub user: OwnedUserId,
+}
+
+impl Call for IsJoined {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "is_joined";
+    type Reply = bool;
+}
+
+impl Room {
+    pub(super) fn join_conditions(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetJoinConditions,
+    ) -> Result<JoinConditions, Error> {
+        Ok(JoinConditions { member_of_any: self.conditions(sql, &call.user)? })
+    }
+
+    pub(super) fn is_joined(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: IsJoined) -> Result<bool, Error> {
+        Ok(store::members::membership(sql, call.user.as_str())?.as_deref() == Some("join"))
+    }
+
+    /// A membership as a client wants it, with what is ours to say: who vouches. `member_of` are rooms that said that
+    /// the sender is in them.
+    ///
+    /// Refused: `BadJson` for a client that names who vouches; but it may repeat what its membership says already, as
+    /// clients do when they change a name in it.
+    pub(super) fn vouched(&self, sql: &dyn Sql, draft: &Draft, member_of: &[OwnedRoomId]) -> Result<Draft, Error> {
+        let mut content: Map<String, Value> = serde_json::from_str(draft.content.get())
+            .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+        let claimed = content.remove(VOUCHER);
+        if let Some(claimed) = &claimed
+            && self.voucher_of(sql, draft.state_key.as_deref().unwrap_or_default())?.as_ref() != Some(claimed)
+        {
+            return Err(Refusal::BadJson(format!("`{VOUCHER}` is not a client's to set")).into());
+        }
+        let joins = content.get("membership").and_then(Value::as_str) == Some("join")
+            && draft.state_key.as_deref() == Some(draft.sender.as_str());
+        let voucher = if joins { self.voucher(sql, &draft.sender, member_of)? } else { None };
+        if claimed.is_none() && voucher.is_none() {
+            return Ok(draft.clone());
+        }
+        if let Some(voucher) = voucher {
+            content.insert(VOUCHER.to_owned(), voucher.as_str().into());
+        }
+        Ok(Draft { content: to_raw_value(&content)?, ..draft.clone() })
+    }
+
+    /// Who vouches in the membership as it is.
+    fn voucher_of(&self, sql: &dyn Sql, user_id: &str) -> Result<Option<Value>, Error> {
+        let Some(member) = store::state::current(sql, "m.room.member", user_id)? else { return Ok(None) };
+        let mut content: Map<String, Value> = member.pdu.content_as().unwrap_or_default();
+        Ok(content.remove(VOUCHER))
+    }
+
+    /// The rooms of which the user must have joined one.
+    fn conditions(&self, sql: &dyn Sql, user_id: &UserId) -> Result<Vec<OwnedRoomId>, Error> {
+        let membership = store::members::membership(sql, user_id.as_str())?;
+        if matches!(membership.as_deref(), Some("join" | "invite" | "ban")) {
+            return Ok(Vec::new());
+        }
+        let Some(join_rules) = store::state::current(sql, "m.room.join_rules", "")? else { return Ok(Vec::new()) };
+        Ok(restricted_join::allowed_rooms(&join_rules.pdu, &*self.version(sql)?))
+    }
+
+    /// The member who lets the user in, if they meet a condition; `None` where the rules must do without.
+    ///
+    /// Refused: `Forbidden` where nobody of this server may invite.
+    fn voucher(
+        &self,
+        sql: &dyn Sql,
+        user_id: &UserId,
+        member_of: &[OwnedRoomId],
+    ) -> Result<Option<OwnedUserId>, Error> {
+        if member_of.is_empty() || !self.conditions(sql, user_id)?.iter().any(|room| member_of.contains(room)) {
+            return Ok(None);
+        }
+        let create = store::state::current(sql, "m.room.create", "")?.ok_or_else(|| Fault::new("no create event"))?;
+        let levels = store::state::current(sql, "m.room.power_levels", "")?.map(|levels| levels.pdu);
+        let version = &*self.version(sql)?;
+        let authority = Authority::of(&create.pdu, levels, version).map_err(Fault::new)?;
+        for named in authority.named().filter(|named| authority.may_invite(named)) {
+            if store::members::follower_number(sql, named.as_str())?.is_some() {
+                return Ok(Some(named.clone()));
+            }
+        }
+        // All the others are equal: one more than have a level of their own is enough to find one.
+        let enough = (authority.named().count() as u64).saturating_add(1);
+        let local = store::members::joined_locals(sql, enough)?;
+        let local = local.into_iter().filter_map(|user_id| OwnedUserId::try_from(user_id).ok());
+        match local.into_iter().find(|user_id| authority.may_invite(user_id)) {
+            Some(voucher) => Ok(Some(voucher)),
+            None => Err(Refusal::Forbidden("nobody of this server may invite to this room".to_owned()).into()),
+        }
+    }
+}
+
+/// Whether a draft is a membership.
+pub(super) fn is_membership(draft: &Draft) -> bool {
+    draft.event_type == TimelineEventType::RoomMember
+}

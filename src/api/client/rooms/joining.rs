@@ -1,0 +1,171 @@
+//! Joining rooms and knocking on them. Spec: "Joining rooms", "Knocking on rooms", "Restricted rooms".
+
+use actors::{
+    Call,
+    room::{ChangeMembership, GetJoinConditions, IsJoined, MembershipAction, SendEvent},
+};
+use domain::Refusal;
+use futures_util::{StreamExt, stream};
+use platform::ActorKind;
+use ruma_client_api::{
+    knock::knock_room,
+    membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias},
+    state::send_state_event,
+};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedRoomOrAliasId, RoomId, UserId};
+use ruma_events::room::member::MembershipState;
+use serde_json::{Map, Value, value::to_raw_value};
+
+use super::{
+    call_id,
+    membership::{Change, member_profile},
+    no_such_room,
+};
+use crate::{Caller, Context, Failure, OrAbsent, Routes};
+
+/// Rooms asked at the same time whether a user is in them.
+const ROOMS_AT_ONCE: usize = 16;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(join);
+    routes.add(join_by_id_or_alias);
+    routes.add(knock);
+}
+
+/// `POST /rooms/{roomId}/join`.
+async fn join(
+    cx: &Context,
+    caller: Caller,
+    request: join_room_by_id::v3::Request,
+) -> Result<join_room_by_id::v3::Response, Failure> {
+    not_by_third_party(request.third_party_signed.as_ref())?;
+    joins(cx, &request.room_id, caller, request.reason).await?;
+    Ok(join_room_by_id::v3::Response::new(request.room_id))
+}
+
+/// `POST /join/{roomIdOrAlias}`. Through which servers, `via`, matters for rooms of others only.
+async fn join_by_id_or_alias(
+    cx: &Context,
+    caller: Caller,
+    request: join_room_by_id_or_alias::v3::Request,
+) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
+    not_by_third_party(request.third_party_signed.as_ref())?;
+    let room_id = room_of(request.room_id_or_alias)?;
+    joins(cx, &room_id, caller, request.reason).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+/// `POST /knock/{roomIdOrAlias}`.
+async fn knock(
+    cx: &Context,
+    caller: Caller,
+    request: knock_room::v3::Request,
+) -> Result<knock_room::v3::Response, Failure> {
+    let room_id = room_of(request.room_id_or_alias)?;
+    let call = Change::own(caller, MembershipAction::Knock, request.reason).call(cx).await?;
+    cx.room(&room_id).call(&call).await.or_absent(no_such_room())?;
+    Ok(knock_room::v3::Response::new(room_id))
+}
+
+/// The room that a client means.
+fn room_of(room: OwnedRoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
+    OwnedRoomId::try_from(room).map_err(|alias| Refusal::NotFound(format!("There is no room with the alias {alias}")))
+}
+
+/// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event». None can be
+/// pending: this server works with no identity server.
+fn not_by_third_party(signed: Option<&ThirdPartySigned>) -> Result<(), Refusal> {
+    match signed {
+        Some(_) => Err(Refusal::Forbidden("There is no such third-party invitation to this room".to_owned())),
+        None => Ok(()),
+    }
+}
+
+async fn joins(cx: &Context, room_id: &RoomId, caller: Caller, reason: Option<String>) -> Result<(), Failure> {
+    let call = Change::own(caller, MembershipAction::Join, reason).call(cx).await?;
+    let user_id = call.sender.clone();
+    on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await
+}
+
+/// `PUT …/state/m.room.member/{stateKey}`: a membership in the client's own words. What it leaves out of a profile is
+/// filled in, as where the server writes it.
+pub(super) async fn send_membership(
+    cx: &Context,
+    caller: Caller,
+    request: send_state_event::v3::Request,
+) -> Result<OwnedEventId, Failure> {
+    let mut content: Map<String, Value> = serde_json::from_str(request.body.json().get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+    let target = <&UserId>::try_from(request.state_key.as_str())
+        .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
+    let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
+    let shows_profile =
+        matches!(membership, Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock));
+    if shows_profile && !(content.contains_key("displayname") && content.contains_key("avatar_url")) {
+        let profile = member_profile(cx, target).await?;
+        for (field, value) in [("displayname", profile.displayname), ("avatar_url", profile.avatar_url)] {
+            if let Some(value) = value {
+                content.entry(field).or_insert_with(|| value.into());
+            }
+        }
+    }
+    let user_id = caller.user_id.clone();
+    let joins = membership == Some(MembershipState::Join) && *target == *user_id;
+    let call = SendEvent {
+        sender: caller.user_id,
+        device: caller.device_id,
+        transaction_id: None,
+        call_id: Some(call_id(cx)?),
+        event_type: request.event_type.into(),
+        content: to_raw_value(&content)?,
+        state_key: Some(request.state_key),
+        member_of: Vec::new(),
+    };
+    if joins {
+        on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of).await
+    } else {
+        cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())
+    }
+}
+
+/// Makes a call that joins a room; if it is refused and the room has conditions of which the user meets one, makes it
+/// again and says so. The room decides, both times.
+async fn on_conditions<C: Call>(
+    cx: &Context,
+    room_id: &RoomId,
+    user_id: &UserId,
+    mut call: C,
+    member_of: impl Fn(&mut C) -> &mut Vec<OwnedRoomId>,
+) -> Result<C::Reply, Failure> {
+    const { assert!(matches!(C::ACTOR, ActorKind::Room), "a room is joined by a call to it") };
+    let refused = match cx.call(room_id.as_str(), &call).await.or_absent(no_such_room()) {
+        Err(Failure::Refused(Refusal::Forbidden(rule))) => Refusal::Forbidden(rule),
+        outcome => return outcome,
+    };
+    let conditions = cx.room(room_id).call(&GetJoinConditions { user: user_id.to_owned() }).await?;
+    let Some(met) = first_joined(cx, user_id, conditions.member_of_any).await? else { return Err(refused.into()) };
+    member_of(&mut call).push(met);
+    cx.call(room_id.as_str(), &call).await
+}
+
+/// One of these rooms that says that the user is in it. Rooms that are not here say nothing; of one that failed to
+/// answer it matters only if no other lets the user in.
+async fn first_joined(cx: &Context, user_id: &UserId, rooms: Vec<OwnedRoomId>) -> Result<Option<OwnedRoomId>, Failure> {
+    let ask = |room_id: OwnedRoomId| async move {
+        let joined = match cx.room(&room_id).call(&IsJoined { user: user_id.to_owned() }).await {
+            Err(Failure::Absent) => Ok(false),
+            answer => answer,
+        };
+        (room_id, joined)
+    };
+    let mut answers = stream::iter(rooms).map(ask).buffer_unordered(ROOMS_AT_ONCE);
+    let mut failure = None;
+    while let Some((room_id, joined)) = answers.next().await {
+        match joined {
+            Ok(true) => return Ok(Some(room_id)),
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
