@@ -19,7 +19,9 @@ use ruma_common::{
 };
 
 use crate::{
-    Context, Failure, OrAbsent, access_token,
+    Context, Failure, OrAbsent,
+    access_token::{self, Named},
+    guest_access::GuestAccess,
     rate_limits::{Asked, Limits},
 };
 
@@ -30,6 +32,8 @@ pub struct Caller {
     pub device_id: OwnedDeviceId,
     /// Whether the user administers this server.
     pub administrator: bool,
+    /// Whether the user is a guest. Who is gets no further than [`guest_access`](crate::guest_access) allows.
+    pub is_guest: bool,
 }
 
 /// Whoever holds a token: not checked yet. Its only use is inside a call to that user's own actor, which checks the
@@ -40,6 +44,8 @@ pub struct Bearer {
     pub user_id: OwnedUserId,
     /// What actors keep of a token, see [`access_token::hash`].
     pub token_hash: String,
+    /// Whether the token is a guest's.
+    pub is_guest: bool,
 }
 
 impl Bearer {
@@ -52,7 +58,18 @@ impl Bearer {
         }
     }
 
-    async fn verify(&self, cx: &Context) -> Result<Verified, Failure> {
+    /// Whoever shows this token.
+    ///
+    /// # Errors
+    /// `M_UNKNOWN_TOKEN` for what is no token of ours.
+    pub(crate) fn of_token(cx: &Context, token: &str) -> Result<Self, Refusal> {
+        let Named { user_id, is_guest } =
+            access_token::named(token, cx.server_name()).ok_or(Refusal::UnknownToken { soft_logout: false })?;
+        Ok(Self { user_id, is_guest, token_hash: access_token::hash(token) })
+    }
+
+    /// Whose device the token belongs to, for what asks more before it calls the User.
+    pub(crate) async fn verify(&self, cx: &Context) -> Result<Verified, Failure> {
         self.call(cx, &Verify { token_hash: self.token_hash.clone() }).await
     }
 
@@ -72,10 +89,22 @@ pub trait Who: Sized {
         None
     }
 
+    /// Whether a guest's token was shown where one is needed.
+    fn is_guest(&self) -> bool {
+        false
+    }
+
     /// The token that a handler has yet to carry to its user, who checks it.
     fn unchecked(&self) -> Option<Bearer> {
         None
     }
+}
+
+/// What holds for an endpoint, whoever handles it.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    pub limits: Limits,
+    pub guest_access: GuestAccess,
 }
 
 /// Finds out who sent the request and has it handled, within the limits of its endpoint.
@@ -86,12 +115,18 @@ pub(crate) async fn handled<W: Who, T>(
     cx: &Context,
     request: Request<Bytes>,
     path_args: Vec<String>,
-    limits: Limits,
+    rules: Rules,
     handle: impl AsyncFnOnce(W, Request<Bytes>, Vec<String>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let who = W::of(cx, &request).await?;
     let unchecked = who.unchecked();
-    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_on(limits.limited)) {
+    if who.is_guest() && !(rules.guest_access)(&path_args) {
+        if let Some(bearer) = &unchecked {
+            bearer.verify(cx).await?;
+        }
+        return Err(Refusal::GuestAccessForbidden.into());
+    }
+    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_on(rules.limits.limited)) {
         // Or whoever claims to be somebody could use up what is theirs.
         bearer.verify(cx).await?;
     }
@@ -100,9 +135,9 @@ pub(crate) async fn handled<W: Who, T>(
         address: cx.client_address(),
         request: &request,
         path_args: &path_args,
-        is_transaction: limits.is_transaction,
+        is_transaction: rules.limits.is_transaction,
     };
-    let taken = cx.rate_limits().take_for(&asked, limits.limited, cx.now_ms())?;
+    let taken = cx.rate_limits().take_for(&asked, rules.limits.limited, cx.now_ms())?;
     let outcome = handle(who, request, path_args).await;
     taken.settle(outcome.as_ref().err());
     if let (Err(Failure::Refused(_)), Some(bearer)) = (&outcome, unchecked) {
@@ -120,11 +155,15 @@ impl Who for () {
 impl Who for Bearer {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let token = token(request).ok_or(Refusal::MissingToken)?;
-        Ok(bearer(cx, &token)?)
+        Ok(Bearer::of_token(cx, &token)?)
     }
 
     fn user_id(&self) -> Option<&UserId> {
         Some(&self.user_id)
+    }
+
+    fn is_guest(&self) -> bool {
+        self.is_guest
     }
 
     fn unchecked(&self) -> Option<Bearer> {
@@ -134,12 +173,17 @@ impl Who for Bearer {
 
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
-        let (user_id, verified) = verify(cx, request).await?;
-        Ok(Caller { user_id, device_id: verified.device_id, administrator: verified.admin })
+        let bearer = Bearer::of(cx, request).await?;
+        let Verified { device_id, admin } = bearer.verify(cx).await?;
+        Ok(Caller { user_id: bearer.user_id, device_id, administrator: admin, is_guest: bearer.is_guest })
     }
 
     fn user_id(&self) -> Option<&UserId> {
         Some(&self.user_id)
+    }
+
+    fn is_guest(&self) -> bool {
+        self.is_guest
     }
 }
 
@@ -148,19 +192,12 @@ pub(crate) struct Administrator;
 
 impl Who for Administrator {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
-        let (_, verified) = verify(cx, request).await?;
-        if verified.admin {
+        if Caller::of(cx, request).await?.administrator {
             Ok(Administrator)
         } else {
             Err(Refusal::Forbidden("You are not an administrator".to_owned()).into())
         }
     }
-}
-
-async fn verify(cx: &Context, request: &Request<Bytes>) -> Result<(OwnedUserId, Verified), Failure> {
-    let bearer = Bearer::of(cx, request).await?;
-    let verified = bearer.verify(cx).await?;
-    Ok((bearer.user_id, verified))
 }
 
 impl Who for Option<Caller> {
@@ -179,11 +216,6 @@ impl Who for Option<Caller> {
 /// The token of the `Authorization` header or, deprecated but still allowed, of the query.
 fn token(request: &Request<Bytes>) -> Option<String> {
     extract_bearer_or_query_token(request).ok().flatten()
-}
-
-fn bearer(cx: &Context, token: &str) -> Result<Bearer, Refusal> {
-    let user_id = access_token::user(token, cx.server_name()).ok_or(Refusal::UnknownToken { soft_logout: false })?;
-    Ok(Bearer { user_id, token_hash: access_token::hash(token) })
 }
 
 /// What the specification's authentication schemes mean to a handler.

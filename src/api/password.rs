@@ -12,17 +12,25 @@ use crate::{Context, Failure};
 /// The longest password, in bytes: hashing a longer one costs us more than it gains its user.
 const PASSWORD_BYTES_MAX: usize = 512;
 
+/// Refuses what may not become a password: with `M_WEAK_PASSWORD` what is shorter than configured, with
+/// `M_INVALID_PARAM` what has more than 512 bytes.
+pub(crate) fn check(cx: &Context, password: &str) -> Result<(), Refusal> {
+    let least = cx.config().password_length_min;
+    if password.chars().count() < least {
+        return Err(Refusal::WeakPassword(format!("A password has at least {least} characters")));
+    }
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("A password may have {PASSWORD_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
 /// Hashes a new password with the configured cost.
 ///
 /// # Errors
-/// `M_WEAK_PASSWORD` for an empty one, `M_INVALID_PARAM` beyond 512 bytes.
+/// As [`check`].
 pub(crate) async fn hash(cx: &Context, password: String) -> Result<String, Failure> {
-    if password.is_empty() {
-        return Err(Refusal::WeakPassword("The password is empty".to_owned()).into());
-    }
-    if password.len() > PASSWORD_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A password may have {PASSWORD_BYTES_MAX} bytes")).into());
-    }
+    check(cx, &password)?;
     let argon2 = argon2(cx.config().password_hash_cost)?;
     let salt = cx.random::<16>()?;
     let hash = cx

@@ -16,13 +16,15 @@ use ruma_common::api::{
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{error::Category, value::RawValue};
 
 use crate::{
     Body, Context, Failure,
-    authenticate::{Authenticate, Bearer, Who, handled},
+    authenticate::{Authenticate, Bearer, Rules, Who, handled},
     failure::json_bytes,
-    rate_limits::{self, Limits, OfEndpoints},
+    guest_access,
+    rate_limits::{self, OfEndpoints},
 };
 
 type Endpoint =
@@ -172,12 +174,12 @@ impl Routes {
         handler: impl AsyncFn(&Context, W, Request<Bytes>, Vec<String>) -> Result<Response<Bytes>, Failure> + 'static,
     ) {
         let handler = Rc::new(handler);
-        let limits = self.limits(&method, pattern);
+        let rules = self.rules(&method, pattern);
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
                 let handle = async |who: W, request, path_args| handler(cx, who, request, path_args).await;
-                Ok(handled(cx, request, path_args, limits, handle).await?.map(Body::from))
+                Ok(handled(cx, request, path_args, rules, handle).await?.map(Body::from))
             })
         });
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
@@ -199,22 +201,25 @@ impl Routes {
         let handler = Rc::new(handler);
         for pattern in R::PATH_BUILDER.all_paths() {
             let handler = handler.clone();
-            let limits = self.limits(&R::METHOD, pattern);
+            let rules = self.rules(&R::METHOD, pattern);
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
                     let handle = async |who: W, request, path_args: Vec<String>| {
                         handler(cx, who, parse::<R>(&request, &path_args)?).await
                     };
-                    handled(cx, request, path_args, limits, handle).await
+                    handled(cx, request, path_args, rules, handle).await
                 })
             });
             self.insert(R::METHOD, pattern, Rc::new(Route { pattern, endpoint }));
         }
     }
 
-    fn limits(&self, method: &Method, pattern: &'static str) -> Limits {
-        self.limits.get(&(method.clone(), pattern)).copied().unwrap_or_default()
+    fn rules(&self, method: &Method, pattern: &'static str) -> Rules {
+        Rules {
+            limits: self.limits.get(&(method.clone(), pattern)).copied().unwrap_or_default(),
+            guest_access: guest_access::of_endpoint(method, pattern),
+        }
     }
 
     fn insert(&mut self, method: Method, pattern: &'static str, route: Rc<Route>) {
@@ -322,6 +327,11 @@ pub(crate) fn bad_json(error: &serde_json::Error) -> Refusal {
         Category::Data => Refusal::BadJson(error.to_string()),
         Category::Syntax | Category::Eof | Category::Io => Refusal::NotJson(error.to_string()),
     }
+}
+
+/// A client's JSON, where a body may be missing.
+pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }
 }
 
 fn encode<R: IncomingRequest>(response: R::OutgoingResponse) -> Result<Response<Bytes>, Failure> {

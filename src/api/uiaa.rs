@@ -1,20 +1,25 @@
 //! User-interactive authentication: stages a client completes before an operation is performed.
 //!
-//! A session is a sealed text that names its operation; it costs us nothing until a stage is completed and another
-//! one is still needed. From then on the request must not change: what was authenticated for one thing does not
-//! allow another. Before that it may, because clients learn the flows with an empty request and keep the session.
+//! A session is a sealed text that names its operation, and whose it is; it costs us nothing until a stage is completed
+//! and another one is still needed. From then on the request must not change: what was authenticated for one thing does
+//! not allow another. Before that it may, because clients learn the flows with an empty request and keep the session.
 //! Spec: "User-Interactive Authentication API".
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::Refusal;
-use ruma_client_api::uiaa::{AuthData, AuthFlow, AuthType, UiaaInfo};
-use ruma_common::api::error::{ErrorKind, StandardErrorBody};
-use serde::Serialize;
-use serde_json::value::RawValue;
+use platform::Fault;
+use ruma_client_api::uiaa::{AuthFlow, AuthType, UiaaInfo};
+use ruma_common::{
+    UserId,
+    api::error::{ErrorKind, StandardErrorBody},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::to_raw_value};
 use sha2::{Digest, Sha256};
 
 use crate::{
     Context, Failure,
+    credentials::{self, NamedUser},
     metadata::{auth_stage, auth_stage::CompletedStage, registration_token},
     sealed,
 };
@@ -22,14 +27,35 @@ use crate::{
 /// How long a session lasts: one day.
 const SESSION_MS: u64 = 86_400_000;
 
+/// The flows of what a user does to their own account.
+pub(crate) const PASSWORD: &[&[AuthType]] = &[&[AuthType::Password]];
+
+/// The name of the operation that makes accounts: its sessions may be carried on in a browser.
+pub(crate) const REGISTER: &str = "register";
+
 /// An operation that needs authentication.
 pub(crate) struct Operation<'a> {
     /// Its name, stable.
     pub name: &'static str,
-    /// Each a list of stages that together suffice.
+    /// Who asks for it, if that is known: only they can authenticate for it.
+    pub user_id: Option<&'a UserId>,
+    /// Each a list of stages that suffice when completed in their order.
     pub flows: &'a [&'a [AuthType]],
     /// A digest of what is asked for, see [`digest`].
     pub request: String,
+}
+
+/// What a client submits to authenticate.
+#[derive(Default, Deserialize)]
+pub(crate) struct Auth {
+    /// Left out when the stage was completed elsewhere.
+    #[serde(rename = "type")]
+    stage: Option<AuthType>,
+    session: Option<String>,
+    token: Option<String>,
+    password: Option<String>,
+    #[serde(flatten)]
+    user: NamedUser,
 }
 
 /// A client has completed a flow.
@@ -37,7 +63,18 @@ pub(crate) struct Operation<'a> {
 pub(crate) struct Authenticated {
     /// The registration token, if the flow had that stage. It still has to be used up.
     pub registration_token: Option<String>,
+    password_hash: Option<String>,
 }
+
+impl Authenticated {
+    /// What the password was checked against, for an operation all of whose flows have that stage.
+    pub(crate) fn password_hash(self) -> Result<String, Fault> {
+        self.password_hash.ok_or_else(|| Fault::new("a flow without a password sufficed"))
+    }
+}
+
+/// What was wrong with a stage.
+struct Wrong(ErrorKind, &'static str);
 
 /// A digest of what a client asks for. Leave out passwords: it may be stored.
 pub(crate) fn digest(request: &impl Serialize) -> Result<String, Failure> {
@@ -49,21 +86,24 @@ impl Operation<'_> {
     ///
     /// # Errors
     /// [`Failure::Challenge`] as long as something is missing or wrong; `M_FORBIDDEN` when the request changed after a
-    /// stage was completed for it.
-    pub(crate) async fn authenticate(&self, cx: &Context, auth: Option<&AuthData>) -> Result<Authenticated, Failure> {
-        let Some(auth) = auth else { return Err(self.challenge(&self.new_session(cx)?, &[], None)) };
+    /// stage was completed for it; `M_LIMIT_EXCEEDED` after too many wrong passwords.
+    pub(crate) async fn authenticate(&self, cx: &Context, auth: Option<&Auth>) -> Result<Authenticated, Failure> {
+        // Some clients begin with an empty object.
+        let Some(auth) = auth.filter(|auth| auth.stage.is_some() || auth.session.is_some()) else {
+            return Err(self.challenge(cx, &self.new_session(cx)?, &[], None));
+        };
         // A client may begin with its first stage and have no session yet.
-        let (session, expires_ms) = match auth.session() {
-            Some(session) => match sealed::open(cx, self.name, session)? {
+        let (session, expires_ms) = match &auth.session {
+            Some(session) => match sealed::open(cx, &purpose(cx, self.name, self.user_id), session)? {
                 Some(expires_ms) => (session.to_owned(), expires_ms),
-                None => return Err(self.challenge(&self.new_session(cx)?, &[], Some("This session has expired"))),
+                None => return Err(self.ask_again(cx, "This session has expired")),
             },
             None => (self.new_session(cx)?, cx.now_ms().saturating_add(SESSION_MS)),
         };
         let mut completed = self.completed(cx, auth, &session).await?;
-        let stage = auth.auth_type();
-        if let Some(stage) = stage.as_ref().filter(|stage| !completed.iter().any(|done| done.stage == stage.as_str())) {
-            match self.check(cx, stage, auth).await? {
+        let stage = auth.stage.as_ref();
+        if let Some(stage) = stage.filter(|stage| !completed.iter().any(|done| done.stage == stage.as_str())) {
+            match self.check(cx, stage, auth, &completed).await? {
                 Ok(proof) => {
                     let done = CompletedStage { stage: stage.to_string(), proof, request: self.request.clone() };
                     completed.push(done.clone());
@@ -71,38 +111,42 @@ impl Operation<'_> {
                         auth_stage::insert(cx.metadata(), &session, &done, expires_ms, cx.now_ms()).await?;
                     }
                 }
-                Err(wrong) => return Err(self.challenge(&session, &completed, Some(wrong))),
+                Err(wrong) => return Err(self.challenge(cx, &session, &completed, Some(wrong))),
             }
         }
         if !self.suffices(&completed) {
-            return Err(self.challenge(&session, &completed, None));
+            return Err(self.challenge(cx, &session, &completed, None));
         }
-        let registration_token = completed
-            .into_iter()
-            .find(|done| done.stage == AuthType::RegistrationToken.as_str())
-            .and_then(|done| done.proof);
-        Ok(Authenticated { registration_token })
+        let mut proof = |stage: &AuthType| {
+            completed.iter_mut().find(|done| done.stage == stage.as_str()).and_then(|done| done.proof.take())
+        };
+        Ok(Authenticated {
+            registration_token: proof(&AuthType::RegistrationToken),
+            password_hash: proof(&AuthType::Password),
+        })
     }
 
-    /// Asks again, because something turned out to be wrong with a flow that was completed.
+    /// Asks again, because something turned out to be wrong with a session or with a flow that was completed.
     pub(crate) fn ask_again(&self, cx: &Context, wrong: &'static str) -> Failure {
         match self.new_session(cx) {
-            Ok(session) => self.challenge(&session, &[], Some(wrong)),
+            Ok(session) => self.challenge(cx, &session, &[], Some(Wrong(ErrorKind::Unauthorized, wrong))),
             Err(failure) => failure,
         }
     }
 
     fn new_session(&self, cx: &Context) -> Result<String, Failure> {
-        Ok(sealed::seal(cx, self.name, SESSION_MS)?)
+        Ok(sealed::seal(cx, &purpose(cx, self.name, self.user_id), SESSION_MS)?)
     }
 
-    /// What the session completed before. Only a flow of several stages leaves anything to be remembered.
-    async fn completed(&self, cx: &Context, auth: &AuthData, session: &str) -> Result<Vec<CompletedStage>, Failure> {
-        if auth.session().is_none() || self.flows.iter().all(|flow| flow.len() < 2) {
+    /// What the session completed before. Only a flow of several stages leaves anything to be remembered, and one that
+    /// was completed elsewhere.
+    async fn completed(&self, cx: &Context, auth: &Auth, session: &str) -> Result<Vec<CompletedStage>, Failure> {
+        let at_once = auth.stage.is_some() && self.flows.iter().all(|flow| flow.len() < 2);
+        if auth.session.is_none() || at_once {
             return Ok(Vec::new());
         }
         let completed = auth_stage::of_session(cx.metadata(), session).await?;
-        if completed.iter().any(|done| done.request != self.request) {
+        if completed.iter().any(|done| done.request != self.request && done.request != auth_stage::ANY_REQUEST) {
             return Err(Refusal::Forbidden("This session is for another request".to_owned()).into());
         }
         Ok(completed)
@@ -113,43 +157,123 @@ impl Operation<'_> {
         &self,
         cx: &Context,
         stage: &AuthType,
-        auth: &AuthData,
-    ) -> Result<Result<Option<String>, &'static str>, Failure> {
+        auth: &Auth,
+        completed: &[CompletedStage],
+    ) -> Result<Result<Option<String>, Wrong>, Failure> {
+        let unauthorized = |wrong| Ok(Err(Wrong(ErrorKind::Unauthorized, wrong)));
         if !self.flows.iter().any(|flow| flow.contains(stage)) {
-            return Ok(Err("This stage is not offered here"));
+            return unauthorized("This stage is not offered here");
         }
-        Ok(match auth {
-            AuthData::Dummy(_) => Ok(None),
-            AuthData::RegistrationToken(stage) => {
-                let is_valid = registration_token::is_valid(cx.metadata(), &stage.token, cx.now_ms()).await?;
-                if is_valid { Ok(Some(stage.token.clone())) } else { Err("This registration token is not valid") }
+        // Spec: "the flow's stages must be completed in order".
+        let is_next = |flow: &&[AuthType]| flow.iter().find(|stage| !is_done(completed, stage)) == Some(stage);
+        if !self.flows.iter().any(is_next) {
+            return unauthorized("Another stage comes before this one");
+        }
+        match stage {
+            AuthType::Dummy => Ok(Ok(None)),
+            AuthType::Password => self.check_password(cx, auth).await,
+            AuthType::RegistrationToken => {
+                let token = auth.token.as_deref().unwrap_or_default();
+                check_registration_token(cx, token).await
             }
-            _ => Err("This stage cannot be completed here"),
-        })
+            AuthType::Terms => Ok(Ok(cx.config().terms.as_ref().map(|terms| terms.version.clone()))),
+            _ => unauthorized("This stage cannot be completed here"),
+        }
+    }
+
+    /// The password must be of who asks.
+    async fn check_password(&self, cx: &Context, auth: &Auth) -> Result<Result<Option<String>, Wrong>, Failure> {
+        let wrong = Ok(Err(Wrong(ErrorKind::Forbidden, "Invalid username or password")));
+        let (Some(user_id), Some(password)) = (self.user_id, &auth.password) else { return wrong };
+        match auth.user.user_id(cx) {
+            Ok(named) if named.as_str().eq_ignore_ascii_case(user_id.as_str()) => {}
+            Ok(_) | Err(Refusal::Forbidden(_)) => return wrong,
+            Err(refusal) => return Err(refusal.into()),
+        }
+        match credentials::check_password(cx, user_id.to_owned(), password.clone()).await {
+            Ok((_, hash)) => Ok(Ok(Some(hash))),
+            Err(Failure::Refused(Refusal::Forbidden(_))) => wrong,
+            Err(failure) => Err(failure),
+        }
     }
 
     fn suffices(&self, completed: &[CompletedStage]) -> bool {
-        let done = |stage: &AuthType| completed.iter().any(|done| done.stage == stage.as_str());
-        self.flows.iter().any(|flow| flow.iter().all(done))
+        self.flows.iter().any(|flow| flow.iter().all(|stage| is_done(completed, stage)))
     }
 
-    fn challenge(&self, session: &str, completed: &[CompletedStage], wrong: Option<&str>) -> Failure {
+    fn challenge(&self, cx: &Context, session: &str, completed: &[CompletedStage], wrong: Option<Wrong>) -> Failure {
         let mut challenge = UiaaInfo::new(self.flows.iter().map(|flow| AuthFlow::new(flow.to_vec())).collect());
         challenge.session = Some(session.to_owned());
         challenge.completed = completed.iter().map(|done| AuthType::from(&*done.stage)).collect();
-        // Some clients need the object, empty as it is.
-        challenge.params = RawValue::from_string("{}".to_owned()).ok();
+        let terms =
+            cx.config().terms.as_ref().filter(|_| self.flows.iter().any(|flow| flow.contains(&AuthType::Terms)));
+        let params = match terms {
+            Some(terms) => json!({ "m.login.terms": { "policies": { "terms_of_service": {
+                "version": terms.version, "en": { "name": terms.name, "url": terms.url },
+            } } } }),
+            // Some clients need the object, empty as it is.
+            None => json!({}),
+        };
+        challenge.params = to_raw_value(&params).ok();
         challenge.auth_error =
-            wrong.map(|wrong| Box::new(StandardErrorBody::new(ErrorKind::Unauthorized, wrong.to_owned())));
+            wrong.map(|Wrong(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
         Failure::Challenge(Box::new(challenge))
     }
 }
 
+fn is_done(completed: &[CompletedStage], stage: &AuthType) -> bool {
+    completed.iter().any(|done| done.stage == stage.as_str())
+}
+
+async fn check_registration_token(cx: &Context, token: &str) -> Result<Result<Option<String>, Wrong>, Failure> {
+    let is_valid = registration_token::is_valid(cx.metadata(), token, cx.now_ms()).await?;
+    let wrong = Wrong(ErrorKind::Unauthorized, "This registration token is not valid");
+    Ok(if is_valid { Ok(Some(token.to_owned())) } else { Err(wrong) })
+}
+
+/// What a session is good for. Those of a server with terms know which version they showed.
+fn purpose(cx: &Context, name: &str, user_id: Option<&UserId>) -> String {
+    let user_id = user_id.map_or("", UserId::as_str);
+    let terms = cx.config().terms.as_ref().map_or("", |terms| &*terms.version);
+    format!("{name} {user_id} {terms}")
+}
+
+/// Completes a stage of a session that makes an account, in a browser and without knowing the request.
+/// Answers what was wrong, if anything was.
+pub(crate) async fn complete_elsewhere(
+    cx: &Context,
+    session: &str,
+    stage: &AuthType,
+    token: Option<&str>,
+) -> Result<Option<&'static str>, Failure> {
+    let Some(expires_ms) = sealed::open(cx, &purpose(cx, REGISTER, None), session)? else {
+        return Ok(Some("This session has expired"));
+    };
+    let proof = match stage {
+        AuthType::Terms => cx.config().terms.as_ref().map(|terms| terms.version.clone()),
+        AuthType::RegistrationToken => match check_registration_token(cx, token.unwrap_or_default()).await? {
+            Ok(token) => token,
+            Err(Wrong(_, wrong)) => return Ok(Some(wrong)),
+        },
+        _ => return Ok(Some("This stage cannot be completed here")),
+    };
+    let done = CompletedStage { stage: stage.to_string(), proof, request: auth_stage::ANY_REQUEST.to_owned() };
+    auth_stage::insert(cx.metadata(), session, &done, expires_ms, cx.now_ms()).await?;
+    Ok(None)
+}
+
+/// Whether a session is one of those that [`complete_elsewhere`] takes.
+pub(crate) fn is_session(cx: &Context, session: &str) -> Result<bool, Failure> {
+    Ok(sealed::open(cx, &purpose(cx, REGISTER, None), session)?.is_some())
+}
+
 #[cfg(test)]
 mod tests {
-    use ruma_client_api::uiaa::{AuthData, AuthType, Dummy, RegistrationToken, UiaaInfo};
+    use ruma_client_api::uiaa::{AuthType, UiaaInfo};
+    use ruma_common::user_id;
+    use serde_json::{Value, json};
 
-    use super::{Operation, digest};
+    use super::{Auth, Operation, PASSWORD, digest};
     use crate::{
         Context, Failure,
         metadata::registration_token,
@@ -160,22 +284,22 @@ mod tests {
     const BOTH: &[&[AuthType]] = &[&[AuthType::RegistrationToken, AuthType::Dummy]];
 
     fn operation(flows: &'static [&'static [AuthType]], request: &str) -> Operation<'static> {
-        Operation { name: "test", flows, request: digest(&request).unwrap() }
+        Operation { name: "test", user_id: None, flows, request: digest(&request).unwrap() }
     }
 
-    fn dummy(session: Option<&str>) -> Option<AuthData> {
-        let mut dummy = Dummy::new();
-        dummy.session = session.map(str::to_owned);
-        Some(AuthData::Dummy(dummy))
+    fn auth(auth: Value) -> Option<Auth> {
+        Some(serde_json::from_value(auth).unwrap())
     }
 
-    fn token(token: &str, session: &str) -> Option<AuthData> {
-        let mut stage = RegistrationToken::new(token.to_owned());
-        stage.session = Some(session.to_owned());
-        Some(AuthData::RegistrationToken(stage))
+    fn dummy(session: Option<&str>) -> Option<Auth> {
+        auth(json!({ "type": "m.login.dummy", "session": session }))
     }
 
-    async fn challenged(cx: &Context, operation: &Operation<'_>, auth: Option<AuthData>) -> UiaaInfo {
+    fn token(token: &str, session: &str) -> Option<Auth> {
+        auth(json!({ "type": "m.login.registration_token", "token": token, "session": session }))
+    }
+
+    async fn challenged(cx: &Context, operation: &Operation<'_>, auth: Option<Auth>) -> UiaaInfo {
         match operation.authenticate(cx, auth.as_ref()).await {
             Err(Failure::Challenge(challenge)) => *challenge,
             other => panic!("{other:?}"),
@@ -244,8 +368,52 @@ mod tests {
         block_on(async {
             let challenge = challenged(&cx, &operation, dummy(None)).await;
             assert_eq!(challenge.auth_error.unwrap().message, "This stage is not offered here");
-            let acknowledged = AuthData::fallback_acknowledgement(challenge.session.unwrap());
-            assert_eq!(challenged(&cx, &operation, Some(acknowledged)).await.completed, []);
+            let acknowledged = auth(json!({ "session": challenge.session.unwrap() }));
+            assert_eq!(challenged(&cx, &operation, acknowledged).await.completed, []);
+        });
+    }
+
+    #[test]
+    fn stages_come_in_their_order() {
+        let server = TestServer::new(&[]);
+        let (cx, operation) = (server.context(), operation(BOTH, "a"));
+        block_on(async {
+            let session = challenged(&cx, &operation, None).await.session.unwrap();
+            let early = challenged(&cx, &operation, dummy(Some(&session))).await;
+            assert_eq!(early.auth_error.unwrap().message, "Another stage comes before this one");
+            assert_eq!(early.completed, []);
+        });
+    }
+
+    #[test]
+    fn only_who_asks_can_say_who_they_are() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        server.register("alice");
+        server.register("bob");
+        let cx = server.context();
+        let of = |user_id| Operation { user_id: Some(user_id), ..operation(PASSWORD, "a") };
+        let (alice, bob) = (of(user_id!("@alice:localhost")), of(user_id!("@bob:localhost")));
+        let password = |user: Value, password: &str, session: Option<&str>| {
+            auth(json!({ "type": "m.login.password", "identifier": user, "password": password, "session": session }))
+        };
+        let id = |user: &str| json!({ "type": "m.id.user", "user": user });
+        block_on(async {
+            for (user, word) in [("alice", "wrong"), ("bob", "secret"), ("nobody", "secret"), ("@alice:b", "secret")] {
+                let again = challenged(&cx, &alice, password(id(user), word, None)).await;
+                assert_eq!(again.auth_error.unwrap().message, "Invalid username or password", "{user}");
+            }
+            let legacy = auth(json!({ "type": "m.login.password", "user": "@alice:localhost", "password": "secret" }));
+            for good in
+                [password(id("@alice:localhost"), "secret", None), password(id("Alice"), "secret", None), legacy]
+            {
+                assert!(alice.authenticate(&cx, good.as_ref()).await.unwrap().password_hash.is_some());
+            }
+            let nobody = alice.authenticate(&cx, password(Value::Null, "secret", None).as_ref()).await;
+            assert!(matches!(nobody, Err(Failure::Refused(domain::Refusal::BadJson(_)))), "{nobody:?}");
+            // A session is of one user, too.
+            let session = challenged(&cx, &alice, None).await.session;
+            let again = challenged(&cx, &bob, password(id("bob"), "secret", session.as_deref())).await;
+            assert_ne!(again.session, session);
         });
     }
 }

@@ -35,6 +35,14 @@ pub struct Config {
     pub well_known_server: Option<OwnedServerName>,
     /// Who may register.
     pub registration: Registration,
+    /// Whether guests may register.
+    pub allow_guests: bool,
+    /// What who registers has to accept.
+    pub terms: Option<Terms>,
+    /// The fewest characters of a new password.
+    pub password_length_min: usize,
+    /// How long the access tokens of clients that refresh them last, in milliseconds.
+    pub access_token_lifetime_ms: u64,
     /// Lets who knows it register users through the admin API.
     pub registration_shared_secret: Option<Secret>,
     /// The version of a new room that names none.
@@ -62,6 +70,17 @@ pub enum Registration {
     Token,
     /// Everyone.
     Open,
+}
+
+/// A document that who registers has to accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Where it is to be read.
+    pub url: String,
+    /// What it is called.
+    pub name: String,
+    /// Which of its versions that is.
+    pub version: String,
 }
 
 /// The least severe level that is logged.
@@ -152,6 +171,16 @@ impl Config {
         key("WELL_KNOWN_SERVER", None, "host:port announced to other servers at /.well-known/matrix/server"),
         key("REGISTRATION", Some("closed"), "who may register: closed, token or open"),
         key("REGISTRATION_SHARED_SECRET", None, "secret. Lets who knows it register users; not empty"),
+        key("ALLOW_GUESTS", Some("off"), "whether guests may register: on or off"),
+        key("TERMS_URL", None, "the https:// or http:// URL of what who registers has to accept; none by default"),
+        key("TERMS_NAME", Some("Terms of Service"), "what clients call it; not empty"),
+        key("TERMS_VERSION", Some("1"), "which version it is; not empty"),
+        key("PASSWORD_LENGTH_MIN", Some("1"), "the fewest characters of a new password: 1 to 128"),
+        key(
+            "ACCESS_TOKEN_LIFETIME",
+            Some("300"),
+            "how long the access tokens of clients that refresh them last, in seconds: 1 to 31536000",
+        ),
         key("DEFAULT_ROOM_VERSION", Some("12"), "the version of new rooms: 1 to 12"),
         key(
             "PASSWORD_HASH_COST",
@@ -227,6 +256,13 @@ impl Config {
             server_name,
             well_known_server: values.parsed("WELL_KNOWN_SERVER", parse_server_name)?,
             registration: values.required("REGISTRATION", parse_registration)?,
+            allow_guests: values.required("ALLOW_GUESTS", parse_switch)?,
+            terms: values.terms()?,
+            password_length_min: values
+                .required("PASSWORD_LENGTH_MIN", |text| text.parse().ok().filter(|least| (1..=128).contains(least)))?,
+            access_token_lifetime_ms: values.required("ACCESS_TOKEN_LIFETIME", |text| {
+                text.parse().ok().filter(|seconds| (1..=31_536_000_u64).contains(seconds)).map(|seconds| seconds * 1000)
+            })?,
             registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", parse_secret)?,
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
@@ -258,6 +294,13 @@ impl Values {
         self.parsed(name, parse)?.ok_or(ConfigError::Missing { name })
     }
 
+    fn terms(&self) -> Result<Option<Terms>, ConfigError> {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let (name, version) = (self.required("TERMS_NAME", text)?, self.required("TERMS_VERSION", text)?);
+        let url = self.parsed("TERMS_URL", parse_link)?;
+        Ok(url.map(|url| Terms { url, name, version }))
+    }
+
     /// The limits that are on. What is switched off is checked all the same.
     fn rate_limits(&self) -> Result<BTreeMap<RateLimited, RateLimit>, ConfigError> {
         let are_on = self.required("RATE_LIMITS", parse_switch)?;
@@ -285,6 +328,13 @@ fn parse_url(text: &str) -> Option<String> {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '?' && c != '#';
     let has_host = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
     (has_host && rest.chars().all(plain)).then(|| text.trim_end_matches('/').to_owned())
+}
+
+/// The address of a document, which may have a query and a fragment.
+fn parse_link(text: &str) -> Option<String> {
+    let address = text.split(['?', '#']).next().unwrap_or_default();
+    let plain = text.chars().all(|c| !c.is_whitespace() && !c.is_control());
+    parse_url(address).filter(|_| plain).map(|_| text.to_owned())
 }
 
 fn parse_registration(text: &str) -> Option<Registration> {
@@ -363,6 +413,8 @@ mod tests {
         assert_eq!(config.rate_limits.len(), RateLimited::ALL.len());
         assert_eq!(config.rate_limits[&RateLimited::Message], RateLimit { per_second: 0.2, burst: 10 });
         assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
+        assert_eq!((config.allow_guests, &config.terms, config.password_length_min), (false, &None, 1));
+        assert_eq!(config.access_token_lifetime_ms, 300_000);
         assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
     }
 
@@ -373,6 +425,12 @@ mod tests {
             ("WELL_KNOWN_SERVER", "matrix.example.org:443"),
             ("REGISTRATION", "token"),
             ("REGISTRATION_SHARED_SECRET", "open sesame"),
+            ("ALLOW_GUESTS", "on"),
+            ("TERMS_URL", "https://example.org/terms?lang=en#1"),
+            ("TERMS_NAME", "House Rules"),
+            ("TERMS_VERSION", "2.1"),
+            ("PASSWORD_LENGTH_MIN", "8"),
+            ("ACCESS_TOKEN_LIFETIME", "60"),
             ("DEFAULT_ROOM_VERSION", "10"),
             ("PASSWORD_HASH_COST", "8, 1, 1"),
             ("METRICS", "on"),
@@ -390,6 +448,10 @@ mod tests {
         assert_eq!(config.well_known_server.as_deref().unwrap(), "matrix.example.org:443");
         assert_eq!(config.registration, Registration::Token);
         assert_eq!(config.registration_shared_secret.as_ref().unwrap().expose(), "open sesame");
+        let terms = config.terms.as_ref().map(|terms| (&*terms.url, &*terms.name, &*terms.version));
+        assert_eq!(terms, Some(("https://example.org/terms?lang=en#1", "House Rules", "2.1")));
+        assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
+        assert_eq!(config.access_token_lifetime_ms, 60_000);
         assert_eq!(config.default_room_version.as_str(), "10");
         assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
         assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
@@ -424,6 +486,14 @@ mod tests {
             ("PASSWORD_HASH_COST", "19456,2,0"),
             ("PASSWORD_HASH_COST", "7,1,1"),
             ("PASSWORD_HASH_COST", "19456,2,1,1"),
+            ("ALLOW_GUESTS", "yes"),
+            ("TERMS_URL", "terms"),
+            ("TERMS_URL", "https://example.org/?a b"),
+            ("TERMS_NAME", ""),
+            ("TERMS_VERSION", " "),
+            ("PASSWORD_LENGTH_MIN", "0"),
+            ("PASSWORD_LENGTH_MIN", "129"),
+            ("ACCESS_TOKEN_LIFETIME", "0"),
             ("METRICS", "yes"),
             ("LOG_LEVEL", "trace"),
             ("TEST_HOOKS", "1"),

@@ -13,6 +13,7 @@ on_each_host![
     logout_ends_one_device,
     logout_all_ends_every_device,
     whoami_names_user_and_device,
+    a_page_logs_in_for_clients_that_cannot,
 ];
 
 const LOGIN: &str = "/_matrix/client/v3/login";
@@ -120,4 +121,11 @@ fn whoami_names_user_and_device(server: &Server) {
     let alice = server.registers("alice");
     let whoami = alice.get("/account/whoami").ok();
     assert_eq!((&whoami["user_id"], &whoami["device_id"]), (&json!(alice.id), &json!(alice.device_id)));
+}
+
+fn a_page_logs_in_for_clients_that_cannot(server: &Server) {
+    let page = server.anonymous().get("/_matrix/static/client/login/?device_id=KITCHEN");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.text.contains("window.matrixLogin.onLogin(response)"), "{}", page.text);
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("frame-ancestors 'none'")));
 }

@@ -1,7 +1,9 @@
 //! The client-server API, a file per section of the specification.
 
+mod account;
 mod account_data;
 mod creation;
+mod devices;
 mod discovery;
 mod filtering;
 mod forgetting;
@@ -16,6 +18,7 @@ mod profile;
 mod rate_limits;
 mod receipts;
 mod redaction;
+mod refreshing;
 mod registration;
 mod restricted_joins;
 mod room_state;
@@ -26,3 +29,4 @@ mod sync;
 mod sync_gaps;
 mod sync_membership;
 mod typing;
+mod user_interactive;

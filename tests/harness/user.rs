@@ -67,6 +67,16 @@ impl User {
         self.client.put(&format!("/_matrix/client/v3{path}"), body)
     }
 
+    pub fn delete(&self, path: &str, body: Value) -> Answer {
+        self.client.send("DELETE", &format!("/_matrix/client/v3{path}"), Some(body.to_string()))
+    }
+
+    /// What proves to be who they are, for user-interactive authentication.
+    pub fn proof(&self, password: &str) -> Value {
+        let identifier = json!({ "type": "m.id.user", "user": self.id });
+        json!({ "type": "m.login.password", "identifier": identifier, "password": password })
+    }
+
     /// The client beneath, for other prefixes.
     pub fn client(&self) -> &Client {
         &self.client

@@ -11,9 +11,10 @@ use sha1::Sha1;
 
 use crate::{
     Context, Failure, Routes,
-    client::register::{Account, create, free_user_id, login},
+    client::register::{Account, create, free_user_id},
     failure,
     metadata::nonce,
+    new_login::{NewLogin, Wanted},
     password,
     router::bad_json,
     sealed,
@@ -59,13 +60,19 @@ async fn register(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>)
     }
     let user_id = free_user_id(cx, &registration.username).await?;
     let password_hash = Some(password::hash(cx, registration.password).await?);
-    let login = login(cx, &user_id, None, None)?;
-    let account = Account { user_id, password_hash, admin: registration.admin, display_name: registration.displayname };
+    let login = NewLogin::of_user(cx, &user_id, Wanted::default())?;
+    let account = Account {
+        user_id,
+        password_hash,
+        admin: registration.admin,
+        guest: false,
+        display_name: registration.displayname,
+    };
     create(cx, &account, Some(&login)).await?;
     let body = json!({
         "user_id": account.user_id,
         "home_server": cx.server_name(),
-        "access_token": login.access_token,
+        "access_token": login.tokens.access_token,
         "device_id": login.device.device_id,
     });
     Ok(failure::json(StatusCode::OK, &body))

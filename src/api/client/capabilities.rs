@@ -16,7 +16,7 @@ async fn capabilities(cx: &Context, _: Caller, _: Request) -> Result<Vec<u8>, Fa
     let capabilities = json!({
         "capabilities": {
             "m.room_versions": { "default": cx.config().default_room_version.as_str(), "available": available },
-            "m.change_password": { "enabled": false },
+            "m.change_password": { "enabled": true },
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": true },
             "m.profile_fields": { "enabled": true },

@@ -1,38 +1,43 @@
-//! Spec: "Login".
+//! Spec: "Login", "Refreshing access tokens".
 
-use actors::user::{LogIn, PasswordHash};
+use actors::user::{LogIn, Refresh};
 use bytes::Bytes;
 use domain::{RateLimited, Refusal};
 use http::{Method, Request, Response, StatusCode};
-use ruma_client_api::{
-    session::get_login_types::v3::{self as login_types, LoginType, PasswordLoginType},
-    uiaa::UserIdentifier,
+use ruma_client_api::session::{
+    get_login_types::v3::{self as login_types, LoginType, PasswordLoginType},
+    refresh_token::v3 as refreshing,
 };
-use ruma_common::{OwnedDeviceId, OwnedUserId, UserId};
+use ruma_common::{OwnedDeviceId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::register::login as new_login;
-use crate::{Context, Failure, OrAbsent, Routes, failure, password, router::bad_json};
+use crate::{
+    Context, Failure, OrAbsent, Routes, access_token,
+    credentials::{NamedUser, check_password, counted, wrong},
+    failure,
+    new_login::{NewLogin, Tokens, Wanted, refreshed},
+    router::bad_json,
+};
 
 /// A login with a password. Not ruma's type: that one panics when the request has no `type`.
 #[derive(Deserialize)]
 struct Login {
-    identifier: Option<UserIdentifier>,
-    /// What the identifier was before r0.4.0; old clients still send it.
-    user: Option<String>,
-    /// What a third-party identifier was before r0.4.0.
-    address: Option<String>,
+    #[serde(flatten)]
+    user: NamedUser,
     password: String,
-    device_id: Option<OwnedDeviceId>,
-    initial_device_display_name: Option<String>,
+    #[serde(flatten)]
+    device: Wanted,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct Answer<'a> {
     user_id: OwnedUserId,
-    access_token: String,
+    /// Deprecated, and still asked for.
+    home_server: &'a ServerName,
     device_id: OwnedDeviceId,
+    #[serde(flatten)]
+    tokens: Tokens,
     #[serde(skip_serializing_if = "Option::is_none")]
     well_known: Option<Value>,
 }
@@ -42,6 +47,7 @@ pub(super) fn routes(routes: &mut Routes) {
     for path in ["/_matrix/client/v3/login", "/_matrix/client/r0/login"] {
         routes.add_raw(Method::POST, path, login);
     }
+    routes.add_json(refresh);
 }
 
 async fn flows(_: &Context, (): (), _: login_types::Request) -> Result<login_types::Response, Failure> {
@@ -56,79 +62,30 @@ async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) ->
         None => return Err(Refusal::BadJson("The login has no type".to_owned()).into()),
     }
     let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
-    let user_id = named_user(cx, &request)?;
-    // A login takes capitals for small letters.
-    let account = user_id.as_str().to_ascii_lowercase();
-    // Counted as failed before it is tried, so that many at once are no way around the limit.
-    let attempt = cx.limit(RateLimited::LoginFailedAttempts, &account)?;
+    let user_id = request.user.user_id(cx)?;
+    let account = counted(&user_id);
     let (user_id, password_hash) = check_password(cx, user_id, request.password).await?;
-    attempt.give_back();
     cx.limit(RateLimited::LoginAccount, &account)?.keep();
-    let login = new_login(cx, &user_id, request.device_id, request.initial_device_display_name)?;
-    let call = LogIn { password_hash, device: login.device };
+    let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, request.device)?;
+    let call = LogIn { password_hash, device };
     cx.user(&user_id).call(&call).await.or_absent(wrong())?;
     let answer = Answer {
         user_id,
-        access_token: login.access_token,
+        home_server: cx.server_name(),
         device_id: call.device.device_id,
+        tokens,
         well_known: new_address(cx).map(|base_url| json!({ "m.homeserver": { "base_url": base_url } })),
     };
     Ok(failure::json(StatusCode::OK, &answer))
 }
 
-/// The user who wants to log in: a full id or a localpart, in the identifier or in its deprecated predecessor.
-fn named_user(cx: &Context, login: &Login) -> Result<OwnedUserId, Refusal> {
-    let user = match (&login.identifier, &login.user) {
-        (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
-        (None, Some(user)) => user,
-        // Nobody here has an address or a telephone.
-        (Some(identifier), _) if ["m.id.thirdparty", "m.id.phone"].contains(&identifier.identifier_type()) => {
-            return Err(wrong());
-        }
-        (Some(_), _) => return Err(Refusal::Unknown("This identifier is not supported".to_owned())),
-        (None, None) if login.address.is_some() => return Err(wrong()),
-        (None, None) => return Err(Refusal::BadJson("The login has no identifier".to_owned())),
-    };
-    let user_id = UserId::parse_with_server_name(&**user, cx.server_name())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    if cx.is_local(&user_id) { Ok(user_id) } else { Err(wrong()) }
-}
-
-/// The user whose password this is, and the hash it was checked against.
-async fn check_password(
-    cx: &Context,
-    user_id: OwnedUserId,
-    password: String,
-) -> Result<(OwnedUserId, String), Failure> {
-    let found = match stored(cx, &user_id).await {
-        // Registration makes small letters of capitals; ids from before may have them.
-        Err(Failure::Absent) => {
-            let lowercase = UserId::parse(user_id.as_str().to_ascii_lowercase());
-            match lowercase.ok().filter(|lowercase| *lowercase != user_id && cx.is_local(lowercase)) {
-                Some(lowercase) => stored(cx, &lowercase).await.map(|hash| (lowercase, hash)),
-                None => Err(Failure::Absent),
-            }
-        }
-        found => found.map(|hash| (user_id, hash)),
-    };
-    let (user_id, hash) = match found {
-        Ok((user_id, hash)) => (Some(user_id), hash),
-        Err(Failure::Absent) => (None, None),
-        Err(failure) => return Err(failure),
-    };
-    match (password::verify(cx, password, hash.clone()).await?, user_id, hash) {
-        (true, Some(user_id), Some(hash)) => Ok((user_id, hash)),
-        _ => Err(wrong().into()),
-    }
-}
-
-async fn stored(cx: &Context, user_id: &UserId) -> Result<Option<String>, Failure> {
-    Ok(cx.user(user_id).call(&PasswordHash {}).await?.password_hash)
-}
-
-/// One answer for whatever is wrong: it does not tell who exists.
-fn wrong() -> Refusal {
-    Refusal::Forbidden("Invalid username or password".to_owned())
+async fn refresh(cx: &Context, (): (), request: refreshing::Request) -> Result<Vec<u8>, Failure> {
+    let unknown = || Refusal::UnknownToken { soft_logout: false };
+    let (user_id, device_id) = access_token::refreshed(&request.refresh_token, cx.server_name()).ok_or_else(unknown)?;
+    let (next, tokens) = refreshed(cx, &user_id, &device_id)?;
+    let call = Refresh { device_id, refresh_hash: access_token::hash(&request.refresh_token), next };
+    cx.user(&user_id).call(&call).await.or_absent(unknown())?;
+    Ok(serde_json::to_vec(&tokens)?)
 }
 
 /// Where clients shall go from now on, if that was configured; the default is where they came from.

@@ -1,7 +1,10 @@
 //! The Client-Server API, one file per section of the specification.
 
+mod account;
 mod account_data;
 mod capabilities;
+mod devices;
+mod fallback;
 mod filter;
 mod login;
 mod logout;
@@ -22,6 +25,9 @@ pub(crate) fn routes(routes: &mut Routes) {
     login::routes(routes);
     logout::routes(routes);
     whoami::routes(routes);
+    account::routes(routes);
+    devices::routes(routes);
+    fallback::routes(routes);
     profile::routes(routes);
     filter::routes(routes);
     account_data::routes(routes);

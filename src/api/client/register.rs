@@ -1,6 +1,7 @@
-//! Accounts come into being. Spec: "Account registration", "Token-authenticated registration".
+//! Accounts come into being. Spec: "Account registration", "Token-authenticated registration", "Terms of service at
+//! registration", "Guest Access".
 
-use actors::user::{Create, GetProfile, NewDevice, check_profile_field};
+use actors::user::{Create, GetProfile, UpgradeGuest, check_profile_field};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use domain::{Refusal, config::Registration};
@@ -9,24 +10,22 @@ use ruma_client_api::{
     account::{
         check_registration_token_validity::v1 as token_validity, get_username_availability::v3 as username_available,
     },
-    uiaa::{AuthData, AuthType},
+    uiaa::AuthType,
 };
-use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use serde_json::{Map, Value};
+use ruma_common::{DeviceId, OwnedUserId, ServerName};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    Context, Failure, Routes, access_token, failure,
+    Bearer, Context, Failure, Routes, failure,
     metadata::{register_account, registration_token},
+    new_login::{NewLogin, Tokens, Wanted, letters},
     password,
-    router::bad_json,
+    router::json_or_default,
     uiaa,
 };
 
 /// The longest user id, in bytes. Spec: Appendices, "User Identifiers".
 const USER_ID_BYTES_MAX: usize = 255;
-/// The longest device id taken from a client, in bytes.
-const DEVICE_ID_BYTES_MAX: usize = 255;
 
 pub(super) fn routes(routes: &mut Routes) {
     for path in ["/_matrix/client/v3/register", "/_matrix/client/r0/register"] {
@@ -41,19 +40,20 @@ pub(super) fn routes(routes: &mut Routes) {
 struct Registering {
     username: Option<String>,
     password: Option<String>,
-    device_id: Option<OwnedDeviceId>,
-    initial_device_display_name: Option<String>,
-    #[serde(default, deserialize_with = "auth_or_nothing")]
-    auth: Option<AuthData>,
+    #[serde(flatten)]
+    device: Wanted,
+    auth: Option<uiaa::Auth>,
     inhibit_login: Option<bool>,
+    /// Of a guest who becomes a user like any other.
+    guest_access_token: Option<String>,
     #[serde(rename = "type")]
     login_type: Option<String>,
 }
 
-/// No `auth`, `null` and `{}` are the same.
-fn auth_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuthData>, D::Error> {
-    let auth = Option::<Map<String, Value>>::deserialize(deserializer)?.filter(|auth| !auth.is_empty());
-    auth.map(|auth| serde_json::from_value(Value::Object(auth)).map_err(D::Error::custom)).transpose()
+/// Who is to be registered.
+enum Kind {
+    User,
+    Guest,
 }
 
 #[derive(Deserialize)]
@@ -65,24 +65,43 @@ struct Query {
 #[derive(Serialize)]
 struct Answer<'a> {
     user_id: OwnedUserId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    access_token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device_id: Option<&'a DeviceId>,
+    #[serde(flatten)]
+    login: Option<LoginAnswer<'a>>,
+}
+
+#[derive(Serialize)]
+struct LoginAnswer<'a> {
+    /// Deprecated, and still asked for.
+    home_server: &'a ServerName,
+    device_id: &'a DeviceId,
+    #[serde(flatten)]
+    tokens: &'a Tokens,
 }
 
 async fn register(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
-    let flows = flows(cx)?;
-    let request = parse(&request)?;
+    match kind(&request)? {
+        Kind::Guest => register_guest(cx, request.body()).await,
+        Kind::User => register_user(cx, parse(request.body())?).await,
+    }
+}
+
+async fn register_user(cx: &Context, request: Registering) -> Result<Response<Bytes>, Failure> {
+    let flow = flow(cx)?;
     let inhibit_login = request.inhibit_login.unwrap_or_default();
-    let user_id = match &request.username {
-        Some(username) => free_user_id(cx, username).await?,
-        None => generated_user_id(cx)?,
+    let guest = request.guest_access_token.as_deref().map(|token| Bearer::of_token(cx, token)).transpose()?;
+    let user_id = match (&guest, &request.username) {
+        (Some(guest), username) => upgraded(guest, username.as_deref())?,
+        (None, Some(username)) => free_user_id(cx, username).await?,
+        (None, None) => generated_user_id(cx)?,
     };
+    if let Some(password) = &request.password {
+        password::check(cx, password)?;
+    }
     let operation = uiaa::Operation {
-        name: "register",
-        flows: &[flows],
-        request: uiaa::digest(&(&request.username, &request.device_id, inhibit_login))?,
+        name: uiaa::REGISTER,
+        user_id: None,
+        flows: &[&flow],
+        request: uiaa::digest(&(&request.username, &request.device.device_id, inhibit_login))?,
     };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
     let password_hash = match request.password {
@@ -91,39 +110,64 @@ async fn register(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>)
     };
     let login = match inhibit_login {
         true => None,
-        false => Some(login(cx, &user_id, request.device_id, request.initial_device_display_name)?),
+        false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
     };
     if let Some(token) = &authenticated.registration_token
         && !registration_token::consume(cx.metadata(), token, cx.now_ms()).await?
     {
         return Err(operation.ask_again(cx, "This registration token is not valid"));
     }
-    let account = Account { user_id, password_hash, admin: false, display_name: None };
-    let created = create(cx, &account, login.as_ref()).await;
-    if let (Err(Failure::Refused(_)), Some(token)) = (&created, &authenticated.registration_token) {
+    let account = Account { user_id, password_hash, admin: false, guest: false, display_name: None };
+    let made = match guest {
+        Some(guest) => upgrade(cx, &guest, &account, login.as_ref()).await,
+        None => create(cx, &account, login.as_ref()).await,
+    };
+    if let (Err(Failure::Refused(_)), Some(token)) = (&made, &authenticated.registration_token) {
         registration_token::give_back(cx.metadata(), token).await?;
     }
-    created?;
-    let answer = Answer {
-        user_id: account.user_id,
-        access_token: login.as_ref().map(|login| &*login.access_token),
-        device_id: login.as_ref().map(|login| &*login.device.device_id),
-    };
-    Ok(failure::json(StatusCode::OK, &answer))
+    made?;
+    Ok(answer(cx, account.user_id, login.as_ref()))
 }
 
-fn parse(request: &Request<Bytes>) -> Result<Registering, Refusal> {
+/// Spec: "When registering a guest account, all parameters in the request body with the exception of
+/// `initial_device_display_name` MUST BE ignored by the server."
+async fn register_guest(cx: &Context, body: &[u8]) -> Result<Response<Bytes>, Failure> {
+    #[derive(Default, Deserialize)]
+    struct RegisteringGuest {
+        initial_device_display_name: Option<String>,
+    }
+    if !cx.config().allow_guests {
+        return Err(Refusal::GuestAccessForbidden.into());
+    }
+    let request: RegisteringGuest = json_or_default(body)?;
+    let user_id = generated_user_id(cx)?;
+    let login = NewLogin::of_guest(cx, &user_id, request.initial_device_display_name)?;
+    let account = Account { user_id, password_hash: None, admin: false, guest: true, display_name: None };
+    create(cx, &account, Some(&login)).await?;
+    Ok(answer(cx, account.user_id, Some(&login)))
+}
+
+fn answer(cx: &Context, user_id: OwnedUserId, login: Option<&NewLogin>) -> Response<Bytes> {
+    let login = login.map(|login| LoginAnswer {
+        home_server: cx.server_name(),
+        device_id: &login.device.device_id,
+        tokens: &login.tokens,
+    });
+    failure::json(StatusCode::OK, &Answer { user_id, login })
+}
+
+fn kind(request: &Request<Bytes>) -> Result<Kind, Refusal> {
     let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
         .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     match query.kind.as_deref() {
-        None | Some("user") => {}
-        Some("guest") => return Err(Refusal::GuestAccessForbidden),
-        Some(_) => return Err(Refusal::InvalidParam("There is no such kind of account".to_owned())),
+        None | Some("user") => Ok(Kind::User),
+        Some("guest") => Ok(Kind::Guest),
+        Some(_) => Err(Refusal::InvalidParam("There is no such kind of account".to_owned())),
     }
-    if request.body().is_empty() {
-        return Ok(Registering::default());
-    }
-    let request: Registering = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+}
+
+fn parse(body: &[u8]) -> Result<Registering, Refusal> {
+    let request: Registering = json_or_default(body)?;
     if request.login_type.as_deref() == Some("m.login.application_service") {
         return Err(Refusal::Unknown("There is no such appservice".to_owned()));
     }
@@ -144,18 +188,43 @@ async fn is_token_valid(
     (): (),
     request: token_validity::Request,
 ) -> Result<token_validity::Response, Failure> {
-    flows(cx)?;
+    flow(cx)?;
     let is_valid = registration_token::is_valid(cx.metadata(), &request.token, cx.now_ms()).await?;
     Ok(token_validity::Response::new(is_valid))
 }
 
 /// The stages that let someone register.
-fn flows(cx: &Context) -> Result<&'static [AuthType], Refusal> {
-    match cx.config().registration {
-        Registration::Closed => Err(Refusal::Forbidden("Registration is closed on this server".to_owned())),
-        Registration::Token => Ok(&[AuthType::RegistrationToken]),
-        Registration::Open => Ok(&[AuthType::Dummy]),
+fn flow(cx: &Context) -> Result<Vec<AuthType>, Refusal> {
+    let terms = cx.config().terms.as_ref().map(|_| AuthType::Terms);
+    let first = match (cx.config().registration, &terms) {
+        (Registration::Closed, _) => {
+            return Err(Refusal::Forbidden("Registration is closed on this server".to_owned()));
+        }
+        (Registration::Token, _) => Some(AuthType::RegistrationToken),
+        (Registration::Open, Some(_)) => None,
+        (Registration::Open, None) => Some(AuthType::Dummy),
+    };
+    Ok(first.into_iter().chain(terms).collect())
+}
+
+/// The guest who is to become a user like any other. Spec: "They are also required to specify the `username` parameter
+/// to the value of the local part of their username".
+fn upgraded(guest: &Bearer, username: Option<&str>) -> Result<OwnedUserId, Refusal> {
+    match username {
+        Some(username) if guest.is_guest && username == guest.user_id.localpart() => Ok(guest.user_id.clone()),
+        Some(_) => Err(Refusal::Forbidden("This is not the name of the guest".to_owned())),
+        None => Err(Refusal::MissingParam("A guest has to give their username".to_owned())),
     }
+}
+
+async fn upgrade(cx: &Context, guest: &Bearer, account: &Account, login: Option<&NewLogin>) -> Result<(), Failure> {
+    let missing = || Refusal::MissingParam("A guest becomes a user with a password".to_owned());
+    let call = UpgradeGuest {
+        token_hash: guest.token_hash.clone(),
+        password_hash: account.password_hash.clone().ok_or_else(missing)?,
+        device: login.map(|login| login.device.clone()),
+    };
+    guest.call(cx, &call).await
 }
 
 /// The user to be.
@@ -163,45 +232,15 @@ pub(crate) struct Account {
     pub user_id: OwnedUserId,
     pub password_hash: Option<String>,
     pub admin: bool,
+    pub guest: bool,
     pub display_name: Option<String>,
-}
-
-/// A device to be logged in and what only its client may know.
-pub(crate) struct Login {
-    pub device: NewDevice,
-    pub access_token: String,
-}
-
-/// Makes a token for a device, which is a new one unless the client names it.
-///
-/// # Errors
-/// `M_INVALID_PARAM` for a device id that is empty or too long, and for a name that is too long.
-pub(crate) fn login(
-    cx: &Context,
-    user_id: &UserId,
-    device_id: Option<OwnedDeviceId>,
-    display_name: Option<String>,
-) -> Result<Login, Failure> {
-    let device_id = match device_id {
-        Some(device_id) if device_id.as_str().is_empty() || device_id.as_str().len() > DEVICE_ID_BYTES_MAX => {
-            return Err(Refusal::InvalidParam(format!("A device id has 1 to {DEVICE_ID_BYTES_MAX} bytes")).into());
-        }
-        Some(device_id) => device_id,
-        None => letters(&cx.random::<10>()?, b'A').into(),
-    };
-    let access_token = access_token::make(cx, user_id)?;
-    let token_hash = access_token::hash(&access_token);
-    let ip = cx.client_address().map(|address| address.0.to_string());
-    let device = NewDevice { display_name, ip, ..NewDevice::new(device_id, token_hash) };
-    device.check()?;
-    Ok(Login { device, access_token })
 }
 
 /// Founds the user. The row in metadata comes first: whoever exists is listed.
 ///
 /// # Errors
 /// `M_USER_IN_USE`; `M_INVALID_PARAM` for a display name that is too long.
-pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&Login>) -> Result<(), Failure> {
+pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&NewLogin>) -> Result<(), Failure> {
     if let Some(display_name) = &account.display_name {
         check_profile_field("displayname", display_name)?;
     }
@@ -209,7 +248,7 @@ pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&Login
     let create = Create {
         password_hash: account.password_hash.clone(),
         admin: account.admin,
-        guest: false,
+        guest: account.guest,
         display_name: account.display_name.clone(),
         device: login.map(|login| login.device.clone()),
         call_id: BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?),
@@ -248,11 +287,6 @@ fn user_id(cx: &Context, username: &str) -> Result<OwnedUserId, Refusal> {
 
 fn generated_user_id(cx: &Context) -> Result<OwnedUserId, Failure> {
     Ok(user_id(cx, &letters(&cx.random::<12>()?, b'a'))?)
-}
-
-/// One letter for each random byte, from `first` on.
-fn letters(random: &[u8], first: u8) -> String {
-    random.iter().map(|byte| char::from(first + byte % 26)).collect()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use super::{
     filter::{checked, event_format},
     rooms::{event_filter, wants_room},
 };
-use crate::{Bearer, Context, Failure, OrAbsent, Routes};
+use crate::{Bearer, Context, Failure, OrAbsent, Routes, new_login::ip};
 
 /// The longest a request waits.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
@@ -60,7 +60,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
         full_state: request.full_state,
         include_leave: filter.as_ref().is_some_and(|filter| filter.room.include_leave),
         filter_id,
-        ip: cx.client_address().map(|address| address.0.to_string()),
+        ip: ip(cx),
         may_wait,
     };
     let mut empty_answers: u32 = 0;

@@ -9,7 +9,7 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn whoami(_: &Context, caller: Caller, _: Request) -> Result<Response, Failure> {
-    let mut response = Response::new(caller.user_id, false);
+    let mut response = Response::new(caller.user_id, caller.is_guest);
     response.device_id = Some(caller.device_id);
     Ok(response)
 }

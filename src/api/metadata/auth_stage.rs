@@ -2,6 +2,9 @@
 
 use platform::{Fault, Metadata, Statement};
 
+/// The request of a stage that was completed without knowing it, in a browser.
+pub(crate) const ANY_REQUEST: &str = "";
+
 /// One stage a session has completed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CompletedStage {

@@ -1,0 +1,114 @@
+//! Spec: "Device Management".
+
+use actors::user::{DeleteDevices, Device, GetDevices, RenameDevice};
+use bytes::Bytes;
+use domain::Refusal;
+use http::{Method, Request, Response, StatusCode};
+use ruma_client_api::device::{get_device::v3 as one, get_devices::v3 as all, update_device::v3 as update};
+use ruma_common::OwnedDeviceId;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    Bearer, Context, Failure, Routes, failure,
+    router::{bad_json, json_or_default},
+    uiaa::{self, Auth, Operation},
+};
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_carried_json(get_all);
+    routes.add_carried_json(get_one);
+    routes.add_carried(rename);
+    for path in ["/_matrix/client/v3/devices/{device_id}", "/_matrix/client/r0/devices/{device_id}"] {
+        routes.add_raw(Method::DELETE, path, delete_one);
+    }
+    for path in ["/_matrix/client/v3/delete_devices", "/_matrix/client/r0/delete_devices"] {
+        routes.add_raw(Method::POST, path, delete_many);
+    }
+}
+
+/// Not ruma's type: that one says `null` for what is not known.
+#[derive(Serialize)]
+struct Shown {
+    device_id: OwnedDeviceId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ts: Option<u64>,
+}
+
+fn shown(device: Device) -> Shown {
+    let Device { device_id, display_name, last_seen_ms, last_seen_ip } = device;
+    Shown { device_id, display_name, last_seen_ip, last_seen_ts: last_seen_ms }
+}
+
+async fn get_all(cx: &Context, bearer: Bearer, _: all::Request) -> Result<Vec<u8>, Failure> {
+    let devices = bearer.call(cx, &GetDevices { token_hash: bearer.token_hash.clone(), device_id: None }).await?;
+    let devices: Vec<Shown> = devices.into_iter().map(shown).collect();
+    Ok(serde_json::to_vec(&json!({ "devices": devices }))?)
+}
+
+async fn get_one(cx: &Context, bearer: Bearer, request: one::Request) -> Result<Vec<u8>, Failure> {
+    let call = GetDevices { token_hash: bearer.token_hash.clone(), device_id: Some(request.device_id) };
+    let device = bearer.call(cx, &call).await?.pop();
+    let device = device.ok_or_else(|| Refusal::NotFound("You have no such device".to_owned()))?;
+    Ok(serde_json::to_vec(&shown(device))?)
+}
+
+async fn rename(cx: &Context, bearer: Bearer, request: update::Request) -> Result<update::Response, Failure> {
+    let update::Request { device_id, display_name, .. } = request;
+    bearer.call(cx, &RenameDevice { token_hash: bearer.token_hash.clone(), device_id, display_name }).await?;
+    Ok(update::Response::new())
+}
+
+#[derive(Default, Deserialize)]
+struct DeletingOne {
+    auth: Option<Auth>,
+}
+
+async fn delete_one(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    bearer.verify(cx).await?;
+    let DeletingOne { auth } = json_or_default(request.body())?;
+    delete(cx, &bearer, path_args.into_iter().map(Into::into).collect(), auth).await
+}
+
+#[derive(Deserialize)]
+struct DeletingMany {
+    devices: Vec<OwnedDeviceId>,
+    auth: Option<Auth>,
+}
+
+async fn delete_many(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    bearer.verify(cx).await?;
+    let DeletingMany { devices, auth } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    delete(cx, &bearer, devices, auth).await
+}
+
+async fn delete(
+    cx: &Context,
+    bearer: &Bearer,
+    devices: Vec<OwnedDeviceId>,
+    auth: Option<Auth>,
+) -> Result<Response<Bytes>, Failure> {
+    let operation = Operation {
+        name: "delete devices",
+        user_id: Some(&bearer.user_id),
+        flows: uiaa::PASSWORD,
+        request: uiaa::digest(&devices)?,
+    };
+    let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
+    bearer.call(cx, &DeleteDevices { token_hash: bearer.token_hash.clone(), password_hash, devices }).await?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}

@@ -1,0 +1,108 @@
+//! Pages for clients that cannot do it themselves: logging in, and stages of user-interactive authentication.
+//! Spec: "Login Fallback", "Fallback".
+
+use bytes::Bytes;
+use domain::Refusal;
+use http::{HeaderValue, Method, Request, Response, header};
+use ruma_client_api::uiaa::AuthType;
+use serde::Deserialize;
+
+use crate::{Context, Failure, Routes, uiaa};
+
+/// The pages load nothing, run their own scripts only, speak to this server only, and stand in no frame.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const LOGIN: &str = include_str!("pages/login.html");
+const TERMS: &str = include_str!("pages/terms.html");
+const REGISTRATION_TOKEN: &str = include_str!("pages/registration_token.html");
+const DONE: &str = include_str!("pages/done.html");
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_raw(Method::GET, "/_matrix/static/client/login/", login);
+    for path in ["/_matrix/client/v3/auth/{auth_type}/fallback/web", "/_matrix/client/r0/auth/{auth_type}/fallback/web"]
+    {
+        routes.add_raw(Method::GET, path, show_stage);
+        routes.add_raw(Method::POST, path, complete_stage);
+    }
+}
+
+async fn login(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    Ok(page(LOGIN.to_owned()))
+}
+
+#[derive(Deserialize)]
+struct Session {
+    session: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Form {
+    token: Option<String>,
+}
+
+async fn show_stage(
+    cx: &Context,
+    (): (),
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let stage = stage(&path_args);
+    if !uiaa::is_session(cx, &session(&request)?)? {
+        return Err(Refusal::InvalidParam("This session is not known, or has expired".to_owned()).into());
+    }
+    Ok(page(form(cx, &stage, "")?))
+}
+
+async fn complete_stage(
+    cx: &Context,
+    (): (),
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let stage = stage(&path_args);
+    // A stage that has no page cannot be completed on one.
+    form(cx, &stage, "")?;
+    let Form { token } =
+        serde_html_form::from_bytes(request.body()).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    match uiaa::complete_elsewhere(cx, &session(&request)?, &stage, token.as_deref()).await? {
+        None => Ok(page(DONE.to_owned())),
+        Some(wrong) => Ok(page(form(cx, &stage, wrong)?)),
+    }
+}
+
+fn stage(path_args: &[String]) -> AuthType {
+    AuthType::from(path_args.first().map_or("", String::as_str))
+}
+
+fn session(request: &Request<Bytes>) -> Result<String, Refusal> {
+    let Session { session } = serde_html_form::from_str(request.uri().query().unwrap_or_default())
+        .map_err(|_| Refusal::MissingParam("The address has no session".to_owned()))?;
+    Ok(session)
+}
+
+/// The page of a stage, with what was wrong the last time.
+fn form(cx: &Context, stage: &AuthType, wrong: &str) -> Result<String, Refusal> {
+    let page = match (stage, &cx.config().terms) {
+        (AuthType::RegistrationToken, _) => REGISTRATION_TOKEN.to_owned(),
+        (AuthType::Terms, Some(terms)) => {
+            TERMS.replace("{name}", &escaped(&terms.name)).replace("{url}", &escaped(&terms.url))
+        }
+        _ => return Err(Refusal::Unrecognized { status: 404 }),
+    };
+    Ok(page.replace("{wrong}", &escaped(wrong)))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn page(html: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(html));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

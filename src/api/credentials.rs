@@ -1,0 +1,110 @@
+//! Who somebody says they are, and whether their password bears it out: for logging in, and for user-interactive
+//! authentication. Spec: "Identifier types".
+
+use actors::user::PasswordHash;
+use domain::{RateLimited, Refusal};
+use ruma_common::{OwnedUserId, UserId};
+use serde::Deserialize;
+
+use crate::{Context, Failure, password};
+
+/// A user as clients name one.
+#[derive(Default, Deserialize)]
+pub(crate) struct NamedUser {
+    identifier: Option<Identifier>,
+    /// What the identifier was before r0.4.0; old clients still send it.
+    user: Option<String>,
+    /// What a third-party identifier was before r0.4.0.
+    address: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Identifier {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    user: Option<String>,
+    /// Of a third-party identifier, for which the specification once leaves the type out.
+    address: Option<String>,
+}
+
+impl NamedUser {
+    /// The user meant: a full id or a localpart, in the identifier or in its deprecated predecessor.
+    ///
+    /// # Errors
+    /// `M_FORBIDDEN`, as for a wrong password, for whom we cannot know; `M_UNKNOWN` for a kind of identifier that is not
+    /// supported, `M_BAD_JSON` for none, `M_INVALID_PARAM` for a name that is none.
+    pub(crate) fn user_id(&self, cx: &Context) -> Result<OwnedUserId, Refusal> {
+        let user = match &self.identifier {
+            Some(identifier) => identifier.user()?,
+            None if self.address.is_some() => return Err(wrong()),
+            None => self.user.as_deref().ok_or_else(|| Refusal::BadJson("There is no identifier".to_owned()))?,
+        };
+        let user_id = UserId::parse_with_server_name(user, cx.server_name())
+            .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+        if cx.is_local(&user_id) { Ok(user_id) } else { Err(wrong()) }
+    }
+}
+
+impl Identifier {
+    fn user(&self) -> Result<&str, Refusal> {
+        match (self.kind.as_deref(), &self.user, &self.address) {
+            (Some("m.id.user"), Some(user), _) => Ok(user),
+            (Some("m.id.user"), None, _) => Err(Refusal::BadJson("The identifier has no user".to_owned())),
+            // Nobody here has an address or a telephone.
+            (Some("m.id.thirdparty" | "m.id.phone"), ..) | (None, _, Some(_)) => Err(wrong()),
+            (Some(_), ..) => Err(Refusal::Unknown("This identifier is not supported".to_owned())),
+            (None, _, None) => Err(Refusal::BadJson("The identifier has no type".to_owned())),
+        }
+    }
+}
+
+/// The user whose password this is, and the hash it was checked against. What fails is counted for the name that was
+/// tried, whether or not there is such a user.
+///
+/// # Errors
+/// `M_FORBIDDEN`, `M_LIMIT_EXCEEDED`.
+pub(crate) async fn check_password(
+    cx: &Context,
+    user_id: OwnedUserId,
+    password: String,
+) -> Result<(OwnedUserId, String), Failure> {
+    // Counted as failed before it is tried, so that many at once are no way around the limit.
+    let attempt = cx.limit(RateLimited::LoginFailedAttempts, &counted(&user_id))?;
+    let found = match stored(cx, &user_id).await {
+        // Registration makes small letters of capitals; ids from before may have them.
+        Err(Failure::Absent) => {
+            let lowercase = UserId::parse(user_id.as_str().to_ascii_lowercase());
+            match lowercase.ok().filter(|lowercase| *lowercase != user_id && cx.is_local(lowercase)) {
+                Some(lowercase) => stored(cx, &lowercase).await.map(|hash| (lowercase, hash)),
+                None => Err(Failure::Absent),
+            }
+        }
+        found => found.map(|hash| (user_id, hash)),
+    };
+    let (user_id, hash) = match found {
+        Ok((user_id, hash)) => (Some(user_id), hash),
+        Err(Failure::Absent) => (None, None),
+        Err(failure) => return Err(failure),
+    };
+    match (password::verify(cx, password, hash.clone()).await?, user_id, hash) {
+        (true, Some(user_id), Some(hash)) => {
+            attempt.give_back();
+            Ok((user_id, hash))
+        }
+        _ => Err(wrong().into()),
+    }
+}
+
+/// The name under which limits count a user: a login takes capitals for small letters.
+pub(crate) fn counted(user_id: &UserId) -> String {
+    user_id.as_str().to_ascii_lowercase()
+}
+
+async fn stored(cx: &Context, user_id: &UserId) -> Result<Option<String>, Failure> {
+    Ok(cx.user(user_id).call(&PasswordHash {}).await?.password_hash)
+}
+
+/// One answer for whatever is wrong: it does not tell who exists.
+pub(crate) fn wrong() -> Refusal {
+    Refusal::Forbidden("Invalid username or password".to_owned())
+}
