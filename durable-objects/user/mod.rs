@@ -22,6 +22,7 @@ mod change_password;
 mod create;
 mod deactivate;
 mod device;
+mod exceptions;
 mod filter;
 mod log_in;
 mod log_out;
@@ -81,6 +82,8 @@ const MIGRATIONS: &[&str] = &[
 #[derive(Default)]
 pub(crate) struct User {
     moves: RefCell<Option<Moves>>,
+    /// Tokens' exceptions, as far as they were too many for the tokens.
+    spilled: RefCell<exceptions::SpilledRows>,
     /// When a sync was last planned, in milliseconds since the Unix epoch.
     planned_at_ms: Cell<Option<u64>>,
     /// Who types where, as rooms told it: this alone is nowhere else.
@@ -151,6 +154,7 @@ impl Logic for User {
     }
 
     fn rolled_back(&self) {
+        self.forget_spilled();
         let mut moves = self.moves.borrow_mut();
         if moves.as_ref().is_some_and(|moves| moves.uncommitted) {
             *moves = None;

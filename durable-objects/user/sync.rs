@@ -13,9 +13,10 @@ use serde_json::value::RawValue;
 
 use super::{
     AccountDataEvent, RoomAccountData, User, account_data,
+    exceptions::Exceptions,
     moves::Moves,
     store::{self, rooms::KnownRoom},
-    sync_token::{self, Exceptions, LISTED_MAX, Reached, Rooms, SyncToken},
+    sync_token::{Reached, SyncToken},
     typing::{PlannedTyping, ReadTyping, see},
 };
 use crate::{Call, Cx, Error};
@@ -159,12 +160,13 @@ impl User {
             Some(id) => Some(super::filter::stored(sql, id)?),
             None => None,
         };
+        let known = since.as_ref().map(|since| self.exceptions(sql, since)).transpose()?.flatten();
         let plan = self.with_moves(sql, |moves| {
             let mut rooms = match &since {
                 None => first_rooms(sql, call.include_leave || filter.as_deref().is_some_and(includes_leave))?,
                 Some(since) => {
                     let typing = self.typing.borrow().moved(&since.typing, cx.now_ms);
-                    moved_rooms(sql, moves, since, &typing, call.full_state)?
+                    moved_rooms(sql, moves, since, known.as_ref(), &typing, call.full_state)?
                 }
             };
             for room in &mut rooms {
@@ -200,28 +202,22 @@ impl User {
                 None => drop(typing.remove(&room.number)),
             }
         }
+        let known = since.as_ref().map(|since| self.exceptions(&**tx, since)).transpose()?.flatten();
         let (next, own_head, remembered) = self.with_moves(&**tx, |moves| {
-            let known = match since.as_ref().filter(|since| moves.remembers(since.moves)) {
-                Some(since) => exceptions(&**tx, since)?,
-                None => None,
-            };
+            let known = known.filter(|_| since.as_ref().is_some_and(|since| moves.remembers(since.moves)));
             let remembered = known.is_some();
             let mut exceptions = known.unwrap_or_default();
-            let told = moves.since(call.position);
+            let since_plan = moves.since(call.position);
+            let told = |room| since_plan.get(&room).copied().unwrap_or_else(|| moves.told(room));
             for read in &call.rooms {
+                let told = told(read.number);
                 // A room that went back, restored from an older copy, has read no less: its next news come after this.
-                if read.failed || read.to > told.get(&read.number).copied().unwrap_or_else(|| moves.told(read.number)) {
-                    exceptions.insert(read.number, Reached { position: read.to, owed: read.failed });
-                } else {
-                    exceptions.remove(&read.number);
-                }
+                let position = if read.failed { read.to } else { read.to.max(told) };
+                exceptions.read(read.number, Reached { position, owed: read.failed }, told);
             }
-            let rooms = if exceptions.len() > LISTED_MAX {
-                Exceptions::Spilled(store::rooms::spill(tx, &sync_token::to_row(&exceptions))?)
-            } else {
-                Exceptions::Listed(exceptions)
-            };
-            Ok((SyncToken { moves: call.position, own: moves.head, rooms, typing }, moves.own_head, remembered))
+            let (spilled, rooms) = exceptions.settle(tx, told)?;
+            let next = SyncToken { moves: call.position, own: moves.head, spilled, rooms, typing };
+            Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
         let own = since.filter(|since| remembered && since.own <= next.own).map_or(0, |since| since.own);
@@ -240,10 +236,9 @@ impl User {
         let token: SyncToken = call.token.parse()?;
         let room = store::rooms::by_id(sql, call.room_id.as_str())?
             .ok_or_else(|| Refusal::Forbidden("you are not in this room".to_owned()))?;
-        let exception =
-            exceptions(sql, &token)?.and_then(|rooms| rooms.get(&room.number).map(|reached| reached.position));
+        let exception = self.exceptions(sql, &token)?.and_then(|rooms| rooms.get(room.number));
         match exception {
-            Some(position) => Ok(position),
+            Some(reached) => Ok(reached.position),
             None => self.with_moves(sql, |moves| Ok(moves.told_at(room.number, token.moves))),
         }
     }
@@ -288,11 +283,11 @@ fn moved_rooms(
     sql: &dyn Sql,
     moves: &Moves,
     since: &SyncToken,
+    exceptions: Option<&Exceptions>,
     typing: &[u64],
     full_state: bool,
 ) -> Result<Vec<PlannedRoom>, Error> {
-    let known = exceptions(sql, since)?.filter(|_| moves.remembers(since.moves));
-    let Some(exceptions) = known else {
+    let Some(exceptions) = exceptions.filter(|_| moves.remembers(since.moves)) else {
         // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
         let again = store::rooms::all(sql)?.into_iter().filter_map(|room| {
             let changed = room.changed > since.moves;
@@ -308,8 +303,7 @@ fn moved_rooms(
         return Ok(again.collect());
     };
     let moved = moves.since(since.moves);
-    let owed = exceptions.iter().filter(|(_, reached)| reached.owed).map(|(room, _)| *room);
-    let wanted: HashSet<u64> = moved.keys().copied().chain(owed).chain(typing.iter().copied()).collect();
+    let wanted: HashSet<u64> = moved.keys().copied().chain(exceptions.owed()).chain(typing.iter().copied()).collect();
     if wanted.is_empty() && !full_state {
         return Ok(Vec::new());
     }
@@ -321,7 +315,7 @@ fn moved_rooms(
             continue;
         }
         let read = exceptions
-            .get(&room.number)
+            .get(room.number)
             .map(|reached| reached.position)
             .or_else(|| moved.get(&room.number).copied())
             .unwrap_or_else(|| moves.told(room.number));
@@ -329,7 +323,7 @@ fn moved_rooms(
             // Joined since: the device starts afresh.
             let from = (room.changed <= since.moves).then_some(read);
             plan.extend(planned(room, from));
-        } else if is_gone(&room) && (room.changed > since.moves || exceptions.contains_key(&room.number)) {
+        } else if is_gone(&room) && (room.changed > since.moves || exceptions.get(room.number).is_some()) {
             plan.extend(planned(room, Some(read)));
         }
     }
@@ -338,14 +332,6 @@ fn moved_rooms(
 
 fn is_gone(room: &KnownRoom) -> bool {
     matches!(room.membership.as_str(), "leave" | "ban" | store::rooms::FORGOTTEN)
-}
-
-/// The token's exceptions; `None` if they were spilled too long ago.
-fn exceptions(sql: &dyn Sql, token: &SyncToken) -> Result<Option<Rooms>, Error> {
-    match &token.rooms {
-        Exceptions::Listed(rooms) => Ok(Some(rooms.clone())),
-        Exceptions::Spilled(row) => Ok(store::rooms::spilled(sql, *row)?.and_then(|row| sync_token::of_row(&row))),
-    }
 }
 
 fn stripped(sql: &dyn Sql, membership: &str, since: u64) -> Result<Vec<StrippedRoom>, Error> {

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen};
 
-/// What a device has seen: `s<moves>_<own>`, then the rooms it has read less or further than is known of them,
-/// `<room>.<position>`, with a `-` for those owed, then those where it saw somebody typing, `<room>~<version>`.
+/// What a device has seen: `s<moves>_<own>`, then the rooms it has read less or further than is known of them: `x<row>`
+/// for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then those where it saw somebody typing, `<room>~<version>`.
 ///
 /// Spec: "Syncing", `next_batch`. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,19 +18,15 @@ pub(crate) struct SyncToken {
     pub moves: u64,
     /// How far it has seen everything else of that stream.
     pub own: u64,
-    pub rooms: Exceptions,
+    /// The row with most of the exceptions, if they were too many.
+    pub spilled: Option<u64>,
+    /// The exceptions, or what changed of them since they were spilled.
+    pub rooms: Rooms,
     /// Who it saw typing.
     pub typing: Seen,
 }
 
-/// Rooms, by number, of which the device has read less or further than their last move told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Exceptions {
-    Listed(Rooms),
-    /// Too many for a token: kept in a row.
-    Spilled(u64),
-}
-
+/// Rooms, by number, of which the device has read less or further than their last move told; see [`super::exceptions`].
 pub(crate) type Rooms = BTreeMap<u64, Reached>;
 
 /// How far a device has read a room.
@@ -41,18 +37,15 @@ pub(crate) struct Reached {
     pub owed: bool,
 }
 
-/// The most exceptions that stand in the token itself.
-pub(crate) const LISTED_MAX: usize = if cfg!(test) { 1 } else { 24 };
-
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}_{}", self.moves, self.own)?;
-        match &self.rooms {
-            Exceptions::Listed(rooms) => rooms.iter().try_for_each(|(room, reached)| {
-                write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
-            })?,
-            Exceptions::Spilled(row) => write!(f, "_x{row}")?,
+        if let Some(row) = self.spilled {
+            write!(f, "_x{row}")?;
         }
+        self.rooms.iter().try_for_each(|(room, reached)| {
+            write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
+        })?;
         self.typing.iter().try_for_each(|(room, version)| write!(f, "_{room}~{version}"))
     }
 }
@@ -80,12 +73,7 @@ fn parse(token: &str) -> Option<SyncToken> {
             rooms.insert(number(room)?, reached);
         }
     }
-    let rooms = match spilled {
-        None => Exceptions::Listed(rooms),
-        Some(row) if rooms.is_empty() => Exceptions::Spilled(row),
-        Some(_) => return None,
-    };
-    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, rooms, typing })
+    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, spilled, rooms, typing })
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -109,16 +97,17 @@ mod tests {
     #[test]
     fn a_token_says_what_it_said() {
         for rooms in [
-            Exceptions::Listed(BTreeMap::new()),
-            Exceptions::Listed(BTreeMap::from([
+            BTreeMap::new(),
+            BTreeMap::from([
                 (1, Reached { position: 1_790_000_000_000, owed: false }),
                 (7, Reached { position: 0, owed: true }),
-            ])),
-            Exceptions::Spilled(12),
+            ]),
         ] {
-            for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
-                let token = SyncToken { moves: 5, own: 9, rooms: rooms.clone(), typing };
-                assert_eq!(token.to_string().parse(), Ok(token));
+            for spilled in [None, Some(12)] {
+                for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
+                    let token = SyncToken { moves: 5, own: 9, spilled, rooms: rooms.clone(), typing };
+                    assert_eq!(token.to_string().parse(), Ok(token));
+                }
             }
         }
     }
@@ -137,7 +126,6 @@ mod tests {
             "s1_99999999999999999999",
             "s1_2_x",
             "s1_2_3~",
-            "s1_2_3.4_x5",
         ] {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }
