@@ -4,8 +4,8 @@
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
-//! history visibility, the events of a new room, our signing identity, the configuration, rate limits, ranges of
-//! addresses, and every way we say no.
+//! history visibility, the events of a new room, push rules, our signing identity, the configuration, rate limits,
+//! ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
@@ -15,6 +15,7 @@ pub mod config;
 pub mod event;
 pub mod identity;
 pub mod power;
+pub mod push;
 pub mod rate_limit;
 pub mod redaction;
 pub mod refusal;
