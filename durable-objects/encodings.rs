@@ -257,6 +257,48 @@ fn what_a_user_keeps() {
 }
 
 #[test]
+fn what_a_user_wants_to_be_notified_of() {
+    use domain::push::{Change, Kind, NewRule};
+
+    let token_hash = || String::from("h");
+    pinned(&user::GetPushRules { token_hash: token_hash() }, json!({ "token_hash": "h" }));
+    pinned_reply::<user::GetPushRules>(json!({
+        "content": [{ "actions": ["notify"], "default": false, "enabled": true, "rule_id": "r", "pattern": "p" }],
+    }));
+    let rule = NewRule {
+        kind: Kind::Override,
+        rule_id: "r".into(),
+        actions: serde_json::from_value(json!(["notify", { "set_tweak": "highlight" }])).unwrap(),
+        conditions: serde_json::from_value(json!([{ "kind": "room_member_count", "is": "<3" }])).unwrap(),
+        pattern: None,
+        before: Some("b".into()),
+        after: None,
+    };
+    let (kind, rule_id) = (Kind::Content, || String::from("r"));
+    for (change, encoded) in [
+        (
+            Change::Put(rule),
+            json!({ "put": {
+                "kind": "override", "rule_id": "r", "actions": ["notify", { "set_tweak": "highlight" }],
+                "conditions": [{ "kind": "room_member_count", "is": "<3" }], "before": "b",
+            } }),
+        ),
+        (Change::Remove { kind, rule_id: rule_id() }, json!({ "remove": { "kind": "content", "rule_id": "r" } })),
+        (
+            Change::Enable { kind, rule_id: rule_id(), enabled: false },
+            json!({ "enable": { "kind": "content", "rule_id": "r", "enabled": false } }),
+        ),
+        (
+            Change::SetActions { kind, rule_id: rule_id(), actions: Vec::new() },
+            json!({ "set_actions": { "kind": "content", "rule_id": "r", "actions": [] } }),
+        ),
+    ] {
+        let encoded = json!({ "token_hash": "h", "change": encoded });
+        pinned(&user::ChangePushRules { token_hash: token_hash(), change }, encoded);
+    }
+}
+
+#[test]
 fn what_a_sync_says() {
     pinned(
         &user::SyncPlan {

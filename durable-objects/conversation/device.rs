@@ -120,7 +120,8 @@ impl Story {
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);
-        let of_account = closed.account_data.into_iter().map(|event| (None, event));
+        let of_account = closed.account_data.into_iter().filter(|event| event.event_type != "m.push_rules");
+        let of_account = of_account.map(|event| (None, event));
         let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
         let of_rooms = of_rooms.flat_map(|room| {
             let room_id = room.room_id;

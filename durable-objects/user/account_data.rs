@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    ReadRoom, SyncClose, User, authenticate,
+    ReadRoom, SyncClose, User, authenticate, own_id, push_rules,
     store::{
         self,
         account_data::{Entry, GLOBAL},
@@ -29,7 +29,7 @@ const TOTAL_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Where a user stopped reading a room. Spec: "Fully read markers".
 const FULLY_READ: &str = "m.fully_read";
 /// Spec: "Push Rules: Events".
-const PUSH_RULES: &str = "m.push_rules";
+pub(super) const PUSH_RULES: &str = "m.push_rules";
 
 /// Keeps account data; the same again changes nothing.
 ///
@@ -165,6 +165,9 @@ impl User {
     ) -> Result<Box<RawValue>, Error> {
         authenticate(sql, cx, &call.token_hash)?;
         let room_id = call.room_id.as_ref().map_or(GLOBAL, |room_id| room_id.as_str());
+        if (room_id, call.event_type.as_str()) == (GLOBAL, PUSH_RULES) {
+            return Ok(push_rules::content(sql, &own_id(cx)?)?);
+        }
         let content = store::account_data::get(sql, room_id, &call.event_type)?
             .ok_or_else(|| Refusal::NotFound(format!("There is no {} here", call.event_type)))?;
         Ok(RawValue::from_string(content)?)
@@ -174,6 +177,7 @@ impl User {
 /// What a sync tells of the account and of rooms: what became so after `own`, and everything of the rooms told anew.
 pub(super) fn news(
     sql: &dyn Sql,
+    cx: &Cx<'_>,
     own: u64,
     sync: &SyncClose,
 ) -> Result<(Vec<AccountDataEvent>, Vec<RoomAccountData>), Error> {
@@ -187,7 +191,14 @@ pub(super) fn news(
         let event = AccountDataEvent { event_type, content: RawValue::from_string(content)? };
         of_rooms.entry(room_id).or_default().push(event);
     }
-    let of_account = of_rooms.remove(GLOBAL).unwrap_or_default();
+    let mut of_account = of_rooms.remove(GLOBAL).unwrap_or_default();
+    // What is kept of the rules is not what clients see, and who changed none has some, too.
+    let kept = of_account.len();
+    of_account.retain(|event| event.event_type != PUSH_RULES);
+    if own == 0 || of_account.len() < kept {
+        let content = push_rules::content(sql, &own_id(cx)?)?;
+        of_account.push(AccountDataEvent { event_type: PUSH_RULES.to_owned(), content });
+    }
     let mut rooms = Vec::with_capacity(of_rooms.len());
     for (room_id, events) in of_rooms {
         let Some(room) = store::rooms::by_id(sql, &room_id)? else { continue };
@@ -272,7 +283,8 @@ mod tests {
     }
 
     fn told(closed: &Closed) -> Value {
-        json!([closed.account_data, closed.room_account_data])
+        let account: Vec<_> = closed.account_data.iter().filter(|event| event.event_type != PUSH_RULES).collect();
+        json!([account, closed.room_account_data])
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
 //! | [`SetAccountData`], [`GetAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
+//! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
@@ -31,6 +32,7 @@ mod moves;
 mod nudge;
 mod password_hash;
 mod profile;
+mod push_rules;
 mod refresh;
 mod room_forgotten;
 mod store;
@@ -42,7 +44,8 @@ mod verify;
 
 use std::cell::{Cell, RefCell};
 
-use platform::{Sql, Tx};
+use platform::{Fault, Sql, Tx};
+use ruma_common::OwnedUserId;
 
 use crate::{
     Call, Cx, Error,
@@ -64,6 +67,7 @@ pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use nudge::{Nudge, NudgeReply};
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
+pub use push_rules::{ChangePushRules, GetPushRules};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
@@ -77,6 +81,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_account_data.sql"),
     include_str!("migrations/0003_devices.sql"),
 ];
+
+/// The user whose actor this is.
+fn own_id(cx: &Cx<'_>) -> Result<OwnedUserId, Fault> {
+    OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))
+}
 
 /// The User actor's memory. Everything in it can be read again from its database, but for who types.
 #[derive(Default)]
@@ -128,6 +137,8 @@ impl Logic for User {
             write SetAccountData => set_account_data,
             read GetAccountData => account_data,
             write SetFullyRead => set_fully_read,
+            read GetPushRules => push_rules,
+            write ChangePushRules => change_push_rules,
             write MembershipChanged => membership_changed,
             write RoomForgotten => room_forgotten,
             write Nudge => nudge,

@@ -1,10 +1,10 @@
 use domain::Refusal;
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::{OwnedUserId, RoomId};
+use ruma_common::RoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{User, authenticate, store};
+use super::{User, authenticate, own_id, store};
 use crate::{
     Call, Cx, Error, outbox,
     room::{MemberProfile, RefreshMember},
@@ -145,8 +145,7 @@ fn shown_in_rooms(profile: &store::profile::Profile) -> MemberProfile {
 }
 
 fn refresh(cx: &Cx<'_>, profile: MemberProfile) -> Result<RefreshMember, Fault> {
-    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
-    Ok(RefreshMember { user, profile, changed_at_ms: cx.now_ms })
+    Ok(RefreshMember { user: own_id(cx)?, profile, changed_at_ms: cx.now_ms })
 }
 
 #[cfg(test)]

@@ -226,9 +226,9 @@ impl User {
             invited = stripped(&**tx, "invite", own)?;
             knocked = stripped(&**tx, "knock", own)?;
         }
-        let news = own_head > own || call.rooms.iter().any(|read| read.anew);
+        let news = own == 0 || own_head > own || call.rooms.iter().any(|read| read.anew);
         let (account_data, room_account_data) =
-            if news { account_data::news(&**tx, own, &call)? } else { (Vec::new(), Vec::new()) };
+            if news { account_data::news(&**tx, cx, own, &call)? } else { (Vec::new(), Vec::new()) };
         Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data })
     }
 

@@ -15,6 +15,7 @@ mod login;
 mod membership;
 mod messages;
 mod profile;
+mod push_rules;
 mod rate_limits;
 mod receipts;
 mod redaction;
