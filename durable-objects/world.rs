@@ -18,7 +18,8 @@ use domain::{
     power::{self, NewRoom, Preset},
 };
 use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params};
-use ruma_common::{OwnedRoomId, RoomId, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use serde_json::value::to_raw_value;
 
 use crate::{Call, CallError, Object, Settings, room};
 
@@ -212,6 +213,48 @@ impl World {
         };
         self.call(create.room_id().as_str(), &call).unwrap();
         create.room_id().to_owned()
+    }
+
+    /// Sends an event into a room, once.
+    pub(crate) fn sends(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: &serde_json::Value,
+    ) -> Result<OwnedEventId, CallError> {
+        let call = room::SendEvent {
+            sender: sender.to_owned(),
+            device: "PHONE".into(),
+            transaction_id: None,
+            call_id: Some(self.dice.roll(1 << 50).to_string()),
+            event_type: event_type.into(),
+            content: to_raw_value(content).unwrap(),
+            state_key: state_key.map(str::to_owned),
+            member_of: Vec::new(),
+        };
+        self.call(room_id.as_str(), &call)
+    }
+
+    /// Changes a membership, once.
+    pub(crate) fn changes(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        action: room::MembershipAction,
+    ) -> Result<(), CallError> {
+        let call = room::ChangeMembership {
+            call_id: self.dice.roll(1 << 50).to_string(),
+            sender: sender.to_owned(),
+            target: target.to_owned(),
+            action,
+            reason: None,
+            profile: room::MemberProfile::default(),
+            member_of: Vec::new(),
+        };
+        self.call(room_id.as_str(), &call)
     }
 
     /// What an actor keeps, for tests that look behind its calls.

@@ -14,9 +14,10 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     EventFilter, EventFormat, Room, RoomToken, Typing,
     ephemeral::{Ephemeral, Wanted, own_receipts},
-    messages::BATCH_EVENTS_MAX,
+    messages::Direction,
     store::{self, log::Logged, receipts::Receipt},
     viewer::Viewer,
+    walk::Walk,
 };
 use crate::{Call, Cx, Error};
 
@@ -270,28 +271,21 @@ impl Shown {
 /// The newest events in `(after, up_to]` that the viewer may see and wants.
 fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
     let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
-    let (mut events, mut limited) = (Vec::new(), false);
-    let (mut before, mut scanned, mut bytes) = (up_to, 0, 0_usize);
-    'pages: loop {
-        let page = wanted.saturating_sub(events.len() as u64).saturating_add(1).min(BATCH_EVENTS_MAX);
-        let found = store::log::backwards(sql, after, before, page)?;
-        let exhausted = (found.len() as u64) < page;
-        for event in found {
-            if events.len() as u64 == wanted || scanned == TIMELINE_SCAN_MAX || bytes >= TIMELINE_BYTES_MAX {
-                limited = true;
-                break 'pages;
-            }
-            scanned = scanned.saturating_add(1);
-            before = event.position.saturating_sub(1);
-            if viewer.may_see(&event) && filter.allows(&event) {
-                bytes = bytes.saturating_add(event.pdu.json().len());
-                events.push(event);
-            }
+    let mut walk = Walk::new(sql, viewer, Direction::Backwards, (after, up_to), wanted);
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
+    let limited = loop {
+        if walk.scanned() >= TIMELINE_SCAN_MAX {
+            break true;
         }
-        if exhausted {
-            break;
+        let Some(event) = walk.next()? else { break false };
+        if events.len() as u64 == wanted || bytes >= TIMELINE_BYTES_MAX {
+            break true;
         }
-    }
+        if filter.allows(&event) {
+            bytes = bytes.saturating_add(event.pdu.json().len());
+            events.push(event);
+        }
+    };
     events.reverse();
     let start = events.first().map_or(up_to, |first: &Logged| first.position.saturating_sub(1));
     Ok(Newest { events, limited, start })

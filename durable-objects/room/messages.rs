@@ -12,6 +12,7 @@ use super::{
     EventFilter, Room, RoomToken,
     store::{self, log::Logged},
     viewer::{Sight, Viewer},
+    walk::Walk,
 };
 use crate::{Call, Cx, Error};
 
@@ -21,8 +22,6 @@ const PAGE_EVENTS_DEFAULT: u64 = 10;
 const PAGE_EVENTS_MAX: u64 = 1_000;
 /// Log entries looked at for one page, seen or not; a page may be short and still have an `end`.
 const PAGE_SCAN_MAX: u64 = 4_000;
-/// Events read from the log at once.
-pub(super) const BATCH_EVENTS_MAX: u64 = 100;
 /// Bytes of events after which a page ends, whatever was asked for: an operation stays small.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -111,7 +110,7 @@ impl Room {
         Ok(MessagesPage {
             chunk: show(&page.events)?,
             start: RoomToken(start).to_string(),
-            end: page.end.map(|position| RoomToken(position).to_string()),
+            end: (!page.is_last).then(|| RoomToken(page.place).to_string()),
             state: show(&state)?,
         })
     }
@@ -125,56 +124,45 @@ impl Room {
     }
 }
 
-struct Page {
-    events: Vec<Logged>,
-    /// Where the next page starts, unless the span is exhausted.
-    end: Option<u64>,
+/// A part of the log.
+pub(super) struct Page {
+    pub events: Vec<Logged>,
+    /// Where the next page starts.
+    pub place: u64,
+    /// Whether there is nothing on the next page.
+    pub is_last: bool,
 }
 
 /// One page of `(after, up_to]`, in the given direction.
-fn page(
+pub(super) fn page(
     sql: &dyn Sql,
     viewer: &Viewer,
     filter: &EventFilter,
     direction: Direction,
-    (mut after, mut up_to): (u64, u64),
+    span: (u64, u64),
 ) -> Result<Page, Error> {
     let wanted = filter.limit(PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX);
-    let (mut events, mut scanned, mut bytes) = (Vec::new(), 0, 0_usize);
+    let mut walk = Walk::new(sql, viewer, direction, span, wanted);
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
     loop {
-        // One more than wanted tells whether there is a next page.
-        let limit = wanted.saturating_sub(events.len() as u64).saturating_add(1).min(BATCH_EVENTS_MAX);
-        let found = match direction {
-            Direction::Backwards => store::log::backwards(sql, after, up_to, limit)?,
-            Direction::Forwards => store::log::forwards(sql, after, up_to, limit)?,
-        };
-        let exhausted = (found.len() as u64) < limit;
-        for event in found {
-            if events.len() as u64 == wanted || scanned == PAGE_SCAN_MAX || bytes >= PAGE_BYTES_MAX {
-                let end = match direction {
-                    Direction::Backwards => up_to,
-                    Direction::Forwards => after,
-                };
-                return Ok(Page { events, end: Some(end) });
-            }
-            scanned = scanned.saturating_add(1);
-            match direction {
-                Direction::Backwards => up_to = event.position.saturating_sub(1),
-                Direction::Forwards => after = event.position,
-            }
-            if viewer.may_see(&event) && filter.allows(&event) {
-                bytes = bytes.saturating_add(event.pdu.json().len());
-                events.push(event);
-            }
+        let place = walk.place();
+        let is_full = events.len() as u64 == wanted || bytes >= PAGE_BYTES_MAX;
+        if walk.scanned() >= PAGE_SCAN_MAX {
+            return Ok(Page { events, place, is_last: false });
         }
-        if exhausted {
-            return Ok(Page { events, end: None });
+        let Some(event) = walk.next()? else { return Ok(Page { events, place, is_last: true }) };
+        if is_full {
+            return Ok(Page { events, place, is_last: false });
+        }
+        if filter.allows(&event) {
+            bytes = bytes.saturating_add(event.pdu.json().len());
+            events.push(event);
         }
     }
 }
 
 /// The membership events of those who sent what is shown, as of the newest of it.
-fn senders(sql: &dyn Sql, events: &[Logged], newest: u64) -> Result<Vec<Logged>, Error> {
+pub(super) fn senders(sql: &dyn Sql, events: &[Logged], newest: u64) -> Result<Vec<Logged>, Error> {
     let at = events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
     let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender().as_str()).collect();
     let mut members = Vec::with_capacity(senders.len());

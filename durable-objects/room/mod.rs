@@ -44,6 +44,7 @@ mod token;
 mod transactions;
 mod typing;
 mod viewer;
+mod walk;
 
 use std::{
     cell::{Cell, RefCell},

@@ -2,6 +2,8 @@
 //!
 //! Every read path asks here: membership and history visibility decide. Spec: "Room history visibility".
 
+use std::collections::BTreeSet;
+
 use domain::{
     Refusal,
     event::{self, Unsigned},
@@ -35,6 +37,8 @@ pub(super) struct Viewer {
     forgotten: Option<u64>,
     /// When the room's history visibility became what; oldest first.
     visibilities: Vec<(u64, HistoryVisibility)>,
+    /// From where on the user may see ordinary events, or may not; oldest first.
+    stretches: Vec<(u64, bool)>,
 }
 
 /// How far a user's sight of the room's state reaches.
@@ -66,7 +70,17 @@ impl Viewer {
             .into_iter()
             .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
-        Ok(Self { user, device, writing: Writing::default(), memberships, forgotten, visibilities })
+        let (writing, stretches) = (Writing::default(), Vec::new());
+        let viewer = Self { user, device, writing, memberships, forgotten, visibilities, stretches };
+        Ok(Self { stretches: viewer.stretches(), ..viewer })
+    }
+
+    /// Between two changes of what decides, an ordinary event is visible everywhere or nowhere.
+    fn stretches(&self) -> Vec<(u64, bool)> {
+        let memberships = self.memberships.iter().map(|(position, _)| *position);
+        let visibilities = self.visibilities.iter().map(|(position, _)| *position);
+        let changes: BTreeSet<u64> = memberships.chain(visibilities).chain([0]).collect();
+        changes.into_iter().map(|position| (position, self.may_see_state_at(position))).collect()
     }
 
     /// The same viewer, who gets to see events in this form.
@@ -104,11 +118,36 @@ impl Viewer {
 
     /// Whether the user was in the room at some time after `position`.
     fn joined_since(&self, position: u64) -> bool {
-        let mut ends = self.memberships.iter().map(|(start, _)| *start).skip(1).chain([u64::MAX]);
-        self.memberships.iter().any(|(_, membership)| {
-            let end = ends.next().unwrap_or(u64::MAX);
-            *membership == MembershipState::Join && end > position
-        })
+        match self.last_join() {
+            None => false,
+            Some(_) => self.left_at().is_none_or(|left| left > position),
+        }
+    }
+
+    /// The first position from here on at which the user may see an event; between, there is nothing for them.
+    pub(super) fn sees_at_or_after(&self, position: u64) -> Option<u64> {
+        let ahead = self.stretches.partition_point(|(start, _)| *start <= position);
+        // The change that ends their sight they may see: what they saw before it decides, too.
+        let before = self.stretches.partition_point(|(start, _)| *start < position);
+        let here = [ahead, before].map(|index| index.checked_sub(1).and_then(|index| self.stretches.get(index)));
+        if here.iter().flatten().any(|(_, sees)| *sees) {
+            return Some(position);
+        }
+        self.stretches.iter().skip(ahead).find(|(_, sees)| *sees).map(|(start, _)| *start)
+    }
+
+    /// The last position up to here at which the user may see an event.
+    pub(super) fn sees_at_or_before(&self, position: u64) -> Option<u64> {
+        let ahead = self.stretches.partition_point(|(start, _)| *start <= position);
+        let mut end = position;
+        for (start, sees) in self.stretches.iter().take(ahead).rev() {
+            if *sees {
+                return Some(end);
+            }
+            // As above.
+            end = *start;
+        }
+        None
     }
 
     pub(super) fn may_see(&self, event: &Logged) -> bool {
@@ -129,8 +168,11 @@ impl Viewer {
 
     /// Where the user's last time in the room ended; `None` for one who is in it, or never was.
     pub(super) fn left_at(&self) -> Option<u64> {
-        let last_join = self.memberships.iter().rposition(|(_, membership)| *membership == MembershipState::Join)?;
-        self.memberships.get(last_join.saturating_add(1)).map(|(position, _)| *position)
+        self.memberships.get(self.last_join()?.saturating_add(1)).map(|(position, _)| *position)
+    }
+
+    fn last_join(&self) -> Option<usize> {
+        self.memberships.iter().rposition(|(_, membership)| *membership == MembershipState::Join)
     }
 
     /// Whether the user may see the state as it was at `position`.
@@ -205,7 +247,8 @@ impl Viewer {
 }
 
 fn latest<T: Clone>(history: &[(u64, T)], position: u64) -> Option<T> {
-    history.iter().rev().find(|(since, _)| *since <= position).map(|(_, value)| value.clone())
+    let later = history.partition_point(|(since, _)| *since <= position);
+    history.get(later.checked_sub(1)?).map(|(_, value)| value.clone())
 }
 
 fn signed(ms: u64) -> i64 {
