@@ -180,7 +180,17 @@ fn what_a_room_is_asked() {
         &room::GetEvent { user, device, event_id: "$e".try_into().unwrap() },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e" }),
     );
-    pinned(&room::GetState { user: alice(), device: "D".into() }, json!({ "user": "@alice:a", "device": "D" }));
+    pinned(
+        &room::GetState {
+            user: alice(),
+            device: "D".into(),
+            at: Some(7),
+            after: Some(("m.room.name".into(), String::new())),
+            filter: EventFilter::default(),
+        },
+        json!({ "user": "@alice:a", "device": "D", "at": 7, "after": ["m.room.name", ""], "filter": {} }),
+    );
+    pinned_reply::<room::GetState>(json!({ "at": 7, "events": [{ "a": 1 }] }));
     pinned(
         &room::GetStateEvent {
             user: alice(),
@@ -196,16 +206,22 @@ fn what_a_room_is_asked() {
             user: alice(),
             device: "D".into(),
             at: Some(4),
+            after: Some("@bob:a".into()),
             membership: Some(MembershipState::Join),
             not_membership: None,
         },
-        json!({ "user": "@alice:a", "device": "D", "at": 4, "membership": "join" }),
+        json!({ "user": "@alice:a", "device": "D", "at": 4, "after": "@bob:a", "membership": "join" }),
     );
     pinned(&room::GetJoinConditions { user: alice() }, json!({ "user": "@alice:a" }));
     pinned_reply::<room::GetJoinConditions>(json!({ "member_of_any": ["!room:a"] }));
     pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
-    pinned(&room::GetJoinedMembers { user: alice() }, json!({ "user": "@alice:a" }));
-    pinned_reply::<room::GetJoinedMembers>(json!({ "@alice:a": { "display_name": "Alice" } }));
+    pinned(
+        &room::GetJoinedMembers { user: alice(), after: Some("@bob:a".into()) },
+        json!({ "user": "@alice:a", "after": "@bob:a" }),
+    );
+    pinned_reply::<room::GetJoinedMembers>(json!({
+        "joined": { "@alice:a": { "display_name": "Alice" } }, "next": "@alice:a",
+    }));
 }
 
 #[test]

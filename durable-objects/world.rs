@@ -17,7 +17,9 @@ use domain::{
     event::{self, Place},
     power::{self, NewRoom, Preset},
 };
-use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params};
+use platform::{
+    ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params,
+};
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::value::to_raw_value;
 
@@ -160,6 +162,11 @@ impl World {
         self.now_ms.get()
     }
 
+    /// Sets the clock, also back; no alarm rings.
+    pub(crate) fn sets_clock(&self, now_ms: u64) {
+        self.now_ms.set(now_ms);
+    }
+
     fn object(&self, address: &Address) -> Rc<Object> {
         if let Some(object) = self.objects.borrow().get(address) {
             return object.clone();
@@ -255,6 +262,29 @@ impl World {
             member_of: Vec::new(),
         };
         self.call(room_id.as_str(), &call)
+    }
+
+    /// Has many remote users in a room, as if each had joined; the events are of the right form, and nothing more.
+    pub(crate) fn crowds(&self, room_id: &RoomId, members: u64) {
+        let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        let room_id = room_id.as_str();
+        for statement in [
+            "INSERT INTO event (position, event_id, type, state_key, sender, json)
+             WITH RECURSIVE crowd (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM crowd WHERE n < ?2)
+             SELECT (SELECT max(position) FROM event) + n, printf('$crowd%d', n), 'm.room.member',
+             printf('@user%d:crowd.test', n), printf('@user%d:crowd.test', n),
+             printf('{\"auth_events\":[],\"content\":{\"avatar_url\":\"mxc://crowd.test/%d\",\"displayname\":\"User %d\",\"membership\":\"join\"},\"depth\":1,\"hashes\":{\"sha256\":\"%043d\"},\"origin_server_ts\":%d,\"prev_events\":[],\"room_id\":\"%s\",\"sender\":\"@user%d:crowd.test\",\"signatures\":{\"crowd.test\":{\"ed25519:1\":\"%086d\"}},\"state_key\":\"@user%d:crowd.test\",\"type\":\"m.room.member\"}',
+             n, n, n, n, ?1, n, n, n) FROM crowd",
+            "INSERT INTO state_change (type, state_key, position, before, after)
+             SELECT type, state_key, position, NULL, position FROM event WHERE sender LIKE '@user%:crowd.test' AND ?1 <> ?2",
+            "INSERT INTO state (type, state_key, position)
+             SELECT type, state_key, position FROM event WHERE sender LIKE '@user%:crowd.test' AND ?1 <> ?2",
+            "INSERT INTO member (user_id, membership, position)
+             SELECT state_key, 'join', position FROM event WHERE sender LIKE '@user%:crowd.test' AND ?1 <> ?2",
+        ] {
+            sql.query(statement, &[room_id.into(), members.into()]).unwrap();
+        }
+        self.evict(&Address::new(ActorKind::Room, room_id));
     }
 
     /// What an actor keeps, for tests that look behind its calls.

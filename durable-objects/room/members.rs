@@ -7,18 +7,20 @@ use platform::{ActorKind, Sql};
 use ruma_common::{OwnedDeviceId, OwnedUserId};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::{
-    Room,
+    Room, StatePage,
     append::membership_of,
-    delta::whole_state,
-    store,
+    state::StateSpan,
+    store::{self, log::Logged, members::Profile},
     viewer::{Sight, Viewer},
 };
 use crate::{Call, Cx, Error};
 
-/// The membership events, now or at a position. Spec: `GET /rooms/{roomId}/members`.
+/// Members on a page of profiles.
+const PAGE_MEMBERS_MAX: u64 = 2_000;
+
+/// The membership events, now or at a position, in pages. Spec: `GET /rooms/{roomId}/members`.
 ///
 /// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct GetMembers {
     pub device: OwnedDeviceId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
+    /// The member with whom the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<MembershipState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,8 +40,8 @@ pub struct GetMembers {
 
 impl Call for GetMembers {
     const ACTOR: ActorKind = ActorKind::Room;
-    const NAME: &'static str = "members";
-    type Reply = Vec<Box<RawValue>>;
+    const NAME: &'static str = "members_page";
+    type Reply = StatePage;
 }
 
 /// The profiles of the joined members. Spec: `GET /rooms/{roomId}/joined_members`.
@@ -45,13 +50,24 @@ impl Call for GetMembers {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetJoinedMembers {
     pub user: OwnedUserId,
+    /// The member with whom the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// Some of the joined members.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JoinedMembersPage {
+    pub joined: BTreeMap<String, JoinedMember>,
+    /// Where the next page starts; none: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A member's profile in this room.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JoinedMember {
-    /// `displayname` in membership events, `display_name` in the answer: the spec has both.
-    #[serde(alias = "displayname", default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
@@ -59,38 +75,26 @@ pub struct JoinedMember {
 
 impl Call for GetJoinedMembers {
     const ACTOR: ActorKind = ActorKind::Room;
-    const NAME: &'static str = "joined_members";
-    type Reply = BTreeMap<String, JoinedMember>;
+    const NAME: &'static str = "joined_members_page";
+    type Reply = JoinedMembersPage;
 }
 
 impl Room {
-    pub(super) fn members(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetMembers) -> Result<Vec<Box<RawValue>>, Error> {
+    pub(super) fn members(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetMembers) -> Result<StatePage, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?;
-        let head = self.head(sql)?;
         let newest = match viewer.sight()? {
-            Sight::Now => head,
+            Sight::Now => self.head(sql)?,
             Sight::Until(left) => left,
         };
         let at = call.at.unwrap_or(newest).min(newest);
         if at < newest && !viewer.may_see_state_at(at) {
             return Err(Refusal::Forbidden("you may not see who was in this room then".to_owned()).into());
         }
-        let events = if at >= head {
-            store::members::events(sql)?
-        } else {
-            let members = whole_state(sql, at, head, false)?
-                .into_iter()
-                .filter_map(|((event_type, _), event)| (event_type == "m.room.member").then_some(event));
-            store::log::at(sql, &members.collect::<Vec<_>>())?
-        };
-        let mut shown = Vec::with_capacity(events.len());
-        for event in events {
+        let wanted = |event: &Logged| {
             let membership = membership_of(&event.pdu)?;
-            if is_wanted(&membership, call.membership.as_ref(), call.not_membership.as_ref()) {
-                shown.push(viewer.sees(sql, cx, &event, true)?);
-            }
-        }
-        Ok(shown)
+            Ok(is_wanted(&membership, call.membership.as_ref(), call.not_membership.as_ref()))
+        };
+        self.state_page(sql, cx, &viewer, StateSpan::of_members(at, call.after.as_deref()), wanted)
     }
 
     pub(super) fn joined_members(
@@ -98,17 +102,18 @@ impl Room {
         sql: &dyn Sql,
         _cx: &Cx<'_>,
         call: GetJoinedMembers,
-    ) -> Result<BTreeMap<String, JoinedMember>, Error> {
+    ) -> Result<JoinedMembersPage, Error> {
         if store::members::membership(sql, call.user.as_str())?.as_deref() != Some("join") {
             return Err(Refusal::Forbidden(format!("{} is not in this room", call.user)).into());
         }
-        let mut joined = BTreeMap::new();
-        for event in store::members::events(sql)? {
-            if membership_of(&event.pdu)? == MembershipState::Join {
-                joined.insert(event.pdu.state_key().unwrap_or_default().to_owned(), profile_of(&event));
-            }
-        }
-        Ok(joined)
+        let after = call.after.as_deref().unwrap_or_default();
+        let profiles = store::members::joined_profiles(sql, after, PAGE_MEMBERS_MAX)?;
+        let is_last = (profiles.len() as u64) < PAGE_MEMBERS_MAX;
+        let next = profiles.last().map(|profile| profile.user_id.clone()).filter(|_| !is_last);
+        let joined = profiles
+            .into_iter()
+            .map(|Profile { user_id, display_name, avatar_url }| (user_id, JoinedMember { display_name, avatar_url }));
+        Ok(JoinedMembersPage { joined: joined.collect(), next })
     }
 }
 
@@ -120,7 +125,53 @@ fn is_wanted(membership: &MembershipState, only: Option<&MembershipState>, but: 
     }
 }
 
-/// A profile that is malformed says nothing: nobody checks what others put there.
-fn profile_of(event: &store::log::Logged) -> JoinedMember {
-    event.pdu.content_as().unwrap_or(JoinedMember { display_name: None, avatar_url: None })
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::{OwnedUserId, user_id};
+
+    use super::{GetJoinedMembers, GetMembers};
+    use crate::world::World;
+
+    /// The largest reply that a room should give, in bytes.
+    const REPLY_BYTES_MAX: usize = 1_200_000;
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    #[test]
+    fn twenty_thousand_members_come_in_small_pages() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "11", Preset::PrivateChat);
+        world.crowds(&room_id, 20_000);
+        let mut members = 0;
+        let mut call = GetMembers {
+            user: alice(),
+            device: "PHONE".into(),
+            at: None,
+            after: None,
+            membership: None,
+            not_membership: None,
+        };
+        loop {
+            let page = world.call(room_id.as_str(), &call).unwrap();
+            assert!(page.events.iter().map(|event| event.get().len()).sum::<usize>() < REPLY_BYTES_MAX);
+            members += page.events.len();
+            let Some((_, after)) = page.next else { break };
+            (call.at, call.after) = (Some(page.at), Some(after));
+        }
+        assert_eq!(members, 20_001);
+
+        let mut joined = 0;
+        let mut call = GetJoinedMembers { user: alice(), after: None };
+        loop {
+            let page = world.call(room_id.as_str(), &call).unwrap();
+            assert!(serde_json::to_string(&page).unwrap().len() < REPLY_BYTES_MAX);
+            joined += page.joined.len();
+            let Some(after) = page.next else { break };
+            call.after = Some(after);
+        }
+        assert_eq!(joined, 20_001);
+    }
 }

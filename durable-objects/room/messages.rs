@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     EventFilter, Room, RoomToken,
+    state::MEMBER,
     store::{self, log::Logged},
     viewer::{Sight, Viewer},
     walk::Walk,
@@ -103,7 +104,11 @@ impl Room {
             Direction::Forwards => (start, call.to.unwrap_or(head).min(head)),
         };
         let page = page(sql, &viewer, &call.filter, call.direction, span)?;
-        let state = if call.filter.lazy_load_members { senders(sql, &page.events, newest)? } else { Vec::new() };
+        let mut state = Vec::new();
+        if call.filter.lazy_load_members {
+            let at = page.events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
+            state = senders(sql, page.events.iter(), at)?;
+        }
         let show = |events: &[Logged]| {
             events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
         };
@@ -161,13 +166,16 @@ pub(super) fn page(
     }
 }
 
-/// The membership events of those who sent what is shown, as of the newest of it.
-pub(super) fn senders(sql: &dyn Sql, events: &[Logged], newest: u64) -> Result<Vec<Logged>, Error> {
-    let at = events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
-    let senders: BTreeSet<&str> = events.iter().map(|event| event.pdu.sender().as_str()).collect();
+/// The membership events of those who sent what is shown, as they were at a position.
+pub(super) fn senders<'a>(
+    sql: &dyn Sql,
+    shown: impl Iterator<Item = &'a Logged>,
+    at: u64,
+) -> Result<Vec<Logged>, Error> {
+    let senders: BTreeSet<&str> = shown.map(|event| event.pdu.sender().as_str()).collect();
     let mut members = Vec::with_capacity(senders.len());
     for sender in senders {
-        members.extend(store::state::at(sql, "m.room.member", sender, at)?);
+        members.extend(store::state::at(sql, MEMBER, sender, at)?);
     }
     Ok(members)
 }

@@ -16,8 +16,8 @@
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Messages`] | a page of history |
-//! | [`GetState`], [`GetStateEvent`] | the state a user may see |
-//! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room |
+//! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
+//! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business), other servers.
 
@@ -67,13 +67,13 @@ pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
-pub use members::{GetJoinedMembers, GetMembers, JoinedMember};
+pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
-pub use state::{GetState, GetStateEvent, StateEvent};
+pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage};
 pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
 

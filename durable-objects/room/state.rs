@@ -1,4 +1,4 @@
-//! The room's state, for who may see it.
+//! The room's state, for who may see it: whole, in pages, or one event of it.
 
 use domain::Refusal;
 use platform::{ActorKind, Sql};
@@ -8,12 +8,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Room,
-    delta::whole_state,
-    store,
+    EventFilter, Room,
+    store::{
+        self,
+        log::Logged,
+        state::{Edge, between},
+    },
     viewer::{Sight, Viewer},
 };
 use crate::{Call, Cx, Error};
+
+/// Bytes of events after which a page of state ends.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Keys looked at for one page, shown or not; a page may be empty and still have a `next`.
+const PAGE_KEYS_MAX: usize = 5_000;
+/// Keys read from the state at once: their events may have 64 KiB each.
+const BATCH_KEYS: u64 = 100;
+/// The type of the events that lazily loading clients do not want all of.
+pub(super) const MEMBER: &str = "m.room.member";
 
 /// All state events: the current ones, or those at the time the user left. Spec: `GET /rooms/{roomId}/state`.
 ///
@@ -22,12 +34,34 @@ use crate::{Call, Cx, Error};
 pub struct GetState {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,
+    /// As it was then; no later than the user may see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
+    /// Where the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<StateKey>,
+    #[serde(default)]
+    pub filter: EventFilter,
+}
+
+/// A key of the state: a type and a state key.
+pub type StateKey = (String, String);
+
+/// A part of the state at one position.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StatePage {
+    /// The position: further pages are asked for as of the same.
+    pub at: u64,
+    pub events: Vec<Box<RawValue>>,
+    /// Where the next page starts; none: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<StateKey>,
 }
 
 impl Call for GetState {
     const ACTOR: ActorKind = ActorKind::Room;
-    const NAME: &'static str = "state";
-    type Reply = Vec<Box<RawValue>>;
+    const NAME: &'static str = "state_page";
+    type Reply = StatePage;
 }
 
 /// One state event. Spec: `GET /rooms/{roomId}/state/{eventType}/{stateKey}`.
@@ -55,17 +89,88 @@ impl Call for GetStateEvent {
     type Reply = StateEvent;
 }
 
-impl Room {
-    pub(super) fn state(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetState) -> Result<Vec<Box<RawValue>>, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
-        let head = self.head(sql)?;
-        let at = match viewer.sight()? {
-            Sight::Now => head,
-            Sight::Until(position) => position,
+/// What of the state a page is taken from.
+pub(super) struct StateSpan<'a> {
+    at: u64,
+    ranges: Vec<[Edge<'a>; 2]>,
+}
+
+impl<'a> StateSpan<'a> {
+    /// The state at a position, behind a key; without the members if the filter wants them lazily.
+    pub(super) fn of(at: u64, filter: &EventFilter, after: Option<&'a StateKey>) -> Self {
+        let start = after.map_or(Edge::Start, |(event_type, state_key)| Edge::Behind(event_type, state_key));
+        let before_members = after.is_none_or(|(event_type, _)| event_type.as_str() < MEMBER);
+        let ranges = if filter.lazy_load_members && before_members {
+            vec![[start, Edge::BeforeType(MEMBER)], [Edge::BehindType(MEMBER), Edge::End]]
+        } else {
+            vec![[start, Edge::End]]
         };
-        let positions: Vec<u64> = whole_state(sql, at, head, false)?.into_values().collect();
-        let events = store::log::at(sql, &positions)?;
-        Ok(events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<_, _>>()?)
+        Self { at, ranges }
+    }
+
+    /// The members at a position, behind one of them.
+    pub(super) fn of_members(at: u64, after: Option<&'a str>) -> Self {
+        let start = after.map_or(Edge::BeforeType(MEMBER), |user_id| Edge::Behind(MEMBER, user_id));
+        Self { at, ranges: vec![[start, Edge::BehindType(MEMBER)]] }
+    }
+}
+
+impl Room {
+    pub(super) fn state(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetState) -> Result<StatePage, Error> {
+        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let newest = match viewer.sight()? {
+            Sight::Now => self.head(sql)?,
+            Sight::Until(left) => left,
+        };
+        let at = call.at.unwrap_or(newest).min(newest);
+        if at < newest && !viewer.may_see_state_at(at) {
+            return Err(Refusal::Forbidden("you may not see the state of this room then".to_owned()).into());
+        }
+        let wanted = |event: &Logged| Ok(call.filter.allows(event));
+        self.state_page(sql, cx, &viewer, StateSpan::of(at, &call.filter, call.after.as_ref()), wanted)
+    }
+
+    /// A page of the state's events, those wanted of them.
+    pub(super) fn state_page(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        viewer: &Viewer,
+        span: StateSpan<'_>,
+        wanted: impl Fn(&Logged) -> Result<bool, Error>,
+    ) -> Result<StatePage, Error> {
+        let mut page = StatePage { at: span.at, events: Vec::new(), next: None };
+        let (mut keys, mut bytes) = (0_usize, 0_usize);
+        for [from, to] in &span.ranges {
+            let mut behind: Option<StateKey> = None;
+            loop {
+                let from = match &behind {
+                    Some((event_type, state_key)) => &Edge::Behind(event_type, state_key),
+                    None => from,
+                };
+                let batch = between(sql, [from, to], span.at, BATCH_KEYS)?;
+                let is_last = (batch.len() as u64) < BATCH_KEYS;
+                for (key, event) in batch {
+                    keys = keys.saturating_add(1);
+                    behind = Some(key);
+                    if let Some(event) = event
+                        && wanted(&event)?
+                    {
+                        let shown = viewer.sees(sql, cx, &event, true)?;
+                        bytes = bytes.saturating_add(shown.get().len());
+                        page.events.push(shown);
+                    }
+                    if bytes >= PAGE_BYTES_MAX || keys >= PAGE_KEYS_MAX {
+                        page.next = behind;
+                        return Ok(page);
+                    }
+                }
+                if is_last {
+                    break;
+                }
+            }
+        }
+        Ok(page)
     }
 
     pub(super) fn state_event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetStateEvent) -> Result<StateEvent, Error> {
@@ -79,5 +184,79 @@ impl Room {
             event.ok_or_else(|| Refusal::NotFound(format!("the room has no {event_type} with this state key")))?;
         let content = event.pdu.content().to_owned();
         Ok(StateEvent { event: viewer.sees(sql, cx, &event, true)?, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use domain::power::Preset;
+    use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
+    use serde_json::{Value, json};
+
+    use super::{EventFilter, GetState, StateKey, StatePage};
+    use crate::world::World;
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    fn sets(world: &World, room_id: &OwnedRoomId, event_type: &str, state_key: &str, content: &Value) {
+        world.sends(&alice(), room_id, event_type, Some(state_key), content).unwrap();
+    }
+
+    /// All pages, and how many there were.
+    fn pages(world: &World, room_id: &OwnedRoomId, at: Option<u64>, filter: &EventFilter) -> (Vec<Value>, usize) {
+        let mut call =
+            GetState { user: alice(), device: "PHONE".into(), at, after: None::<StateKey>, filter: filter.clone() };
+        let (mut events, mut count) = (Vec::new(), 0);
+        loop {
+            let StatePage { at, events: page, next } = world.call(room_id.as_str(), &call).unwrap();
+            events.extend(page.iter().map(|event| serde_json::from_str::<Value>(event.get()).unwrap()));
+            count += 1;
+            if next.is_none() {
+                return (events, count);
+            }
+            (call.at, call.after) = (Some(at), next);
+            // What happens between two pages is on neither.
+            sets(world, room_id, "org.test.key", "1", &json!({ "value": "late" }));
+            sets(world, room_id, "org.test.late", &world.dice.roll(1_000).to_string(), &json!({}));
+        }
+    }
+
+    #[test]
+    fn a_state_of_many_pages_is_the_state_at_one_moment() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "12", Preset::PrivateChat);
+        let large = "x".repeat(20_000);
+        for number in 0..250 {
+            sets(&world, &room_id, "org.test.key", &number.to_string(), &json!({ "value": large }));
+        }
+        let (before, _) = pages(&world, &room_id, None, &EventFilter::default());
+        let keys = |events: &[Value]| {
+            let key = |event: &Value| (event["type"].to_string(), event["state_key"].to_string());
+            events.iter().map(key).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(keys(&before).len(), before.len(), "each key once");
+        let custom: Vec<_> = before.iter().filter(|event| event["type"] == "org.test.key").collect();
+        assert_eq!(custom.len(), 250);
+        assert!(
+            custom.iter().all(|event| event["content"]["value"] == large),
+            "as it was when the first page was read"
+        );
+        assert!(!keys(&before).iter().any(|(event_type, _)| event_type.contains("late")));
+
+        let (after, count) = pages(&world, &room_id, None, &EventFilter::default());
+        assert!(count > 4, "{count} pages");
+        let changed = after.iter().find(|event| event["type"] == "org.test.key" && event["state_key"] == "1").unwrap();
+        assert_eq!(changed["content"]["value"], "late");
+        let lazy = EventFilter { lazy_load_members: true, ..EventFilter::default() };
+        let (lazy, _) = pages(&world, &room_id, None, &lazy);
+        let members = |events: &[Value]| events.iter().filter(|event| event["type"] == "m.room.member").count();
+        assert_eq!((members(&after), members(&lazy)), (1, 0));
+        assert!(lazy.len() + 1 >= after.len());
+        let only = EventFilter { types: Some(vec!["m.room.create".to_owned()]), ..EventFilter::default() };
+        assert_eq!(pages(&world, &room_id, None, &only).0.len(), 1);
     }
 }

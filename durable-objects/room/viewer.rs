@@ -80,7 +80,7 @@ impl Viewer {
         let memberships = self.memberships.iter().map(|(position, _)| *position);
         let visibilities = self.visibilities.iter().map(|(position, _)| *position);
         let changes: BTreeSet<u64> = memberships.chain(visibilities).chain([0]).collect();
-        changes.into_iter().map(|position| (position, self.may_see_state_at(position))).collect()
+        changes.into_iter().map(|position| (position, self.sees_at(position))).collect()
     }
 
     /// The same viewer, who gets to see events in this form.
@@ -175,8 +175,14 @@ impl Viewer {
         self.memberships.iter().rposition(|(_, membership)| *membership == MembershipState::Join)
     }
 
-    /// Whether the user may see the state as it was at `position`.
+    /// Whether the user may see the state as it was at `position`. What changed there and then decides from either side,
+    /// as it does for the event that changed it: whoever leaves sees the state they left.
     pub(super) fn may_see_state_at(&self, position: u64) -> bool {
+        self.sees_at(position) || self.sees_at(position.saturating_sub(1))
+    }
+
+    /// Whether the user may see an ordinary event at `position`.
+    fn sees_at(&self, position: u64) -> bool {
         visibility::may_see(self.visibility_at(position), self.membership_at(position), self.joined_since(position))
     }
 

@@ -152,16 +152,25 @@ impl Routes {
         });
     }
 
+    /// As [`Routes::add_json`], for an answer that may come in pieces.
+    pub fn add_body<R>(
+        &mut self,
+        handler: impl AsyncFn(&Context, <R::Authentication as Authenticate>::Caller, R) -> Result<Body, Failure> + 'static,
+    ) where
+        R: IncomingRequest + 'static,
+        R::Authentication: Authenticate,
+    {
+        self.answered::<R, <R::Authentication as Authenticate>::Caller>(async move |cx, caller, request| {
+            Ok(json_body(handler(cx, caller, request).await?))
+        });
+    }
+
     /// As [`Routes::add_carried_json`], for an answer that may come in pieces.
     pub fn add_carried_body<R>(&mut self, handler: impl AsyncFn(&Context, Bearer, R) -> Result<Body, Failure> + 'static)
     where
         R: IncomingRequest + Metadata<Authentication = AccessToken> + 'static,
     {
-        self.answered::<R, Bearer>(async move |cx, bearer, request| {
-            let body = handler(cx, bearer, request).await?;
-            let (head, _) = json_bytes(StatusCode::OK, Bytes::new()).into_parts();
-            Ok(Response::from_parts(head, body))
-        });
+        self.answered::<R, Bearer>(async move |cx, bearer, request| Ok(json_body(handler(cx, bearer, request).await?)));
     }
 
     /// Adds a handler for what ruma does not model: it gets the request as it came and the path's decoded variables.
@@ -332,6 +341,11 @@ pub(crate) fn bad_json(error: &serde_json::Error) -> Refusal {
 /// A client's JSON, where a body may be missing.
 pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }
+}
+
+fn json_body(body: Body) -> Response<Body> {
+    let (head, _) = json_bytes(StatusCode::OK, Bytes::new()).into_parts();
+    Response::from_parts(head, body)
 }
 
 fn encode<R: IncomingRequest>(response: R::OutgoingResponse) -> Result<Response<Bytes>, Failure> {

@@ -2,8 +2,6 @@
 
 use platform::{Fault, Sql, Tx};
 
-use super::log::{Logged, logged};
-
 /// A user's membership.
 pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>, Fault> {
     sql.query("SELECT membership FROM member WHERE user_id = ?1", &[user_id.into()])?
@@ -107,15 +105,29 @@ pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], limit: u64) -> Res
     .collect()
 }
 
-/// The membership events of everyone in the current state.
-pub(crate) fn events(sql: &dyn Sql) -> Result<Vec<Logged>, Fault> {
+/// What a member shows of themselves in the room.
+pub(crate) struct Profile {
+    pub user_id: String,
+    pub display_name: Option<String>,
+    pub avatar_url: Option<String>,
+}
+
+/// The profiles of up to `limit` joined members whose ids come after `after`, by id. A field that is no text says
+/// nothing: nobody checks what others put there.
+pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<Vec<Profile>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM state JOIN event ON event.position = state.position
-         WHERE state.type = 'm.room.member' ORDER BY state.state_key",
-        &[],
+        "SELECT user_id,
+         CASE json_type(json, '$.content.displayname') WHEN 'text' THEN json_extract(json, '$.content.displayname') END,
+         CASE json_type(json, '$.content.avatar_url') WHEN 'text' THEN json_extract(json, '$.content.avatar_url') END
+         FROM member CROSS JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
+         CROSS JOIN event ON event.position = state.position
+         WHERE user_id > ?1 AND membership = 'join' ORDER BY user_id LIMIT ?2",
+        &[after.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| logged(&mut row))
+    .map(|mut row| {
+        Ok(Profile { user_id: row.text(0)?, display_name: row.text_or_null(1)?, avatar_url: row.text_or_null(2)? })
+    })
     .collect()
 }
 

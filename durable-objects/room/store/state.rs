@@ -1,6 +1,6 @@
 //! The current state and its history.
 
-use platform::{Fault, Sql, Tx};
+use platform::{Fault, Sql, Tx, Value};
 
 use super::log::{Logged, logged};
 
@@ -54,6 +54,64 @@ pub(crate) fn position_at(
         )?
         .pop();
     row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}
+
+/// A place between two keys of the state, which are ordered by type, then by state key.
+#[derive(Debug, Clone)]
+pub(crate) enum Edge<'a> {
+    Start,
+    /// Behind one key.
+    Behind(&'a str, &'a str),
+    /// Before all keys of a type.
+    BeforeType(&'a str),
+    /// Behind all keys of a type.
+    BehindType(&'a str),
+    End,
+}
+
+impl Edge<'_> {
+    fn values(&self) -> [Value; 2] {
+        // To SQLite a blob is behind every text.
+        let behind = || Value::Blob(Vec::new());
+        match self {
+            Edge::Start => ["".into(), "".into()],
+            Edge::Behind(event_type, state_key) => [(*event_type).into(), (*state_key).into()],
+            Edge::BeforeType(event_type) => [(*event_type).into(), "".into()],
+            Edge::BehindType(event_type) => [(*event_type).into(), behind()],
+            Edge::End => [behind(), behind()],
+        }
+    }
+}
+
+/// A key and the event that makes the state for it; `None` while there was none.
+pub(crate) type Entry = ((String, String), Option<Logged>);
+
+/// Up to `limit` keys between two edges, in their order, with what the state was for each at `position`.
+pub(crate) fn between(
+    sql: &dyn Sql,
+    [from, to]: [&Edge<'_>; 2],
+    position: u64,
+    limit: u64,
+) -> Result<Vec<Entry>, Fault> {
+    let ([from_type, from_key], [to_type, to_key]) = (from.values(), to.values());
+    sql.query(
+        // A key never leaves `state`, so that the keys of any time are among those of now.
+        "SELECT event.position, event_id, json, txn, redacted_by, entry.type, entry.state_key, entry.event FROM
+         (SELECT type, state_key,
+          (SELECT after FROM state_change
+           WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?5
+           ORDER BY position DESC LIMIT 1) AS event
+          FROM state WHERE (type, state_key) > (?1, ?2) AND (type, state_key) < (?3, ?4)
+          ORDER BY type, state_key LIMIT ?6) AS entry
+         LEFT JOIN event ON event.position = entry.event ORDER BY entry.type, entry.state_key",
+        &[from_type, from_key, to_type, to_key, position.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| {
+        let event = if row.unsigned_or_null(7)?.is_some() { Some(logged(&mut row)?) } else { None };
+        Ok(((row.text(5)?, row.text(6)?), event))
+    })
+    .collect()
 }
 
 /// The keys of the current state with the positions of their events.

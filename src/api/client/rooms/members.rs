@@ -1,25 +1,28 @@
 //! Who is in a room. Spec: "Getting events for a room", "Room membership".
 
 use actors::{
-    room::{GetJoinedMembers, GetMembers},
+    room::{GetJoinedMembers, GetMembers, JoinedMembersPage, StatePage},
     user::JoinedRooms,
 };
 use domain::Refusal;
 use ruma_client_api::membership::{get_member_events, joined_members, joined_rooms};
 use ruma_events::room::member::MembershipState;
-use serde_json::json;
 
-use super::{json_array, messages::position, not_in_room};
-use crate::{Bearer, Caller, Context, Failure, OrAbsent, Routes};
+use super::{
+    messages::position,
+    not_in_room,
+    pages::{Page, in_pages, joined},
+};
+use crate::{Bearer, Body, Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add_json(members);
-    routes.add_json(joined);
+    routes.add_body(members);
+    routes.add_body(joined_profiles);
     routes.add_carried(rooms);
 }
 
 /// `GET …/members`.
-async fn members(cx: &Context, caller: Caller, request: get_member_events::v3::Request) -> Result<String, Failure> {
+async fn members(cx: &Context, caller: Caller, request: get_member_events::v3::Request) -> Result<Body, Failure> {
     let at = match &request.at {
         Some(token) => Some(position(cx, &caller, &request.room_id, token).await?),
         None => None,
@@ -32,18 +35,31 @@ async fn members(cx: &Context, caller: Caller, request: get_member_events::v3::R
         user: caller.user_id,
         device: caller.device_id,
         at,
+        after: None,
         membership: known(request.membership)?,
         not_membership: known(request.not_membership)?,
     };
-    let events = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
-    Ok(json_array("chunk", &events))
+    let page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    Ok(in_pages(cx, request.room_id, "{\"chunk\":[", of_members(call, page)?, of_members, "]}"))
+}
+
+fn of_members(call: GetMembers, page: StatePage) -> Result<Page<GetMembers>, Failure> {
+    let next = page.next.map(|(_, after)| GetMembers { at: Some(page.at), after: Some(after), ..call });
+    Ok(Page { items: joined(&page.events), next })
 }
 
 /// `GET …/joined_members`.
-async fn joined(cx: &Context, caller: Caller, request: joined_members::v3::Request) -> Result<Vec<u8>, Failure> {
-    let call = GetJoinedMembers { user: caller.user_id };
-    let joined = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
-    Ok(serde_json::to_vec(&json!({ "joined": joined }))?)
+async fn joined_profiles(cx: &Context, caller: Caller, request: joined_members::v3::Request) -> Result<Body, Failure> {
+    let call = GetJoinedMembers { user: caller.user_id, after: None };
+    let page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    Ok(in_pages(cx, request.room_id, "{\"joined\":{", of_profiles(call, page)?, of_profiles, "}}"))
+}
+
+fn of_profiles(call: GetJoinedMembers, page: JoinedMembersPage) -> Result<Page<GetJoinedMembers>, Failure> {
+    let json = serde_json::to_string(&page.joined)?;
+    let items = json.strip_prefix('{').and_then(|json| json.strip_suffix('}')).unwrap_or_default().to_owned();
+    let next = page.next.map(|after| GetJoinedMembers { after: Some(after), ..call });
+    Ok(Page { items, next })
 }
 
 /// `GET /joined_rooms`.

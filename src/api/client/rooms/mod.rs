@@ -5,6 +5,7 @@ mod joining;
 mod members;
 mod membership;
 mod messages;
+mod pages;
 mod receipts;
 mod redact;
 mod send;
@@ -14,7 +15,6 @@ mod typing;
 use domain::Refusal;
 use platform::Fault;
 use ruma_common::UserId;
-use serde_json::value::RawValue;
 
 pub(crate) use messages::{event_filter, wants_room};
 
@@ -47,27 +47,4 @@ fn not_in_room(user_id: &UserId) -> Refusal {
 /// A call id: a repeated call is recognised by it.
 fn call_id(cx: &Context) -> Result<String, Fault> {
     Ok(format!("{:032x}", u128::from_be_bytes(cx.random()?)))
-}
-
-/// The JSON array of these values, without looking into them again.
-fn json_array(name: &str, values: &[Box<RawValue>]) -> String {
-    let length: usize = values.iter().map(|value| value.get().len().saturating_add(1)).sum();
-    let mut json = String::with_capacity(length.saturating_add(name.len()).saturating_add(8));
-    json.push_str("{\"");
-    json.push_str(name);
-    json.push_str("\":");
-    push_array(&mut json, values);
-    json.push('}');
-    json
-}
-
-fn push_array(json: &mut String, values: &[Box<RawValue>]) {
-    json.push('[');
-    for (index, value) in values.iter().enumerate() {
-        if index > 0 {
-            json.push(',');
-        }
-        json.push_str(value.get());
-    }
-    json.push(']');
 }
