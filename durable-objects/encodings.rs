@@ -180,6 +180,21 @@ fn what_a_room_is_asked() {
         &room::GetEvent { user, device, event_id: "$e".try_into().unwrap() },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e" }),
     );
+    let (user, device, event_id) = (alice(), "D".into(), "$e".try_into().unwrap());
+    pinned(
+        &room::GetContext { user, device, event_id, limit: 5, filter: EventFilter::default() },
+        json!({ "user": "@alice:a", "device": "D", "event_id": "$e", "limit": 5, "filter": {} }),
+    );
+    pinned_reply::<room::GetContext>(json!({
+        "start": "t1", "end": "t2", "events_before": [{ "a": 1 }], "event": {}, "events_after": [],
+        "state": { "at": 2, "events": [], "next": ["m.room.name", ""] },
+    }));
+    let (user, device) = (alice(), "D".into());
+    pinned(
+        &room::EventByTimestamp { user, device, ts_ms: 5, direction: room::Direction::Forwards },
+        json!({ "user": "@alice:a", "device": "D", "ts_ms": 5, "direction": "forwards" }),
+    );
+    pinned_reply::<room::EventByTimestamp>(json!({ "event_id": "$e", "origin_server_ts": 5 }));
     pinned(
         &room::GetState {
             user: alice(),

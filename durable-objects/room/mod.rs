@@ -16,6 +16,8 @@
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Messages`] | a page of history |
+//! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
+//! | [`EventByTimestamp`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
 //!
@@ -23,9 +25,11 @@
 
 mod append;
 mod change_membership;
+mod context;
 mod create;
 mod delta;
 mod ephemeral;
+mod event_by_timestamp;
 mod event_filter;
 mod event_format;
 mod follow;
@@ -61,8 +65,10 @@ use crate::{
 };
 
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
+pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
+pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
@@ -156,6 +162,8 @@ impl Logic for Room {
             write Delta => delta,
             read Messages => messages,
             read GetEvent => event,
+            read GetContext => context,
+            read EventByTimestamp => event_by_timestamp,
             read GetState => state,
             read GetStateEvent => state_event,
             read GetMembers => members,

@@ -138,12 +138,12 @@ mod tests {
     use domain::{Refusal, RoomVersion, power::Preset};
     use platform::{ActorKind, Address, Sql};
     use ruma_common::{OwnedEventId, OwnedUserId, RoomId, user_id};
-    use serde_json::{Value, json, value::to_raw_value};
+    use serde_json::{Value, json};
 
     use super::RedactEvent;
     use crate::{
         CallError,
-        room::{Direction, EventFilter, GetEvent, Messages, SendEvent},
+        room::{Direction, EventFilter, GetEvent, Messages},
         world::World,
     };
 
@@ -151,18 +151,8 @@ mod tests {
         user_id!("@alice:myelin.test").to_owned()
     }
 
-    fn sends(world: &World, room_id: &RoomId, event_type: &str, content: &Value) -> OwnedEventId {
-        let call = SendEvent {
-            sender: alice(),
-            device: "PHONE".into(),
-            transaction_id: Some(format!("t{}", world.dice.roll(1 << 50)).into()),
-            call_id: None,
-            event_type: event_type.into(),
-            content: to_raw_value(content).unwrap(),
-            state_key: None,
-            member_of: Vec::new(),
-        };
-        world.call(room_id.as_str(), &call).unwrap()
+    fn says(world: &World, room_id: &RoomId, content: &Value) -> OwnedEventId {
+        world.sends(&alice(), room_id, "m.room.message", None, content).unwrap()
     }
 
     fn redaction(event_id: &OwnedEventId, txn: &str) -> RedactEvent {
@@ -186,7 +176,7 @@ mod tests {
         for version in RoomVersion::ALL {
             let world = World::new(1);
             let room_id = world.creates_room(&alice(), version, Preset::PrivateChat);
-            let said = sends(&world, &room_id, "m.room.message", &json!({ "body": "a secret" }));
+            let said = says(&world, &room_id, &json!({ "body": "a secret" }));
             let room = Address::new(ActorKind::Room, room_id.as_str());
             let kept = || {
                 let rows = world.sql(&room).query("SELECT json FROM event ORDER BY position", &[]).unwrap();
@@ -198,7 +188,7 @@ mod tests {
             // An event can be built on what is left, and everything is read again after an eviction.
             world.evict(&room);
             assert_eq!(world.call(room_id.as_str(), &redaction(&said, "r")).unwrap(), redacted, "the same, repeated");
-            sends(&world, &room_id, "m.room.message", &json!({ "body": "calm" }));
+            says(&world, &room_id, &json!({ "body": "calm" }));
             let event = seen(&world, &room_id, &said);
             assert_eq!(event["content"], json!({}), "version {version}");
             let because = &event["unsigned"]["redacted_because"];
@@ -241,7 +231,7 @@ mod tests {
         for version in ["10", "11"] {
             let world = World::new(1);
             let room_id = world.creates_room(&alice(), version, Preset::PrivateChat);
-            let said = sends(&world, &room_id, "m.room.message", &json!({ "body": "a secret" }));
+            let said = says(&world, &room_id, &json!({ "body": "a secret" }));
             let first = world.call(room_id.as_str(), &redaction(&said, "1")).unwrap();
             let second = world.call(room_id.as_str(), &redaction(&said, "2")).unwrap();
             assert_ne!(first, second);

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod context;
 mod creation;
 mod devices;
 mod discovery;
@@ -29,5 +30,6 @@ mod standards;
 mod sync;
 mod sync_gaps;
 mod sync_membership;
+mod timestamp;
 mod typing;
 mod user_interactive;

@@ -212,6 +212,17 @@ impl User {
         self.get(&format!("/rooms/{}/messages{}", encode(room), query(pairs)))
     }
 
+    /// What happened around an event.
+    pub fn context(&self, room: &str, event_id: &str, pairs: &[(&str, &str)]) -> Answer {
+        self.get(&format!("/rooms/{}/context/{}{}", encode(room), encode(event_id), query(pairs)))
+    }
+
+    /// The event closest to a time, in a direction.
+    pub fn event_at(&self, room: &str, ts_ms: u64, dir: &str) -> Answer {
+        let query = query(&[("ts", &ts_ms.to_string()), ("dir", dir)]);
+        self.client.get(&format!("/_matrix/client/v1/rooms/{}/timestamp_to_event{query}", encode(room)))
+    }
+
     /// Every event /messages shows from `from` (or the end) to the very start, newest first.
     #[track_caller]
     pub fn pages_back(&self, room: &str, from: Option<&str>, limit: u32) -> Vec<Value> {

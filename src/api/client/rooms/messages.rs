@@ -36,10 +36,7 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
         device: caller.device_id,
         from,
         to,
-        direction: match request.dir {
-            api::Direction::Backward => Direction::Backwards,
-            api::Direction::Forward => Direction::Forwards,
-        },
+        direction: direction(request.dir),
         filter,
     };
     let mut page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
@@ -55,6 +52,13 @@ async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Reques
     // In the words of the room itself, for an event that the user may not see.
     let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
     cx.room(&request.room_id).call(&call).await.or_absent(unseen)
+}
+
+pub(super) fn direction(direction: api::Direction) -> Direction {
+    match direction {
+        api::Direction::Backward => Direction::Backwards,
+        api::Direction::Forward => Direction::Forwards,
+    }
 }
 
 /// Where in a room's log a token stands: one of the room itself, or a sync's `next_batch`.
@@ -164,8 +168,10 @@ mod tests {
         let room_id = room(&server, &alice);
         let since = server.get("/_matrix/client/v3/sync", &bob).1["next_batch"].as_str().unwrap().to_owned();
         let from = format!("messages?dir=b&from={since}");
-        for path in ["messages?dir=b", &from, "event/$x", "state", "state/m.room.name", "members", "joined_members"] {
-            let ask = |room_id: &str| server.get(&format!("{ROOMS}/{room_id}/{path}"), &bob);
+        let paths = ["messages?dir=b", &from, "event/$x", "context/$x", "state", "state/m.room.name", "members"];
+        for path in paths.into_iter().chain(["joined_members", "timestamp_to_event?dir=f&ts=1"]) {
+            let rooms = if path.starts_with("timestamp") { "/_matrix/client/v1/rooms" } else { ROOMS };
+            let ask = |room_id: &str| server.get(&format!("{rooms}/{room_id}/{path}"), &bob);
             let expected = if path == "event/$x" { (404, "M_NOT_FOUND") } else { (403, "M_FORBIDDEN") };
             let (status, errcode) = refused(ask(&room_id));
             assert_eq!((status, &*errcode), expected, "{path}");

@@ -1,5 +1,6 @@
 //! Rooms: creation, membership, sending, reading. Spec: "Rooms", "Events".
 
+mod context;
 mod create;
 mod joining;
 mod members;
@@ -21,6 +22,7 @@ pub(crate) use messages::{event_filter, wants_room};
 use crate::{Context, Routes};
 
 pub(crate) fn routes(routes: &mut Routes) {
+    context::routes(routes);
     create::routes(routes);
     joining::routes(routes);
     members::routes(routes);

@@ -1,0 +1,91 @@
+//! What happened around an event.
+
+use domain::Refusal;
+use platform::{ActorKind, Sql};
+use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    Direction, EventFilter, Room, RoomToken, StatePage,
+    messages::{page, senders},
+    state::StateSpan,
+    store::{self, log::Logged},
+    viewer::Viewer,
+};
+use crate::{Call, Cx, Error};
+
+/// The events before and after one, and the state at the last of them. Spec: "Event Context".
+///
+/// Refused: `Forbidden` for who was never in the room, unless it is world-readable; `NotFound` for an event that is not
+/// there, or that the user may not see.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetContext {
+    pub user: OwnedUserId,
+    pub device: OwnedDeviceId,
+    pub event_id: OwnedEventId,
+    /// The most events before and after together.
+    pub limit: u64,
+    #[serde(default)]
+    pub filter: EventFilter,
+}
+
+/// What surrounds an event; of the state, the first page.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EventContext {
+    /// From here pages go backwards, and from `end` forwards.
+    pub start: String,
+    pub end: String,
+    /// Newest first.
+    pub events_before: Vec<Box<RawValue>>,
+    pub event: Box<RawValue>,
+    /// Oldest first.
+    pub events_after: Vec<Box<RawValue>>,
+    pub state: StatePage,
+}
+
+impl Call for GetContext {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "context";
+    type Reply = EventContext;
+}
+
+impl Room {
+    pub(super) fn context(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetContext) -> Result<EventContext, Error> {
+        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let head = self.head(sql)?;
+        viewer.sight()?;
+        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
+        let event =
+            event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
+
+        let limit = call.limit.min(call.filter.limit.unwrap_or(u64::MAX));
+        let around = |direction, span, limit| {
+            let filter = EventFilter { limit: Some(limit), ..call.filter.clone() };
+            page(sql, &viewer, &filter, direction, span)
+        };
+        let before = around(Direction::Backwards, (0, event.position.saturating_sub(1)), limit / 2)?;
+        let after = around(Direction::Forwards, (event.position, head), limit.saturating_sub(limit / 2))?;
+
+        let last = after.events.last().unwrap_or(&event).position;
+        let wanted = |event: &Logged| Ok(call.filter.allows(event));
+        let mut state = self.state_page(sql, cx, &viewer, StateSpan::of(last, &call.filter, None), wanted)?;
+        if call.filter.lazy_load_members {
+            let shown = before.events.iter().chain([&event]).chain(&after.events);
+            for member in senders(sql, shown, last)?.iter().filter(|member| call.filter.allows(member)) {
+                state.events.push(viewer.sees(sql, cx, member, true)?);
+            }
+        }
+        let show = |events: &[Logged]| {
+            events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(EventContext {
+            start: RoomToken(before.place).to_string(),
+            end: RoomToken(after.place).to_string(),
+            events_before: show(&before.events)?,
+            event: viewer.sees(sql, cx, &event, true)?,
+            events_after: show(&after.events)?,
+            state,
+        })
+    }
+}
