@@ -288,6 +288,27 @@ fn what_a_user_keeps() {
 }
 
 #[test]
+fn how_a_user_sorts_rooms() {
+    let (token_hash, name) = (|| String::from("h"), || String::from("u.work"));
+    let tag = json!({ "order": 0.5 }).as_object().cloned().unwrap();
+    pinned(
+        &user::SetTag { token_hash: token_hash(), room_id: room(), name: name(), tag },
+        json!({ "token_hash": "h", "room_id": "!room:a", "name": "u.work", "tag": { "order": 0.5 } }),
+    );
+    pinned(
+        &user::RemoveTag { token_hash: token_hash(), room_id: room(), name: name() },
+        json!({ "token_hash": "h", "room_id": "!room:a", "name": "u.work" }),
+    );
+    pinned(
+        &user::GetTags { token_hash: token_hash(), room_id: room() },
+        json!({ "token_hash": "h", "room_id": "!room:a" }),
+    );
+    pinned_reply::<user::GetTags>(json!({ "u.work": { "order": 0.5 } }));
+    let to = "!new:a".try_into().unwrap();
+    pinned(&user::TransferSettings { from: room(), to }, json!({ "from": "!room:a", "to": "!new:a" }));
+}
+
+#[test]
 fn what_a_user_wants_to_be_notified_of() {
     use domain::push::{Change, Kind, NewRule};
 

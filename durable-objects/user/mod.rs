@@ -12,7 +12,9 @@
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
 //! | [`SetAccountData`], [`GetAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
+//! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
+//! | [`TransferSettings`] | a room took the place of another |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
@@ -38,6 +40,8 @@ mod room_forgotten;
 mod store;
 mod sync;
 mod sync_token;
+mod tags;
+mod transfer_settings;
 mod typing;
 mod upgrade_guest;
 mod verify;
@@ -71,6 +75,8 @@ pub use push_rules::{ChangePushRules, GetPushRules};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
+pub use tags::{GetTags, RemoveTag, SetTag, Tag};
+pub use transfer_settings::TransferSettings;
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
 pub(crate) use verify::authenticate;
@@ -137,6 +143,10 @@ impl Logic for User {
             write SetAccountData => set_account_data,
             read GetAccountData => account_data,
             write SetFullyRead => set_fully_read,
+            write SetTag => set_tag,
+            write RemoveTag => remove_tag,
+            read GetTags => tags,
+            write TransferSettings => transfer_settings,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
             write MembershipChanged => membership_changed,

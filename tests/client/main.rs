@@ -30,6 +30,7 @@ mod standards;
 mod sync;
 mod sync_gaps;
 mod sync_membership;
+mod tags;
 mod timestamp;
 mod typing;
 mod user_interactive;

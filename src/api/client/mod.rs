@@ -13,6 +13,7 @@ mod push_rules;
 pub(crate) mod register;
 mod rooms;
 mod sync;
+mod tags;
 mod versions;
 mod whoami;
 
@@ -32,6 +33,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     filter::routes(routes);
     account_data::routes(routes);
     push_rules::routes(routes);
+    tags::routes(routes);
     rooms::routes(routes);
     sync::routes(routes);
 }
