@@ -96,6 +96,25 @@ fn what_a_room_is_told() {
             "profile": { "displayname": "Alice" }, "member_of": ["!room:a"],
         }),
     );
+    pinned(
+        &room::PrepareUpgrade {
+            user: alice(),
+            profile: room::MemberProfile::default(),
+            version: "12".into(),
+            additional_creators: Some(json!(["@bob:a"])),
+            room_id: Some(room()),
+            call_id: "c".into(),
+        },
+        json!({
+            "user": "@alice:a", "profile": {}, "version": "12", "additional_creators": ["@bob:a"], "room_id": "!room:a",
+            "call_id": "c",
+        }),
+    );
+    pinned_reply::<room::PrepareUpgrade>(json!({ "room_id": "!room:a" }));
+    pinned(
+        &room::CompleteUpgrade { user: alice(), successor: room() },
+        json!({ "user": "@alice:a", "successor": "!room:a" }),
+    );
     pinned(&room::Forget { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(
         &room::RefreshMember {

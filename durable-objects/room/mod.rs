@@ -11,6 +11,7 @@
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
 //! | [`Forget`] | a user who left forgets the room |
+//! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
 //! | [`RefreshMember`] | a member's profile changed |
 //! | [`MarkRead`] | receipts: how far a user has read |
 //! | [`SetTyping`] | a user types, or stops |
@@ -25,6 +26,7 @@
 
 mod append;
 mod change_membership;
+mod complete_upgrade;
 mod context;
 mod create;
 mod delta;
@@ -37,6 +39,7 @@ mod forget;
 mod mark_read;
 mod members;
 mod messages;
+mod prepare_upgrade;
 mod redact_event;
 mod refresh_member;
 mod restricted_join;
@@ -65,6 +68,7 @@ use crate::{
 };
 
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
+pub use complete_upgrade::CompleteUpgrade;
 pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
@@ -75,6 +79,7 @@ pub use forget::Forget;
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
+pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
@@ -156,6 +161,8 @@ impl Logic for Room {
             read GetJoinConditions => join_conditions,
             read IsJoined => is_joined,
             write Forget => forget,
+            write PrepareUpgrade => prepare_upgrade,
+            write CompleteUpgrade => complete_upgrade,
             write RefreshMember => refresh_member,
             write MarkRead => mark_read,
             read SetTyping => set_typing,

@@ -142,3 +142,80 @@ impl Room {
 pub(super) fn is_membership(draft: &Draft) -> bool {
     draft.event_type == TimelineEventType::RoomMember
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::{Refusal, power::Preset};
+    use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, room_id, user_id};
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::{GetJoinConditions, IsJoined};
+    use crate::{
+        CallError,
+        room::{ChangeMembership, MemberProfile, MembershipAction, SendEvent},
+        world::World,
+    };
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    fn bob() -> OwnedUserId {
+        user_id!("@bob:myelin.test").to_owned()
+    }
+
+    fn sets_join_rules(world: &World, room_id: &RoomId, content: &Value) {
+        let call = SendEvent {
+            sender: alice(),
+            device: "PHONE".into(),
+            transaction_id: None,
+            call_id: Some(format!("s{}", world.dice.roll(1 << 50))),
+            event_type: "m.room.join_rules".into(),
+            content: to_raw_value(content).unwrap(),
+            state_key: Some(String::new()),
+            member_of: Vec::new(),
+        };
+        world.call(room_id.as_str(), &call).unwrap();
+    }
+
+    fn joins(world: &World, room_id: &RoomId, member_of: Vec<OwnedRoomId>) -> Result<(), CallError> {
+        let call = ChangeMembership {
+            call_id: format!("j{}", world.dice.roll(1 << 50)),
+            sender: bob(),
+            target: bob(),
+            action: MembershipAction::Join,
+            reason: None,
+            profile: MemberProfile::default(),
+            member_of,
+        };
+        world.call(room_id.as_str(), &call)
+    }
+
+    fn allowing(room_id: &RoomId) -> Value {
+        json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": room_id }] })
+    }
+
+    #[test]
+    fn rules_that_change_meanwhile_decide() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "12", Preset::PrivateChat);
+        let (one, other) = (room_id!("!one:myelin.test"), room_id!("!other:myelin.test"));
+        let refused = |outcome: Result<(), CallError>| {
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::Forbidden(_)))), "{outcome:?}");
+        };
+        sets_join_rules(&world, &room_id, &allowing(one));
+        let conditions = world.call(room_id.as_str(), &GetJoinConditions { user: bob() }).unwrap();
+        assert_eq!(conditions.member_of_any, [one]);
+        // Bob is in that room; but by the time he comes, another one counts, or none.
+        sets_join_rules(&world, &room_id, &allowing(other));
+        refused(joins(&world, &room_id, vec![one.to_owned()]));
+        sets_join_rules(&world, &room_id, &json!({ "join_rule": "invite" }));
+        refused(joins(&world, &room_id, vec![one.to_owned()]));
+        assert!(!world.call(room_id.as_str(), &IsJoined { user: bob() }).unwrap());
+        sets_join_rules(&world, &room_id, &allowing(one));
+        joins(&world, &room_id, vec![other.to_owned(), one.to_owned()]).unwrap();
+        assert!(world.call(room_id.as_str(), &IsJoined { user: bob() }).unwrap());
+        let conditions = world.call(room_id.as_str(), &GetJoinConditions { user: bob() }).unwrap();
+        assert!(conditions.member_of_any.is_empty(), "who is in needs none");
+    }
+}

@@ -69,6 +69,9 @@ pub(super) fn shows_profile(name: Option<&str>) -> bool {
     name.is_none_or(|name| !name.starts_with("call "))
 }
 
+/// The name under which an upgrade closes the old room.
+pub(super) const CLOSING: &str = "closing";
+
 /// The name under which a profile that became so at that time is shown.
 pub(super) fn of_refresh(changed_at_ms: u64) -> String {
     format!("refresh {changed_at_ms}")

@@ -23,6 +23,7 @@ pub mod restricted_join;
 pub mod room_version;
 pub mod state;
 mod token_bucket;
+pub mod upgrade;
 pub mod visibility;
 
 #[cfg(test)]

@@ -165,6 +165,19 @@ pub fn create_draft(room: &NewRoom, version: &RoomVersion) -> Result<Draft, Refu
     room.state(TimelineEventType::RoomCreate, "", &Value::Object(content))
 }
 
+/// Everyone who creates the room.
+///
+/// # Errors
+/// As [`create_draft`].
+pub(crate) fn creators(room: &NewRoom, version: &RoomVersion) -> Result<HashSet<OwnedUserId>, Refusal> {
+    let mut creators = HashSet::from([room.creator.clone()]);
+    if version.rules().authorization.additional_room_creators {
+        let asked = object(room.creation_content.as_deref(), "creation_content")?;
+        creators.extend(additional_creators(room, &asked)?);
+    }
+    Ok(creators)
+}
+
 /// The additional creators asked for and, in a trusted private chat, the users invited: each once.
 fn additional_creators(room: &NewRoom, creation_content: &Map<String, Value>) -> Result<Vec<OwnedUserId>, Refusal> {
     let bad = || Refusal::BadJson("`additional_creators` is an array of user ids".to_owned());
@@ -248,7 +261,7 @@ pub fn initial_events(room: &NewRoom, version: &RoomVersion) -> Result<Vec<Draft
     Ok(drafts)
 }
 
-fn creator_join(room: &NewRoom) -> Result<Draft, Refusal> {
+pub(crate) fn creator_join(room: &NewRoom) -> Result<Draft, Refusal> {
     let content = membership("join", room.creator_displayname.as_deref(), room.creator_avatar_url.as_ref());
     room.state(TimelineEventType::RoomMember, room.creator.as_str(), &Value::Object(content))
 }
@@ -288,9 +301,7 @@ pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String,
                 return Err(Refusal::InvalidRoomState(sentence));
             }
         }
-        let asked = object(room.creation_content.as_deref(), "creation_content")?;
-        let mut creators = additional_creators(room, &asked)?;
-        creators.push(room.creator.clone());
+        let creators = creators(room, version)?;
         let users = content.get("users").and_then(Value::as_object);
         if let Some(creator) =
             creators.iter().find(|creator| users.is_some_and(|users| users.contains_key(creator.as_str())))
@@ -300,6 +311,18 @@ pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String,
         }
     }
     Ok(content)
+}
+
+/// Makes an upgrade take more than `state_default`, as v12 wants it, in levels that come from elsewhere.
+pub(crate) fn raise_tombstone(content: &mut Map<String, Value>) {
+    let state_default = content.get("state_default").and_then(Value::as_i64).unwrap_or(50);
+    let events = content.entry("events").or_insert_with(|| json!({}));
+    if let Value::Object(events) = events
+        && events.get("m.room.tombstone").and_then(Value::as_i64).is_none_or(|level| level <= state_default)
+    {
+        let level = state_default.saturating_add(1).max(TOMBSTONE_LEVEL_V12);
+        events.insert("m.room.tombstone".to_owned(), level.into());
+    }
 }
 
 /// Above every level an administrator can reach: an upgrade is for creators.

@@ -28,8 +28,11 @@ pub fn allowed_rooms(join_rules: &Pdu, version: &RoomVersion) -> Vec<OwnedRoomId
         return Vec::new();
     }
     let conditions = content.allow.iter().take(CONDITIONS_MAX);
-    let memberships = conditions.filter(|condition| condition["type"] == "m.room_membership");
-    memberships.filter_map(|condition| RoomId::parse(condition["room_id"].as_str()?).ok()).collect()
+    let text = |condition: &serde_json::Value, field: &str| condition.get(field)?.as_str().map(ToOwned::to_owned);
+    conditions
+        .filter(|condition| text(condition, "type").as_deref() == Some("m.room_membership"))
+        .filter_map(|condition| RoomId::parse(text(condition, "room_id")?).ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -33,4 +33,5 @@ mod sync_membership;
 mod tags;
 mod timestamp;
 mod typing;
+mod upgrades;
 mod user_interactive;

@@ -2,6 +2,8 @@
 
 use platform::{Fault, Sql, Tx};
 
+use super::log::{Logged, logged};
+
 /// A user's membership.
 pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>, Fault> {
     sql.query("SELECT membership FROM member WHERE user_id = ?1", &[user_id.into()])?
@@ -128,6 +130,18 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<
     .map(|mut row| {
         Ok(Profile { user_id: row.text(0)?, display_name: row.text_or_null(1)?, avatar_url: row.text_or_null(2)? })
     })
+    .collect()
+}
+
+/// Up to `limit` membership events of who is banned, the newest bans first.
+pub(crate) fn banned(sql: &dyn Sql, limit: u64) -> Result<Vec<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn, redacted_by FROM member JOIN event ON event.position = member.position
+         WHERE membership = 'ban' ORDER BY member.position DESC LIMIT ?1",
+        &[limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| logged(&mut row))
     .collect()
 }
 

@@ -122,6 +122,18 @@ pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
         .collect()
 }
 
+/// Up to `limit` events of the current state with this type.
+pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec<Logged>, Fault> {
+    sql.query(
+        "SELECT event.position, event_id, json, txn, redacted_by FROM state JOIN event ON event.position = state.position
+         WHERE state.type = ?1 ORDER BY state.state_key LIMIT ?2",
+        &[event_type.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| logged(&mut row))
+    .collect()
+}
+
 /// The current state but for members: what a lazy-loading client starts with.
 pub(crate) fn all_but_members(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
     sql.query(

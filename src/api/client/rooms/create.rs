@@ -131,7 +131,8 @@ fn create_event(cx: &Context, room: &NewRoom, version: &RoomVersion, later_ms: u
     Ok(event::build(&power::create_draft(room, version)?, &place, version, cx.identity(), cx.random()?)?)
 }
 
-fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
+/// An id for a room of a version that does not make it from the create event.
+pub(super) fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
     let opaque = BASE64_URL_SAFE_NO_PAD.encode(cx.random::<18>()?);
     let room_id = RoomId::parse(format!("!{opaque}:{}", cx.server_name()));
     Ok(room_id.map_err(|_| Fault::new("a new room id is none"))?)

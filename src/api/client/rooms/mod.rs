@@ -12,6 +12,7 @@ mod redact;
 mod send;
 mod state;
 mod typing;
+mod upgrade;
 
 use domain::Refusal;
 use platform::Fault;
@@ -32,6 +33,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     redact::routes(routes);
     send::routes(routes);
     state::routes(routes);
+    upgrade::routes(routes);
     typing::routes(routes);
 }
 
