@@ -297,6 +297,10 @@ fn what_a_user_keeps() {
         json!({ "token_hash": "h", "type": "t", "content": { "a": 1 } }),
     );
     pinned(
+        &user::RoomsAccountData { token_hash: token_hash.clone(), rooms: vec![room()] },
+        json!({ "token_hash": "h", "rooms": ["!room:a"] }),
+    );
+    pinned(
         &user::GetAccountData { token_hash: token_hash.clone(), room_id: Some(room()), event_type },
         json!({ "token_hash": "h", "room_id": "!room:a", "type": "t" }),
     );
@@ -400,6 +404,7 @@ fn what_a_sync_says() {
                 user::ReadRoom { number: 1, to: 2, failed: false, anew: true, typing: read_typing },
                 user::ReadRoom { number: 2, to: 0, failed: true, anew: false, typing: None },
             ],
+            rooms_told: false,
         },
         json!({
             "token_hash": "h", "position": 3,

@@ -72,7 +72,7 @@ impl Story {
         };
         let Some(plan) = self.world.asks(device.user.as_str(), &plan) else { return false };
         let (mut read, mut out) = (Vec::new(), Vec::new());
-        for PlannedRoom { number, room_id, from, typing } in plan.rooms {
+        for PlannedRoom { number, room_id, from, typing, gone: _ } in plan.rooms {
             // A room that fails now and then is owed to the device.
             if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
                 read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false, typing: None });
@@ -117,6 +117,7 @@ impl Story {
             since: device.since.clone(),
             position: plan.position,
             rooms: read,
+            rooms_told: false,
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);

@@ -103,7 +103,38 @@ pub struct RoomAccountData {
     pub events: Vec<AccountDataEvent>,
 }
 
+/// The account data of some rooms, for a sync that tells of them before it ends.
+///
+/// Refused: `UnknownToken`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RoomsAccountData {
+    pub token_hash: String,
+    pub rooms: Vec<OwnedRoomId>,
+}
+
+impl Call for RoomsAccountData {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "rooms_account_data";
+    type Reply = BTreeMap<OwnedRoomId, Vec<AccountDataEvent>>;
+}
+
 impl User {
+    pub(super) fn rooms_account_data(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        call: RoomsAccountData,
+    ) -> Result<BTreeMap<OwnedRoomId, Vec<AccountDataEvent>>, Error> {
+        authenticate(sql, cx, &call.token_hash)?;
+        let mut of_rooms: BTreeMap<OwnedRoomId, Vec<AccountDataEvent>> = BTreeMap::new();
+        for Entry { room_id, event_type, content } in store::account_data::of_rooms(sql, &call.rooms)? {
+            let Ok(room_id) = OwnedRoomId::try_from(room_id) else { continue };
+            let event = AccountDataEvent { event_type, content: RawValue::from_string(content)? };
+            of_rooms.entry(room_id).or_default().push(event);
+        }
+        Ok(of_rooms)
+    }
+
     pub(super) fn set_account_data(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SetAccountData) -> Result<(), Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
         // «Servers MUST reject setting account data for event types that the server manages.» «This applies to both
@@ -184,7 +215,7 @@ pub(super) fn news(
     let read: HashMap<u64, &ReadRoom> = sync.rooms.iter().map(|room| (room.number, room)).collect();
     let anew: HashSet<u64> = sync.rooms.iter().filter(|room| room.anew).map(|room| room.number).collect();
     // From the beginning, everything is new.
-    let anew = if own == 0 { Vec::new() } else { store::rooms::numbered(sql, &anew)? };
+    let anew = if own == 0 || sync.rooms_told { Vec::new() } else { store::rooms::numbered(sql, &anew)? };
     let anew: Vec<&str> = anew.iter().map(|room| room.room_id.as_str()).collect();
     let mut of_rooms: BTreeMap<String, Vec<AccountDataEvent>> = BTreeMap::new();
     for Entry { room_id, event_type, content } in store::account_data::since(sql, own, &anew)? {
@@ -206,6 +237,7 @@ pub(super) fn news(
         let joined = room.membership == "join";
         // A room that the device does not know yet, joined since the plan or never read, will be told anew.
         let is_told = match read {
+            Some(_) if sync.rooms_told => false,
             Some(read) => !(read.failed && read.to == 0),
             None => joined && room.changed <= sync.position,
         };
@@ -279,7 +311,11 @@ mod tests {
             typing: None,
         };
         let rooms = plan.rooms.iter().map(read).collect();
-        Some(world.call(ALICE, &SyncClose { token_hash, since, position: plan.position, rooms }).unwrap())
+        Some(
+            world
+                .call(ALICE, &SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false })
+                .unwrap(),
+        )
     }
 
     fn told(closed: &Closed) -> Value {

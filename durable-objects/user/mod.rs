@@ -11,7 +11,7 @@
 //! | [`ChangePassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
-//! | [`SetAccountData`], [`GetAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
+//! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
 //! | [`TransferSettings`] | a room took the place of another |
@@ -58,7 +58,9 @@ use crate::{
 };
 use moves::Moves;
 
-pub use account_data::{AccountDataEvent, GetAccountData, RoomAccountData, SetAccountData, SetFullyRead};
+pub use account_data::{
+    AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
+};
 pub use change_password::ChangePassword;
 pub use create::{Create, Created};
 pub use deactivate::Deactivate;
@@ -142,6 +144,7 @@ impl Logic for User {
             read GetFilter => filter,
             write SetAccountData => set_account_data,
             read GetAccountData => account_data,
+            read RoomsAccountData => rooms_account_data,
             write SetFullyRead => set_fully_read,
             write SetTag => set_tag,
             write RemoveTag => remove_tag,

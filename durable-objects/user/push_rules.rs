@@ -128,7 +128,11 @@ mod tests {
         let plan =
             SyncPlan { token_hash: token_hash.clone(), since: since.clone(), may_wait: true, ..SyncPlan::default() };
         let position = world.asks(ALICE, &plan)?.position;
-        Some(world.call(ALICE, &SyncClose { token_hash, since, position, rooms: Vec::new() }).unwrap())
+        Some(
+            world
+                .call(ALICE, &SyncClose { token_hash, since, position, rooms: Vec::new(), rooms_told: false })
+                .unwrap(),
+        )
     }
 
     /// Whether the notices of bots are silent, by each event that tells of the rules.

@@ -71,6 +71,9 @@ pub struct PlannedRoom {
     /// Who types there, as the device saw it and as it is known.
     #[serde(default)]
     pub typing: PlannedTyping,
+    /// Whether the user is in it no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 impl Call for SyncPlan {
@@ -88,6 +91,10 @@ pub struct SyncClose {
     /// The position of the plan.
     pub position: u64,
     pub rooms: Vec<ReadRoom>,
+    /// Whether the rooms read were told already, with their account data (see [`super::RoomsAccountData`]): the token then
+    /// stands where the plan did, and what became the user's own since is told again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rooms_told: bool,
 }
 
 /// How far a planned room was read.
@@ -105,6 +112,13 @@ pub struct ReadRoom {
     /// Who types there; `None` where that was not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<ReadTyping>,
+}
+
+impl ReadRoom {
+    /// A planned room that could not be read: it is owed to the device.
+    pub fn failed(room: &PlannedRoom) -> Self {
+        Self { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false, typing: None }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -216,7 +230,8 @@ impl User {
                 exceptions.read(read.number, Reached { position, owed: read.failed }, told);
             }
             let (spilled, rooms) = exceptions.settle(tx, told)?;
-            let next = SyncToken { moves: call.position, own: moves.head, spilled, rooms, typing };
+            let own = if call.rooms_told { call.position } else { moves.head };
+            let next = SyncToken { moves: call.position, own, spilled, rooms, typing };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
@@ -272,6 +287,7 @@ fn includes_leave(filter: &RawValue) -> bool {
 fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
     Some(PlannedRoom {
         number: room.number,
+        gone: is_gone(&room),
         room_id: OwnedRoomId::try_from(room.room_id).ok()?,
         from,
         typing: PlannedTyping::default(),

@@ -1,6 +1,7 @@
 //! What the user's clients keep here, for the account or for one room.
 
 use platform::{Fault, Sql, Tx};
+use ruma_common::OwnedRoomId;
 
 /// The `room_id` of what belongs to the account.
 pub(crate) const GLOBAL: &str = "";
@@ -49,6 +50,19 @@ pub(crate) fn size(sql: &dyn Sql) -> Result<(u64, u64), Fault> {
         Some(mut row) => Ok((row.unsigned(0)?, row.unsigned(1)?)),
         None => Ok((0, 0)),
     }
+}
+
+/// The entries of some rooms.
+pub(crate) fn of_rooms(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<Vec<Entry>, Fault> {
+    let rooms = serde_json::to_string(rooms)?;
+    sql.query(
+        "SELECT room_id, type, content FROM account_data WHERE room_id IN (SELECT value FROM json_each(?1))
+         ORDER BY room_id, type",
+        &[rooms.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok(Entry { room_id: row.text(0)?, event_type: row.text(1)?, content: row.text(2)? }))
+    .collect()
 }
 
 /// The entries that became so after `position`, and all those of some rooms; the oldest first.

@@ -4,12 +4,13 @@
 //! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
 
 mod answer;
+mod streamed;
 
 use std::time::Duration;
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
-    user::{Closed, Plan, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan},
+    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
@@ -17,7 +18,7 @@ use ruma_client_api::{
     filter::{self, FilterDefinition, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
-use ruma_common::RoomId;
+use ruma_common::{OwnedDeviceId, RoomId};
 use serde_json::value::to_raw_value;
 use tracing::warn;
 
@@ -26,10 +27,12 @@ use super::{
     filter::{checked, event_format},
     rooms::{event_filter, wants_room},
 };
-use crate::{Bearer, Context, Failure, OrAbsent, Routes, new_login::ip};
+use crate::{Bearer, Body, Context, Failure, OrAbsent, Routes, new_login::ip};
 
 /// The longest a request waits.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Rooms told in one piece; an answer of more comes in several, so that it never sits whole in memory.
+const ROOMS_AT_A_TIME: usize = 64;
 /// Rooms read at the same time.
 const ROOMS_AT_ONCE: usize = 32;
 /// Answers without anything in them after which a client gets one, though it would still wait.
@@ -38,10 +41,10 @@ const EMPTY_ANSWERS_MAX: u32 = 20;
 const FAILED_PAUSE_MS: u64 = 1_000;
 
 pub(crate) fn routes(routes: &mut Routes) {
-    routes.add_carried_json(sync);
+    routes.add_carried_body(sync);
 }
 
-async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>, Failure> {
+async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Failure> {
     let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let until_ms = cx.now_ms().saturating_add(timeout_ms);
@@ -67,19 +70,31 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     loop {
         let wait_ms = until_ms.saturating_sub(cx.now_ms());
         let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state_after: request.use_state_after };
-        let Some(answer) = round.answer(&call, wait_ms).await? else {
-            // Nothing happened: the token still says where the device is.
-            let next_batch = call.since.unwrap_or_default();
-            return Ok(Answer { next_batch, ..Answer::default() }.into_json()?);
+        let answer = match round.answer(&call, wait_ms).await? {
+            Told::All(answer) => answer,
+            Told::Streamed(body) => return Ok(body),
+            Told::Nothing => {
+                // The token still says where the device is.
+                let next_batch = call.since.unwrap_or_default();
+                return Ok(Answer { next_batch, ..Answer::default() }.into_json()?.into());
+            }
         };
         // What happened was not for this device to see: there is time for more to happen.
         let is_over = cx.now_ms() >= until_ms || empty_answers >= EMPTY_ANSWERS_MAX;
         if !may_wait || is_over || !answer.is_empty() {
-            return Ok(answer.into_json()?);
+            return Ok(answer.into_json()?.into());
         }
         empty_answers = empty_answers.saturating_add(1);
         call.since = Some(answer.next_batch);
     }
+}
+
+/// What a round came to.
+enum Told {
+    /// Nothing happened for so long.
+    Nothing,
+    All(Answer),
+    Streamed(Body),
 }
 
 /// One plan, what it leads to, and its close.
@@ -92,8 +107,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// `None`: nothing happened for so long.
-    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Option<Answer>, Failure> {
+    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Told, Failure> {
         let Self { cx, bearer, .. } = *self;
         let unknown_token = || Refusal::UnknownToken { soft_logout: false };
         let user = cx.user(&bearer.user_id);
@@ -102,29 +116,34 @@ impl Round<'_> {
         } else {
             Some(user.call(call).await.or_absent(unknown_token())?)
         };
-        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(None) };
+        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Told::Nothing) };
         let filter = match (self.filter, &plan.filter) {
             (Some(filter), _) => filter.clone(),
             (None, Some(stored)) => serde_json::from_str(stored.get())?,
             (None, None) => FilterDefinition::default(),
         };
         let reading = Reading {
-            bearer,
-            plan: &plan,
-            filter: &filter.room,
+            cx: cx.clone(),
+            bearer: bearer.clone(),
+            device: plan.device.clone(),
             format: event_format(&filter),
+            filter,
             full_state: call.full_state,
             state_after: self.state_after,
         };
-        let (rooms, read) = reading.read(cx).await?;
+        if plan.rooms.len() > ROOMS_AT_A_TIME {
+            return Ok(Told::Streamed(streamed::body(reading, call.since.clone(), plan)));
+        }
+        let (rooms, read) = reading.read(&plan.rooms).await?;
         let close = SyncClose {
             token_hash: bearer.token_hash.clone(),
             since: call.since.clone(),
             position: plan.position,
             rooms: read,
+            rooms_told: false,
         };
         let closed = user.call(&close).await.or_absent(unknown_token())?;
-        Ok(Some(answer(closed, rooms, &filter)))
+        Ok(Told::All(answer(closed, rooms, &reading.filter)))
     }
 }
 
@@ -168,21 +187,22 @@ fn wants(filter: &RoomFilter, room_id: &RoomId) -> bool {
 }
 
 /// The rooms of one sync.
-struct Reading<'a> {
-    bearer: &'a Bearer,
-    plan: &'a Plan,
-    filter: &'a RoomFilter,
+struct Reading {
+    cx: Context,
+    bearer: Bearer,
+    device: OwnedDeviceId,
+    filter: FilterDefinition,
     format: EventFormat,
     full_state: bool,
     state_after: bool,
 }
 
-impl Reading<'_> {
-    /// Reads the planned rooms in parallel. One that fails is owed to the device: its token remembers it.
-    async fn read(&self, cx: &Context) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
+impl Reading {
+    /// Reads planned rooms in parallel. One that fails is owed to the device: its token remembers it.
+    async fn read(&self, planned: &[PlannedRoom]) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
         // A room that the filter leaves out is read all the same: the token moves past it.
-        let replies: Vec<(&PlannedRoom, Result<DeltaReply, Failure>)> = stream::iter(&self.plan.rooms)
-            .map(|room| async move { (room, self.delta(cx, room).await) })
+        let replies: Vec<(&PlannedRoom, Result<DeltaReply, Failure>)> = stream::iter(planned)
+            .map(|room| async move { (room, self.delta(room).await) })
             .buffer_unordered(ROOMS_AT_ONCE)
             .collect()
             .await;
@@ -194,7 +214,7 @@ impl Reading<'_> {
                     let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
                     let (number, to) = (room.number, reply.to);
                     read.push(ReadRoom { number, to, failed: false, anew: reply.anew, typing });
-                    let section = if wants(self.filter, &room.room_id) { reply.section } else { Section::None };
+                    let section = if wants(&self.filter.room, &room.room_id) { reply.section } else { Section::None };
                     match section {
                         Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(reply.room)),
                         Section::Leave => rooms.leave.insert(room.room_id.clone(), Room::told(reply.room)),
@@ -208,32 +228,32 @@ impl Reading<'_> {
                 Err(Failure::Fault(fault)) => {
                     warn!(room_id = %room.room_id, %fault, "a room could not be read for a sync");
                     failed = failed.saturating_add(1);
-                    let to = room.from.unwrap_or(0);
-                    read.push(ReadRoom { number: room.number, to, failed: true, anew: false, typing: None });
+                    read.push(ReadRoom::failed(room));
                 }
                 Err(failure) => return Err(failure),
             }
         }
         if asked > 0 && failed == asked {
-            cx.pause(FAILED_PAUSE_MS).await;
+            self.cx.pause(FAILED_PAUSE_MS).await;
         }
         Ok((rooms, read))
     }
 
-    async fn delta(&self, cx: &Context, room: &PlannedRoom) -> Result<DeltaReply, Failure> {
+    async fn delta(&self, room: &PlannedRoom) -> Result<DeltaReply, Failure> {
+        let filter = &self.filter.room;
         let call = Delta {
             user: self.bearer.user_id.clone(),
-            device: self.plan.device.clone(),
+            device: self.device.clone(),
             from: room.from,
             full_state: self.full_state,
             state_after: self.state_after,
-            timeline: event_filter(&self.filter.timeline, &room.room_id),
-            state: event_filter(&self.filter.state, &room.room_id),
+            timeline: event_filter(&filter.timeline, &room.room_id),
+            state: event_filter(&filter.state, &room.room_id),
             format: self.format.clone(),
-            ephemeral: event_filter(&self.filter.ephemeral, &room.room_id),
+            ephemeral: event_filter(&filter.ephemeral, &room.room_id),
             typing: Some(room.typing.seen),
         };
-        match cx.room(&room.room_id).call(&call).await {
+        match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
             Err(Failure::Absent) => {
                 let (to, room) = (room.from.unwrap_or(0), to_raw_value(&())?);

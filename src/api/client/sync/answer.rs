@@ -73,6 +73,23 @@ impl Answer {
         }
         Ok(json)
     }
+
+    /// What ends an answer whose joined rooms were written so far, in the object of a section: `{"rooms":{…,"join":{…`.
+    pub(super) fn into_end(mut self, is_first: bool) -> serde_json::Result<Vec<u8>> {
+        let mut json = entries(&std::mem::take(&mut self.rooms.join), is_first)?;
+        json.extend(b"}");
+        // The sections that are left, then the rest of the answer: each an object without its opening brace.
+        for object in [self.rooms.to_json()?, serde_json::to_vec(&self)?] {
+            match object.strip_prefix(b"{") {
+                Some(fields) => {
+                    json.push(b',');
+                    json.extend(fields);
+                }
+                None => json.push(b'}'),
+            }
+        }
+        Ok(json)
+    }
 }
 
 impl Rooms {
@@ -103,6 +120,19 @@ impl Rooms {
         }
         Ok(json)
     }
+}
+
+/// Rooms of a section as they stand in it, without its braces; with a comma before, unless they are the first.
+pub(super) fn entries(rooms: &BTreeMap<OwnedRoomId, Room>, is_first: bool) -> serde_json::Result<Vec<u8>> {
+    let mut json = b"{}".to_vec();
+    rooms.iter().try_for_each(|(room_id, room)| extend(&mut json, room_id.as_str(), |json| room.write(json)))?;
+    json.pop();
+    if is_first || rooms.is_empty() {
+        json.remove(0);
+    } else if let Some(brace) = json.first_mut() {
+        *brace = b',';
+    }
+    Ok(json)
 }
 
 fn section_of<T>(

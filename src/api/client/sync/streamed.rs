@@ -1,0 +1,135 @@
+//! A long answer, told in pieces: rooms left, rooms joined, then what is the user's own.
+//!
+//! Only so many rooms are in memory at a time. Their account data is read with them, and the token stands where the
+//! plan did: what became the user's own meanwhile is told by the next sync. A room that turns out to be in the other
+//! section, because the user left or joined it meanwhile, is owed to the device like one that could not be read.
+
+use std::vec::IntoIter;
+
+use actors::user::{Plan, PlannedRoom, ReadRoom, RoomsAccountData, SyncClose};
+use bytes::Bytes;
+use domain::Refusal;
+use futures_util::stream;
+use platform::Fault;
+
+use super::{
+    ROOMS_AT_A_TIME, Reading, answer,
+    answer::{Rooms, entries},
+    event_filter,
+};
+use crate::{Body, Failure, OrAbsent};
+
+/// The answer to a plan. Nothing is read before the client takes it.
+pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body {
+    let (gone, joined): (Vec<_>, Vec<_>) = plan.rooms.into_iter().partition(|room| room.gone);
+    let telling = Telling {
+        reading,
+        since,
+        position: plan.position,
+        rooms: gone.into_iter(),
+        joined: joined.into_iter(),
+        read: Vec::new(),
+        stage: Stage::Beginning,
+        is_first: true,
+    };
+    Body::pieces(stream::try_unfold(telling, Telling::next_piece))
+}
+
+struct Telling {
+    reading: Reading,
+    since: Option<String>,
+    /// The position of the plan.
+    position: u64,
+    /// The rooms of this section that are still to be told.
+    rooms: IntoIter<PlannedRoom>,
+    /// Those of the section `join`, until that is this section.
+    joined: IntoIter<PlannedRoom>,
+    read: Vec<ReadRoom>,
+    stage: Stage,
+    /// Whether no room was told in this section yet.
+    is_first: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Beginning,
+    Leave,
+    Join,
+    Over,
+}
+
+impl Telling {
+    async fn next_piece(mut self) -> Result<Option<(Bytes, Self)>, Fault> {
+        let piece = match self.stage {
+            Stage::Beginning => {
+                self.stage = Stage::Leave;
+                br#"{"rooms":{"leave":{"#.to_vec()
+            }
+            Stage::Leave | Stage::Join if !self.rooms.as_slice().is_empty() => self.some_rooms().await.map_err(cut)?,
+            Stage::Leave => {
+                (self.stage, self.is_first) = (Stage::Join, true);
+                std::mem::swap(&mut self.rooms, &mut self.joined);
+                br#"},"join":{"#.to_vec()
+            }
+            Stage::Join => {
+                self.stage = Stage::Over;
+                self.end().await.map_err(cut)?
+            }
+            Stage::Over => return Ok(None),
+        };
+        Ok(Some((piece.into(), self)))
+    }
+
+    /// The next rooms of this section.
+    async fn some_rooms(&mut self) -> Result<Vec<u8>, Failure> {
+        let planned: Vec<PlannedRoom> = self.rooms.by_ref().take(ROOMS_AT_A_TIME).collect();
+        let (mut rooms, mut read) = self.reading.read(&planned).await?;
+        let (told, others) = match self.stage {
+            Stage::Leave => (&mut rooms.leave, &rooms.join),
+            _ => (&mut rooms.join, &rooms.leave),
+        };
+        for room in planned.iter().filter(|room| others.contains_key(&room.room_id)) {
+            for read in read.iter_mut().filter(|read| read.number == room.number) {
+                *read = ReadRoom::failed(room);
+            }
+        }
+        self.read.append(&mut read);
+        let reading = &self.reading;
+        let call =
+            RoomsAccountData { token_hash: reading.bearer.token_hash.clone(), rooms: told.keys().cloned().collect() };
+        for (room_id, mut events) in reading.bearer.call(&reading.cx, &call).await? {
+            let wanted = event_filter(&reading.filter.room.account_data, &room_id);
+            events.retain(|event| wanted.allows_account_data(&event.event_type));
+            if let Some(room) = told.get_mut(&room_id) {
+                room.account_data.events = events;
+            }
+        }
+        let json = entries(told, self.is_first)?;
+        self.is_first &= told.is_empty();
+        Ok(json)
+    }
+
+    /// What is the user's own, and the token.
+    async fn end(&mut self) -> Result<Vec<u8>, Failure> {
+        let reading = &self.reading;
+        let close = SyncClose {
+            token_hash: reading.bearer.token_hash.clone(),
+            since: self.since.take(),
+            position: self.position,
+            rooms: std::mem::take(&mut self.read),
+            rooms_told: true,
+        };
+        let user = reading.cx.user(&reading.bearer.user_id);
+        let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
+        Ok(answer(closed, Rooms::default(), &reading.filter).into_end(self.is_first)?)
+    }
+}
+
+/// Why an answer ends before its time.
+fn cut(failure: Failure) -> Fault {
+    match failure {
+        Failure::Fault(fault) => fault,
+        Failure::Refused(refusal) => Fault::new(format!("refused in the middle of a sync: {}", refusal.errcode())),
+        Failure::Absent | Failure::Challenge(_) => Fault::new("refused in the middle of a sync"),
+    }
+}
