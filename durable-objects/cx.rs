@@ -3,6 +3,7 @@ use std::cell::{Cell, RefCell};
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
+use ruma_events::room::member::MembershipState;
 use serde::Serialize;
 
 use crate::{Call, Error, room::Typing};
@@ -31,6 +32,13 @@ pub struct Cx<'a> {
     pub(crate) user: UserNotes,
 }
 
+/// A membership that changed.
+pub(crate) struct MemberMoved {
+    pub user: String,
+    pub before: Option<String>,
+    pub now: MembershipState,
+}
+
 /// What an operation of a Room did that its memory takes over after the commit.
 #[derive(Default)]
 pub(crate) struct RoomNotes {
@@ -38,8 +46,8 @@ pub(crate) struct RoomNotes {
     pub transactions: RefCell<Vec<(u64, String, OwnedEventId)>>,
     /// Local users who joined (or else left), with the position of that.
     pub followers: RefCell<Vec<(String, bool, u64)>>,
-    /// Whether any membership changed.
-    pub members_changed: Cell<bool>,
+    /// Memberships that changed, in their order.
+    pub members: RefCell<Vec<MemberMoved>>,
     /// The newest position of what everybody in the room is told of.
     pub public_head: Cell<Option<u64>>,
     /// Whose private receipts moved, with their positions.

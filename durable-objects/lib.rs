@@ -18,6 +18,8 @@ mod conversation;
 #[cfg(test)]
 mod encodings;
 #[cfg(test)]
+mod growth;
+#[cfg(test)]
 mod world;
 
 pub use call::{Call, CallError, Error, call, wait};

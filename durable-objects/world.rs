@@ -38,11 +38,13 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 pub(crate) struct MemorySql {
     connection: rusqlite::Connection,
     depth: Cell<u32>,
+    /// What SQLite did: operations of its virtual machine.
+    pub steps: Cell<u64>,
 }
 
 impl MemorySql {
     pub(crate) fn new() -> Self {
-        Self { connection: rusqlite::Connection::open_in_memory().unwrap(), depth: Cell::new(0) }
+        Self { connection: rusqlite::Connection::open_in_memory().unwrap(), depth: Cell::new(0), steps: Cell::new(0) }
     }
 }
 
@@ -74,6 +76,9 @@ impl Sql for MemorySql {
             }
             all.push(Row(values));
         }
+        drop(rows);
+        let steps = prepared.reset_status(rusqlite::StatementStatus::VmStep);
+        self.steps.set(self.steps.get() + u64::try_from(steps).unwrap_or(0));
         Ok(all)
     }
 

@@ -23,7 +23,9 @@ use super::{
     transactions,
 };
 use crate::{
-    Call, Cx, Error, outbox,
+    Call, Cx, Error,
+    cx::MemberMoved,
+    outbox,
     user::{MembershipChanged, RoomForgotten},
 };
 
@@ -137,8 +139,9 @@ impl Room {
         let (membership, position) = (membership_of(&member.pdu)?, member.position);
         let local = <&UserId>::try_from(user_id)
             .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
-        store::members::set(tx, user_id, membership.as_str(), position, local)?;
-        cx.room.members_changed.set(true);
+        let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
+        let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
+        cx.room.members.borrow_mut().push(moved);
         if !local {
             return Ok(());
         }

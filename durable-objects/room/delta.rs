@@ -1,9 +1,6 @@
 //! What happened in a room since a cursor: one room of one sync.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedUserId};
@@ -13,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     EventFilter, EventFormat, Room, RoomToken, Typing,
+    company::Summary,
     ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::Direction,
     store::{self, log::Logged, receipts::Receipt},
@@ -27,8 +25,6 @@ const TIMELINE_EVENTS_DEFAULT: u64 = 10;
 const TIMELINE_EVENTS_MAX: u64 = 200;
 /// Log entries looked at for one timeline, seen or not.
 const TIMELINE_SCAN_MAX: u64 = 2_000;
-/// Users whose names describe a room without a name. Spec: "Syncing", `m.heroes`.
-const HEROES_MAX: u64 = 5;
 /// Bytes of events after which a timeline is limited, whatever was asked for: an operation stays small.
 const TIMELINE_BYTES_MAX: usize = 512 * 1024;
 
@@ -124,16 +120,6 @@ impl Events {
     fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
-}
-
-#[derive(Serialize)]
-struct Summary {
-    #[serde(rename = "m.heroes")]
-    heroes: Vec<String>,
-    #[serde(rename = "m.joined_member_count")]
-    joined: u64,
-    #[serde(rename = "m.invited_member_count")]
-    invited: u64,
 }
 
 /// The newest events of a span, oldest first.
@@ -373,40 +359,4 @@ fn changed_state(sql: &dyn Sql, since: u64, at: u64) -> Result<StateKeys, Error>
         };
     }
     Ok(keys)
-}
-
-/// Who is in the room, as far as a summary says it.
-pub(super) struct Company {
-    joined: u64,
-    invited: u64,
-    /// Those in the room or invited who came first, and those who left: one more than heroes, as nobody is their own.
-    present: Vec<String>,
-    past: Vec<String>,
-}
-
-impl Room {
-    fn summary(&self, sql: &dyn Sql, viewer: &Viewer) -> Result<Summary, Error> {
-        let known = self.company.borrow().clone();
-        let company = match known {
-            Some(company) => company,
-            None => {
-                let (joined, invited) = store::members::counts(sql)?;
-                let limit = HEROES_MAX.saturating_add(1);
-                let present = store::members::first_of(sql, ["join", "invite"], limit)?;
-                let past = store::members::first_of(sql, ["leave", "ban"], limit)?;
-                let company = Rc::new(Company { joined, invited, present, past });
-                *self.company.borrow_mut() = Some(company.clone());
-                company
-            }
-        };
-        let others = |users: &[String]| {
-            let others = users.iter().filter(|user| *user != viewer.user.as_str());
-            others.take(HEROES_MAX as usize).cloned().collect::<Vec<_>>()
-        };
-        let mut heroes = others(&company.present);
-        if heroes.is_empty() {
-            heroes = others(&company.past);
-        }
-        Ok(Summary { heroes, joined: company.joined, invited: company.invited })
-    }
 }

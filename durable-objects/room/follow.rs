@@ -81,9 +81,10 @@ impl Live {
 impl Followers {
     fn load(sql: &dyn Sql, public: u64) -> Result<Self, Fault> {
         let silent = store::meta::blob(sql, "silent")?;
-        let mut live: BTreeMap<String, Live> = store::members::followers(sql)?
+        let numbers = 0..store::members::followers_count(sql)?;
+        let numbers: Vec<u64> = numbers.filter(|number| !bit(&silent, *number)).collect();
+        let mut live: BTreeMap<String, Live> = store::members::followers(sql, &numbers)?
             .into_iter()
-            .filter(|(_, number)| !bit(&silent, *number))
             .map(|(user, number)| (user, Live::new(number, 0, 0)))
             .collect();
         for (user, position) in store::receipts::private_after(sql, public)? {

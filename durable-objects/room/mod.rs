@@ -26,6 +26,7 @@
 
 mod append;
 mod change_membership;
+mod company;
 mod complete_upgrade;
 mod context;
 mod create;
@@ -103,8 +104,8 @@ pub(crate) struct Room {
     heads: Cell<Option<Heads>>,
     followers: RefCell<Option<follow::Followers>>,
     transactions: RefCell<Option<transactions::Recent>>,
-    /// Who describes the room, as long as nobody's membership changes.
-    company: RefCell<Option<Rc<delta::Company>>>,
+    /// Who describes the room.
+    company: RefCell<Option<Rc<company::Company>>>,
     /// Who types: this alone is nowhere else.
     typists: RefCell<typing::Typists>,
 }
@@ -183,9 +184,7 @@ impl Logic for Room {
     }
 
     fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
-        if cx.room.members_changed.get() {
-            *self.company.borrow_mut() = None;
-        }
+        self.company_changed(&cx.room.members.borrow());
         let moved = cx.head.get();
         if let Some(log) = moved {
             let public = match cx.room.public_head.get() {

@@ -13,23 +13,30 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
 }
 
 /// Sets a membership; a user who may follow (a local one) gets a number and keeps it. One that ends nothing, a join, an
-/// invitation or a knock, ends that the room is forgotten.
-pub(crate) fn set(tx: &Tx<'_>, user_id: &str, membership: &str, position: u64, follows: bool) -> Result<(), Fault> {
-    let known = tx.execute(
-        "UPDATE member SET membership = ?2, position = ?3,
-             forgotten = CASE WHEN ?2 IN ('leave', 'ban') THEN forgotten END
-         WHERE user_id = ?1 RETURNING 1",
-        &[user_id.into(), membership.into(), position.into()],
-    )?;
-    if !known.is_empty() {
-        return Ok(());
+/// invitation or a knock, ends that the room is forgotten. Answers the membership before.
+pub(crate) fn set(
+    tx: &Tx<'_>,
+    user_id: &str,
+    membership: &str,
+    position: u64,
+    follows: bool,
+) -> Result<Option<String>, Fault> {
+    let before = self::membership(&**tx, user_id)?;
+    if before.is_some() {
+        tx.execute(
+            "UPDATE member SET membership = ?2, position = ?3,
+                 forgotten = CASE WHEN ?2 IN ('leave', 'ban') THEN forgotten END
+             WHERE user_id = ?1",
+            &[user_id.into(), membership.into(), position.into()],
+        )?;
+        return Ok(before);
     }
     let follower = if follows { Some(next_follower(tx)?) } else { None };
     tx.execute(
         "INSERT INTO member (user_id, membership, position, follower) VALUES (?1, ?2, ?3, ?4)",
         &[user_id.into(), membership.into(), position.into(), follower.into()],
     )?;
-    Ok(())
+    Ok(None)
 }
 
 fn next_follower(tx: &Tx<'_>) -> Result<u64, Fault> {
@@ -41,11 +48,18 @@ fn next_follower(tx: &Tx<'_>) -> Result<u64, Fault> {
     rows.pop().ok_or_else(|| Fault::new("the room counts no followers"))?.unsigned(0)
 }
 
-/// The local users in the room with their numbers.
-pub(crate) fn followers(sql: &dyn Sql) -> Result<Vec<(String, u64)>, Fault> {
+/// How many followers have numbers: they count from 0.
+pub(crate) fn followers_count(sql: &dyn Sql) -> Result<u64, Fault> {
+    let row = sql.query("SELECT value FROM meta WHERE key = 'followers'", &[])?.pop();
+    row.map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
+/// Those of these numbers who are in the room.
+pub(crate) fn followers(sql: &dyn Sql, numbers: &[u64]) -> Result<Vec<(String, u64)>, Fault> {
     sql.query(
-        "SELECT user_id, follower FROM member WHERE membership = 'join' AND follower IS NOT NULL ORDER BY user_id",
-        &[],
+        "SELECT user_id, follower FROM member
+         WHERE follower IN (SELECT value FROM json_each(?1)) AND membership = 'join' ORDER BY follower",
+        &[serde_json::to_string(numbers)?.into()],
     )?
     .into_iter()
     .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?)))
@@ -99,7 +113,10 @@ pub(crate) fn counts(sql: &dyn Sql) -> Result<(u64, u64), Fault> {
 pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], limit: u64) -> Result<Vec<String>, Fault> {
     let [one, other] = memberships;
     sql.query(
-        "SELECT user_id FROM member WHERE membership IN (?1, ?2) ORDER BY position LIMIT ?3",
+        // Along the changes of the state: what made the first few comes early, and the other members are not looked at.
+        "SELECT user_id FROM state_change INDEXED BY state_change_position
+         CROSS JOIN member ON user_id = state_key AND member.position = state_change.position
+         WHERE type = 'm.room.member' AND membership IN (?1, ?2) ORDER BY state_change.position LIMIT ?3",
         &[one.into(), other.into(), limit.into()],
     )?
     .into_iter()

@@ -137,7 +137,9 @@ pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec
 /// The current state but for members: what a lazy-loading client starts with.
 pub(crate) fn all_but_members(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
     sql.query(
-        "SELECT type, state_key, position FROM state WHERE type < 'm.room.member' OR type > 'm.room.member'
+        // With an «or» instead, all the members would be looked at.
+        "SELECT type, state_key, position FROM state WHERE type < 'm.room.member'
+         UNION ALL SELECT type, state_key, position FROM state WHERE type > 'm.room.member'
          ORDER BY type, state_key",
         &[],
     )?
@@ -219,7 +221,9 @@ pub(crate) fn replaced(
 /// Whether any membership changed in `(after, up_to]`.
 pub(crate) fn members_changed(sql: &dyn Sql, after: u64, up_to: u64) -> Result<bool, Fault> {
     let rows = sql.query(
-        "SELECT 1 FROM state_change WHERE position > ?1 AND position <= ?2 AND type = 'm.room.member' LIMIT 1",
+        // By type, all the members would be looked at.
+        "SELECT 1 FROM state_change INDEXED BY state_change_position
+         WHERE position > ?1 AND position <= ?2 AND type = 'm.room.member' LIMIT 1",
         &[after.into(), up_to.into()],
     )?;
     Ok(!rows.is_empty())

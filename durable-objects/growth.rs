@@ -1,0 +1,229 @@
+//! What an operation costs must not grow with what there is: members, events, rooms.
+//!
+//! Counted in steps of SQLite's virtual machine, which are the same on every machine and at every hour.
+
+use std::rc::Rc;
+
+use domain::power::Preset;
+use platform::{ActorKind, Address, Sql, Value};
+use ruma_common::{OwnedRoomId, RoomId, UserId, user_id};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::{
+    Call,
+    room::{Delta, GetStateEvent, MembershipAction, Messages},
+    user::{Create, MembershipChanged, NewDevice, Nudge, Plan, SyncClose, SyncPlan},
+    world::{MemorySql, World},
+};
+
+/// How much less and more there is.
+const SMALL: u64 = 100;
+const LARGE: u64 = 10_000;
+/// A tree that is so much larger is a little deeper.
+const GROWS_MAX: f64 = 1.5;
+
+fn alice() -> &'static UserId {
+    user_id!("@alice:myelin.test")
+}
+
+/// A room, and what its operations cost.
+struct Grown {
+    world: Rc<World>,
+    room_id: OwnedRoomId,
+    sql: Rc<MemorySql>,
+    costs: Vec<(&'static str, u64)>,
+}
+
+impl Grown {
+    fn new() -> Self {
+        let world = World::new(1);
+        let room_id = world.creates_room(alice(), "11", Preset::PublicChat);
+        let sql = world.sql(&room(&room_id));
+        Self { world, room_id, sql, costs: Vec::new() }
+    }
+
+    fn costs(&mut self, what: &'static str, run: impl FnOnce(&World, &RoomId)) {
+        let before = self.sql.steps.get();
+        run(&self.world, &self.room_id);
+        self.costs.push((what, self.sql.steps.get() - before));
+        self.world.settle();
+    }
+
+    fn says(&mut self, what: &'static str) {
+        self.costs(what, |world, room_id| {
+            world.sends(alice(), room_id, "m.room.message", None, &json!({ "body": "hello" })).unwrap();
+        });
+    }
+
+    fn calls<C: Call + DeserializeOwned>(&mut self, what: &'static str, call: serde_json::Value) {
+        let call: C = serde_json::from_value(call).unwrap();
+        self.costs(what, |world, room_id| drop(world.call(room_id.as_str(), &call).unwrap()));
+    }
+
+    /// Everything that a room is asked for all the time.
+    fn usual(&mut self) {
+        let head = |sql: &MemorySql| sql.query("SELECT max(position) FROM event", &[]).unwrap()[0].unsigned(0).unwrap();
+        let by_alice = |more: serde_json::Value| {
+            let mut call = json!({ "user": alice(), "device": "PHONE" });
+            call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            call
+        };
+        // Transactions of the last half hour are read again by a room that wakes; these events are older.
+        self.world.passes(3_600_000);
+        self.world.evict(&room(&self.room_id));
+        self.says("a message, the room asleep");
+        self.says("a message");
+        // Whoever looks first has the members counted, once.
+        let look: Delta = serde_json::from_value(by_alice(json!({}))).unwrap();
+        self.world.call(self.room_id.as_str(), &look).unwrap();
+        let from = head(&self.sql);
+        self.says("another message");
+        self.calls::<Delta>("a sync after a message", by_alice(json!({ "from": from })));
+        let bob = user_id!("@bob:myelin.test");
+        self.calls::<Delta>("a first sync, lazy", by_alice(json!({ "state": { "lazy_load_members": true } })));
+        let from = head(&self.sql);
+        self.costs("a join", |world, room_id| world.changes(bob, room_id, bob, MembershipAction::Join).unwrap());
+        self.calls::<Delta>("a sync after a join", by_alice(json!({ "from": from })));
+        self.calls::<Messages>("the newest page", by_alice(json!({ "direction": "backwards" })));
+        self.calls::<Messages>("the oldest page", by_alice(json!({ "direction": "forwards" })));
+        let name = by_alice(json!({ "type": "m.room.join_rules", "state_key": "" }));
+        self.calls::<GetStateEvent>("one state event", name);
+    }
+}
+
+fn room(room_id: &RoomId) -> Address {
+    Address::new(ActorKind::Room, room_id.as_str())
+}
+
+#[track_caller]
+fn does_not_grow(small: &[(&str, u64)], large: &[(&str, u64)]) {
+    for ((what, least), (_, most)) in small.iter().zip(large) {
+        println!("{what}: {least} steps, {most} when large");
+    }
+    for ((what, least), (_, most)) in small.iter().zip(large) {
+        assert!(*most as f64 <= *least as f64 * GROWS_MAX, "{what}: {least} steps became {most}");
+    }
+}
+
+#[test]
+fn with_the_members_of_a_room() {
+    let costs = |members: u64| {
+        let mut grown = Grown::new();
+        grown.world.crowds(&grown.room_id, members);
+        // Local ones, of whom nobody listens.
+        let silent = Value::Blob(std::iter::once(0).chain(vec![0xff; members as usize / 8 + 2]).collect());
+        for (statement, params) in [
+            (
+                "UPDATE member SET follower = CAST(substr(user_id, 6) AS INTEGER) + 8 WHERE user_id LIKE '@user%'",
+                Vec::new(),
+            ),
+            ("UPDATE meta SET value = ?1 WHERE key = 'followers'", vec![Value::from(members + 9)]),
+            ("INSERT OR REPLACE INTO meta (key, value) VALUES ('silent', ?1)", vec![silent]),
+        ] {
+            grown.sql.query(statement, &params).unwrap();
+        }
+        grown.usual();
+        grown.costs
+    };
+    does_not_grow(&costs(SMALL), &costs(LARGE));
+}
+
+#[test]
+fn with_the_events_of_a_room() {
+    let costs = |events: u64| {
+        let mut grown = Grown::new();
+        grown
+            .sql
+            .query(
+                "INSERT INTO event (position, event_id, type, sender, json)
+                 WITH RECURSIVE said (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM said WHERE n < ?1)
+                 SELECT (SELECT max(position) FROM event) + n, printf('$said%d', n), 'm.room.message', sender,
+                 json_replace(json, '$.type', 'm.room.message') FROM said, event
+                 WHERE position = (SELECT max(position) FROM event)",
+                &[events.into()],
+            )
+            .unwrap();
+        grown.usual();
+        grown.costs
+    };
+    does_not_grow(&costs(SMALL), &costs(LARGE));
+}
+
+/// A device that syncs when one of many rooms has news.
+#[test]
+fn with_the_rooms_of_a_user() {
+    let costs = |rooms: u64| {
+        let device = Syncing::new();
+        for number in 0..rooms {
+            device.joins(number);
+        }
+        // Every room has news that the user was not told of.
+        let plan = device.plans(None);
+        let mut since = device.closes(None, &plan, 2_000);
+        let mut costs = Vec::new();
+        for (told, planned, closed) in [
+            ("news", "plan", "close"),
+            ("more news", "plan again", "close again"),
+            ("news at last", "last plan", "last close"),
+        ] {
+            costs.push((told, device.costs(|| device.hears_of(7)).0));
+            let (cost, plan) = device.costs(|| device.plans(Some(&since)));
+            costs.push((planned, cost));
+            assert_eq!(plan.rooms.len(), 1);
+            let (cost, next) = device.costs(|| device.closes(Some(&since), &plan, device.world.now_ms()));
+            costs.push((closed, cost));
+            since = next;
+        }
+        costs
+    };
+    does_not_grow(&costs(SMALL), &costs(SMALL * 20));
+}
+
+struct Syncing {
+    world: Rc<World>,
+    sql: Rc<MemorySql>,
+}
+
+impl Syncing {
+    fn new() -> Self {
+        let world = World::new(1);
+        let device = NewDevice::new("PHONE".to_owned(), "hash".to_owned());
+        let create = Create { device: Some(device), call_id: "create".to_owned(), ..Create::default() };
+        world.call(alice().as_str(), &create).unwrap();
+        let sql = world.sql(&Address::new(ActorKind::User, alice().as_str()));
+        Self { world, sql }
+    }
+
+    fn costs<T>(&self, run: impl FnOnce() -> T) -> (u64, T) {
+        let before = self.sql.steps.get();
+        let outcome = run();
+        (self.sql.steps.get() - before, outcome)
+    }
+
+    fn calls<C: Call + DeserializeOwned>(&self, call: serde_json::Value) -> C::Reply {
+        let call: C = serde_json::from_value(call).unwrap();
+        self.world.call(alice().as_str(), &call).unwrap()
+    }
+
+    fn joins(&self, number: u64) {
+        let room_id = format!("!room{number}:myelin.test");
+        self.calls::<MembershipChanged>(json!({ "room_id": room_id, "position": 1_000, "membership": "join" }));
+    }
+
+    fn hears_of(&self, number: u64) {
+        self.world.passes(1_000);
+        let room_id = format!("!room{number}:myelin.test");
+        self.calls::<Nudge>(json!({ "room_id": room_id, "to": self.world.now_ms() }));
+    }
+
+    fn plans(&self, since: Option<&str>) -> Plan {
+        self.calls::<SyncPlan>(json!({ "token_hash": "hash", "since": since }))
+    }
+
+    fn closes(&self, since: Option<&str>, plan: &Plan, to: u64) -> String {
+        let rooms: Vec<_> = plan.rooms.iter().map(|room| json!({ "number": room.number, "to": to })).collect();
+        let close = json!({ "token_hash": "hash", "since": since, "position": plan.position, "rooms": rooms });
+        self.calls::<SyncClose>(close).next_batch
+    }
+}
