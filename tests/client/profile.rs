@@ -8,6 +8,9 @@ on_each_host![
     a_profile_holds_both,
     anothers_profile_is_not_ours_to_set,
     an_unknown_profile_is_not_found,
+    fields_of_any_kind_are_set_and_deleted,
+    a_profile_takes_only_what_it_should,
+    a_deleted_name_leaves_the_rooms,
     rooms_learn_of_a_new_name,
     a_joiner_brings_the_profile,
 ];
@@ -47,6 +50,74 @@ fn an_unknown_profile_is_not_found(server: &Server) {
     let alice = server.registers("alice");
     alice.get("/profile/@nobody-at-all:myelin.test").refused(404, "M_NOT_FOUND");
     alice.get("/profile/@nobody-at-all:myelin.test/displayname").refused(404, "M_NOT_FOUND");
+}
+
+fn fields_of_any_kind_are_set_and_deleted(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    for (field, value) in [
+        ("displayname", json!("Alice")),
+        ("avatar_url", json!("mxc://myelin.test/a")),
+        ("m.tz", json!("Europe/Zurich")),
+        ("org.example.likes", json!({ "tea": [1, null, true] })),
+        ("org.example.nothing", json!(null)),
+    ] {
+        let path = format!("/profile/{}/{field}", alice.id);
+        bob.get(&path).refused(404, "M_NOT_FOUND");
+        assert_eq!(alice.put(&path, json!({ field: value })).ok(), json!({}));
+        assert_eq!(bob.get(&path).ok(), json!({ field: value }));
+        assert_eq!(bob.get(&format!("/profile/{}", alice.id)).ok()[field], value);
+        let deleted = format!("/_matrix/client/v3{path}");
+        bob.client().delete(&deleted).refused(403, "M_FORBIDDEN");
+        // «The profile field was deleted or it doesn't exist.»
+        for _again in 0..2 {
+            assert_eq!(alice.client().delete(&deleted).ok(), json!({}));
+            bob.get(&path).refused(404, "M_NOT_FOUND");
+        }
+        assert!(bob.get(&format!("/profile/{}", alice.id)).ok().get(field).is_none());
+    }
+}
+
+fn a_profile_takes_only_what_it_should(server: &Server) {
+    let alice = server.registers("alice");
+    let put = |field: &str, body: harness::Value| alice.put(&format!("/profile/{}/{field}", alice.id), body);
+    for (field, value, errcode) in [
+        ("displayname", json!(1), "M_BAD_JSON"),
+        ("displayname", json!(null), "M_BAD_JSON"),
+        ("avatar_url", json!(["mxc://myelin.test/a"]), "M_BAD_JSON"),
+        ("avatar_url", json!("https://example.org/a.png"), "M_INVALID_PARAM"),
+        ("m.tz", json!({}), "M_BAD_JSON"),
+        ("nickname", json!("A"), "M_INVALID_PARAM"),
+        ("Org.Example.key", json!("A"), "M_INVALID_PARAM"),
+        ("org.example.key", json!("x".repeat(65_536)), "M_PROFILE_TOO_LARGE"),
+        (&format!("org.{}", "x".repeat(252)), json!("A"), "M_KEY_TOO_LARGE"),
+    ] {
+        put(field, json!({ field: value })).refused(400, errcode);
+    }
+    put("org.example.key", json!({})).refused(400, "M_MISSING_PARAM");
+    let path = format!("/_matrix/client/v3/profile/{}/org.example.key", alice.id);
+    alice.client().send("PUT", &path, Some("{".to_owned())).refused(400, "M_BAD_JSON");
+    alice.client().delete(&format!("/_matrix/client/v3/profile/{}/nickname", alice.id)).refused(400, "M_INVALID_PARAM");
+    put(&format!("org.{}", "x".repeat(251)), json!({ format!("org.{}", "x".repeat(251)): 1 })).ok();
+    // The bound is on all fields together.
+    put("org.example.one", json!({ "org.example.one": "x".repeat(40_000) })).ok();
+    put("org.example.two", json!({ "org.example.two": "x".repeat(40_000) })).refused(400, "M_PROFILE_TOO_LARGE");
+}
+
+fn a_deleted_name_leaves_the_rooms(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let path = format!("/profile/{}/displayname", alice.id);
+    alice.put(&path, json!({ "displayname": "Alice" })).ok();
+    let room = alice.creates_room_with(&[&bob]);
+    let since = bob.syncs().next_batch;
+    alice.client().delete(&format!("/_matrix/client/v3{path}")).ok();
+    bob.syncs_until(&since, |sync| {
+        sync.timeline(&room).iter().any(|event| {
+            event["type"] == "m.room.member"
+                && event["state_key"] == *alice.id
+                && event["content"].get("displayname").is_none()
+                && event["content"]["membership"] == "join"
+        })
+    });
 }
 
 fn rooms_learn_of_a_new_name(server: &Server) {

@@ -10,7 +10,7 @@ use ruma_client_api::profile::{
 use ruma_common::{OwnedMxcUri, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
-use crate::{Bearer, Context, Failure, OrAbsent, Routes, failure, router::bad_json};
+use crate::{Bearer, Context, Failure, OrAbsent, Routes, failure};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(get_profile);
@@ -42,7 +42,9 @@ async fn put_field(
 ) -> Result<Response<Bytes>, Failure> {
     let [user_id, field] = <[String; 2]>::try_from(path_args).unwrap_or_default();
     let user_id = OwnedUserId::try_from(user_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    let mut body: Map<String, Value> = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    // «M_BAD_JSON: The provided value is not valid JSON»: this endpoint has no other word for it.
+    let mut body: Map<String, Value> =
+        serde_json::from_slice(request.body()).map_err(|error| Refusal::BadJson(error.to_string()))?;
     let value = body.remove(&field).ok_or_else(|| Refusal::MissingParam(format!("The body has no {field}")))?;
     set(cx, bearer, &user_id, &field, Some(value)).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
@@ -73,12 +75,13 @@ async fn set(cx: &Context, bearer: Bearer, user_id: &UserId, field: &str, value:
     Ok(())
 }
 
-/// The value as it may be stored. An empty name or picture is none: that is how clients remove them.
+/// The value as it may be stored. An empty name or picture is none: that is how clients removed them before they could
+/// be deleted. `null` deletes nothing: «Servers that accept `null` values SHOULD store them rather than treating `null` as
+/// a deletion request», and it is no name.
 fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> {
     let value = match field {
         "displayname" => match value {
             Some(Value::String(_)) | None => value,
-            Some(Value::Null) => None,
             Some(_) => return Err(Refusal::BadJson("displayname is a string".to_owned())),
         },
         "avatar_url" => match value {
@@ -86,7 +89,6 @@ fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> 
                 return Err(Refusal::InvalidParam("avatar_url is an mxc:// URI".to_owned()));
             }
             Some(Value::String(_)) | None => value,
-            Some(Value::Null) => None,
             Some(_) => return Err(Refusal::BadJson("avatar_url is a string".to_owned())),
         },
         "m.tz" => match value {
@@ -179,6 +181,10 @@ mod tests {
         let table = [
             (&alice, "displayname", json!({}), 400, "M_MISSING_PARAM"),
             (&alice, "displayname", json!({ "displayname": 1 }), 400, "M_BAD_JSON"),
+            (&alice, "displayname", json!({ "displayname": null }), 400, "M_BAD_JSON"),
+            (&alice, "avatar_url", json!({ "avatar_url": null }), 400, "M_BAD_JSON"),
+            (&alice, "m.tz", json!({ "m.tz": null }), 400, "M_BAD_JSON"),
+            (&alice, "org.example.key", json!({ "org.example.other": 1 }), 400, "M_MISSING_PARAM"),
             (&alice, "displayname", json!([]), 400, "M_BAD_JSON"),
             (&alice, "avatar_url", json!({ "avatar_url": "https://a" }), 400, "M_INVALID_PARAM"),
             (&alice, "nickname", json!({ "nickname": "A" }), 400, "M_INVALID_PARAM"),
