@@ -199,6 +199,10 @@ fn what_a_room_is_asked() {
         &room::GetEvent { user, device, event_id: "$e".try_into().unwrap() },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e" }),
     );
+}
+
+#[test]
+fn what_a_room_is_asked_about_times_and_states() {
     let (user, device, event_id) = (alice(), "D".into(), "$e".try_into().unwrap());
     pinned(
         &room::GetContext { user, device, event_id, limit: 5, filter: EventFilter::default() },
@@ -221,8 +225,12 @@ fn what_a_room_is_asked() {
             at: Some(7),
             after: Some(("m.room.name".into(), String::new())),
             filter: EventFilter::default(),
+            synced: Some(room::Synced { since: Some(1), format: EventFormat::default() }),
         },
-        json!({ "user": "@alice:a", "device": "D", "at": 7, "after": ["m.room.name", ""], "filter": {} }),
+        json!({
+            "user": "@alice:a", "device": "D", "at": 7, "after": ["m.room.name", ""], "filter": {},
+            "synced": { "since": 1 },
+        }),
     );
     pinned_reply::<room::GetState>(json!({ "at": 7, "events": [{ "a": 1 }] }));
     pinned(

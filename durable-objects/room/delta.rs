@@ -1,7 +1,5 @@
 //! What happened in a room since a cursor: one room of one sync.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedUserId};
 use ruma_events::room::member::MembershipState;
@@ -14,6 +12,7 @@ use super::{
     ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::Direction,
     store::{self, log::Logged, receipts::Receipt},
+    synced_state::{MoreState, ShownState, SyncedState},
     viewer::Viewer,
     walk::Walk,
 };
@@ -69,6 +68,9 @@ pub struct DeltaReply {
     /// Who types, if that was asked for and is theirs to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<Typing>,
+    /// Where the state goes on that has no room in this reply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more_state: Option<MoreState>,
     /// The room in the shape of its section; `null` in none.
     pub room: Box<RawValue>,
 }
@@ -83,6 +85,13 @@ pub enum Section {
     Quiet,
     /// There is nothing for this user in the room.
     None,
+}
+
+impl DeltaReply {
+    /// Nothing to show, read up to a position.
+    pub fn nothing(to: u64, section: Section) -> serde_json::Result<Self> {
+        Ok(Self { to, section, anew: false, typing: None, more_state: None, room: to_raw_value(&())? })
+    }
 }
 
 impl Call for Delta {
@@ -123,20 +132,19 @@ impl Events {
 }
 
 /// The newest events of a span, oldest first.
-struct Newest {
-    events: Vec<Logged>,
+pub(super) struct Newest {
+    pub events: Vec<Logged>,
     /// Whether the span holds more.
     limited: bool,
     /// The position before the first of them.
-    start: u64,
+    pub start: u64,
 }
 
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
         let heads = self.heads(&**tx)?;
         let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?.with_format(&call.format);
-        let nothing =
-            |to| Ok(DeltaReply { to, section: Section::None, anew: false, typing: None, room: to_raw_value(&())? });
+        let nothing = |to| Ok(DeltaReply::nothing(to, Section::None)?);
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {
                 let own = own_receipts(&**tx, call.user.as_str())?;
@@ -149,16 +157,12 @@ impl Room {
                 self.joined(&**tx, cx, &reading)
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
-                let room = gone(&**tx, cx, &viewer, &call, left)?;
-                Ok(DeltaReply { to: left, section: Section::Leave, anew: false, typing: None, room })
+                self.gone(&**tx, cx, &viewer, &call, left)
             }
             Some((_, position)) => nothing(position),
             None => match viewer.forgotten() {
                 // A device that took them for a member learns that they are none, and nothing else.
-                Some(left) if call.from.is_some_and(|from| from < left) => {
-                    let room = gone(&**tx, cx, &viewer, &call, left)?;
-                    Ok(DeltaReply { to: left, section: Section::Leave, anew: false, typing: None, room })
-                }
+                Some(left) if call.from.is_some_and(|from| from < left) => self.gone(&**tx, cx, &viewer, &call, left),
                 Some(left) => nothing(left),
                 None => nothing(heads.log),
             },
@@ -180,18 +184,46 @@ impl Room {
         } else {
             None
         };
-        let span = StateSpan { since: if whole { None } else { since }, end: to, head: to };
-        let state = span.select(sql, viewer, call, &newest, summary.as_ref())?;
+        let since_shown = if whole { None } else { since };
+        let (timeline, known_by) = (&newest, summary.as_ref());
+        let state = SyncedState { since: since_shown, end: to, call, viewer, timeline, summary: known_by };
+        let state = state.show(self, sql, cx)?;
         let after = since.unwrap_or(0);
         let wanted = Wanted { filter: &call.ephemeral, after, up_to: to, typing: call.typing };
         let Ephemeral { events, typing } = self.ephemeral(sql, cx, own, &wanted)?;
         let own_moved = own.first().is_some_and(|newest| newest.position > after);
-        let is_empty = newest.events.is_empty() && !newest.limited && state.is_empty() && events.is_empty();
+        let is_empty = newest.events.is_empty() && !newest.limited && state.events.is_empty() && events.is_empty();
         if is_empty && !whole && !own_moved && summary.is_none() {
-            return Ok(DeltaReply { to, section: Section::Quiet, anew, typing, room: to_raw_value(&())? });
+            return Ok(DeltaReply { anew, typing, ..DeltaReply::nothing(to, Section::Quiet)? });
         }
         let shown = Shown { timeline: newest, state, summary, ephemeral: Events { events } };
-        Ok(DeltaReply { to, section: Section::Join, anew, typing, room: shown.render(sql, cx, viewer, call)? })
+        let reply = shown.render(sql, cx, viewer, call)?;
+        Ok(DeltaReply { to, section: Section::Join, anew, typing, ..reply })
+    }
+
+    /// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
+    fn gone(&self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<DeltaReply, Error> {
+        let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
+        // Who already knows that they are out learns only of a change in that: a ban, an invitation that ended.
+        let end = if since.is_none() && call.from.is_some() { None } else { viewer.left_at() };
+        let (mut newest, state) = match end {
+            Some(end) => {
+                let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?;
+                let state = SyncedState { since, end, call, viewer, timeline: &newest, summary: None };
+                let state = state.show(self, sql, cx)?;
+                (newest, state)
+            }
+            None => {
+                let nothing = Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) };
+                (nothing, ShownState::default())
+            }
+        };
+        if newest.events.last().is_none_or(|last| last.position < left) {
+            // It may be hidden by the history visibility from the very one it is about.
+            newest.events.extend(store::log::one(sql, left)?);
+        }
+        let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default() };
+        Ok(DeltaReply { to: left, section: Section::Leave, ..shown.render(sql, cx, viewer, call)? })
     }
 }
 
@@ -207,50 +239,27 @@ struct Reading<'a> {
     to: u64,
 }
 
-/// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
-fn gone(sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<Box<RawValue>, Error> {
-    let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
-    // Who already knows that they are out learns only of a change in that: a ban, an invitation that ended.
-    let end = if since.is_none() && call.from.is_some() { None } else { viewer.left_at() };
-    let (mut newest, state) = match end {
-        Some(end) => {
-            let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?;
-            let span = StateSpan { since, end, head: store::log::head_position(sql)? };
-            let state = span.select(sql, viewer, call, &newest, None)?;
-            (newest, state)
-        }
-        None => (Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) }, Vec::new()),
-    };
-    if newest.events.last().is_none_or(|last| last.position < left) {
-        // It may be hidden by the history visibility from the very one it is about.
-        newest.events.extend(store::log::at(sql, &[left])?);
-    }
-    let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default() };
-    shown.render(sql, cx, viewer, call)
-}
-
 /// What a viewer gets to see of the room.
 struct Shown {
     timeline: Newest,
-    state: Vec<Logged>,
+    state: ShownState,
     summary: Option<Summary>,
     ephemeral: Events,
 }
 
 impl Shown {
-    fn render(self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta) -> Result<Box<RawValue>, Error> {
-        let show = |events: &[Logged]| {
-            events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<Vec<_>, _>>()
-        };
+    /// A reply that says this, and nothing else yet.
+    fn render(self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta) -> Result<DeltaReply, Error> {
+        let Shown { timeline, state: ShownState { events, more }, summary, ephemeral } = self;
         let timeline = Timeline {
-            events: show(&self.timeline.events)?,
-            limited: self.timeline.limited,
-            prev_batch: RoomToken(self.timeline.start).to_string(),
+            events: timeline.events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<_, _>>()?,
+            limited: timeline.limited,
+            prev_batch: RoomToken(timeline.start).to_string(),
         };
-        let state = Some(Events { events: show(&self.state)? });
+        let state = Some(Events { events });
         let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
-        let Shown { summary, ephemeral, .. } = self;
-        Ok(to_raw_value(&SyncedRoom { timeline, state, state_after, summary, ephemeral })?)
+        let room = to_raw_value(&SyncedRoom { timeline, state, state_after, summary, ephemeral })?;
+        Ok(DeltaReply { more_state: more, room, ..DeltaReply::nothing(0, Section::None)? })
     }
 }
 
@@ -264,6 +273,10 @@ fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_t
             break true;
         }
         let Some(event) = walk.next()? else { break false };
+        // A timeline has no hole: what lies before a stretch that is hidden comes by paging.
+        if walk.has_stepped_over() && !events.is_empty() {
+            break true;
+        }
         if events.len() as u64 == wanted || bytes >= TIMELINE_BYTES_MAX {
             break true;
         }
@@ -275,88 +288,4 @@ fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_t
     events.reverse();
     let start = events.first().map_or(up_to, |first: &Logged| first.position.saturating_sub(1));
     Ok(Newest { events, limited, start })
-}
-
-/// Which state a sync shows: all of it, or what changed since a position; up to the timeline's start, or its end.
-struct StateSpan {
-    since: Option<u64>,
-    /// Where the timeline ends.
-    end: u64,
-    head: u64,
-}
-
-impl StateSpan {
-    fn select(
-        &self,
-        sql: &dyn Sql,
-        viewer: &Viewer,
-        call: &Delta,
-        timeline: &Newest,
-        summary: Option<&Summary>,
-    ) -> Result<Vec<Logged>, Error> {
-        let lazy = call.state.lazy_load_members;
-        let at = if call.state_after { self.end } else { timeline.start.min(self.end) };
-        let mut keys = match self.since {
-            None => whole_state(sql, at, self.head, lazy)?,
-            Some(since) => changed_state(sql, since, at)?,
-        };
-        // A change that the client's filter keeps out of the timeline is not kept from it altogether.
-        let shown: BTreeSet<u64> = timeline.events.iter().map(|event| event.position).collect();
-        for (key, event) in changed_state(sql, at, self.end)? {
-            if !shown.contains(&event) {
-                keys.insert(key, event);
-            }
-        }
-        if lazy {
-            for user in self.named(viewer, timeline, summary) {
-                if let Some(position) = store::state::position_at(sql, "m.room.member", user, at)? {
-                    keys.insert(("m.room.member".to_owned(), user.to_owned()), position);
-                }
-            }
-        }
-        let positions: Vec<u64> = keys.into_values().collect();
-        let mut events = store::log::at(sql, &positions)?;
-        events.retain(|event| call.state.allows(event));
-        Ok(events)
-    }
-
-    /// The members that a lazy-loading client needs to show what it gets. Spec: "Lazy-loading room members".
-    fn named<'a>(&self, viewer: &'a Viewer, timeline: &'a Newest, summary: Option<&'a Summary>) -> BTreeSet<&'a str> {
-        let senders = timeline.events.iter().map(|event| event.pdu.sender().as_str());
-        let heroes = summary.into_iter().flat_map(|summary| &summary.heroes).map(String::as_str);
-        let own = self.since.is_none().then_some(viewer.user.as_str());
-        senders.chain(heroes).chain(own).collect()
-    }
-}
-
-type StateKeys = BTreeMap<(String, String), u64>;
-
-/// The state at a position: the current one without what changed since.
-pub(super) fn whole_state(sql: &dyn Sql, at: u64, head: u64, lazy: bool) -> Result<StateKeys, Error> {
-    let current = if lazy { store::state::all_but_members(sql)? } else { store::state::all(sql)? };
-    let mut keys: StateKeys = current.into_iter().map(|(event_type, key, event)| ((event_type, key), event)).collect();
-    for change in store::state::changes(sql, at, head)?.into_iter().rev() {
-        if lazy && change.event_type == "m.room.member" {
-            continue;
-        }
-        let key = (change.event_type, change.state_key);
-        match change.before {
-            Some(before) => keys.insert(key, before),
-            None => keys.remove(&key),
-        };
-    }
-    Ok(keys)
-}
-
-/// What changed in the state in `(since, at]`, as it is then. Members too, however lazily the client loads them: it may
-/// know what they were before.
-fn changed_state(sql: &dyn Sql, since: u64, at: u64) -> Result<StateKeys, Error> {
-    let mut keys = StateKeys::new();
-    for change in store::state::changes(sql, since, at)? {
-        match change.after {
-            Some(after) => keys.insert((change.event_type, change.state_key), after),
-            None => keys.remove(&(change.event_type, change.state_key)),
-        };
-    }
-    Ok(keys)
 }

@@ -47,6 +47,7 @@ mod restricted_join;
 mod send_event;
 mod state;
 mod store;
+mod synced_state;
 mod thread;
 mod token;
 mod transactions;
@@ -85,7 +86,8 @@ pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
-pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage};
+pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
+pub use synced_state::MoreState;
 pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
 

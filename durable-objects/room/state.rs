@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    EventFilter, Room,
+    EventFilter, EventFormat, Room,
     store::{
         self,
         log::Logged,
@@ -42,6 +42,18 @@ pub struct GetState {
     pub after: Option<StateKey>,
     #[serde(default)]
     pub filter: EventFilter,
+    /// For what a sync has no room for: as it shows events, and what changed since a position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synced: Option<Synced>,
+}
+
+/// How a sync shows state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Synced {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    #[serde(default, skip_serializing_if = "EventFormat::is_usual")]
+    pub format: EventFormat,
 }
 
 /// A key of the state: a type and a state key.
@@ -93,6 +105,9 @@ impl Call for GetStateEvent {
 pub(super) struct StateSpan<'a> {
     at: u64,
     ranges: Vec<[Edge<'a>; 2]>,
+    /// What did not change since is left out.
+    since: Option<u64>,
+    with_room_id: bool,
 }
 
 impl<'a> StateSpan<'a> {
@@ -105,29 +120,49 @@ impl<'a> StateSpan<'a> {
         } else {
             vec![[start, Edge::End]]
         };
-        Self { at, ranges }
+        Self { at, ranges, since: None, with_room_id: true }
     }
 
     /// The members at a position, behind one of them.
     pub(super) fn of_members(at: u64, after: Option<&'a str>) -> Self {
         let start = after.map_or(Edge::BeforeType(MEMBER), |user_id| Edge::Behind(MEMBER, user_id));
-        Self { at, ranges: vec![[start, Edge::BehindType(MEMBER)]] }
+        Self { at, ranges: vec![[start, Edge::BehindType(MEMBER)]], since: None, with_room_id: true }
+    }
+
+    /// What changed since a position: members too, however lazily they are wanted, as the client may know what they were.
+    pub(super) fn since(self, since: Option<u64>) -> Self {
+        let Some((first, last)) = self.ranges.first().zip(self.ranges.last()).filter(|_| since.is_some()) else {
+            return self;
+        };
+        let [[start, _], [_, end]] = [first, last];
+        Self { since, ranges: vec![[start.clone(), end.clone()]], ..self }
+    }
+
+    /// As events stand in a sync, which says whose room it is.
+    pub(super) fn without_room_id(self) -> Self {
+        Self { with_room_id: false, ..self }
     }
 }
 
 impl Room {
     pub(super) fn state(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetState) -> Result<StatePage, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let mut viewer = Viewer::load(sql, call.user, call.device)?;
         let newest = match viewer.sight()? {
             Sight::Now => self.head(sql)?,
             Sight::Until(left) => left,
         };
         let at = call.at.unwrap_or(newest).min(newest);
-        if at < newest && !viewer.may_see_state_at(at) {
+        // Whoever got one page may have the rest of it.
+        if call.after.is_none() && at < newest && !viewer.may_see_state_at(at) {
             return Err(Refusal::Forbidden("you may not see the state of this room then".to_owned()).into());
         }
         let wanted = |event: &Logged| Ok(call.filter.allows(event));
-        self.state_page(sql, cx, &viewer, StateSpan::of(at, &call.filter, call.after.as_ref()), wanted)
+        let mut span = StateSpan::of(at, &call.filter, call.after.as_ref());
+        if let Some(Synced { since, format }) = &call.synced {
+            viewer = viewer.with_format(format);
+            span = span.since(*since).without_room_id();
+        }
+        self.state_page(sql, cx, &viewer, span, wanted)
     }
 
     /// A page of the state's events, those wanted of them.
@@ -154,9 +189,10 @@ impl Room {
                     keys = keys.saturating_add(1);
                     behind = Some(key);
                     if let Some(event) = event
+                        && span.since.is_none_or(|since| event.position > since)
                         && wanted(&event)?
                     {
-                        let shown = viewer.sees(sql, cx, &event, true)?;
+                        let shown = viewer.sees(sql, cx, &event, span.with_room_id)?;
                         bytes = bytes.saturating_add(shown.get().len());
                         page.events.push(shown);
                     }
@@ -195,7 +231,7 @@ mod tests {
     use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
     use serde_json::{Value, json};
 
-    use super::{EventFilter, GetState, StateKey, StatePage};
+    use super::{EventFilter, GetState, StatePage};
     use crate::world::World;
 
     fn alice() -> OwnedUserId {
@@ -209,7 +245,7 @@ mod tests {
     /// All pages, and how many there were.
     fn pages(world: &World, room_id: &OwnedRoomId, at: Option<u64>, filter: &EventFilter) -> (Vec<Value>, usize) {
         let mut call =
-            GetState { user: alice(), device: "PHONE".into(), at, after: None::<StateKey>, filter: filter.clone() };
+            GetState { user: alice(), device: "PHONE".into(), at, after: None, filter: filter.clone(), synced: None };
         let (mut events, mut count) = (Vec::new(), 0);
         loop {
             let StatePage { at, events: page, next } = world.call(room_id.as_str(), &call).unwrap();

@@ -25,6 +25,7 @@ pub(super) struct Walk<'a> {
     has_more: bool,
     batch_max: u64,
     scanned: u64,
+    stepped_over: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -38,7 +39,7 @@ impl<'a> Walk<'a> {
     ) -> Self {
         let batch_max = wanted.saturating_add(1).min(BATCH_EVENTS_MAX);
         let batch = Vec::new().into_iter();
-        Self { sql, viewer, direction, after, up_to, batch, has_more: true, batch_max, scanned: 0 }
+        Self { sql, viewer, direction, after, up_to, batch, has_more: true, batch_max, scanned: 0, stepped_over: false }
     }
 
     /// The position between what was passed and what lies ahead.
@@ -52,6 +53,11 @@ impl<'a> Walk<'a> {
     /// How many log entries were looked at.
     pub(super) fn scanned(&self) -> u64 {
         self.scanned
+    }
+
+    /// Whether a hidden stretch was stepped over.
+    pub(super) fn has_stepped_over(&self) -> bool {
+        self.stepped_over
     }
 
     /// The next event that the user may see.
@@ -88,10 +94,12 @@ impl<'a> Walk<'a> {
         let Some(ahead) = ahead else { return Ok(false) };
         let batch = match self.direction {
             Direction::Backwards => {
+                self.stepped_over |= ahead < self.up_to;
                 self.up_to = ahead;
                 store::log::backwards(self.sql, self.after, self.up_to, self.batch_max)?
             }
             Direction::Forwards => {
+                self.stepped_over |= ahead > self.after.saturating_add(1);
                 self.after = ahead.saturating_sub(1);
                 store::log::forwards(self.sql, self.after, self.up_to, self.batch_max)?
             }

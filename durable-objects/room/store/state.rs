@@ -9,7 +9,6 @@ use super::log::{Logged, logged};
 pub(crate) struct Change {
     pub event_type: String,
     pub state_key: String,
-    pub before: Option<u64>,
     pub after: Option<u64>,
 }
 
@@ -114,14 +113,6 @@ pub(crate) fn between(
     .collect()
 }
 
-/// The keys of the current state with the positions of their events.
-pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
-    sql.query("SELECT type, state_key, position FROM state ORDER BY type, state_key", &[])?
-        .into_iter()
-        .map(|mut row| Ok((row.text(0)?, row.text(1)?, row.unsigned(2)?)))
-        .collect()
-}
-
 /// Up to `limit` events of the current state with this type.
 pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec<Logged>, Fault> {
     sql.query(
@@ -134,36 +125,15 @@ pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec
     .collect()
 }
 
-/// The current state but for members: what a lazy-loading client starts with.
-pub(crate) fn all_but_members(sql: &dyn Sql) -> Result<Vec<(String, String, u64)>, Fault> {
+/// Up to `limit` changes in `(after, up_to]`, in their order.
+pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Change>, Fault> {
     sql.query(
-        // With an «or» instead, all the members would be looked at.
-        "SELECT type, state_key, position FROM state WHERE type < 'm.room.member'
-         UNION ALL SELECT type, state_key, position FROM state WHERE type > 'm.room.member'
-         ORDER BY type, state_key",
-        &[],
+        "SELECT type, state_key, after FROM state_change WHERE position > ?1 AND position <= ?2
+         ORDER BY position LIMIT ?3",
+        &[after.into(), up_to.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| Ok((row.text(0)?, row.text(1)?, row.unsigned(2)?)))
-    .collect()
-}
-
-/// The changes in `(after, up_to]`, in their order.
-pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Change>, Fault> {
-    sql.query(
-        "SELECT type, state_key, before, after FROM state_change WHERE position > ?1 AND position <= ?2
-         ORDER BY position",
-        &[after.into(), up_to.into()],
-    )?
-    .into_iter()
-    .map(|mut row| {
-        Ok(Change {
-            event_type: row.text(0)?,
-            state_key: row.text(1)?,
-            before: row.unsigned_or_null(2)?,
-            after: row.unsigned_or_null(3)?,
-        })
-    })
+    .map(|mut row| Ok(Change { event_type: row.text(0)?, state_key: row.text(1)?, after: row.unsigned_or_null(2)? }))
     .collect()
 }
 

@@ -4,6 +4,7 @@
 //! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
 
 mod answer;
+mod more_state;
 mod streamed;
 
 use std::time::Duration;
@@ -19,10 +20,12 @@ use ruma_client_api::{
     sync::sync_events::v3::{Filter, Request},
 };
 use ruma_common::{OwnedDeviceId, RoomId};
-use serde_json::value::to_raw_value;
 use tracing::warn;
 
-use self::answer::{Answer, Room, Rooms};
+use self::{
+    answer::{Answer, Room, Rooms},
+    more_state::Reader,
+};
 use super::{
     filter::{checked, event_format},
     rooms::{event_filter, wants_room},
@@ -255,11 +258,12 @@ impl Reading {
         };
         match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
-            Err(Failure::Absent) => {
-                let (to, room) = (room.from.unwrap_or(0), to_raw_value(&())?);
-                Ok(DeltaReply { to, section: Section::None, anew: false, typing: None, room })
+            Err(Failure::Absent) => Ok(DeltaReply::nothing(room.from.unwrap_or(0), Section::None)?),
+            Ok(reply) => {
+                let Delta { user, device, state: filter, format, .. } = call;
+                Reader { user, device, filter, format }.completed(&self.cx, &room.room_id, reply).await
             }
-            reply => reply,
+            Err(failure) => Err(failure),
         }
     }
 }

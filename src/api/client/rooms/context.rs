@@ -50,7 +50,7 @@ async fn context(cx: &Context, caller: Caller, request: get_context::v3::Request
     open.push_str(",\"state\":[");
     let GetContext { user, device, filter, .. } = call;
     let filter = EventFilter { limit: None, ..filter };
-    let first = of_state(GetState { user, device, at: None, after: None, filter }, found.state)?;
+    let first = of_state(GetState { user, device, at: None, after: None, filter, synced: None }, found.state)?;
     Ok(in_pages(cx, request.room_id, &open, first, of_state, "]}"))
 }
 

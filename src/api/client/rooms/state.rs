@@ -22,7 +22,7 @@ pub(super) fn routes(routes: &mut Routes) {
 /// `GET …/state`.
 async fn state(cx: &Context, caller: Caller, request: get_state_events::v3::Request) -> Result<Body, Failure> {
     let (user, device, filter) = (caller.user_id, caller.device_id, EventFilter::default());
-    let call = GetState { user, device, at: None, after: None, filter };
+    let call = GetState { user, device, at: None, after: None, filter, synced: None };
     let page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     Ok(in_pages(cx, request.room_id, "[", of_state(call, page)?, of_state, "]"))
 }

@@ -1,0 +1,237 @@
+//! The state that a sync shows of a room: all of it, or what changed; up to the timeline's start, or its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use platform::Sql;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    Delta, Room,
+    company::Summary,
+    delta::Newest,
+    state::{MEMBER, StateKey, StateSpan},
+    store::{self, log::Logged},
+    viewer::Viewer,
+};
+use crate::{Cx, Error};
+
+/// Changes of state that are looked up one by one; of more, the whole state is gone through.
+const CHANGES_MAX: u64 = 500;
+/// More changes than a timeline is long: it has at most as many entries.
+const WINDOW_CHANGES_MAX: u64 = 5_000;
+/// Events read from the log at once.
+const BATCH_EVENTS: usize = 100;
+
+/// What of the state a sync shows.
+pub(super) struct SyncedState<'a> {
+    /// What changed since this position; `None`: all of it.
+    pub since: Option<u64>,
+    /// Where the timeline ends.
+    pub end: u64,
+    pub call: &'a Delta,
+    pub viewer: &'a Viewer,
+    pub timeline: &'a Newest,
+    pub summary: Option<&'a Summary>,
+}
+
+/// What of it goes into the reply, and where the rest is found.
+#[derive(Default)]
+pub(super) struct ShownState {
+    pub events: Vec<Box<RawValue>>,
+    pub more: Option<MoreState>,
+}
+
+/// State that the reply to a [`Delta`] has no room for: pages of [`super::GetState`], each to go before what is there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MoreState {
+    pub at: u64,
+    pub after: StateKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
+impl SyncedState<'_> {
+    pub(super) fn show(&self, room: &Room, sql: &dyn Sql, cx: &Cx<'_>) -> Result<ShownState, Error> {
+        let Self { call, viewer, timeline, .. } = *self;
+        let at = if call.state_after { self.end } else { timeline.start.min(self.end) };
+        let few = match self.since {
+            Some(since) => few_changes(sql, since, at)?,
+            None => None,
+        };
+        let is_large = few.is_none();
+        let mut keys = few.unwrap_or_default();
+        // A change that the client's filter keeps out of the timeline is not kept from it altogether.
+        let in_timeline: BTreeSet<u64> = timeline.events.iter().map(|event| event.position).collect();
+        for (key, event) in changes(sql, at, self.end, WINDOW_CHANGES_MAX)?.0 {
+            if !in_timeline.contains(&event) {
+                keys.insert(key, event);
+            }
+        }
+        if call.state.lazy_load_members {
+            for user in self.named() {
+                let position = store::state::position_at(sql, MEMBER, user, at)?;
+                // Of many changes the pages tell them, too.
+                let in_pages = |position: &u64| is_large && self.since.is_some_and(|since| *position > since);
+                if let Some(position) = position.filter(|position| !in_pages(position)) {
+                    keys.entry((MEMBER.to_owned(), user.to_owned())).or_insert(position);
+                }
+            }
+        }
+        let mut shown = ShownState::default();
+        if is_large {
+            let span = StateSpan::of(at, &call.state, None).since(self.since).without_room_id();
+            let wanted = |event: &Logged| Ok(call.state.allows(event) && !keys.contains_key(&key_of(event)));
+            let page = room.state_page(sql, cx, viewer, span, wanted)?;
+            shown.more = page.next.map(|after| MoreState { at, after, since: self.since });
+            shown.events = page.events;
+        }
+        let positions: Vec<u64> = keys.into_values().collect();
+        for batch in positions.chunks(BATCH_EVENTS) {
+            for event in store::log::at(sql, batch)?.iter().filter(|event| call.state.allows(event)) {
+                shown.events.push(viewer.sees(sql, cx, event, false)?);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// The members that a lazy-loading client needs to show what it gets. Spec: "Lazy-loading room members".
+    fn named(&self) -> BTreeSet<&str> {
+        let senders = self.timeline.events.iter().map(|event| event.pdu.sender().as_str());
+        let heroes = self.summary.into_iter().flat_map(|summary| &summary.heroes).map(String::as_str);
+        let own = self.since.is_none().then_some(self.viewer.user.as_str());
+        senders.chain(heroes).chain(own).collect()
+    }
+}
+
+type StateKeys = BTreeMap<StateKey, u64>;
+
+/// What changed in the state in `(since, at]`, as it is then, if that is little. Members too, however lazily the client
+/// loads them: it may know what they were before.
+fn few_changes(sql: &dyn Sql, since: u64, at: u64) -> Result<Option<StateKeys>, Error> {
+    let (keys, count) = changes(sql, since, at, CHANGES_MAX.saturating_add(1))?;
+    Ok((count <= CHANGES_MAX).then_some(keys))
+}
+
+fn changes(sql: &dyn Sql, since: u64, at: u64, limit: u64) -> Result<(StateKeys, u64), Error> {
+    let mut keys = StateKeys::new();
+    let changes = store::state::changes(sql, since, at, limit)?;
+    let count = changes.len() as u64;
+    for change in changes {
+        match change.after {
+            Some(after) => keys.insert((change.event_type, change.state_key), after),
+            None => keys.remove(&(change.event_type, change.state_key)),
+        };
+    }
+    Ok((keys, count))
+}
+
+fn key_of(event: &Logged) -> StateKey {
+    (event.pdu.event_type().to_string(), event.pdu.state_key().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use domain::power::Preset;
+    use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
+    use serde::Deserialize;
+    use serde_json::{Value, json, value::RawValue};
+
+    use super::MoreState;
+    use crate::{
+        room::{Delta, EventFilter, EventFormat, GetState, Synced},
+        world::World,
+    };
+
+    /// The largest reply that a room should give, in bytes.
+    const REPLY_BYTES_MAX: usize = 1_600_000;
+    const MEMBERS: u64 = 20_000;
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    fn delta(from: Option<u64>, state: EventFilter) -> Delta {
+        Delta {
+            user: alice(),
+            device: "PHONE".into(),
+            from,
+            full_state: false,
+            state_after: false,
+            timeline: EventFilter { limit: Some(5), ..EventFilter::default() },
+            state,
+            format: EventFormat::default(),
+            ephemeral: EventFilter::default(),
+            typing: None,
+        }
+    }
+
+    /// All state of a sync, by type and key, and in how many replies it came. Nothing comes twice.
+    fn synced(world: &World, room_id: &OwnedRoomId, call: &Delta) -> (BTreeMap<String, Value>, usize) {
+        #[derive(Deserialize)]
+        struct SyncedRoom {
+            state: Events,
+        }
+        #[derive(Deserialize)]
+        struct Events {
+            events: Vec<Box<RawValue>>,
+        }
+        let reply = world.call(room_id.as_str(), call).unwrap();
+        assert!(reply.room.get().len() < REPLY_BYTES_MAX, "{} bytes", reply.room.get().len());
+        let mut events = serde_json::from_str::<SyncedRoom>(reply.room.get()).unwrap().state.events;
+        let (mut replies, mut more) = (1, reply.more_state);
+        while let Some(MoreState { at, after, since }) = more {
+            let call = GetState {
+                user: alice(),
+                device: "PHONE".into(),
+                at: Some(at),
+                after: Some(after),
+                filter: call.state.clone(),
+                synced: Some(Synced { since, format: EventFormat::default() }),
+            };
+            let page = world.call(room_id.as_str(), &call).unwrap();
+            assert!(page.events.iter().map(|event| event.get().len()).sum::<usize>() < REPLY_BYTES_MAX);
+            events.extend(page.events);
+            replies += 1;
+            more = page.next.map(|after| MoreState { at, after, since });
+        }
+        let mut keys = BTreeMap::new();
+        for event in events {
+            let event: Value = serde_json::from_str(event.get()).unwrap();
+            assert_eq!(event["room_id"], Value::Null, "the sync says it");
+            let known = keys.insert(format!("{} {}", event["type"], event["state_key"]), event);
+            assert!(known.is_none(), "{known:?} came twice");
+        }
+        (keys, replies)
+    }
+
+    fn members(state: &BTreeMap<String, Value>) -> u64 {
+        state.values().filter(|event| event["type"] == "m.room.member").count() as u64
+    }
+
+    #[test]
+    fn twenty_thousand_members_are_synced_in_small_replies() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "11", Preset::PrivateChat);
+        let before = world.call(room_id.as_str(), &delta(None, EventFilter::default())).unwrap();
+        assert!(before.more_state.is_none());
+        world.crowds(&room_id, MEMBERS);
+        for number in 0..10 {
+            world.sends(&alice(), &room_id, "m.room.message", None, &json!({ "n": number })).unwrap();
+        }
+        let lazy = EventFilter { lazy_load_members: true, ..EventFilter::default() };
+        let (first, replies) = synced(&world, &room_id, &delta(None, EventFilter::default()));
+        assert_eq!(members(&first), MEMBERS + 1);
+        assert!(replies > 5, "{replies}");
+        // A lazily loading client gets who matters at first, and then every change: it may know what they were.
+        let (first, replies) = synced(&world, &room_id, &delta(None, lazy.clone()));
+        assert!((members(&first), replies) == (6, 1), "{} in {replies}", members(&first));
+        for filter in [EventFilter::default(), lazy] {
+            let (since, replies) = synced(&world, &room_id, &delta(Some(before.to), filter));
+            assert!(members(&since) >= MEMBERS && replies > 5, "{} in {replies}", members(&since));
+            assert!(!since.keys().any(|key| key.contains("m.room.create")), "that did not change");
+        }
+    }
+}
