@@ -149,6 +149,7 @@ impl Story {
             reason: None,
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
+            guest: false,
         };
         self.world.call(room_id.as_str(), &call)
     }
@@ -163,6 +164,7 @@ impl Story {
             reason: None,
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
+            guest: false,
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

@@ -90,10 +90,11 @@ fn what_a_room_is_told() {
             reason: Some("r".into()),
             profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
             member_of: vec![room()],
+            guest: true,
         },
         json!({
             "call_id": "c", "sender": "@alice:a", "target": "@alice:a", "action": "join", "reason": "r",
-            "profile": { "displayname": "Alice" }, "member_of": ["!room:a"],
+            "profile": { "displayname": "Alice" }, "member_of": ["!room:a"], "guest": true,
         }),
     );
     pinned(
@@ -115,6 +116,7 @@ fn what_a_room_is_told() {
         &room::CompleteUpgrade { user: alice(), successor: room() },
         json!({ "user": "@alice:a", "successor": "!room:a" }),
     );
+    pinned(&room::GuestUpgraded { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(&room::Forget { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(
         &room::RefreshMember {

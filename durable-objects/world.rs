@@ -265,6 +265,7 @@ impl World {
             reason: None,
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
+            guest: false,
         };
         self.call(room_id.as_str(), &call)
     }

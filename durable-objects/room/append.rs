@@ -132,6 +132,9 @@ impl Room {
                 state_key,
             )?;
         }
+        if *pdu.event_type() == TimelineEventType::RoomGuestAccess {
+            self.expel_guests(tx, cx)?;
+        }
         Ok(())
     }
 

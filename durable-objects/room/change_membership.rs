@@ -5,13 +5,13 @@ use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Room, append::owe_membership, store, transactions};
+use super::{Room, append::owe_membership, guests::check_guest_access, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
 ///
-/// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned.
-/// Spec: "Room membership".
+/// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
+/// who joins where guests may not. Spec: "Room membership".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChangeMembership {
     pub call_id: String,
@@ -26,6 +26,9 @@ pub struct ChangeMembership {
     /// For a join without an invitation: rooms that said that the sender is in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_of: Vec<OwnedRoomId>,
+    /// Whether the sender is a guest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guest: bool,
 }
 
 /// What is to become of a membership.
@@ -116,8 +119,15 @@ impl Room {
         };
         // Whoever may not do it learns nothing of the target.
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
+        let joins = own && call.action == MembershipAction::Join;
+        if joins && call.guest {
+            check_guest_access(&**tx)?;
+        }
         if own || call.action.applies_to(now.as_deref(), &call.target)? {
             self.insert(tx, cx, &pdu, Some(&txn))?;
+        }
+        if joins {
+            store::members::set_guest(tx, call.target.as_str(), call.guest)?;
         }
         Ok(())
     }

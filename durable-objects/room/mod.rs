@@ -12,7 +12,7 @@
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
 //! | [`Forget`] | a user who left forgets the room |
 //! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
-//! | [`RefreshMember`] | a member's profile changed |
+//! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
 //! | [`MarkRead`] | receipts: how far a user has read |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
@@ -37,6 +37,7 @@ mod event_filter;
 mod event_format;
 mod follow;
 mod forget;
+mod guests;
 mod mark_read;
 mod members;
 mod messages;
@@ -78,6 +79,7 @@ pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
+pub use guests::GuestUpgraded;
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
@@ -96,6 +98,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_receipts.sql"),
     include_str!("migrations/0003_redactions.sql"),
     include_str!("migrations/0004_forgotten.sql"),
+    include_str!("migrations/0005_guests.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -161,6 +164,7 @@ impl Logic for Room {
             write SendEvent => send_event,
             write RedactEvent => redact_event,
             write ChangeMembership => change_membership,
+            write GuestUpgraded => guest_upgraded,
             read GetJoinConditions => join_conditions,
             read IsJoined => is_joined,
             write Forget => forget,

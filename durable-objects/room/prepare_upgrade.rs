@@ -325,6 +325,7 @@ mod tests {
             reason: None,
             profile: MemberProfile::default(),
             member_of: Vec::new(),
+            guest: false,
         };
         world.call(old.as_str(), &join).unwrap();
         let mine = prepares(&world, &old, alice(), "12").unwrap();

@@ -104,6 +104,9 @@ impl Room {
             let redacted = event::redact(&event.pdu, &version, Some(&because))
                 .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
             store::log::redact(tx, event.position, &redacted, position)?;
+            if *event.pdu.event_type() == TimelineEventType::RoomGuestAccess {
+                self.expel_guests(tx, cx)?;
+            }
         }
         Ok(because.event_id().to_owned())
     }

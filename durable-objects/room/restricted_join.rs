@@ -187,6 +187,7 @@ mod tests {
             reason: None,
             profile: MemberProfile::default(),
             member_of,
+            guest: false,
         };
         world.call(room_id.as_str(), &call)
     }

@@ -1,16 +1,14 @@
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use platform::{ActorKind, Fault, Tx};
-use ruma_common::OwnedUserId;
+use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::{User, authenticate, check_password_hash, device::remove_devices_but, store};
+use super::{
+    ROOMS_BEFORE_ANSWER_MAX, User, authenticate, check_password_hash, device::remove_devices_but, own_id, store,
+};
 use crate::{
     Call, Cx, Error, outbox,
     room::{ChangeMembership, MemberProfile, MembershipAction},
 };
-
-/// With more rooms than this, a deactivation is answered before they know of it.
-const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
 /// Memberships that a user who is gone must not have.
 const PRESENT: [&str; 3] = ["join", "invite", "knock"];
@@ -68,7 +66,7 @@ pub(super) fn leave_if_deactivated(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, memb
 }
 
 fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Result<(), Error> {
-    let user = OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))?;
+    let user = own_id(cx)?;
     let call = ChangeMembership {
         call_id: BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?),
         sender: user.clone(),
@@ -77,6 +75,7 @@ fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Re
         reason: None,
         profile: MemberProfile::default(),
         member_of: Vec::new(),
+        guest: false,
     };
     outbox::owe(tx, cx, room_id, &call, before_answer)
 }

@@ -54,7 +54,7 @@ use ruma_common::OwnedUserId;
 use crate::{
     Call, Cx, Error,
     object::{Logic, Operation, operations},
-    room::{ChangeMembership, RefreshMember},
+    room::{ChangeMembership, GuestUpgraded, RefreshMember},
 };
 use moves::Moves;
 
@@ -94,6 +94,9 @@ const MIGRATIONS: &[&str] = &[
 fn own_id(cx: &Cx<'_>) -> Result<OwnedUserId, Fault> {
     OwnedUserId::try_from(cx.id).map_err(|_| Fault::new("a user has an id that is none"))
 }
+
+/// With more rooms than this, a change that all of them have to know is answered before they do.
+const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
 /// The User actor's memory. Everything in it can be read again from its database, but for who types.
 #[derive(Default)]
@@ -163,7 +166,8 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        |name| [RefreshMember::NAME, ChangeMembership::NAME].into_iter().find(|known| *known == name)
+        const OWED: [&str; 3] = [RefreshMember::NAME, ChangeMembership::NAME, GuestUpgraded::NAME];
+        |name| OWED.into_iter().find(|known| *known == name)
     }
 
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {

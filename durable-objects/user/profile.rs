@@ -4,7 +4,7 @@ use ruma_common::RoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{User, authenticate, own_id, store};
+use super::{ROOMS_BEFORE_ANSWER_MAX, User, authenticate, own_id, store};
 use crate::{
     Call, Cx, Error, outbox,
     room::{MemberProfile, RefreshMember},
@@ -21,8 +21,6 @@ const AVATAR_URL_BYTES_MAX: usize = 1_000;
 
 /// The fields of a profile that membership events carry.
 const SHOWN_IN_ROOMS: [&str; 2] = ["displayname", "avatar_url"];
-/// With more rooms than this, a change of profile is answered before they know of it.
-const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
 /// The whole profile, a JSON object. Anyone may read it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,8 +2,8 @@ use domain::Refusal;
 use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::{NewDevice, User, authenticate, device::remove_devices_but, store};
-use crate::{Call, Cx, Error};
+use super::{NewDevice, ROOMS_BEFORE_ANSWER_MAX, User, authenticate, device::remove_devices_but, own_id, store};
+use crate::{Call, Cx, Error, outbox, room::GuestUpgraded};
 
 /// Makes a guest a user like any other, with a password. The tokens of the guest end; a device may be logged in at once.
 /// Repeated, it answers as the first time.
@@ -42,7 +42,10 @@ impl User {
             device.check()?;
             store::device::put(tx, &device, cx.now_ms)?;
         }
-        Ok(())
+        let upgraded = GuestUpgraded { user: own_id(cx)? };
+        let rooms = store::rooms::with_membership(&**tx, "join")?;
+        let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
+        rooms.into_iter().try_for_each(|room| outbox::owe(tx, cx, room.room_id, &upgraded, before_answer))
     }
 }
 

@@ -8,6 +8,7 @@ mod devices;
 mod discovery;
 mod filtering;
 mod forgetting;
+mod guests;
 mod history_visibility;
 mod hosts;
 mod knocking;

@@ -58,6 +58,7 @@ impl Server {
             ("SERVER_NAME", SERVER_NAME),
             ("PUBLIC_BASEURL", &format!("http://127.0.0.1:{port}")),
             ("REGISTRATION", "open"),
+            ("ALLOW_GUESTS", "on"),
             ("REGISTRATION_SHARED_SECRET", SHARED_SECRET),
             ("PASSWORD_HASH_COST", "8,1,1"),
             ("METRICS", "on"),
@@ -185,6 +186,13 @@ impl Server {
         let username = self.unique(name);
         let body = json!({ "username": username, "password": PASSWORD, "auth": { "type": "m.login.dummy" } });
         let account = self.anonymous().post("/_matrix/client/v3/register", body).ok();
+        User::from_login(&self.anonymous(), &account)
+    }
+
+    /// A new guest, logged in.
+    #[track_caller]
+    pub fn registers_guest(&self) -> User {
+        let account = self.anonymous().post("/_matrix/client/v3/register?kind=guest", json!({})).ok();
         User::from_login(&self.anonymous(), &account)
     }
 

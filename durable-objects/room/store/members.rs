@@ -39,6 +39,23 @@ pub(crate) fn set(
     Ok(None)
 }
 
+/// Sets whether a member is a guest of ours; writes nothing where that is so.
+pub(crate) fn set_guest(tx: &Tx<'_>, user_id: &str, guest: bool) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE member SET guest = ?2 WHERE user_id = ?1 AND coalesce(guest, 0) <> ?2",
+        &[user_id.into(), guest.into()],
+    )?;
+    Ok(())
+}
+
+/// The guests of ours who are in the room.
+pub(crate) fn guests(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT user_id FROM member WHERE guest = 1 AND membership = 'join' ORDER BY user_id", &[])?
+        .into_iter()
+        .map(|mut row| row.text(0))
+        .collect()
+}
+
 fn next_follower(tx: &Tx<'_>) -> Result<u64, Fault> {
     let mut rows = tx.execute(
         "INSERT INTO meta (key, value) VALUES ('followers', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1

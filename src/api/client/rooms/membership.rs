@@ -48,21 +48,23 @@ pub(super) struct Change {
     target: OwnedUserId,
     action: MembershipAction,
     reason: Option<String>,
+    guest: bool,
 }
 
 impl Change {
     /// Of a user's own membership.
     pub(super) fn own(caller: Caller, action: MembershipAction, reason: Option<String>) -> Self {
-        Self { sender: caller.user_id.clone(), target: caller.user_id, action, reason }
+        let guest = caller.is_guest;
+        Self { sender: caller.user_id.clone(), target: caller.user_id, action, reason, guest }
     }
 
     fn of(caller: Caller, target: OwnedUserId, action: MembershipAction, reason: Option<String>) -> Self {
-        Self { sender: caller.user_id, target, action, reason }
+        Self { sender: caller.user_id, target, action, reason, guest: caller.is_guest }
     }
 
     /// The call that makes it, with what the target's profile says where the membership shows it.
     pub(super) async fn call(self, cx: &Context) -> Result<ChangeMembership, Failure> {
-        let Self { sender, target, action, reason } = self;
+        let Self { sender, target, action, reason, guest } = self;
         let profile = match action {
             MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock => {
                 member_profile(cx, &target).await?
@@ -71,7 +73,16 @@ impl Change {
                 MemberProfile::default()
             }
         };
-        Ok(ChangeMembership { call_id: call_id(cx)?, sender, target, action, reason, profile, member_of: Vec::new() })
+        Ok(ChangeMembership {
+            call_id: call_id(cx)?,
+            sender,
+            target,
+            action,
+            reason,
+            profile,
+            member_of: Vec::new(),
+            guest,
+        })
     }
 
     /// Makes the change. A room that is not here is one that nobody here is in.
