@@ -107,3 +107,6 @@ fn forbidden(rule: impl std::fmt::Display) -> Refusal {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod written_rules;
