@@ -277,12 +277,15 @@ fn what_a_user_is_told_by_rooms() {
             membership: MembershipState::Invite,
             profile: None,
             stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
+            predecessor: Some(room()),
         },
         json!({
             "room_id": "!room:a", "position": 5, "membership": "invite",
-            "stripped_state": [{ "type": "m.room.create" }],
+            "stripped_state": [{ "type": "m.room.create" }], "predecessor": "!room:a",
         }),
     );
+    pinned(&user::AskInvite {}, json!({}));
+    pinned_reply::<user::AskInvite>(json!({ "displayname": "Alice" }));
     pinned(&user::Nudge { room_id: room(), to: 8, typing: None }, json!({ "room_id": "!room:a", "to": 8 }));
     let typing = Some(room::Typing { version: 5, until_ms: 7 });
     pinned(
@@ -337,8 +340,6 @@ fn how_a_user_sorts_rooms() {
         json!({ "token_hash": "h", "room_id": "!room:a" }),
     );
     pinned_reply::<user::GetTags>(json!({ "u.work": { "order": 0.5 } }));
-    let to = "!new:a".try_into().unwrap();
-    pinned(&user::TransferSettings { from: room(), to }, json!({ "from": "!room:a", "to": "!new:a" }));
 }
 
 #[test]

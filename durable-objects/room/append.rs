@@ -168,8 +168,24 @@ pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, member: &L
         MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
         _ => Vec::new(),
     };
-    let effect = MembershipChanged { room_id: room_id(cx)?, position: *position, membership, profile, stripped_state };
+    let predecessor = if membership == MembershipState::Join { predecessor(&**tx)? } else { None };
+    let room_id = room_id(cx)?;
+    let effect = MembershipChanged { room_id, position: *position, membership, profile, stripped_state, predecessor };
     outbox::owe(tx, cx, user_id, &effect, true)
+}
+
+/// The room whose place this one takes. Spec: "Room Upgrades".
+fn predecessor(sql: &dyn Sql) -> Result<Option<OwnedRoomId>, Fault> {
+    #[derive(Deserialize)]
+    struct Content {
+        predecessor: Predecessor,
+    }
+    #[derive(Deserialize)]
+    struct Predecessor {
+        room_id: OwnedRoomId,
+    }
+    let create = store::state::current(sql, "m.room.create", "")?;
+    Ok(create.and_then(|create| create.pdu.content_as::<Content>().ok()).map(|content| content.predecessor.room_id))
 }
 
 /// Refused: `Forbidden` for an invitation to another server, as long as we do not federate.

@@ -292,8 +292,14 @@ mod tests {
     }
 
     fn joins(world: &World, position: u64, membership: MembershipState) {
-        let call =
-            MembershipChanged { room_id: room(), position, membership, profile: None, stripped_state: Vec::new() };
+        let call = MembershipChanged {
+            room_id: room(),
+            position,
+            membership,
+            profile: None,
+            stripped_state: Vec::new(),
+            predecessor: None,
+        };
         world.call(ALICE, &call).unwrap();
     }
 

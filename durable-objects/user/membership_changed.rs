@@ -20,6 +20,9 @@ pub struct MembershipChanged {
     /// For invitations and knocks: what lets the user recognise the room.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripped_state: Vec<Box<RawValue>>,
+    /// For joins: the room whose place this one takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<OwnedRoomId>,
 }
 
 impl Call for MembershipChanged {
@@ -68,6 +71,12 @@ impl User {
             }
             Ok(())
         })?;
+        if let Some(predecessor) = &call.predecessor
+            && same.is_none()
+            && store::rooms::by_id(&**tx, predecessor.as_str())?.is_some()
+        {
+            self.transfer_settings(tx, cx, predecessor, &call.room_id)?;
+        }
         // The profile may have changed while the user was joining.
         if let Some(shown) = call.profile {
             super::profile::correct(tx, cx, &call.room_id, &shown)?;

@@ -14,13 +14,14 @@
 //! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
-//! | [`TransferSettings`] | a room took the place of another |
+//! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
 
 mod account_data;
+mod ask_invite;
 mod change_password;
 mod create;
 mod deactivate;
@@ -61,6 +62,7 @@ use moves::Moves;
 pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
 };
+pub use ask_invite::AskInvite;
 pub use change_password::ChangePassword;
 pub use create::{Create, Created};
 pub use deactivate::Deactivate;
@@ -78,7 +80,6 @@ pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
-pub use transfer_settings::TransferSettings;
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
 pub(crate) use verify::authenticate;
@@ -152,7 +153,7 @@ impl Logic for User {
             write SetTag => set_tag,
             write RemoveTag => remove_tag,
             read GetTags => tags,
-            write TransferSettings => transfer_settings,
+            read AskInvite => ask_invite,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
             write MembershipChanged => membership_changed,

@@ -137,7 +137,7 @@ pub(super) fn correct(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, shown: &Member
     Ok(())
 }
 
-fn shown_in_rooms(profile: &store::profile::Profile) -> MemberProfile {
+pub(super) fn shown_in_rooms(profile: &store::profile::Profile) -> MemberProfile {
     let text = |field: &str| profile.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
     MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") }
 }

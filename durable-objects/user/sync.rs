@@ -239,6 +239,10 @@ impl User {
         let (mut invited, mut knocked) = (Vec::new(), Vec::new());
         if own_head > own {
             invited = stripped(&**tx, "invite", own)?;
+            // «Invite events for this user already in the database MUST NOT be served».
+            if !invited.is_empty() && super::ask_invite::blocks_invites(&**tx)? {
+                invited.clear();
+            }
             knocked = stripped(&**tx, "knock", own)?;
         }
         let news = own == 0 || own_head > own || call.rooms.iter().any(|read| read.anew);

@@ -1,39 +1,25 @@
 use domain::push::{Change, Kind, NewRule};
-use platform::{ActorKind, Tx};
+use platform::Tx;
 use ruma_common::{
-    OwnedRoomId,
+    RoomId,
     push::{ConditionalPushRule, PushCondition, Ruleset},
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     User, own_id, push_rules,
     store::{self, account_data::GLOBAL},
 };
-use crate::{Call, Cx, Error};
+use crate::{Cx, Error};
 
 /// Which rooms are direct chats, and with whom. Spec: "Direct Messaging".
 const DIRECT: &str = "m.direct";
 
-/// The user joined the room that takes the place of another. «The server should automatically transfer/replicate some of
-/// the user's personalized settings such as notifications, tags, etc.» Said again, it changes nothing. Spec: "Room
-/// Upgrades".
-#[derive(Debug, Serialize, Deserialize)]
-pub struct TransferSettings {
-    pub from: OwnedRoomId,
-    pub to: OwnedRoomId,
-}
-
-impl Call for TransferSettings {
-    const ACTOR: ActorKind = ActorKind::User;
-    const NAME: &'static str = "transfer_settings";
-    type Reply = ();
-}
-
 impl User {
-    pub(super) fn transfer_settings(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TransferSettings) -> Result<(), Error> {
-        let TransferSettings { from, to } = call;
+    /// The user joined the room that takes the place of another. «The server should automatically transfer/replicate some
+    /// of the user's personalized settings such as notifications, tags, etc.» Said again, it changes nothing. Spec: "Room
+    /// Upgrades".
+    pub(super) fn transfer_settings(&self, tx: &Tx<'_>, cx: &Cx<'_>, from: &RoomId, to: &RoomId) -> Result<(), Error> {
         if_it_fits(self.copy_tags(tx, cx, from.as_str(), to.as_str()))?;
         if_it_fits(self.copy_push_rules(tx, cx, from.as_str(), to.as_str()))?;
         if_it_fits(self.copy_direct(tx, cx, from.as_str(), to.as_str()))
@@ -138,9 +124,15 @@ mod tests {
     use domain::push::shown;
     use serde_json::{json, value::to_raw_value};
 
+    use ruma_common::OwnedRoomId;
+    use ruma_events::room::member::MembershipState;
+
     use super::*;
     use crate::{
-        user::{ChangePushRules, Create, GetAccountData, GetPushRules, GetTags, NewDevice, SetAccountData, SetTag},
+        user::{
+            ChangePushRules, Create, GetAccountData, GetPushRules, GetTags, MembershipChanged, NewDevice,
+            SetAccountData, SetTag,
+        },
         world::World,
     };
 
@@ -155,6 +147,24 @@ mod tests {
         let device = Some(NewDevice::new("PHONE", "t"));
         world.call(ALICE, &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
         world
+    }
+
+    /// Alice joins, or joins again, the room that takes the place of the old one.
+    fn upgrades(world: &World) {
+        for (name, predecessor) in [("old", None), ("new", Some(room("old")))] {
+            for membership in [MembershipState::Leave, MembershipState::Join] {
+                world.passes(1);
+                let changed = MembershipChanged {
+                    room_id: room(name),
+                    position: world.now_ms(),
+                    membership,
+                    profile: None,
+                    stripped_state: Vec::new(),
+                    predecessor: predecessor.clone(),
+                };
+                world.call(ALICE, &changed).unwrap();
+            }
+        }
     }
 
     fn tags(world: &World, name: &str) -> Value {
@@ -190,7 +200,7 @@ mod tests {
         world.call(ALICE, &SetAccountData { token_hash, room_id: None, event_type, content: direct }).unwrap();
 
         for _again in 0..2 {
-            world.call(ALICE, &TransferSettings { from: room("old"), to: room("new") }).unwrap();
+            upgrades(&world);
             assert_eq!(tags(&world, "new"), json!({ "u.work": {}, "m.favourite": {} }));
             assert_eq!(tags(&world, "old"), json!({ "u.work": { "order": 0.5 }, "m.favourite": {} }));
             let rules = rules(&world);
@@ -211,7 +221,7 @@ mod tests {
     fn who_set_nothing_has_nothing_to_transfer() {
         let world = alice();
         let before = rules(&world);
-        world.call(ALICE, &TransferSettings { from: room("old"), to: room("new") }).unwrap();
+        upgrades(&world);
         assert_eq!((tags(&world, "new"), rules(&world)), (json!({}), before));
     }
 }

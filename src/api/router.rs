@@ -304,12 +304,29 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn parse<R: IncomingRequest>(request: &Request<Bytes>, path_args: &[String]) -> Result<R, Refusal> {
-    let mut borrowed = Request::new(&**request.body());
+    match parse_with::<R>(request, request.body(), path_args) {
+        // Some of ruma's types take no body for an empty object, as clients mean it, and some do not.
+        Err(FromHttpRequestError::Deserialization(DeserializationError::Json(error)))
+            if error.classify() == Category::Eof && request.body().is_empty() =>
+        {
+            parse_with::<R>(request, b"{}", path_args)
+        }
+        outcome => outcome,
+    }
+    .map_err(|error| not_understood(&error))
+}
+
+fn parse_with<R: IncomingRequest>(
+    request: &Request<Bytes>,
+    body: &[u8],
+    path_args: &[String],
+) -> Result<R, FromHttpRequestError> {
+    let mut borrowed = Request::new(body);
     *borrowed.method_mut() = request.method().clone();
     *borrowed.uri_mut() = request.uri().clone();
     *borrowed.headers_mut() = request.headers().clone();
     let path_args: Vec<&str> = path_args.iter().map(String::as_str).collect();
-    R::try_from_http_request(borrowed, &path_args).map_err(|error| not_understood(&error))
+    R::try_from_http_request(borrowed, &path_args)
 }
 
 /// Says what was wrong with a request. Spec: "Standard error response".

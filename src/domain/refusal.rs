@@ -64,6 +64,8 @@ pub enum Refusal {
     BadState(String),
     /// 400 `M_WEAK_PASSWORD`.
     WeakPassword(String),
+    /// 403 `M_INVITE_BLOCKED`: the user wants no invitations.
+    InviteBlocked,
     /// 403 `M_GUEST_ACCESS_FORBIDDEN`.
     GuestAccessForbidden,
     /// `M_UNRECOGNIZED`: no such endpoint (404), or not with this method (405).
@@ -111,7 +113,11 @@ impl Refusal {
             | Self::KeyTooLarge
             | Self::ProfileTooLarge => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
-            Self::Forbidden(_) | Self::BadState(_) | Self::UserDeactivated | Self::GuestAccessForbidden => 403,
+            Self::Forbidden(_)
+            | Self::BadState(_)
+            | Self::UserDeactivated
+            | Self::InviteBlocked
+            | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::Unrecognized { status } => *status,
             Self::ServerManaged(_) => 405,
@@ -144,6 +150,7 @@ impl Refusal {
             Self::InvalidRoomState(_) => "M_INVALID_ROOM_STATE",
             Self::BadState(_) => "M_BAD_STATE",
             Self::WeakPassword(_) => "M_WEAK_PASSWORD",
+            Self::InviteBlocked => "M_INVITE_BLOCKED",
             Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
             Self::Unrecognized { .. } => "M_UNRECOGNIZED",
             Self::Unauthorized(_) => "M_UNAUTHORIZED",
@@ -184,6 +191,7 @@ impl Refusal {
             Self::IncompatibleRoomVersion { room_version } => {
                 format!("The room has version {room_version:?}, which your server does not support")
             }
+            Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::GuestAccessForbidden => "Guests may not do this".to_owned(),
             Self::KeyTooLarge => "The field's name may have 255 bytes".to_owned(),
             Self::ProfileTooLarge => "A profile may have 64 KiB".to_owned(),
@@ -270,6 +278,7 @@ mod tests {
             (Refusal::InvalidRoomState(s()), r#"{"invalid_room_state":"x"}"#, 400, "M_INVALID_ROOM_STATE"),
             (Refusal::BadState(s()), r#"{"bad_state":"x"}"#, 403, "M_BAD_STATE"),
             (Refusal::WeakPassword(s()), r#"{"weak_password":"x"}"#, 400, "M_WEAK_PASSWORD"),
+            (Refusal::InviteBlocked, r#""invite_blocked""#, 403, "M_INVITE_BLOCKED"),
             (Refusal::GuestAccessForbidden, r#""guest_access_forbidden""#, 403, "M_GUEST_ACCESS_FORBIDDEN"),
             (Refusal::Unrecognized { status: 405 }, r#"{"unrecognized":{"status":405}}"#, 405, "M_UNRECOGNIZED"),
             (Refusal::Unauthorized(s()), r#"{"unauthorized":"x"}"#, 401, "M_UNAUTHORIZED"),

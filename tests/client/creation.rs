@@ -17,6 +17,11 @@ on_each_host![
     an_unsupported_version_is_refused,
     an_invalid_initial_state_is_refused,
     an_unknown_preset_is_refused,
+    what_is_malformed_makes_no_room,
+    additional_creators_stand_with_the_creator,
+    a_topic_has_its_extensible_form,
+    a_room_begins_encrypted,
+    everyone_is_invited_once,
 ];
 
 fn rules(user: &User, room: &str) -> [Value; 3] {
@@ -197,4 +202,73 @@ fn an_unknown_preset_is_refused(server: &Server) {
     let alice = server.registers("alice");
     let answer = alice.post("/createRoom", json!({ "preset": "anarchy" }));
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+fn what_is_malformed_makes_no_room(server: &Server) {
+    let alice = server.registers("alice");
+    let table = [
+        (json!([]), "M_BAD_JSON"),
+        (json!({ "name": 1 }), "M_BAD_JSON"),
+        (json!({ "invite": ["bob"] }), "M_BAD_JSON"),
+        (json!({ "initial_state": [{ "content": {} }] }), "M_BAD_JSON"),
+        (json!({ "initial_state": [{ "type": "m.room.name", "content": [] }] }), "M_BAD_JSON"),
+        (json!({ "creation_content": "m.space" }), "M_BAD_JSON"),
+        (json!({ "creation_content": { "additional_creators": "bob" } }), "M_BAD_JSON"),
+        (json!({ "power_level_content_override": [] }), "M_BAD_JSON"),
+        (json!({ "visibility": "secret" }), "M_INVALID_PARAM"),
+        (json!({ "creation_content": { "m.federate": 1 } }), "M_INVALID_ROOM_STATE"),
+        (json!({ "power_level_content_override": { "users": { "bob": 1 } } }), "M_INVALID_ROOM_STATE"),
+        (json!({ "power_level_content_override": { "users": { (alice.id.as_str()): 1 } } }), "M_INVALID_ROOM_STATE"),
+        (json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] }), "M_INVALID_ROOM_STATE"),
+        (json!({ "invite": [alice.id] }), "M_INVALID_ROOM_STATE"),
+    ];
+    for (request, errcode) in table {
+        alice.post("/createRoom", request).refused(400, errcode);
+    }
+    alice.client().send("POST", "/_matrix/client/v3/createRoom", Some("{".to_owned())).refused(400, "M_NOT_JSON");
+    assert_eq!(alice.get("/joined_rooms").ok()["joined_rooms"], json!([]), "nothing of it remains");
+}
+
+fn additional_creators_stand_with_the_creator(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room(json!({
+        "room_version": "12", "preset": "trusted_private_chat", "invite": [carol.id, bob.id],
+        "creation_content": { "additional_creators": [bob.id] },
+    }));
+    let create = alice.state(&room, "m.room.create", "").ok();
+    assert_eq!(create["additional_creators"], json!([bob.id, carol.id]), "both, each once");
+    bob.joins(&room).ok();
+    bob.sets_state(&room, "m.room.power_levels", "", json!({ "users": {} })).ok();
+    bob.kicks(&room, &alice).refused(403, "M_FORBIDDEN");
+    alice.bans(&room, &bob).refused(403, "M_FORBIDDEN");
+}
+
+fn a_topic_has_its_extensible_form(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({ "topic": "Happy hour" }));
+    let text = json!([{ "body": "Happy hour", "mimetype": "text/plain" }]);
+    assert_eq!(
+        alice.state(&room, "m.room.topic", "").ok(),
+        json!({ "topic": "Happy hour", "m.topic": { "m.text": text } })
+    );
+}
+
+fn a_room_begins_encrypted(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let room = alice.creates_room(json!({
+        "preset": "trusted_private_chat", "is_direct": true, "invite": [bob.id],
+        "initial_state": [{ "type": "m.room.encryption", "state_key": "", "content": encryption }],
+    }));
+    assert_eq!(alice.state(&room, "m.room.encryption", "").ok(), encryption);
+    // Whoever is invited sees beforehand that it is.
+    let invitation = bob.sees(|sync| !sync.invite_state(&room).is_empty()).invite_state(&room);
+    assert!(invitation.iter().any(|event| event["type"] == "m.room.encryption"), "{invitation:?}");
+}
+
+fn everyone_is_invited_once(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "invite": [bob.id, bob.id] }));
+    let invitations = alice.pages_back(&room, None, 50).iter().filter(|event| event["state_key"] == *bob.id).count();
+    assert_eq!(invitations, 1);
 }

@@ -20,6 +20,18 @@ on_each_host![
     power_decides_who_is_kicked,
     nobody_joins_for_another,
     a_reason_is_kept,
+    every_change_takes_a_reason,
+    a_body_is_optional_where_it_says_nothing,
+    whoever_is_not_in_the_room_changes_nothing_in_it,
+    a_stranger_to_the_server_may_be_invited,
+    an_invitation_is_repeatable,
+    who_blocks_invitations_gets_none,
+    third_parties_invite_nobody_here,
+    a_name_may_be_given_in_one_room,
+    a_membership_as_state_shows_the_profile,
+    a_membership_as_state_follows_the_same_rules,
+    a_kick_lets_one_return_and_a_ban_does_not,
+    via_is_understood,
     a_room_that_never_was_is_not_joined,
 ];
 
@@ -128,8 +140,7 @@ fn an_unbanned_user_may_return(server: &Server) {
 fn unbanning_needs_a_ban(server: &Server) {
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let room = alice.creates_room_with(&[&bob]);
-    let status = alice.unbans(&room, &bob).status;
-    assert!(matches!(status, 400 | 403), "{status}");
+    alice.unbans(&room, &bob).refused(403, "M_BAD_STATE");
     assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok()["membership"], "join");
 }
 
@@ -189,4 +200,206 @@ fn a_room_that_never_was_is_not_joined(server: &Server) {
         assert!(matches!(status, 400 | 403 | 404), "{room}: {status}");
     }
     alice.post("/join/nonsense", json!({})).status(400);
+}
+
+fn every_change_takes_a_reason(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let changes = [
+        (&alice, "invite"),
+        (&bob, "join"),
+        (&bob, "leave"),
+        (&alice, "ban"),
+        (&alice, "unban"),
+        (&bob, "join"),
+        (&alice, "kick"),
+    ];
+    for (who, change) in changes {
+        let mut body = json!({ "reason": change });
+        if who.id == alice.id {
+            body["user_id"] = json!(bob.id);
+        }
+        assert!(who.post(&format!("/rooms/{}/{change}", encode(&room)), body).ok().is_object());
+        let member = alice.state(&room, "m.room.member", &bob.id).ok();
+        assert_eq!(member["reason"], change, "{member}");
+    }
+}
+
+fn a_body_is_optional_where_it_says_nothing(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    for path in [
+        format!("/rooms/{}/join", encode(&room)),
+        format!("/rooms/{}/leave", encode(&room)),
+        format!("/rooms/{}/forget", encode(&room)),
+        format!("/join/{}", encode(&room)),
+    ] {
+        bob.client().send("POST", &format!("/_matrix/client/v3{path}"), None).ok();
+    }
+    bob.client().send("POST", "/_matrix/client/v3/createRoom", None).ok();
+    let knock = format!("/_matrix/client/v3/knock/{}", encode(&room));
+    bob.client().send("POST", &knock, None).refused(403, "M_FORBIDDEN");
+    bob.client()
+        .send("POST", &format!("/_matrix/client/v3/join/{}", encode(&room)), Some("{".to_owned()))
+        .refused(400, "M_NOT_JSON");
+    for change in ["invite", "kick", "ban", "unban"] {
+        alice.post(&format!("/rooms/{}/{change}", encode(&room)), json!({})).status(400);
+        alice.post(&format!("/rooms/{}/{change}", encode(&room)), json!({ "user_id": "bob" })).status(400);
+    }
+}
+
+fn whoever_is_not_in_the_room_changes_nothing_in_it(server: &Server) {
+    let (alice, bob, mallory) = (server.registers("alice"), server.registers("bob"), server.registers("mallory"));
+    let room = alice.creates_room_with(&[&bob]);
+    // Nor do they learn whether there is such a room.
+    for room in [room.as_str(), "!never:myelin.test"] {
+        for change in ["invite", "kick", "ban", "unban"] {
+            let answer = mallory.post(&format!("/rooms/{}/{change}", encode(room)), json!({ "user_id": bob.id }));
+            answer.refused(403, "M_FORBIDDEN");
+        }
+        mallory.leaves(room).refused(403, "M_FORBIDDEN");
+    }
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok()["membership"], "join");
+}
+
+fn a_stranger_to_the_server_may_be_invited(server: &Server) {
+    let alice = server.registers("alice");
+    let nobody = "@not.yet.here:myelin.test";
+    let room = alice.creates_room(json!({ "invite": [nobody] }));
+    assert_eq!(alice.state(&room, "m.room.member", nobody).ok()["membership"], "invite");
+    alice.post(&format!("/rooms/{}/kick", encode(&room)), json!({ "user_id": nobody })).ok();
+    alice.post(&format!("/rooms/{}/invite", encode(&room)), json!({ "user_id": nobody })).ok();
+    assert_eq!(alice.state(&room, "m.room.member", nobody).ok()["membership"], "invite");
+}
+
+fn an_invitation_is_repeatable(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({}));
+    alice.invites(&room, &bob).ok();
+    alice.invites(&room, &bob).ok();
+    let invitations = alice.pages_back(&room, None, 50).iter().filter(|event| event["state_key"] == *bob.id).count();
+    assert_eq!(invitations, 1);
+}
+
+fn who_blocks_invitations_gets_none(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let before = alice.creates_room(json!({ "invite": [bob.id] }));
+    bob.sees(|sync| !sync.invite_state(&before).is_empty());
+    let config = format!("/user/{}/account_data/m.invite_permission_config", encode(&bob.id));
+    bob.put(&config, json!({ "default_action": "block" })).ok();
+    let room = alice.creates_room(json!({}));
+    alice.invites(&room, &bob).refused(403, "M_INVITE_BLOCKED");
+    let invite = json!({ "membership": "invite" });
+    alice.sets_state(&room, "m.room.member", &bob.id, invite.clone()).refused(403, "M_INVITE_BLOCKED");
+    alice.post("/createRoom", json!({ "invite": [bob.id] })).refused(403, "M_INVITE_BLOCKED");
+    alice.state(&room, "m.room.member", &bob.id).refused(404, "M_NOT_FOUND");
+    assert!(bob.syncs().invite_state(&before).is_empty(), "nor is an earlier one shown");
+    // They may still come by themselves.
+    let public = alice.creates_room(json!({ "preset": "public_chat" }));
+    bob.joins(&public).ok();
+    bob.put(&config, json!({})).ok();
+    alice.sets_state(&room, "m.room.member", &bob.id, invite).ok();
+    assert!(!bob.syncs().invite_state(&before).is_empty());
+}
+
+fn third_parties_invite_nobody_here(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let by_mail = json!({
+        "medium": "email", "address": "bob@example.org", "id_server": "id.example.org", "id_access_token": "t",
+    });
+    alice.post(&format!("/rooms/{}/invite", encode(&room)), by_mail.clone()).refused(403, "M_FORBIDDEN");
+    alice.post("/createRoom", json!({ "invite_3pid": [by_mail] })).refused(403, "M_FORBIDDEN");
+    let signed = json!({
+        "sender": alice.id, "mxid": bob.id, "token": "t", "signatures": { "id.example.org": { "ed25519:0": "x" } },
+    });
+    for path in [format!("/rooms/{}/join", encode(&room)), format!("/join/{}", encode(&room))] {
+        bob.post(&path, json!({ "third_party_signed": signed })).refused(403, "M_FORBIDDEN");
+    }
+    alice.state(&room, "m.room.member", &bob.id).refused(404, "M_NOT_FOUND");
+}
+
+fn a_name_may_be_given_in_one_room(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let (here, there) = (alice.creates_room_with(&[&bob]), alice.creates_room_with(&[&bob]));
+    bob.put(&format!("/profile/{}/displayname", bob.id), json!({ "displayname": "Bob" })).ok();
+    bob.sets_state(&here, "m.room.member", &bob.id, json!({ "membership": "join", "displayname": "Bobby" })).ok();
+    bob.sends(&here, "it is me");
+    let name = |room: &str| alice.state(room, "m.room.member", &bob.id).ok()["displayname"].clone();
+    assert_eq!((name(&here), name(&there)), (json!("Bobby"), json!("Bob")));
+    // A new name is everywhere.
+    bob.put(&format!("/profile/{}/displayname", bob.id), json!({ "displayname": "Robert" })).ok();
+    assert_eq!((name(&here), name(&there)), (json!("Robert"), json!("Robert")));
+}
+
+fn a_membership_as_state_shows_the_profile(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    bob.put(&format!("/profile/{}/displayname", bob.id), json!({ "displayname": "Bob" })).ok();
+    bob.put(&format!("/profile/{}/avatar_url", bob.id), json!({ "avatar_url": "mxc://a/b" })).ok();
+    alice.sets_state(&room, "m.room.member", &bob.id, json!({ "membership": "invite" })).ok();
+    let invitation = json!({ "membership": "invite", "displayname": "Bob", "avatar_url": "mxc://a/b" });
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok(), invitation);
+    let join = json!({ "membership": "join", "displayname": null, "org.example": 1 });
+    bob.sets_state(&room, "m.room.member", &bob.id, join).ok();
+    let expected = json!({ "membership": "join", "displayname": null, "avatar_url": "mxc://a/b", "org.example": 1 });
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok(), expected, "what the client says stays");
+    bob.sets_state(&room, "m.room.member", &bob.id, json!({ "membership": "leave" })).ok();
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok(), json!({ "membership": "leave" }));
+}
+
+fn a_membership_as_state_follows_the_same_rules(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room_with(&[&bob]);
+    let membership = |what: &str| json!({ "membership": what });
+    for (who, whom, what) in [
+        (&bob, &alice, "leave"),
+        (&bob, &carol, "ban"),
+        (&bob, &bob, "ban"),
+        (&alice, &carol, "join"),
+        (&alice, &carol, "leave"),
+        (&carol, &carol, "join"),
+        (&carol, &carol, "knock"),
+        (&alice, &bob, "invite"),
+        (&alice, &bob, "unheard"),
+    ] {
+        // Whoever kicks one who was never there is told nothing of that by the rules.
+        let answer = who.sets_state(&room, "m.room.member", &whom.id, membership(what));
+        if (what, whom.id == carol.id, who.id == alice.id) == ("leave", true, true) {
+            answer.ok();
+        } else {
+            answer.refused(403, "M_FORBIDDEN");
+        }
+    }
+    alice.sets_state(&room, "m.room.member", "carol", membership("invite")).refused(400, "M_BAD_JSON");
+    alice
+        .sets_state(&room, "m.room.member", "@carol:elsewhere.example", membership("invite"))
+        .refused(403, "M_FORBIDDEN");
+    alice.sets_state(&room, "m.room.member", &carol.id, json!({})).refused(400, "M_BAD_JSON");
+    alice.sets_state(&room, "m.room.member", &carol.id, json!({ "membership": 1 })).refused(400, "M_BAD_JSON");
+    alice.sets_state(&room, "m.room.member", &bob.id, membership("ban")).ok();
+    alice.sets_state(&room, "m.room.member", &bob.id, membership("leave")).ok();
+    alice.sets_state(&room, "m.room.member", &bob.id, membership("invite")).ok();
+    bob.sets_state(&room, "m.room.member", &bob.id, membership("join")).ok();
+}
+
+fn a_kick_lets_one_return_and_a_ban_does_not(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    bob.joins(&room).ok();
+    alice.kicks(&room, &bob).ok();
+    bob.joins(&room).ok();
+    alice.bans(&room, &bob).ok();
+    alice.kicks(&room, &bob).refused(403, "M_FORBIDDEN");
+    bob.joins(&room).refused(403, "M_FORBIDDEN");
+    alice.bans(&room, &bob).ok();
+    assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok()["membership"], "ban");
+}
+
+fn via_is_understood(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    for query in ["via=a.example&via=b.example", "server_name=a.example", "via=myelin.test&server_name=x"] {
+        assert_eq!(bob.post(&format!("/join/{}?{query}", encode(&room)), json!({})).ok()["room_id"], room);
+    }
 }

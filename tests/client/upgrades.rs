@@ -17,6 +17,7 @@ on_each_host![
     a_room_is_upgraded_twice,
     a_successor_is_upgraded_in_turn,
     the_upgrader_is_in_both,
+    settings_follow_into_the_successor,
 ];
 
 fn upgrades(user: &User, room: &str, version: &str) -> Answer {
@@ -249,4 +250,26 @@ fn the_upgrader_is_in_both(server: &Server) {
     assert_eq!(member, json!({ "membership": "join", "displayname": "Alice" }));
     let sync = alice.syncs_since(&since);
     assert!(sync.joined(&new).is_object() && sync.joined(&old).is_object(), "{}", sync.body);
+}
+
+fn settings_follow_into_the_successor(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let old = alice.creates_room(json!({ "preset": "public_chat", "room_version": "11" }));
+    bob.joins(&old).ok();
+    for user in [&alice, &bob] {
+        let tag = format!("/user/{}/rooms/{}/tags/m.favourite", encode(&user.id), encode(&old));
+        user.put(&tag, json!({ "order": 0.5 })).ok();
+    }
+    let direct = format!("/user/{}/account_data/m.direct", encode(&bob.id));
+    bob.put(&direct, json!({ (alice.id.as_str()): [old] })).ok();
+    let rule = |room: &str| format!("/pushrules/global/room/{}", encode(room));
+    bob.put(&rule(&old), json!({ "actions": [] })).ok();
+    let new = upgraded(&alice, &old, "12");
+    bob.joins(&new).ok();
+    for user in [&alice, &bob] {
+        let tags = user.get(&format!("/user/{}/rooms/{}/tags", encode(&user.id), encode(&new))).ok();
+        assert_eq!(tags["tags"], json!({ "m.favourite": { "order": 0.5 } }), "of {}", user.id);
+    }
+    assert_eq!(bob.get(&direct).ok(), json!({ (alice.id.as_str()): [old, new] }));
+    assert_eq!(bob.get(&rule(&new)).ok()["actions"], json!([]));
 }

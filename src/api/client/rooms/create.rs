@@ -21,7 +21,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     call_id,
-    membership::{member_profile, must_be_local, no_third_parties},
+    membership::{invitee_profile, member_profile, must_be_local, no_third_parties},
 };
 use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
 
@@ -150,6 +150,9 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
         return Err(Refusal::InvalidParam(format!("`initial_state` may hold {INITIAL_STATE_MAX} events")).into());
     }
     let preset = match (&wanted.preset, &wanted.visibility) {
+        (_, visibility) if !matches!(visibility, Visibility::Public | Visibility::Private) => {
+            return Err(Refusal::InvalidParam(format!("There is no visibility {visibility}")).into());
+        }
         (Some(RoomPreset::PrivateChat), _) => Preset::PrivateChat,
         (Some(RoomPreset::TrustedPrivateChat), _) => Preset::TrustedPrivateChat,
         (Some(RoomPreset::PublicChat), _) | (None, Visibility::Public) => Preset::PublicChat,
@@ -182,7 +185,7 @@ async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>) -> Result<Vec<Inv
         must_be_local(cx, user_id)?;
     }
     let invitee = |user_id: OwnedUserId| async move {
-        let profile = member_profile(cx, &user_id).await?;
+        let profile = invitee_profile(cx, &user_id).await?;
         Ok(Invitee { user_id, displayname: profile.displayname, avatar_url: profile.avatar_url.map(mxc_uri) })
     };
     stream::iter(invited).map(invitee).buffered(PROFILES_AT_ONCE).try_collect().await
@@ -254,6 +257,15 @@ mod tests {
             (member("@bob:elsewhere", json!({ "membership": "invite" })), 403, "M_FORBIDDEN"),
             (member("bob", json!({ "membership": "invite" })), 400, "M_BAD_JSON"),
             (json!({ "preset": "anarchy" }), 400, "M_INVALID_PARAM"),
+            (json!({ "visibility": "secret", "preset": "public_chat" }), 400, "M_INVALID_PARAM"),
+            (json!({ "invite_3pid": [{ "medium": "email", "address": "a@b.c" }] }), 403, "M_FORBIDDEN"),
+            (json!({ "creation_content": { "m.federate": "no" } }), 400, "M_INVALID_ROOM_STATE"),
+            (json!({ "creation_content": [] }), 400, "M_BAD_JSON"),
+            (json!({ "creation_content": { "additional_creators": ["bob"] } }), 400, "M_BAD_JSON"),
+            (json!({ "power_level_content_override": { "ban": "50" } }), 400, "M_INVALID_ROOM_STATE"),
+            (json!({ "power_level_content_override": 50 }), 400, "M_BAD_JSON"),
+            (json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] }), 400, "M_INVALID_ROOM_STATE"),
+            (json!({ "invite": ["@alice:localhost"] }), 400, "M_INVALID_ROOM_STATE"),
             (json!([]), 400, "M_BAD_JSON"),
         ] {
             assert_eq!(refused(server.post(CREATE, &alice, &body)), (status, errcode.to_owned()), "{body}");

@@ -2,7 +2,7 @@
 
 use actors::{
     Call,
-    room::{ChangeMembership, GetJoinConditions, IsJoined, MembershipAction, SendEvent},
+    room::{ChangeMembership, GetJoinConditions, IsJoined, MemberProfile, MembershipAction, SendEvent},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, value::to_raw_value};
 
 use super::{
     call_id,
-    membership::{Change, member_profile},
+    membership::{Change, invitee_profile, member_profile},
     no_such_room,
 };
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
@@ -99,14 +99,15 @@ pub(super) async fn send_membership(
     let target = <&UserId>::try_from(request.state_key.as_str())
         .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
     let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
-    let shows_profile =
-        matches!(membership, Some(MembershipState::Join | MembershipState::Invite | MembershipState::Knock));
-    if shows_profile && !(content.contains_key("displayname") && content.contains_key("avatar_url")) {
-        let profile = member_profile(cx, target).await?;
-        for (field, value) in [("displayname", profile.displayname), ("avatar_url", profile.avatar_url)] {
-            if let Some(value) = value {
-                content.entry(field).or_insert_with(|| value.into());
-            }
+    let is_told = content.contains_key("displayname") && content.contains_key("avatar_url");
+    let profile = match membership {
+        Some(MembershipState::Join | MembershipState::Knock) if !is_told => member_profile(cx, target).await?,
+        Some(MembershipState::Invite) => invitee_profile(cx, target).await?,
+        _ => MemberProfile::default(),
+    };
+    for (field, value) in [("displayname", profile.displayname), ("avatar_url", profile.avatar_url)] {
+        if let Some(value) = value {
+            content.entry(field).or_insert_with(|| value.into());
         }
     }
     let user_id = caller.user_id.clone();

@@ -2,7 +2,7 @@
 
 use actors::{
     room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
-    user::GetProfile,
+    user::{AskInvite, GetProfile},
 };
 use domain::Refusal;
 use ruma_client_api::membership::{ban_user, forget_room, invite_user, kick_user, leave_room, unban_user};
@@ -32,6 +32,19 @@ pub(super) async fn member_profile(cx: &Context, user_id: &UserId) -> Result<Mem
     };
     let field = |name: &str| profile.get(name).and_then(|value| value.as_str()).map(ToOwned::to_owned);
     Ok(MemberProfile { displayname: field("displayname"), avatar_url: field("avatar_url") })
+}
+
+/// As [`member_profile`], of a user who is to be invited.
+///
+/// Refused: `InviteBlocked`.
+pub(super) async fn invitee_profile(cx: &Context, user_id: &UserId) -> Result<MemberProfile, Failure> {
+    if !cx.is_local(user_id) {
+        return Ok(MemberProfile::default());
+    }
+    match cx.user(user_id).call(&AskInvite {}).await {
+        Err(Failure::Absent) => Ok(MemberProfile::default()),
+        outcome => outcome,
+    }
 }
 
 /// Refuses users of other servers, as long as we do not federate.
@@ -66,9 +79,8 @@ impl Change {
     pub(super) async fn call(self, cx: &Context) -> Result<ChangeMembership, Failure> {
         let Self { sender, target, action, reason, guest } = self;
         let profile = match action {
-            MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock => {
-                member_profile(cx, &target).await?
-            }
+            MembershipAction::Join | MembershipAction::Knock => member_profile(cx, &target).await?,
+            MembershipAction::Invite => invitee_profile(cx, &target).await?,
             MembershipAction::Leave | MembershipAction::Kick | MembershipAction::Ban | MembershipAction::Unban => {
                 MemberProfile::default()
             }
