@@ -1,8 +1,8 @@
 //! Random conversations, with everything that can go wrong between actors going wrong.
 //!
 //! The model is small: what a device must have seen in the end is the room's log since its user joined, in order and
-//! each event once, with every receipt that is its to see, and nobody typing for ever, however often actors were evicted,
-//! calls and answers were lost, or the host died.
+//! each event once, with the members it needs, every receipt that is its to see, what is unread as a room counts it that
+//! remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost, or the host died.
 
 mod device;
 
@@ -24,6 +24,8 @@ use device::{AccountData, Device, Receipts};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const DEVICES_EACH: usize = 2;
+/// Members who have no device here: more than describe a room.
+const OTHERS: u64 = 6;
 
 struct Story {
     world: Rc<World>,
@@ -70,6 +72,8 @@ impl Story {
                     account_data: BTreeMap::new(),
                     receipts: BTreeMap::new(),
                     typing: BTreeMap::new(),
+                    unread: BTreeMap::new(),
+                    members: BTreeMap::new(),
                 });
             }
         }
@@ -83,9 +87,9 @@ impl Story {
         room_id
     }
 
-    fn sends(&mut self, sender: &UserId, room_id: &RoomId) -> Result<OwnedEventId, CallError> {
+    fn message(&mut self, sender: &UserId) -> room::SendEvent {
         self.sent += 1;
-        let call = room::SendEvent {
+        room::SendEvent {
             sender: sender.to_owned(),
             device: "PHONE".into(),
             transaction_id: Some(format!("t{}", self.sent).into()),
@@ -94,7 +98,11 @@ impl Story {
             content: to_raw_value(&serde_json::json!({ "body": self.sent, "msgtype": "m.text" })).unwrap(),
             state_key: None,
             member_of: Vec::new(),
-        };
+        }
+    }
+
+    fn sends(&mut self, sender: &UserId, room_id: &RoomId) -> Result<OwnedEventId, CallError> {
+        let call = self.message(sender);
         let first = self.world.call(room_id.as_str(), &call);
         if self.world.dice.roll(4) == 0 {
             // The answer was lost: the client repeats, perhaps to a room that was evicted meanwhile.
@@ -204,7 +212,11 @@ impl Story {
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
         match self.world.dice.roll(29) {
-            0..=7 => drop(self.sends(&who, &room_id)),
+            0..=4 => drop(self.sends(&who, &room_id)),
+            5..=7 => {
+                let other = user_id(&format!("other{}", self.world.dice.roll(OTHERS)));
+                drop(self.sends(&other, &room_id));
+            }
             8 => drop(self.changes(&who, &room_id, MembershipAction::Join)),
             9 if self.world.dice.roll(3) == 0 => drop(self.changes(&who, &room_id, MembershipAction::Leave)),
             10..=14 => {
@@ -282,6 +294,11 @@ impl Story {
                 receipts.retain(|(user, kind, _), _| kind == "m.read" || *user == device.user);
                 let known = device.receipts.get(room_id).cloned().unwrap_or_default();
                 assert_eq!(known, receipts, "seed {seed}: the receipts of {room_id} at {}", device.token_hash);
+                for (user, member) in &device.members[room_id] {
+                    assert_eq!(*member, self.member_in(room_id, user), "seed {seed}: at {}", device.token_hash);
+                }
+                let unread = self.unread(device, room_id);
+                assert_eq!(device.unread.get(room_id), Some(&unread), "seed {seed}: {}", device.token_hash);
                 let typing = device.typing.get(room_id).map_or(&[][..], Vec::as_slice);
                 assert!(typing.is_empty(), "seed {seed}: {} shows {typing:?} typing for ever", device.token_hash);
             }
@@ -293,15 +310,18 @@ impl Story {
     }
 
     fn name_in(&self, room_id: &RoomId, user: &UserId) -> serde_json::Value {
+        self.member_in(room_id, user.as_str())["displayname"].clone()
+    }
+
+    fn member_in(&self, room_id: &RoomId, user: &str) -> serde_json::Value {
         let call = room::GetStateEvent {
             user: self.rooms_creator(),
             device: "ANY".into(),
             event_type: "m.room.member".into(),
-            state_key: user.to_string(),
+            state_key: user.to_owned(),
         };
         let member = self.world.call(room_id.as_str(), &call).unwrap();
-        let content: serde_json::Value = serde_json::from_str(member.content.get()).unwrap();
-        content["displayname"].clone()
+        serde_json::from_str(member.content.get()).unwrap()
     }
 
     /// The room's log from the user's last join on; `None` if they are not in it.
@@ -402,7 +422,11 @@ fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
     story.has_a_watcher();
     let watcher = story.rooms_creator();
     for version in ["12", "10", "11"] {
-        story.creates_room(&watcher, version);
+        let room_id = story.creates_room(&watcher, version);
+        for number in 0..OTHERS {
+            let other = user_id(&format!("other{number}"));
+            story.changes(&other, &room_id, MembershipAction::Join).unwrap();
+        }
     }
     story.world.lost_calls.set(lost_calls);
     story.world.broken_statements.set(broken_statements);
@@ -481,6 +505,51 @@ fn typing_costs_no_row() {
     for device in &story.devices[..4] {
         assert_eq!(device.typing[&room_id], [] as [OwnedUserId; 0]);
     }
+}
+
+#[test]
+fn a_message_and_a_receipt_cost_a_row_for_each_who_follows() {
+    let mut story = Story::begin(3);
+    let (alice, bob, room_id) = quiet_room(&mut story);
+    let everyone_syncs = |story: &mut Story| {
+        story.world.settle();
+        for index in 0..4 {
+            while story.syncs(index, false) {}
+        }
+    };
+    let before = story.world.rows_written();
+    story.sends(&alice, &room_id).unwrap();
+    everyone_syncs(&mut story);
+    // The event, the move of the room for the two who follow; an alarm stands already.
+    assert_eq!(story.world.rows_written() - before, 3);
+    let before = story.world.rows_written();
+    let receipts = vec![room::NewReceipt {
+        kind: room::ReceiptKind::Public,
+        event_id: story.messages[&room_id][1].clone(),
+        thread: None,
+    }];
+    let call = room::MarkRead { user: bob, device: "PHONE".into(), receipts, fully_read: None };
+    story.world.call(room_id.as_str(), &call).unwrap();
+    everyone_syncs(&mut story);
+    assert_eq!(story.world.rows_written() - before, 3);
+}
+
+#[test]
+fn a_count_that_is_forgotten_ends_somewhere() {
+    let mut story = Story::begin(4);
+    let (alice, _, room_id) = quiet_room(&mut story);
+    let messages_max = room::UNREAD_SCAN_MAX;
+    for _ in 0..messages_max / 10 + 1 {
+        for _ in 0..10 {
+            let message = story.message(&alice);
+            story.world.call(room_id.as_str(), &message).unwrap();
+        }
+        story.world.settle();
+        while story.syncs(2, false) {}
+    }
+    let bob = &story.devices[2];
+    assert_eq!(bob.unread[&room_id]["notification_count"], messages_max + 11, "remembered, it goes on");
+    assert_eq!(story.unread(bob, &room_id)["notification_count"], messages_max);
 }
 
 #[test]

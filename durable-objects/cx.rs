@@ -48,6 +48,8 @@ pub(crate) struct RoomNotes {
     pub followers: RefCell<Vec<(String, bool, u64)>>,
     /// Memberships that changed, in their order.
     pub members: RefCell<Vec<MemberMoved>>,
+    /// Whether the room's power levels changed.
+    pub power_changed: Cell<bool>,
     /// The newest position of what everybody in the room is told of.
     pub public_head: Cell<Option<u64>>,
     /// Whose private receipts moved, with their positions.

@@ -2,7 +2,7 @@
 //!
 //! A field may be added with a default. Anything else that fails here breaks a rolling upgrade.
 
-use ruma_common::{OwnedRoomId, OwnedUserId};
+use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
 use serde_json::{Value, json, value::to_raw_value};
 
@@ -157,7 +157,7 @@ fn what_a_room_is_told_of_who_reads_and_types() {
 }
 
 #[test]
-fn what_a_room_is_asked() {
+fn what_a_room_is_asked_for_a_sync() {
     pinned(
         &room::Delta {
             user: alice(),
@@ -170,11 +170,13 @@ fn what_a_room_is_asked() {
             format: EventFormat { federation: true, fields: vec!["type".into()] },
             ephemeral: EventFilter::default(),
             typing: Some(0),
+            push_rules: Some(Ruleset::default()),
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
             "format": { "federation": true, "fields": ["type"] }, "ephemeral": {}, "typing": 0,
+            "push_rules": {},
         }),
     );
     pinned_reply::<room::Delta>(json!({
@@ -182,6 +184,10 @@ fn what_a_room_is_asked() {
         "room": { "timeline": {} },
     }));
     pinned_reply::<room::Delta>(json!({ "to": 9, "section": "quiet", "room": null }));
+}
+
+#[test]
+fn what_a_room_is_asked() {
     pinned(
         &room::Messages {
             user: alice(),

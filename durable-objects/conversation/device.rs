@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use platform::{ActorKind, Address};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 
@@ -14,13 +15,20 @@ use crate::{
 #[derive(Deserialize)]
 struct Synced {
     timeline: SyncedTimeline,
+    state: SyncedState,
     #[serde(default)]
     ephemeral: SyncedEphemeral,
+    unread_notifications: serde_json::Value,
 }
 
 #[derive(Default, Deserialize)]
 struct SyncedEphemeral {
     events: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct SyncedState {
+    events: Vec<SeenEvent>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +41,11 @@ struct SyncedTimeline {
 #[derive(Deserialize)]
 struct SeenEvent {
     event_id: OwnedEventId,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: String,
+    state_key: Option<String>,
+    content: serde_json::Value,
 }
 
 /// A device as a client keeps it.
@@ -46,6 +59,9 @@ pub(super) struct Device {
     pub account_data: AccountData,
     pub receipts: BTreeMap<OwnedRoomId, Receipts>,
     pub typing: BTreeMap<OwnedRoomId, Vec<OwnedUserId>>,
+    pub unread: BTreeMap<OwnedRoomId, serde_json::Value>,
+    /// Contents of membership events, loaded lazily.
+    pub members: BTreeMap<OwnedRoomId, BTreeMap<String, serde_json::Value>>,
 }
 
 /// Contents by room, `None` for the account, and type.
@@ -55,12 +71,35 @@ pub(super) type AccountData = BTreeMap<(Option<OwnedRoomId>, String), String>;
 pub(super) type Receipts = BTreeMap<(OwnedUserId, String, String), OwnedEventId>;
 
 impl Device {
+    fn delta(&self, from: Option<u64>) -> room::Delta {
+        room::Delta {
+            user: self.user.clone(),
+            device: self.token_hash.to_uppercase().into(),
+            from,
+            full_state: false,
+            state_after: false,
+            timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
+            state: room::EventFilter { lazy_load_members: true, ..room::EventFilter::default() },
+            format: room::EventFormat::default(),
+            ephemeral: room::EventFilter::default(),
+            typing: None,
+            push_rules: None,
+        }
+    }
+
     fn forgets_data(&mut self, room_id: &OwnedRoomId) {
         self.account_data.retain(|(of, _), _| of.as_ref() != Some(room_id));
     }
 }
 
 impl Story {
+    /// What is unread to the device's user, counted by a room that remembers nothing.
+    pub(super) fn unread(&self, device: &Device, room_id: &OwnedRoomId) -> serde_json::Value {
+        self.world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+        let reply = self.world.call(room_id.as_str(), &device.delta(None)).unwrap();
+        serde_json::from_str::<Synced>(reply.room.get()).unwrap().unread_notifications
+    }
+
     /// One sync of a device, as the request tier does it; answers whether it brought anything.
     pub(super) fn syncs(&mut self, index: usize, answer_is_lost: bool) -> bool {
         let mut device = self.devices[index].clone();
@@ -78,18 +117,7 @@ impl Story {
                 read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false, typing: None });
                 continue;
             }
-            let delta = room::Delta {
-                user: device.user.clone(),
-                device: plan.device.clone(),
-                from,
-                full_state: false,
-                state_after: false,
-                timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
-                state: room::EventFilter::default(),
-                format: room::EventFormat::default(),
-                ephemeral: room::EventFilter::default(),
-                typing: Some(typing.seen),
-            };
+            let delta = room::Delta { typing: Some(typing.seen), ..device.delta(from) };
             let reply = self.world.call(room_id.as_str(), &delta).unwrap();
             let typing = reply.typing.map(|now| user::ReadTyping { known: typing.known, now });
             read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, typing });
@@ -97,6 +125,7 @@ impl Story {
                 room::Section::Join => {
                     if reply.anew {
                         device.forgets_data(&room_id);
+                        device.members.remove(&room_id);
                     }
                     let synced: Synced = serde_json::from_str(reply.room.get()).unwrap();
                     self.takes(&mut device, &room_id, synced, from);
@@ -106,6 +135,8 @@ impl Story {
                     device.forgets_data(&room_id);
                     device.receipts.remove(&room_id);
                     device.typing.remove(&room_id);
+                    device.unread.remove(&room_id);
+                    device.members.remove(&room_id);
                     out.push(room_id);
                 }
                 room::Section::Quiet => {}
@@ -165,14 +196,28 @@ impl Story {
             token = page.end;
         }
         known.extend(missed.into_iter().rev());
+        let members = device.members.entry(room_id.clone()).or_default();
+        for event in &synced.state.events {
+            take_member(members, event);
+        }
         for event in synced.timeline.events {
             // A room joined anew since the token starts afresh, which only the server knows.
             assert!(!known.contains(&event.event_id), "{} saw {} twice", device.token_hash, event.event_id);
+            take_member(members, &event);
+            // What a lazily loading client needs to show it is there.
+            assert!(members.contains_key(event.sender.as_str()), "{} lacks {}", device.token_hash, event.sender);
             known.push(event.event_id);
         }
+        device.unread.insert(room_id.clone(), synced.unread_notifications);
         for event in synced.ephemeral.events {
             take_ephemeral(device, room_id, &event);
         }
+    }
+}
+
+fn take_member(members: &mut BTreeMap<String, serde_json::Value>, event: &SeenEvent) {
+    if event.event_type == "m.room.member" {
+        members.insert(event.state_key.clone().unwrap(), event.content.clone());
     }
 }
 

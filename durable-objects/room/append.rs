@@ -124,6 +124,9 @@ impl Room {
         let Some(state_key) = pdu.state_key() else { return Ok(()) };
         let event_type = pdu.event_type().to_string();
         store::state::set(tx, &event_type, state_key, position, position)?;
+        if *pdu.event_type() == TimelineEventType::RoomPowerLevels {
+            cx.room.power_changed.set(true);
+        }
         if *pdu.event_type() == TimelineEventType::RoomMember {
             self.move_member(
                 tx,

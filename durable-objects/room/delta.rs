@@ -1,7 +1,7 @@
 //! What happened in a room since a cursor: one room of one sync.
 
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -11,8 +11,10 @@ use super::{
     company::Summary,
     ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::Direction,
+    sent_members::is_member,
     store::{self, log::Logged, receipts::Receipt},
     synced_state::{MoreState, ShownState, SyncedState},
+    unread::{self, Unread, UnreadByThread},
     viewer::Viewer,
     walk::Walk,
 };
@@ -55,6 +57,9 @@ pub struct Delta {
     /// The version of the typing users that the device saw last, 0 for nobody; `None`: it does not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<u64>,
+    /// What the user has changed of the push rules that everyone starts with, as far as it matters here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_rules: Option<Ruleset>,
 }
 
 /// The position read to, and what to show.
@@ -111,6 +116,10 @@ struct SyncedRoom {
     summary: Option<Summary>,
     #[serde(skip_serializing_if = "Events::is_empty")]
     ephemeral: Events,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_notifications: Option<Unread>,
+    #[serde(skip_serializing_if = "UnreadByThread::is_empty")]
+    unread_thread_notifications: UnreadByThread,
 }
 
 #[derive(Serialize)]
@@ -184,11 +193,24 @@ impl Room {
         } else {
             None
         };
-        let since_shown = if whole { None } else { since };
-        let (timeline, known_by) = (&newest, summary.as_ref());
-        let state = SyncedState { since: since_shown, end: to, call, viewer, timeline, summary: known_by };
+        let mut members = self.sent_members(viewer, since);
+        let state = SyncedState {
+            since: if whole { None } else { since },
+            end: to,
+            call,
+            viewer,
+            timeline: &newest,
+            summary: summary.as_ref(),
+            sent: members.as_ref().filter(|_| !whole && !call.state.include_redundant_members),
+        };
         let state = state.show(self, sql, cx)?;
         let after = since.unwrap_or(0);
+        if call.state.lazy_load_members {
+            let in_timeline = newest.events.iter().filter(|event| is_member(event)).map(|event| event.position);
+            let shown = state.members.iter().copied().chain(in_timeline);
+            members.get_or_insert_default().are_sent(after, to, shown);
+        }
+        self.keep_sent_members(viewer, members);
         let wanted = Wanted { filter: &call.ephemeral, after, up_to: to, typing: call.typing };
         let Ephemeral { events, typing } = self.ephemeral(sql, cx, own, &wanted)?;
         let own_moved = own.first().is_some_and(|newest| newest.position > after);
@@ -196,7 +218,8 @@ impl Room {
         if is_empty && !whole && !own_moved && summary.is_none() {
             return Ok(DeltaReply { anew, typing, ..DeltaReply::nothing(to, Section::Quiet)? });
         }
-        let shown = Shown { timeline: newest, state, summary, ephemeral: Events { events } };
+        let unread = Some(self.unread(sql, cx, viewer, own, call.push_rules.as_ref(), to)?);
+        let shown = Shown { timeline: newest, state, summary, ephemeral: Events { events }, unread };
         let reply = shown.render(sql, cx, viewer, call)?;
         Ok(DeltaReply { to, section: Section::Join, anew, typing, ..reply })
     }
@@ -209,7 +232,7 @@ impl Room {
         let (mut newest, state) = match end {
             Some(end) => {
                 let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?;
-                let state = SyncedState { since, end, call, viewer, timeline: &newest, summary: None };
+                let state = SyncedState { since, end, call, viewer, timeline: &newest, summary: None, sent: None };
                 let state = state.show(self, sql, cx)?;
                 (newest, state)
             }
@@ -222,7 +245,7 @@ impl Room {
             // It may be hidden by the history visibility from the very one it is about.
             newest.events.extend(store::log::one(sql, left)?);
         }
-        let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default() };
+        let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
         Ok(DeltaReply { to: left, section: Section::Leave, ..shown.render(sql, cx, viewer, call)? })
     }
 }
@@ -245,12 +268,13 @@ struct Shown {
     state: ShownState,
     summary: Option<Summary>,
     ephemeral: Events,
+    unread: Option<UnreadByThread>,
 }
 
 impl Shown {
     /// A reply that says this, and nothing else yet.
     fn render(self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta) -> Result<DeltaReply, Error> {
-        let Shown { timeline, state: ShownState { events, more }, summary, ephemeral } = self;
+        let Shown { timeline, state: ShownState { events, more, .. }, summary, ephemeral, unread } = self;
         let timeline = Timeline {
             events: timeline.events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<_, _>>()?,
             limited: timeline.limited,
@@ -258,7 +282,23 @@ impl Shown {
         };
         let state = Some(Events { events });
         let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
-        let room = to_raw_value(&SyncedRoom { timeline, state, state_after, summary, ephemeral })?;
+        let (unread_notifications, unread_thread_notifications) = match unread {
+            Some(threads) if call.timeline.unread_thread_notifications => {
+                let (main, threads) = unread::apart(threads);
+                (Some(main), threads)
+            }
+            Some(threads) => (Some(unread::sum(&threads)), UnreadByThread::new()),
+            None => (None, UnreadByThread::new()),
+        };
+        let room = to_raw_value(&SyncedRoom {
+            timeline,
+            state,
+            state_after,
+            summary,
+            ephemeral,
+            unread_notifications,
+            unread_thread_notifications,
+        })?;
         Ok(DeltaReply { more_state: more, room, ..DeltaReply::nothing(0, Section::None)? })
     }
 }

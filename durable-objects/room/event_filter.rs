@@ -22,6 +22,12 @@ pub struct EventFilter {
     /// Whether of the members only those who sent what is shown are wanted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lazy_load_members: bool,
+    /// Whether members are wanted again that the device was sent before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub include_redundant_members: bool,
+    /// Whether unread notifications are wanted for each thread apart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unread_thread_notifications: bool,
 }
 
 impl EventFilter {

@@ -44,8 +44,10 @@ mod messages;
 mod prepare_upgrade;
 mod redact_event;
 mod refresh_member;
+mod remembered;
 mod restricted_join;
 mod send_event;
+mod sent_members;
 mod state;
 mod store;
 mod synced_state;
@@ -53,6 +55,7 @@ mod thread;
 mod token;
 mod transactions;
 mod typing;
+mod unread;
 mod viewer;
 mod walk;
 
@@ -61,7 +64,7 @@ use std::{
     rc::Rc,
 };
 
-use domain::RoomVersion;
+use domain::{RoomVersion, standing::Standing};
 use platform::{Fault, Sql, Tx};
 
 use crate::{
@@ -92,6 +95,8 @@ pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced
 pub use synced_state::MoreState;
 pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
+#[cfg(test)]
+pub(crate) use unread::SCAN_MAX as UNREAD_SCAN_MAX;
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
@@ -111,6 +116,10 @@ pub(crate) struct Room {
     transactions: RefCell<Option<transactions::Recent>>,
     /// Who describes the room.
     company: RefCell<Option<Rc<company::Company>>>,
+    /// Who has which power, as long as that stays.
+    standing: RefCell<Option<Rc<Standing>>>,
+    counts: RefCell<unread::Counts>,
+    sent_members: RefCell<sent_members::Devices>,
     /// Who types: this alone is nowhere else.
     typists: RefCell<typing::Typists>,
 }
@@ -191,6 +200,9 @@ impl Logic for Room {
 
     fn committed(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
         self.company_changed(&cx.room.members.borrow());
+        if cx.room.power_changed.get() {
+            *self.standing.borrow_mut() = None;
+        }
         let moved = cx.head.get();
         if let Some(log) = moved {
             let public = match cx.room.public_head.get() {

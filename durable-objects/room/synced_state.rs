@@ -10,6 +10,7 @@ use super::{
     Delta, Room,
     company::Summary,
     delta::Newest,
+    sent_members::{SentMembers, is_member},
     state::{MEMBER, StateKey, StateSpan},
     store::{self, log::Logged},
     viewer::Viewer,
@@ -33,12 +34,16 @@ pub(super) struct SyncedState<'a> {
     pub viewer: &'a Viewer,
     pub timeline: &'a Newest,
     pub summary: Option<&'a Summary>,
+    /// The members that a lazily loading device has, if it does not want them again.
+    pub sent: Option<&'a SentMembers>,
 }
 
 /// What of it goes into the reply, and where the rest is found.
 #[derive(Default)]
 pub(super) struct ShownState {
     pub events: Vec<Box<RawValue>>,
+    /// The positions of the membership events among them that were looked up one by one.
+    pub members: Vec<u64>,
     pub more: Option<MoreState>,
 }
 
@@ -73,7 +78,8 @@ impl SyncedState<'_> {
                 let position = store::state::position_at(sql, MEMBER, user, at)?;
                 // Of many changes the pages tell them, too.
                 let in_pages = |position: &u64| is_large && self.since.is_some_and(|since| *position > since);
-                if let Some(position) = position.filter(|position| !in_pages(position)) {
+                let is_sent = |position: &u64| self.sent.is_some_and(|sent| sent.has(*position));
+                if let Some(position) = position.filter(|position| !in_pages(position) && !is_sent(position)) {
                     keys.entry((MEMBER.to_owned(), user.to_owned())).or_insert(position);
                 }
             }
@@ -90,6 +96,7 @@ impl SyncedState<'_> {
         for batch in positions.chunks(BATCH_EVENTS) {
             for event in store::log::at(sql, batch)?.iter().filter(|event| call.state.allows(event)) {
                 shown.events.push(viewer.sees(sql, cx, event, false)?);
+                shown.members.extend(is_member(event).then_some(event.position));
             }
         }
         Ok(shown)
@@ -165,6 +172,7 @@ mod tests {
             format: EventFormat::default(),
             ephemeral: EventFilter::default(),
             typing: None,
+            push_rules: None,
         }
     }
 

@@ -116,6 +116,11 @@ impl Viewer {
                 .all(|(_, membership)| *membership == MembershipState::Join)
     }
 
+    /// Where the user's present time in the room began.
+    pub(super) fn joined_at(&self) -> Option<u64> {
+        self.memberships.last().filter(|(_, membership)| *membership == MembershipState::Join).map(|(start, _)| *start)
+    }
+
     /// Whether the user was in the room at some time after `position`.
     fn joined_since(&self, position: u64) -> bool {
         match self.last_join() {

@@ -3,7 +3,7 @@
 
 use domain::push::{self, Change};
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::{RoomId, UserId, push::Ruleset};
+use ruma_common::{UserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     json,
@@ -69,13 +69,6 @@ impl User {
         }
         self.put_account_data(tx, cx, GLOBAL, PUSH_RULES, &serde_json::to_string(&changes)?)
     }
-}
-
-/// What the user has changed of the rules that everyone starts with, as far as it can matter in a room: small enough to
-/// be told to that room. `None` for most users in most rooms.
-#[expect(dead_code, reason = "unread counts are next")]
-pub(super) fn changes_in(sql: &dyn Sql, room_id: &RoomId) -> Result<Option<Ruleset>, Fault> {
-    Ok(changes(sql)?.and_then(|changes| push::for_room(changes, room_id)))
 }
 
 /// What the user has changed of the rules that everyone starts with.

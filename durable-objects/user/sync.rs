@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use domain::Refusal;
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedDeviceId, OwnedRoomId};
+use ruma_common::{OwnedDeviceId, OwnedRoomId, push::Ruleset};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,6 +15,7 @@ use super::{
     AccountDataEvent, RoomAccountData, User, account_data,
     exceptions::Exceptions,
     moves::Moves,
+    push_rules,
     store::{self, rooms::KnownRoom},
     sync_token::{Reached, SyncToken},
     typing::{PlannedTyping, ReadTyping, see},
@@ -57,6 +58,9 @@ pub struct Plan {
     pub quiet: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Box<RawValue>>,
+    /// What the user has changed of the push rules that everyone starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_rules: Option<Ruleset>,
 }
 
 /// A room to be read.
@@ -198,7 +202,8 @@ impl User {
             Ok(Some((moves.head, rooms, quiet)))
         })?;
         let Some((position, rooms, quiet)) = plan else { return Ok(None) };
-        Ok(Some(Plan { device, position, rooms, quiet, filter }))
+        let push_rules = if rooms.is_empty() { None } else { push_rules::changes(sql)? };
+        Ok(Some(Plan { device, position, rooms, quiet, filter, push_rules }))
     }
 
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {

@@ -4,7 +4,7 @@
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
-//! history visibility, the events of a new room, push rules, our signing identity, the configuration, rate limits,
+//! history visibility, who has which power, the events of a new room, push rules, our signing identity, the configuration, rate limits,
 //! ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
@@ -21,6 +21,7 @@ pub mod redaction;
 pub mod refusal;
 pub mod restricted_join;
 pub mod room_version;
+pub mod standing;
 pub mod state;
 mod token_bucket;
 pub mod upgrade;

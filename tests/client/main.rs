@@ -35,5 +35,6 @@ mod sync_membership;
 mod tags;
 mod timestamp;
 mod typing;
+mod unread_counts;
 mod upgrades;
 mod user_interactive;

@@ -13,13 +13,13 @@ use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
     user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan},
 };
-use domain::Refusal;
+use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
 use ruma_client_api::{
     filter::{self, FilterDefinition, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
-use ruma_common::{OwnedDeviceId, RoomId};
+use ruma_common::{OwnedDeviceId, RoomId, push::Ruleset};
 use tracing::warn;
 
 use self::{
@@ -133,6 +133,7 @@ impl Round<'_> {
             filter,
             full_state: call.full_state,
             state_after: self.state_after,
+            push_rules: plan.push_rules.clone(),
         };
         if plan.rooms.len() > ROOMS_AT_A_TIME {
             return Ok(Told::Streamed(streamed::body(reading, call.since.clone(), plan)));
@@ -198,6 +199,8 @@ struct Reading {
     format: EventFormat,
     full_state: bool,
     state_after: bool,
+    /// What the user has changed of the push rules.
+    push_rules: Option<Ruleset>,
 }
 
 impl Reading {
@@ -255,6 +258,7 @@ impl Reading {
             format: self.format.clone(),
             ephemeral: event_filter(&filter.ephemeral, &room.room_id),
             typing: Some(room.typing.seen),
+            push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
         };
         match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.

@@ -89,7 +89,12 @@ pub(crate) fn event_filter(filter: &RoomEventFilter, room_id: &RoomId) -> EventF
         senders: filter.senders.as_deref().map(ids),
         not_senders: ids(&filter.not_senders),
         contains_url: filter.url_filter.map(|wanted| matches!(wanted, UrlFilter::EventsWithUrl)),
+        unread_thread_notifications: filter.unread_thread_notifications,
         lazy_load_members: matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. }),
+        include_redundant_members: matches!(
+            filter.lazy_load_options,
+            LazyLoadOptions::Enabled { include_redundant_members: true }
+        ),
     }
 }
 

@@ -1,0 +1,108 @@
+//! Which members a device that loads them lazily was already sent. Spec: "Lazy-loading room members".
+//!
+//! «The server MAY assume that clients will remember membership events they have already been sent.» What is forgotten
+//! here is sent once more, which does no harm. What was never received must not be taken for sent: an answer counts only
+//! when its device comes back from where the answer ended, and is struck when it comes back from before.
+
+use std::collections::HashSet;
+
+use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_events::TimelineEventType;
+
+use super::{Room, remembered::Remembered, store::log::Logged, viewer::Viewer};
+
+/// Devices of which it is remembered.
+const DEVICES_MAX: usize = 128;
+/// Members remembered of one device.
+const MEMBERS_MAX: usize = 1_000;
+
+type Key = (OwnedUserId, OwnedDeviceId);
+
+/// The members sent to one device, by the positions of their membership events: a new one is another member.
+#[derive(Default)]
+pub(super) struct SentMembers {
+    received: HashSet<u64>,
+    /// Of answers after which the device has not come back, by the position at which each ended.
+    sent: Vec<(u64, Vec<u64>)>,
+}
+
+impl SentMembers {
+    /// The device reads on from `from`; `None`: it starts afresh.
+    pub(super) fn comes_back(&mut self, from: Option<u64>) {
+        let sent = std::mem::take(&mut self.sent);
+        match from {
+            Some(from) => {
+                self.received.extend(sent.into_iter().filter(|(to, _)| *to <= from).flat_map(|(_, sent)| sent))
+            }
+            None => self.received.clear(),
+        }
+        if self.received.len() > MEMBERS_MAX {
+            self.received.clear();
+        }
+    }
+
+    /// Whether the device has this membership event.
+    pub(super) fn has(&self, position: u64) -> bool {
+        self.received.contains(&position)
+    }
+
+    /// An answer from `from` up to `to` shows these. One that ends where it began cannot be told from a lost one.
+    pub(super) fn are_sent(&mut self, from: u64, to: u64, members: impl Iterator<Item = u64>) {
+        let members: Vec<u64> = members.filter(|member| !self.has(*member)).collect();
+        if to > from && !members.is_empty() && members.len() <= MEMBERS_MAX {
+            self.sent.push((to, members));
+        }
+    }
+}
+
+/// Whether the event says who somebody is in the room.
+pub(super) fn is_member(event: &Logged) -> bool {
+    *event.pdu.event_type() == TimelineEventType::RoomMember
+}
+
+/// All devices lately here.
+pub(super) struct Devices(Remembered<Key, SentMembers>);
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self(Remembered::new(DEVICES_MAX))
+    }
+}
+
+impl Room {
+    /// What was sent to the viewer's device, which reads on from `since`, or afresh.
+    pub(super) fn sent_members(&self, viewer: &Viewer, since: Option<u64>) -> Option<SentMembers> {
+        let mut sent = self.sent_members.borrow_mut().0.take(&(viewer.user.clone(), viewer.device.clone()))?;
+        sent.comes_back(since);
+        Some(sent)
+    }
+
+    pub(super) fn keep_sent_members(&self, viewer: &Viewer, sent: Option<SentMembers>) {
+        if let Some(sent) = sent.filter(|sent| !sent.received.is_empty() || !sent.sent.is_empty()) {
+            self.sent_members.borrow_mut().0.put((viewer.user.clone(), viewer.device.clone()), sent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SentMembers;
+
+    #[test]
+    fn only_what_was_received_counts() {
+        let mut members = SentMembers::default();
+        members.comes_back(Some(10));
+        members.sent.push((20, vec![1]));
+        assert!(!members.has(1), "under way");
+        // The answer was lost: the device comes back from before, and the next answer ends later.
+        members.comes_back(Some(10));
+        members.sent.push((30, vec![2]));
+        members.comes_back(Some(30));
+        assert!(!members.has(1) && members.has(2));
+        // Further answers leave it known.
+        members.comes_back(Some(50));
+        assert!(members.has(2));
+        members.comes_back(None);
+        assert!(!members.has(2), "it starts afresh");
+    }
+}
