@@ -17,6 +17,10 @@ on_each_host![
     a_direction_is_required,
     a_bad_token_is_refused,
     strangers_read_nothing,
+    a_late_joiner_begins_where_their_sight_does,
+    a_world_readable_room_is_paged_from_a_sync_too,
+    limits_are_numbers,
+    whoever_left_pages_up_to_the_leave,
 ];
 
 /// A room of Alice's with messages 1 to 25.
@@ -175,8 +179,11 @@ fn a_direction_is_required(server: &Server) {
 fn a_bad_token_is_refused(server: &Server) {
     let alice = server.registers("alice");
     let room = alice.creates_room(json!({}));
-    let refused = alice.messages(&room, &[("dir", "b"), ("from", "no token of ours")]).status(400);
-    assert!(refused["errcode"].is_string(), "{refused}");
+    for token in ["no token of ours", "t", "t-1", "tx", "s", "s1", "s1_x", "t99999999999999999999", "☃"] {
+        for place in ["from", "to"] {
+            alice.messages(&room, &[("dir", "b"), (place, token)]).refused(400, "M_INVALID_PARAM");
+        }
+    }
 }
 
 fn strangers_read_nothing(server: &Server) {
@@ -186,4 +193,73 @@ fn strangers_read_nothing(server: &Server) {
     mallory.messages(&room, &[("dir", "b")]).refused(403, "M_FORBIDDEN");
     mallory.messages(&room, &[("dir", "b"), ("from", &from)]).refused(403, "M_FORBIDDEN");
     bob.messages(&room, &[("dir", "b")]).refused(403, "M_FORBIDDEN");
+}
+
+fn a_late_joiner_begins_where_their_sight_does(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let content = json!({ "history_visibility": "joined" });
+    let room = alice.creates_room(json!({
+        "preset": "public_chat",
+        "initial_state": [{ "type": "m.room.history_visibility", "state_key": "", "content": content }],
+    }));
+    alice.sends_numbers(&room, 1..=12);
+    bob.joins(&room).ok();
+    alice.sends_numbers(&room, 13..=14);
+    let whole = bob.pages_back(&room, None, 100);
+    assert_eq!(bodies(&whole), ["14", "13"]);
+    // What is hidden between what they may see costs them no empty page.
+    let page = bob.messages(&room, &[("dir", "b"), ("limit", &whole.len().to_string())]).ok();
+    assert_eq!((chunk(&page).len(), &page["end"]), (whole.len(), &Value::Null), "{page}");
+    let mut forward = Vec::new();
+    let page = bob.messages(&room, &[("dir", "f"), ("limit", "100")]).ok();
+    forward.extend(event_ids(chunk(&page)));
+    forward.reverse();
+    assert_eq!(forward, event_ids(&whole));
+}
+
+fn a_world_readable_room_is_paged_from_a_sync_too(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let content = json!({ "history_visibility": "world_readable" });
+    let room = alice.creates_room(json!({
+        "initial_state": [{ "type": "m.room.history_visibility", "state_key": "", "content": content }],
+    }));
+    alice.sends_numbers(&room, 1..=3);
+    // A token says when, by the clock; a burst in a room may be ahead of it by some events.
+    let pages = (0..20).map(|_| {
+        bob.creates_room(json!({}));
+        let since = bob.syncs().next_batch;
+        bodies(chunk(&bob.messages(&room, &[("dir", "b"), ("from", &since)]).ok()))
+    });
+    let whole = numbers((1..=3).rev());
+    assert!(pages.inspect(|page| assert!(whole.ends_with(page))).any(|page| page == whole));
+}
+
+fn limits_are_numbers(server: &Server) {
+    let alice = server.registers("alice");
+    let room = numbered_room(&alice);
+    let page = alice.messages(&room, &[("dir", "b"), ("limit", "0")]).ok();
+    assert!(chunk(&page).is_empty() && page["end"].is_string(), "{page}");
+    let filter = json!({ "limit": 3 }).to_string();
+    let page = alice.messages(&room, &[("dir", "b"), ("limit", "7"), ("filter", &filter)]).ok();
+    assert_eq!(chunk(&page).len(), 3, "the smaller of both");
+    assert!(chunk(&alice.messages(&room, &[("dir", "b"), ("limit", "1000000")]).ok()).len() > 25);
+    for limit in ["-1", "many", "1.5"] {
+        alice.messages(&room, &[("dir", "b"), ("limit", limit)]).refused(400, "M_INVALID_PARAM");
+    }
+}
+
+fn whoever_left_pages_up_to_the_leave(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    alice.sends_numbers(&room, 1..=3);
+    bob.leaves(&room).ok();
+    alice.sends_numbers(&room, 4..=6);
+    assert_eq!(bodies(&bob.pages_back(&room, None, 2)), ["3", "2", "1"]);
+    let page = bob.messages(&room, &[("dir", "f"), ("limit", "100")]).ok();
+    assert_eq!(bodies(chunk(&page)), ["1", "2", "3"]);
+    assert!(page["end"].is_null(), "nothing further is theirs to see");
+    let filter = json!({ "lazy_load_members": true }).to_string();
+    let page = bob.messages(&room, &[("dir", "b"), ("limit", "3"), ("filter", &filter)]).ok();
+    let members = page["state"].as_array().expect("members").iter().map(|event| event["state_key"].clone());
+    assert_eq!(members.collect::<Vec<_>>().len(), 2, "{page}");
 }

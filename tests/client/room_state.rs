@@ -1,16 +1,18 @@
 //! Spec: client-server API, «Getting events for a room» and «Sending events to a room» (state), «Permissions».
 
-use harness::{Server, Value, json, on_each_host};
+use harness::{Server, Sync, User, Value, json, on_each_host, query};
 
 on_each_host![
     state_is_set_and_read,
     the_state_key_may_be_left_out,
     state_that_was_never_set_is_not_found,
     state_may_be_read_as_an_event,
+    a_strange_format_is_refused,
     all_state_is_listed,
     an_event_is_read_by_its_id,
     strangers_read_nothing,
     members_are_listed_and_filtered,
+    members_are_listed_as_they_were,
     joined_members_are_members_only,
     joined_rooms_are_listed,
     too_little_power_is_forbidden,
@@ -54,6 +56,14 @@ fn state_may_be_read_as_an_event(server: &Server) {
     assert_eq!(event["content"]["name"], "As an event");
     assert_eq!((&event["sender"], &event["room_id"]), (&json!(alice.id), &json!(room)));
     assert!(event["event_id"].is_string() && event["origin_server_ts"].is_u64(), "{event}");
+}
+
+fn a_strange_format_is_refused(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({ "name": "As an event" }));
+    let state = |format: &str| alice.get(&format!("/rooms/{room}/state/m.room.name?format={format}"));
+    assert_eq!(state("content").ok(), json!({ "name": "As an event" }));
+    state("xml").refused(400, "M_INVALID_PARAM");
 }
 
 fn all_state_is_listed(server: &Server) {
@@ -116,6 +126,44 @@ fn members_are_listed_and_filtered(server: &Server) {
     assert_eq!(members("?membership=join"), [&alice.id, &bob.id].map(|id| json!(id)));
     assert_eq!(members("?membership=invite"), [json!(carol.id)]);
     assert_eq!(members("?not_membership=join"), [json!(carol.id)]);
+}
+
+fn members_are_listed_as_they_were(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let early = alice.syncs().next_batch;
+    bob.joins(&room).ok();
+    bob.sends(&room, "hello");
+    let filter = json!({ "room": { "timeline": { "limit": 1 } } }).to_string();
+    let sync = Sync::from(alice.asks_sync(&[("filter", &filter), ("timeout", "0")]));
+    carol.joins(&room).ok();
+    bob.leaves(&room).ok();
+    let members = |user: &User, pairs: &[(&str, &str)]| {
+        let list = user.get(&format!("/rooms/{room}/members{}", query(pairs))).ok();
+        let list = list["chunk"].as_array().expect("a chunk").clone();
+        let members = list.iter().map(|event| (event["state_key"].clone(), event["content"]["membership"].clone()));
+        let mut members: Vec<_> = members.map(|(user, membership)| json!([user, membership])).collect();
+        members.sort_by_key(Value::to_string);
+        members
+    };
+    let (a, b, c) = (&alice.id, &bob.id, &carol.id);
+    assert_eq!(members(&alice, &[("at", &early)]), [json!([a, "join"])]);
+    for token in [&*sync.next_batch, sync.prev_batch(&room)] {
+        assert_eq!(members(&alice, &[("at", token)]), [json!([a, "join"]), json!([b, "join"])]);
+    }
+    let at = [("at", &*sync.next_batch), ("membership", "leave")];
+    assert!(members(&alice, &at).is_empty());
+    let now = [json!([a, "join"]), json!([b, "leave"]), json!([c, "join"])];
+    assert_eq!(members(&alice, &[]), now);
+    // «either the membership is the same as `membership` or is not the same as `not_membership`»
+    assert_eq!(members(&alice, &[("membership", "leave"), ("not_membership", "ban")]), now);
+    assert_eq!(members(&alice, &[("membership", "leave"), ("not_membership", "join")]), now[1..2]);
+    // «If you have left the room then this will be the members of the room when you left.»
+    carol.leaves(&room).ok();
+    assert_eq!(members(&bob, &[]), now);
+    for pairs in [("membership", "guest"), ("not_membership", ""), ("at", "no token of ours"), ("at", "s1")] {
+        alice.get(&format!("/rooms/{room}/members{}", query(&[pairs]))).refused(400, "M_INVALID_PARAM");
+    }
 }
 
 fn joined_members_are_members_only(server: &Server) {

@@ -68,14 +68,16 @@ pub(super) async fn position(
     room_id: &OwnedRoomId,
     token: &str,
 ) -> Result<u64, Failure> {
+    let none = || Refusal::InvalidParam(format!("{:.32} is not a token of this server", token));
     if token.starts_with('s') {
         let call = PositionIn { room_id: room_id.clone(), token: token.to_owned() };
-        return cx.user(&caller.user_id).call(&call).await;
+        return match cx.user(&caller.user_id).call(&call).await {
+            Err(Failure::Refused(Refusal::InvalidParam(_))) => Err(none().into()),
+            outcome => outcome,
+        };
     }
-    Ok(token
-        .parse::<RoomToken>()
-        .map_err(|_: Refusal| Refusal::InvalidParam("Not a token of this server".to_owned()))?
-        .0)
+    let RoomToken(position) = token.parse().map_err(|_: Refusal| none())?;
+    Ok(position)
 }
 
 /// A client's filter, as this room understands it: a room that the filter leaves out has no event of any type.
