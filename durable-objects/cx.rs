@@ -6,7 +6,7 @@ use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use ruma_events::room::member::MembershipState;
 use serde::Serialize;
 
-use crate::{Call, Error, room::Typing};
+use crate::{Call, Error, room::Typing, user::Announced};
 
 /// What is the same for every actor of a server.
 pub struct Settings {
@@ -96,6 +96,8 @@ pub(crate) enum Key {
     /// A row of the outbox.
     Outbox(i64),
     Nudge(Nudged),
+    /// A room of an announcement.
+    Profile(Announced),
 }
 
 /// A follower was told of everything up to `to`.

@@ -21,7 +21,7 @@ use crate::{
     outbox,
     room::Room,
     schedule, schema,
-    user::User,
+    user::{Announced, User},
 };
 
 /// When an actor that owes work looks what it is, after it was loaded.
@@ -69,6 +69,16 @@ pub(crate) trait Logic {
     /// The alarm fired; what is on the schedule is handled besides.
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let _ = (tx, cx);
+        Ok(())
+    }
+    /// What this actor put on its schedule is due. Answers whether it knows it.
+    fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
+        let _ = (tx, cx, what);
+        Ok(false)
+    }
+    /// A room answered an announcement, or could not be reached.
+    fn announced(&self, tx: &Tx<'_>, cx: &Cx<'_>, announced: &Announced, is_delivered: bool) -> Result<(), Error> {
+        let _ = (tx, cx, announced, is_delivered);
         Ok(())
     }
     /// A follower answered a nudge, or could not be reached (`None`).
@@ -252,6 +262,7 @@ impl Object {
             for what in schedule::take_due(tx, cx.now_ms)? {
                 match what.as_str() {
                     outbox::DUE => outbox::retry(tx, &cx, self.logic.owed_call())?,
+                    what if self.logic.due(tx, &cx, what)? => {}
                     // A newer release scheduled it and was rolled back: it waits for the next upgrade.
                     _ => warn!(actor = %self.address, what, "unknown appointment"),
                 }
@@ -317,7 +328,14 @@ impl Object {
                     if after.wake {
                         self.host.wake();
                     }
-                    owed.borrow_mut().extend(after.deliveries);
+                    for next in after.deliveries {
+                        if next.before_answer {
+                            owed.borrow_mut().push(next);
+                        } else {
+                            // Whoever waits for this delivery does not wait for what follows from it.
+                            self.host.spawn(Box::pin(self.clone().deliver(next)));
+                        }
+                    }
                 }
                 Err(error) => {
                     self.logic.rolled_back();
@@ -337,6 +355,9 @@ impl Object {
         transact(self.host.sql(), |tx| match &key {
             Key::Outbox(row) => Ok(outbox::settle(tx, *row, reply.is_some_and(|reply| !is_fault(reply)))?),
             Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, reply),
+            Key::Profile(announced) => {
+                self.logic.announced(tx, &cx, announced, reply.is_some_and(|reply| !is_fault(reply)))
+            }
         })
         .map_err(told)?;
         self.committed(cx)

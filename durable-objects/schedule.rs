@@ -14,6 +14,12 @@ pub(crate) fn at(tx: &Tx<'_>, cx: &Cx<'_>, what: &str, at_ms: u64) -> Result<(),
     cx.set_alarm(at_ms)
 }
 
+/// Takes back what was to happen.
+pub(crate) fn cancel(tx: &Tx<'_>, what: &str) -> Result<(), Fault> {
+    tx.execute("DELETE FROM due WHERE what = ?1", &[what.into()])?;
+    Ok(())
+}
+
 /// Takes what is due from the schedule.
 pub(crate) fn take_due(tx: &Tx<'_>, now_ms: u64) -> Result<Vec<String>, Fault> {
     tx.execute("DELETE FROM due WHERE at_ms <= ?1 RETURNING what", &[now_ms.into()])?

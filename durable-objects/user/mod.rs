@@ -21,6 +21,7 @@
 //! | [`PositionIn`] | where in a room a sync token stands |
 
 mod account_data;
+mod announce_profile;
 mod ask_invite;
 mod change_password;
 mod create;
@@ -62,6 +63,7 @@ use moves::Moves;
 pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
 };
+pub(crate) use announce_profile::Announced;
 pub use ask_invite::AskInvite;
 pub use change_password::ChangePassword;
 pub use create::{Create, Created};
@@ -89,6 +91,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_account_data.sql"),
     include_str!("migrations/0003_devices.sql"),
+    include_str!("migrations/0004_profile_in_rooms.sql"),
 ];
 
 /// The user whose actor this is.
@@ -105,6 +108,8 @@ pub(crate) struct User {
     moves: RefCell<Option<Moves>>,
     /// Tokens' exceptions, as far as they were too many for the tokens.
     spilled: RefCell<exceptions::SpilledRows>,
+    /// The rooms that are being told of the profile.
+    announcing: RefCell<Option<announce_profile::Slice>>,
     /// When a sync was last planned, in milliseconds since the Unix epoch.
     planned_at_ms: Cell<Option<u64>>,
     /// Who types where, as rooms told it: this alone is nowhere else.
@@ -166,6 +171,22 @@ impl Logic for User {
         }
     }
 
+    fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
+        if what != announce_profile::DUE {
+            return Ok(false);
+        }
+        self.resume_announcement(tx, cx)?;
+        Ok(true)
+    }
+
+    fn announced(&self, tx: &Tx<'_>, cx: &Cx<'_>, announced: &Announced, is_delivered: bool) -> Result<(), Error> {
+        User::announced(self, tx, cx, announced, is_delivered)
+    }
+
+    fn unsettled(&self) {
+        self.announcement_unsettled();
+    }
+
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
         const OWED: [&str; 3] = [RefreshMember::NAME, ChangeMembership::NAME, GuestUpgraded::NAME];
         |name| OWED.into_iter().find(|known| *known == name)
@@ -179,11 +200,13 @@ impl Logic for User {
         if let Some(moves) = self.moves.borrow_mut().as_mut() {
             moves.uncommitted = false;
         }
+        self.announcement_committed();
         Ok(())
     }
 
     fn rolled_back(&self) {
         self.forget_spilled();
+        self.announcement_rolled_back();
         let mut moves = self.moves.borrow_mut();
         if moves.as_ref().is_some_and(|moves| moves.uncommitted) {
             *moves = None;

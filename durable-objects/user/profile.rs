@@ -1,14 +1,11 @@
 use domain::Refusal;
-use platform::{ActorKind, Fault, Sql, Tx};
+use platform::{ActorKind, Sql, Tx};
 use ruma_common::RoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ROOMS_BEFORE_ANSWER_MAX, User, authenticate, own_id, store};
-use crate::{
-    Call, Cx, Error, outbox,
-    room::{MemberProfile, RefreshMember},
-};
+use super::{User, announce_profile, authenticate, own_id, store};
+use crate::{Call, Cx, Error, outbox, room::MemberProfile};
 
 /// The largest profile, in bytes of JSON. Spec: "Profiles", 64 KiB.
 const PROFILE_BYTES_MAX: usize = 65_536;
@@ -109,30 +106,20 @@ impl User {
         if serde_json::to_string(&profile)?.len() > PROFILE_BYTES_MAX {
             return Err(Refusal::ProfileTooLarge.into());
         }
-        store::profile::set(tx, &profile)?;
         if in_rooms {
-            tell_rooms(tx, cx, &profile)?;
+            self.announce_profile(tx, cx, &profile)?;
+        } else {
+            store::profile::set(tx, &profile)?;
         }
         Ok(ProfileChanged { changed: true })
     }
-}
-
-/// Owes every room the user is in a membership event that says the new profile.
-fn tell_rooms(tx: &Tx<'_>, cx: &Cx<'_>, profile: &store::profile::Profile) -> Result<(), Error> {
-    let call = refresh(cx, shown_in_rooms(profile))?;
-    let rooms = store::rooms::with_membership(&**tx, "join")?;
-    let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
-    for room in rooms {
-        outbox::owe(tx, cx, room.room_id, &call, before_answer)?;
-    }
-    Ok(())
 }
 
 /// Owes one room the profile as it is, if the room shows another.
 pub(super) fn correct(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, shown: &MemberProfile) -> Result<(), Error> {
     let profile = shown_in_rooms(&store::profile::get(&**tx)?);
     if profile != *shown {
-        outbox::owe(tx, cx, room_id.as_str(), &refresh(cx, profile)?, false)?;
+        outbox::owe(tx, cx, room_id.as_str(), &announce_profile::refresh(&**tx, own_id(cx)?, cx.now_ms)?, false)?;
     }
     Ok(())
 }
@@ -140,10 +127,6 @@ pub(super) fn correct(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, shown: &Member
 pub(super) fn shown_in_rooms(profile: &store::profile::Profile) -> MemberProfile {
     let text = |field: &str| profile.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
     MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") }
-}
-
-fn refresh(cx: &Cx<'_>, profile: MemberProfile) -> Result<RefreshMember, Fault> {
-    Ok(RefreshMember { user: own_id(cx)?, profile, changed_at_ms: cx.now_ms })
 }
 
 #[cfg(test)]

@@ -65,6 +65,17 @@ pub(crate) fn with_membership(sql: &dyn Sql, membership: &str) -> Result<Vec<Kno
         .collect()
 }
 
+/// Up to `limit` rooms the user is in with a number after `number`: number and id.
+pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
+    sql.query(
+        "SELECT number, room_id FROM room WHERE number > ?1 AND membership = 'join' ORDER BY number LIMIT ?2",
+        &[number.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .collect()
+}
+
 /// Invitations or knocks that became so after `changed`, with their stripped state as a JSON array.
 pub(crate) fn stripped_since(sql: &dyn Sql, membership: &str, changed: u64) -> Result<Vec<(String, String)>, Fault> {
     sql.query(

@@ -1,0 +1,274 @@
+//! A changed profile on its way to the rooms.
+//!
+//! The account's row says how far it got: it goes out a slice of rooms at a time, and the row moves on when a slice has
+//! answered, so that a change costs as many written rows in two thousand rooms as there are slices. A crash repeats a
+//! slice, which rooms do not mind; a room that could not be reached gets a row of the outbox.
+
+use platform::{Sql, Tx};
+use ruma_common::OwnedUserId;
+
+use super::{
+    ROOMS_BEFORE_ANSWER_MAX, User, own_id, profile,
+    store::{self, profile::Profile},
+};
+use crate::{Cx, Error, cx::Key, outbox, room::RefreshMember, schedule};
+
+/// The schedule's name for taking up an announcement that a crash cut short.
+pub(super) const DUE: &str = "profile";
+/// How long a slice may take, in milliseconds, before the alarm looks what became of it.
+const RETRY_MS: u64 = 10_000;
+
+/// The slice that is on its way.
+pub(super) struct Slice {
+    /// Which profile, by when it became so.
+    changed_ms: u64,
+    /// The number of its last room.
+    up_to: u64,
+    /// Rooms that have not answered.
+    open: usize,
+    /// Whether it is the last.
+    last: bool,
+    /// Whether an operation changed this memory and is not committed yet.
+    pub uncommitted: bool,
+}
+
+/// A room is told of a profile that became so at `changed_ms`.
+#[derive(Debug, Clone)]
+pub(crate) struct Announced {
+    pub room_id: String,
+    pub changed_ms: u64,
+}
+
+/// What a room is told of the profile as it is.
+pub(super) fn refresh(sql: &dyn Sql, user: OwnedUserId, changed_ms: u64) -> Result<RefreshMember, Error> {
+    let profile = profile::shown_in_rooms(&store::profile::get(sql)?);
+    Ok(RefreshMember { user, profile, changed_at_ms: changed_ms })
+}
+
+impl User {
+    /// Keeps a profile that every room the user is in shall show. With few rooms, all do before the answer.
+    pub(super) fn announce_profile(&self, tx: &Tx<'_>, cx: &Cx<'_>, profile: &Profile) -> Result<(), Error> {
+        // Never the same time twice: of two changes, a room must know the later one.
+        let last_ms = store::profile::announcement(&**tx)?.map_or(0, |(changed_ms, _)| changed_ms);
+        let changed_ms = last_ms.saturating_add(1).max(cx.now_ms);
+        store::profile::announce(tx, profile, changed_ms)?;
+        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(RETRY_MS))?;
+        self.announce_slice(tx, cx, changed_ms, 0, true)
+    }
+
+    /// The alarm looks what became of an announcement.
+    pub(super) fn resume_announcement(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let Some((changed_ms, Some(told_to))) = store::profile::announcement(&**tx)? else { return Ok(()) };
+        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(RETRY_MS))?;
+        let is_under_way = self.announcing.borrow().as_ref().is_some_and(|slice| slice.changed_ms == changed_ms);
+        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, changed_ms, told_to, false) }
+    }
+
+    /// A room answered, or could not be reached.
+    pub(super) fn announced(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        announced: &Announced,
+        is_delivered: bool,
+    ) -> Result<(), Error> {
+        if !is_delivered {
+            let call = refresh(&**tx, own_id(cx)?, announced.changed_ms)?;
+            outbox::owe(tx, cx, announced.room_id.as_str(), &call, false)?;
+        }
+        let (up_to, last) = {
+            let mut announcing = self.announcing.borrow_mut();
+            let is_it = |slice: &&mut Slice| slice.changed_ms == announced.changed_ms;
+            let Some(slice) = announcing.as_mut().filter(|slice| is_it(slice)) else { return Ok(()) };
+            slice.uncommitted = true;
+            slice.open = slice.open.saturating_sub(1);
+            if slice.open > 0 {
+                return Ok(());
+            }
+            (slice.up_to, slice.last)
+        };
+        if last {
+            return self.end_announcement(tx);
+        }
+        store::profile::move_announcement(tx, up_to)?;
+        self.announce_slice(tx, cx, announced.changed_ms, up_to, false)
+    }
+
+    fn announce_slice(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        changed_ms: u64,
+        told_to: u64,
+        before_answer: bool,
+    ) -> Result<(), Error> {
+        let rooms = store::rooms::joined_after(&**tx, told_to, ROOMS_BEFORE_ANSWER_MAX as u64)?;
+        let Some((up_to, _)) = rooms.last().cloned() else { return self.end_announcement(tx) };
+        let (open, last) = (rooms.len(), rooms.len() < ROOMS_BEFORE_ANSWER_MAX);
+        *self.announcing.borrow_mut() = Some(Slice { changed_ms, up_to, open, last, uncommitted: true });
+        let call = refresh(&**tx, own_id(cx)?, changed_ms)?;
+        rooms.into_iter().try_for_each(|(_, room_id)| {
+            let key = Key::Profile(Announced { room_id: room_id.clone(), changed_ms });
+            cx.deliver(room_id, &call, key, before_answer)
+        })
+    }
+
+    fn end_announcement(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        *self.announcing.borrow_mut() = None;
+        store::profile::end_announcement(tx)?;
+        Ok(schedule::cancel(tx, DUE)?)
+    }
+
+    pub(super) fn announcement_rolled_back(&self) {
+        let mut announcing = self.announcing.borrow_mut();
+        if announcing.as_ref().is_some_and(|slice| slice.uncommitted) {
+            *announcing = None;
+        }
+    }
+
+    /// An answer was lost on the way into the books: the alarm repeats the slice.
+    pub(super) fn announcement_unsettled(&self) {
+        *self.announcing.borrow_mut() = None;
+    }
+
+    pub(super) fn announcement_committed(&self) {
+        if let Some(slice) = self.announcing.borrow_mut().as_mut() {
+            slice.uncommitted = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use domain::power::Preset;
+    use platform::{ActorKind, Address, Sql};
+    use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
+    use ruma_events::StateEventType;
+
+    use crate::{
+        room::GetStateEvent,
+        user::{Create, NewDevice, SetProfileField},
+        world::World,
+    };
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    /// Alice, in so many rooms.
+    fn in_rooms(count: usize) -> (Rc<World>, Vec<OwnedRoomId>) {
+        let world = World::new(7);
+        let device = Some(NewDevice::new("PHONE", "t"));
+        world.call(alice().as_str(), &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
+        let mut rooms = Vec::with_capacity(count);
+        for _ in 0..count {
+            world.passes(1);
+            rooms.push(world.creates_room(&alice(), "12", Preset::PrivateChat));
+        }
+        world.passes(60_000);
+        (world, rooms)
+    }
+
+    fn is_called(world: &World, name: &str) {
+        let call =
+            SetProfileField { token_hash: "t".to_owned(), field: "displayname".to_owned(), value: Some(name.into()) };
+        world.call(alice().as_str(), &call).unwrap();
+    }
+
+    /// How many rooms show this name.
+    fn shown(world: &World, rooms: &[OwnedRoomId], name: &str) -> usize {
+        let shows = |room: &&OwnedRoomId| {
+            let call = GetStateEvent {
+                user: alice(),
+                device: "PHONE".into(),
+                event_type: StateEventType::RoomMember,
+                state_key: alice().to_string(),
+            };
+            let member = world.call(room.as_str(), &call).unwrap();
+            member.content.get().contains(&format!(r#""displayname":"{name}""#))
+        };
+        rooms.iter().filter(shows).count()
+    }
+
+    /// Rows of the outbox, and appointments.
+    fn owed(world: &World) -> (u64, u64) {
+        let sql = world.sql(&Address::new(ActorKind::User, alice().as_str()));
+        let count = |table: &str| {
+            sql.query(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().pop().unwrap().unsigned(0).unwrap()
+        };
+        (count("outbox"), count("due WHERE what = 'profile'"))
+    }
+
+    #[test]
+    fn few_rooms_know_before_the_answer() {
+        let (world, rooms) = in_rooms(3);
+        is_called(&world, "Alice");
+        assert_eq!(shown(&world, &rooms, "Alice"), 3);
+        assert_eq!(owed(&world), (0, 0), "and nothing is left to do");
+    }
+
+    #[test]
+    fn many_rooms_cost_a_row_for_each_slice() {
+        let (world, rooms) = in_rooms(130);
+        is_called(&world, "Alice");
+        assert_eq!(shown(&world, &rooms, "Alice"), 50, "one slice goes before the answer");
+        assert_eq!(owed(&world), (0, 1));
+        world.settle();
+        assert_eq!(shown(&world, &rooms, "Alice"), 130);
+        assert_eq!(owed(&world), (0, 0));
+    }
+
+    #[test]
+    fn a_crash_repeats_a_slice_and_skips_none() {
+        let (world, rooms) = in_rooms(130);
+        is_called(&world, "Alice");
+        world.crash();
+        assert_eq!(shown(&world, &rooms, "Alice"), 50);
+        world.passes(10_000);
+        assert_eq!(shown(&world, &rooms, "Alice"), 130);
+        world.passes(10_000);
+        assert_eq!(owed(&world), (0, 0));
+    }
+
+    #[test]
+    fn the_last_of_two_changes_is_shown() {
+        let (world, rooms) = in_rooms(130);
+        is_called(&world, "Al");
+        is_called(&world, "Alice");
+        world.settle();
+        assert_eq!(shown(&world, &rooms, "Alice"), 130);
+        assert_eq!(owed(&world), (0, 0));
+    }
+
+    #[test]
+    fn rooms_that_cannot_be_reached_are_told_later() {
+        let (world, rooms) = in_rooms(130);
+        world.lost_calls.set(5);
+        is_called(&world, "Alice");
+        world.settle();
+        world.lost_calls.set(0);
+        let (outbox, _) = owed(&world);
+        assert!(outbox > 0, "none was lost");
+        for _ in 0..5 {
+            world.passes(60_000);
+        }
+        assert_eq!(shown(&world, &rooms, "Alice"), 130);
+        assert_eq!(owed(&world), (0, 0));
+    }
+
+    #[test]
+    fn a_disk_that_fails_costs_time_only() {
+        let (world, rooms) = in_rooms(70);
+        world.broken_statements.set(40);
+        is_called(&world, "Alice");
+        world.settle();
+        world.broken_statements.set(0);
+        for _ in 0..5 {
+            world.passes(60_000);
+        }
+        assert_eq!(shown(&world, &rooms, "Alice"), 70);
+        assert_eq!(owed(&world), (0, 0));
+    }
+}
