@@ -28,6 +28,7 @@ use ruma_client_api::{
     room::{create_room, upgrade_room},
     session::login,
     state::send_state_event,
+    uiaa::get_uiaa_fallback_page,
     user_directory::search_users,
 };
 use ruma_common::{
@@ -62,6 +63,10 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<login::v3::Request>(&mut table, &[By::LoginAddress]);
     limit::<register::v3::Request>(&mut table, &[By::Registration]);
     limit::<check_registration_token_validity::v1::Request>(&mut table, &[By::RegistrationTokenValidity]);
+    // The page where a token is tried.
+    let fallback_pages = get_uiaa_fallback_page::v3::Request::PATH_BUILDER.all_paths();
+    let by_address = Limits { limited: &[By::RegistrationTokenValidity], is_transaction: false };
+    table.extend(fallback_pages.map(|path| ((Method::POST, path), by_address)));
     limit::<send_message_event::v3::Request>(&mut table, &[By::Message]);
     limit::<send_state_event::v3::Request>(&mut table, &[By::Message]);
     limit::<redact_event::v3::Request>(&mut table, &[By::Message]);

@@ -10,6 +10,7 @@ on_each_host![
     an_invitation_counts_for_who_is_invited,
     logins_are_limited_by_address_and_by_account,
     registrations_are_limited_by_address,
+    guessing_registration_tokens_takes_long,
     an_address_cannot_be_made_up,
 ];
 
@@ -147,6 +148,25 @@ fn registrations_are_limited_by_address(server: &Server) {
     };
     let _ = (guess("one").status(401), guess("two").status(401));
     limited(guess("three"));
+}
+
+fn guessing_registration_tokens_takes_long(server: &Server) {
+    let limits = [("REGISTRATION", "token"), ("RC_REGISTRATION_TOKEN_VALIDITY", "0.001,2")];
+    let server = server_with(server, &limits);
+    let (guesser, other) = ("192.0.2.1", "192.0.2.2");
+    let validity = |address: &str| {
+        let path = "/_matrix/client/v1/register/m.login.registration_token/validity?token=guessed";
+        server.anonymous().from_address(address).get(path)
+    };
+    let on_the_page = |address: &str| {
+        let path = "/_matrix/client/v3/auth/m.login.registration_token/fallback/web?session=none";
+        server.anonymous().from_address(address).send("POST", path, Some("token=guessed".to_owned()))
+    };
+    assert_eq!(validity(guesser).ok()["valid"], false);
+    assert_ne!(on_the_page(guesser).status, 429);
+    limited(validity(guesser));
+    limited(on_the_page(guesser));
+    assert_eq!(validity(other).ok()["valid"], false);
 }
 
 fn an_address_cannot_be_made_up(server: &Server) {
