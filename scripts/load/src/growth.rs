@@ -20,7 +20,7 @@ use crate::{
     process,
     report::{Budget, Counters, Growth, Line, Report},
     samples::Samples,
-    user::{AT_ONCE, Registrar, User},
+    user::{Registrar, User},
 };
 
 /// What must not grow may be so many times slower, or read so many times more rows, at the largest size.
@@ -48,6 +48,8 @@ const PARKS: Duration = Duration::from_millis(30);
 const WAITING: usize = 10;
 /// Who fill a room with events.
 const SENDERS: usize = 32;
+/// Members of a crowd that come at the same time.
+const CROWD_AT_ONCE: usize = 64;
 
 const ROOMS: &str = "rooms of an account";
 const SYNC: &str = "sync after a message";
@@ -252,7 +254,7 @@ impl Bench<'_> {
             let mut user = self.registrar.user(format!("member{size}-{number}")).await?;
             user.joins(room).await
         });
-        stream::iter(joined).buffer_unordered(AT_ONCE).try_collect().await
+        stream::iter(joined).buffer_unordered(CROWD_AT_ONCE).try_collect().await
     }
 
     /// A new size: everybody was told of a message, the reader has read, the server rests.
