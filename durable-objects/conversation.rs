@@ -4,6 +4,7 @@
 //! each event once, with the members it needs, every receipt that is its to see, what is unread as a room counts it that
 //! remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost, or the host died.
 
+mod account_data;
 mod device;
 
 use std::{collections::BTreeMap, rc::Rc};
@@ -12,7 +13,7 @@ use domain::{Refusal, power::Preset};
 use platform::{ActorKind, Address};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 
 use crate::{
     CallError,
@@ -187,20 +188,6 @@ impl Story {
         self.world.call(user.as_str(), &call).unwrap();
     }
 
-    fn keeps(&mut self, user: &UserId, room_id: Option<OwnedRoomId>) {
-        self.sent += 1;
-        let event_type = format!("type{}", self.world.dice.roll(2));
-        let content = format!(r#"{{"number":{}}}"#, self.sent);
-        let call = user::SetAccountData {
-            token_hash: format!("{}0", user.localpart()),
-            room_id: room_id.clone(),
-            event_type: event_type.clone(),
-            content: RawValue::from_string(content.clone()).unwrap(),
-        };
-        self.world.call(user.as_str(), &call).unwrap();
-        self.account_data.entry(user.to_owned()).or_default().insert((room_id, event_type), content);
-    }
-
     fn anyone(&self) -> OwnedUserId {
         user_id(USERS[self.world.dice.roll(USERS.len() as u64) as usize])
     }
@@ -211,7 +198,7 @@ impl Story {
 
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
-        match self.world.dice.roll(29) {
+        match self.world.dice.roll(30) {
             0..=4 => drop(self.sends(&who, &room_id)),
             5..=7 => {
                 let other = user_id(&format!("other{}", self.world.dice.roll(OTHERS)));
@@ -233,6 +220,7 @@ impl Story {
             18 if self.world.dice.roll(4) == 0 => self.world.crash(),
             19 => self.renames(&who),
             20 => self.keeps(&who, None),
+            29 => self.rules(&who),
             21 => self.keeps(&who, Some(room_id)),
             22..=25 => self.reads(&who, &room_id),
             26..=27 => self.types(&who, &room_id),
@@ -262,6 +250,7 @@ impl Story {
                 .unwrap();
             let mut kept = self.account_data.get(&device.user).cloned().unwrap_or_default();
             kept.retain(|(room_id, _), _| room_id.as_ref().is_none_or(|room_id| joined.contains(room_id)));
+            kept.insert((None, "m.push_rules".to_owned()), self.kept(device, "m.push_rules"));
             assert_eq!(device.account_data, kept, "seed {seed}: {} lacks account data", device.token_hash);
             for room_id in &self.rooms {
                 let since_join = self.since_join(room_id, &device.user);

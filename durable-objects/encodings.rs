@@ -418,8 +418,9 @@ fn what_a_sync_says() {
             since: None,
             position: 3,
             rooms: vec![
-                user::ReadRoom { number: 1, to: 2, failed: false, anew: true, typing: read_typing },
-                user::ReadRoom { number: 2, to: 0, failed: true, anew: false, typing: None },
+                user::ReadRoom { number: 1, to: 2, failed: false, anew: true, left: false, typing: read_typing },
+                user::ReadRoom { number: 2, to: 0, failed: true, anew: false, left: false, typing: None },
+                user::ReadRoom { number: 3, to: 9, failed: false, anew: false, left: true, typing: None },
             ],
             rooms_told: false,
         },
@@ -428,6 +429,7 @@ fn what_a_sync_says() {
             "rooms": [
                 { "number": 1, "to": 2, "anew": true, "typing": { "known": 0, "now": { "version": 5, "until_ms": 7 } } },
                 { "number": 2, "to": 0, "failed": true },
+                { "number": 3, "to": 9, "left": true },
             ],
         }),
     );

@@ -114,13 +114,21 @@ impl Story {
         for PlannedRoom { number, room_id, from, typing, gone: _ } in plan.rooms {
             // A room that fails now and then is owed to the device.
             if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
-                read.push(ReadRoom { number, to: from.unwrap_or(0), failed: true, anew: false, typing: None });
+                read.push(ReadRoom {
+                    number,
+                    to: from.unwrap_or(0),
+                    failed: true,
+                    anew: false,
+                    left: false,
+                    typing: None,
+                });
                 continue;
             }
             let delta = room::Delta { typing: Some(typing.seen), ..device.delta(from) };
             let reply = self.world.call(room_id.as_str(), &delta).unwrap();
             let typing = reply.typing.map(|now| user::ReadTyping { known: typing.known, now });
-            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, typing });
+            let left = matches!(reply.section, room::Section::Leave);
+            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, left, typing });
             match reply.section {
                 room::Section::Join => {
                     if reply.anew {
@@ -152,8 +160,7 @@ impl Story {
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);
-        let of_account = closed.account_data.into_iter().filter(|event| event.event_type != "m.push_rules");
-        let of_account = of_account.map(|event| (None, event));
+        let of_account = closed.account_data.into_iter().map(|event| (None, event));
         let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
         let of_rooms = of_rooms.flat_map(|room| {
             let room_id = room.room_id;

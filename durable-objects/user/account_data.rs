@@ -313,6 +313,7 @@ mod tests {
             number: room.number,
             to: if fails { room.from.unwrap_or(0) } else { 1_000 },
             failed: fails,
+            left: false,
             anew: !fails && room.from.is_none_or(|from| from == 0),
             typing: None,
         };
@@ -377,6 +378,29 @@ mod tests {
         set(&world, Some(room()), "b", json!({ "n": 2 })).unwrap();
         let later = syncs(&world, "one", Some(&left.next_batch), false).unwrap();
         assert_eq!(told(&later), json!([[], []]), "a room left long ago is not shown for its data");
+    }
+
+    #[test]
+    fn a_room_that_said_the_user_left_brings_nothing_more() {
+        let world = alice();
+        joins(&world, 5, MembershipState::Join);
+        let first = syncs(&world, "one", None, false).unwrap();
+        // The room told the device that the user left, before it told the user.
+        let rooms = vec![ReadRoom { number: 1, to: 2_000, failed: false, anew: false, left: true, typing: None }];
+        let (token_hash, since) = ("one".to_owned(), Some(first.next_batch.clone()));
+        let position = first.next_batch.strip_prefix('s').unwrap().split('_').next().unwrap().parse().unwrap();
+        let close = SyncClose { token_hash, since, position, rooms, rooms_told: false };
+        let mut closed = world.call(ALICE, &close).unwrap();
+        for late in [false, true] {
+            set(&world, Some(room()), "a", json!({ "late": late })).unwrap();
+            closed = syncs(&world, "one", Some(&closed.next_batch), false).unwrap();
+            assert!(closed.room_account_data.iter().all(|room| !room.joined), "{}", told(&closed));
+            joins(&world, 2_000, MembershipState::Ban);
+        }
+        // A later membership counts, as ever.
+        joins(&world, 2_001, MembershipState::Join);
+        let back = syncs(&world, "one", Some(&closed.next_batch), false).unwrap();
+        assert!(back.room_account_data.iter().any(|room| room.joined), "{}", told(&back));
     }
 
     #[test]

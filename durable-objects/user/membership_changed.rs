@@ -1,10 +1,12 @@
+use std::collections::HashSet;
+
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::OwnedRoomId;
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{User, store};
+use super::{ReadRoom, User, store};
 use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
@@ -82,6 +84,24 @@ impl User {
             super::profile::correct(tx, cx, &call.room_id, &shown)?;
         }
         super::deactivate::leave_if_deactivated(tx, cx, call.room_id.as_str(), membership)?;
+        cx.wake();
+        Ok(())
+    }
+
+    /// A room told a device that the user left, and what it owes the user about that is still on its way. From here on the
+    /// list says so: nothing else of the room may come after that device took it away.
+    pub(super) fn left_meanwhile(&self, tx: &Tx<'_>, cx: &Cx<'_>, read: &ReadRoom) -> Result<(), Error> {
+        let Some(known) = store::rooms::numbered(&**tx, &HashSet::from([read.number]))?.pop() else { return Ok(()) };
+        if known.membership != "join" || known.effect >= read.to {
+            return Ok(());
+        }
+        // The membership itself, which may be a ban, still counts when it arrives.
+        let effect = read.to.saturating_sub(1);
+        self.with_moves(&**tx, |moves| {
+            let position = moves.own_news(cx.now_ms);
+            store::rooms::put(tx, &known.room_id, "leave", effect, position, None)?;
+            Ok(moves.push(tx, position, known.number, read.to)?)
+        })?;
         cx.wake();
         Ok(())
     }

@@ -112,6 +112,9 @@ pub struct ReadRoom {
     /// Whether the room told all of itself, as to a device that knows nothing of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anew: bool,
+    /// Whether the room told the device that the user left, at the position read to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
     /// Who types there; `None` where that was not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<ReadTyping>,
@@ -120,7 +123,7 @@ pub struct ReadRoom {
 impl ReadRoom {
     /// A planned room that could not be read: it is owed to the device.
     pub fn failed(room: &PlannedRoom) -> Self {
-        Self { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false, typing: None }
+        Self { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false, left: false, typing: None }
     }
 }
 
@@ -219,6 +222,9 @@ impl User {
                 // It is theirs to know no longer.
                 None => drop(typing.remove(&room.number)),
             }
+        }
+        for room in call.rooms.iter().filter(|room| room.left) {
+            self.left_meanwhile(tx, cx, room)?;
         }
         let known = since.as_ref().map(|since| self.exceptions(&**tx, since)).transpose()?.flatten();
         let (next, own_head, remembered) = self.with_moves(&**tx, |moves| {

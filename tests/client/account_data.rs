@@ -233,6 +233,11 @@ fn filters_choose_types(server: &Server) {
         let shown = ["a.one", "a.two", "b.one"].map(|kind| !heard_of(&sync, &room, kind).is_empty());
         assert_eq!(shown, expected, "{filter}");
     }
+    let filter = json!({ "account_data": { "types": ["a.two"] }, "room": { "account_data": { "types": ["b.*"] } } });
+    let kept = alice.post(&format!("/user/{}/filter", encode(&alice.id)), filter).ok();
+    let sync = alice.hears_filtered(&since, kept["filter_id"].as_str().expect("a filter id"));
+    let shown = ["a.one", "a.two", "b.one"].map(|kind| (heard(&sync, kind).len(), heard_of(&sync, &room, kind).len()));
+    assert_eq!(shown, [(0, 0), (1, 0), (0, 1)], "a filter kept here: {}", sync.body);
 }
 
 fn filters_choose_rooms(server: &Server) {

@@ -219,7 +219,8 @@ impl Reading {
                 Ok(reply) => {
                     let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
                     let (number, to) = (room.number, reply.to);
-                    read.push(ReadRoom { number, to, failed: false, anew: reply.anew, typing });
+                    let left = matches!(reply.section, Section::Leave);
+                    read.push(ReadRoom { number, to, failed: false, anew: reply.anew, left, typing });
                     let section = if wants(&self.filter.room, &room.room_id) { reply.section } else { Section::None };
                     match section {
                         Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(reply.room)),
