@@ -109,6 +109,7 @@ impl User {
 /// one learns it.
 pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
     store::device::delete(tx, device_id)?;
+    store::rooms::forget_spilled(tx, device_id)?;
     cx.wake();
     Ok(())
 }

@@ -9,19 +9,20 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use platform::{Sql, Tx};
+use ruma_common::DeviceId;
 
 use super::{
     User, store,
     sync_token::{self, Reached, Rooms, SyncToken},
 };
-use crate::Error;
+use crate::{Cx, Error};
 
 /// The most rooms that stand in the token itself.
 const LISTED_MAX: usize = if cfg!(test) { 1 } else { 40 };
 /// Rows kept in memory: one for each device that syncs, of few.
 const ROWS_KEPT: usize = 4;
 
-/// Rows read before, by their numbers. A row never changes: its slot gets another number with its next content.
+/// Rows read before, by their numbers: a number stands for one content for ever.
 #[derive(Default)]
 pub(super) struct SpilledRows(BTreeMap<u64, Rc<Rooms>>);
 
@@ -57,7 +58,13 @@ impl Exceptions {
 
     /// What goes into the token: the row, if there is one, and what is listed. `told` says what the token's position stands
     /// for.
-    pub(super) fn settle(mut self, tx: &Tx<'_>, told: impl Fn(u64) -> u64) -> Result<(Option<u64>, Rooms), Error> {
+    pub(super) fn settle(
+        mut self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        device: &DeviceId,
+        told: impl Fn(u64) -> u64,
+    ) -> Result<(Option<u64>, Rooms), Error> {
         if self.listed.len() <= LISTED_MAX {
             return Ok((self.spilled.map(|(row, _)| row), self.listed));
         }
@@ -67,7 +74,7 @@ impl Exceptions {
         if all.len() <= LISTED_MAX {
             return Ok((None, all));
         }
-        Ok((Some(store::rooms::spill(tx, &sync_token::to_row(&all))?), Rooms::new()))
+        Ok((Some(store::rooms::spill(tx, device, &sync_token::to_row(&all), cx.now_ms)?), Rooms::new()))
     }
 
     fn spilled_rooms(&self) -> Option<&Rooms> {
@@ -105,7 +112,56 @@ impl User {
 mod tests {
     use std::rc::Rc;
 
+    use ruma_events::room::member::MembershipState;
+
     use super::{Exceptions, Reached, Rooms};
+    use crate::{
+        user::{Create, LogIn, MembershipChanged, NewDevice, ReadRoom, SyncClose, SyncPlan},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    /// A sync that reads every room further than its moves told; `None` if there is nothing new.
+    fn syncs(world: &World, device: &str, since: Option<String>) -> Option<String> {
+        let token_hash = device.to_owned();
+        let plan =
+            SyncPlan { token_hash: token_hash.clone(), since: since.clone(), may_wait: true, ..SyncPlan::default() };
+        let plan = world.asks(ALICE, &plan)?;
+        let read = |number| ReadRoom { number, to: 1_000, failed: false, anew: false, left: false, typing: None };
+        let rooms = plan.rooms.iter().map(|room| read(room.number)).collect();
+        let close = SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false };
+        Some(world.call(ALICE, &close).unwrap().next_batch)
+    }
+
+    #[test]
+    fn a_device_spills_over_its_own_rows_only() {
+        let world = World::new(1);
+        let device = Some(NewDevice::new("DESK", "desk"));
+        let (password_hash, call_id) = (Some("hash".to_owned()), "a".to_owned());
+        world.call(ALICE, &Create { password_hash, device, call_id, ..Create::default() }).unwrap();
+        let log_in = LogIn { password_hash: "hash".to_owned(), device: NewDevice::new("PHONE", "phone") };
+        world.call(ALICE, &log_in).unwrap();
+        for number in 0..3 {
+            let changed = MembershipChanged {
+                room_id: format!("!room{number}:a").try_into().unwrap(),
+                position: 10,
+                membership: MembershipState::Join,
+                profile: None,
+                stripped_state: Vec::new(),
+                predecessor: None,
+            };
+            world.call(ALICE, &changed).unwrap();
+        }
+        let desk = syncs(&world, "desk", None);
+        assert!(desk.as_ref().unwrap().contains("_x"), "{desk:?}");
+        let phones: Vec<_> = (0..100).map(|_| syncs(&world, "phone", None)).collect();
+        world.crash();
+        assert_eq!(syncs(&world, "desk", desk), None, "nothing is told again");
+        assert_eq!(syncs(&world, "phone", phones[99].clone()), None);
+        assert_eq!(syncs(&world, "phone", phones[98].clone()), None, "the answer after it was lost");
+        assert!(syncs(&world, "phone", phones[0].clone()).is_some());
+    }
 
     fn at(position: u64) -> Reached {
         Reached { position, owed: false }

@@ -209,7 +209,7 @@ impl User {
     }
 
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
-        super::authenticate(&**tx, cx, &call.token_hash)?;
+        let device = super::authenticate(&**tx, cx, &call.token_hash)?;
         let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
         let mut typing = since.as_ref().map(|since| since.typing.clone()).unwrap_or_default();
         for room in &call.rooms {
@@ -239,7 +239,7 @@ impl User {
                 let position = if read.failed { read.to } else { read.to.max(told) };
                 exceptions.read(read.number, Reached { position, owed: read.failed }, told);
             }
-            let (spilled, rooms) = exceptions.settle(tx, told)?;
+            let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
             let own = if call.rooms_told { call.position } else { moves.head };
             let next = SyncToken { moves: call.position, own, spilled, rooms, typing };
             Ok((next, moves.own_head, remembered))

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use platform::{Fault, Row, Sql, Tx};
+use ruma_common::DeviceId;
 
 /// The membership of a room that the user left and forgot: it is on no list.
 pub(crate) const FORGOTTEN: &str = "forgotten";
@@ -136,26 +137,31 @@ pub(crate) fn put_move(tx: &Tx<'_>, moved: &Move) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Spilled tokens kept: the devices of a user, twice.
-const SPILLS_MAX: u64 = if cfg!(test) { 4 } else { 64 };
+/// Spilled tokens kept of each device: the one it is about to use, and some that it may come back to.
+const SPILLS_OF_DEVICE_MAX: u64 = if cfg!(test) { 2 } else { 4 };
 
-/// Keeps a token's exceptions and answers the row that names them.
-pub(crate) fn spill(tx: &Tx<'_>, rooms: &str) -> Result<u64, Fault> {
-    let next = match tx.query("SELECT max(row) FROM spill", &[])?.pop() {
-        Some(mut row) => row.unsigned_or_null(0)?.unwrap_or(0).saturating_add(1),
-        None => 1,
-    };
+/// Keeps a token's exceptions and answers the row that names them: never one used before.
+pub(crate) fn spill(tx: &Tx<'_>, device: &DeviceId, rooms: &str, now_ms: u64) -> Result<u64, Fault> {
     tx.execute(
-        "INSERT OR REPLACE INTO spill (slot, row, rooms) VALUES (?1, ?2, ?3)",
-        &[(next % SPILLS_MAX).into(), next.into(), rooms.into()],
+        "DELETE FROM spill WHERE row IN
+         (SELECT row FROM spill WHERE device = ?1 ORDER BY row DESC LIMIT -1 OFFSET ?2)",
+        &[device.as_str().into(), SPILLS_OF_DEVICE_MAX.saturating_sub(1).into()],
     )?;
-    Ok(next)
+    let mut rows = tx.execute(
+        "INSERT INTO spill (row, device, rooms)
+         VALUES (max(?1, (SELECT coalesce(max(row), 0) + 1 FROM spill)), ?2, ?3) RETURNING row",
+        &[now_ms.into(), device.as_str().into(), rooms.into()],
+    )?;
+    rows.pop().ok_or_else(|| Fault::new("a token was not spilled"))?.unsigned(0)
 }
 
-/// The exceptions of a spilled token, unless they were overwritten long since.
+/// The exceptions of a spilled token, unless its device has spilled many since.
 pub(crate) fn spilled(sql: &dyn Sql, row: u64) -> Result<Option<String>, Fault> {
-    sql.query("SELECT rooms FROM spill WHERE slot = ?1 AND row = ?2", &[(row % SPILLS_MAX).into(), row.into()])?
-        .pop()
-        .map(|mut row| row.text(0))
-        .transpose()
+    sql.query("SELECT rooms FROM spill WHERE row = ?1", &[row.into()])?.pop().map(|mut row| row.text(0)).transpose()
+}
+
+/// Forgets what a device's tokens spilled.
+pub(crate) fn forget_spilled(tx: &Tx<'_>, device: &DeviceId) -> Result<(), Fault> {
+    tx.execute("DELETE FROM spill WHERE device = ?1", &[device.as_str().into()])?;
+    Ok(())
 }
