@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Server, Sync, json, on_each_host};
+use harness::{Server, Sync, Value, json, on_each_host};
 
 on_each_host![
     an_initial_sync_shows_the_rooms,
@@ -23,6 +23,8 @@ on_each_host![
     a_foreign_token_is_refused,
     full_state_is_given_on_demand,
     state_after_is_given_on_demand,
+    state_after_covers_gap_and_timeline,
+    state_after_is_everything_at_first,
     a_summary_counts_and_names,
     events_have_an_age,
 ];
@@ -255,6 +257,57 @@ fn state_after_is_given_on_demand(server: &Server) {
     let after = joined["state_after"]["events"].as_array().expect("state_after");
     assert_eq!(after.len(), 1, "{joined}");
     assert_eq!(after[0]["content"]["name"], "After");
+}
+
+/// «the state between the previous sync and the **end** of the timeline», each key once, as it is then.
+fn state_after_covers_gap_and_timeline(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let since = bob.syncs().next_batch;
+    for name in ["in the gap", "in the gap, too"] {
+        alice.sets_state(&room, "m.room.name", "", json!({ "name": name })).ok();
+    }
+    alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "in the gap" })).ok();
+    alice.sends(&room, "one");
+    alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "in the timeline" })).ok();
+    let filter = r#"{"room":{"timeline":{"limit":2}}}"#;
+    let ask = |after: &str| {
+        let pairs = [("since", since.as_str()), ("timeout", "20000"), ("filter", filter), ("use_state_after", after)];
+        Sync::from(bob.asks_sync(&pairs))
+    };
+    let told = |events: &Value| {
+        let mut told: Vec<String> = Vec::new();
+        for event in events["events"].as_array().expect("events") {
+            let content = &event["content"];
+            told.push(content["name"].as_str().or(content["topic"].as_str()).expect("a text").to_owned());
+        }
+        told.sort();
+        told
+    };
+    let after = ask("true");
+    assert!(after.is_limited(&room) && after.joined(&room)["state"].is_null(), "{}", after.body);
+    assert_eq!(told(&after.joined(&room)["state_after"]), ["in the gap, too", "in the timeline"]);
+    let before = ask("false");
+    assert!(before.joined(&room)["state_after"].is_null(), "{}", before.body);
+    assert_eq!(told(&before.joined(&room)["state"]), ["in the gap", "in the gap, too"]);
+}
+
+fn state_after_is_everything_at_first(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({ "name": "All of it" }));
+    let mut current = alice.full_state(&room).ok().as_array().expect("state").clone();
+    let left = alice.creates_room(json!({}));
+    alice.leaves(&left).ok();
+    let filter = r#"{"room":{"include_leave":true}}"#;
+    let sync = Sync::from(alice.asks_sync(&[("use_state_after", "true"), ("filter", filter)]));
+    let mut told = sync.joined(&room)["state_after"]["events"].as_array().expect("state_after").clone();
+    let by_id = |event: &Value| event["event_id"].to_string();
+    current.sort_by_key(by_id);
+    told.sort_by_key(by_id);
+    let ids = |events: &[Value]| events.iter().map(by_id).collect::<Vec<_>>();
+    assert_eq!(ids(&told), ids(&current));
+    // «Required if use_state_after was set to true», for rooms left, too.
+    assert!(sync.left(&left)["state_after"].is_object() && sync.left(&left)["state"].is_null(), "{}", sync.left(&left));
 }
 
 fn a_summary_counts_and_names(server: &Server) {

@@ -14,6 +14,8 @@ on_each_host![
     a_retracted_invitation_is_left,
     a_return_brings_the_whole_room,
     nothing_comes_after_leaving,
+    another_device_learns_of_the_leave,
+    another_device_learns_that_an_invitation_ended,
     a_creator_is_in_at_once,
 ];
 
@@ -164,6 +166,35 @@ fn nothing_comes_after_leaving(server: &Server) {
     let timeline = sync.left(&room)["timeline"]["events"].as_array().cloned().unwrap_or_default();
     assert!(harness::bodies(&timeline).is_empty(), "{}", sync.body);
     assert!(bob.syncs().joined(&room).is_null());
+}
+
+fn another_device_learns_of_the_leave(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let phone = bob.logs_in_again();
+    let room = alice.creates_room_with(&[&bob]);
+    let since = phone.syncs().next_batch;
+    alice.sends(&room, "last words");
+    bob.leaves(&room).ok();
+    alice.sends(&room, "among ourselves");
+    let sync = phone.syncs_until(&since, |sync| sync.left(&room).is_object());
+    let timeline = sync.left(&room)["timeline"]["events"].as_array().cloned().unwrap_or_default();
+    assert_eq!(harness::bodies(&timeline), ["last words"], "{}", sync.body);
+    assert_eq!(membership_of(&timeline, &bob.id), Some(&json!("leave")));
+    assert!(sync.joined(&room).is_null(), "{}", sync.body);
+    assert!(phone.syncs_since(&sync.next_batch).left(&room).is_null(), "told once");
+}
+
+fn another_device_learns_that_an_invitation_ended(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let phone = bob.logs_in_again();
+    let room = alice.creates_room(json!({ "invite": [bob.id] }));
+    let since = phone.sees(|sync| !sync.invite_state(&room).is_empty()).next_batch;
+    bob.leaves(&room).ok();
+    let sync = phone.syncs_until(&since, |sync| sync.left(&room).is_object());
+    assert!(sync.invite_state(&room).is_empty(), "{}", sync.body);
+    // And once more, if it is invited again.
+    alice.invites(&room, &bob).ok();
+    phone.syncs_until(&sync.next_batch, |sync| !sync.invite_state(&room).is_empty());
 }
 
 fn a_creator_is_in_at_once(server: &Server) {
