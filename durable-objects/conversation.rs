@@ -6,6 +6,7 @@
 
 mod account_data;
 mod device;
+mod directory;
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -198,6 +199,9 @@ impl Story {
 
     fn something_happens(&mut self) {
         let (who, room_id) = (self.anyone(), self.any_room());
+        if self.world.dice.roll(16) == 0 {
+            return self.moves_in_directory(&room_id);
+        }
         match self.world.dice.roll(30) {
             0..=4 => drop(self.sends(&who, &room_id)),
             5..=7 => {
@@ -242,6 +246,9 @@ impl Story {
                 assert!(rounds < 20, "seed {seed}: a device syncs for ever");
                 self.world.settle();
             }
+        }
+        for room_id in &self.rooms {
+            self.is_shown_truly(room_id, seed);
         }
         for device in &self.devices {
             let joined = self
@@ -416,6 +423,7 @@ fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
             let other = user_id(&format!("other{number}"));
             story.changes(&other, &room_id, MembershipAction::Join).unwrap();
         }
+        story.publishes(&room_id, true);
     }
     story.world.lost_calls.set(lost_calls);
     story.world.broken_statements.set(broken_statements);

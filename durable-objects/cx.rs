@@ -1,7 +1,7 @@
 use std::cell::{Cell, RefCell};
 
 use domain::{config::Config, identity::Identity};
-use platform::{Address, Fault, ObjectHost};
+use platform::{Address, Fault, ObjectHost, Statement};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use ruma_events::room::member::MembershipState;
 use serde::Serialize;
@@ -80,14 +80,21 @@ pub(crate) struct After {
     pub wake: bool,
 }
 
-/// One call owed to another actor.
+/// One thing owed to somebody else.
 pub(crate) struct Delivery {
-    pub to: Address,
-    pub call: &'static str,
-    pub body: Vec<u8>,
+    pub owed: Owed,
     pub key: Key,
     /// Whether the operation's own answer waits for it: the acting user reads its own writes.
     pub before_answer: bool,
+}
+
+/// What is owed, and to whom.
+#[derive(Clone)]
+pub(crate) enum Owed {
+    /// A call to another actor.
+    Call { to: Address, call: &'static str, body: Vec<u8> },
+    /// What metadata shows of this actor, see [`crate::projection`].
+    Projection { name: &'static str, statement: Statement },
 }
 
 /// What is settled once a delivery's outcome is known.
@@ -154,9 +161,7 @@ impl<'a> Cx<'a> {
         before_answer: bool,
     ) -> Result<(), Error> {
         self.after.borrow_mut().deliveries.push(Delivery {
-            to: Address::new(C::ACTOR, id),
-            call: C::NAME,
-            body: serde_json::to_vec(call)?,
+            owed: Owed::Call { to: Address::new(C::ACTOR, id), call: C::NAME, body: serde_json::to_vec(call)? },
             key,
             before_answer,
         });

@@ -8,6 +8,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
     Call,
+    projection::{self, DirectoryEntry},
     room::{self, EventFilter, EventFormat, MembershipAction},
     user,
 };
@@ -45,6 +46,7 @@ fn what_a_room_is_told() {
                 state_key: String::new(),
                 content: to_raw_value(&json!({ "name": "n" })).unwrap(),
             }],
+            published: false,
         },
         json!({
             "call_id": "c", "version": "12", "creator": "@alice:a", "create_event": { "event_id": "$e", "json": "{}" },
@@ -272,6 +274,49 @@ fn what_a_room_is_asked_about_times_and_states() {
     pinned_reply::<room::GetJoinedMembers>(json!({
         "joined": { "@alice:a": { "display_name": "Alice" } }, "next": "@alice:a",
     }));
+}
+
+#[test]
+fn what_a_room_is_told_of_aliases_and_the_directory() {
+    pinned(&room::GetAccess { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned_reply::<room::GetAccess>(json!({ "joined": true, "world_readable": false }));
+    pinned(
+        &room::SetCanonicalAlias {
+            call_id: "c".into(),
+            sender: alice(),
+            content: to_raw_value(&json!({ "alias": "#b:a" })).unwrap(),
+            unproven: vec!["#b:a".into()],
+        },
+        json!({ "call_id": "c", "sender": "@alice:a", "content": { "alias": "#b:a" }, "unproven": ["#b:a"] }),
+    );
+    pinned(
+        &room::WithdrawAlias { call_id: "c".into(), user: alice(), alias: "#b:a".try_into().unwrap(), entitled: false },
+        json!({ "call_id": "c", "user": "@alice:a", "alias": "#b:a", "entitled": false }),
+    );
+    pinned(
+        &room::SetPublished { user: alice(), admin: false, published: true },
+        json!({ "user": "@alice:a", "admin": false, "published": true }),
+    );
+    pinned(&room::IsPublished {}, json!({}));
+    pinned_reply::<room::IsPublished>(json!(true));
+}
+
+/// What lies in an outbox may be written by the next release.
+#[test]
+fn what_is_owed_to_metadata() {
+    let room = json!({
+        "room_id": "!room:a", "num_joined_members": 3, "world_readable": false, "guest_can_join": true,
+        "join_rule": "public", "name": "N", "topic": "T", "canonical_alias": "#b:a", "avatar_url": "mxc://a/b",
+        "room_type": "m.space",
+    });
+    for entry in
+        [json!({ "room_id": "!room:a", "version": 5, "room": room }), json!({ "room_id": "!room:a", "version": 6 })]
+    {
+        let decoded: DirectoryEntry = serde_json::from_value(entry.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&decoded).unwrap(), entry);
+        assert!(projection::stored("directory", &entry.to_string()).unwrap().is_some());
+    }
+    assert!(projection::stored("of a newer release", "{}").unwrap().is_none());
 }
 
 #[test]

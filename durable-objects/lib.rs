@@ -8,6 +8,7 @@ mod call;
 mod cx;
 pub mod object;
 mod outbox;
+mod projection;
 pub mod room;
 mod schedule;
 mod schema;

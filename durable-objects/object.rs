@@ -11,13 +11,13 @@ use std::{
 
 use domain::refusal::Refusal;
 use futures_util::future::join_all;
-use platform::{ActorKind, Address, Fault, ObjectHost, Sql, Tx, meter, transact};
+use platform::{ActorKind, Address, Fault, ObjectHost, Sql, Statement, Tx, meter, transact};
 use tracing::{error, warn};
 
 use crate::{
     CallError, Error, Settings,
     call::encode_error,
-    cx::{After, Cx, Delivery, Key, Nudged},
+    cx::{After, Cx, Delivery, Key, Nudged, Owed},
     outbox,
     room::Room,
     schedule, schema,
@@ -298,28 +298,20 @@ impl Object {
         Ok(reply)
     }
 
-    /// Delivers one owed call and settles it. Whatever settling owes in turn is delivered too.
+    /// Delivers one owed thing and settles it. Whatever settling owes in turn is delivered too.
     async fn deliver(self: Rc<Self>, first: Delivery) {
         let owed = RefCell::new(vec![first]);
         loop {
             let Some(delivery) = owed.borrow_mut().pop() else { return };
-            let call = |body| self.host.actors().call(&delivery.to, delivery.call, body);
             // Somebody may wait for it: a receiver that was just restarted answers the second time.
-            let again = delivery.before_answer.then(|| delivery.body.clone());
-            let mut reply = call(delivery.body).await;
-            if let Some(body) = again
-                && reply.as_ref().map_or(true, |reply| is_fault(reply))
+            let again = delivery.before_answer.then(|| delivery.owed.clone());
+            let mut outcome = self.carry(delivery.owed).await;
+            if let Some(again) = again
+                && !outcome.delivered
             {
-                reply = call(body).await;
+                outcome = self.carry(again).await;
             }
-            let reply = match reply {
-                Ok(reply) => Some(reply),
-                Err(fault) => {
-                    warn!(actor = %self.address, to = %delivery.to, call = delivery.call, %fault, "not delivered");
-                    None
-                }
-            };
-            match self.settle(delivery.key, reply.as_deref()) {
+            match self.settle(delivery.key, &outcome) {
                 Ok(after) => {
                     if let Err(fault) = self.host.durable().await {
                         error!(actor = %self.address, %fault, "the disk failed");
@@ -350,14 +342,34 @@ impl Object {
         }
     }
 
-    fn settle(&self, key: Key, reply: Option<&[u8]>) -> Result<After, CallError> {
+    /// Takes what is owed to where it belongs, once.
+    async fn carry(&self, owed: Owed) -> Outcome {
+        let carried = match owed {
+            Owed::Call { to, call, body } => match self.host.actors().call(&to, call, body).await {
+                Ok(reply) => Ok(Outcome { delivered: !is_fault(&reply), reply: Some(reply) }),
+                Err(fault) => Err((to.to_string(), call, fault)),
+            },
+            Owed::Projection { name, statement } => match self.project(statement).await {
+                Ok(()) => Ok(Outcome { delivered: true, reply: None }),
+                Err(fault) => Err(("metadata".to_owned(), name, fault)),
+            },
+        };
+        carried.unwrap_or_else(|(to, owed, fault)| {
+            warn!(actor = %self.address, to, owed, %fault, "not delivered");
+            Outcome { delivered: false, reply: None }
+        })
+    }
+
+    async fn project(&self, statement: Statement) -> Result<(), Fault> {
+        self.host.metadata()?.query(statement).await.map(drop)
+    }
+
+    fn settle(&self, key: Key, outcome: &Outcome) -> Result<After, CallError> {
         let cx = self.cx();
         transact(self.host.sql(), |tx| match &key {
-            Key::Outbox(row) => Ok(outbox::settle(tx, *row, reply.is_some_and(|reply| !is_fault(reply)))?),
-            Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, reply),
-            Key::Profile(announced) => {
-                self.logic.announced(tx, &cx, announced, reply.is_some_and(|reply| !is_fault(reply)))
-            }
+            Key::Outbox(row) => Ok(outbox::settle(tx, *row, outcome.delivered)?),
+            Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, outcome.reply.as_deref()),
+            Key::Profile(announced) => self.logic.announced(tx, &cx, announced, outcome.delivered),
         })
         .map_err(told)?;
         self.committed(cx)
@@ -370,6 +382,13 @@ impl Object {
         }
         error
     }
+}
+
+/// What became of something owed.
+struct Outcome {
+    delivered: bool,
+    /// What an actor answered, faults included.
+    reply: Option<Vec<u8>>,
 }
 
 /// A refusal settles a delivery, as an acceptance does; a fault does not.

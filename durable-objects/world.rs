@@ -18,7 +18,8 @@ use domain::{
     power::{self, NewRoom, Preset},
 };
 use platform::{
-    ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Row, Sql, Value, check_params,
+    ActorKind, Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value,
+    check_params, transact,
 };
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::value::to_raw_value;
@@ -95,6 +96,48 @@ impl Sql for MemorySql {
     }
 }
 
+/// The tables that actors project to.
+const METADATA_SCHEMA: &str = include_str!("../d1-migrations/0002_directory.sql");
+
+/// Metadata in memory, at the end of a line that loses what it carries.
+struct MemoryMetadata {
+    world: Weak<World>,
+    sql: MemorySql,
+}
+
+impl MemoryMetadata {
+    fn new(world: Weak<World>) -> Self {
+        let sql = MemorySql::new();
+        sql.connection.execute_batch(METADATA_SCHEMA).unwrap();
+        Self { world, sql }
+    }
+
+    fn run(&self, statements: &[Statement]) -> Result<Vec<Row>, Fault> {
+        let world = self.world.upgrade().expect("the world stands");
+        if world.loses() {
+            return Err(Fault::retriable("the statement was lost"));
+        }
+        let rows = transact(&self.sql, |tx| {
+            let mut rows = Vec::new();
+            for Statement { sql, params } in statements {
+                rows = tx.execute(sql, params)?;
+            }
+            Ok::<_, Fault>(rows)
+        })?;
+        if world.loses() { Err(Fault::retriable("the rows were lost")) } else { Ok(rows) }
+    }
+}
+
+impl Metadata for MemoryMetadata {
+    fn query<'a>(&'a self, statement: Statement) -> LocalFuture<'a, Result<Vec<Row>, Fault>> {
+        Box::pin(async move { self.run(&[statement]) })
+    }
+
+    fn batch<'a>(&'a self, statements: Vec<Statement>) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move { self.run(&statements).map(drop) })
+    }
+}
+
 /// Chance that a seed repeats.
 pub(crate) struct Dice(Cell<u64>);
 
@@ -120,6 +163,7 @@ pub(crate) struct World {
     now_ms: Cell<u64>,
     pub dice: Dice,
     databases: RefCell<HashMap<Address, Rc<MemorySql>>>,
+    metadata: Rc<MemoryMetadata>,
     objects: RefCell<HashMap<Address, Rc<Object>>>,
     alarms: RefCell<BTreeMap<Address, u64>>,
     alarms_set: Cell<u64>,
@@ -145,6 +189,7 @@ impl World {
             now_ms: Cell::new(1_790_000_000_000),
             dice: Dice::new(seed),
             databases: RefCell::default(),
+            metadata: Rc::new(MemoryMetadata::new(this.clone())),
             objects: RefCell::default(),
             alarms: RefCell::default(),
             alarms_set: Cell::new(0),
@@ -170,6 +215,16 @@ impl World {
     /// Sets the clock, also back; no alarm rings.
     pub(crate) fn sets_clock(&self, now_ms: u64) {
         self.now_ms.set(now_ms);
+    }
+
+    /// What metadata shows to a statement.
+    pub(crate) fn shows(&self, statement: &str, params: &[Value]) -> Vec<Row> {
+        self.metadata.sql.query(statement, params).unwrap()
+    }
+
+    /// Writes to metadata, as an actor's host does.
+    pub(crate) fn projects(&self, statement: &Statement) {
+        self.metadata.run(std::slice::from_ref(statement)).unwrap();
     }
 
     fn object(&self, address: &Address) -> Rc<Object> {
@@ -222,6 +277,7 @@ impl World {
             creator: creator.to_owned(),
             create_event: room::FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() },
             events: events.collect(),
+            published: false,
         };
         self.call(create.room_id().as_str(), &call).unwrap();
         create.room_id().to_owned()
@@ -438,6 +494,10 @@ impl ObjectHost for Host {
 
     fn actors(&self) -> &dyn Actors {
         &*self.world
+    }
+
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
+        Ok(self.world.metadata.clone())
     }
 
     fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room,
+    Room, directory,
     restricted_join::is_membership,
     store::{self, log::Logged},
     transactions,
@@ -138,7 +138,7 @@ impl Room {
         if *pdu.event_type() == TimelineEventType::RoomGuestAccess {
             self.expel_guests(tx, cx)?;
         }
-        Ok(())
+        directory::follow(tx, cx, &event_type, state_key)
     }
 
     fn move_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, member: &Logged, user_id: &str) -> Result<(), Error> {

@@ -3,11 +3,11 @@ use platform::{ActorKind, Tx};
 use ruma_common::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{Room, prepare_upgrade::Reserved, store, transactions};
+use super::{Room, directory, prepare_upgrade::Reserved, store, transactions};
 use crate::{Call, Cx, Error};
 
-/// The successor stands: a tombstone says so, and as far as the user may do that, the room is closed. Repeated, it
-/// changes nothing.
+/// The successor stands: a tombstone says so, and as far as the user may do that, the room is closed. It leaves the
+/// directory. Repeated, it changes nothing.
 ///
 /// Refused: `Forbidden` by the room's rules; `BadState` where another upgrade was begun meanwhile.
 /// Spec: "Room Upgrades", "Server behaviour".
@@ -41,6 +41,7 @@ impl Room {
                 Err(fault) => return Err(fault),
             }
         }
+        directory::publish(tx, cx, false)?;
         reserved.completed = true;
         reserved.save(tx)
     }

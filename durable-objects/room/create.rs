@@ -5,7 +5,7 @@ use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Room, store, transactions};
+use super::{Room, directory, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// Founds the room: its create event, then everything else of its first minute, or nothing at all.
@@ -21,6 +21,9 @@ pub struct Create {
     pub create_event: FirstEvent,
     /// The creator's join and what follows, in order.
     pub events: Vec<NewEvent>,
+    /// Whether the directory shows the room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub published: bool,
 }
 
 /// A create event, as it is stored.
@@ -72,6 +75,9 @@ impl Room {
             let draft =
                 Draft { event_type, content, state_key: Some(state_key), sender: call.creator.clone(), redacts: None };
             self.append(tx, cx, &draft, None).map_err(inconsistent)?;
+        }
+        if call.published {
+            directory::publish(tx, cx, true)?;
         }
         Ok(Created {})
     }

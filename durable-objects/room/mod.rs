@@ -21,9 +21,13 @@
 //! | [`EventByTimestamp`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
+//! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
+//! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
+//! | [`SetPublished`], [`IsPublished`] | its place in the directory |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business), other servers.
 
+mod access;
 mod append;
 mod change_membership;
 mod company;
@@ -31,6 +35,7 @@ mod complete_upgrade;
 mod context;
 mod create;
 mod delta;
+mod directory;
 mod ephemeral;
 mod event_by_timestamp;
 mod event_filter;
@@ -48,6 +53,8 @@ mod remembered;
 mod restricted_join;
 mod send_event;
 mod sent_members;
+mod set_canonical_alias;
+
 mod state;
 mod store;
 mod synced_state;
@@ -58,6 +65,7 @@ mod typing;
 mod unread;
 mod viewer;
 mod walk;
+mod withdraw_alias;
 
 use std::{
     cell::{Cell, RefCell},
@@ -73,11 +81,13 @@ use crate::{
     object::{Logic, Operation, operations},
 };
 
+pub use access::{Access, GetAccess};
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
 pub use complete_upgrade::CompleteUpgrade;
 pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
+pub use directory::{IsPublished, SetPublished};
 pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
@@ -91,12 +101,14 @@ pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
+pub use set_canonical_alias::SetCanonicalAlias;
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
 pub use synced_state::MoreState;
 pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
 #[cfg(test)]
 pub(crate) use unread::SCAN_MAX as UNREAD_SCAN_MAX;
+pub use withdraw_alias::WithdrawAlias;
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
@@ -182,6 +194,9 @@ impl Logic for Room {
             write RefreshMember => refresh_member,
             write MarkRead => mark_read,
             read SetTyping => set_typing,
+            write SetCanonicalAlias => set_canonical_alias,
+            write WithdrawAlias => withdraw_alias,
+            write SetPublished => set_published,
             write Delta => delta,
             read Messages => messages,
             read GetEvent => event,
@@ -191,6 +206,8 @@ impl Logic for Room {
             read GetStateEvent => state_event,
             read GetMembers => members,
             read GetJoinedMembers => joined_members,
+            read GetAccess => access,
+            read IsPublished => is_published,
         }
     }
 
@@ -231,6 +248,13 @@ impl Logic for Room {
     fn unsettled(&self) {
         // The alarm tells everybody again.
         *self.followers.borrow_mut() = None;
+    }
+
+    fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
+        match what {
+            directory::DUE => directory::refresh(tx, cx).map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Create, FirstEvent, MemberProfile, NewEvent, Room,
+    Create, FirstEvent, MemberProfile, NewEvent, Room, directory,
     store::{self, log::Logged},
     transactions,
 };
@@ -142,6 +142,8 @@ impl Room {
             creator: reserved.user,
             create_event: FirstEvent { event_id: reserved.event_id, json: reserved.json },
             events: events.collect(),
+            // Its place in the directory goes to the successor.
+            published: directory::is_published(&**tx)?,
         };
         Ok(Successor { room_id: reserved.room_id, create: Some(create) })
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Room, store,
+    Room, directory, store,
     store::log::Logged,
     transactions::{self, check_length},
     viewer::Viewer,
@@ -106,6 +106,9 @@ impl Room {
             store::log::redact(tx, event.position, &redacted, position)?;
             if *event.pdu.event_type() == TimelineEventType::RoomGuestAccess {
                 self.expel_guests(tx, cx)?;
+            }
+            if let Some(state_key) = redacted.state_key() {
+                directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;
             }
         }
         Ok(because.event_id().to_owned())

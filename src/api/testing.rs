@@ -119,6 +119,7 @@ struct Host {
     now_ms: Cell<u64>,
     random: TestRandom,
     settings: Rc<Settings>,
+    metadata: Rc<dyn Metadata>,
     objects: RefCell<HashMap<Address, Rc<Object>>>,
     databases: RefCell<HashMap<Address, Rc<Database>>>,
     spawned: RefCell<Vec<LocalFuture<'static, ()>>>,
@@ -212,6 +213,10 @@ impl ObjectHost for ActorHost {
         &*self.host
     }
 
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
+        Ok(self.host.metadata.clone())
+    }
+
     fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
         Box::pin(async { Ok(()) })
     }
@@ -248,6 +253,7 @@ impl TestServer {
             now_ms: Cell::new(1_700_000_000_000),
             random,
             settings: settings.clone(),
+            metadata: metadata.clone(),
             objects: RefCell::default(),
             databases: RefCell::default(),
             spawned: RefCell::default(),

@@ -4,14 +4,16 @@
 //! arguments, and whatever a rule needs to know was loaded before it is asked.
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
-//! history visibility, who has which power, the events of a new room, push rules, our signing identity, the configuration, rate limits,
-//! ranges of addresses, and every way we say no.
+//! history visibility, who has which power, the events of a new room, aliases, what the directory shows of a room, push
+//! rules, our signing identity, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
+pub mod alias;
 pub mod auth;
 mod authority;
 pub mod config;
+pub mod directory;
 pub mod event;
 pub mod identity;
 pub mod power;

@@ -61,7 +61,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
 
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let size = Size { executors: threads.div_ceil(2), open_max: open_max(threads.div_ceil(2) * 2) };
-    let actors = ActorThreads::start(data_dir, size, || living(&settings), Arc::new(RealDisk))?;
+    let actors = ActorThreads::start(data_dir, size, || living(&settings), &metadata, Arc::new(RealDisk))?;
     let (stop, stopping) = watch::channel(false);
     let heavy = HeavyThreads::new(threads);
     let rate_limits = Arc::new(RateLimits::new(&settings.config.rate_limits));

@@ -412,10 +412,19 @@ pub async fn object_host(host: &dyn ObjectHost, armed: Armed<'_>) -> Vec<Outcome
         outcome("an alarm set in an inner rollback leaves the outer one's", inner_alarm_rolls_back(host, armed).await),
         outcome("the output gate opens", host.durable().await.map_err(Broken::from)),
         outcome("nobody waits on a new actor", same(host.waiting(), 0)),
+        outcome("an actor reaches metadata, and again", object_reaches_metadata(host).await),
     ];
     outcomes.extend(clock(host));
     outcomes.extend(random(host));
     outcomes
+}
+
+async fn object_reaches_metadata(host: &dyn ObjectHost) -> Result<(), Broken> {
+    for count in 1..=2_i64 {
+        let echo = Statement::new("SELECT CAST(?1 AS BIGINT)", vec![count.into()]);
+        same(host.metadata()?.query(echo).await?, vec![Row(vec![count.into()])])?;
+    }
+    Ok(())
 }
 
 /// Far enough away not to ring while the suite runs.

@@ -1,4 +1,6 @@
-use crate::{Actors, Clock, Fault, LocalFuture, Random, Sql};
+use std::rc::Rc;
+
+use crate::{Actors, Clock, Fault, LocalFuture, Metadata, Random, Sql};
 
 /// What one actor's host gives it: its own database and the way to everything else.
 pub trait ObjectHost: Clock + Random {
@@ -7,6 +9,13 @@ pub trait ObjectHost: Clock + Random {
 
     /// Calls to other actors. They leave only after [`ObjectHost::durable`].
     fn actors(&self) -> &dyn Actors;
+
+    /// The metadata database, for one piece of work: whoever is done with it lets it go, and with it any connection.
+    /// What is written there leaves only after [`ObjectHost::durable`].
+    ///
+    /// # Errors
+    /// The host has no such database.
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault>;
 
     /// The output gate: resolves once everything committed so far survives a crash of the host.
     ///

@@ -50,7 +50,7 @@ pub(crate) async fn settings(env: &Env) -> Result<Rc<Settings>, Fault> {
     Ok(SETTINGS.with_borrow_mut(|slot| slot.get_or_insert(settings).clone()))
 }
 
-/// The metadata database, for one request.
+/// The metadata database, for one request or one piece of an object's work.
 pub(crate) fn metadata(env: &Env) -> Result<Rc<dyn Metadata>, Fault> {
     if is_bound(env, HYPERDRIVE_BINDING) {
         let hyperdrive: Hyperdrive = env.hyperdrive(HYPERDRIVE_BINDING).map_err(unbound)?;

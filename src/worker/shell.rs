@@ -12,7 +12,7 @@ use actors::Object;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use js_sys::{Array, Function, Promise, Uint8Array};
 use platform::{
-    ActorKind, Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, WAITING_CALLS_MAX, meter,
+    ActorKind, Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Sql, WAITING_CALLS_MAX, meter,
 };
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
@@ -25,7 +25,7 @@ use crate::{
     contract::{self, CONTRACT_PATH},
     js::{self, ObjectState, ParkedSocket, SocketPair},
     object_sql::ObjectSql,
-    settings::settings,
+    settings::{metadata, settings},
 };
 
 /// A socket that is open, as the runtime counts its states.
@@ -101,6 +101,7 @@ impl Inner {
             state: self.state.clone(),
             sql: ObjectSql::new(self.state.storage()),
             actors: Stubs::new(self.env.clone()),
+            env: self.env.clone(),
             keep_awake: self.keep_awake.clone(),
             object: RefCell::default(),
         }
@@ -219,6 +220,7 @@ struct Host {
     state: ObjectState,
     sql: ObjectSql,
     actors: Stubs,
+    env: Env,
     keep_awake: Function,
     object: RefCell<Weak<Object>>,
 }
@@ -242,6 +244,10 @@ impl ObjectHost for Host {
 
     fn actors(&self) -> &dyn Actors {
         &self.actors
+    }
+
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
+        metadata(&self.env)
     }
 
     /// The runtime's own output gate holds back answers and calls until what was written is durable.

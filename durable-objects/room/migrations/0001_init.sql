@@ -1,7 +1,7 @@
 -- A room: the log, its state, its members.
 -- Every index entry is a written row; a send costs the event and its id, a state event four more.
 
--- Small facts: 'version', 'silent' (which followers want no nudge, one bit each), 'call' (what founded the room).
+-- Small facts: 'version', 'silent' (which followers want no nudge, one bit each), 'call' (what founded the room), 'directory' (its entry there).
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The log. A position is an arrival: max(last + 1, now in ms), never used twice.

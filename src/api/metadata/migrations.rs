@@ -2,7 +2,8 @@
 
 use platform::{Fault, Metadata, Statement};
 
-const MIGRATIONS: &[&str] = &[include_str!("../../../d1-migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../../d1-migrations/0001_init.sql"), include_str!("../../../d1-migrations/0002_directory.sql")];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)";
 

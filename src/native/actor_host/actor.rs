@@ -3,7 +3,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use platform::{Actors, Address, Clock, Fault, LocalFuture, ObjectHost, Random, Sql, meter};
+use platform::{Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Sql, meter};
 use rusqlite::Connection;
 
 use super::{
@@ -23,6 +23,7 @@ pub(crate) struct ActorHost {
     gate: Rc<Gate>,
     alarm: Rc<ActorAlarm>,
     actors: Rc<dyn Actors>,
+    metadata: Rc<dyn Metadata>,
     clock: Rc<dyn Clock>,
     waiters: Waiters,
     living: OnceCell<Weak<dyn Living>>,
@@ -41,19 +42,21 @@ pub(crate) struct Parts {
     pub gate: Rc<Gate>,
     pub alarm: Rc<ActorAlarm>,
     pub actors: Rc<dyn Actors>,
+    pub metadata: Rc<dyn Metadata>,
     pub clock: Rc<dyn Clock>,
     pub executor: Weak<Executor>,
 }
 
 impl ActorHost {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
-        let Parts { address, database, gate, alarm, actors, clock, executor } = parts;
+        let Parts { address, database, gate, alarm, actors, metadata, clock, executor } = parts;
         Rc::new(Self {
             address,
             database,
             gate,
             alarm,
             actors,
+            metadata,
             clock,
             waiters: Waiters::default(),
             living: OnceCell::new(),
@@ -167,6 +170,10 @@ impl ObjectHost for Shared {
 
     fn actors(&self) -> &dyn Actors {
         &*self.0.actors
+    }
+
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
+        Ok(self.0.metadata.clone())
     }
 
     fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {

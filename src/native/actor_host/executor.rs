@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use platform::{Actors, Address, Clock, Fault, ObjectHost};
+use platform::{Actors, Address, Clock, Fault, Metadata, ObjectHost};
 use rusqlite::Connection;
 use tokio::sync::{Notify, mpsc::UnboundedReceiver, oneshot};
 use tracing::error;
@@ -50,6 +50,7 @@ pub(crate) struct Executor {
     pub(super) open: Open,
     pub(super) alarms: Rc<Alarms>,
     pub(super) actors: Rc<dyn Actors>,
+    pub(super) metadata: Rc<dyn Metadata>,
     pub(super) clock: Rc<dyn Clock>,
     pub(super) disk: Arc<dyn Disk>,
     /// Actors kept open; more only while all of them are at work.
@@ -191,6 +192,7 @@ impl Executor {
             gate,
             alarm,
             actors: self.actors.clone(),
+            metadata: self.metadata.clone(),
             clock: self.clock.clone(),
             executor: Rc::downgrade(self),
         });

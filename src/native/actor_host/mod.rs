@@ -40,7 +40,7 @@ use self::{
     files::ActorFiles,
     waiters::{Reply, Waiter},
 };
-use crate::clock::SystemClock;
+use crate::{clock::SystemClock, metadata::MetadataSource};
 
 pub(crate) use self::{disk::RealDisk, files::make_durable_dir};
 
@@ -97,6 +97,7 @@ impl ActorThreads {
         data_dir: &Path,
         size: Size,
         living: impl Fn() -> Result<OpenThere, Fault>,
+        metadata: &MetadataSource,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, Fault> {
         let files = ActorFiles::new(data_dir);
@@ -112,7 +113,7 @@ impl ActorThreads {
         let mut threads = vec![thread];
         for (inbox, alarms) in inboxes.into_iter().zip(shares) {
             let (router, files, index) = (router.clone(), files.clone(), index.clone());
-            let (open, disk) = (living()?, disk.clone());
+            let (open, metadata, disk) = (living()?, metadata.clone(), disk.clone());
             let run = move || {
                 run_local("an actor executor", DISK_THREADS, move || {
                     let clock = Rc::new(SystemClock);
@@ -121,6 +122,7 @@ impl ActorThreads {
                         open: open(),
                         alarms: Alarms::new(clock.clone(), index, alarms),
                         actors: Rc::new(router),
+                        metadata: metadata.connect(),
                         clock,
                         disk,
                         open_max: size.open_max,

@@ -134,6 +134,7 @@ impl Disk for DiskOf {
 struct Host {
     threads: Option<ActorThreads>,
     rang: Arc<AtomicUsize>,
+    _metadata: tempfile::TempDir,
 }
 
 impl Host {
@@ -148,8 +149,12 @@ impl Host {
                 open
             }))
         };
-        let threads = ActorThreads::start(dir, Size { executors: 1, open_max }, living, disk).unwrap();
-        Self { threads: Some(threads), rang }
+        // Not in `dir`: a host that starts again there need not wait until the one before let go of it.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let metadata = MetadataSource::open(elsewhere.path(), None).unwrap();
+        let size = Size { executors: 1, open_max };
+        let threads = ActorThreads::start(dir, size, living, &metadata, disk).unwrap();
+        Self { threads: Some(threads), rang, _metadata: elsewhere }
     }
 
     fn router(&self) -> Router {
@@ -385,7 +390,8 @@ fn a_start_that_fails_forgets_no_actor_that_a_crash_left_open() {
         host.stop();
 
         let size = Size { executors: 1, open_max: 8 };
-        let failed = ActorThreads::start(copy.path(), size, || Err(Fault::new("no")), Arc::new(RealDisk));
+        let metadata = MetadataSource::open(tempfile::tempdir().unwrap().path(), None).unwrap();
+        let failed = ActorThreads::start(copy.path(), size, || Err(Fault::new("no")), &metadata, Arc::new(RealDisk));
         assert_eq!(failed.err().unwrap().to_string(), "no");
         // Had it got further, it would have opened the actor, and nothing in its folder tells of the crash then.
         let files = ActorFiles::new(copy.path());
@@ -475,6 +481,7 @@ fn an_actors_host_keeps_the_contract() {
             alarms: alarms.clone(),
             actors: Rc::new(router),
             clock,
+            metadata: MetadataSource::open(dir.path(), None).unwrap().connect(),
             disk: Arc::new(RealDisk),
             open_max: 1_000,
             slots: RefCell::default(),

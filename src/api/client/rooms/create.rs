@@ -104,6 +104,7 @@ async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom) -> Result<Ow
         creator: room.creator.clone(),
         create_event: FirstEvent { event_id: ruma_common::owned_event_id!("$none"), json: String::new() },
         events,
+        published: false,
     };
     for later_ms in 0..LATER_MS_MAX {
         let create = create_event(cx, room, version, later_ms)?;

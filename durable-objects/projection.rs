@@ -1,0 +1,106 @@
+//! What metadata shows of actors, so that it can be found across them: «metadata projects; actors decide».
+//!
+//! An actor owes a projection through its [`crate::outbox`], in the transaction that changed what it shows; its host
+//! writes it after the commit and tries until it was written. A projection is the whole of what is shown, and carries a
+//! version that only grows: the statement itself leaves a newer one alone, so that repetitions and reorderings are
+//! harmless. The tables are in `d1-migrations`; who reads them is the request tier.
+
+use domain::directory::PublishedRoom;
+use platform::Statement;
+use ruma_common::OwnedRoomId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::Error;
+
+/// One actor's row of one table.
+pub(crate) trait Projection: Serialize + DeserializeOwned {
+    /// Unique among projections, stable for ever: what is owed lies in the outbox under this name.
+    const NAME: &'static str;
+
+    /// Writes the row, unless a newer version stands there.
+    fn statement(&self) -> Result<Statement, Error>;
+}
+
+/// A projection from the outbox: its name, and what writes it. `None` if this release knows no such projection.
+pub(crate) fn stored(name: &str, body: &str) -> Result<Option<(&'static str, Statement)>, Error> {
+    match name {
+        DirectoryEntry::NAME => read::<DirectoryEntry>(body).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn read<P: Projection>(body: &str) -> Result<(&'static str, Statement), Error> {
+    Ok((P::NAME, serde_json::from_str::<P>(body)?.statement()?))
+}
+
+/// A room in the directory of published rooms, or one that was there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DirectoryEntry {
+    pub room_id: OwnedRoomId,
+    pub version: u64,
+    /// Nothing once the room is no longer published: the row stays, so that an older version cannot come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<PublishedRoom>,
+}
+
+impl Projection for DirectoryEntry {
+    const NAME: &'static str = "directory";
+
+    fn statement(&self) -> Result<Statement, Error> {
+        let room = self.room.as_ref();
+        Ok(Statement::new(
+            "INSERT INTO directory (room_id, version, published, members, room_type, words, entry)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (room_id) DO UPDATE SET version = excluded.version, published = excluded.published,
+                 members = excluded.members, room_type = excluded.room_type, words = excluded.words,
+                 entry = excluded.entry
+             WHERE excluded.version > directory.version",
+            vec![
+                self.room_id.as_str().into(),
+                self.version.into(),
+                room.is_some().into(),
+                room.map_or(0, |room| room.num_joined_members).into(),
+                room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
+                room.map(PublishedRoom::words).unwrap_or_default().into(),
+                room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
+            ],
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::directory::PublishedRoom;
+    use platform::Value;
+    use serde_json::{from_value, json};
+
+    use super::{DirectoryEntry, Projection};
+    use crate::world::World;
+
+    fn room(members: u64) -> Option<PublishedRoom> {
+        let room = json!({
+            "room_id": "!room:a", "num_joined_members": members, "world_readable": false, "guest_can_join": false,
+            "join_rule": "public", "name": "Tea",
+        });
+        Some(from_value(room).unwrap())
+    }
+
+    #[test]
+    fn the_newest_entry_wins_in_whatever_order_they_come() {
+        let orders = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
+        for (newest, shown) in [(room(3), (1, 3)), (None, (0, 0))] {
+            for order in orders {
+                let world = World::new(1);
+                for version in order.into_iter().chain(order) {
+                    let room = if version == 3 { newest.clone() } else { room(version) };
+                    let room_id = ruma_common::owned_room_id!("!room:a");
+                    world.projects(&DirectoryEntry { room_id, version, room }.statement().unwrap());
+                }
+                let rows = world.shows("SELECT published, members FROM directory", &[]);
+                let (published, members) = shown;
+                let expected = vec![Value::Integer(published), Value::Integer(members)];
+                assert_eq!(rows.into_iter().map(|row| row.0).collect::<Vec<_>>(), [expected], "{order:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The room's entry in the directory of published rooms: the room decides whether it has one, and metadata shows it.
+//!
+//! Guarantees: while the room is published, what its state says is owed to metadata in the transaction that changed it,
+//! and written before the answer. Members come and go more often: their number is looked at [`MEMBERS_DELAY_MS`] after
+//! it first changed, and written if it is another one than the directory has. So an entry costs a busy room one written
+//! row per five seconds, and its number of members is that old at most while metadata can be reached.
+
+use domain::{
+    Refusal,
+    directory::{PublishedRoom, SHOWN_STATE},
+};
+use platform::{ActorKind, Fault, Sql, Tx};
+use ruma_common::OwnedUserId;
+use serde::{Deserialize, Serialize};
+
+use super::{Room, append::room_id, store};
+use crate::{Call, Cx, Error, outbox, projection::DirectoryEntry, schedule};
+
+/// The schedule's name for a look at the number of members.
+pub(super) const DUE: &str = "directory";
+/// How long members may come and go before the directory is told, in milliseconds.
+const MEMBERS_DELAY_MS: u64 = 5_000;
+/// Where the listing is kept among the small facts.
+const LISTING: &str = "directory";
+
+/// Publishes the room in the directory, or takes it from there; what is already so stays as it is.
+///
+/// Refused: `Forbidden` for whoever could not set the canonical alias, unless they are a server administrator.
+/// Spec: `PUT /directory/list/room/{roomId}`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetPublished {
+    pub user: OwnedUserId,
+    #[serde(default)]
+    pub admin: bool,
+    pub published: bool,
+}
+
+impl Call for SetPublished {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "set_published";
+    type Reply = ();
+}
+
+/// Whether the room is published. Spec: `GET /directory/list/room/{roomId}`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct IsPublished {}
+
+impl Call for IsPublished {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "is_published";
+    type Reply = bool;
+}
+
+/// What the room knows of its entry.
+#[derive(Default, Serialize, Deserialize)]
+struct Listing {
+    /// Of the newest entry that was owed: `max(last + 1, now in ms)`, so that it grows even after a restoration.
+    version: u64,
+    /// What that entry shows; nothing while the room is not published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    room: Option<PublishedRoom>,
+}
+
+impl Listing {
+    fn load(sql: &dyn Sql) -> Result<Self, Error> {
+        match store::meta::text(sql, LISTING)? {
+            Some(listing) => Ok(serde_json::from_str(&listing)?),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Has metadata show this from now on, unless it does.
+    fn show(self, tx: &Tx<'_>, cx: &Cx<'_>, room: Option<PublishedRoom>, before_answer: bool) -> Result<(), Error> {
+        if self.room == room {
+            return Ok(());
+        }
+        let listing = Self { version: self.version.saturating_add(1).max(cx.now_ms), room };
+        store::meta::set(tx, LISTING, serde_json::to_string(&listing)?.into())?;
+        let entry = DirectoryEntry { room_id: room_id(cx)?, version: listing.version, room: listing.room };
+        outbox::project(tx, cx, &entry, before_answer)
+    }
+}
+
+impl Room {
+    pub(super) fn set_published(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SetPublished) -> Result<(), Error> {
+        if !call.admin && !self.may_set_alias(&**tx, cx, &call.user)? {
+            let sentence = "Who may set the room's canonical alias decides whether it is published";
+            return Err(Refusal::Forbidden(sentence.to_owned()).into());
+        }
+        publish(tx, cx, call.published)
+    }
+
+    pub(super) fn is_published(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: IsPublished) -> Result<bool, Error> {
+        is_published(sql)
+    }
+}
+
+pub(super) fn is_published(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(Listing::load(sql)?.room.is_some())
+}
+
+/// Publishes the room as it is now, or takes it from the directory.
+pub(super) fn publish(tx: &Tx<'_>, cx: &Cx<'_>, published: bool) -> Result<(), Error> {
+    let room = if published { Some(shown(&**tx, cx)?) } else { None };
+    Listing::load(&**tx)?.show(tx, cx, room, true)
+}
+
+/// Some state changed: what the directory shows of it follows.
+pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str) -> Result<(), Error> {
+    let is_member = event_type == "m.room.member";
+    let is_shown = state_key.is_empty() && SHOWN_STATE.contains(&event_type);
+    if !is_member && !is_shown {
+        return Ok(());
+    }
+    let listing = Listing::load(&**tx)?;
+    if listing.room.is_none() {
+        return Ok(());
+    }
+    if is_member {
+        return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(MEMBERS_DELAY_MS))?);
+    }
+    listing.show(tx, cx, Some(shown(&**tx, cx)?), true)
+}
+
+/// Time to look at the number of members.
+pub(super) fn refresh(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+    let listing = Listing::load(&**tx)?;
+    if listing.room.is_none() {
+        return Ok(());
+    }
+    listing.show(tx, cx, Some(shown(&**tx, cx)?), false)
+}
+
+fn shown(sql: &dyn Sql, cx: &Cx<'_>) -> Result<PublishedRoom, Error> {
+    let (joined, _invited) = store::members::counts(sql)?;
+    let content = |event_type: &str| {
+        let event = store::state::current(sql, event_type, "")?;
+        Ok::<_, Fault>(event.map(|event| event.pdu.content().to_owned()))
+    };
+    Ok(PublishedRoom::new(room_id(cx)?, joined, content)?)
+}
