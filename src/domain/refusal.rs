@@ -79,6 +79,8 @@ pub enum Refusal {
     Unknown(String),
     /// 400 `M_BAD_ALIAS`: an alias that does not point to the room.
     BadAlias(String),
+    /// 409 `M_UNKNOWN`: an alias of that name exists already.
+    AliasExists(String),
     /// 400 `M_KEY_TOO_LARGE`: the name of a profile's field.
     KeyTooLarge,
     /// 400 `M_PROFILE_TOO_LARGE`: the whole profile.
@@ -119,6 +121,7 @@ impl Refusal {
             | Self::InviteBlocked
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
+            Self::AliasExists(_) => 409,
             Self::Unrecognized { status } => *status,
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
@@ -154,7 +157,7 @@ impl Refusal {
             Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
             Self::Unrecognized { .. } => "M_UNRECOGNIZED",
             Self::Unauthorized(_) => "M_UNAUTHORIZED",
-            Self::Unknown(_) | Self::Unavailable { .. } => "M_UNKNOWN",
+            Self::Unknown(_) | Self::AliasExists(_) | Self::Unavailable { .. } => "M_UNKNOWN",
             Self::BadAlias(_) => "M_BAD_ALIAS",
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
@@ -179,6 +182,7 @@ impl Refusal {
             | Self::WeakPassword(sentence)
             | Self::Unauthorized(sentence)
             | Self::Unknown(sentence)
+            | Self::AliasExists(sentence)
             | Self::BadAlias(sentence)
             | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
@@ -284,6 +288,7 @@ mod tests {
             (Refusal::Unauthorized(s()), r#"{"unauthorized":"x"}"#, 401, "M_UNAUTHORIZED"),
             (Refusal::Unknown(s()), r#"{"unknown":"x"}"#, 400, "M_UNKNOWN"),
             (Refusal::BadAlias(s()), r#"{"bad_alias":"x"}"#, 400, "M_BAD_ALIAS"),
+            (Refusal::AliasExists(s()), r#"{"alias_exists":"x"}"#, 409, "M_UNKNOWN"),
             (Refusal::KeyTooLarge, r#""key_too_large""#, 400, "M_KEY_TOO_LARGE"),
             (Refusal::ProfileTooLarge, r#""profile_too_large""#, 400, "M_PROFILE_TOO_LARGE"),
             (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod aliases;
 mod context;
 mod creation;
 mod devices;
@@ -24,6 +25,7 @@ mod redaction;
 mod refreshing;
 mod registration;
 mod restricted_joins;
+mod room_directory;
 mod room_state;
 mod room_versions;
 mod sending;

@@ -2,7 +2,9 @@
 //!
 //! In scope: what must be found across actors. Out of scope: what an actor decides; that is its own.
 
+pub(crate) mod alias;
 pub(crate) mod auth_stage;
+pub(crate) mod directory;
 mod migrations;
 pub(crate) mod nonce;
 pub(crate) mod registration_token;

@@ -6,7 +6,7 @@ use actors::room::{Create, FirstEvent, NewEvent};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use domain::{
-    Pdu, Refusal, RoomVersion,
+    Pdu, Refusal, RoomVersion, alias,
     event::{self, Place},
     power::{self, InitialState, Invitee, NewRoom, Preset},
 };
@@ -14,13 +14,14 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use platform::Fault;
 use ruma_client_api::room::{Visibility, create_room::v3::RoomPreset};
-use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use ruma_events::StateEventType;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
 use super::{
-    call_id,
+    aliases::{self, Claimed},
+    call_id, directory,
     membership::{invitee_profile, member_profile, must_be_local, no_third_parties},
 };
 use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
@@ -85,13 +86,14 @@ async fn create_room(
         Some(version) => RoomVersion::parse(version)?,
         None => cx.config().default_room_version.clone(),
     };
+    let published = directory::is_public(&wanted.visibility)?;
     let room = new_room(cx, &caller, wanted).await?;
-    let room_id = found(cx, &version, &room).await?;
+    let room_id = found(cx, &version, &room, published).await?;
     Ok(failure::json(StatusCode::OK, &json!({ "room_id": room_id })))
 }
 
 /// Makes the room and everything in it, or nothing.
-async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom) -> Result<OwnedRoomId, Failure> {
+async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom, published: bool) -> Result<OwnedRoomId, Failure> {
     let drafts = power::initial_events(room, version)?;
     let mut events = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -104,15 +106,26 @@ async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom) -> Result<Ow
         creator: room.creator.clone(),
         create_event: FirstEvent { event_id: ruma_common::owned_event_id!("$none"), json: String::new() },
         events,
-        published: false,
+        published,
     };
     for later_ms in 0..LATER_MS_MAX {
         let create = create_event(cx, room, version, later_ms)?;
         let room_id = create.room_id().to_owned();
         call.create_event = FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() };
+        if let Some(alias) = &room.alias {
+            match aliases::claim(cx, alias, &room_id, &room.creator).await? {
+                Claimed::Yes => {}
+                Claimed::Taken => return Err(Refusal::RoomInUse(format!("The alias {alias} is taken")).into()),
+            }
+        }
         // Registered before its first use: what exists can be found.
         metadata::register_room(cx.metadata(), &room_id, cx.now_ms()).await?;
-        match cx.room(&room_id).call(&call).await {
+        let founded = cx.room(&room_id).call(&call).await;
+        // After a fault nobody knows whether there is a room: if not, whoever wants the alias next gets it.
+        if let (Err(Failure::Refused(_)), Some(alias)) = (&founded, &room.alias) {
+            aliases::release(cx, alias, &room_id).await?;
+        }
+        match founded {
             Err(Failure::Refused(Refusal::RoomInUse(_))) => {}
             outcome => return outcome.map(|_| room_id),
         }
@@ -141,9 +154,6 @@ pub(super) fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
 
 /// What was asked for, in the words of the domain.
 async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRoom, Failure> {
-    if wanted.room_alias_name.is_some() {
-        return Err(Refusal::InvalidParam("Room aliases are not available on this server".to_owned()).into());
-    }
     if !wanted.invite_3pid.is_empty() {
         return Err(no_third_parties().into());
     }
@@ -161,8 +171,14 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
         (Some(other), _) => return Err(Refusal::InvalidParam(format!("There is no preset {other}")).into()),
     };
     let mut room = NewRoom::new(caller.user_id.clone(), preset);
-    room.initial_state =
-        wanted.initial_state.into_iter().map(|given| initial_state(cx, given)).collect::<Result<_, _>>()?;
+    if let Some(localpart) = &wanted.room_alias_name {
+        room.alias = Some(alias::local(localpart, cx.server_name())?);
+    }
+    room.initial_state = wanted
+        .initial_state
+        .into_iter()
+        .map(|given| initial_state(cx, given, room.alias.as_deref()))
+        .collect::<Result<_, _>>()?;
     room.invite = invitees(cx, wanted.invite).await?;
     let profile = member_profile(cx, &caller.user_id).await?;
     room.creator_displayname = profile.displayname;
@@ -196,8 +212,14 @@ fn mxc_uri(url: String) -> OwnedMxcUri {
     <&MxcUri>::from(url.as_str()).to_owned()
 }
 
-/// A state event of the client's own. What a membership may say, the room decides.
-fn initial_state(cx: &Context, given: GivenState) -> Result<InitialState, Refusal> {
+/// A state event of the client's own. What a membership may say, the room decides. No other alias than its own points
+/// to a new room.
+fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId>) -> Result<InitialState, Refusal> {
+    if given.event_type == StateEventType::RoomCanonicalAlias && given.state_key.is_empty() {
+        let mut unproven = alias::listed(&given.content)?;
+        unproven.retain(|alias| own.is_none_or(|own| own != alias.as_str()));
+        alias::check_canonical(&unproven, None)?;
+    }
     if given.event_type == StateEventType::RoomMember {
         let user_id = <&UserId>::try_from(given.state_key.as_str())
             .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;

@@ -12,11 +12,12 @@ use ruma_client_api::{
     membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias},
     state::send_state_event,
 };
-use ruma_common::{OwnedEventId, OwnedRoomId, OwnedRoomOrAliasId, RoomId, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde_json::{Map, Value, value::to_raw_value};
 
 use super::{
+    aliases::room_named,
     call_id,
     membership::{Change, invitee_profile, member_profile},
     no_such_room,
@@ -50,7 +51,7 @@ async fn join_by_id_or_alias(
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
     not_by_third_party(request.third_party_signed.as_ref())?;
-    let room_id = room_of(request.room_id_or_alias)?;
+    let room_id = room_named(cx, &request.room_id_or_alias).await?;
     joins(cx, &room_id, caller, request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
@@ -61,15 +62,10 @@ async fn knock(
     caller: Caller,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Failure> {
-    let room_id = room_of(request.room_id_or_alias)?;
+    let room_id = room_named(cx, &request.room_id_or_alias).await?;
     let call = Change::own(caller, MembershipAction::Knock, request.reason).call(cx).await?;
     cx.room(&room_id).call(&call).await.or_absent(no_such_room())?;
     Ok(knock_room::v3::Response::new(room_id))
-}
-
-/// The room that a client means.
-fn room_of(room: OwnedRoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
-    OwnedRoomId::try_from(room).map_err(|alias| Refusal::NotFound(format!("There is no room with the alias {alias}")))
 }
 
 /// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event». None can be

@@ -1,7 +1,9 @@
 //! Rooms: creation, membership, sending, reading. Spec: "Rooms", "Events".
 
+mod aliases;
 mod context;
 mod create;
+mod directory;
 mod joining;
 mod members;
 mod membership;
@@ -23,8 +25,10 @@ pub(crate) use messages::{event_filter, wants_room};
 use crate::{Context, Routes};
 
 pub(crate) fn routes(routes: &mut Routes) {
+    aliases::routes(routes);
     context::routes(routes);
     create::routes(routes);
+    directory::routes(routes);
     joining::routes(routes);
     members::routes(routes);
     membership::routes(routes);

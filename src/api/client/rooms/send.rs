@@ -5,7 +5,7 @@ use ruma_client_api::{message::send_message_event, state::send_state_event};
 use ruma_common::OwnedRoomId;
 use ruma_events::StateEventType;
 
-use super::{call_id, joining::send_membership, no_such_room};
+use super::{aliases, call_id, joining::send_membership, no_such_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -40,6 +40,10 @@ async fn send_state(
 ) -> Result<send_state_event::v3::Response, Failure> {
     if request.event_type == StateEventType::RoomMember {
         return Ok(send_state_event::v3::Response::new(send_membership(cx, caller, request).await?));
+    }
+    if request.event_type == StateEventType::RoomCanonicalAlias && request.state_key.is_empty() {
+        let set = aliases::set_canonical(cx, &request.room_id, caller, request.body.into_json());
+        return Ok(send_state_event::v3::Response::new(set.await?));
     }
     let call = SendEvent {
         sender: caller.user_id,

@@ -1,0 +1,203 @@
+//! Aliases of rooms. Spec: "Room aliases".
+//!
+//! Where an alias points is metadata's to know, what a room lists of its aliases the room's. Only aliases of our own
+//! server are known here: those of others are found through federation, which this server does not have yet.
+
+use std::collections::HashSet;
+
+use actors::room::{GetAccess, IsPublished, SetCanonicalAlias, WithdrawAlias};
+use domain::{Refusal, alias};
+use ruma_client_api::{
+    alias::{create_alias, delete_alias, get_alias},
+    room::aliases,
+};
+use ruma_common::{OwnedEventId, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId, UserId};
+use serde_json::value::RawValue;
+
+use super::{call_id, no_such_room, not_in_room};
+use crate::{
+    Caller, Context, Failure, OrAbsent, Routes,
+    metadata::alias::{self as stored, ALIASES_PER_ROOM_MAX, Claim, Held},
+};
+
+/// How long the creation of a room may take between the claim of its alias and the room, in milliseconds.
+const CREATION_MS_MAX: u64 = 60_000;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(create);
+    routes.add(delete);
+    routes.add(find);
+    routes.add(list);
+}
+
+/// What became of a wish for an alias.
+pub(super) enum Claimed {
+    Yes,
+    /// It points elsewhere.
+    Taken,
+}
+
+/// `PUT /directory/room/{roomAlias}`: for who is in the room.
+async fn create(
+    cx: &Context,
+    caller: Caller,
+    request: create_alias::v3::Request,
+) -> Result<create_alias::v3::Response, Failure> {
+    let alias = alias::parse(request.room_alias.as_str())?;
+    if alias.server_name() != cx.server_name() {
+        return Err(Refusal::InvalidParam(format!("Aliases of {} are not made here", alias.server_name())).into());
+    }
+    let call = GetAccess { user: caller.user_id };
+    let access = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    if !access.joined && !caller.administrator {
+        return Err(not_in_room(&call.user).into());
+    }
+    match claim(cx, &alias, &request.room_id, &call.user).await? {
+        Claimed::Yes => Ok(create_alias::v3::Response::new()),
+        Claimed::Taken => Err(Refusal::AliasExists(format!("The alias {alias} exists already")).into()),
+    }
+}
+
+/// Makes the alias point to the room, unless it points elsewhere.
+pub(super) async fn claim(
+    cx: &Context,
+    alias: &RoomAliasId,
+    room_id: &RoomId,
+    creator: &UserId,
+) -> Result<Claimed, Failure> {
+    match stored::claim(cx.metadata(), alias, room_id, creator, cx.now_ms()).await? {
+        Claim::Ours => Ok(Claimed::Yes),
+        Claim::TooMany => Err(Refusal::InvalidParam(format!("A room may have {ALIASES_PER_ROOM_MAX} aliases")).into()),
+        Claim::Taken(held) if is_abandoned(cx, &held).await? => {
+            let ours = stored::take_over(cx.metadata(), alias, &held, room_id, creator, cx.now_ms()).await?;
+            Ok(if ours { Claimed::Yes } else { Claimed::Taken })
+        }
+        Claim::Taken(_) => Ok(Claimed::Taken),
+    }
+}
+
+/// Gives an alias back that was claimed for a room which was not made after all.
+pub(super) async fn release(cx: &Context, alias: &RoomAliasId, room_id: &RoomId) -> Result<(), Failure> {
+    // Not there any more: then it need not be given back.
+    stored::remove(cx.metadata(), alias, room_id).await?;
+    Ok(())
+}
+
+/// Whether an alias points to a room that does not exist: its creation was cut off after the claim.
+async fn is_abandoned(cx: &Context, held: &Held) -> Result<bool, Failure> {
+    if cx.now_ms() < held.created_ms.saturating_add(CREATION_MS_MAX) {
+        return Ok(false);
+    }
+    match cx.room(&held.room_id).call(&IsPublished {}).await {
+        Err(Failure::Absent) => Ok(true),
+        outcome => outcome.map(|_| false),
+    }
+}
+
+/// `DELETE /directory/room/{roomAlias}`: for who made it, who may set the canonical alias, and administrators.
+async fn delete(
+    cx: &Context,
+    caller: Caller,
+    request: delete_alias::v3::Request,
+) -> Result<delete_alias::v3::Response, Failure> {
+    let alias = request.room_alias;
+    let held = stored::find(cx.metadata(), &alias).await?.ok_or_else(|| no_such_alias(cx, &alias))?;
+    let entitled = caller.administrator || held.creator == caller.user_id;
+    // First the room, so that a repetition after a failure finds the alias still there.
+    let call = WithdrawAlias { call_id: call_id(cx)?, user: caller.user_id, alias, entitled };
+    match cx.room(&held.room_id).call(&call).await {
+        Err(Failure::Absent) if entitled => {}
+        outcome => outcome.or_absent(not_in_room(&call.user))?,
+    }
+    if !stored::remove(cx.metadata(), &call.alias, &held.room_id).await? {
+        return Err(no_such_alias(cx, &call.alias).into());
+    }
+    Ok(delete_alias::v3::Response::new())
+}
+
+/// `GET /directory/room/{roomAlias}`.
+async fn find(cx: &Context, (): (), request: get_alias::v3::Request) -> Result<get_alias::v3::Response, Failure> {
+    let room_id = room_of(cx, &request.room_alias).await?;
+    Ok(get_alias::v3::Response::new(room_id, vec![cx.server_name().to_owned()]))
+}
+
+/// `GET /rooms/{roomId}/aliases`: for who is in the room; for everyone, if everyone may read it.
+async fn list(cx: &Context, caller: Caller, request: aliases::v3::Request) -> Result<aliases::v3::Response, Failure> {
+    let call = GetAccess { user: caller.user_id };
+    let access = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    if !(access.joined || access.world_readable || caller.administrator) {
+        return Err(not_in_room(&call.user).into());
+    }
+    Ok(aliases::v3::Response::new(stored::of_room(cx.metadata(), &request.room_id).await?))
+}
+
+/// The room that a client names by its id or by an alias.
+pub(super) async fn room_named(cx: &Context, room: &RoomOrAliasId) -> Result<OwnedRoomId, Failure> {
+    match <&RoomId>::try_from(room.as_str()) {
+        Ok(room_id) => Ok(room_id.to_owned()),
+        Err(_) => room_of(cx, &alias::parse(room.as_str())?).await,
+    }
+}
+
+async fn room_of(cx: &Context, alias: &RoomAliasId) -> Result<OwnedRoomId, Failure> {
+    let held = stored::find(cx.metadata(), alias).await?;
+    Ok(held.ok_or_else(|| no_such_alias(cx, alias))?.room_id)
+}
+
+fn no_such_alias(cx: &Context, alias: &RoomAliasId) -> Refusal {
+    Refusal::NotFound(if alias.server_name() == cx.server_name() {
+        format!("There is no room with the alias {alias}")
+    } else {
+        format!("{alias} is an alias of another server, and this server does not federate")
+    })
+}
+
+/// Sets the canonical alias of a room: new ones must point to it.
+pub(super) async fn set_canonical(
+    cx: &Context,
+    room_id: &RoomId,
+    caller: Caller,
+    content: Box<RawValue>,
+) -> Result<OwnedEventId, Failure> {
+    let mut unproven = alias::listed(&content)?;
+    if !unproven.is_empty() {
+        let ours = stored::of_room(cx.metadata(), room_id).await?;
+        let ours: HashSet<&str> = ours.iter().map(|alias| alias.as_str()).collect();
+        unproven.retain(|alias| !ours.contains(alias.as_str()));
+    }
+    let call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
+    cx.room(room_id).call(&call).await.or_absent(no_such_room())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::{room_alias_id, room_id, user_id};
+    use serde_json::json;
+
+    use super::{CREATION_MS_MAX, Claim, stored};
+    use crate::testing::{TestServer, block_on, refused};
+
+    const CREATE: &str = "/_matrix/client/v3/createRoom";
+
+    /// The creation was cut off after its claim: whoever wants the alias gets it, but not before it may have gone on.
+    #[test]
+    fn an_alias_that_a_creation_left_behind_is_free_after_a_while() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let (tea, lost) = (room_alias_id!("#tea:localhost"), room_id!("!lost:localhost"));
+        let cx = server.context();
+        let claimed = stored::claim(cx.metadata(), tea, lost, user_id!("@bob:localhost"), cx.now_ms());
+        assert_eq!(block_on(claimed).unwrap(), Claim::Ours);
+
+        let wanted = json!({ "room_alias_name": "tea" });
+        assert_eq!(refused(server.post(CREATE, &alice, &wanted)), (400, "M_ROOM_IN_USE".to_owned()));
+        server.pass_ms(CREATION_MS_MAX);
+        let (status, created) = server.post(CREATE, &alice, &wanted);
+        assert_eq!(status, 200, "{created}");
+        let found = server.get("/_matrix/client/v3/directory/room/%23tea:localhost", "").1;
+        assert_eq!(found["room_id"], created["room_id"]);
+        // That of a room that is there is its own for ever.
+        server.pass_ms(CREATION_MS_MAX);
+        assert_eq!(refused(server.post(CREATE, &alice, &wanted)), (400, "M_ROOM_IN_USE".to_owned()));
+    }
+}

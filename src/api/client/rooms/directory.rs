@@ -1,0 +1,223 @@
+//! The directory of published rooms. Spec: "Published room directory".
+
+use actors::room::{IsPublished, SetPublished};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use domain::{Refusal, directory::folded};
+use http::{Method, Request, Response, StatusCode};
+use platform::INTEGER_MAX;
+use ruma_client_api::{
+    directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility},
+    room::Visibility,
+};
+use ruma_common::{
+    OwnedRoomId, ServerName,
+    directory::{Filter, RoomNetwork},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, value::RawValue};
+
+use super::no_such_room;
+use crate::{
+    Caller, Context, Failure, OrAbsent, Routes, failure,
+    metadata::directory::{self, Entry, From, Place, ROOM_TYPES_MAX, Wanted},
+    router::bad_json,
+};
+
+/// The most rooms on a page, and how many there are unless a client wants fewer.
+const PAGE_ROOMS_MAX: u64 = 100;
+/// The longest term a client searches for, in bytes.
+const TERM_BYTES_MAX: usize = 512;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(visibility);
+    for path in ["/_matrix/client/v3/directory/list/room/{room_id}", "/_matrix/client/r0/directory/list/room/{room_id}"]
+    {
+        routes.add_raw(Method::PUT, path, set_visibility);
+    }
+    routes.add_json(public_rooms);
+    routes.add_json(filtered_public_rooms);
+}
+
+/// `GET /directory/list/room/{roomId}`: for everyone, so it is no secret which rooms there are to who knows their ids.
+async fn visibility(
+    cx: &Context,
+    (): (),
+    request: get_room_visibility::v3::Request,
+) -> Result<get_room_visibility::v3::Response, Failure> {
+    let published = cx.room(&request.room_id).call(&IsPublished {}).await.or_absent(no_such_room())?;
+    Ok(get_room_visibility::v3::Response::new(if published { Visibility::Public } else { Visibility::Private }))
+}
+
+/// `PUT /directory/list/room/{roomId}`. Not ruma's type: to that one, the visibility has no default.
+async fn set_visibility(
+    cx: &Context,
+    caller: Caller,
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default = "public")]
+        visibility: Visibility,
+    }
+    let Ok([room_id]) = <[String; 1]>::try_from(path_args) else { return Err(no_such_room().into()) };
+    let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let body: Body = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let call =
+        SetPublished { user: caller.user_id, admin: caller.administrator, published: is_public(&body.visibility)? };
+    cx.room(&room_id).call(&call).await.or_absent(no_such_room())?;
+    Ok(failure::json(StatusCode::OK, &Map::new()))
+}
+
+fn public() -> Visibility {
+    Visibility::Public
+}
+
+/// Whether a room of this visibility is published.
+pub(super) fn is_public(visibility: &Visibility) -> Result<bool, Refusal> {
+    match visibility {
+        Visibility::Public => Ok(true),
+        Visibility::Private => Ok(false),
+        other => Err(Refusal::InvalidParam(format!("There is no visibility {other}"))),
+    }
+}
+
+/// `GET /publicRooms`.
+async fn public_rooms(cx: &Context, (): (), request: get_public_rooms::v3::Request) -> Result<Vec<u8>, Failure> {
+    must_be_here(cx, request.server.as_deref())?;
+    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &Wanted::default()).await
+}
+
+/// `POST /publicRooms`.
+async fn filtered_public_rooms(
+    cx: &Context,
+    _: Caller,
+    request: get_public_rooms_filtered::v3::Request,
+) -> Result<Vec<u8>, Failure> {
+    must_be_here(cx, request.server.as_deref())?;
+    let wanted = wanted(request.filter)?;
+    match request.room_network {
+        // There are no bridges to other networks: every room is Matrix's own.
+        RoomNetwork::ThirdParty(_) => Ok(serde_json::to_vec(&Page::default())?),
+        _ => answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await,
+    }
+}
+
+/// Refuses to show the directory of another server, as long as we do not federate.
+fn must_be_here(cx: &Context, server: Option<&ServerName>) -> Result<(), Refusal> {
+    match server {
+        Some(server) if server != cx.server_name() => Err(Refusal::Forbidden(format!(
+            "{server} is another server, and this server does not federate: it shows its own directory only"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
+    let term = folded(&filter.generic_search_term.unwrap_or_default());
+    if term.len() > TERM_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("A search term may have {TERM_BYTES_MAX} bytes")));
+    }
+    if filter.room_types.len() > ROOM_TYPES_MAX {
+        return Err(Refusal::InvalidParam(format!("`room_types` may name {ROOM_TYPES_MAX} types")));
+    }
+    let room_types: Vec<String> =
+        filter.room_types.iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect();
+    if room_types.iter().any(|room_type| room_type.contains('\0')) {
+        return Err(Refusal::InvalidParam("A room type has no NUL".to_owned()));
+    }
+    Ok(Wanted { term, room_types })
+}
+
+/// A page of the directory.
+#[derive(Default, Serialize)]
+struct Page<'a> {
+    chunk: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<String>,
+    total_room_count_estimate: u64,
+}
+
+async fn answer(cx: &Context, since: Option<&str>, limit: Option<u64>, wanted: &Wanted) -> Result<Vec<u8>, Failure> {
+    // Who asks for no room at all means no limit of their own, to other servers too.
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(PAGE_ROOMS_MAX).min(PAGE_ROOMS_MAX);
+    let (from, total) = match since.filter(|since| !since.is_empty()) {
+        None => (From::After(Place::start()), directory::count(cx.metadata()).await?),
+        Some(token) => parsed(token).ok_or_else(|| Refusal::InvalidParam("This token is none of ours".to_owned()))?,
+    };
+    // One more than asked for tells whether there is another page.
+    let mut entries = directory::page(cx.metadata(), wanted, &from, limit.saturating_add(1)).await?;
+    let is_more = entries.len() as u64 > limit;
+    if is_more {
+        match &from {
+            From::After(_) => drop(entries.pop()),
+            From::Before(_) => drop(entries.remove(0)),
+        }
+    }
+    // Where a page is empty by now, all there is lies on its other side.
+    let place = |entry: Option<&Entry>, otherwise| entry.map_or(otherwise, |entry| entry.place.clone());
+    let next = || token(&From::After(place(entries.last(), Place::start())), total);
+    let prev = || token(&From::Before(place(entries.first(), Place::end())), total);
+    let (next_batch, prev_batch) = match &from {
+        From::After(place) => (is_more.then(next), (*place != Place::start()).then(prev)),
+        From::Before(_) => (Some(next()), is_more.then(prev)),
+    };
+    let chunk = entries.iter().map(|entry| serde_json::from_str(&entry.json)).collect::<Result<_, _>>()?;
+    Ok(serde_json::to_vec(&Page { chunk, next_batch, prev_batch, total_room_count_estimate: total })?)
+}
+
+/// A token says from where, in which direction, and how many rooms were counted for the first page: that is done once.
+fn token(from: &From, total: u64) -> String {
+    let (direction, place) = match from {
+        From::After(place) => ('n', place),
+        From::Before(place) => ('p', place),
+    };
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{direction} {total} {} {}", place.members, place.room_id))
+}
+
+fn parsed(token: &str) -> Option<(From, u64)> {
+    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let mut parts = text.splitn(4, ' ');
+    let (direction, total, members) = (parts.next()?, count(parts.next()?)?, count(parts.next()?)?);
+    let room_id = parts.next().filter(|room_id| !room_id.contains('\0'))?;
+    let place = Place { members, room_id: room_id.to_owned() };
+    match direction {
+        "n" => Some((From::After(place), total)),
+        "p" => Some((From::Before(place), total)),
+        _ => None,
+    }
+}
+
+/// A number that JSON and every database take.
+fn count(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|count| *count <= INTEGER_MAX.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BASE64_URL_SAFE_NO_PAD, Engine, From, Place, parsed, token};
+
+    #[test]
+    fn tokens_come_back_as_they_went() {
+        let place = Place { members: 42, room_id: "!a room:b".to_owned() };
+        for from in [From::After(place.clone()), From::Before(place), From::After(Place::start())] {
+            assert_eq!(parsed(&token(&from, 7)), Some((from, 7)));
+        }
+        for wrong in [
+            "",
+            "nonsense",
+            "n 1 2",
+            "x 1 2 !a:b",
+            "n one 2 !a:b",
+            "n 1 -2 !a:b",
+            "n 1 9007199254740992 !a:b",
+            "n 1 2 !\0",
+        ] {
+            assert_eq!(parsed(&BASE64_URL_SAFE_NO_PAD.encode(wrong)), None, "{wrong}");
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Local aliases and the rooms they point to. Spec: "Room aliases".
+
+use platform::{Fault, Metadata, Row, Statement};
+use ruma_common::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
+
+/// The most aliases a room has on this server: each is a row, and all of them are read when the room lists some.
+pub(crate) const ALIASES_PER_ROOM_MAX: u64 = 1_000;
+
+/// What an alias points to, and since when by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub room_id: OwnedRoomId,
+    pub creator: OwnedUserId,
+    pub created_ms: u64,
+}
+
+/// What became of a claim.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The alias points to the room, by this user's doing: now, or with an earlier claim that is repeated.
+    Ours,
+    /// It is somebody else's, or another room's.
+    Taken(Held),
+    /// The room has [`ALIASES_PER_ROOM_MAX`].
+    TooMany,
+}
+
+/// Claims an alias for a room: one statement decides, however many try at once.
+pub(crate) async fn claim(
+    metadata: &dyn Metadata,
+    alias: &RoomAliasId,
+    room_id: &RoomId,
+    creator: &UserId,
+    now_ms: u64,
+) -> Result<Claim, Fault> {
+    let statement = Statement::new(
+        "INSERT INTO alias (alias, room_id, creator, created_ms) SELECT ?1, ?2, ?3, ?4
+         WHERE (SELECT count(*) FROM alias WHERE room_id = ?2) < ?5
+         ON CONFLICT (alias) DO UPDATE SET alias = excluded.alias RETURNING room_id, creator, created_ms",
+        vec![
+            alias.as_str().into(),
+            room_id.as_str().into(),
+            creator.as_str().into(),
+            now_ms.into(),
+            ALIASES_PER_ROOM_MAX.into(),
+        ],
+    );
+    Ok(match metadata.query(statement).await?.pop().map(held).transpose()? {
+        None => Claim::TooMany,
+        Some(held) if held.room_id == room_id && held.creator == creator => Claim::Ours,
+        Some(held) => Claim::Taken(held),
+    })
+}
+
+/// Takes over an alias as it was found to be held; false if it is no longer.
+pub(crate) async fn take_over(
+    metadata: &dyn Metadata,
+    alias: &RoomAliasId,
+    from: &Held,
+    room_id: &RoomId,
+    creator: &UserId,
+    now_ms: u64,
+) -> Result<bool, Fault> {
+    let statement = Statement::new(
+        "UPDATE alias SET room_id = ?3, creator = ?4, created_ms = ?5 WHERE alias = ?1 AND room_id = ?2 RETURNING alias",
+        vec![
+            alias.as_str().into(),
+            from.room_id.as_str().into(),
+            room_id.as_str().into(),
+            creator.as_str().into(),
+            now_ms.into(),
+        ],
+    );
+    Ok(!metadata.query(statement).await?.is_empty())
+}
+
+/// What a local alias points to.
+pub(crate) async fn find(metadata: &dyn Metadata, alias: &RoomAliasId) -> Result<Option<Held>, Fault> {
+    let statement =
+        Statement::new("SELECT room_id, creator, created_ms FROM alias WHERE alias = ?1", vec![alias.as_str().into()]);
+    metadata.query(statement).await?.pop().map(held).transpose()
+}
+
+/// The aliases of a room, in alphabetical order.
+pub(crate) async fn of_room(metadata: &dyn Metadata, room_id: &RoomId) -> Result<Vec<OwnedRoomAliasId>, Fault> {
+    let statement = Statement::new(
+        "SELECT alias FROM alias WHERE room_id = ?1 ORDER BY alias LIMIT ?2",
+        vec![room_id.as_str().into(), ALIASES_PER_ROOM_MAX.into()],
+    );
+    let rows = metadata.query(statement).await?;
+    rows.into_iter().map(|mut row| stored(row.text(0)?, RoomAliasId::parse)).collect()
+}
+
+/// Deletes an alias of a room; false if there is no such alias any more.
+pub(crate) async fn remove(metadata: &dyn Metadata, alias: &RoomAliasId, room_id: &RoomId) -> Result<bool, Fault> {
+    let statement = Statement::new(
+        "DELETE FROM alias WHERE alias = ?1 AND room_id = ?2 RETURNING alias",
+        vec![alias.as_str().into(), room_id.as_str().into()],
+    );
+    Ok(!metadata.query(statement).await?.is_empty())
+}
+
+fn held(mut row: Row) -> Result<Held, Fault> {
+    Ok(Held {
+        room_id: stored(row.text(0)?, RoomId::parse)?,
+        creator: stored(row.text(1)?, UserId::parse)?,
+        created_ms: row.unsigned(2)?,
+    })
+}
+
+fn stored<T, E: std::fmt::Display>(id: String, parse: impl FnOnce(String) -> Result<T, E>) -> Result<T, Fault> {
+    parse(id).map_err(|error| Fault::new(format!("a stored id: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::{RoomAliasId, RoomId, room_alias_id, room_id, user_id};
+
+    use super::{ALIASES_PER_ROOM_MAX, Claim, Held, claim, find, of_room, remove, take_over};
+    use crate::{
+        load_settings,
+        testing::{MemoryMetadata, TestRandom, block_on, config},
+    };
+
+    fn with_metadata(story: impl AsyncFnOnce(&MemoryMetadata)) {
+        let metadata = MemoryMetadata::default();
+        block_on(async {
+            load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
+            story(&metadata).await;
+        });
+    }
+
+    #[test]
+    fn an_alias_points_to_whoever_claims_it_first() {
+        with_metadata(async |metadata| {
+            let (tea, alice, bob) = (room_alias_id!("#tea:a"), user_id!("@alice:a"), user_id!("@bob:a"));
+            let (one, other) = (room_id!("!one:a"), room_id!("!other:a"));
+            let claims = async |room, user, now_ms| claim(metadata, tea, room, user, now_ms).await.unwrap();
+            let held = Held { room_id: one.to_owned(), creator: alice.to_owned(), created_ms: 1 };
+            assert_eq!(claims(one, alice, 1).await, Claim::Ours);
+            assert_eq!(claims(one, alice, 2).await, Claim::Ours, "repeated");
+            for (room, user) in [(other, alice), (one, bob), (other, bob)] {
+                assert_eq!(claims(room, user, 3).await, Claim::Taken(held.clone()));
+            }
+            assert_eq!(find(metadata, tea).await.unwrap(), Some(held.clone()));
+            assert_eq!(of_room(metadata, one).await.unwrap(), [tea]);
+
+            assert!(!remove(metadata, tea, other).await.unwrap());
+            assert!(take_over(metadata, tea, &held, other, bob, 4).await.unwrap());
+            assert!(!take_over(metadata, tea, &held, one, bob, 5).await.unwrap());
+            assert!(remove(metadata, tea, other).await.unwrap());
+            assert!(!remove(metadata, tea, other).await.unwrap());
+            assert_eq!(find(metadata, tea).await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn a_room_has_so_many_aliases() {
+        with_metadata(async |metadata| {
+            let claims = async |number: u64, room: &RoomId| {
+                let alias = RoomAliasId::parse(format!("#{number}:a")).unwrap();
+                claim(metadata, &alias, room, user_id!("@alice:a"), 1).await.unwrap()
+            };
+            for number in 0..ALIASES_PER_ROOM_MAX {
+                assert_eq!(claims(number, room_id!("!one:a")).await, Claim::Ours);
+            }
+            assert_eq!(claims(5_000, room_id!("!one:a")).await, Claim::TooMany);
+            assert_eq!(claims(5_000, room_id!("!other:a")).await, Claim::Ours);
+        });
+    }
+}
