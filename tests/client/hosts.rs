@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Database, Host, Server, Sync, User, Value, encode, event_ids, json, on_each_host, run};
+use harness::{Database, Host, SERVER_NAME, Server, Sync, User, Value, encode, event_ids, json, on_each_host, run};
 
 on_each_host![metadata_may_lie_in_postgres, one_waiting_sync_too_many_ends_another];
 
@@ -54,11 +54,49 @@ fn metadata_may_lie_in_postgres(server: &Server) {
     assert_eq!(alice.logs_in_again().id, alice.id);
     let taken = json!({ "username": alice.localpart(), "password": "x", "auth": { "type": "m.login.dummy" } });
     server.anonymous().post("/_matrix/client/v3/register", taken).refused(400, "M_USER_IN_USE");
+    the_directory_is_found(&alice);
     assert_ne!(database.tables(), Vec::<String>::new(), "it lies elsewhere");
     server.dies_and_returns();
     assert_eq!(alice.logs_in_again().id, alice.id);
     if server.host() == Host::Worker {
         keeps_the_contracts(&server);
+    }
+}
+
+/// What metadata is for, each statement at least once.
+fn the_directory_is_found(alice: &User) {
+    let body = json!({ "visibility": "public", "name": "Größe", "room_alias_name": "tea" });
+    let room = alice.creates_room(body.clone());
+    alice.post("/createRoom", body).refused(400, "M_ROOM_IN_USE");
+    let alias = format!("/directory/room/{}", encode(&format!("#tea:{SERVER_NAME}")));
+    assert_eq!(alice.get(&alias).ok()["room_id"], room);
+    assert_eq!(
+        alice.get(&format!("/rooms/{}/aliases", encode(&room))).ok()["aliases"].as_array().map(Vec::len),
+        Some(1)
+    );
+    let another = alice.creates_room(json!({ "visibility": "public", "creation_content": { "type": "m.space" } }));
+    let first = alice.post("/publicRooms", json!({ "limit": 1 })).ok();
+    assert_eq!(first["total_room_count_estimate"], 2);
+    let second = alice.post("/publicRooms", json!({ "limit": 1, "since": first["next_batch"] })).ok();
+    let back = alice.post("/publicRooms", json!({ "limit": 1, "since": second["prev_batch"] })).ok();
+    assert_eq!(back["chunk"], first["chunk"]);
+    let filters = [
+        (json!({ "generic_search_term": "GRÖß" }), &room),
+        (json!({ "room_types": ["m.space", "org.example"] }), &another),
+        (json!({ "room_types": [null] }), &room),
+    ];
+    for (filter, found) in filters {
+        let page = alice.post("/publicRooms", json!({ "filter": filter })).ok();
+        assert_eq!(page["chunk"].as_array().map(Vec::len), Some(1), "{filter}: {page}");
+        assert_eq!(page["chunk"][0]["room_id"], **found);
+    }
+    alice.put(&format!("/directory/list/room/{}", encode(&room)), json!({ "visibility": "private" })).ok();
+    assert_eq!(alice.post("/publicRooms", json!({})).ok()["chunk"].as_array().map(Vec::len), Some(1));
+    alice.client().delete(&format!("/_matrix/client/v3{alias}")).ok();
+    alice.get(&alias).refused(404, "M_NOT_FOUND");
+    for _ in 0..2 {
+        alice.post(&format!("/rooms/{}/report", encode(&room)), json!({ "reason": "spam" })).ok();
+        alice.post(&format!("/users/{}/report", encode(&alice.id)), json!({ "reason": "" })).ok();
     }
 }
 

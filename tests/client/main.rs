@@ -24,6 +24,7 @@ mod receipts;
 mod redaction;
 mod refreshing;
 mod registration;
+mod reports;
 mod restricted_joins;
 mod room_directory;
 mod room_state;

@@ -11,6 +11,7 @@ mod logout;
 mod profile;
 mod push_rules;
 pub(crate) mod register;
+mod reports;
 mod rooms;
 mod sync;
 mod tags;
@@ -34,6 +35,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     account_data::routes(routes);
     push_rules::routes(routes);
     tags::routes(routes);
+    reports::routes(routes);
     rooms::routes(routes);
     sync::routes(routes);
 }

@@ -9,13 +9,14 @@ mod migrations;
 pub(crate) mod nonce;
 pub(crate) mod registration_token;
 mod registry;
+pub(crate) mod report;
 mod signing_key;
 
 use actors::Settings;
 use domain::Config;
 use platform::{Fault, Metadata, Random};
 
-pub(crate) use registry::{register_account, register_room};
+pub(crate) use registry::{is_registered_room, register_account, register_room};
 pub use signing_key::{export_signing_key, import_signing_key};
 
 /// Brings the metadata database up to date, makes the server's signing key if there is none, and answers what every
