@@ -20,7 +20,7 @@ use crate::{
     CallError,
     room::{self, MembershipAction},
     user,
-    world::World,
+    world::{World, seeds},
 };
 use device::{AccountData, Device, Receipts};
 
@@ -431,11 +431,6 @@ fn tell(seed: u64, steps: usize, lost_calls: u64, broken_statements: u64) {
         story.something_happens();
     }
     story.ends_well(seed);
-}
-
-/// How many stories are told: `MYELIN_SEEDS` for more than the usual.
-fn seeds(usual: u64) -> u64 {
-    std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
 }
 
 /// A room with a message, where both are joined and have seen everything.

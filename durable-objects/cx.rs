@@ -58,6 +58,13 @@ pub(crate) struct RoomNotes {
     pub typing: RefCell<Vec<(OwnedUserId, Option<u64>)>>,
 }
 
+impl RoomNotes {
+    /// Local users who left.
+    pub(crate) fn left(&self) -> Vec<String> {
+        self.followers.borrow().iter().filter(|(_, joined, _)| !joined).map(|(user, ..)| user.clone()).collect()
+    }
+}
+
 /// What an operation of a User, one that only reads perhaps, learned of its caller's device: written down at its end.
 #[derive(Default)]
 pub(crate) struct UserNotes {
@@ -65,11 +72,13 @@ pub(crate) struct UserNotes {
     pub first_use: RefCell<Option<OwnedDeviceId>>,
     /// The device that was seen, and at which internet address.
     pub seen: RefCell<Option<(OwnedDeviceId, Option<String>)>>,
+    /// Devices that were removed.
+    pub gone: RefCell<Vec<OwnedDeviceId>>,
 }
 
 impl UserNotes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.first_use.borrow().is_none() && self.seen.borrow().is_none()
+        self.first_use.borrow().is_none() && self.seen.borrow().is_none() && self.gone.borrow().is_empty()
     }
 }
 
@@ -105,6 +114,15 @@ pub(crate) enum Key {
     Nudge(Nudged),
     /// A room of an announcement.
     Profile(Announced),
+    /// Presence is told as well as that goes: nothing is settled but memory.
+    Presence(PresenceTo),
+}
+
+/// Whom presence was told, by a room up to which of its news.
+#[derive(Debug, Clone)]
+pub(crate) struct PresenceTo {
+    pub peer: String,
+    pub serial: u64,
 }
 
 /// A follower was told of everything up to `to`.

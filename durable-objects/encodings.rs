@@ -8,6 +8,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
     Call,
+    presence::{Presence, PresenceState, PresenceStatus},
     projection::{self, DirectoryEntry},
     room::{self, EventFilter, EventFormat, MembershipAction},
     user,
@@ -436,6 +437,52 @@ fn what_a_user_wants_to_be_notified_of() {
 }
 
 #[test]
+fn what_is_said_of_presence() {
+    let presence = Presence {
+        user: alice(),
+        status: PresenceStatus {
+            state: PresenceState::Online,
+            status_msg: Some("tea".into()),
+            last_active_ms: 5,
+            since_ms: 4,
+        },
+        profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
+    };
+    let encoded = json!({
+        "user": "@alice:a", "state": "online", "status_msg": "tea", "last_active_ms": 5, "since_ms": 4,
+        "displayname": "Alice",
+    });
+    let with = |more: Value| {
+        let mut all = encoded.clone();
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let told = room::TellPresence { presence: presence.clone(), is_news: true, asks: true };
+    pinned(&told, with(json!({ "is_news": true, "asks": true })));
+    pinned_reply::<room::TellPresence>(json!({ "presences": [encoded], "absent": ["@bob:a"], "more_comes": true }));
+    pinned(
+        &user::PresenceTold {
+            room_id: room(),
+            presences: vec![presence],
+            gone: vec!["@bob:a".try_into().unwrap()],
+            absent: vec![],
+            complete: true,
+        },
+        json!({ "room_id": "!room:a", "presences": [encoded], "gone": ["@bob:a"], "complete": true }),
+    );
+    pinned_reply::<user::PresenceTold>(json!({ "listens": true, "own": encoded }));
+    pinned(
+        &user::SetPresence { token_hash: "h".into(), state: PresenceState::Offline, status_msg: None },
+        json!({ "token_hash": "h", "state": "offline" }),
+    );
+    pinned(
+        &user::GetPresence { asker: alice(), rooms: vec![room()] },
+        json!({ "asker": "@alice:a", "rooms": ["!room:a"] }),
+    );
+    pinned_reply::<user::GetPresence>(encoded.clone());
+}
+
+#[test]
 fn what_a_sync_says() {
     pinned(
         &user::SyncPlan {
@@ -446,10 +493,17 @@ fn what_a_sync_says() {
             filter_id: Some("f".into()),
             may_wait: true,
             ip: Some("192.0.2.1".into()),
+            presence: Some(user::SyncPresence {
+                set: PresenceState::Unavailable,
+                asked_at_ms: 7,
+                timeout_ms: 30,
+                filter: EventFilter { limit: Some(1), ..EventFilter::default() },
+            }),
         },
         json!({
             "token_hash": "h", "since": "s1_1", "full_state": false, "include_leave": false, "filter_id": "f",
             "may_wait": true, "ip": "192.0.2.1",
+            "presence": { "set": "unavailable", "asked_at_ms": 7, "timeout_ms": 30, "filter": { "limit": 1 } },
         }),
     );
     pinned_reply::<user::SyncPlan>(json!({
@@ -468,6 +522,7 @@ fn what_a_sync_says() {
                 user::ReadRoom { number: 3, to: 9, failed: false, anew: false, left: true, typing: None },
             ],
             rooms_told: false,
+            presence: None,
         },
         json!({
             "token_hash": "h", "position": 3,

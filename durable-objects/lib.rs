@@ -8,6 +8,7 @@ mod call;
 mod cx;
 pub mod object;
 mod outbox;
+pub mod presence;
 mod projection;
 pub mod room;
 mod schedule;
@@ -20,6 +21,8 @@ mod conversation;
 mod encodings;
 #[cfg(test)]
 mod growth;
+#[cfg(test)]
+mod presence_stories;
 #[cfg(test)]
 mod world;
 

@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::{
     CallError, Error, Settings,
     call::encode_error,
-    cx::{After, Cx, Delivery, Key, Nudged, Owed},
+    cx::{After, Cx, Delivery, Key, Nudged, Owed, PresenceTo},
     outbox,
     room::Room,
     schedule, schema,
@@ -79,6 +79,11 @@ pub(crate) trait Logic {
     /// A room answered an announcement, or could not be reached.
     fn announced(&self, tx: &Tx<'_>, cx: &Cx<'_>, announced: &Announced, is_delivered: bool) -> Result<(), Error> {
         let _ = (tx, cx, announced, is_delivered);
+        Ok(())
+    }
+    /// Somebody who was told of presence answered, or could not be reached (`None`).
+    fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
+        let _ = (tx, cx, told, reply);
         Ok(())
     }
     /// A follower answered a nudge, or could not be reached (`None`).
@@ -154,6 +159,8 @@ impl Object {
                 Some(Operation::Wait(run)) => {
                     let reply = run(self.host.sql(), &cx, body).map_err(told)?;
                     self.write_notes(&cx)?;
+                    // What it cannot do itself it leaves to the alarm.
+                    self.alarm_at_ms.set(cx.alarm_at_ms.get());
                     Ok(reply)
                 }
                 Some(_) => Err(Fault::new("this call does not wait").into()),
@@ -370,6 +377,7 @@ impl Object {
             Key::Outbox(row) => Ok(outbox::settle(tx, *row, outcome.delivered)?),
             Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, outcome.reply.as_deref()),
             Key::Profile(announced) => self.logic.announced(tx, &cx, announced, outcome.delivered),
+            Key::Presence(told) => self.logic.presence_told(tx, &cx, told, outcome.reply.as_deref()),
         })
         .map_err(told)?;
         self.committed(cx)

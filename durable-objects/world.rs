@@ -157,6 +157,11 @@ impl Dice {
     }
 }
 
+/// How many stories are told: `MYELIN_SEEDS` for more than the usual.
+pub(crate) fn seeds(usual: u64) -> u64 {
+    std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
 /// All actors of one server.
 pub(crate) struct World {
     settings: Rc<Settings>,
@@ -166,7 +171,8 @@ pub(crate) struct World {
     metadata: Rc<MemoryMetadata>,
     objects: RefCell<HashMap<Address, Rc<Object>>>,
     alarms: RefCell<BTreeMap<Address, u64>>,
-    alarms_set: Cell<u64>,
+    /// How often an alarm was set.
+    pub alarms_set: Cell<u64>,
     spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
@@ -367,6 +373,11 @@ impl World {
         let reply = self.object(&Address::new(C::ACTOR, id)).wait(C::NAME, &body);
         self.broken_statements.set(broken);
         Some(crate::call::open::<C>(&reply?).unwrap())
+    }
+
+    /// How many rows of one actor's were ever written, alarms not included.
+    pub(crate) fn rows_of(&self, address: &Address) -> u64 {
+        self.databases.borrow().get(address).map_or(0, |sql| sql.connection.total_changes())
     }
 
     /// Forgets an actor's memory, and what it was about to do.

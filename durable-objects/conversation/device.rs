@@ -157,6 +157,7 @@ impl Story {
             position: plan.position,
             rooms: read,
             rooms_told: false,
+            presence: None,
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);

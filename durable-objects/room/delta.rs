@@ -163,6 +163,7 @@ impl Room {
                 let reading =
                     Reading { viewer: &viewer, call: &call, known, own: &own, to: told.max(known.unwrap_or(0)) };
                 self.has_read(tx, call.user.as_str(), reading.to)?;
+                self.presence_listened(call.user.as_str());
                 self.joined(&**tx, cx, &reading)
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {

@@ -43,6 +43,11 @@ impl EventFilter {
         self.allows_type(event_type) && self.senders.is_none()
     }
 
+    /// Whether the presence of this user is wanted.
+    pub(crate) fn allows_presence(&self, user: &str) -> bool {
+        self.allows_type(crate::presence::EVENT_TYPE) && self.allows_sender(user)
+    }
+
     pub(super) fn allows_type(&self, event_type: &str) -> bool {
         self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| matches(pattern, event_type)))
             && !self.not_types.iter().any(|pattern| matches(pattern, event_type))
@@ -54,7 +59,7 @@ impl EventFilter {
     }
 
     /// The number of events wanted: `default` if the client does not say, never more than `max`.
-    pub(super) fn limit(&self, default: u64, max: u64) -> u64 {
+    pub(crate) fn limit(&self, default: u64, max: u64) -> u64 {
         self.limit.unwrap_or(default).min(max)
     }
 }

@@ -175,6 +175,17 @@ impl Room {
         Ok(())
     }
 
+    /// The followers who are not silent.
+    pub(super) fn live_followers(&self, sql: &dyn Sql) -> Result<Vec<String>, Error> {
+        let public = self.heads(sql)?.public;
+        let mut followers = self.followers.borrow_mut();
+        let followers = match followers.as_mut() {
+            Some(followers) => followers,
+            None => followers.insert(Followers::load(sql, public)?),
+        };
+        Ok(followers.live.keys().cloned().collect())
+    }
+
     pub(super) fn followers_committed(&self) {
         if let Some(followers) = self.followers.borrow_mut().as_mut() {
             followers.uncommitted = false;

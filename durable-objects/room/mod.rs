@@ -24,6 +24,7 @@
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
 //! | [`SetPublished`], [`IsPublished`] | its place in the directory |
+//! | [`TellPresence`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business), other servers.
 
@@ -47,6 +48,7 @@ mod mark_read;
 mod members;
 mod messages;
 mod prepare_upgrade;
+mod presence;
 mod redact_event;
 mod refresh_member;
 mod remembered;
@@ -77,7 +79,7 @@ use platform::{Fault, Sql, Tx};
 
 use crate::{
     Cx, Error,
-    cx::Nudged,
+    cx::{Nudged, PresenceTo},
     object::{Logic, Operation, operations},
 };
 
@@ -97,6 +99,7 @@ pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
+pub use presence::{TellPresence, WhoIsThere};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
@@ -134,6 +137,7 @@ pub(crate) struct Room {
     sent_members: RefCell<sent_members::Devices>,
     /// Who types: this alone is nowhere else.
     typists: RefCell<typing::Typists>,
+    presences: RefCell<Option<presence::Presences>>,
 }
 
 /// The newest positions of the log.
@@ -208,6 +212,7 @@ impl Logic for Room {
             read GetJoinedMembers => joined_members,
             read GetAccess => access,
             read IsPublished => is_published,
+            read TellPresence => tell_presence,
         }
     }
 
@@ -220,6 +225,7 @@ impl Logic for Room {
         if cx.room.power_changed.get() {
             *self.standing.borrow_mut() = None;
         }
+        let left = cx.room.left();
         let moved = cx.head.get();
         if let Some(log) = moved {
             let public = match cx.room.public_head.get() {
@@ -235,7 +241,7 @@ impl Logic for Room {
             self.nudge(sql, cx, typing)?;
         }
         self.followers_committed();
-        Ok(())
+        self.presence_committed(sql, cx, &left)
     }
 
     fn rolled_back(&self) {
@@ -243,11 +249,13 @@ impl Logic for Room {
         *self.version.borrow_mut() = None;
         self.heads.set(None);
         self.followers_rolled_back();
+        self.presence_rolled_back();
     }
 
     fn unsettled(&self) {
         // The alarm tells everybody again.
         *self.followers.borrow_mut() = None;
+        *self.presences.borrow_mut() = None;
     }
 
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
@@ -263,5 +271,9 @@ impl Logic for Room {
 
     fn nudged(&self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
         self.nudge_answered(tx, cx, nudged, reply)
+    }
+
+    fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
+        self.presence_answered(tx, cx, (&told.peer, told.serial), reply)
     }
 }

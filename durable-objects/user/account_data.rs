@@ -320,7 +320,10 @@ mod tests {
         let rooms = plan.rooms.iter().map(read).collect();
         Some(
             world
-                .call(ALICE, &SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false })
+                .call(
+                    ALICE,
+                    &SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false, presence: None },
+                )
                 .unwrap(),
         )
     }
@@ -389,7 +392,7 @@ mod tests {
         let rooms = vec![ReadRoom { number: 1, to: 2_000, failed: false, anew: false, left: true, typing: None }];
         let (token_hash, since) = ("one".to_owned(), Some(first.next_batch.clone()));
         let position = first.next_batch.strip_prefix('s').unwrap().split('_').next().unwrap().parse().unwrap();
-        let close = SyncClose { token_hash, since, position, rooms, rooms_told: false };
+        let close = SyncClose { token_hash, since, position, rooms, rooms_told: false, presence: None };
         let mut closed = world.call(ALICE, &close).unwrap();
         for late in [false, true] {
             set(&world, Some(room()), "a", json!({ "late": late })).unwrap();

@@ -110,6 +110,7 @@ impl User {
 pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
     store::device::delete(tx, device_id)?;
     store::rooms::forget_spilled(tx, device_id)?;
+    cx.user.gone.borrow_mut().push(device_id.to_owned());
     cx.wake();
     Ok(())
 }
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn a_token_dies_with_its_device() {
         let world = alice();
-        let is_good = |token: &str| world.call(ALICE, &Verify { token_hash: token.to_owned() }).is_ok();
+        let is_good = |token: &str| world.call(ALICE, &Verify { token_hash: token.to_owned(), active: false }).is_ok();
         let wrong = world.call(ALICE, &delete(vec!["LAPTOP"], "other"));
         assert!(matches!(wrong, Err(CallError::Refused(Refusal::Forbidden(_)))), "{wrong:?}");
         let many = world.call(ALICE, &delete(vec!["LAPTOP"; DELETED_MAX + 1], "h"));

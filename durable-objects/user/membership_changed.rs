@@ -79,6 +79,12 @@ impl User {
         {
             self.transfer_settings(tx, cx, predecessor, &call.room_id)?;
         }
+        let left = known.as_ref().is_some_and(|known| known.membership == "join") && same.is_none();
+        if left {
+            self.others_forgotten(cx.now_ms);
+        } else if same.is_none() && call.membership == MembershipState::Join {
+            self.presence_joins(tx, cx, &call.room_id)?;
+        }
         // The profile may have changed while the user was joining.
         if let Some(shown) = call.profile {
             super::profile::correct(tx, cx, &call.room_id, &shown)?;

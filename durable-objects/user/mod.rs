@@ -19,6 +19,8 @@
 //! | [`JoinedRooms`] | the rooms the user is in |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
+//! | [`SetPresence`], [`GetPresence`] | how much of the user is there |
+//! | [`PresenceTold`] | what rooms tell of others' presence |
 
 mod account_data;
 mod announce_profile;
@@ -29,16 +31,20 @@ mod deactivate;
 mod device;
 mod exceptions;
 mod filter;
+mod get_presence;
 mod log_in;
 mod log_out;
 mod membership_changed;
 mod moves;
 mod nudge;
+mod others_presence;
+mod own_presence;
 mod password_hash;
 mod profile;
 mod push_rules;
 mod refresh;
 mod room_forgotten;
+mod set_presence;
 mod store;
 mod sync;
 mod sync_token;
@@ -55,6 +61,7 @@ use ruma_common::OwnedUserId;
 
 use crate::{
     Call, Cx, Error,
+    cx::PresenceTo,
     object::{Logic, Operation, operations},
     room::{ChangeMembership, GuestUpgraded, RefreshMember},
 };
@@ -70,16 +77,19 @@ pub use create::{Create, Created};
 pub use deactivate::Deactivate;
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
+pub use get_presence::GetPresence;
 use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use nudge::{Nudge, NudgeReply};
+pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use push_rules::{ChangePushRules, GetPushRules};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
+pub use set_presence::SetPresence;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
 pub use typing::{PlannedTyping, ReadTyping};
@@ -92,6 +102,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_account_data.sql"),
     include_str!("migrations/0003_devices.sql"),
     include_str!("migrations/0004_profile_in_rooms.sql"),
+    include_str!("migrations/0005_presence.sql"),
 ];
 
 /// The user whose actor this is.
@@ -102,7 +113,7 @@ fn own_id(cx: &Cx<'_>) -> Result<OwnedUserId, Fault> {
 /// With more rooms than this, a change that all of them have to know is answered before they do.
 const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
-/// The User actor's memory. Everything in it can be read again from its database, but for who types.
+/// The User actor's memory. Everything in it can be read again from its database, but for who types and how others are.
 #[derive(Default)]
 pub(crate) struct User {
     moves: RefCell<Option<Moves>>,
@@ -114,6 +125,9 @@ pub(crate) struct User {
     planned_at_ms: Cell<Option<u64>>,
     /// Who types where, as rooms told it: this alone is nowhere else.
     typing: RefCell<typing::KnownTyping>,
+    own_presence: RefCell<Option<own_presence::OwnPresence>>,
+    /// How others are, as rooms told it.
+    others: RefCell<Option<others_presence::Others>>,
 }
 
 impl User {
@@ -168,6 +182,9 @@ impl Logic for User {
             wait SyncPlan => sync_plan,
             write SyncClose => sync_close,
             read PositionIn => position_in,
+            write SetPresence => set_presence,
+            read GetPresence => presence,
+            read PresenceTold => presence_told_by_room,
         }
     }
 
@@ -185,6 +202,7 @@ impl Logic for User {
 
     fn unsettled(&self) {
         self.announcement_unsettled();
+        self.others_not_asked();
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
@@ -193,7 +211,8 @@ impl Logic for User {
     }
 
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        User::write_notes(tx, cx)
+        User::write_notes(tx, cx)?;
+        self.presence_left(tx, cx)
     }
 
     fn committed(&self, _sql: &dyn Sql, _cx: &Cx<'_>) -> Result<(), Error> {
@@ -201,6 +220,9 @@ impl Logic for User {
             moves.uncommitted = false;
         }
         self.announcement_committed();
+        if let Some(own) = self.own_presence.borrow_mut().as_mut() {
+            own.uncommitted = false;
+        }
         Ok(())
     }
 
@@ -211,5 +233,14 @@ impl Logic for User {
         if moves.as_ref().is_some_and(|moves| moves.uncommitted) {
             *moves = None;
         }
+        self.presence_rolled_back();
+    }
+
+    fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        self.presence_checked(tx, cx)
+    }
+
+    fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
+        self.presence_answered_by(tx, cx, &told.peer, reply)
     }
 }

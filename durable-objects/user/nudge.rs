@@ -52,8 +52,16 @@ impl User {
         if is_news || others_type != Some(false) {
             cx.wake();
         }
-        let lingers = self.planned_at_ms.get().is_some_and(|at_ms| cx.now_ms.saturating_sub(at_ms) < LINGER_MS);
-        let silent_until_read = will_read && !membership_unknown && !lingers && cx.waiting() == 0;
+        let silent_until_read = will_read && !membership_unknown && !self.lingers(cx) && cx.waiting() == 0;
+        if silent_until_read {
+            // Nor is the user told of presence there.
+            self.others_forgotten(cx.now_ms);
+        }
         Ok(NudgeReply { silent_until_read, membership_unknown })
+    }
+
+    /// Whether a client was here a moment ago.
+    pub(super) fn lingers(&self, cx: &Cx<'_>) -> bool {
+        self.planned_at_ms.get().is_some_and(|at_ms| cx.now_ms.saturating_sub(at_ms) < LINGER_MS)
     }
 }

@@ -108,6 +108,7 @@ impl User {
         }
         if in_rooms {
             self.announce_profile(tx, cx, &profile)?;
+            self.presence_renamed(tx, cx)?;
         } else {
             store::profile::set(tx, &profile)?;
         }

@@ -121,11 +121,8 @@ mod tests {
         let plan =
             SyncPlan { token_hash: token_hash.clone(), since: since.clone(), may_wait: true, ..SyncPlan::default() };
         let position = world.asks(ALICE, &plan)?.position;
-        Some(
-            world
-                .call(ALICE, &SyncClose { token_hash, since, position, rooms: Vec::new(), rooms_told: false })
-                .unwrap(),
-        )
+        let close = SyncClose { token_hash, since, position, rooms: Vec::new(), rooms_told: false, presence: None };
+        Some(world.call(ALICE, &close).unwrap())
     }
 
     /// Whether the notices of bots are silent, by each event that tells of the rules.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AccountDataEvent, RoomAccountData, User, account_data,
+    AccountDataEvent, RoomAccountData, SyncPresence, User, account_data,
     exceptions::Exceptions,
     moves::Moves,
     push_rules,
@@ -44,6 +44,9 @@ pub struct SyncPlan {
     /// Whether to wait for news. Without it the plan is answered at once, empty or not.
     #[serde(default)]
     pub may_wait: bool,
+    /// What the sync says and wants of presence; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<SyncPresence>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,6 +101,9 @@ pub struct SyncClose {
     /// stands where the plan did, and what became the user's own since is told again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rooms_told: bool,
+    /// As in the plan, with the filter that holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<SyncPresence>,
 }
 
 /// How far a planned room was read.
@@ -142,6 +148,9 @@ pub struct Closed {
     /// The same for rooms; whole for those that are told anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub room_account_data: Vec<RoomAccountData>,
+    /// The presence of others, and the user's own, as far as they are news.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub presence: Vec<Box<RawValue>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,6 +190,15 @@ impl User {
             None => None,
         };
         let known = since.as_ref().map(|since| self.exceptions(sql, since)).transpose()?.flatten();
+        let presence = call.presence.map(|asked| asked.filtered(filter.as_deref()));
+        let presence_is_new = match &presence {
+            Some(asked) => {
+                let seen = since.as_ref().and_then(|since| since.presence);
+                let stays = since.is_none() || call.may_wait;
+                self.presence_is_new(sql, cx, (&device, asked), seen, stays)?
+            }
+            None => false,
+        };
         let plan = self.with_moves(sql, |moves| {
             let mut rooms = match &since {
                 None => first_rooms(sql, call.include_leave || filter.as_deref().is_some_and(includes_leave))?,
@@ -194,7 +212,7 @@ impl User {
                 room.typing = PlannedTyping { seen, known: self.typing.borrow().version(room.number, cx.now_ms) };
             }
             let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
-            let quiet = rooms.is_empty() && !news;
+            let quiet = rooms.is_empty() && !news && !presence_is_new;
             if call.may_wait && quiet {
                 return Ok(None);
             }
@@ -203,6 +221,9 @@ impl User {
             }
             Ok(Some((moves.head, rooms, quiet)))
         })?;
+        if presence.is_some() {
+            self.presence_planned(sql, cx, &device, plan.as_ref().map(|(_, _, quiet)| *quiet))?;
+        }
         let Some((position, rooms, quiet)) = plan else { return Ok(None) };
         let push_rules = if rooms.is_empty() { None } else { push_rules::changes(sql)? };
         Ok(Some(Plan { device, position, rooms, quiet, filter, push_rules }))
@@ -227,7 +248,7 @@ impl User {
             self.left_meanwhile(tx, cx, room)?;
         }
         let known = since.as_ref().map(|since| self.exceptions(&**tx, since)).transpose()?.flatten();
-        let (next, own_head, remembered) = self.with_moves(&**tx, |moves| {
+        let (mut next, own_head, remembered) = self.with_moves(&**tx, |moves| {
             let known = known.filter(|_| since.as_ref().is_some_and(|since| moves.remembers(since.moves)));
             let remembered = known.is_some();
             let mut exceptions = known.unwrap_or_default();
@@ -241,7 +262,8 @@ impl User {
             }
             let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
             let own = if call.rooms_told { call.position } else { moves.head };
-            let next = SyncToken { moves: call.position, own, spilled, rooms, typing };
+            let presence = since.as_ref().and_then(|since| since.presence);
+            let next = SyncToken { moves: call.position, own, presence, spilled, rooms, typing };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
@@ -258,7 +280,11 @@ impl User {
         let news = own == 0 || own_head > own || call.rooms.iter().any(|read| read.anew);
         let (account_data, room_account_data) =
             if news { account_data::news(&**tx, cx, own, &call)? } else { (Vec::new(), Vec::new()) };
-        Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data })
+        let mut presence = Vec::new();
+        if let Some(asked) = &call.presence {
+            (presence, next.presence) = self.presence_news(tx, cx, asked, next.presence)?;
+        }
+        Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data, presence })
     }
 
     pub(super) fn position_in(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen};
 
-/// What a device has seen: `s<moves>_<own>`, then the rooms it has read less or further than is known of them: `x<row>`
-/// for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then those where it saw somebody typing, `<room>~<version>`.
+/// What a device has seen: `s<moves>_<own>`, `p<stamp>` if it has seen presence, then the rooms it has read less or further
+/// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
+/// those where it saw somebody typing, `<room>~<version>`.
 ///
 /// Spec: "Syncing", `next_batch`. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) struct SyncToken {
     pub moves: u64,
     /// How far it has seen everything else of that stream.
     pub own: u64,
+    /// Up to which stamp it has seen presence, see [`super::others_presence`].
+    pub presence: Option<u64>,
     /// The row with most of the exceptions, if they were too many.
     pub spilled: Option<u64>,
     /// The exceptions, or what changed of them since they were spilled.
@@ -40,6 +43,9 @@ pub(crate) struct Reached {
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}_{}", self.moves, self.own)?;
+        if let Some(seen) = self.presence {
+            write!(f, "_p{seen}")?;
+        }
         if let Some(row) = self.spilled {
             write!(f, "_x{row}")?;
         }
@@ -61,10 +67,12 @@ impl FromStr for SyncToken {
 fn parse(token: &str) -> Option<SyncToken> {
     let mut parts = token.strip_prefix('s')?.split('_');
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
-    let (mut rooms, mut spilled, mut typing) = (BTreeMap::new(), None, Seen::new());
+    let (mut presence, mut rooms, mut spilled, mut typing) = (None, BTreeMap::new(), None, Seen::new());
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
             spilled = Some(number(row)?);
+        } else if let Some(seen) = part.strip_prefix('p') {
+            presence = Some(number(seen)?);
         } else if let Some((room, version)) = part.split_once('~') {
             typing.insert(number(room)?, number(version)?);
         } else {
@@ -73,7 +81,7 @@ fn parse(token: &str) -> Option<SyncToken> {
             rooms.insert(number(room)?, reached);
         }
     }
-    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, spilled, rooms, typing })
+    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, presence, spilled, rooms, typing })
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -103,9 +111,9 @@ mod tests {
                 (7, Reached { position: 0, owed: true }),
             ]),
         ] {
-            for spilled in [None, Some(12)] {
+            for (presence, spilled) in [(None, Some(12)), (Some(1_790_000_000_001), None)] {
                 for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
-                    let token = SyncToken { moves: 5, own: 9, spilled, rooms: rooms.clone(), typing };
+                    let token = SyncToken { moves: 5, own: 9, presence, spilled, rooms: rooms.clone(), typing };
                     assert_eq!(token.to_string().parse(), Ok(token));
                 }
             }
@@ -126,6 +134,7 @@ mod tests {
             "s1_99999999999999999999",
             "s1_2_x",
             "s1_2_3~",
+            "s1_2_p",
         ] {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }

@@ -17,6 +17,9 @@ pub(super) const SEEN_AGAIN_MS: u64 = 600_000;
 pub struct Verify {
     /// The token's SHA-256 in URL-safe base64.
     pub token_hash: String,
+    /// Whether the person behind the device did something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub active: bool,
 }
 
 /// The token is good.
@@ -36,6 +39,9 @@ impl Call for Verify {
 impl User {
     pub(super) fn verify(&self, sql: &dyn Sql, cx: &Cx<'_>, call: Verify) -> Result<Verified, Error> {
         let device_id = authenticate(sql, cx, &call.token_hash)?;
+        if call.active && cx.settings.config.presence {
+            self.presence_active(sql, cx, &device_id)?;
+        }
         Ok(Verified { device_id, admin: store::account::get(sql)?.admin })
     }
 
@@ -83,7 +89,8 @@ mod tests {
 
     #[test]
     fn the_encoding_stays() {
-        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned() }).unwrap(), @r#"{"token_hash":"t"}"#);
+        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: false }).unwrap(), @r#"{"token_hash":"t"}"#);
+        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: true }).unwrap(), @r#"{"token_hash":"t","active":true}"#);
         let verified = Verified { device_id: "PHONE".into(), admin: false };
         insta::assert_snapshot!(serde_json::to_string(&verified).unwrap(), @r#"{"device_id":"PHONE","admin":false}"#);
     }

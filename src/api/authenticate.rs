@@ -9,7 +9,7 @@ use actors::{
 };
 use bytes::Bytes;
 use domain::Refusal;
-use http::Request;
+use http::{Method, Request};
 use ruma_common::{
     OwnedDeviceId, OwnedUserId, UserId,
     api::auth_scheme::{
@@ -70,7 +70,7 @@ impl Bearer {
 
     /// Whose device the token belongs to, for what asks more before it calls the User.
     pub(crate) async fn verify(&self, cx: &Context) -> Result<Verified, Failure> {
-        self.call(cx, &Verify { token_hash: self.token_hash.clone() }).await
+        self.call(cx, &Verify { token_hash: self.token_hash.clone(), active: false }).await
     }
 
     /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
@@ -174,7 +174,8 @@ impl Who for Bearer {
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let bearer = Bearer::of(cx, request).await?;
-        let Verified { device_id, admin } = bearer.verify(cx).await?;
+        let call = Verify { token_hash: bearer.token_hash.clone(), active: is_activity(request) };
+        let Verified { device_id, admin } = bearer.call(cx, &call).await?;
         Ok(Caller { user_id: bearer.user_id, device_id, administrator: admin, is_guest: bearer.is_guest })
     }
 
@@ -198,6 +199,11 @@ impl Who for Administrator {
             Err(Refusal::Forbidden("You are not an administrator".to_owned()).into())
         }
     }
+}
+
+/// Whether a person did this: whatever is written to a room. Spec: "Last active ago", «a pro-active event».
+fn is_activity(request: &Request<Bytes>) -> bool {
+    request.method() != Method::GET && request.uri().path().contains("/rooms/")
 }
 
 impl Who for Option<Caller> {

@@ -53,6 +53,8 @@ pub struct Config {
     pub metrics: bool,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
+    /// Whether users see who of the others is there.
+    pub presence: bool,
     /// For tests only: opens endpoints that evict actors at will.
     pub test_hooks: bool,
     /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
@@ -187,6 +189,7 @@ impl Config {
             Some("19456,2,1"),
             "argon2id as memory_kib,iterations,parallelism: whole numbers from 1, memory_kib at least 8 × parallelism",
         ),
+        key("PRESENCE", Some("on"), "whether users see which of those they share a room with are there: on or off"),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
@@ -266,6 +269,7 @@ impl Config {
             registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", parse_secret)?,
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
+            presence: values.required("PRESENCE", parse_switch)?,
             metrics: values.required("METRICS", parse_switch)?,
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,

@@ -17,6 +17,7 @@ mod lazy_loading;
 mod login;
 mod membership;
 mod messages;
+mod presence;
 mod profile;
 mod push_rules;
 mod rate_limits;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::Answer;
+use crate::{Answer, User};
 
 /// One answer of /sync.
 #[derive(Clone, Debug)]
@@ -24,6 +24,18 @@ impl Sync {
     /// The room's part under `join`, `null` where it has none.
     pub fn joined(&self, room: &str) -> &Value {
         &self.body["rooms"]["join"][room]
+    }
+
+    /// What the newest presence event of this user says.
+    pub fn presence(&self, user_id: &str) -> Option<Value> {
+        let events = list(&self.body["presence"]["events"]);
+        let of_user = events.into_iter().rfind(|event| event["type"] == "m.presence" && event["sender"] == *user_id);
+        of_user.map(|event| event["content"].clone())
+    }
+
+    /// Whether the user's presence is told and is this.
+    pub fn shows(&self, user: &User, presence: &str) -> bool {
+        self.presence(&user.id).is_some_and(|content| content["presence"] == *presence)
     }
 
     /// The room's part under `leave`.

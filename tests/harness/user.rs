@@ -242,6 +242,17 @@ impl User {
         panic!("/messages never ends");
     }
 
+    // ---- presence
+
+    pub fn sets_presence(&self, status: Value) -> Answer {
+        self.put(&format!("/presence/{}/status", encode(&self.id)), status)
+    }
+
+    /// What somebody's presence is to this user.
+    pub fn looks_at(&self, whom: &User) -> Answer {
+        self.get(&format!("/presence/{}/status", encode(&whom.id)))
+    }
+
     // ---- sync
 
     /// One /sync with the query given.
@@ -262,17 +273,19 @@ impl User {
         Sync::from(self.asks_sync(&[("since", since), ("timeout", "0")]))
     }
 
-    /// The next answer with anything new.
+    /// The next answer with anything new but presence, which comes when it likes.
     #[track_caller]
     pub fn hears_since(&self, since: &str) -> Sync {
         self.hears_filtered(since, "{}")
     }
 
-    /// The next answer with anything new, through a filter.
+    /// The next answer with anything new, through a filter; presence is no news unless the filter speaks of it.
     #[track_caller]
     pub fn hears_filtered(&self, since: &str, filter: &str) -> Sync {
         let timeout = ARRIVES_WITHIN.as_millis().to_string();
-        Sync::from(self.asks_sync(&[("since", since), ("timeout", &timeout), ("filter", filter)]))
+        let mut filter: Value = serde_json::from_str(filter).expect("a filter");
+        filter.as_object_mut().expect("an object").entry("presence").or_insert(json!({ "types": [] }));
+        Sync::from(self.asks_sync(&[("since", since), ("timeout", &timeout), ("filter", &filter.to_string())]))
     }
 
     /// Follows the chain of syncs until one fulfils `wanted`, and answers that one.

@@ -94,6 +94,12 @@ pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fa
     .collect()
 }
 
+/// Whether more than so many users are joined. No more of them are looked at.
+pub(crate) fn joined_exceed(sql: &dyn Sql, count: u64) -> Result<bool, Fault> {
+    let row = sql.query("SELECT 1 FROM member WHERE membership = 'join' LIMIT 1 OFFSET ?1", &[count.into()])?;
+    Ok(!row.is_empty())
+}
+
 /// Marks the room as forgotten by one who left, and answers the position of their membership.
 pub(crate) fn forget(tx: &Tx<'_>, user_id: &str) -> Result<u64, Fault> {
     let position = tx

@@ -42,6 +42,17 @@ pub(crate) fn founded_by(sql: &dyn Sql) -> Result<Option<String>, Fault> {
     sql.query("SELECT founded_by FROM account WHERE id = 1", &[])?.pop().map(|mut row| row.text(0)).transpose()
 }
 
+/// The presence that others were told last, as JSON.
+pub(crate) fn presence(sql: &dyn Sql) -> Result<Option<String>, Fault> {
+    let row = sql.query("SELECT presence FROM account WHERE id = 1", &[])?.pop();
+    row.map_or(Ok(None), |mut row| row.text_or_null(0))
+}
+
+pub(crate) fn set_presence(tx: &Tx<'_>, presence: &str) -> Result<(), Fault> {
+    tx.execute("UPDATE account SET presence = ?1 WHERE id = 1", &[presence.into()])?;
+    Ok(())
+}
+
 pub(crate) fn set_password_hash(tx: &Tx<'_>, password_hash: &str) -> Result<(), Fault> {
     tx.execute("UPDATE account SET password_hash = ?1 WHERE id = 1", &[password_hash.into()])?;
     Ok(())

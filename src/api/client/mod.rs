@@ -8,6 +8,7 @@ mod fallback;
 mod filter;
 mod login;
 mod logout;
+mod presence;
 mod profile;
 mod push_rules;
 pub(crate) mod register;
@@ -30,6 +31,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     account::routes(routes);
     devices::routes(routes);
     fallback::routes(routes);
+    presence::routes(routes);
     profile::routes(routes);
     filter::routes(routes);
     account_data::routes(routes);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
-    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan},
+    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, waited_until},
 };
 use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     filter::{checked, event_format},
+    presence,
     rooms::{event_filter, wants_room},
 };
 use crate::{Bearer, Body, Context, Failure, OrAbsent, Routes, new_login::ip};
@@ -60,6 +61,9 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         _ => (None, None),
     };
     let may_wait = request.since.is_some() && timeout_ms > 0 && !request.full_state;
+    let (asked_at_ms, waits_ms) = (cx.now_ms(), if may_wait { timeout_ms } else { 0 });
+    let wanted = filter.as_ref().map(|filter| &filter.presence);
+    let presence = presence::of_sync(cx, &request.set_presence, (asked_at_ms, waits_ms), wanted)?;
     let mut call = SyncPlan {
         token_hash: bearer.token_hash.clone(),
         since: request.since,
@@ -68,6 +72,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         filter_id,
         ip: ip(cx),
         may_wait,
+        presence,
     };
     let mut empty_answers: u32 = 0;
     loop {
@@ -78,7 +83,8 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
             Told::Streamed(body) => return Ok(body),
             Told::Nothing => {
                 // The token still says where the device is.
-                let next_batch = call.since.unwrap_or_default();
+                let since = call.since.unwrap_or_default();
+                let next_batch = waited_until(&since, cx.now_ms(), asked_at_ms).unwrap_or(since);
                 return Ok(Answer { next_batch, ..Answer::default() }.into_json()?.into());
             }
         };
@@ -130,6 +136,7 @@ impl Round<'_> {
             bearer: bearer.clone(),
             device: plan.device.clone(),
             format: event_format(&filter),
+            presence: presence::closing(call.presence.as_ref(), &filter.presence),
             filter,
             full_state: call.full_state,
             state_after: self.state_after,
@@ -145,6 +152,7 @@ impl Round<'_> {
             position: plan.position,
             rooms: read,
             rooms_told: false,
+            presence: reading.presence.clone(),
         };
         let closed = user.call(&close).await.or_absent(unknown_token())?;
         Ok(Told::All(answer(closed, rooms, &reading.filter)))
@@ -173,6 +181,7 @@ fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer
     account_data.retain(|event| wanted.allows_account_data(&event.event_type));
     let mut answer = Answer { next_batch: closed.next_batch, rooms, ..Answer::default() };
     answer.account_data.events = account_data;
+    answer.presence.events = closed.presence;
     answer
 }
 
@@ -197,6 +206,7 @@ struct Reading {
     device: OwnedDeviceId,
     filter: FilterDefinition,
     format: EventFormat,
+    presence: Option<SyncPresence>,
     full_state: bool,
     state_after: bool,
     /// What the user has changed of the push rules.

@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 pub(super) struct Answer {
     pub next_batch: String,
     #[serde(skip_serializing_if = "Events::is_empty")]
+    pub presence: Events<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events<AccountDataEvent>,
     /// Required of every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Key and
     /// message API", extensions to `/sync`.
@@ -62,12 +64,13 @@ impl Answer {
         // Each part by its name, so that a new one is not forgotten here. Counts of keys are no news by themselves.
         let Self {
             next_batch: _,
+            presence,
             account_data,
             rooms,
             device_one_time_keys_count: _,
             device_unused_fallback_key_types: _,
         } = self;
-        account_data.is_empty() && rooms.is_empty()
+        presence.is_empty() && account_data.is_empty() && rooms.is_empty()
     }
 
     pub(super) fn into_json(self) -> serde_json::Result<Vec<u8>> {

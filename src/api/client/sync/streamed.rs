@@ -118,6 +118,7 @@ impl Telling {
             position: self.position,
             rooms: std::mem::take(&mut self.read),
             rooms_told: true,
+            presence: reading.presence.clone(),
         };
         let user = reading.cx.user(&reading.bearer.user_id);
         let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
