@@ -30,12 +30,19 @@ fn main() -> ExitCode {
         hosts = Host::ALL.into();
     }
 
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/js/conversation.mjs");
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/js");
+    let script = |name: &str| {
+        let mut command = Command::new(&node);
+        command.arg(scripts.join(name));
+        command
+    };
     let (mut passed, mut failed) = (0, 0);
     for host in hosts {
         let server = Server::with(host, &[]);
         let conversations = [
-            ("matrix-js-sdk", Command::new(&node).arg(&script).arg(server.url()).output()),
+            ("matrix-js-sdk", script("conversation.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("rooms.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("account.mjs").arg(server.url()).output()),
             ("matrix-sdk", Command::new(&rust).arg(server.url()).output()),
         ];
         for (client, conversation) in conversations {

@@ -4,69 +4,8 @@
 //
 // Prints «ok NAME» or «FAILED NAME: why» for each step; a failed step ends the conversation.
 
-import './stderr_console.mjs';
-import { ClientEvent, EventType, MsgType, createClient } from 'matrix-js-sdk';
-
-const baseUrl = process.argv[2];
-const password = 'correct horse battery staple';
-const STEP_TAKES_MS_MAX = 30_000;
-
-const print = (line) => process.stdout.write(`${line}\n`);
-
-/** Resolves once `found` answers something, asked now and after each sync. */
-function until(client, found) {
-  return new Promise((resolve) => {
-    const ask = (state) => {
-      const answer = found(state);
-      if (!answer) return;
-      client.off(ClientEvent.Sync, ask);
-      resolve(answer);
-    };
-    client.on(ClientEvent.Sync, ask);
-    ask();
-  });
-}
-
-async function register(name) {
-  const username = `${name}-js-${Date.now()}`;
-  const client = createClient({ baseUrl });
-  await client.registerRequest({ username, password, inhibit_login: true, auth: { type: 'm.login.dummy' } });
-  return username;
-}
-
-async function logIn(user) {
-  const login = await createClient({ baseUrl }).loginRequest({
-    type: 'm.login.password',
-    identifier: { type: 'm.id.user', user },
-    password,
-  });
-  return createClient({
-    baseUrl,
-    userId: login.user_id,
-    deviceId: login.device_id,
-    accessToken: login.access_token,
-    timelineSupport: true,
-  });
-}
-
-async function start(client) {
-  const synced = until(client, (state) => state === 'PREPARED');
-  await client.startClient({ initialSyncLimit: 5 });
-  await synced;
-}
-
-const bodies = (room) =>
-  room
-    .getLiveTimeline()
-    .getEvents()
-    .filter((event) => event.getType() === EventType.RoomMessage)
-    .map((event) => event.getContent().body);
-
-const heard = (client, roomId, body) =>
-  until(client, () => {
-    const room = client.getRoom(roomId);
-    return room && bodies(room).includes(body) && room;
-  });
+import { EventType, MsgType } from 'matrix-js-sdk';
+import { bodies, heard, logIn, register, start, take, until } from './people.mjs';
 
 let alice, bob, roomId;
 
@@ -146,19 +85,4 @@ const steps = {
   },
 };
 
-for (const [name, step] of Object.entries(steps)) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error('it never happened')), STEP_TAKES_MS_MAX);
-  });
-  try {
-    await Promise.race([step(), late]);
-    print(`ok ${name}`);
-  } catch (error) {
-    print(`FAILED ${name}: ${error?.stack ?? error}`);
-    process.exit(1);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-process.exit(0);
+await take(steps);

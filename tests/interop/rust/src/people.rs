@@ -1,0 +1,117 @@
+//! People who use matrix-sdk with its own sync loop, and the steps they take.
+
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use matrix_sdk::{
+    Client, LoopCtrl, Room, RoomState,
+    config::SyncSettings,
+    ruma::{
+        OwnedRoomId, UserId,
+        api::client::{
+            account::register::v3::Request as Register,
+            uiaa::{AuthData, Dummy},
+        },
+        events::room::message::OriginalSyncRoomMessageEvent,
+    },
+};
+use tokio::{sync::watch, time::timeout};
+
+pub const PASSWORD: &str = "correct horse battery staple";
+const STEP_TAKES_MAX: Duration = Duration::from_secs(30);
+
+pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Somebody whose client syncs in the background.
+pub struct Person {
+    pub client: Client,
+    heard: Arc<Mutex<Vec<String>>>,
+    synced: watch::Receiver<u64>,
+}
+
+impl Person {
+    pub async fn arrives(url: &str, name: &str) -> Outcome<Self> {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let username = format!("{name}-rust-{now_ms}");
+        let mut account = Register::new();
+        account.username = Some(username.clone());
+        account.password = Some(PASSWORD.to_owned());
+        account.auth = Some(AuthData::Dummy(Dummy::new()));
+        account.inhibit_login = true;
+        Client::builder().homeserver_url(url).build().await?.send(account).await?;
+
+        let client = Client::builder().homeserver_url(url).build().await?;
+        client.matrix_auth().login_username(&username, PASSWORD).initial_device_display_name("interop").await?;
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ears = heard.clone();
+        client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| {
+            let ears = ears.clone();
+            async move {
+                if let Ok(mut heard) = ears.lock() {
+                    heard.push(event.content.body().to_owned());
+                }
+            }
+        });
+        let (answered, synced) = watch::channel(0);
+        let loop_client = client.clone();
+        tokio::spawn(async move {
+            let answered = &answered;
+            loop_client
+                .sync_with_callback(SyncSettings::default().timeout(Duration::from_secs(10)), |_| async move {
+                    answered.send_modify(|count| *count += 1);
+                    LoopCtrl::Continue
+                })
+                .await
+        });
+        Ok(Self { client, heard, synced })
+    }
+
+    pub fn id(&self) -> Outcome<&UserId> {
+        Ok(self.client.user_id().ok_or("nobody")?)
+    }
+
+    /// Counts the syncs that were answered.
+    pub fn syncs(&self) -> watch::Receiver<u64> {
+        self.synced.clone()
+    }
+
+    /// Waits until `found` answers something, asked now and after each sync.
+    pub async fn until<T>(&self, found: impl Fn(&Self) -> Option<T>) -> Outcome<T> {
+        let mut synced = self.synced.clone();
+        loop {
+            synced.mark_unchanged();
+            if let Some(answer) = found(self) {
+                return Ok(answer);
+            }
+            synced.changed().await?;
+        }
+    }
+
+    pub async fn hears(&self, body: &str) -> Outcome {
+        self.until(|me| me.heard.lock().ok()?.iter().any(|heard| heard == body).then_some(())).await
+    }
+
+    pub async fn room_in(&self, room_id: &OwnedRoomId, state: RoomState) -> Outcome<Room> {
+        self.until(|me| me.client.get_room(room_id).filter(|room| room.state() == state)).await
+    }
+}
+
+pub fn assert_that(holds: bool, otherwise: &str) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+pub async fn step<T>(name: &str, work: impl Future<Output = Outcome<T>>) -> Option<T> {
+    match timeout(STEP_TAKES_MAX, work).await.unwrap_or_else(|_| Err("it never happened".into())) {
+        Ok(value) => {
+            println!("ok {name}");
+            Some(value)
+        }
+        Err(error) => {
+            println!("FAILED {name}: {error:?}");
+            None
+        }
+    }
+}
