@@ -91,12 +91,29 @@ pub fn without(content: &RawValue, alias: &RoomAliasId) -> Option<Map<String, Va
     found.then_some(content)
 }
 
+/// The part of the content that lists aliases for which `is_kept` holds; `None` if it lists none of them.
+pub fn only(content: &RawValue, is_kept: impl Fn(&str) -> bool) -> Option<Map<String, Value>> {
+    let mut content: Map<String, Value> = serde_json::from_str(content.get()).ok()?;
+    let is_kept = |value: &Value| value.as_str().is_some_and(&is_kept);
+    let mut kept = Map::new();
+    if let Some(alias) = content.remove("alias").filter(is_kept) {
+        kept.insert("alias".to_owned(), alias);
+    }
+    if let Some(Value::Array(mut alternatives)) = content.remove("alt_aliases") {
+        alternatives.retain(is_kept);
+        if !alternatives.is_empty() {
+            kept.insert("alt_aliases".to_owned(), Value::Array(alternatives));
+        }
+    }
+    (!kept.is_empty()).then_some(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use ruma_common::{room_alias_id, server_name};
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{check_canonical, listed, local, parse, without};
+    use super::{check_canonical, listed, local, only, parse, without};
     use crate::Refusal;
 
     #[test]
@@ -145,6 +162,15 @@ mod tests {
         assert!(matches!(check("#new:b"), Err(Refusal::BadAlias(_))));
         assert!(matches!(check("more nonsense"), Err(Refusal::InvalidParam(_))));
         assert_eq!(check_canonical(&[], None), Ok(()));
+    }
+
+    #[test]
+    fn some_aliases_are_kept() {
+        let content = to_raw_value(&json!({ "alias": "#a:b", "alt_aliases": ["#c:d", "#a:b"], "other": 1 })).unwrap();
+        let only = |kept: &str| only(&content, |alias| alias == kept).map(Value::Object);
+        assert_eq!(only("#a:b"), Some(json!({ "alias": "#a:b", "alt_aliases": ["#a:b"] })));
+        assert_eq!(only("#c:d"), Some(json!({ "alt_aliases": ["#c:d"] })));
+        assert_eq!(only("#x:y"), None);
     }
 
     #[test]

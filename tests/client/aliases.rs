@@ -21,6 +21,7 @@ on_each_host![
     a_taken_alias_makes_no_room,
     a_failed_creation_frees_the_alias,
     a_new_room_lists_no_alias_of_others,
+    an_upgrade_takes_the_aliases_along,
 ];
 
 /// An alias of this server that nobody else's story uses.
@@ -311,4 +312,32 @@ fn a_new_room_lists_no_alias_of_others(server: &Server) {
     own["room_alias_name"] = alice.localpart().into();
     let room = alice.creates_room(own.clone());
     assert_eq!(canonical(&alice, &room), own["initial_state"][0]["content"], "it takes precedence");
+}
+
+/// «Moves any local aliases to the new room.»
+fn an_upgrade_takes_the_aliases_along(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let name = alice.localpart();
+    let old = alice.creates_room(json!({ "room_alias_name": name, "room_version": "10", "invite": [bob.id] }));
+    bob.joins(&old).ok();
+    let (tea, his, gone) = (format!("#{name}:{SERVER_NAME}"), alias(&bob, "his"), alias(&bob, "gone"));
+    adds(&bob, &his, &old).ok();
+    adds(&bob, &gone, &old).ok();
+    sets_canonical(&alice, &old, json!({ "alias": tea, "alt_aliases": [his, gone] })).ok();
+    deletes(&bob, &gone).ok();
+    let upgrade = || alice.post(&format!("/rooms/{}/upgrade", encode(&old)), json!({ "new_version": "12" })).ok();
+    let new = upgrade()["replacement_room"].as_str().expect("a room").to_owned();
+    for alias in [&tea, &his] {
+        assert_eq!(finds(server, alias).ok()["room_id"], new);
+    }
+    let mut both = [tea.clone(), his.clone()];
+    both.sort();
+    assert_eq!(lists(&alice, &new).ok()["aliases"], json!(both));
+    assert_eq!(lists(&alice, &old).ok(), json!({ "aliases": [] }));
+    let content = json!({ "alias": tea, "alt_aliases": [his] });
+    assert_eq!(canonical(&alice, &new), content);
+    assert_eq!(canonical(&alice, &old), json!({}));
+    assert_eq!(upgrade()["replacement_room"], new, "asked again");
+    assert_eq!(canonical(&alice, &new), content);
+    deletes(&bob, &his).ok();
 }

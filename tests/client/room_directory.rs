@@ -22,6 +22,7 @@ on_each_host![
     bad_questions_are_refused,
     other_servers_directories_are_not_ours_to_show,
     an_entry_survives_its_room_forgetting_everything,
+    a_successor_takes_the_place_of_its_room,
 ];
 
 /// The number of members may be shown a few seconds late.
@@ -375,4 +376,18 @@ fn an_entry_survives_its_room_forgetting_everything(server: &Server) {
     server.evicts("room", &room);
     alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "Awake" })).ok();
     assert_eq!(entry(&alice, &word(&alice))["topic"], "Awake");
+}
+
+fn a_successor_takes_the_place_of_its_room(server: &Server) {
+    let alice = server.registers("alice");
+    let upgrades = |room: &str| {
+        let answer = alice.post(&format!("/rooms/{}/upgrade", encode(room)), json!({ "new_version": "12" })).ok();
+        answer["replacement_room"].as_str().expect("a room").to_owned()
+    };
+    let old = alice.creates_room(json!({ "visibility": "public", "name": word(&alice), "room_version": "10" }));
+    let new = upgrades(&old);
+    assert_eq!(entry(&alice, &word(&alice))["room_id"], new);
+    assert_eq!(visibility(server, &old).ok(), json!({ "visibility": "private" }));
+    let private = alice.creates_room(json!({ "room_version": "10" }));
+    assert_eq!(visibility(server, &upgrades(&private)).ok(), json!({ "visibility": "private" }));
 }

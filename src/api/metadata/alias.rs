@@ -100,6 +100,16 @@ pub(crate) async fn remove(metadata: &dyn Metadata, alias: &RoomAliasId, room_id
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
+/// Has every alias of a room point to another one: what an upgrade does once the new room stands («moves any local
+/// aliases to the new room»). What was claimed for the old room meanwhile moves with a repetition; nothing else changes.
+pub(crate) async fn move_all(metadata: &dyn Metadata, from: &RoomId, to: &RoomId) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "UPDATE alias SET room_id = ?2 WHERE room_id = ?1",
+        vec![from.as_str().into(), to.as_str().into()],
+    );
+    metadata.query(statement).await.map(drop)
+}
+
 fn held(mut row: Row) -> Result<Held, Fault> {
     Ok(Held {
         room_id: stored(row.text(0)?, RoomId::parse)?,
@@ -116,7 +126,7 @@ fn stored<T, E: std::fmt::Display>(id: String, parse: impl FnOnce(String) -> Res
 mod tests {
     use ruma_common::{RoomAliasId, RoomId, room_alias_id, room_id, user_id};
 
-    use super::{ALIASES_PER_ROOM_MAX, Claim, Held, claim, find, of_room, remove, take_over};
+    use super::{ALIASES_PER_ROOM_MAX, Claim, Held, claim, find, move_all, of_room, remove, take_over};
     use crate::{
         load_settings,
         testing::{MemoryMetadata, TestRandom, block_on, config},
@@ -151,6 +161,24 @@ mod tests {
             assert!(remove(metadata, tea, other).await.unwrap());
             assert!(!remove(metadata, tea, other).await.unwrap());
             assert_eq!(find(metadata, tea).await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn aliases_move_from_room_to_room() {
+        with_metadata(async |metadata| {
+            let (alice, old, new) = (user_id!("@alice:a"), room_id!("!old:a"), room_id!("!new:a"));
+            for (alias, room) in [("#1:a", old), ("#2:a", old), ("#3:a", new), ("#4:a", room_id!("!other:a"))] {
+                let alias = RoomAliasId::parse(alias).unwrap();
+                assert_eq!(claim(metadata, &alias, room, alice, 1).await.unwrap(), Claim::Ours);
+            }
+            for _ in 0..2 {
+                move_all(metadata, old, new).await.unwrap();
+                assert_eq!(of_room(metadata, new).await.unwrap(), ["#1:a", "#2:a", "#3:a"]);
+                assert_eq!(of_room(metadata, old).await.unwrap().len(), 0);
+            }
+            let moved = find(metadata, room_alias_id!("#1:a")).await.unwrap().unwrap();
+            assert_eq!(moved, Held { room_id: new.to_owned(), creator: alice.to_owned(), created_ms: 1 });
         });
     }
 

@@ -5,14 +5,18 @@
 
 use std::collections::HashSet;
 
-use actors::room::{GetAccess, IsPublished, SetCanonicalAlias, WithdrawAlias};
+use actors::room::{GetAccess, GetStateEvent, IsPublished, SetCanonicalAlias, WithdrawAlias};
 use domain::{Refusal, alias};
 use ruma_client_api::{
     alias::{create_alias, delete_alias, get_alias},
     room::aliases,
 };
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId, UserId};
-use serde_json::value::RawValue;
+use ruma_events::StateEventType;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{call_id, no_such_room, not_in_room};
 use crate::{
@@ -167,6 +171,54 @@ pub(super) async fn set_canonical(
     }
     let call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
     cx.room(room_id).call(&call).await.or_absent(no_such_room())
+}
+
+/// A room takes the place of another: the aliases of that lead to it from now on, and it lists them where the old one
+/// did, as far as this user may say so. Repeated, it changes nothing more. Spec: "Room Upgrades", «moves any local
+/// aliases to the new room».
+pub(super) async fn move_to_successor(
+    cx: &Context,
+    caller: &Caller,
+    old: &RoomId,
+    successor: &RoomId,
+) -> Result<(), Failure> {
+    stored::move_all(cx.metadata(), old, successor).await?;
+    let listed = GetStateEvent {
+        user: caller.user_id.clone(),
+        device: caller.device_id.clone(),
+        event_type: StateEventType::RoomCanonicalAlias,
+        state_key: String::new(),
+    };
+    let listed = match cx.room(old).call(&listed).await {
+        Ok(event) => event.content,
+        Err(Failure::Refused(_)) => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let moved = stored::of_room(cx.metadata(), successor).await?;
+    let is_moved = |alias: &str| moved.iter().any(|moved| moved == alias);
+    if let Some(content) = alias::only(&listed, is_moved) {
+        list_as_far_as_allowed(cx, caller, successor, &content).await?;
+        list_as_far_as_allowed(cx, caller, old, &Map::new()).await?;
+    }
+    Ok(())
+}
+
+async fn list_as_far_as_allowed(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &RoomId,
+    content: &Map<String, Value>,
+) -> Result<(), Failure> {
+    let call = SetCanonicalAlias {
+        call_id: call_id(cx)?,
+        sender: caller.user_id.clone(),
+        content: to_raw_value(content)?,
+        unproven: Vec::new(),
+    };
+    match cx.room(room_id).call(&call).await {
+        Ok(_) | Err(Failure::Refused(_)) => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 #[cfg(test)]

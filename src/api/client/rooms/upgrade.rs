@@ -12,7 +12,7 @@ use ruma_common::OwnedRoomId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{call_id, create::random_room_id, membership::member_profile, not_in_room};
+use super::{aliases, call_id, create::random_room_id, membership::member_profile, not_in_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes, failure, metadata, router::bad_json};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -41,7 +41,7 @@ async fn upgrade(
     let version = RoomVersion::parse(&wanted.new_version)?;
     let prepare = PrepareUpgrade {
         profile: member_profile(cx, &caller.user_id).await?,
-        user: caller.user_id,
+        user: caller.user_id.clone(),
         version: version.as_str().to_owned(),
         additional_creators: wanted.additional_creators,
         room_id: Some(random_room_id(cx)?),
@@ -58,5 +58,7 @@ async fn upgrade(
         })?;
         old.call(&CompleteUpgrade { user: prepare.user, successor: successor.room_id.clone() }).await?;
     }
+    // Also when everything was done before: but for this, perhaps.
+    aliases::move_to_successor(cx, &caller, &room_id, &successor.room_id).await?;
     Ok(failure::json(StatusCode::OK, &json!({ "replacement_room": successor.room_id })))
 }
