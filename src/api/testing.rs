@@ -124,6 +124,7 @@ struct Host {
     databases: RefCell<HashMap<Address, Rc<Database>>>,
     spawned: RefCell<Vec<LocalFuture<'static, ()>>>,
     evicted: RefCell<Vec<Address>>,
+    computations: Cell<usize>,
     this: Weak<Self>,
 }
 
@@ -178,6 +179,7 @@ impl Random for Host {
 
 impl Heavy for Host {
     fn run<'a>(&'a self, work: Box<dyn FnOnce() -> Vec<u8> + Send>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
+        self.computations.set(self.computations.get() + 1);
         Box::pin(async move { Ok(work()) })
     }
 
@@ -258,6 +260,7 @@ impl TestServer {
             databases: RefCell::default(),
             spawned: RefCell::default(),
             evicted: RefCell::default(),
+            computations: Cell::default(),
             this: this.clone(),
         });
         let services = Services {
@@ -282,6 +285,11 @@ impl TestServer {
 
     pub(crate) fn pass_ms(&self, ms: u64) {
         self.host.now_ms.set(self.host.now_ms.get() + ms);
+    }
+
+    /// How many long computations there were: passwords hashed and verified.
+    pub(crate) fn computations(&self) -> usize {
+        self.host.computations.get()
     }
 
     pub(crate) fn evicted(&self) -> Vec<Address> {

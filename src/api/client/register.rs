@@ -90,27 +90,25 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     let inhibit_login = request.inhibit_login.unwrap_or_default();
     let guest = request.guest_access_token.as_deref().map(|token| Bearer::of_token(cx, token)).transpose()?;
     let user_id = match (&guest, &request.username) {
-        (Some(guest), username) => upgraded(guest, username.as_deref())?,
+        (Some(guest), username) => upgraded(cx, guest, username.as_deref()).await?,
         (None, Some(username)) => free_user_id(cx, username).await?,
         (None, None) => generated_user_id(cx)?,
     };
     if let Some(password) = &request.password {
         password::check(cx, password)?;
     }
-    let operation = uiaa::Operation {
-        name: uiaa::REGISTER,
-        user_id: None,
-        flows: &[&flow],
-        request: uiaa::digest(&(&request.username, &request.device.device_id, inhibit_login))?,
+    let digest = uiaa::digest(&(&request.username, &request.device.device_id, inhibit_login))?;
+    // What can be refused is refused before a password is hashed: that costs much, and no refusal counts as a
+    // registration.
+    let login = match inhibit_login {
+        true => None,
+        false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
     };
+    let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &[&flow], request: digest };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
     let password_hash = match request.password {
         Some(password) => Some(password::hash(cx, password).await?),
         None => None,
-    };
-    let login = match inhibit_login {
-        true => None,
-        false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
     };
     if let Some(token) = &authenticated.registration_token
         && !registration_token::consume(cx.metadata(), token, cx.now_ms()).await?
@@ -209,12 +207,14 @@ fn flow(cx: &Context) -> Result<Vec<AuthType>, Refusal> {
 
 /// The guest who is to become a user like any other. Spec: "They are also required to specify the `username` parameter
 /// to the value of the local part of their username".
-fn upgraded(guest: &Bearer, username: Option<&str>) -> Result<OwnedUserId, Refusal> {
+async fn upgraded(cx: &Context, guest: &Bearer, username: Option<&str>) -> Result<OwnedUserId, Failure> {
     match username {
-        Some(username) if guest.is_guest && username == guest.user_id.localpart() => Ok(guest.user_id.clone()),
-        Some(_) => Err(Refusal::Forbidden("This is not the name of the guest".to_owned())),
-        None => Err(Refusal::MissingParam("A guest has to give their username".to_owned())),
+        Some(username) if guest.is_guest && username == guest.user_id.localpart() => {}
+        Some(_) => return Err(Refusal::Forbidden("This is not the name of the guest".to_owned()).into()),
+        None => return Err(Refusal::MissingParam("A guest has to give their username".to_owned()).into()),
     }
+    guest.verify(cx).await?;
+    Ok(guest.user_id.clone())
 }
 
 async fn upgrade(cx: &Context, guest: &Bearer, account: &Account, login: Option<&NewLogin>) -> Result<(), Failure> {
@@ -321,6 +321,25 @@ mod tests {
         let (_, me) = server.get("/_matrix/client/v3/account/whoami", token);
         assert_eq!(me, json!({ "user_id": "@alice:localhost", "device_id": "PHONE" }));
         assert_eq!(refused(server.post(REGISTER, "", &self::body("alice"))), (400, "M_USER_IN_USE".to_owned()));
+    }
+
+    /// A password costs much to hash, and what is refused does not count as a registration.
+    #[test]
+    fn what_is_refused_costs_little() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("ALLOW_GUESTS", "on")]);
+        for (name, value, errcode) in [
+            ("device_id", "x".repeat(256), "M_INVALID_PARAM"),
+            ("initial_device_display_name", "x".repeat(101), "M_INVALID_PARAM"),
+            // Of the guest «alice».
+            ("guest_access_token", "myg_YWxpY2U.made-up".to_owned(), "M_UNKNOWN_TOKEN"),
+        ] {
+            let mut body = body("alice");
+            body[name] = value.into();
+            assert_eq!(refused(server.post(REGISTER, "", &body)).1, errcode, "{name}");
+            assert_eq!(server.computations(), 0, "{name}");
+        }
+        assert_eq!(server.post(REGISTER, "", &body("alice")).0, StatusCode::OK);
+        assert_eq!(server.computations(), 1);
     }
 
     #[test]
