@@ -8,11 +8,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    Context, Failure, Routes, authenticate::Administrator, failure, metadata::registration_token, router::bad_json,
+    Context, Failure, Routes,
+    authenticate::Administrator,
+    failure,
+    metadata::registration_token::{self, TOKEN_BYTES_MAX},
+    router::bad_json,
 };
-
-/// The longest token. Spec: "Token-authenticated registration".
-const TOKEN_BYTES_MAX: usize = 64;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_raw(Method::POST, "/_synapse/admin/v1/registration_tokens/new", new_token);

@@ -2,8 +2,14 @@
 
 use platform::{Fault, Metadata, Statement};
 
+/// The longest token, in bytes. Spec: "Token-authenticated registration".
+pub(crate) const TOKEN_BYTES_MAX: usize = 64;
+
 /// Whether the token would let someone register now.
 pub(crate) async fn is_valid(metadata: &dyn Metadata, token: &str, now_ms: u64) -> Result<bool, Fault> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Ok(false);
+    }
     let statement = Statement::new(
         "SELECT token FROM registration_token WHERE token = ?1
          AND (uses_allowed IS NULL OR uses < uses_allowed) AND (expires_ms IS NULL OR expires_ms > ?2)",
@@ -68,6 +74,8 @@ mod tests {
             {
                 assert_eq!(is_valid(&metadata, token, now_ms).await.unwrap(), good, "{token} at {now_ms}");
             }
+            let long = "x".repeat(platform::ROW_BYTES_MAX + 1);
+            assert!(!is_valid(&metadata, &long, 1).await.unwrap(), "a database would not even take it");
             assert!(consume(&metadata, "two", 1).await.unwrap());
             assert!(consume(&metadata, "two", 1).await.unwrap());
             assert!(!consume(&metadata, "two", 1).await.unwrap());
