@@ -220,7 +220,7 @@ impl Who for Option<Caller> {
 }
 
 /// The token of the `Authorization` header or, deprecated but still allowed, of the query.
-fn token(request: &Request<Bytes>) -> Option<String> {
+pub(crate) fn token(request: &Request<Bytes>) -> Option<String> {
     extract_bearer_or_query_token(request).ok().flatten()
 }
 

@@ -24,6 +24,7 @@ use ruma_client_api::{
     membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
+    profile::{delete_profile_field, set_profile_field},
     redact::redact_event,
     room::{create_room, upgrade_room},
     session::login,
@@ -37,7 +38,7 @@ use ruma_common::{
 };
 use serde::Deserialize;
 
-use crate::{ClientAddress, Failure};
+use crate::{ClientAddress, Failure, authenticate::token};
 
 /// How many subjects of one limit are remembered for certain; at most twice as many are. Who is forgotten has the whole
 /// burst again: for a guesser that costs as many requests as this number.
@@ -70,6 +71,9 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<send_message_event::v3::Request>(&mut table, &[By::Message]);
     limit::<send_state_event::v3::Request>(&mut table, &[By::Message]);
     limit::<redact_event::v3::Request>(&mut table, &[By::Message]);
+    // A name or a picture becomes an event in every room of the user.
+    limit::<set_profile_field::v3::Request>(&mut table, &[By::Message]);
+    limit::<delete_profile_field::v3::Request>(&mut table, &[By::Message]);
     limit::<join_room_by_id::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
     limit::<join_room_by_id_or_alias::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
     limit::<knock_room::v3::Request>(&mut table, &[By::JoinsLocal, By::JoinsPerRoom]);
@@ -132,9 +136,10 @@ impl Asked<'_> {
         invited.user_id.into_iter().chain(invited.invite).take(INVITED_MAX).collect()
     }
 
-    /// What names this request, if asking it again changes nothing.
+    /// What names this request, if asking it again changes nothing: the same id from another device, and so with another
+    /// token, is another transaction.
     fn transaction(&self) -> Option<u64> {
-        self.is_transaction.then(|| digest(self.path_args))
+        self.is_transaction.then(|| digest((self.path_args, token(self.request))))
     }
 }
 
@@ -291,10 +296,13 @@ impl Taken<'_> {
 
     fn give_back_where(self, counts_not: impl Fn(RateLimited) -> bool) {
         let mut used = self.limits.used();
-        for (limited, subject) in self.taken.into_iter().filter(|(limited, _)| counts_not(*limited)) {
+        for (limited, subject) in self.taken {
             let used = used.entry(limited).or_default().of(subject);
-            used.bucket.give_back();
+            // It was not done: asked again, it is as much work as the first time.
             used.transaction = None;
+            if counts_not(limited) {
+                used.bucket.give_back();
+            }
         }
     }
 }
@@ -309,7 +317,7 @@ mod tests {
     use ruma_common::user_id;
 
     use super::{Asked, RateLimits, SUBJECTS_MAX};
-    use crate::ClientAddress;
+    use crate::{ClientAddress, Failure};
 
     const LIMIT: RateLimit = RateLimit { per_second: 0.5, burst: 2 };
     const REFUSED: Refusal = Refusal::LimitExceeded { retry_after_ms: 2_000 };
@@ -384,6 +392,29 @@ mod tests {
         {
             assert_eq!(sends(txn_id), outcome, "{txn_id}");
         }
+    }
+
+    /// What came of a request that fails, by the token it has and the transaction it names.
+    #[test]
+    fn a_transaction_is_free_only_where_it_was_done() {
+        let limits = limits(&[RateLimited::Message]);
+        let sends = |token: &str, failure: Option<&Failure>| {
+            let request = Request::builder().header("Authorization", format!("Bearer {token}"));
+            let asked = Asked {
+                user_id: Some(user_id!("@alice:localhost")),
+                address: None,
+                request: &request.body(Bytes::new()).unwrap(),
+                path_args: &["!room".to_owned(), "txn".to_owned()],
+                is_transaction: true,
+            };
+            limits.take_for(&asked, &[RateLimited::Message], 0).map(|taken| taken.settle(failure))
+        };
+        let refused = Failure::from(Refusal::Forbidden("No".to_owned()));
+        assert_eq!(sends("phone", Some(&refused)), Ok(()));
+        assert_eq!(sends("phone", None), Ok(()), "it was not done before");
+        assert_eq!(sends("phone", None), Ok(()), "now it was");
+        // Spec: "The scope of a transaction identifier is for a single device".
+        assert_eq!(sends("laptop", None), Err(REFUSED));
     }
 
     #[test]

@@ -216,9 +216,9 @@ impl Config {
         key(
             "RC_REGISTRATION_TOKEN_VALIDITY",
             Some("0.1,5"),
-            "registration tokens asked about, per address: per_second,burst, or 0",
+            "registration tokens asked about or tried on a page, per address: per_second,burst, or 0",
         ),
-        key("RC_MESSAGE", Some("0.2,10"), "events sent, per user: per_second,burst, or 0"),
+        key("RC_MESSAGE", Some("0.2,10"), "events sent and profiles changed, per user: per_second,burst, or 0"),
         key("RC_JOINS", None, "for every RC_JOINS_* that is not given: per_second,burst, or 0"),
         key(
             "RC_JOINS_LOCAL",

@@ -27,9 +27,9 @@ pub enum RateLimited {
     LoginFailedAttempts,
     /// Accounts made, and proofs that failed, per address.
     Registration,
-    /// Registration tokens asked about, per address.
+    /// Registration tokens asked about, and stages completed on a page, per address.
     RegistrationTokenValidity,
-    /// Events sent, per user.
+    /// Events sent, and profiles changed, per user.
     Message,
     /// Joins, per user.
     JoinsLocal,

@@ -172,6 +172,19 @@ mod tests {
     }
 
     #[test]
+    fn a_change_counts_as_a_message() {
+        let limits = [("RATE_LIMITS", "on"), ("RC_MESSAGE", "0.001,2")];
+        let server = TestServer::new(&[&limits[..], &[("REGISTRATION", "open")]].concat());
+        let alice = server.register("alice");
+        let path = format!("{ALICE}/displayname");
+        assert_eq!(server.put(&path, &alice, &json!({ "displayname": "A" })).0, StatusCode::OK);
+        let removed = || server.request(Method::DELETE, &path, &alice, &Value::Null);
+        assert_eq!(removed().0, StatusCode::OK);
+        assert_eq!(refused(removed()), (429, "M_LIMIT_EXCEEDED".to_owned()));
+        assert_eq!(server.get(ALICE, "").0, StatusCode::OK);
+    }
+
+    #[test]
     fn what_a_profile_does_not_take() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
         let alice = server.register("alice");
