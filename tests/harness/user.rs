@@ -279,13 +279,17 @@ impl User {
         self.hears_filtered(since, "{}")
     }
 
-    /// The next answer with anything new, through a filter; presence is no news unless the filter speaks of it.
+    /// The next answer with anything new, through a filter or a stored one; presence is no news unless a filter given
+    /// here speaks of it.
     #[track_caller]
     pub fn hears_filtered(&self, since: &str, filter: &str) -> Sync {
         let timeout = ARRIVES_WITHIN.as_millis().to_string();
-        let mut filter: Value = serde_json::from_str(filter).expect("a filter");
-        filter.as_object_mut().expect("an object").entry("presence").or_insert(json!({ "types": [] }));
-        Sync::from(self.asks_sync(&[("since", since), ("timeout", &timeout), ("filter", &filter.to_string())]))
+        let mut given: Value = serde_json::from_str(filter).unwrap_or_default();
+        if let Some(given) = given.as_object_mut() {
+            given.entry("presence").or_insert(json!({ "types": [] }));
+        }
+        let filter = if given.is_object() { given.to_string() } else { filter.to_owned() };
+        Sync::from(self.asks_sync(&[("since", since), ("timeout", &timeout), ("filter", &filter)]))
     }
 
     /// Follows the chain of syncs until one fulfils `wanted`, and answers that one.
