@@ -355,6 +355,40 @@ pub(crate) fn bad_json(error: &serde_json::Error) -> Refusal {
     }
 }
 
+/// How deep a client's JSON may nest where it is kept: what tells it wraps it some more, and serde reads 128 levels.
+const KEPT_LEVELS_MAX: usize = 100;
+
+/// A client's JSON that is kept as the client said it.
+///
+/// # Errors
+/// As [`bad_json`]; `M_BAD_JSON` for what nests too deep to be read again.
+pub(crate) fn kept_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if levels(body) > KEPT_LEVELS_MAX {
+        return Err(Refusal::BadJson(format!("This may nest {KEPT_LEVELS_MAX} levels deep")));
+    }
+    serde_json::from_slice(body).map_err(|error| bad_json(&error))
+}
+
+/// How deep JSON nests. What is none has some depth or other.
+fn levels(json: &[u8]) -> usize {
+    let (mut level, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                level = level.saturating_add(1);
+                deepest = deepest.max(level);
+            }
+            b'}' | b']' if !in_string => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// A client's JSON, where a body may be missing.
 pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }
@@ -383,6 +417,41 @@ mod tests {
         Caller, Context, Failure,
         testing::{TestServer, refused},
     };
+
+    #[test]
+    fn only_brackets_outside_of_strings_nest() {
+        for (json, levels) in
+            [("1", 0), ("{}", 1), (r#"[{"a":[]},[]]"#, 3), (r#"["[[\"[[", "\\", []]"#, 2), ("]]][", 1)]
+        {
+            assert_eq!(super::levels(json.as_bytes()), levels, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_can_be_told() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let user = "@alice:localhost";
+        let profile = format!("profile/{user}");
+        let tags = format!("user/{user}/rooms/!r/tags");
+        for depth in [1, 90, 100, 110, 115, 120, 122, 124, 125, 126, 127, 200, 100_000] {
+            let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            for (kept, field, body) in [
+                (&*profile, "/a.b", format!(r#"{{"a.b":{nested}}}"#)),
+                (&*tags, "/t", format!(r#"{{"x":{nested}}}"#)),
+                ("pushrules/global/override/r", "/actions", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
+                ("pushrules/", "global/override/r", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
+            ] {
+                let path = format!("/_matrix/client/v3/{kept}");
+                let request = Request::builder().method(Method::PUT).uri(format!("{path}{field}"));
+                let request = request.header(header::AUTHORIZATION, format!("Bearer {alice}"));
+                let put = server.answer(request.body(body.into()).unwrap()).status();
+                let get = server.get(&path, &alice).0;
+                assert!(put.is_success() == (depth < 100) || put == 404, "{depth} {field}: {put}");
+                assert!(get == 200 || get == 404, "{depth} {field}: {put} {get}");
+            }
+        }
+    }
 
     async fn handler(
         _: &Context,

@@ -10,7 +10,7 @@ use ruma_client_api::profile::{
 use ruma_common::{OwnedMxcUri, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
-use crate::{Bearer, Context, Failure, OrAbsent, Routes, failure};
+use crate::{Bearer, Context, Failure, OrAbsent, Routes, failure, router::kept_json};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(get_profile);
@@ -43,8 +43,10 @@ async fn put_field(
     let [user_id, field] = <[String; 2]>::try_from(path_args).unwrap_or_default();
     let user_id = OwnedUserId::try_from(user_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     // «M_BAD_JSON: The provided value is not valid JSON»: this endpoint has no other word for it.
-    let mut body: Map<String, Value> =
-        serde_json::from_slice(request.body()).map_err(|error| Refusal::BadJson(error.to_string()))?;
+    let mut body: Map<String, Value> = kept_json(request.body()).map_err(|refusal| match refusal {
+        Refusal::NotJson(sentence) => Refusal::BadJson(sentence),
+        refusal => refusal,
+    })?;
     let value = body.remove(&field).ok_or_else(|| Refusal::MissingParam(format!("The body has no {field}")))?;
     set(cx, bearer, &user_id, &field, Some(value)).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))

@@ -15,7 +15,7 @@ use ruma_common::push::{Action, PushCondition, Ruleset};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::{Bearer, Context, Failure, Routes, failure, router::bad_json};
+use crate::{Bearer, Context, Failure, Routes, failure, router::kept_json};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(get_all);
@@ -141,7 +141,7 @@ fn named(path_args: Vec<String>) -> Result<(Kind, String), Refusal> {
 }
 
 fn body<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Refusal> {
-    serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))
+    kept_json(request.body())
 }
 
 fn required<T>(field: Option<T>, name: &str) -> Result<T, Refusal> {

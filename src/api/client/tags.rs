@@ -8,7 +8,7 @@ use ruma_client_api::tag::{delete_tag::v3 as delete, get_tags::v3 as all};
 use ruma_common::{OwnedRoomId, OwnedUserId};
 use serde_json::json;
 
-use crate::{Bearer, Context, Failure, Routes, failure, router::bad_json};
+use crate::{Bearer, Context, Failure, Routes, failure, router::kept_json};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(get);
@@ -35,7 +35,7 @@ async fn set(
     let user_id = OwnedUserId::try_from(user_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     bearer.must_be(&user_id)?;
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    let tag: Tag = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let tag: Tag = kept_json(request.body())?;
     bearer.call(cx, &SetTag { token_hash: bearer.token_hash.clone(), room_id, name, tag }).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
 }
