@@ -14,6 +14,7 @@ on_each_host![
     a_guest_keeps_to_what_is_for_guests,
     a_guest_has_a_display_name_and_nothing_else,
     a_guest_becomes_a_user_and_stays,
+    who_was_a_guest_once_is_none_when_they_come_back,
 ];
 
 const REGISTER: &str = "/_matrix/client/v3/register";
@@ -203,4 +204,22 @@ fn a_guest_becomes_a_user_and_stays(server: &Server) {
             .any(|event| event["state_key"] == other.id && event["content"]["membership"] == "leave")
     });
     user.sends(&room, "still here");
+}
+
+fn who_was_a_guest_once_is_none_when_they_come_back(server: &Server) {
+    let (alice, guest, other) = (server.registers("alice"), server.registers_guest(), server.registers_guest());
+    let room = open_room(&alice);
+    guest.joins(&room).ok();
+    guest.leaves(&room).ok();
+    other.joins(&room).ok();
+    let auth = json!({ "type": "m.login.dummy" });
+    let body = json!({
+        "username": guest.localpart(), "password": PASSWORD, "guest_access_token": guest.token, "auth": auth,
+    });
+    let nobody = server.anonymous();
+    let user = User::from_login(&nobody, &nobody.post(REGISTER, body).ok());
+    user.sets_state(&room, "m.room.member", &user.id, json!({ "membership": "join" })).ok();
+    sets_guest_access(&alice, &room, "forbidden");
+    assert_eq!(membership(&other, &room, &alice), "leave");
+    assert_eq!(membership(&user, &room, &alice), "join");
 }

@@ -13,7 +13,8 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
 }
 
 /// Sets a membership; a user who may follow (a local one) gets a number and keeps it. One that ends nothing, a join, an
-/// invitation or a knock, ends that the room is forgotten. Answers the membership before.
+/// invitation or a knock, ends that the room is forgotten; any but a join ends that they are here as a guest. Answers
+/// the membership before.
 pub(crate) fn set(
     tx: &Tx<'_>,
     user_id: &str,
@@ -25,7 +26,8 @@ pub(crate) fn set(
     if before.is_some() {
         tx.execute(
             "UPDATE member SET membership = ?2, position = ?3,
-                 forgotten = CASE WHEN ?2 IN ('leave', 'ban') THEN forgotten END
+                 forgotten = CASE WHEN ?2 IN ('leave', 'ban') THEN forgotten END,
+                 guest = CASE WHEN ?2 = 'join' THEN guest END
              WHERE user_id = ?1",
             &[user_id.into(), membership.into(), position.into()],
         )?;
