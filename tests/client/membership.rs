@@ -292,6 +292,8 @@ fn who_blocks_invitations_gets_none(server: &Server) {
     let invite = json!({ "membership": "invite" });
     alice.sets_state(&room, "m.room.member", &bob.id, invite.clone()).refused(403, "M_INVITE_BLOCKED");
     alice.post("/createRoom", json!({ "invite": [bob.id] })).refused(403, "M_INVITE_BLOCKED");
+    let initial = json!([{ "type": "m.room.member", "state_key": bob.id, "content": invite }]);
+    alice.post("/createRoom", json!({ "initial_state": initial })).refused(403, "M_INVITE_BLOCKED");
     alice.state(&room, "m.room.member", &bob.id).refused(404, "M_NOT_FOUND");
     assert!(bob.syncs().invite_state(&before).is_empty(), "nor is an earlier one shown");
     // They may still come by themselves.

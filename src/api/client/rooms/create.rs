@@ -22,6 +22,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     aliases::{self, Claimed},
     call_id, directory,
+    joining::with_profile,
     membership::{invitee_profile, member_profile, must_be_local, no_third_parties},
 };
 use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
@@ -174,11 +175,8 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
     if let Some(localpart) = &wanted.room_alias_name {
         room.alias = Some(alias::local(localpart, cx.server_name())?);
     }
-    room.initial_state = wanted
-        .initial_state
-        .into_iter()
-        .map(|given| initial_state(cx, given, room.alias.as_deref()))
-        .collect::<Result<_, _>>()?;
+    let given = stream::iter(wanted.initial_state).map(|given| initial_state(cx, given, room.alias.as_deref()));
+    room.initial_state = given.buffered(PROFILES_AT_ONCE).try_collect().await?;
     room.invite = invitees(cx, wanted.invite).await?;
     let profile = member_profile(cx, &caller.user_id).await?;
     room.creator_displayname = profile.displayname;
@@ -212,20 +210,22 @@ fn mxc_uri(url: String) -> OwnedMxcUri {
     <&MxcUri>::from(url.as_str()).to_owned()
 }
 
-/// A state event of the client's own. What a membership may say, the room decides. No other alias than its own points
-/// to a new room.
-fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId>) -> Result<InitialState, Refusal> {
-    if given.event_type == StateEventType::RoomCanonicalAlias && given.state_key.is_empty() {
-        let mut unproven = alias::listed(&given.content)?;
+/// A state event of the client's own. What a membership may say, the room decides; who may be invited, they themselves.
+/// No other alias than its own points to a new room.
+async fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId>) -> Result<InitialState, Failure> {
+    let GivenState { event_type, state_key, mut content } = given;
+    if event_type == StateEventType::RoomCanonicalAlias && state_key.is_empty() {
+        let mut unproven = alias::listed(&content)?;
         unproven.retain(|alias| own.is_none_or(|own| own != alias.as_str()));
         alias::check_canonical(&unproven, None)?;
     }
-    if given.event_type == StateEventType::RoomMember {
-        let user_id = <&UserId>::try_from(given.state_key.as_str())
+    if event_type == StateEventType::RoomMember {
+        let user_id = <&UserId>::try_from(state_key.as_str())
             .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
         must_be_local(cx, user_id)?;
+        content = with_profile(cx, user_id, &content).await?.1;
     }
-    Ok(InitialState { event_type: given.event_type, state_key: given.state_key, content: given.content })
+    Ok(InitialState { event_type, state_key, content })
 }
 
 #[cfg(test)]

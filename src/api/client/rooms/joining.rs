@@ -14,7 +14,10 @@ use ruma_client_api::{
 };
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use ruma_events::room::member::MembershipState;
-use serde_json::{Map, Value, value::to_raw_value};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     aliases::room_named,
@@ -83,17 +86,17 @@ async fn joins(cx: &Context, room_id: &RoomId, caller: Caller, reason: Option<St
     on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await
 }
 
-/// `PUT …/state/m.room.member/{stateKey}`: a membership in the client's own words. What it leaves out of a profile is
-/// filled in, as where the server writes it.
-pub(super) async fn send_membership(
+/// A membership in a client's own words: which it is, and its content. What it leaves out of a profile is filled in, as
+/// where the server writes it.
+///
+/// Refused: `InviteBlocked` for an invitation that the target wants none of.
+pub(super) async fn with_profile(
     cx: &Context,
-    caller: Caller,
-    request: send_state_event::v3::Request,
-) -> Result<OwnedEventId, Failure> {
-    let mut content: Map<String, Value> = serde_json::from_str(request.body.json().get())
+    target: &UserId,
+    content: &RawValue,
+) -> Result<(Option<MembershipState>, Box<RawValue>), Failure> {
+    let mut content: Map<String, Value> = serde_json::from_str(content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
-    let target = <&UserId>::try_from(request.state_key.as_str())
-        .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
     let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
     let is_told = content.contains_key("displayname") && content.contains_key("avatar_url");
     let profile = match membership {
@@ -106,6 +109,18 @@ pub(super) async fn send_membership(
             content.entry(field).or_insert_with(|| value.into());
         }
     }
+    Ok((membership, to_raw_value(&content)?))
+}
+
+/// `PUT …/state/m.room.member/{stateKey}`.
+pub(super) async fn send_membership(
+    cx: &Context,
+    caller: Caller,
+    request: send_state_event::v3::Request,
+) -> Result<OwnedEventId, Failure> {
+    let target = <&UserId>::try_from(request.state_key.as_str())
+        .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
+    let (membership, content) = with_profile(cx, target, request.body.json()).await?;
     let user_id = caller.user_id.clone();
     let joins = membership == Some(MembershipState::Join) && *target == *user_id;
     let call = SendEvent {
@@ -114,7 +129,7 @@ pub(super) async fn send_membership(
         transaction_id: None,
         call_id: Some(call_id(cx)?),
         event_type: request.event_type.into(),
-        content: to_raw_value(&content)?,
+        content,
         state_key: Some(request.state_key),
         member_of: Vec::new(),
     };
