@@ -57,6 +57,15 @@ pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {
     Ok(RoomId::parse(cx.id).map_err(|_| Fault::new("a room has an id that is none"))?)
 }
 
+/// Refused: `Forbidden` for who is not in the room, in the words that a room that is not there has, too: nobody from
+/// outside learns of it.
+pub(super) fn check_joined(sql: &dyn Sql, user_id: &UserId) -> Result<(), Error> {
+    match store::members::membership(sql, user_id.as_str())?.as_deref() {
+        Some("join") => Ok(()),
+        _ => Err(Refusal::Forbidden(format!("{user_id} is not in this room")).into()),
+    }
+}
+
 impl Room {
     /// Builds, authorises and appends an event of one of our users.
     pub(super) fn append(&self, tx: &Tx<'_>, cx: &Cx<'_>, draft: &Draft, txn: Option<&str>) -> Result<Pdu, Error> {

@@ -5,7 +5,12 @@ use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Room, append::owe_membership, guests::check_guest_access, store, transactions};
+use super::{
+    Room,
+    append::{check_joined, owe_membership},
+    guests::check_guest_access,
+    store, transactions,
+};
 use crate::{Call, Cx, Error};
 
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
@@ -103,6 +108,9 @@ impl Room {
         }
         let now = store::members::membership(&**tx, call.target.as_str())?;
         let own = call.sender == call.target;
+        if !own {
+            check_joined(&**tx, &call.sender)?;
+        }
         if own && !call.action.applies_to(now.as_deref(), &call.target)? {
             // Who asks for what is so may not know: their room list is told again.
             if let Some(member) = store::state::current(&**tx, "m.room.member", call.target.as_str())? {

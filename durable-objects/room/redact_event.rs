@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Room, directory, store,
+    Room,
+    append::check_joined,
+    directory, store,
     store::log::Logged,
     transactions::{self, check_length},
     viewer::Viewer,
@@ -89,10 +91,7 @@ impl Room {
             sender: redaction.sender.clone(),
             redacts: Some(redaction.event_id.clone()),
         };
-        let sender = &redaction.sender;
-        if store::members::membership(&**tx, sender.as_str())?.as_deref() != Some("join") {
-            return Err(Refusal::Forbidden(format!("{sender} is not in this room")).into());
-        }
+        check_joined(&**tx, &redaction.sender)?;
         // Whoever may not redact anything learns nothing of the event.
         let because = self.authorised(&**tx, cx, &draft)?;
         let event = self.redactable(&**tx, redaction)?;

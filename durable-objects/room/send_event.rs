@@ -9,6 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Room,
+    append::check_joined,
     redact_event::Redaction,
     transactions::{self, check_length},
 };
@@ -57,6 +58,11 @@ impl Room {
             && let Some(event_id) = self.made_by(&**tx, cx, name)?
         {
             return Ok(event_id);
+        }
+        let is_own_membership =
+            call.event_type == TimelineEventType::RoomMember && call.state_key.as_deref() == Some(call.sender.as_str());
+        if !is_own_membership {
+            check_joined(&**tx, &call.sender)?;
         }
         match (&call.event_type, &call.state_key) {
             (TimelineEventType::RoomCreate, _) => {

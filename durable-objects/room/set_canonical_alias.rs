@@ -4,7 +4,7 @@ use ruma_common::{OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Room, access::canonical_alias, store, transactions};
+use super::{Room, access::canonical_alias, append::check_joined, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// Sets the canonical alias and its alternatives. Where aliases point, metadata knows, which no actor can ask: the tier
@@ -40,6 +40,7 @@ impl Room {
         if let Some(event_id) = self.made_by(&**tx, cx, &txn)? {
             return Ok(event_id);
         }
+        check_joined(&**tx, &call.sender)?;
         // Whoever may not do it learns nothing of what the room lists.
         let pdu = self.authorised(&**tx, cx, &canonical_alias(&call.sender, call.content))?;
         let current = store::state::current(&**tx, "m.room.canonical_alias", "")?;

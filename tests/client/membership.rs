@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Room membership».
 
-use harness::{Server, encode, json, on_each_host};
+use harness::{Answer, Server, encode, json, on_each_host};
 
 on_each_host![
     an_invitation_is_joined,
@@ -258,6 +258,30 @@ fn whoever_is_not_in_the_room_changes_nothing_in_it(server: &Server) {
             answer.refused(403, "M_FORBIDDEN");
         }
         mallory.leaves(room).refused(403, "M_FORBIDDEN");
+    }
+    type Deed<'a> = &'a dyn Fn(&str) -> Answer;
+    let changes = |change: &'static str| {
+        let (mallory, bob) = (&mallory, &bob);
+        move |room: &str| mallory.post(&format!("/rooms/{}/{change}", encode(room)), json!({ "user_id": bob.id }))
+    };
+    let deeds: [(&str, Deed<'_>); 10] = [
+        ("invite", &changes("invite")),
+        ("kick", &changes("kick")),
+        ("ban", &changes("ban")),
+        ("unban", &changes("unban")),
+        ("leave", &|room| mallory.leaves(room)),
+        ("send", &|room| mallory.put(&format!("/rooms/{}/send/m.room.message/1", encode(room)), json!({}))),
+        ("set state", &|room| mallory.sets_state(room, "m.room.name", "", json!({ "name": "Mine" }))),
+        ("set the alias", &|room| mallory.sets_state(room, "m.room.canonical_alias", "", json!({}))),
+        ("create", &|room| mallory.sets_state(room, "m.room.create", "", json!({}))),
+        ("set a membership", &|room| {
+            mallory.sets_state(room, "m.room.member", &bob.id, json!({ "membership": "ban" }))
+        }),
+    ];
+    for (deed, does) in deeds {
+        let (here, nowhere) =
+            (does(&room).refused(403, "M_FORBIDDEN"), does("!never:myelin.test").refused(403, "M_FORBIDDEN"));
+        assert_eq!(here, nowhere, "{deed}");
     }
     assert_eq!(alice.state(&room, "m.room.member", &bob.id).ok()["membership"], "join");
 }

@@ -18,7 +18,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{call_id, no_such_room, not_in_room};
+use super::{call_id, not_in_room};
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes,
     metadata::alias::{self as stored, ALIASES_PER_ROOM_MAX, Claim, Held},
@@ -170,7 +170,7 @@ pub(super) async fn set_canonical(
         unproven.retain(|alias| !ours.contains(alias.as_str()));
     }
     let call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
-    cx.room(room_id).call(&call).await.or_absent(no_such_room())
+    cx.room(room_id).call(&call).await.or_absent(not_in_room(&call.sender))
 }
 
 /// A room takes the place of another: the aliases of that lead to it from now on, and it lists them where the old one

@@ -23,7 +23,7 @@ use super::{
     aliases::room_named,
     call_id,
     membership::{Change, invitee_profile, member_profile},
-    no_such_room,
+    no_such_room, not_in_room,
 };
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
@@ -136,7 +136,7 @@ pub(super) async fn send_membership(
     if joins {
         on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of).await
     } else {
-        cx.room(&request.room_id).call(&call).await.or_absent(no_such_room())
+        cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&user_id))
     }
 }
 

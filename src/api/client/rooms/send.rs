@@ -5,7 +5,7 @@ use ruma_client_api::{message::send_message_event, state::send_state_event};
 use ruma_common::OwnedRoomId;
 use ruma_events::StateEventType;
 
-use super::{aliases, call_id, joining::send_membership, no_such_room};
+use super::{aliases, call_id, joining::send_membership, not_in_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -59,5 +59,5 @@ async fn send_state(
 }
 
 async fn append(cx: &Context, room_id: &OwnedRoomId, call: &SendEvent) -> Result<ruma_common::OwnedEventId, Failure> {
-    cx.room(room_id).call(call).await.or_absent(no_such_room())
+    cx.room(room_id).call(call).await.or_absent(not_in_room(&call.sender))
 }
