@@ -103,8 +103,10 @@ impl Room {
             let redacted = event::redact(&event.pdu, &version, Some(&because))
                 .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
             store::log::redact(tx, event.position, &redacted, position)?;
-            if *event.pdu.event_type() == TimelineEventType::RoomGuestAccess {
-                self.expel_guests(tx, cx)?;
+            match event.pdu.event_type() {
+                TimelineEventType::RoomGuestAccess => self.expel_guests(tx, cx)?,
+                TimelineEventType::RoomPowerLevels => cx.room.power_changed.set(true),
+                _ => {}
             }
             if let Some(state_key) = redacted.state_key() {
                 directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;

@@ -12,6 +12,7 @@ on_each_host![
     what_does_not_notify_does_not_count,
     the_past_of_a_room_is_not_unread,
     a_redacted_message_counts_no_longer,
+    redacted_levels_of_notifications_are_none,
     another_device_sees_the_count_fall,
     threads_count_together_unless_asked_for,
     threads_count_apart_when_asked_for,
@@ -164,6 +165,23 @@ fn a_redacted_message_counts_no_longer(server: &Server) {
     let path = format!("/rooms/{}/redact/{}/t", encode(&room), encode(&message));
     alice.put(&path, json!({})).ok();
     assert_eq!(unread(&bob.hears_since(&sync.next_batch), &room), (1, 0));
+}
+
+fn redacted_levels_of_notifications_are_none(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let mut levels = alice.state(&room, "m.room.power_levels", "").ok();
+    levels["notifications"] = json!({ "room": 0 });
+    let set = alice.sets_state(&room, "m.room.power_levels", "", levels).ok();
+    bob.sends_content(&room, json!({ "msgtype": "m.text", "body": "all", "m.mentions": { "room": true } }));
+    let sync = alice.syncs();
+    assert_eq!(unread(&sync, &room), (1, 1));
+    alice.redacts(&room, set["event_id"].as_str().unwrap(), "levels").ok();
+    bob.sends_content(&room, json!({ "msgtype": "m.text", "body": "more", "m.mentions": { "room": true } }));
+    let sync = alice.syncs_until(&sync.next_batch, |sync| {
+        sync.timeline(&room).iter().any(|event| event["content"]["body"] == "more")
+    });
+    assert_eq!(unread(&sync, &room), (1, 0), "bob has no power to make everybody look");
 }
 
 fn another_device_sees_the_count_fall(server: &Server) {
