@@ -56,3 +56,71 @@ fn statements(script: &str) -> Vec<String> {
     let script = lines.collect::<Vec<_>>().join("\n");
     script.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(ToOwned::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use platform::{Sql, transact};
+
+    use super::{found, migrate, version};
+    use crate::{object::Logic, room::Room, user::User, world::MemorySql};
+
+    /// An actor as an old release left it, in rows that today's must keep.
+    const OLD_USER: &[&str] = &[
+        "INSERT INTO account (id, created_ms, founded_by, password_hash, admin, profile) VALUES (1, 1, 'c', 'h', 1, '{}')",
+        "INSERT INTO device (device_id, token_hash, display_name, created_ms) VALUES ('D', 't', 'Phone', 1)",
+        "INSERT INTO filter (id, content) VALUES ('f', '{}')",
+        "INSERT INTO room (room_id, membership, effect, changed, told) VALUES ('!r:a', 'join', 1, 1, 1)",
+        "INSERT INTO move (slot, position, room, after, up_to) VALUES (0, 1, 1, 0, 1)",
+        "INSERT INTO spill (slot, row, rooms) VALUES (1, 1, '{}')",
+    ];
+    const OLD_ROOM: &[&str] = &[
+        "INSERT INTO meta (key, value) VALUES ('version', '12')",
+        "INSERT INTO event (position, event_id, type, state_key, sender, json) VALUES (1, '$e', 't', '', '@a:a', '{}')",
+        "INSERT INTO state (type, state_key, position) VALUES ('t', '', 1)",
+        "INSERT INTO state_change (type, state_key, position, after) VALUES ('t', '', 1, 1)",
+        "INSERT INTO member (user_id, membership, position, follower) VALUES ('@a:a', 'join', 1, 0)",
+    ];
+
+    /// What there is, in the words that made it.
+    fn layout(sql: &dyn Sql) -> Vec<(String, String)> {
+        let names = sql.query("SELECT name FROM sqlite_master ORDER BY name", &[]).unwrap();
+        let columns = |table: &str| -> String {
+            let rows =
+                sql.query(&format!("SELECT name || ' ' || type FROM pragma_table_info('{table}') ORDER BY cid"), &[]);
+            rows.unwrap().into_iter().map(|mut row| row.text(0).unwrap()).collect::<Vec<_>>().join(", ")
+        };
+        names.into_iter().map(|mut row| row.text(0).unwrap()).map(|name| (name.clone(), columns(&name))).collect()
+    }
+
+    fn count(sql: &dyn Sql, table: &str) -> u64 {
+        sql.query(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().pop().unwrap().unsigned(0).unwrap()
+    }
+
+    #[test]
+    fn every_older_actor_comes_up_to_date_with_what_it_holds() {
+        let actors: [(Box<dyn Logic>, &[&str]); 2] =
+            [(Box::new(User::default()), OLD_USER), (Box::new(Room::default()), OLD_ROOM)];
+        for (logic, rows) in actors {
+            let migrations = logic.migrations();
+            let new = MemorySql::new();
+            transact(&new, |tx| found(tx, migrations)).unwrap();
+            for old_version in 1..migrations.len() {
+                let sql = MemorySql::new();
+                transact(&sql, |tx| {
+                    found(tx, &migrations[..1])?;
+                    rows.iter().try_for_each(|row| tx.execute(row, &[]).map(drop))
+                })
+                .unwrap();
+                for step in [old_version, migrations.len()] {
+                    assert!(migrate(&sql, &migrations[..step]).unwrap());
+                }
+                assert_eq!(version(&sql).unwrap(), Some(migrations.len()));
+                assert_eq!(layout(&sql), layout(&new), "from version {old_version}");
+                for row in rows {
+                    let table = row.split(' ').nth(2).unwrap();
+                    assert_eq!(count(&sql, table), u64::from(table != "spill"), "{table} from version {old_version}");
+                }
+            }
+        }
+    }
+}

@@ -119,6 +119,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_redactions.sql"),
     include_str!("migrations/0004_forgotten.sql"),
     include_str!("migrations/0005_guests.sql"),
+    include_str!("migrations/0006_followers.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.

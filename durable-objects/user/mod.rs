@@ -103,6 +103,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_devices.sql"),
     include_str!("migrations/0004_profile_in_rooms.sql"),
     include_str!("migrations/0005_presence.sql"),
+    include_str!("migrations/0006_spill.sql"),
 ];
 
 /// The user whose actor this is.

@@ -43,5 +43,3 @@ CREATE TABLE member (
     position INTEGER NOT NULL,
     follower INTEGER
 ) WITHOUT ROWID;
--- A room that wakes finds the few who want to be told, not everybody.
-CREATE UNIQUE INDEX member_by_follower ON member (follower) WHERE follower IS NOT NULL;

@@ -43,5 +43,5 @@ CREATE TABLE move (
     up_to INTEGER NOT NULL
 );
 
--- Exceptions that were too many for a sync token: a few rows for each device.
-CREATE TABLE spill (row INTEGER PRIMARY KEY, device TEXT NOT NULL, rooms TEXT NOT NULL);
+-- Exceptions that were too many for a sync token: a ring, too.
+CREATE TABLE spill (slot INTEGER PRIMARY KEY, row INTEGER NOT NULL, rooms TEXT NOT NULL);
