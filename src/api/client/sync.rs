@@ -102,7 +102,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
 enum Told {
     /// Nothing happened for so long.
     Nothing,
-    All(Answer),
+    All(Box<Answer>),
     Streamed(Body),
 }
 
@@ -155,7 +155,7 @@ impl Round<'_> {
             presence: reading.presence.clone(),
         };
         let closed = user.call(&close).await.or_absent(unknown_token())?;
-        Ok(Told::All(answer(closed, rooms, &reading.filter)))
+        Ok(Told::All(Box::new(answer(closed, rooms, &reading.filter))))
     }
 }
 
