@@ -75,6 +75,11 @@ impl MembershipAction {
         }
     }
 
+    /// Whether one who is not in the room may do it to themselves.
+    fn is_from_outside(self) -> bool {
+        matches!(self, MembershipAction::Join | MembershipAction::Knock | MembershipAction::Leave)
+    }
+
     /// Whether there is anything to do, given the target's membership.
     ///
     /// Refused: what cannot be done to one with this membership.
@@ -108,7 +113,7 @@ impl Room {
         }
         let now = store::members::membership(&**tx, call.target.as_str())?;
         let own = call.sender == call.target;
-        if !own {
+        if !(own && call.action.is_from_outside()) {
             check_joined(&**tx, &call.sender)?;
         }
         if own && !call.action.applies_to(now.as_deref(), &call.target)? {

@@ -264,11 +264,15 @@ fn whoever_is_not_in_the_room_changes_nothing_in_it(server: &Server) {
         let (mallory, bob) = (&mallory, &bob);
         move |room: &str| mallory.post(&format!("/rooms/{}/{change}", encode(room)), json!({ "user_id": bob.id }))
     };
-    let deeds: [(&str, Deed<'_>); 10] = [
+    let deeds: [(&str, Deed<'_>); 12] = [
         ("invite", &changes("invite")),
         ("kick", &changes("kick")),
         ("ban", &changes("ban")),
         ("unban", &changes("unban")),
+        ("unban oneself", &|room| {
+            mallory.post(&format!("/rooms/{}/unban", encode(room)), json!({ "user_id": mallory.id }))
+        }),
+        ("invite oneself", &|room| mallory.invites(room, &mallory)),
         ("leave", &|room| mallory.leaves(room)),
         ("send", &|room| mallory.put(&format!("/rooms/{}/send/m.room.message/1", encode(room)), json!({}))),
         ("set state", &|room| mallory.sets_state(room, "m.room.name", "", json!({ "name": "Mine" }))),
