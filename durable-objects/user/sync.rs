@@ -16,7 +16,7 @@ use super::{
     moves::Moves,
     push_rules,
     store::{self, rooms::KnownRoom},
-    sync_token::{Reached, SyncToken},
+    sync_token::{Reached, SyncToken, mark},
     typing::{PlannedTyping, ReadTyping, see},
 };
 use crate::{Call, Cx, Error};
@@ -183,7 +183,7 @@ impl User {
     pub(super) fn sync_plan(&self, sql: &dyn Sql, cx: &Cx<'_>, call: SyncPlan) -> Result<Option<Plan>, Error> {
         let device = super::authenticate(sql, cx, &call.token_hash)?;
         super::verify::see(sql, cx, &device, call.ip)?;
-        let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+        let since = call.since.as_deref().map(|since| SyncToken::of(cx.id, since)).transpose()?;
         self.planned_at_ms.set(Some(cx.now_ms));
         let filter = match &call.filter_id {
             Some(id) => Some(super::filter::stored(sql, id)?),
@@ -231,7 +231,7 @@ impl User {
 
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {
         let device = super::authenticate(&**tx, cx, &call.token_hash)?;
-        let since = call.since.as_deref().map(str::parse::<SyncToken>).transpose()?;
+        let since = call.since.as_deref().map(|since| SyncToken::of(cx.id, since)).transpose()?;
         let mut typing = since.as_ref().map(|since| since.typing.clone()).unwrap_or_default();
         for room in &call.rooms {
             match room.typing {
@@ -263,7 +263,8 @@ impl User {
             let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
             let own = if call.rooms_told { call.position } else { moves.head };
             let presence = since.as_ref().and_then(|since| since.presence);
-            let next = SyncToken { moves: call.position, own, presence, spilled, rooms, typing };
+            let next =
+                SyncToken { moves: call.position, own, user: Some(mark(cx.id)), presence, spilled, rooms, typing };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
@@ -287,8 +288,8 @@ impl User {
         Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data, presence })
     }
 
-    pub(super) fn position_in(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {
-        let token: SyncToken = call.token.parse()?;
+    pub(super) fn position_in(&self, sql: &dyn Sql, cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {
+        let token = SyncToken::of(cx.id, &call.token)?;
         let Some(room) = store::rooms::by_id(sql, call.room_id.as_str())? else {
             // A room that is read from outside, if there is one: both streams count the milliseconds.
             return Ok(token.moves);

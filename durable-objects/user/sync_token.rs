@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use domain::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen};
 
-/// What a device has seen: `s<moves>_<own>`, `p<stamp>` if it has seen presence, then the rooms it has read less or further
+/// What a device has seen: `s<moves>_<own>`, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
 /// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
 /// those where it saw somebody typing, `<room>~<version>`.
 ///
@@ -19,6 +20,8 @@ pub(crate) struct SyncToken {
     pub moves: u64,
     /// How far it has seen everything else of that stream.
     pub own: u64,
+    /// Whose it is, see [`mark`]; a token of an older release does not say.
+    pub user: Option<u64>,
     /// Up to which stamp it has seen presence, see [`super::others_presence`].
     pub presence: Option<u64>,
     /// The row with most of the exceptions, if they were too many.
@@ -43,6 +46,9 @@ pub(crate) struct Reached {
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}_{}", self.moves, self.own)?;
+        if let Some(mark) = self.user {
+            write!(f, "_u{mark}")?;
+        }
         if let Some(seen) = self.presence {
             write!(f, "_p{seen}")?;
         }
@@ -64,13 +70,36 @@ impl FromStr for SyncToken {
     }
 }
 
+/// Tells accounts apart: one's token means nothing in another's stream, where it would skip. It guards against mistakes;
+/// a token is no secret.
+pub(crate) fn mark(user_id: &str) -> u64 {
+    let digest = Sha256::digest(user_id);
+    digest.iter().take(2).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+}
+
+impl SyncToken {
+    /// A token that a device of this account came with.
+    ///
+    /// Refused: `InvalidParam` for what is none, or another account's.
+    pub(crate) fn of(user_id: &str, token: &str) -> Result<Self, Refusal> {
+        let parsed: Self = token.parse()?;
+        if parsed.user.is_some_and(|user| user != mark(user_id)) {
+            return Err(Refusal::InvalidParam("`since` is a token of another account".to_owned()));
+        }
+        Ok(parsed)
+    }
+}
+
 fn parse(token: &str) -> Option<SyncToken> {
     let mut parts = token.strip_prefix('s')?.split('_');
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
+    let mut user = None;
     let (mut presence, mut rooms, mut spilled, mut typing) = (None, BTreeMap::new(), None, Seen::new());
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
             spilled = Some(number(row)?);
+        } else if let Some(mark) = part.strip_prefix('u') {
+            user = Some(number(mark)?);
         } else if let Some(seen) = part.strip_prefix('p') {
             presence = Some(number(seen)?);
         } else if let Some((room, version)) = part.split_once('~') {
@@ -81,7 +110,7 @@ fn parse(token: &str) -> Option<SyncToken> {
             rooms.insert(number(room)?, reached);
         }
     }
-    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, presence, spilled, rooms, typing })
+    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, user, presence, spilled, rooms, typing })
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -113,7 +142,8 @@ mod tests {
         ] {
             for (presence, spilled) in [(None, Some(12)), (Some(1_790_000_000_001), None)] {
                 for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
-                    let token = SyncToken { moves: 5, own: 9, presence, spilled, rooms: rooms.clone(), typing };
+                    let token =
+                        SyncToken { moves: 5, own: 9, user: spilled, presence, spilled, rooms: rooms.clone(), typing };
                     assert_eq!(token.to_string().parse(), Ok(token));
                 }
             }
@@ -135,6 +165,7 @@ mod tests {
             "s1_2_x",
             "s1_2_3~",
             "s1_2_p",
+            "s1_2_u",
         ] {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }

@@ -221,7 +221,9 @@ fn an_old_token_still_works(server: &Server) {
 }
 
 fn a_foreign_token_is_refused(server: &Server) {
-    let alice = server.registers("alice");
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let bobs = bob.syncs().next_batch;
+    assert_eq!(alice.asks_sync(&[("since", &bobs), ("timeout", "0")]).status(400)["errcode"], "M_INVALID_PARAM");
     for since in ["nonsense", "-1", "s72594_4483_1934"] {
         let refused = alice.asks_sync(&[("since", since), ("timeout", "0")]).status(400);
         assert!(refused["errcode"].is_string(), "{refused}");
