@@ -27,8 +27,11 @@ use crate::{
 const FLAT_MAX: f64 = 3.0;
 /// What grows with its answer may take so many times longer for each part of it, at the largest size and the one before.
 const LINEAR_MAX: f64 = 2.0;
-/// Medians below this, in milliseconds, are compared as if they were this: they differ by chance.
-const MEDIAN_MS_MIN: f64 = 1.0;
+/// Of all samples, the percentile that is compared: whatever else the machine does makes an operation slower, never
+/// faster.
+const COMPARED_PERCENT: usize = 10;
+/// Times below this, in milliseconds, are compared as if they were this: they differ by chance.
+const COMPARED_MS_MIN: f64 = 1.0;
 /// Rows below this number are compared as if they were so many.
 const ROWS_MIN: f64 = 20.0;
 const ROWS_PER_MESSAGE_MAX: f64 = 4.0;
@@ -403,6 +406,10 @@ impl Point {
         self.samples().percentile_ms(50)
     }
 
+    fn compared_ms(&self) -> f64 {
+        self.samples().percentile_ms(COMPARED_PERCENT)
+    }
+
     fn samples(&self) -> Samples {
         self.took.iter().copied().collect()
     }
@@ -456,11 +463,11 @@ impl Curves {
         let (Some(least), Some(most)) = (self.sizes.first(), self.sizes.last()) else { return Vec::new() };
         let what = |of: &str| format!("{} of {}, {most} {} to {least}", of, curve.what, self.of);
         let ratio = |one: f64, other: f64, least: f64| one.max(least) / other.max(least);
-        let times = ratio(last.median_ms(), first.median_ms(), MEDIAN_MS_MIN);
+        let times = ratio(last.compared_ms(), first.compared_ms(), COMPARED_MS_MIN);
         let mut budgets = Vec::new();
         match curve.grows {
             Grows::Not => {
-                budgets.push(Budget::at_most(&what("p50"), times, FLAT_MAX));
+                budgets.push(Budget::at_most(&what(&format!("p{COMPARED_PERCENT}")), times, FLAT_MAX));
                 if let (Some((first, _)), Some((last, _))) = (first.rows, last.rows) {
                     budgets.push(Budget::at_most(&what("rows read"), ratio(last, first, ROWS_MIN), FLAT_MAX));
                 }
@@ -479,8 +486,9 @@ impl Curves {
             }
             Grows::WithAnswer => {
                 if let ([.., before, _], [.., fewer, _]) = (curve.points.as_slice(), self.sizes.as_slice()) {
-                    let times = ratio(last.median_ms(), before.median_ms(), MEDIAN_MS_MIN);
-                    let what = format!("p50 for each part of {}, {most} {} to {fewer}", curve.what, self.of);
+                    let times = ratio(last.compared_ms(), before.compared_ms(), COMPARED_MS_MIN);
+                    let what =
+                        format!("p{COMPARED_PERCENT} for each part of {}, {most} {} to {fewer}", curve.what, self.of);
                     budgets.push(Budget::at_most(&what, times * *fewer as f64 / *most as f64, LINEAR_MAX));
                 }
             }
