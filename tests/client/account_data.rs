@@ -174,8 +174,9 @@ fn a_room_with_nothing_else_shows_its_data_alone(server: &Server) {
     let data = json!({ "account_data": { "events": [{ "type": "a.b", "content": { "n": 1 } }] } });
     assert_eq!(sync.joined(&room), &data);
     // Together with something else, it stands beside it.
-    alice.put(&of_room(&alice, &room, "a.b"), json!({ "n": 2 })).ok();
     alice.sends(&room, "hello");
+    alice.syncs_until(&sync.next_batch, |sync| sync.has_message(&room, "hello"));
+    alice.put(&of_room(&alice, &room, "a.b"), json!({ "n": 2 })).ok();
     let sync = alice.hears_since(&sync.next_batch);
     assert_eq!(sync.messages(&room), ["hello"]);
     assert_eq!(heard_of(&sync, &room, "a.b"), [json!({ "n": 2 })]);
