@@ -74,11 +74,16 @@ pub(crate) struct UserNotes {
     pub seen: RefCell<Option<(OwnedDeviceId, Option<String>)>>,
     /// Devices that were removed.
     pub gone: RefCell<Vec<OwnedDeviceId>>,
+    /// Whether others have to learn that the user's devices or keys changed.
+    pub device_list_changed: Cell<bool>,
 }
 
 impl UserNotes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.first_use.borrow().is_none() && self.seen.borrow().is_none() && self.gone.borrow().is_empty()
+        self.first_use.borrow().is_none()
+            && self.seen.borrow().is_none()
+            && self.gone.borrow().is_empty()
+            && !self.device_list_changed.get()
     }
 }
 
@@ -113,7 +118,7 @@ pub(crate) enum Key {
     Outbox(i64),
     Nudge(Nudged),
     /// A room of an announcement.
-    Profile(Announced),
+    Announcement(Announced),
     /// Presence is told as well as that goes: nothing is settled but memory.
     Presence(PresenceTo),
 }

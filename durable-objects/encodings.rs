@@ -2,6 +2,8 @@
 //!
 //! A field may be added with a default. Anything else that fails here breaks a rolling upgrade.
 
+mod keys;
+
 use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
 use serde_json::{Value, json, value::to_raw_value};
@@ -173,18 +175,19 @@ fn what_a_room_is_asked_for_a_sync() {
             format: EventFormat { federation: true, fields: vec!["type".into()] },
             ephemeral: EventFilter::default(),
             typing: Some(0),
+            device_lists: true,
             push_rules: Some(Ruleset::default()),
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
             "format": { "federation": true, "fields": ["type"] }, "ephemeral": {}, "typing": 0,
-            "push_rules": {},
+            "device_lists": true, "push_rules": {},
         }),
     );
     pinned_reply::<room::Delta>(json!({
         "to": 9, "section": "join", "anew": true, "typing": { "version": 5, "until_ms": 7 },
-        "room": { "timeline": {} },
+        "device_lists": { "changed": ["@alice:a"], "left": ["@alice:a"] }, "room": { "timeline": {} },
     }));
     pinned_reply::<room::Delta>(json!({ "to": 9, "section": "quiet", "room": null }));
 }

@@ -376,7 +376,7 @@ impl Object {
         transact(self.host.sql(), |tx| match &key {
             Key::Outbox(row) => Ok(outbox::settle(tx, *row, outcome.delivered)?),
             Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, outcome.reply.as_deref()),
-            Key::Profile(announced) => self.logic.announced(tx, &cx, announced, outcome.delivered),
+            Key::Announcement(announced) => self.logic.announced(tx, &cx, announced, outcome.delivered),
             Key::Presence(told) => self.logic.presence_told(tx, &cx, told, outcome.reply.as_deref()),
         })
         .map_err(told)?;

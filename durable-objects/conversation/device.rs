@@ -83,6 +83,7 @@ impl Device {
             format: room::EventFormat::default(),
             ephemeral: room::EventFilter::default(),
             typing: None,
+            device_lists: true,
             push_rules: None,
         }
     }

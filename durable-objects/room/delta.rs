@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    EventFilter, EventFormat, Room, RoomToken, Typing,
+    DeviceLists, EventFilter, EventFormat, Room, RoomToken, Typing,
     company::Summary,
+    device_lists,
     ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::Direction,
     sent_members::is_member,
@@ -57,6 +58,9 @@ pub struct Delta {
     /// The version of the typing users that the device saw last, 0 for nobody; `None`: it does not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<u64>,
+    /// Whether to tell whose devices changed: to a device that has synced before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub device_lists: bool,
     /// What the user has changed of the push rules that everyone starts with, as far as it matters here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_rules: Option<Ruleset>,
@@ -73,6 +77,9 @@ pub struct DeltaReply {
     /// Who types, if that was asked for and is theirs to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<Typing>,
+    /// Whose devices are to be looked at again.
+    #[serde(default, skip_serializing_if = "DeviceLists::is_empty")]
+    pub device_lists: DeviceLists,
     /// Where the state goes on that has no room in this reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub more_state: Option<MoreState>,
@@ -95,7 +102,8 @@ pub enum Section {
 impl DeltaReply {
     /// Nothing to show, read up to a position.
     pub fn nothing(to: u64, section: Section) -> serde_json::Result<Self> {
-        Ok(Self { to, section, anew: false, typing: None, more_state: None, room: to_raw_value(&())? })
+        let device_lists = DeviceLists::default();
+        Ok(Self { to, section, anew: false, typing: None, device_lists, more_state: None, room: to_raw_value(&())? })
     }
 }
 
@@ -164,7 +172,13 @@ impl Room {
                     Reading { viewer: &viewer, call: &call, known, own: &own, to: told.max(known.unwrap_or(0)) };
                 self.has_read(tx, call.user.as_str(), reading.to)?;
                 self.presence_listened(call.user.as_str());
-                self.joined(&**tx, cx, &reading)
+                let device_lists = if call.device_lists {
+                    let since = known.filter(|from| viewer.joined_throughout(*from));
+                    device_lists::of_member(&**tx, &call.user, since, reading.to)?
+                } else {
+                    DeviceLists::default()
+                };
+                Ok(DeltaReply { device_lists, ..self.joined(&**tx, cx, &reading)? })
             }
             Some((MembershipState::Leave | MembershipState::Ban, left)) if call.from.is_none_or(|from| from < left) => {
                 self.gone(&**tx, cx, &viewer, &call, left)
@@ -247,7 +261,11 @@ impl Room {
             newest.events.extend(store::log::one(sql, left)?);
         }
         let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
-        Ok(DeltaReply { to: left, section: Section::Leave, ..shown.render(sql, cx, viewer, call)? })
+        let device_lists = match since {
+            Some(_) if call.device_lists => device_lists::of_gone(sql, &viewer.user, left)?,
+            _ => DeviceLists::default(),
+        };
+        Ok(DeltaReply { to: left, section: Section::Leave, device_lists, ..shown.render(sql, cx, viewer, call)? })
     }
 }
 

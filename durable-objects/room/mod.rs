@@ -13,6 +13,7 @@
 //! | [`Forget`] | a user who left forgets the room |
 //! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
 //! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
+//! | [`DeviceListChanged`], [`GetDeviceLists`] | a member's devices or keys changed; whose did |
 //! | [`MarkRead`] | receipts: how far a user has read |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
@@ -36,6 +37,7 @@ mod complete_upgrade;
 mod context;
 mod create;
 mod delta;
+mod device_lists;
 mod directory;
 mod ephemeral;
 mod event_by_timestamp;
@@ -89,6 +91,7 @@ pub use complete_upgrade::CompleteUpgrade;
 pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
+pub use device_lists::{DeviceListChanged, DeviceLists, GetDeviceLists};
 pub use directory::{IsPublished, SetPublished};
 pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
 pub use event_filter::EventFilter;
@@ -120,6 +123,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_forgotten.sql"),
     include_str!("migrations/0005_guests.sql"),
     include_str!("migrations/0006_followers.sql"),
+    include_str!("migrations/0007_device_lists.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -164,7 +168,7 @@ impl Room {
         if let Some(heads) = self.heads.get() {
             return Ok(heads);
         }
-        let events = store::log::head_position(sql)?;
+        let events = store::log::head_position(sql)?.max(store::device_lists::head(sql)?);
         let heads = Heads {
             log: events.max(store::receipts::head(sql)?),
             public: events.max(store::receipts::public_head(sql)?),
@@ -197,6 +201,8 @@ impl Logic for Room {
             write PrepareUpgrade => prepare_upgrade,
             write CompleteUpgrade => complete_upgrade,
             write RefreshMember => refresh_member,
+            write DeviceListChanged => device_list_changed,
+            read GetDeviceLists => device_lists,
             write MarkRead => mark_read,
             read SetTyping => set_typing,
             write SetCanonicalAlias => set_canonical_alias,

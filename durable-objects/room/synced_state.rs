@@ -172,6 +172,7 @@ mod tests {
             format: EventFormat::default(),
             ephemeral: EventFilter::default(),
             typing: None,
+            device_lists: false,
             push_rules: None,
         }
     }

@@ -91,6 +91,7 @@ impl User {
         if let Some(name) = call.display_name.filter(|name| device.display_name.as_ref() != Some(name)) {
             check_device_name(&name)?;
             store::device::rename(tx, &call.device_id, &name)?;
+            self.device_renamed(tx, cx, &call.device_id)?;
         }
         Ok(())
     }

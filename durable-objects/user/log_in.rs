@@ -80,6 +80,9 @@ impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
         call.device.check()?;
         check_password_hash(&**tx, &call.password_hash)?;
+        if store::keys::is_cross_signing(&**tx, &call.device.device_id)? {
+            return Err(Refusal::Forbidden("This device id is the name of one of your keys".to_owned()).into());
+        }
         store::device::put(tx, &call.device, cx.now_ms)?;
         // Whoever waits with the device's old token learns that it is none any more.
         cx.wake();

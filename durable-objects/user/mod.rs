@@ -14,30 +14,37 @@
 //! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
+//! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
+//! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
-//! | [`JoinedRooms`] | the rooms the user is in |
+//! | [`JoinedRooms`], [`SharesRoom`] | the rooms the user is in |
+//! | [`GetOwnDeviceLists`] | whose keys changed, as far as the user's own stream tells |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
 //! | [`SetPresence`], [`GetPresence`] | how much of the user is there |
 //! | [`PresenceTold`] | what rooms tell of others' presence |
 
 mod account_data;
-mod announce_profile;
+mod announce;
 mod ask_invite;
 mod change_password;
+mod claim_keys;
 mod create;
 mod deactivate;
 mod device;
 mod exceptions;
 mod filter;
+mod get_keys;
 mod get_presence;
+mod key_counts;
 mod log_in;
 mod log_out;
 mod membership_changed;
 mod moves;
 mod nudge;
 mod others_presence;
+mod own_device_lists;
 mod own_presence;
 mod password_hash;
 mod profile;
@@ -45,6 +52,7 @@ mod push_rules;
 mod refresh;
 mod room_forgotten;
 mod set_presence;
+mod shares_room;
 mod store;
 mod sync;
 mod sync_token;
@@ -52,6 +60,9 @@ mod tags;
 mod transfer_settings;
 mod typing;
 mod upgrade_guest;
+mod upload_cross_signing;
+mod upload_keys;
+mod upload_signatures;
 mod verify;
 
 use std::cell::{Cell, RefCell};
@@ -63,37 +74,45 @@ use crate::{
     Call, Cx, Error,
     cx::PresenceTo,
     object::{Logic, Operation, operations},
-    room::{ChangeMembership, GuestUpgraded, RefreshMember},
+    room::{ChangeMembership, DeviceListChanged, GuestUpgraded, RefreshMember},
 };
 use moves::Moves;
 
 pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
 };
-pub(crate) use announce_profile::Announced;
+pub(crate) use announce::{Announced, News};
 pub use ask_invite::AskInvite;
 pub use change_password::ChangePassword;
+pub use claim_keys::ClaimKeys;
 pub use create::{Create, Created};
 pub use deactivate::Deactivate;
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
+pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
+pub use key_counts::KeyCounts;
 use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
+pub use own_device_lists::GetOwnDeviceLists;
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use push_rules::{ChangePushRules, GetPushRules};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use set_presence::SetPresence;
-pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan};
+pub use shares_room::SharesRoom;
+pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
+pub use upload_cross_signing::{CrossSigningUploaded, UploadCrossSigning};
+pub use upload_keys::UploadKeys;
+pub use upload_signatures::{Signed, UploadSignatures};
 pub(crate) use verify::authenticate;
 pub use verify::{Verified, Verify};
 
@@ -104,6 +123,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_profile_in_rooms.sql"),
     include_str!("migrations/0005_presence.sql"),
     include_str!("migrations/0006_spill.sql"),
+    include_str!("migrations/0007_keys.sql"),
 ];
 
 /// The user whose actor this is.
@@ -120,8 +140,8 @@ pub(crate) struct User {
     moves: RefCell<Option<Moves>>,
     /// Tokens' exceptions, as far as they were too many for the tokens.
     spilled: RefCell<exceptions::SpilledRows>,
-    /// The rooms that are being told of the profile.
-    announcing: RefCell<Option<announce_profile::Slice>>,
+    /// The rooms that are being told of the profile, or of devices.
+    announcing: RefCell<announce::Announcing>,
     /// When a sync was last planned, in milliseconds since the Unix epoch.
     planned_at_ms: Cell<Option<u64>>,
     /// Who types where, as rooms told it: this alone is nowhere else.
@@ -173,6 +193,12 @@ impl Logic for User {
             write SetTag => set_tag,
             write RemoveTag => remove_tag,
             read GetTags => tags,
+            write UploadKeys => upload_keys,
+            write ClaimKeys => claim_keys,
+            read GetKeys => keys,
+            read GetSignatures => signatures,
+            write UploadCrossSigning => upload_cross_signing,
+            write UploadSignatures => upload_signatures,
             read AskInvite => ask_invite,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
@@ -180,6 +206,8 @@ impl Logic for User {
             write RoomForgotten => room_forgotten,
             write Nudge => nudge,
             read JoinedRooms => joined_rooms,
+            read SharesRoom => shares_room,
+            read GetOwnDeviceLists => device_lists,
             wait SyncPlan => sync_plan,
             write SyncClose => sync_close,
             read PositionIn => position_in,
@@ -190,10 +218,8 @@ impl Logic for User {
     }
 
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
-        if what != announce_profile::DUE {
-            return Ok(false);
-        }
-        self.resume_announcement(tx, cx)?;
+        let Some(news) = News::of_due(what) else { return Ok(false) };
+        self.resume_announcement(tx, cx, news)?;
         Ok(true)
     }
 
@@ -207,12 +233,17 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        const OWED: [&str; 3] = [RefreshMember::NAME, ChangeMembership::NAME, GuestUpgraded::NAME];
+        const OWED: [&str; 4] =
+            [RefreshMember::NAME, DeviceListChanged::NAME, ChangeMembership::NAME, GuestUpgraded::NAME];
         |name| OWED.into_iter().find(|known| *known == name)
     }
 
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         User::write_notes(tx, cx)?;
+        self.keys_of_removed(tx, cx)?;
+        if cx.user.device_list_changed.take() {
+            self.announce_device_list(tx, cx)?;
+        }
         self.presence_left(tx, cx)
     }
 

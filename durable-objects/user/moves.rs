@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use platform::{Fault, Sql, Tx};
 
 use super::store::{
-    account_data,
+    account_data, keys,
     rooms::{self, Move},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Moves {
 impl Moves {
     pub(super) fn load(sql: &dyn Sql) -> Result<Self, Fault> {
         let ring: VecDeque<Move> = rooms::moves(sql)?.into();
-        let (mut last, mut own_head) = (HashMap::new(), account_data::head(sql)?);
+        let (mut last, mut own_head) = (HashMap::new(), account_data::head(sql)?.max(keys::head(sql)?));
         for room in rooms::all(sql)? {
             last.insert(room.number, (0, room.told));
             own_head = own_head.max(room.changed);

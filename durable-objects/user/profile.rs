@@ -4,7 +4,7 @@ use ruma_common::RoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{User, announce_profile, authenticate, own_id, store};
+use super::{User, announce, authenticate, own_id, store};
 use crate::{Call, Cx, Error, outbox, room::MemberProfile};
 
 /// The largest profile, in bytes of JSON. Spec: "Profiles", 64 KiB.
@@ -120,7 +120,7 @@ impl User {
 pub(super) fn correct(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, shown: &MemberProfile) -> Result<(), Error> {
     let profile = shown_in_rooms(&store::profile::get(&**tx)?);
     if profile != *shown {
-        outbox::owe(tx, cx, room_id.as_str(), &announce_profile::refresh(&**tx, own_id(cx)?, cx.now_ms)?, false)?;
+        outbox::owe(tx, cx, room_id.as_str(), &announce::refresh(&**tx, own_id(cx)?, cx.now_ms)?, false)?;
     }
     Ok(())
 }

@@ -6,14 +6,15 @@
 use std::collections::HashSet;
 
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedDeviceId, OwnedRoomId, push::Ruleset};
+use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AccountDataEvent, RoomAccountData, SyncPresence, User, account_data,
+    AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, User, account_data,
     exceptions::Exceptions,
     moves::Moves,
+    own_device_lists::own_changed,
     push_rules,
     store::{self, rooms::KnownRoom},
     sync_token::{Reached, SyncToken, mark},
@@ -151,6 +152,12 @@ pub struct Closed {
     /// The presence of others, and the user's own, as far as they are news.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub presence: Vec<Box<RawValue>>,
+    /// The keys that the device has left to be given out.
+    #[serde(default, skip_serializing_if = "KeyCounts::is_empty")]
+    pub keys: KeyCounts,
+    /// Whose keys changed, or look different to this user, as far as that is of the user's own stream.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_lists: Vec<OwnedUserId>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -211,7 +218,9 @@ impl User {
                 let seen = since.as_ref().and_then(|since| since.typing.get(&room.number)).copied().unwrap_or(0);
                 room.typing = PlannedTyping { seen, known: self.typing.borrow().version(room.number, cx.now_ms) };
             }
-            let news = since.as_ref().is_none_or(|since| moves.own_head > since.own || !moves.remembers(since.moves));
+            let news = since.as_ref().is_none_or(|since| {
+                moves.own_head > since.own || !moves.remembers(since.moves) || since.keys.is_none()
+            });
             let quiet = rooms.is_empty() && !news && !presence_is_new;
             if call.may_wait && quiet {
                 return Ok(None);
@@ -263,8 +272,8 @@ impl User {
             let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
             let own = if call.rooms_told { call.position } else { moves.head };
             let presence = since.as_ref().and_then(|since| since.presence);
-            let next =
-                SyncToken { moves: call.position, own, user: Some(mark(cx.id)), presence, spilled, rooms, typing };
+            let (moves_to, user) = (call.position, Some(mark(cx.id)));
+            let next = SyncToken { moves: moves_to, own, user, presence, spilled, rooms, typing, keys: None };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
@@ -285,7 +294,23 @@ impl User {
         if let Some(asked) = &call.presence {
             (presence, next.presence) = self.presence_news(tx, cx, asked, next.presence)?;
         }
-        Ok(Closed { next_batch: next.to_string(), invited, knocked, account_data, room_account_data, presence })
+        let keys = store::keys::counts(&**tx, &device)?;
+        next.keys = Some(keys.clone());
+        // A device that begins anew asks for everything by itself.
+        let device_lists = match call.since {
+            Some(_) if own_head > own => own_changed(&**tx, cx, own)?,
+            _ => Vec::new(),
+        };
+        Ok(Closed {
+            next_batch: next.to_string(),
+            invited,
+            knocked,
+            account_data,
+            room_account_data,
+            presence,
+            keys,
+            device_lists,
+        })
     }
 
     pub(super) fn position_in(&self, sql: &dyn Sql, cx: &Cx<'_>, call: PositionIn) -> Result<u64, Error> {
@@ -300,6 +325,11 @@ impl User {
             None => self.with_moves(sql, |moves| Ok(moves.told_at(room.number, token.moves))),
         }
     }
+}
+
+/// The number of keys that a device had left when it got a sync token: what changed since would have been news.
+pub fn keys_left(token: &str) -> KeyCounts {
+    token.parse::<SyncToken>().ok().and_then(|token| token.keys).unwrap_or_default()
 }
 
 /// The rooms of a first sync.

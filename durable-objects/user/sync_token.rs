@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen};
+use super::{
+    KeyCounts, key_counts,
+    typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen},
+};
 
 /// What a device has seen: `s<moves>_<own>`, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
 /// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
@@ -30,6 +33,8 @@ pub(crate) struct SyncToken {
     pub rooms: Rooms,
     /// Who it saw typing.
     pub typing: Seen,
+    /// How many keys it has left; a token of an older release does not say.
+    pub keys: Option<KeyCounts>,
 }
 
 /// Rooms, by number, of which the device has read less or further than their last move told; see [`super::exceptions`].
@@ -54,6 +59,9 @@ impl fmt::Display for SyncToken {
         }
         if let Some(row) = self.spilled {
             write!(f, "_x{row}")?;
+        }
+        if let Some(keys) = &self.keys {
+            write!(f, "{keys}")?;
         }
         self.rooms.iter().try_for_each(|(room, reached)| {
             write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
@@ -95,6 +103,7 @@ fn parse(token: &str) -> Option<SyncToken> {
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
     let mut user = None;
     let (mut presence, mut rooms, mut spilled, mut typing) = (None, BTreeMap::new(), None, Seen::new());
+    let mut keys = None;
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
             spilled = Some(number(row)?);
@@ -102,6 +111,8 @@ fn parse(token: &str) -> Option<SyncToken> {
             user = Some(number(mark)?);
         } else if let Some(seen) = part.strip_prefix('p') {
             presence = Some(number(seen)?);
+        } else if let Some(read) = key_counts::read(part, &mut keys) {
+            read?;
         } else if let Some((room, version)) = part.split_once('~') {
             typing.insert(number(room)?, number(version)?);
         } else {
@@ -110,10 +121,19 @@ fn parse(token: &str) -> Option<SyncToken> {
             rooms.insert(number(room)?, reached);
         }
     }
-    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken { moves, own, user, presence, spilled, rooms, typing })
+    (typing.len() <= TYPING_LISTED_MAX).then_some(SyncToken {
+        moves,
+        own,
+        user,
+        presence,
+        spilled,
+        rooms,
+        typing,
+        keys,
+    })
 }
 
-fn number(digits: &str) -> Option<u64> {
+pub(super) fn number(digits: &str) -> Option<u64> {
     digits.parse().ok().filter(|number| *number < 1 << 53)
 }
 
@@ -131,6 +151,12 @@ pub(crate) fn of_row(row: &str) -> Option<Rooms> {
 mod tests {
     use super::*;
 
+    fn keys() -> KeyCounts {
+        let one_time = [("signed_curve25519", 50), ("other_Ä", 3)].map(|(name, count)| (name.to_owned(), count));
+        let unused_fallback = ["signed_curve25519", "other"].map(ToOwned::to_owned).into();
+        KeyCounts { one_time: one_time.into(), unused_fallback }
+    }
+
     #[test]
     fn a_token_says_what_it_said() {
         for rooms in [
@@ -141,9 +167,17 @@ mod tests {
             ]),
         ] {
             for (presence, spilled) in [(None, Some(12)), (Some(1_790_000_000_001), None)] {
-                for typing in [Seen::new(), Seen::from([(1, 5), (3, 1 << 40)])] {
-                    let token =
-                        SyncToken { moves: 5, own: 9, user: spilled, presence, spilled, rooms: rooms.clone(), typing };
+                for (typing, keys) in [(Seen::new(), None), (Seen::from([(1, 5), (3, 1 << 40)]), Some(keys()))] {
+                    let token = SyncToken {
+                        moves: 5,
+                        own: 9,
+                        user: spilled,
+                        presence,
+                        spilled,
+                        rooms: rooms.clone(),
+                        typing,
+                        keys,
+                    };
                     assert_eq!(token.to_string().parse(), Ok(token));
                 }
             }
@@ -166,6 +200,12 @@ mod tests {
             "s1_2_3~",
             "s1_2_p",
             "s1_2_u",
+            "s1_2_k",
+            "s1_2_kx",
+            "s1_2_fx",
+            "s1_2_Kx.1",
+            "s1_2_K61",
+            "s1_2_F6",
         ] {
             assert!(token.parse::<SyncToken>().is_err(), "{token}");
         }

@@ -5,7 +5,7 @@
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, the events of a new room, aliases, what the directory shows of a room, push
-//! rules, our signing identity, the configuration, rate limits, ranges of addresses, and every way we say no.
+//! rules, the keys of devices and users, our signing identity, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
@@ -23,6 +23,7 @@ pub mod redaction;
 pub mod refusal;
 pub mod restricted_join;
 pub mod room_version;
+pub mod signed_key;
 pub mod standing;
 pub mod state;
 mod token_bucket;

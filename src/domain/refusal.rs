@@ -85,6 +85,8 @@ pub enum Refusal {
     KeyTooLarge,
     /// 400 `M_PROFILE_TOO_LARGE`: the whole profile.
     ProfileTooLarge,
+    /// 400 `M_INVALID_SIGNATURE`.
+    InvalidSignature(String),
     /// 405 `M_BAD_JSON`: the server alone writes this account data.
     ServerManaged(String),
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
@@ -113,7 +115,8 @@ impl Refusal {
             | Self::Unknown(_)
             | Self::BadAlias(_)
             | Self::KeyTooLarge
-            | Self::ProfileTooLarge => 400,
+            | Self::ProfileTooLarge
+            | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
             | Self::BadState(_)
@@ -161,6 +164,7 @@ impl Refusal {
             Self::BadAlias(_) => "M_BAD_ALIAS",
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
+            Self::InvalidSignature(_) => "M_INVALID_SIGNATURE",
         }
     }
 
@@ -184,6 +188,7 @@ impl Refusal {
             | Self::Unknown(sentence)
             | Self::AliasExists(sentence)
             | Self::BadAlias(sentence)
+            | Self::InvalidSignature(sentence)
             | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::LimitExceeded { retry_after_ms } => format!("Too many requests: try again in {retry_after_ms} ms"),
@@ -291,6 +296,7 @@ mod tests {
             (Refusal::AliasExists(s()), r#"{"alias_exists":"x"}"#, 409, "M_UNKNOWN"),
             (Refusal::KeyTooLarge, r#""key_too_large""#, 400, "M_KEY_TOO_LARGE"),
             (Refusal::ProfileTooLarge, r#""profile_too_large""#, 400, "M_PROFILE_TOO_LARGE"),
+            (Refusal::InvalidSignature(s()), r#"{"invalid_signature":"x"}"#, 400, "M_INVALID_SIGNATURE"),
             (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
         ];

@@ -7,6 +7,7 @@ mod context;
 mod creation;
 mod devices;
 mod discovery;
+mod encryption_keys;
 mod filtering;
 mod forgetting;
 mod guests;

@@ -17,6 +17,7 @@
 mod answer;
 mod client;
 mod host;
+mod keys;
 mod postgres;
 mod process;
 mod server;
@@ -26,6 +27,7 @@ mod user;
 pub use answer::Answer;
 pub use client::{Client, encode, query};
 pub use host::{Host, run};
+pub use keys::Keys;
 pub use postgres::Database;
 pub use serde_json::{self, Value, json};
 pub use server::{SERVER_NAME, SHARED_SECRET, Server};

@@ -96,6 +96,17 @@ pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fa
     .collect()
 }
 
+/// Up to `limit` users who are in the room since `position` at least.
+pub(crate) fn joined_by(sql: &dyn Sql, position: u64, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE membership = 'join' AND position <= ?1 ORDER BY user_id LIMIT ?2",
+        &[position.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
 /// Whether more than so many users are joined. No more of them are looked at.
 pub(crate) fn joined_exceed(sql: &dyn Sql, count: u64) -> Result<bool, Fault> {
     let row = sql.query("SELECT 1 FROM member WHERE membership = 'join' LIMIT 1 OFFSET ?1", &[count.into()])?;

@@ -1,5 +1,6 @@
 //! All of the Room's SQL.
 
+pub(super) mod device_lists;
 pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;

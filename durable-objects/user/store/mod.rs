@@ -2,7 +2,9 @@
 
 pub(crate) mod account;
 pub(crate) mod account_data;
+pub(crate) mod announcement;
 pub(crate) mod device;
 pub(crate) mod filter;
+pub(crate) mod keys;
 pub(crate) mod profile;
 pub(crate) mod rooms;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use platform::{Fault, Row, Sql, Tx};
-use ruma_common::DeviceId;
+use ruma_common::{DeviceId, OwnedRoomId};
 
 /// The membership of a room that the user left and forgot: it is on no list.
 pub(crate) const FORGOTTEN: &str = "forgotten";
@@ -75,6 +75,15 @@ pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec
     .into_iter()
     .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
     .collect()
+}
+
+/// Whether the user is in one of these rooms.
+pub(crate) fn is_in_any(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<bool, Fault> {
+    let rooms = sql.query(
+        "SELECT 1 FROM room WHERE room_id IN (SELECT value FROM json_each(?1)) AND membership = 'join' LIMIT 1",
+        &[serde_json::to_string(rooms)?.into()],
+    )?;
+    Ok(!rooms.is_empty())
 }
 
 /// Invitations or knocks that became so after `changed`, with their stripped state as a JSON array.

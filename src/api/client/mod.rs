@@ -3,9 +3,11 @@
 mod account;
 mod account_data;
 mod capabilities;
+mod device_lists;
 mod devices;
 mod fallback;
 mod filter;
+mod keys;
 mod login;
 mod logout;
 mod presence;
@@ -37,6 +39,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     account_data::routes(routes);
     push_rules::routes(routes);
     tags::routes(routes);
+    keys::routes(routes);
     reports::routes(routes);
     rooms::routes(routes);
     sync::routes(routes);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
-    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, waited_until},
+    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, keys_left, waited_until},
 };
 use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
@@ -85,7 +85,8 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
                 // The token still says where the device is.
                 let since = call.since.unwrap_or_default();
                 let next_batch = waited_until(&since, cx.now_ms(), asked_at_ms).unwrap_or(since);
-                return Ok(Answer { next_batch, ..Answer::default() }.into_json()?.into());
+                let keys = keys_left(&next_batch).into();
+                return Ok(Answer { next_batch, keys, ..Answer::default() }.into_json()?.into());
             }
         };
         // What happened was not for this device to see: there is time for more to happen.
@@ -140,12 +141,13 @@ impl Round<'_> {
             filter,
             full_state: call.full_state,
             state_after: self.state_after,
+            is_incremental: call.since.is_some(),
             push_rules: plan.push_rules.clone(),
         };
         if plan.rooms.len() > ROOMS_AT_A_TIME {
             return Ok(Told::Streamed(streamed::body(reading, call.since.clone(), plan)));
         }
-        let (rooms, read) = reading.read(&plan.rooms).await?;
+        let (mut rooms, read) = reading.read(&plan.rooms).await?;
         let close = SyncClose {
             token_hash: bearer.token_hash.clone(),
             since: call.since.clone(),
@@ -155,6 +157,7 @@ impl Round<'_> {
             presence: reading.presence.clone(),
         };
         let closed = user.call(&close).await.or_absent(unknown_token())?;
+        rooms.device_lists.settle(cx, bearer).await?;
         Ok(Told::All(Box::new(answer(closed, rooms, &reading.filter))))
     }
 }
@@ -182,6 +185,9 @@ fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer
     let mut answer = Answer { next_batch: closed.next_batch, rooms, ..Answer::default() };
     answer.account_data.events = account_data;
     answer.presence.events = closed.presence;
+    answer.keys = closed.keys.into();
+    answer.device_lists = std::mem::take(&mut answer.rooms.device_lists);
+    answer.device_lists.changed.extend(closed.device_lists);
     answer
 }
 
@@ -209,6 +215,8 @@ struct Reading {
     presence: Option<SyncPresence>,
     full_state: bool,
     state_after: bool,
+    /// Whether the device has synced before.
+    is_incremental: bool,
     /// What the user has changed of the push rules.
     push_rules: Option<Ruleset>,
 }
@@ -227,6 +235,7 @@ impl Reading {
         for (room, reply) in replies {
             match reply {
                 Ok(reply) => {
+                    rooms.device_lists.add(reply.device_lists);
                     let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
                     let (number, to) = (room.number, reply.to);
                     let left = matches!(reply.section, Section::Leave);
@@ -269,6 +278,7 @@ impl Reading {
             format: self.format.clone(),
             ephemeral: event_filter(&filter.ephemeral, &room.room_id),
             typing: Some(room.typing.seen),
+            device_lists: self.is_incremental,
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
         };
         match self.cx.room(&room.room_id).call(&call).await {

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use actors::user::{AccountDataEvent, StrippedRoom};
+use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom};
 use ruma_common::OwnedRoomId;
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use crate::client::device_lists::DeviceLists;
 
 /// The whole answer, but for the rooms.
 #[derive(Default, Serialize)]
@@ -15,10 +17,11 @@ pub(super) struct Answer {
     pub presence: Events<Box<RawValue>>,
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events<AccountDataEvent>,
-    /// Required of every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Key and
-    /// message API", extensions to `/sync`.
-    pub device_one_time_keys_count: BTreeMap<String, u64>,
-    pub device_unused_fallback_key_types: Vec<String>,
+    #[serde(skip_serializing_if = "DeviceLists::is_empty")]
+    pub device_lists: DeviceLists,
+    /// In every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Extensions to /sync".
+    #[serde(flatten)]
+    pub keys: Keys,
     #[serde(skip)]
     pub rooms: Rooms,
 }
@@ -40,12 +43,27 @@ impl<T> Events<T> {
     }
 }
 
+/// How many keys the device has left to be given out.
+#[derive(Default, Serialize)]
+pub(super) struct Keys {
+    device_one_time_keys_count: BTreeMap<String, u64>,
+    device_unused_fallback_key_types: Vec<String>,
+}
+
+impl From<KeyCounts> for Keys {
+    fn from(counts: KeyCounts) -> Self {
+        Self { device_one_time_keys_count: counts.one_time, device_unused_fallback_key_types: counts.unused_fallback }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Rooms {
     pub join: BTreeMap<OwnedRoomId, Room>,
     pub leave: BTreeMap<OwnedRoomId, Room>,
     pub invite: Vec<StrippedRoom>,
     pub knock: Vec<StrippedRoom>,
+    /// What the rooms say of devices.
+    pub device_lists: DeviceLists,
     /// Rooms that were read and have nothing to show.
     pub nothing: BTreeSet<OwnedRoomId>,
 }
@@ -62,15 +80,8 @@ impl Answer {
     /// Whether it tells the device nothing.
     pub(super) fn is_empty(&self) -> bool {
         // Each part by its name, so that a new one is not forgotten here. Counts of keys are no news by themselves.
-        let Self {
-            next_batch: _,
-            presence,
-            account_data,
-            rooms,
-            device_one_time_keys_count: _,
-            device_unused_fallback_key_types: _,
-        } = self;
-        presence.is_empty() && account_data.is_empty() && rooms.is_empty()
+        let Self { next_batch: _, presence, account_data, rooms, device_lists, keys: _ } = self;
+        device_lists.is_empty() && presence.is_empty() && account_data.is_empty() && rooms.is_empty()
     }
 
     pub(super) fn into_json(self) -> serde_json::Result<Vec<u8>> {

@@ -17,7 +17,7 @@ use super::{
     answer::{Rooms, entries},
     event_filter,
 };
-use crate::{Body, Failure, OrAbsent};
+use crate::{Body, Failure, OrAbsent, client::device_lists::DeviceLists};
 
 /// The answer to a plan. Nothing is read before the client takes it.
 pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body {
@@ -29,6 +29,7 @@ pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body 
         rooms: gone.into_iter(),
         joined: joined.into_iter(),
         read: Vec::new(),
+        device_lists: DeviceLists::default(),
         stage: Stage::Beginning,
         is_first: true,
     };
@@ -45,6 +46,8 @@ struct Telling {
     /// Those of the section `join`, until that is this section.
     joined: IntoIter<PlannedRoom>,
     read: Vec<ReadRoom>,
+    /// What the rooms told so far say of devices.
+    device_lists: DeviceLists,
     stage: Stage,
     /// Whether no room was told in this section yet.
     is_first: bool,
@@ -84,6 +87,7 @@ impl Telling {
     async fn some_rooms(&mut self) -> Result<Vec<u8>, Failure> {
         let planned: Vec<PlannedRoom> = self.rooms.by_ref().take(ROOMS_AT_A_TIME).collect();
         let (mut rooms, mut read) = self.reading.read(&planned).await?;
+        self.device_lists.append(&mut rooms.device_lists);
         let (told, others) = match self.stage {
             Stage::Leave => (&mut rooms.leave, &rooms.join),
             _ => (&mut rooms.join, &rooms.leave),
@@ -122,7 +126,9 @@ impl Telling {
         };
         let user = reading.cx.user(&reading.bearer.user_id);
         let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
-        Ok(answer(closed, Rooms::default(), &reading.filter).into_end(self.is_first)?)
+        self.device_lists.settle(&reading.cx, &reading.bearer).await?;
+        let rooms = Rooms { device_lists: std::mem::take(&mut self.device_lists), ..Rooms::default() };
+        Ok(answer(closed, rooms, &reading.filter).into_end(self.is_first)?)
     }
 }
 

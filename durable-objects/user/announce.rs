@@ -1,6 +1,6 @@
-//! A changed profile on its way to the rooms.
+//! News of the user on their way to the rooms: a changed profile, changed devices or keys.
 //!
-//! The account's row says how far it got: it goes out a slice of rooms at a time, and the row moves on when a slice has
+//! The account's row says how far each got: it goes out a slice of rooms at a time, and the row moves on when a slice has
 //! answered, so that a change costs as many written rows in two thousand rooms as there are slices. A crash repeats a
 //! slice, which rooms do not mind; a room that could not be reached gets a row of the outbox.
 
@@ -9,18 +9,63 @@ use ruma_common::OwnedUserId;
 
 use super::{
     ROOMS_BEFORE_ANSWER_MAX, User, own_id, profile,
-    store::{self, profile::Profile},
+    store::{self, announcement, profile::Profile},
 };
-use crate::{Cx, Error, cx::Key, outbox, room::RefreshMember, schedule};
+use crate::{
+    Cx, Error,
+    cx::Key,
+    outbox,
+    room::{DeviceListChanged, RefreshMember},
+    schedule,
+};
 
-/// The schedule's name for taking up an announcement that a crash cut short.
-pub(super) const DUE: &str = "profile";
+/// What all rooms shall know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    Profile,
+    DeviceList,
+}
+
+impl News {
+    /// The schedule's name for taking up an announcement that a crash cut short.
+    fn due(self) -> &'static str {
+        match self {
+            News::Profile => "profile",
+            News::DeviceList => "device_list",
+        }
+    }
+
+    pub(super) fn of_due(what: &str) -> Option<Self> {
+        [News::Profile, News::DeviceList].into_iter().find(|news| news.due() == what)
+    }
+}
+
+/// The slices that are on their way, of each kind of news.
+#[derive(Default)]
+pub(super) struct Announcing {
+    profile: Option<Slice>,
+    device_list: Option<Slice>,
+}
+
+impl Announcing {
+    fn of(&mut self, news: News) -> &mut Option<Slice> {
+        match news {
+            News::Profile => &mut self.profile,
+            News::DeviceList => &mut self.device_list,
+        }
+    }
+
+    fn all(&mut self) -> [&mut Option<Slice>; 2] {
+        [&mut self.profile, &mut self.device_list]
+    }
+}
+
 /// How long a slice may take, in milliseconds, before the alarm looks what became of it.
 const RETRY_MS: u64 = 10_000;
 
 /// The slice that is on its way.
-pub(super) struct Slice {
-    /// Which profile, by when it became so.
+struct Slice {
+    /// Which news, by when it became so.
     changed_ms: u64,
     /// The number of its last room.
     up_to: u64,
@@ -29,12 +74,13 @@ pub(super) struct Slice {
     /// Whether it is the last.
     last: bool,
     /// Whether an operation changed this memory and is not committed yet.
-    pub uncommitted: bool,
+    uncommitted: bool,
 }
 
-/// A room is told of a profile that became so at `changed_ms`.
+/// A room is told of what became so at `changed_ms`.
 #[derive(Debug, Clone)]
 pub(crate) struct Announced {
+    pub news: News,
     pub room_id: String,
     pub changed_ms: u64,
 }
@@ -45,23 +91,38 @@ pub(super) fn refresh(sql: &dyn Sql, user: OwnedUserId, changed_ms: u64) -> Resu
     Ok(RefreshMember { user, profile, changed_at_ms: changed_ms })
 }
 
+fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error> {
+    Ok(DeviceListChanged { user: own_id(cx)?, changed_ms })
+}
+
 impl User {
     /// Keeps a profile that every room the user is in shall show. With few rooms, all do before the answer.
     pub(super) fn announce_profile(&self, tx: &Tx<'_>, cx: &Cx<'_>, profile: &Profile) -> Result<(), Error> {
+        store::profile::set(tx, profile)?;
+        self.announce(tx, cx, News::Profile)
+    }
+
+    /// Keeps that the user's devices or keys changed, as every room they are in shall know.
+    pub(super) fn announce_device_list(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        self.announce(tx, cx, News::DeviceList)
+    }
+
+    fn announce(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News) -> Result<(), Error> {
         // Never the same time twice: of two changes, a room must know the later one.
-        let last_ms = store::profile::announcement(&**tx)?.map_or(0, |(changed_ms, _)| changed_ms);
+        let last_ms = announcement::get(&**tx, news)?.map_or(0, |(changed_ms, _)| changed_ms);
         let changed_ms = last_ms.saturating_add(1).max(cx.now_ms);
-        store::profile::announce(tx, profile, changed_ms)?;
-        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(RETRY_MS))?;
-        self.announce_slice(tx, cx, changed_ms, 0, true)
+        announcement::begin(tx, news, changed_ms)?;
+        schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
+        self.announce_slice(tx, cx, (news, changed_ms), 0, true)
     }
 
     /// The alarm looks what became of an announcement.
-    pub(super) fn resume_announcement(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        let Some((changed_ms, Some(told_to))) = store::profile::announcement(&**tx)? else { return Ok(()) };
-        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(RETRY_MS))?;
-        let is_under_way = self.announcing.borrow().as_ref().is_some_and(|slice| slice.changed_ms == changed_ms);
-        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, changed_ms, told_to, false) }
+    pub(super) fn resume_announcement(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News) -> Result<(), Error> {
+        let Some((changed_ms, Some(told_to))) = announcement::get(&**tx, news)? else { return Ok(()) };
+        schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
+        let is_it = |slice: &Slice| slice.changed_ms == changed_ms;
+        let is_under_way = self.announcing.borrow_mut().of(news).as_ref().is_some_and(is_it);
+        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, (news, changed_ms), told_to, false) }
     }
 
     /// A room answered, or could not be reached.
@@ -72,14 +133,18 @@ impl User {
         announced: &Announced,
         is_delivered: bool,
     ) -> Result<(), Error> {
+        let Announced { news, ref room_id, changed_ms } = *announced;
         if !is_delivered {
-            let call = refresh(&**tx, own_id(cx)?, announced.changed_ms)?;
-            outbox::owe(tx, cx, announced.room_id.as_str(), &call, false)?;
+            let room_id = room_id.as_str();
+            match news {
+                News::Profile => outbox::owe(tx, cx, room_id, &refresh(&**tx, own_id(cx)?, changed_ms)?, false)?,
+                News::DeviceList => outbox::owe(tx, cx, room_id, &device_list(cx, changed_ms)?, false)?,
+            }
         }
         let (up_to, last) = {
             let mut announcing = self.announcing.borrow_mut();
-            let is_it = |slice: &&mut Slice| slice.changed_ms == announced.changed_ms;
-            let Some(slice) = announcing.as_mut().filter(|slice| is_it(slice)) else { return Ok(()) };
+            let is_it = |slice: &&mut Slice| slice.changed_ms == changed_ms;
+            let Some(slice) = announcing.of(news).as_mut().filter(is_it) else { return Ok(()) };
             slice.uncommitted = true;
             slice.open = slice.open.saturating_sub(1);
             if slice.open > 0 {
@@ -88,51 +153,61 @@ impl User {
             (slice.up_to, slice.last)
         };
         if last {
-            return self.end_announcement(tx);
+            return self.end_announcement(tx, news);
         }
-        store::profile::move_announcement(tx, up_to)?;
-        self.announce_slice(tx, cx, announced.changed_ms, up_to, false)
+        announcement::advance(tx, news, up_to)?;
+        self.announce_slice(tx, cx, (news, changed_ms), up_to, false)
     }
 
     fn announce_slice(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
-        changed_ms: u64,
+        (news, changed_ms): (News, u64),
         told_to: u64,
         before_answer: bool,
     ) -> Result<(), Error> {
         let rooms = store::rooms::joined_after(&**tx, told_to, ROOMS_BEFORE_ANSWER_MAX as u64)?;
-        let Some((up_to, _)) = rooms.last().cloned() else { return self.end_announcement(tx) };
+        let Some((up_to, _)) = rooms.last().cloned() else { return self.end_announcement(tx, news) };
         let (open, last) = (rooms.len(), rooms.len() < ROOMS_BEFORE_ANSWER_MAX);
-        *self.announcing.borrow_mut() = Some(Slice { changed_ms, up_to, open, last, uncommitted: true });
-        let call = refresh(&**tx, own_id(cx)?, changed_ms)?;
-        rooms.into_iter().try_for_each(|(_, room_id)| {
-            let key = Key::Profile(Announced { room_id: room_id.clone(), changed_ms });
-            cx.deliver(room_id, &call, key, before_answer)
-        })
+        *self.announcing.borrow_mut().of(news) = Some(Slice { changed_ms, up_to, open, last, uncommitted: true });
+        let rooms = rooms.into_iter().map(|(_, room_id)| {
+            let key = Key::Announcement(Announced { news, room_id: room_id.clone(), changed_ms });
+            (room_id, key)
+        });
+        match news {
+            News::Profile => {
+                let call = refresh(&**tx, own_id(cx)?, changed_ms)?;
+                rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
+            }
+            News::DeviceList => {
+                let call = device_list(cx, changed_ms)?;
+                rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
+            }
+        }
     }
 
-    fn end_announcement(&self, tx: &Tx<'_>) -> Result<(), Error> {
-        *self.announcing.borrow_mut() = None;
-        store::profile::end_announcement(tx)?;
-        Ok(schedule::cancel(tx, DUE)?)
+    fn end_announcement(&self, tx: &Tx<'_>, news: News) -> Result<(), Error> {
+        *self.announcing.borrow_mut().of(news) = None;
+        announcement::end(tx, news)?;
+        Ok(schedule::cancel(tx, news.due())?)
     }
 
     pub(super) fn announcement_rolled_back(&self) {
-        let mut announcing = self.announcing.borrow_mut();
-        if announcing.as_ref().is_some_and(|slice| slice.uncommitted) {
-            *announcing = None;
+        for slice in self.announcing.borrow_mut().all() {
+            if slice.as_ref().is_some_and(|slice| slice.uncommitted) {
+                *slice = None;
+            }
         }
     }
 
     /// An answer was lost on the way into the books: the alarm repeats the slice.
     pub(super) fn announcement_unsettled(&self) {
-        *self.announcing.borrow_mut() = None;
+        *self.announcing.borrow_mut() = Announcing::default();
     }
 
     pub(super) fn announcement_committed(&self) {
-        if let Some(slice) = self.announcing.borrow_mut().as_mut() {
+        for slice in self.announcing.borrow_mut().all().into_iter().flatten() {
             slice.uncommitted = false;
         }
     }

@@ -1,0 +1,147 @@
+//! Whose devices a member's clients have to look at again, and whose no longer.
+//!
+//! A member's changed devices take a position of the log, as a receipt does. Who came and went is in the log already.
+//! Spec: "End-to-End Encryption", "Tracking the device list for a user", "Extensions to /sync".
+
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedUserId, UserId};
+use ruma_events::room::member::MembershipState;
+use serde::{Deserialize, Serialize};
+
+use super::{Room, state::MEMBER, store, viewer::Viewer};
+use crate::{Call, Cx, Error};
+
+/// Members of a room without encryption that are told to one who joins it: in a larger one nobody sends them keys.
+const UNENCRYPTED_MEMBERS_MAX: u64 = 1_000;
+/// Members of any room that are told at once.
+const MEMBERS_MAX: u64 = 100_000;
+/// Members of a room left that are looked at.
+const LEFT_MAX: u64 = 1_000;
+/// Changed memberships that are looked up one by one; of more, all count as new.
+const MOVED_MAX: usize = 500;
+
+/// The devices or keys of a local user changed at `changed_ms`, by the user's own clock. Late and repeated ones change
+/// nothing, and nothing is written for who is not in the room.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceListChanged {
+    pub user: OwnedUserId,
+    /// In milliseconds since the Unix epoch.
+    pub changed_ms: u64,
+}
+
+impl Call for DeviceListChanged {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "device_list_changed";
+    type Reply = ();
+}
+
+/// What the room tells of devices since a position, as `/sync` would.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetDeviceLists {
+    pub user: OwnedUserId,
+    /// `None`: the user did not know the room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+}
+
+/// Users by what became of them.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLists {
+    /// Whose devices changed, or who shares a room with the user now that did not share this one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<OwnedUserId>,
+    /// Who shares this room with the user no longer; another one perhaps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<OwnedUserId>,
+}
+
+impl DeviceLists {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.left.is_empty()
+    }
+}
+
+impl Call for GetDeviceLists {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_device_lists";
+    type Reply = DeviceLists;
+}
+
+impl Room {
+    pub(super) fn device_list_changed(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: DeviceListChanged) -> Result<(), Error> {
+        let user_id = call.user.as_str();
+        let is_joined = store::members::membership(&**tx, user_id)?.as_deref() == Some("join");
+        if !is_joined || store::device_lists::changed_ms(&**tx, user_id)? >= call.changed_ms {
+            return Ok(());
+        }
+        let position = self.next_position(&**tx, cx)?;
+        store::device_lists::put(tx, user_id, call.changed_ms, position)?;
+        cx.room.public_head.set(Some(position));
+        Ok(())
+    }
+
+    pub(super) fn device_lists(&self, sql: &dyn Sql, _: &Cx<'_>, call: GetDeviceLists) -> Result<DeviceLists, Error> {
+        let to = self.heads(sql)?.public;
+        let viewer = Viewer::load(sql, call.user, "".into())?;
+        match viewer.membership() {
+            Some((MembershipState::Join, _)) => {
+                let since = call.from.filter(|from| *from <= to && viewer.joined_throughout(*from));
+                of_member(sql, &viewer.user, since, to)
+            }
+            Some((_, left)) if call.from.is_some_and(|from| from < left) => of_gone(sql, &viewer.user, left),
+            _ => Ok(DeviceLists::default()),
+        }
+    }
+}
+
+/// For one who is in the room, and was since `since`; `None`: who is new here.
+pub(super) fn of_member(sql: &dyn Sql, viewer: &UserId, since: Option<u64>, to: u64) -> Result<DeviceLists, Error> {
+    let mut lists = DeviceLists::default();
+    let is_large = || store::members::joined_exceed(sql, UNENCRYPTED_MEMBERS_MAX);
+    let Some(since) = since else {
+        if !is_large()? || store::state::position_at(sql, "m.room.encryption", "", to)?.is_some() {
+            lists.changed = users(store::members::joined_by(sql, to, MEMBERS_MAX)?, viewer);
+        }
+        return Ok(lists);
+    };
+    if store::device_lists::encrypted_since(sql, since)? && is_large()? {
+        lists.changed = users(store::members::joined_by(sql, to, MEMBERS_MAX)?, viewer);
+    } else {
+        // The viewer's own devices are news, too.
+        let changed = store::device_lists::changed(sql, since, to)?;
+        lists.changed = changed.into_iter().filter_map(|user| OwnedUserId::try_from(user).ok()).collect();
+    }
+    let moved = store::device_lists::moved(sql, since, to)?;
+    let one_by_one = moved.len() <= MOVED_MAX;
+    for (user, joined) in moved {
+        // A new name is no new member.
+        let was_joined = if one_by_one { was_joined(sql, &user, since)? } else { !joined };
+        let list = match (was_joined, joined) {
+            (false, true) => &mut lists.changed,
+            (true, false) => &mut lists.left,
+            _ => continue,
+        };
+        list.extend(users(vec![user], viewer));
+    }
+    Ok(lists)
+}
+
+/// For one who left the room, or was banned, at a position: those who are still there.
+pub(super) fn of_gone(sql: &dyn Sql, viewer: &UserId, left: u64) -> Result<DeviceLists, Error> {
+    let left = users(store::members::joined_by(sql, left, LEFT_MAX)?, viewer);
+    Ok(DeviceLists { changed: Vec::new(), left })
+}
+
+fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Error> {
+    let Some(member) = store::state::at(sql, MEMBER, user, at)? else { return Ok(false) };
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Member {
+        membership: String,
+    }
+    Ok(member.pdu.content_as::<Member>().unwrap_or_default().membership == "join")
+}
+
+fn users(ids: Vec<String>, but: &UserId) -> Vec<OwnedUserId> {
+    ids.into_iter().filter(|id| id != but).filter_map(|id| OwnedUserId::try_from(id).ok()).collect()
+}

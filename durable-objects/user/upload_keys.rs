@@ -1,0 +1,324 @@
+use std::collections::BTreeMap;
+
+use domain::{Refusal, signed_key::SignedKey};
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::DeviceId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{KeyCounts, User, authenticate, own_id, store, store::keys::Kind};
+use crate::{Call, Cx, Error};
+
+/// One-time keys that a device may have at a time, given out or not.
+const ONE_TIME_KEYS_MAX: usize = 1_000;
+/// Algorithms of fallback keys of one device.
+const FALLBACK_KEYS_MAX: usize = 16;
+/// Bytes of a device's identity keys.
+const DEVICE_KEYS_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a one-time or fallback key.
+const KEY_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of the name `<algorithm>:<key id>`.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Publishes keys of the caller's device. Repeated, it changes nothing, and brings no key back that was given out.
+///
+/// Refused: `UnknownToken`; `BadJson`, `InvalidParam` or `InvalidSignature` for device keys that are not this device's, or
+/// not signed by it; `InvalidParam` for another key under the name of a one-time key that is there, and beyond the limits.
+/// Spec: "End-to-End Encryption", "Uploading keys".
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct UploadKeys {
+    pub token_hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_keys: Option<Box<RawValue>>,
+    /// By `<algorithm>:<key id>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub one_time_keys: BTreeMap<String, Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallback_keys: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Call for UploadKeys {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "upload_keys";
+    type Reply = KeyCounts;
+}
+
+impl User {
+    pub(super) fn upload_keys(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: UploadKeys) -> Result<KeyCounts, Error> {
+        let device_id = authenticate(&**tx, cx, &call.token_hash)?;
+        if let Some(keys) = &call.device_keys {
+            self.put_device_keys(tx, cx, &device_id, keys.get())?;
+        }
+        self.add_one_time_keys(tx, cx, &device_id, &call.one_time_keys)?;
+        self.put_fallback_keys(tx, cx, &device_id, &call.fallback_keys)?;
+        Ok(store::keys::counts(&**tx, &device_id)?)
+    }
+
+    fn put_device_keys(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId, keys: &str) -> Result<(), Error> {
+        if keys.len() > DEVICE_KEYS_BYTES_MAX {
+            return Err(Refusal::InvalidParam(format!("`device_keys` may have {DEVICE_KEYS_BYTES_MAX} bytes")).into());
+        }
+        let keys = SignedKey::parse(keys)?;
+        let user_id = own_id(cx)?;
+        keys.check_device(user_id.as_str(), device_id.as_str())?;
+        let before = store::keys::get(&**tx, Kind::Device, device_id.as_str())?;
+        // The same keys again keep the signatures they got meanwhile.
+        if let Some(before) = before.as_deref().map(SignedKey::parse).transpose()?
+            && before.is_same_key(&keys)
+        {
+            return Ok(());
+        }
+        let own = domain::signed_key::signing_key_id(device_id.as_str());
+        let keys = keys.with_signatures(|user, key_id| user == user_id && key_id == own);
+        let position = self.own_position(&**tx, cx)?;
+        store::keys::put(tx, Kind::Device, device_id.as_str(), Some(&keys.to_json()), position)?;
+        cx.user.device_list_changed.set(true);
+        Ok(())
+    }
+
+    fn add_one_time_keys(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        device_id: &DeviceId,
+        keys: &BTreeMap<String, Box<RawValue>>,
+    ) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let kept = store::keys::one_time(&**tx, device_id, false)?;
+        let known: BTreeMap<(&str, &str), Option<&str>> =
+            kept.iter().map(|kept| ((&*kept.algorithm, &*kept.key_id), kept.key.as_deref())).collect();
+        let mut new = Vec::new();
+        for (name, key) in keys {
+            let (algorithm, key_id) = split(name, key)?;
+            match known.get(&(algorithm, key_id)) {
+                None => new.push(json!({ "algorithm": algorithm, "key_id": key_id, "key": key.get() })),
+                // It was given out already: this is a repetition.
+                Some(None) => {}
+                Some(Some(known)) if is_same(known, key.get()) => {}
+                Some(Some(_)) => {
+                    return Err(Refusal::InvalidParam(format!("There is another one-time key {name}")).into());
+                }
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        if kept.iter().filter(|kept| kept.key.is_some()).count().saturating_add(new.len()) > ONE_TIME_KEYS_MAX {
+            return Err(Refusal::InvalidParam(format!("A device may have {ONE_TIME_KEYS_MAX} one-time keys")).into());
+        }
+        // What was given out is remembered as long as it may come in a repetition of the last upload.
+        let last = kept.iter().map(|kept| kept.uploaded).max().unwrap_or(0);
+        store::keys::forget_given(tx, device_id, last)?;
+        let position = self.own_position(&**tx, cx)?;
+        Ok(store::keys::add_one_time(tx, device_id, &serde_json::to_string(&new)?, position)?)
+    }
+
+    fn put_fallback_keys(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        device_id: &DeviceId,
+        keys: &BTreeMap<String, Box<RawValue>>,
+    ) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let kept = store::keys::one_time(&**tx, device_id, true)?;
+        let mut algorithms: Vec<&str> = Vec::new();
+        for (name, key) in keys {
+            let (algorithm, key_id) = split(name, key)?;
+            // Spec: "There can only be at most one key per algorithm uploaded".
+            if algorithms.contains(&algorithm) {
+                return Err(Refusal::InvalidParam(format!("There are several fallback keys for {algorithm}")).into());
+            }
+            algorithms.push(algorithm);
+            let same = |kept: &&store::keys::Kept| kept.algorithm == algorithm && kept.key_id == key_id;
+            let is_there = kept.iter().find(same).and_then(|kept| kept.key.as_deref());
+            if is_there.is_some_and(|there| is_same(there, key.get())) {
+                continue;
+            }
+            let position = self.own_position(&**tx, cx)?;
+            store::keys::put_fallback(tx, device_id, (algorithm, key_id), key.get(), position)?;
+        }
+        algorithms.extend(kept.iter().map(|kept| kept.algorithm.as_str()));
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        if algorithms.len() > FALLBACK_KEYS_MAX {
+            return Err(Refusal::InvalidParam(format!("A device may have {FALLBACK_KEYS_MAX} fallback keys")).into());
+        }
+        Ok(())
+    }
+
+    /// The next position of the user's own stream, for what changes now: every waiting sync looks at it.
+    pub(super) fn own_position(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
+        cx.wake();
+        self.with_moves(sql, |moves| Ok(moves.own_news(cx.now_ms)))
+    }
+
+    /// A device's name is shown with its keys.
+    pub(super) fn device_renamed(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
+        if let Some(keys) = store::keys::get(&**tx, Kind::Device, device_id.as_str())? {
+            let position = self.own_position(&**tx, cx)?;
+            store::keys::put(tx, Kind::Device, device_id.as_str(), Some(&keys), position)?;
+            cx.user.device_list_changed.set(true);
+        }
+        Ok(())
+    }
+
+    /// Devices that this operation removed take their keys along.
+    pub(super) fn keys_of_removed(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let gone = cx.user.gone.borrow().clone();
+        for device_id in gone {
+            store::keys::forget_one_time(tx, &device_id)?;
+            if store::keys::has_device(&**tx, &device_id)? {
+                let position = self.own_position(&**tx, cx)?;
+                store::keys::put(tx, Kind::Device, device_id.as_str(), None, position)?;
+                cx.user.device_list_changed.set(true);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `<algorithm>:<key id>`, for a key that is a text or an object and not too large.
+fn split<'a>(name: &'a str, key: &RawValue) -> Result<(&'a str, &'a str), Refusal> {
+    let parts = name.split_once(':').filter(|(algorithm, key_id)| !algorithm.is_empty() && !key_id.is_empty());
+    let Some(parts) = parts.filter(|_| name.len() <= NAME_BYTES_MAX) else {
+        return Err(Refusal::InvalidParam("A key's name has the form <algorithm>:<key id>".to_owned()));
+    };
+    if key.get().len() > KEY_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("A one-time key may have {KEY_BYTES_MAX} bytes")));
+    }
+    match serde_json::from_str(key.get()) {
+        Ok(Value::String(_) | Value::Object(_)) => Ok(parts),
+        _ => Err(Refusal::BadJson(format!("The key {name} is neither a text nor an object"))),
+    }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    let parse = |json| serde_json::from_str::<Value>(json).ok();
+    one == other || parse(one).is_some_and(|one| Some(one) == parse(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use domain::{Refusal, signed_key::testing::Signer};
+    use platform::{ActorKind, Address};
+    use ruma_common::user_id;
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::{FALLBACK_KEYS_MAX, ONE_TIME_KEYS_MAX, UploadKeys};
+    use crate::{
+        CallError,
+        user::{ClaimKeys, Create, GetKeys, KeyCounts, LogOut, NewDevice},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    fn alice() -> std::rc::Rc<World> {
+        let world = World::new(3);
+        let device = Some(NewDevice::new("PHONE", "t"));
+        world.call(ALICE, &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
+        world
+    }
+
+    fn keys(names: &[&str]) -> BTreeMap<String, Box<serde_json::value::RawValue>> {
+        names.iter().map(|name| ((*name).to_owned(), to_raw_value(&json!({ "key": name })).unwrap())).collect()
+    }
+
+    fn upload(one_time: &[&str], fallback: &[&str]) -> UploadKeys {
+        let (one_time_keys, fallback_keys) = (keys(one_time), keys(fallback));
+        UploadKeys { token_hash: "t".to_owned(), one_time_keys, fallback_keys, ..UploadKeys::default() }
+    }
+
+    fn claim(world: &World, algorithm: &str) -> Option<String> {
+        let devices = BTreeMap::from([("PHONE".into(), algorithm.to_owned())]);
+        let mut claimed = world.call(ALICE, &ClaimKeys { devices }).unwrap();
+        let (name, key) = claimed.pop_first()?.1.pop_first()?;
+        assert_eq!(serde_json::from_str::<Value>(key.get()).unwrap(), json!({ "key": name }));
+        Some(name)
+    }
+
+    fn counts(counts: &KeyCounts) -> (Option<u64>, &[String]) {
+        (counts.one_time.get("a").copied(), &counts.unused_fallback)
+    }
+
+    fn is_invalid<T: std::fmt::Debug>(outcome: Result<T, CallError>) {
+        assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_)))), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_one_time_key_is_given_out_once_the_oldest_first() {
+        let world = alice();
+        assert_eq!(counts(&world.call(ALICE, &upload(&["a:2", "b:1"], &[])).unwrap()), (Some(1), &[][..]));
+        let second = upload(&["a:0", "a:1"], &["a:f"]);
+        let fallback = ["a".to_owned()];
+        assert_eq!(counts(&world.call(ALICE, &second).unwrap()), (Some(3), &fallback[..]));
+        assert_eq!(claim(&world, "a").as_deref(), Some("a:2"));
+        let both: BTreeSet<_> = [claim(&world, "a"), claim(&world, "a")].into_iter().flatten().collect();
+        assert_eq!(both, ["a:0", "a:1"].map(ToOwned::to_owned).into());
+        // The answer to the upload was lost.
+        assert_eq!(counts(&world.call(ALICE, &second).unwrap()), (None, &fallback[..]), "none comes back");
+        world.evict(&Address::new(ActorKind::User, ALICE));
+        for _ in 0..2 {
+            assert_eq!(claim(&world, "a").as_deref(), Some("a:f"), "the fallback key is given out again and again");
+        }
+        assert_eq!(claim(&world, "c"), None);
+        assert_eq!(counts(&world.call(ALICE, &second).unwrap()), (None, &[][..]), "the fallback key is used");
+        assert_eq!(counts(&world.call(ALICE, &upload(&[], &["a:g"])).unwrap()), (None, &fallback[..]));
+        assert_eq!(claim(&world, "a").as_deref(), Some("a:g"));
+    }
+
+    #[test]
+    fn there_are_rules_for_names_and_numbers() {
+        let world = alice();
+        world.call(ALICE, &upload(&["a:1"], &[])).unwrap();
+        for name in ["a", "a:", ":1"] {
+            is_invalid(world.call(ALICE, &upload(&[name], &[])));
+            is_invalid(world.call(ALICE, &upload(&[], &[name])));
+        }
+        let mut other = upload(&["a:1"], &[]);
+        other.one_time_keys.insert("a:1".to_owned(), to_raw_value("another").unwrap());
+        is_invalid(world.call(ALICE, &other));
+        is_invalid(world.call(ALICE, &upload(&[], &["a:1", "a:2"])));
+        let names: Vec<String> = (0..ONE_TIME_KEYS_MAX).map(|number| format!("a:x{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        is_invalid(world.call(ALICE, &upload(&names, &[])));
+        let algorithms: Vec<String> = (0..=FALLBACK_KEYS_MAX).map(|number| format!("x{number}:1")).collect();
+        let algorithms: Vec<&str> = algorithms.iter().map(String::as_str).collect();
+        is_invalid(world.call(ALICE, &upload(&[], &algorithms)));
+        assert_eq!(counts(&world.call(ALICE, &upload(&[], &[])).unwrap()), (Some(1), &[][..]), "nothing changed");
+    }
+
+    #[test]
+    fn device_keys_are_the_devices_own_and_go_with_it() {
+        let world = alice();
+        let shown = || {
+            let call = GetKeys { viewer: user_id!("@bob:myelin.test").to_owned(), devices: Vec::new() };
+            world.call(ALICE, &call).unwrap().devices
+        };
+        let keys = Signer::new(1).device(ALICE, "PHONE");
+        let with =
+            |keys: &Value| UploadKeys { device_keys: Some(to_raw_value(keys).unwrap()), ..upload(&["a:1"], &[]) };
+        let mut forged = keys.clone();
+        forged["algorithms"] = json!([]);
+        let outcome = world.call(ALICE, &with(&forged));
+        assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidSignature(_)))), "{outcome:?}");
+        is_invalid(world.call(ALICE, &with(&Signer::new(1).device(ALICE, "LAPTOP"))));
+        assert!(shown().is_empty());
+        for _ in 0..2 {
+            world.call(ALICE, &with(&keys)).unwrap();
+        }
+        let mut told: Value = serde_json::from_str(shown().pop_first().unwrap().1.get()).unwrap();
+        assert_eq!(told.as_object_mut().unwrap().remove("unsigned"), Some(json!({})));
+        assert_eq!(told, keys);
+        world.call(ALICE, &LogOut { token_hash: "t".to_owned(), all: false }).unwrap();
+        assert!(shown().is_empty());
+        assert_eq!(claim(&world, "a"), None);
+    }
+}

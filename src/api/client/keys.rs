@@ -1,0 +1,231 @@
+//! Keys for end-to-end encryption. Spec: "End-to-End Encryption", "Key management API", "Cross-signing".
+
+use std::collections::BTreeMap;
+
+use actors::{
+    room::GetDeviceLists,
+    user::{
+        ClaimKeys, GetKeys, GetOwnDeviceLists, GetSignatures, KeySignatures, Signed, SyncPlan, UploadCrossSigning,
+        UploadKeys, UploadSignatures, UserKeys,
+    },
+};
+use bytes::Bytes;
+use domain::{Refusal, signed_key::SignedKey};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::{Method, Request, Response, StatusCode};
+use ruma_client_api::keys::{
+    claim_keys::v3 as claim, get_key_changes::v3 as changes, get_keys::v3 as query, upload_keys::v3 as upload,
+    upload_signatures::v3 as signatures,
+};
+use ruma_common::{OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId, encryption::OneTimeKey, serde::Raw};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+
+use super::device_lists::DeviceLists;
+use crate::{
+    Bearer, Caller, Context, Failure, Routes, failure,
+    router::bad_json,
+    uiaa::{self, Auth, Operation},
+};
+
+/// Users whose keys may be asked for at once.
+const USERS_MAX: usize = 5_000;
+/// Users asked at the same time.
+const USERS_AT_ONCE: usize = 32;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_carried_json(upload);
+    routes.add_carried_json(query);
+    routes.add_json(claim);
+    routes.add_carried_json(sign);
+    routes.add_carried_json(changes);
+    for path in ["/_matrix/client/v3/keys/device_signing/upload", "/_matrix/client/unstable/keys/device_signing/upload"]
+    {
+        routes.add_raw(Method::POST, path, upload_cross_signing);
+    }
+}
+
+async fn upload(cx: &Context, bearer: Bearer, request: upload::Request) -> Result<Vec<u8>, Failure> {
+    let keys = |keys: BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>| -> BTreeMap<String, Box<RawValue>> {
+        keys.into_iter().map(|(name, key)| (name.to_string(), key.into_json())).collect()
+    };
+    let call = UploadKeys {
+        token_hash: bearer.token_hash.clone(),
+        device_keys: request.device_keys.map(Raw::into_json),
+        one_time_keys: keys(request.one_time_keys),
+        fallback_keys: keys(request.fallback_keys),
+    };
+    let counts = bearer.call(cx, &call).await?;
+    Ok(serde_json::to_vec(&json!({ "one_time_key_counts": counts.one_time }))?)
+}
+
+/// Not ruma's type: keys go through as they are, in pieces of ready JSON.
+#[derive(Default, Serialize)]
+struct Keys {
+    failures: BTreeMap<String, Value>,
+    device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
+    master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+}
+
+async fn query(cx: &Context, bearer: Bearer, request: query::Request) -> Result<Vec<u8>, Failure> {
+    let of = request.device_keys.keys().cloned().collect();
+    let signed = bearer.call(cx, &GetSignatures { token_hash: bearer.token_hash.clone(), of }).await?;
+    let Asked { users, failures } = asked(cx, request.device_keys)?;
+    let calls = users.into_iter().map(|(user_id, devices)| async {
+        let call = GetKeys { viewer: bearer.user_id.clone(), devices };
+        Ok::<_, Failure>((existing(cx.user(&user_id).call(&call).await)?, user_id))
+    });
+    let mut found = stream::iter(calls).buffer_unordered(USERS_AT_ONCE);
+    let mut answer = Keys { failures, ..Keys::default() };
+    while let Some((keys, user_id)) = found.try_next().await? {
+        let Some(UserKeys { devices, master, self_signing, user_signing }) = keys else { continue };
+        if let Some(master) = master {
+            answer.master_keys.insert(user_id.clone(), signed_master(master, &bearer.user_id, signed.get(&user_id))?);
+        }
+        answer.self_signing_keys.extend(self_signing.map(|key| (user_id.clone(), key)));
+        answer.user_signing_keys.extend(user_signing.map(|key| (user_id.clone(), key)));
+        answer.device_keys.insert(user_id, devices);
+    }
+    Ok(serde_json::to_vec(&answer)?)
+}
+
+/// Somebody's master key, with what the viewer signed it with, if it is the one they signed.
+fn signed_master(
+    master: Box<RawValue>,
+    viewer: &UserId,
+    signed: Option<&KeySignatures>,
+) -> Result<Box<RawValue>, Failure> {
+    let Some(signed) = signed else { return Ok(master) };
+    let mut key = SignedKey::parse(master.get())?;
+    if key.only_public_key() != Some(&signed.key) {
+        return Ok(master);
+    }
+    for (key_id, signature) in &signed.signatures {
+        key.add_signature(viewer.as_str(), key_id, signature);
+    }
+    Ok(RawValue::from_string(key.to_json())?)
+}
+
+async fn claim(cx: &Context, _: Caller, request: claim::Request) -> Result<Vec<u8>, Failure> {
+    let Asked { users, failures } = asked(cx, request.one_time_keys)?;
+    let calls = users.into_iter().map(|(user_id, devices)| async {
+        let devices = devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect();
+        Ok::<_, Failure>((existing(cx.user(&user_id).call(&ClaimKeys { devices }).await)?, user_id))
+    });
+    let claimed: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
+    let keys = claimed.into_iter().filter_map(|(keys, user_id)| Some((user_id, keys.filter(|keys| !keys.is_empty())?)));
+    let keys: BTreeMap<OwnedUserId, _> = keys.collect();
+    #[derive(Serialize)]
+    struct Claimed<K> {
+        failures: BTreeMap<String, Value>,
+        one_time_keys: K,
+    }
+    Ok(serde_json::to_vec(&Claimed { failures, one_time_keys: keys })?)
+}
+
+/// Local users with what is asked of each, and the servers of others, which cannot be reached: there is no federation.
+struct Asked<T> {
+    users: Vec<(OwnedUserId, T)>,
+    failures: BTreeMap<String, Value>,
+}
+
+fn asked<T>(cx: &Context, users: BTreeMap<OwnedUserId, T>) -> Result<Asked<T>, Refusal> {
+    if users.len() > USERS_MAX {
+        return Err(Refusal::InvalidParam(format!("The keys of {USERS_MAX} users may be asked for at once")));
+    }
+    let (users, remote): (Vec<_>, Vec<_>) = users.into_iter().partition(|(user_id, _)| cx.is_local(user_id));
+    let failures = remote.iter().map(|(user_id, _)| (user_id.server_name().to_string(), json!({}))).collect();
+    Ok(Asked { users, failures })
+}
+
+/// Who does not exist is left out.
+fn existing<T>(reply: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match reply {
+        Ok(reply) => Ok(Some(reply)),
+        Err(Failure::Absent) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn sign(cx: &Context, bearer: Bearer, request: signatures::Request) -> Result<Vec<u8>, Failure> {
+    let signed: Signed = request
+        .signed_keys
+        .into_iter()
+        .map(|(user_id, keys)| (user_id, keys.iter().map(|(name, key)| (name.to_owned(), key.to_owned())).collect()))
+        .collect();
+    // Before others are asked for theirs.
+    bearer.verify(cx).await?;
+    let others: BTreeMap<OwnedUserId, ()> =
+        signed.keys().filter(|user_id| **user_id != bearer.user_id).map(|user_id| (user_id.clone(), ())).collect();
+    let calls = asked(cx, others)?.users.into_iter().map(|(user_id, ())| async {
+        let call = GetKeys { viewer: bearer.user_id.clone(), devices: Vec::new() };
+        let keys = existing(cx.user(&user_id).call(&call).await)?;
+        Ok::<_, Failure>(keys.and_then(|keys| keys.master).map(|master| (user_id, master)))
+    });
+    let found: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
+    let masters = found.into_iter().flatten().collect();
+    let call = UploadSignatures { token_hash: bearer.token_hash.clone(), signed, masters };
+    let failures = bearer.call(cx, &call).await?;
+    let failures: BTreeMap<OwnedUserId, BTreeMap<String, Value>> = failures
+        .into_iter()
+        .map(|(user_id, keys)| (user_id, keys.into_iter().map(|(name, refusal)| (name, refusal.body())).collect()))
+        .collect();
+    Ok(serde_json::to_vec(&json!({ "failures": failures }))?)
+}
+
+/// `to` is a hint to servers with caches that may be behind: the answer reaches up to now.
+async fn changes(cx: &Context, bearer: Bearer, request: changes::Request) -> Result<Vec<u8>, Failure> {
+    let changes::Request { from, to, .. } = request;
+    let of_token = |since| GetOwnDeviceLists { token_hash: bearer.token_hash.clone(), since };
+    bearer.call(cx, &of_token(to)).await?;
+    let own = bearer.call(cx, &of_token(from.clone())).await?;
+    let plan = SyncPlan { token_hash: bearer.token_hash.clone(), since: Some(from), ..SyncPlan::default() };
+    let plan = bearer.call(cx, &plan).await?;
+    let calls = plan.rooms.iter().map(|room| async {
+        let call = GetDeviceLists { user: bearer.user_id.clone(), from: room.from };
+        existing(cx.room(&room.room_id).call(&call).await)
+    });
+    let told: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
+    let mut lists = DeviceLists::default();
+    told.into_iter().flatten().for_each(|told| lists.add(told));
+    lists.settle(cx, &bearer).await?;
+    lists.changed.extend(own);
+    Ok(serde_json::to_vec(&lists)?)
+}
+
+#[derive(Deserialize)]
+struct CrossSigning {
+    master_key: Option<Box<RawValue>>,
+    self_signing_key: Option<Box<RawValue>>,
+    user_signing_key: Option<Box<RawValue>>,
+    auth: Option<Auth>,
+}
+
+async fn upload_cross_signing(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let body: CrossSigning = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let mut call = UploadCrossSigning {
+        token_hash: bearer.token_hash.clone(),
+        master_key: body.master_key,
+        self_signing_key: body.self_signing_key,
+        user_signing_key: body.user_signing_key,
+        password_hash: None,
+    };
+    if bearer.call(cx, &call).await?.needs_password {
+        let operation = Operation {
+            name: "replace cross-signing keys",
+            user_id: Some(&bearer.user_id),
+            flows: uiaa::PASSWORD,
+            request: uiaa::digest(&[&call.master_key, &call.self_signing_key, &call.user_signing_key])?,
+        };
+        call.password_hash = Some(operation.authenticate(cx, body.auth.as_ref()).await?.password_hash()?);
+        bearer.call(cx, &call).await?;
+    }
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
