@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             ("matrix-js-sdk", script("conversation.mjs").arg(server.url()).output()),
             ("matrix-js-sdk", script("rooms.mjs").arg(server.url()).output()),
             ("matrix-js-sdk", script("account.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("encryption.mjs").arg(server.url()).output()),
             ("matrix-sdk", Command::new(&rust).arg(server.url()).output()),
         ];
         for (client, conversation) in conversations {

@@ -2,6 +2,7 @@
 
 import './stderr_console.mjs';
 import { ClientEvent, EventType, createClient } from 'matrix-js-sdk';
+import { CryptoEvent } from 'matrix-js-sdk/lib/crypto-api/index.js';
 
 const baseUrl = process.argv[2];
 export const password = 'correct horse battery staple';
@@ -21,6 +22,22 @@ export function until(client, found) {
     client.on(ClientEvent.Sync, ask);
     ask();
   });
+}
+
+// After these, the answer to a question about keys may be another.
+const KEYS_MOVED = [ClientEvent.Sync, CryptoEvent.DevicesUpdated, CryptoEvent.UserTrustStatusChanged, CryptoEvent.KeysChanged];
+
+/** The same for what is answered asynchronously; asked again when keys moved, too. */
+export async function untilAsked(client, found) {
+  for (;;) {
+    let moved;
+    const news = new Promise((resolve) => { moved = resolve; });
+    for (const event of KEYS_MOVED) client.once(event, moved);
+    const answer = await found();
+    if (!answer) await news;
+    for (const event of KEYS_MOVED) client.off(event, moved);
+    if (answer) return answer;
+  }
 }
 
 export async function register(name) {
@@ -50,6 +67,12 @@ export async function start(client, options = {}) {
   await client.startClient({ initialSyncLimit: 5, ...options });
   await synced;
 }
+
+export const joins = async (client, roomId) => {
+  const joined = until(client, () => client.getRoom(roomId)?.getMyMembership() === 'join');
+  await client.joinRoom(roomId);
+  await joined;
+};
 
 export const bodies = (room) =>
   room

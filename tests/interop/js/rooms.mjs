@@ -3,19 +3,13 @@
 //   node rooms.mjs URL
 
 import { EventType, JoinRule, MsgType, NotificationCountType, ReceiptType, Visibility } from 'matrix-js-sdk';
-import { assert, bodies, heard, logIn, refused, register, start, take, until } from './people.mjs';
+import { assert, bodies, heard, joins, logIn, refused, register, start, take, until } from './people.mjs';
 
 let alice, bob, roomId;
 const mine = (client) => client.getRoom(roomId);
 const last = (client) => mine(client).getLiveTimeline().getEvents().at(-1);
 const unread = (client) => mine(client).getRoomUnreadNotificationCount(NotificationCountType.Total);
 const highlights = (client) => mine(client).getRoomUnreadNotificationCount(NotificationCountType.Highlight);
-
-const joins = async (client, id) => {
-  const joined = until(client, () => client.getRoom(id)?.getMyMembership() === 'join');
-  await client.joinRoom(id);
-  await joined;
-};
 
 const steps = {
   async 'two meet in a room'() {

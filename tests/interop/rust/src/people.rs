@@ -37,14 +37,18 @@ impl Person {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let username = format!("{name}-rust-{now_ms}");
         let mut account = Register::new();
-        account.username = Some(username.clone());
+        account.username = Some(username);
         account.password = Some(PASSWORD.to_owned());
         account.auth = Some(AuthData::Dummy(Dummy::new()));
         account.inhibit_login = true;
-        Client::builder().homeserver_url(url).build().await?.send(account).await?;
+        let account = Client::builder().homeserver_url(url).build().await?.send(account).await?;
+        Self::signs_in(url, &account.user_id).await
+    }
 
+    /// Somebody on one more device, who syncs from now on.
+    pub async fn signs_in(url: &str, user_id: &UserId) -> Outcome<Self> {
         let client = Client::builder().homeserver_url(url).build().await?;
-        client.matrix_auth().login_username(&username, PASSWORD).initial_device_display_name("interop").await?;
+        client.matrix_auth().login_username(user_id, PASSWORD).initial_device_display_name("interop").await?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = heard.clone();
         client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| {
@@ -84,6 +88,18 @@ impl Person {
         loop {
             synced.mark_unchanged();
             if let Some(answer) = found(self) {
+                return Ok(answer);
+            }
+            synced.changed().await?;
+        }
+    }
+
+    /// The same for what a store answers asynchronously.
+    pub async fn until_asked<T>(&self, found: impl AsyncFn() -> Outcome<Option<T>>) -> Outcome<T> {
+        let mut synced = self.synced.clone();
+        loop {
+            synced.mark_unchanged();
+            if let Some(answer) = found().await? {
                 return Ok(answer);
             }
             synced.changed().await?;

@@ -1,0 +1,80 @@
+// Whose devices and identities people see, sign, and see go, through matrix-js-sdk and its Rust crypto.
+//
+//   node encryption.mjs URL
+
+import { assert, joins, logIn, password, register, start, take, untilAsked } from './people.mjs';
+
+let alice, bob, tablet, roomId;
+
+/** A device that holds keys, in memory only. */
+const encrypts = async (username) => {
+  const client = await logIn(username);
+  await client.initRustCrypto({ useIndexedDB: false });
+  await start(client);
+  return client;
+};
+
+const devicesSeen = async (client, owner) => {
+  const devices = await client.getCrypto().getUserDeviceInfo([owner.getUserId()]);
+  return [...(devices.get(owner.getUserId())?.keys() ?? [])];
+};
+const sees = (client, owner) =>
+  untilAsked(client, async () => (await devicesSeen(client, owner)).includes(owner.getDeviceId()));
+const isSigned = (client, owner) =>
+  untilAsked(client, async () => {
+    const status = await client.getCrypto().getDeviceVerificationStatus(owner.getUserId(), owner.getDeviceId());
+    return status?.signedByOwner;
+  });
+
+/** Asks first, then proves with the password who asks. */
+const proven = (client) => async (request) => {
+  const challenge = await request(null).then(() => null, (error) => error.data);
+  if (!challenge) return;
+  assert(challenge.flows?.some(({ stages }) => stages.includes('m.login.password')), JSON.stringify(challenge));
+  const identifier = { type: 'm.id.user', user: client.getUserId() };
+  await request({ type: 'm.login.password', identifier, password, session: challenge.session });
+};
+const identity = (client, owner) =>
+  client.getCrypto().getUserCrossSigningKeys(owner.getUserId()).then((keys) => JSON.stringify(keys?.master_key?.keys));
+
+const steps = {
+  async 'two meet in an encrypted room'() {
+    alice = await encrypts(await register('alice'));
+    bob = await encrypts(await register('bob'));
+    const encryption = { type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } };
+    const room = { preset: 'private_chat', invite: [bob.getUserId()], initial_state: [encryption] };
+    ({ room_id: roomId } = await alice.createRoom(room));
+    await joins(bob, roomId);
+    for (const client of [alice, bob]) await untilAsked(client, () => client.getCrypto().isEncryptionEnabledInRoom(roomId));
+  },
+  async 'devices publish their keys'() {
+    await sees(alice, bob);
+    await sees(bob, alice);
+  },
+  async 'a further device is seen'() {
+    tablet = await encrypts(bob.getUserId());
+    await sees(alice, tablet);
+    await sees(bob, tablet);
+  },
+  async 'an identity is published'() {
+    await bob.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(bob) });
+    for (const client of [alice, tablet]) await isSigned(client, bob);
+  },
+  async 'a user signs their other device'() {
+    await bob.getCrypto().crossSignDevice(tablet.getDeviceId());
+    await isSigned(alice, tablet);
+  },
+  async 'a removed device is seen going'() {
+    await proven(bob)((auth) => bob.deleteMultipleDevices([tablet.getDeviceId()], auth));
+    tablet.stopClient();
+    for (const client of [alice, bob]) await untilAsked(client, async () => (await devicesSeen(client, bob)).length === 1);
+  },
+  async 'new keys are a new identity'() {
+    const before = await identity(alice, bob);
+    await bob.getCrypto().bootstrapCrossSigning({ setupNewCrossSigning: true, authUploadDeviceSigningKeys: proven(bob) });
+    await untilAsked(alice, async () => (await identity(alice, bob)) !== before);
+    await isSigned(alice, bob);
+  },
+};
+
+await take(steps);
