@@ -135,6 +135,20 @@ impl Circle {
         assert_that(signed.is_verified_with_cross_signing(), "not verified")
     }
 
+    /// What the first device kept in the account's secret storage lets the other sign itself.
+    async fn a_device_is_restored_from_secret_storage(&self, other: &Person) -> Outcome {
+        let key = self.alice.client.encryption().secret_storage().create_secret_store().await?.secret_storage_key();
+        let encryption = other.client.encryption();
+        encryption.secret_storage().open_secret_store(&key).await?.import_secrets().await?;
+        let status = encryption.cross_signing_status().await.ok_or("no identity")?;
+        assert_that(status.is_complete(), &format!("{status:?}"))?;
+        for who in [&self.bob, &self.carol] {
+            who.until_asked(async || Ok(device_seen_by(who, other).await?.filter(Device::is_cross_signed_by_owner)))
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn a_removed_device_is_seen_going(&self, other: &Person) -> Outcome {
         let device_id = other.client.device_id().ok_or("no device")?.to_owned();
         let challenge = self.bob.client.delete_devices(std::slice::from_ref(&device_id), None).await;
@@ -169,10 +183,11 @@ impl Circle {
 pub async fn trust(url: &str) -> Option<()> {
     let circle = step("three meet in an encrypted room", three_meet_in_an_encrypted_room(url)).await?;
     step("devices publish their keys", circle.devices_publish_their_keys()).await?;
-    let (_, bobs) = step("further devices are seen", circle.further_devices_are_seen(url)).await?;
+    let (alices, bobs) = step("further devices are seen", circle.further_devices_are_seen(url)).await?;
     step("identities are published", circle.identities_are_published()).await?;
     step("a user verifies another", circle.a_user_verifies_another()).await?;
     step("a user signs their other device", circle.a_user_signs_their_other_device(&bobs)).await?;
+    step("a device is restored from secret storage", circle.a_device_is_restored_from_secret_storage(&alices)).await?;
     step("a removed device is seen going", circle.a_removed_device_is_seen_going(&bobs)).await?;
     step("reset keys are a new identity", circle.reset_keys_are_a_new_identity()).await
 }
