@@ -2,7 +2,8 @@
 //!
 //! The model is small: what a device must have seen in the end is the room's log since its user joined, in order and
 //! each event once, with the members it needs, every receipt that is its to see, what is unread as a room counts it that
-//! remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost, or the host died.
+//! remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost, the host
+//! died, people were kicked and banned, or a client went back to an older copy of all it knew, its sync token with it.
 
 mod account_data;
 mod device;
@@ -33,6 +34,8 @@ struct Story {
     world: Rc<World>,
     rooms: Vec<OwnedRoomId>,
     devices: Vec<Device>,
+    /// Copies of each device from before: what its client may be restored from.
+    copies: Vec<Vec<Device>>,
     /// What each user's clients have kept.
     account_data: BTreeMap<OwnedUserId, AccountData>,
     sent: u64,
@@ -80,7 +83,8 @@ impl Story {
             }
         }
         let (account_data, messages, receipts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { world, rooms: Vec::new(), devices, account_data, sent: 0, messages, receipts }
+        let copies = vec![Vec::new(); devices.len()];
+        Self { world, rooms: Vec::new(), devices, copies, account_data, sent: 0, messages, receipts }
     }
 
     fn creates_room(&mut self, creator: &UserId, version: &str) -> OwnedRoomId {
@@ -179,6 +183,22 @@ impl Story {
         self.world.call(room_id.as_str(), &call).unwrap();
     }
 
+    /// Whoever may do everything does something to somebody. What makes no sense just then is refused.
+    fn moderates(&self, target: &UserId, room_id: &RoomId) {
+        use MembershipAction::{Ban, Invite, Kick, Unban};
+        let action = [Kick, Ban, Unban, Unban, Invite][self.world.dice.roll(5) as usize];
+        drop(self.world.changes(&self.rooms_creator(), room_id, target, action));
+    }
+
+    /// A client is restored from an older copy of all it knew, and syncs on from there.
+    fn goes_back(&mut self) {
+        let index = self.world.dice.roll(self.devices.len() as u64) as usize;
+        let copies = &self.copies[index];
+        if !copies.is_empty() {
+            self.devices[index] = copies[self.world.dice.roll(copies.len() as u64) as usize].clone();
+        }
+    }
+
     fn renames(&mut self, user: &UserId) {
         self.sent += 1;
         let call = user::SetProfileField {
@@ -201,6 +221,11 @@ impl Story {
         let (who, room_id) = (self.anyone(), self.any_room());
         if self.world.dice.roll(16) == 0 {
             return self.moves_in_directory(&room_id);
+        }
+        match self.world.dice.roll(60) {
+            0..=1 => return self.moderates(&who, &room_id),
+            2..=3 => return self.goes_back(),
+            _ => {}
         }
         match self.world.dice.roll(30) {
             0..=4 => drop(self.sends(&who, &room_id)),

@@ -172,7 +172,7 @@ impl Story {
             device.account_data.insert((room_id, event.event_type), event.content.get().to_owned());
         }
         if !answer_is_lost {
-            self.devices[index] = device;
+            self.copies[index].push(std::mem::replace(&mut self.devices[index], device));
         }
         true
     }
