@@ -88,6 +88,15 @@ impl Device {
         }
     }
 
+    fn is_out_of(&mut self, room_id: &OwnedRoomId) {
+        self.rooms.remove(room_id);
+        self.forgets_data(room_id);
+        self.receipts.remove(room_id);
+        self.typing.remove(room_id);
+        self.unread.remove(room_id);
+        self.members.remove(room_id);
+    }
+
     fn forgets_data(&mut self, room_id: &OwnedRoomId) {
         self.account_data.retain(|(of, _), _| of.as_ref() != Some(room_id));
     }
@@ -140,12 +149,7 @@ impl Story {
                     self.takes(&mut device, &room_id, synced, from);
                 }
                 room::Section::Leave => {
-                    device.rooms.remove(&room_id);
-                    device.forgets_data(&room_id);
-                    device.receipts.remove(&room_id);
-                    device.typing.remove(&room_id);
-                    device.unread.remove(&room_id);
-                    device.members.remove(&room_id);
+                    device.is_out_of(&room_id);
                     out.push(room_id);
                 }
                 room::Section::Quiet => {}
@@ -162,6 +166,10 @@ impl Story {
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);
+        // Who was put out and invited back is told of the invitation only: a room is in one section of an answer.
+        for room in closed.invited {
+            device.is_out_of(&OwnedRoomId::try_from(room.room_id).unwrap());
+        }
         let of_account = closed.account_data.into_iter().map(|event| (None, event));
         let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));
         let of_rooms = of_rooms.flat_map(|room| {
