@@ -74,6 +74,8 @@ pub(crate) struct UserNotes {
     pub seen: RefCell<Option<(OwnedDeviceId, Option<String>)>>,
     /// Devices that were removed.
     pub gone: RefCell<Vec<OwnedDeviceId>>,
+    /// The device that has its messages up to this position of the user's own.
+    pub received: RefCell<Option<(OwnedDeviceId, u64)>>,
     /// Whether others have to learn that the user's devices or keys changed.
     pub device_list_changed: Cell<bool>,
 }
@@ -83,6 +85,7 @@ impl UserNotes {
         self.first_use.borrow().is_none()
             && self.seen.borrow().is_none()
             && self.gone.borrow().is_empty()
+            && self.received.borrow().is_none()
             && !self.device_list_changed.get()
     }
 }

@@ -64,3 +64,81 @@ fn what_is_said_of_keys() {
         json!({ "token_hash": "t", "since": "s" }),
     );
 }
+
+#[test]
+fn what_devices_are_sent() {
+    pinned(
+        &user::ReceiveToDevice {
+            sender: alice(),
+            sender_device: "PHONE".into(),
+            txn_id: "1".to_owned(),
+            event_type: "m.test".to_owned(),
+            messages: [("*".to_owned(), to_raw_value(&json!({})).unwrap())].into(),
+        },
+        json!({
+            "sender": "@alice:a", "sender_device": "PHONE", "txn_id": "1", "type": "m.test", "messages": { "*": {} },
+        }),
+    );
+}
+
+#[test]
+fn what_is_backed_up() {
+    let raw = || to_raw_value(&json!({})).unwrap();
+    let (token_hash, version) = ("t".to_owned(), "1".to_owned());
+    pinned(
+        &user::CreateBackup { token_hash: token_hash.clone(), algorithm: "a".to_owned(), auth_data: raw() },
+        json!({ "token_hash": "t", "algorithm": "a", "auth_data": {} }),
+    );
+    pinned(
+        &user::GetBackup { token_hash: token_hash.clone(), version: Some(version.clone()) },
+        json!({ "token_hash": "t", "version": "1" }),
+    );
+    pinned_reply::<user::GetBackup>(
+        json!({ "version": "1", "algorithm": "a", "auth_data": {}, "count": 0, "etag": "0" }),
+    );
+    pinned(
+        &user::UpdateBackup {
+            token_hash: token_hash.clone(),
+            version: version.clone(),
+            algorithm: "a".to_owned(),
+            auth_data: raw(),
+            repeated_version: Some("1".to_owned()),
+        },
+        json!({ "token_hash": "t", "version": "1", "algorithm": "a", "auth_data": {}, "repeated_version": "1" }),
+    );
+    pinned(
+        &user::DeleteBackup { token_hash: token_hash.clone(), version: version.clone() },
+        json!({ "token_hash": "t", "version": "1" }),
+    );
+    let data = user::KeyData { first_message_index: 1, forwarded_count: 2, is_verified: true, session_data: raw() };
+    let key = user::BackedUpKey { room_id: "!r".to_owned(), session_id: "s".to_owned(), data };
+    let encoded = json!({
+        "room_id": "!r", "session_id": "s",
+        "data": { "first_message_index": 1, "forwarded_count": 2, "is_verified": true, "session_data": {} },
+    });
+    pinned(
+        &user::PutBackedUpKeys { token_hash: token_hash.clone(), version: version.clone(), keys: vec![key] },
+        json!({ "token_hash": "t", "version": "1", "keys": [encoded] }),
+    );
+    pinned_reply::<user::PutBackedUpKeys>(json!({ "count": 1, "etag": "1" }));
+    pinned(
+        &user::GetBackedUpKeys {
+            token_hash: token_hash.clone(),
+            version: version.clone(),
+            room_id: Some("!r".to_owned()),
+            session_id: Some("s".to_owned()),
+            after: Some(["!r".to_owned(), "q".to_owned()]),
+        },
+        json!({ "token_hash": "t", "version": "1", "room_id": "!r", "session_id": "s", "after": ["!r", "q"] }),
+    );
+    pinned_reply::<user::GetBackedUpKeys>(json!({ "keys": [encoded], "more": true }));
+    pinned(
+        &user::DeleteBackedUpKeys {
+            token_hash,
+            version,
+            room_id: Some("!r".to_owned()),
+            session_id: Some("s".to_owned()),
+        },
+        json!({ "token_hash": "t", "version": "1", "room_id": "!r", "session_id": "s" }),
+    );
+}

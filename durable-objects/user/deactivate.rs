@@ -45,6 +45,12 @@ impl User {
         // The hash of the password stays: it tells the user apart who is told that the account is deactivated.
         store::account::deactivate(tx, cx.now_ms)?;
         remove_devices_but(tx, cx, None)?;
+        // Nobody can read these any more.
+        for version in store::backup::versions(&**tx)? {
+            store::backup::delete(tx, version)?;
+        }
+        store::keys::clear(tx, store::keys::Kind::CrossSigning)?;
+        store::keys::clear(tx, store::keys::Kind::Signature)?;
         if call.erase {
             store::account::erase(tx)?;
         }

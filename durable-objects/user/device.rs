@@ -111,6 +111,7 @@ impl User {
 pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
     store::device::delete(tx, device_id)?;
     store::rooms::forget_spilled(tx, device_id)?;
+    store::to_device::drop_all(tx, device_id)?;
     cx.user.gone.borrow_mut().push(device_id.to_owned());
     cx.wake();
     Ok(())

@@ -16,6 +16,9 @@
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
 //! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
+//! | [`ReceiveToDevice`] | messages to the user's devices |
+//! | [`CreateBackup`], [`GetBackup`], [`UpdateBackup`], [`DeleteBackup`] | backups of room keys |
+//! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`], [`SharesRoom`] | the rooms the user is in |
@@ -28,6 +31,7 @@
 mod account_data;
 mod announce;
 mod ask_invite;
+mod backed_up_keys;
 mod change_password;
 mod claim_keys;
 mod create;
@@ -37,6 +41,7 @@ mod exceptions;
 mod filter;
 mod get_keys;
 mod get_presence;
+mod key_backup;
 mod key_counts;
 mod log_in;
 mod log_out;
@@ -57,6 +62,7 @@ mod store;
 mod sync;
 mod sync_token;
 mod tags;
+mod to_device;
 mod transfer_settings;
 mod typing;
 mod upgrade_guest;
@@ -83,6 +89,9 @@ pub use account_data::{
 };
 pub(crate) use announce::{Announced, News};
 pub use ask_invite::AskInvite;
+pub use backed_up_keys::{
+    BackedUpKey, BackedUpKeys, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KeyData, PutBackedUpKeys,
+};
 pub use change_password::ChangePassword;
 pub use claim_keys::ClaimKeys;
 pub use create::{Create, Created};
@@ -91,6 +100,7 @@ pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
+pub use key_backup::{BackupInfo, CreateBackup, DeleteBackup, GetBackup, UpdateBackup};
 pub use key_counts::KeyCounts;
 use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
@@ -108,6 +118,7 @@ pub use set_presence::SetPresence;
 pub use shares_room::SharesRoom;
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
+pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device};
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
 pub use upload_cross_signing::{CrossSigningUploaded, UploadCrossSigning};
@@ -124,6 +135,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_presence.sql"),
     include_str!("migrations/0006_spill.sql"),
     include_str!("migrations/0007_keys.sql"),
+    include_str!("migrations/0008_to_device.sql"),
+    include_str!("migrations/0009_key_backup.sql"),
 ];
 
 /// The user whose actor this is.
@@ -199,6 +212,14 @@ impl Logic for User {
             read GetSignatures => signatures,
             write UploadCrossSigning => upload_cross_signing,
             write UploadSignatures => upload_signatures,
+            write ReceiveToDevice => receive_to_device,
+            write CreateBackup => create_backup,
+            read GetBackup => backup,
+            write UpdateBackup => update_backup,
+            write DeleteBackup => delete_backup,
+            write PutBackedUpKeys => put_backed_up_keys,
+            read GetBackedUpKeys => backed_up_keys,
+            write DeleteBackedUpKeys => delete_backed_up_keys,
             read AskInvite => ask_invite,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,

@@ -14,6 +14,7 @@ use platform::{Fault, Sql, Tx};
 use super::store::{
     account_data, keys,
     rooms::{self, Move},
+    to_device,
 };
 
 /// Moves kept. A token older than the oldest gets its rooms with whole state.
@@ -37,7 +38,8 @@ pub(super) struct Moves {
 impl Moves {
     pub(super) fn load(sql: &dyn Sql) -> Result<Self, Fault> {
         let ring: VecDeque<Move> = rooms::moves(sql)?.into();
-        let (mut last, mut own_head) = (HashMap::new(), account_data::head(sql)?.max(keys::head(sql)?));
+        let (mut last, mut own_head) =
+            (HashMap::new(), account_data::head(sql)?.max(keys::head(sql)?).max(to_device::head(sql)?));
         for room in rooms::all(sql)? {
             last.insert(room.number, (0, room.told));
             own_head = own_head.max(room.changed);

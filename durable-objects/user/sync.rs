@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, User, account_data,
+    AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, ToDeviceMessage, User, account_data,
     exceptions::Exceptions,
     moves::Moves,
     own_device_lists::own_changed,
@@ -152,6 +152,9 @@ pub struct Closed {
     /// The presence of others, and the user's own, as far as they are news.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub presence: Vec<Box<RawValue>>,
+    /// The device's messages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to_device: Vec<ToDeviceMessage>,
     /// The keys that the device has left to be given out.
     #[serde(default, skip_serializing_if = "KeyCounts::is_empty")]
     pub keys: KeyCounts,
@@ -191,6 +194,7 @@ impl User {
         let device = super::authenticate(sql, cx, &call.token_hash)?;
         super::verify::see(sql, cx, &device, call.ip)?;
         let since = call.since.as_deref().map(|since| SyncToken::of(cx.id, since)).transpose()?;
+        self.received(sql, cx, &device, since.as_ref())?;
         self.planned_at_ms.set(Some(cx.now_ms));
         let filter = match &call.filter_id {
             Some(id) => Some(super::filter::stored(sql, id)?),
@@ -219,7 +223,10 @@ impl User {
                 room.typing = PlannedTyping { seen, known: self.typing.borrow().version(room.number, cx.now_ms) };
             }
             let news = since.as_ref().is_none_or(|since| {
-                moves.own_head > since.own || !moves.remembers(since.moves) || since.keys.is_none()
+                moves.own_head > since.own
+                    || !moves.remembers(since.moves)
+                    || since.keys.is_none()
+                    || since.to_device.is_some()
             });
             let quiet = rooms.is_empty() && !news && !presence_is_new;
             if call.may_wait && quiet {
@@ -273,10 +280,12 @@ impl User {
             let own = if call.rooms_told { call.position } else { moves.head };
             let presence = since.as_ref().and_then(|since| since.presence);
             let (moves_to, user) = (call.position, Some(mark(cx.id)));
-            let next = SyncToken { moves: moves_to, own, user, presence, spilled, rooms, typing, keys: None };
+            let next =
+                SyncToken { moves: moves_to, own, user, presence, spilled, rooms, typing, to_device: None, keys: None };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
+        let known_since = since.clone();
         let own = since.filter(|since| remembered && since.own <= next.own).map_or(0, |since| since.own);
         let (mut invited, mut knocked) = (Vec::new(), Vec::new());
         if own_head > own {
@@ -294,6 +303,8 @@ impl User {
         if let Some(asked) = &call.presence {
             (presence, next.presence) = self.presence_news(tx, cx, asked, next.presence)?;
         }
+        let to_device;
+        (to_device, next.to_device) = self.to_device_news(&**tx, &device, known_since.as_ref(), next.own)?;
         let keys = store::keys::counts(&**tx, &device)?;
         next.keys = Some(keys.clone());
         // A device that begins anew asks for everything by itself.
@@ -308,6 +319,7 @@ impl User {
             account_data,
             room_account_data,
             presence,
+            to_device,
             keys,
             device_lists,
         })

@@ -12,7 +12,7 @@ use super::{
     typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen},
 };
 
-/// What a device has seen: `s<moves>_<own>`, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
+/// What a device has seen: `s<moves>_<own>`, `d<position>` in its inbox if that is another, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
 /// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
 /// those where it saw somebody typing, `<room>~<version>`.
 ///
@@ -33,6 +33,8 @@ pub(crate) struct SyncToken {
     pub rooms: Rooms,
     /// Who it saw typing.
     pub typing: Seen,
+    /// How far it has its messages, where that is not `own`.
+    pub to_device: Option<u64>,
     /// How many keys it has left; a token of an older release does not say.
     pub keys: Option<KeyCounts>,
 }
@@ -59,6 +61,9 @@ impl fmt::Display for SyncToken {
         }
         if let Some(row) = self.spilled {
             write!(f, "_x{row}")?;
+        }
+        if let Some(had) = self.to_device {
+            write!(f, "_d{had}")?;
         }
         if let Some(keys) = &self.keys {
             write!(f, "{keys}")?;
@@ -103,12 +108,14 @@ fn parse(token: &str) -> Option<SyncToken> {
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
     let mut user = None;
     let (mut presence, mut rooms, mut spilled, mut typing) = (None, BTreeMap::new(), None, Seen::new());
-    let mut keys = None;
+    let (mut keys, mut to_device) = (None, None);
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
             spilled = Some(number(row)?);
         } else if let Some(mark) = part.strip_prefix('u') {
             user = Some(number(mark)?);
+        } else if let Some(had) = part.strip_prefix('d') {
+            to_device = Some(number(had)?);
         } else if let Some(seen) = part.strip_prefix('p') {
             presence = Some(number(seen)?);
         } else if let Some(read) = key_counts::read(part, &mut keys) {
@@ -129,6 +136,7 @@ fn parse(token: &str) -> Option<SyncToken> {
         spilled,
         rooms,
         typing,
+        to_device,
         keys,
     })
 }
@@ -176,6 +184,7 @@ mod tests {
                         spilled,
                         rooms: rooms.clone(),
                         typing,
+                        to_device: presence,
                         keys,
                     };
                     assert_eq!(token.to_string().parse(), Ok(token));
@@ -200,6 +209,7 @@ mod tests {
             "s1_2_3~",
             "s1_2_p",
             "s1_2_u",
+            "s1_2_d",
             "s1_2_k",
             "s1_2_kx",
             "s1_2_fx",

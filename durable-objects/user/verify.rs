@@ -53,6 +53,9 @@ impl User {
         if let Some((device_id, ip)) = cx.user.seen.take() {
             store::device::seen(tx, &device_id, cx.now_ms, ip.as_deref())?;
         }
+        if let Some((device_id, position)) = cx.user.received.take() {
+            store::to_device::drop_up_to(tx, &device_id, position)?;
+        }
         Ok(())
     }
 }

@@ -85,6 +85,11 @@ pub enum Refusal {
     KeyTooLarge,
     /// 400 `M_PROFILE_TOO_LARGE`: the whole profile.
     ProfileTooLarge,
+    /// 403 `M_WRONG_ROOM_KEYS_VERSION`: keys go into the newest backup only.
+    WrongRoomKeysVersion {
+        /// The newest one.
+        current_version: String,
+    },
     /// 400 `M_INVALID_SIGNATURE`.
     InvalidSignature(String),
     /// 405 `M_BAD_JSON`: the server alone writes this account data.
@@ -122,6 +127,7 @@ impl Refusal {
             | Self::BadState(_)
             | Self::UserDeactivated
             | Self::InviteBlocked
+            | Self::WrongRoomKeysVersion { .. }
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::AliasExists(_) => 409,
@@ -165,6 +171,7 @@ impl Refusal {
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
             Self::InvalidSignature(_) => "M_INVALID_SIGNATURE",
+            Self::WrongRoomKeysVersion { .. } => "M_WRONG_ROOM_KEYS_VERSION",
         }
     }
 
@@ -201,6 +208,7 @@ impl Refusal {
                 format!("The room has version {room_version:?}, which your server does not support")
             }
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
+            Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
             Self::GuestAccessForbidden => "Guests may not do this".to_owned(),
             Self::KeyTooLarge => "The field's name may have 255 bytes".to_owned(),
             Self::ProfileTooLarge => "A profile may have 64 KiB".to_owned(),
@@ -225,6 +233,9 @@ impl Refusal {
         }
         if let Self::IncompatibleRoomVersion { room_version } = self {
             body.insert("room_version".to_owned(), room_version.as_str().into());
+        }
+        if let Self::WrongRoomKeysVersion { current_version } = self {
+            body.insert("current_version".to_owned(), current_version.as_str().into());
         }
         Value::Object(body)
     }
@@ -296,6 +307,12 @@ mod tests {
             (Refusal::AliasExists(s()), r#"{"alias_exists":"x"}"#, 409, "M_UNKNOWN"),
             (Refusal::KeyTooLarge, r#""key_too_large""#, 400, "M_KEY_TOO_LARGE"),
             (Refusal::ProfileTooLarge, r#""profile_too_large""#, 400, "M_PROFILE_TOO_LARGE"),
+            (
+                Refusal::WrongRoomKeysVersion { current_version: s() },
+                r#"{"wrong_room_keys_version":{"current_version":"x"}}"#,
+                403,
+                "M_WRONG_ROOM_KEYS_VERSION",
+            ),
             (Refusal::InvalidSignature(s()), r#"{"invalid_signature":"x"}"#, 400, "M_INVALID_SIGNATURE"),
             (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),

@@ -3,8 +3,10 @@
 pub(crate) mod account;
 pub(crate) mod account_data;
 pub(crate) mod announcement;
+pub(crate) mod backup;
 pub(crate) mod device;
 pub(crate) mod filter;
 pub(crate) mod keys;
 pub(crate) mod profile;
 pub(crate) mod rooms;
+pub(crate) mod to_device;

@@ -7,6 +7,7 @@ mod device_lists;
 mod devices;
 mod fallback;
 mod filter;
+mod key_backup;
 mod keys;
 mod login;
 mod logout;
@@ -18,6 +19,7 @@ mod reports;
 mod rooms;
 mod sync;
 mod tags;
+mod to_device;
 mod versions;
 mod whoami;
 
@@ -40,6 +42,8 @@ pub(crate) fn routes(routes: &mut Routes) {
     push_rules::routes(routes);
     tags::routes(routes);
     keys::routes(routes);
+    key_backup::routes(routes);
+    to_device::routes(routes);
     reports::routes(routes);
     rooms::routes(routes);
     sync::routes(routes);

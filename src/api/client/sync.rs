@@ -185,6 +185,7 @@ fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer
     let mut answer = Answer { next_batch: closed.next_batch, rooms, ..Answer::default() };
     answer.account_data.events = account_data;
     answer.presence.events = closed.presence;
+    answer.to_device.events = closed.to_device;
     answer.keys = closed.keys.into();
     answer.device_lists = std::mem::take(&mut answer.rooms.device_lists);
     answer.device_lists.changed.extend(closed.device_lists);

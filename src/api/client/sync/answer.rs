@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom};
+use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom, ToDeviceMessage};
 use ruma_common::OwnedRoomId;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,6 +17,8 @@ pub(super) struct Answer {
     pub presence: Events<Box<RawValue>>,
     #[serde(skip_serializing_if = "Events::is_empty")]
     pub account_data: Events<AccountDataEvent>,
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    pub to_device: Events<ToDeviceMessage>,
     #[serde(skip_serializing_if = "DeviceLists::is_empty")]
     pub device_lists: DeviceLists,
     /// In every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Extensions to /sync".
@@ -80,8 +82,12 @@ impl Answer {
     /// Whether it tells the device nothing.
     pub(super) fn is_empty(&self) -> bool {
         // Each part by its name, so that a new one is not forgotten here. Counts of keys are no news by themselves.
-        let Self { next_batch: _, presence, account_data, rooms, device_lists, keys: _ } = self;
-        device_lists.is_empty() && presence.is_empty() && account_data.is_empty() && rooms.is_empty()
+        let Self { next_batch: _, presence, account_data, rooms, device_lists, to_device, keys: _ } = self;
+        to_device.is_empty()
+            && device_lists.is_empty()
+            && presence.is_empty()
+            && account_data.is_empty()
+            && rooms.is_empty()
     }
 
     pub(super) fn into_json(self) -> serde_json::Result<Vec<u8>> {

@@ -1,0 +1,329 @@
+//! The keys in a backup.
+
+use domain::Refusal;
+use platform::{ActorKind, Sql, Tx};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+
+use super::{User, authenticate, key_backup::named, store};
+use crate::{Call, Cx, Error};
+
+/// Bytes of `session_data`.
+const SESSION_DATA_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the id of a room or session.
+const ID_BYTES_MAX: usize = 255;
+/// Keys stored by one statement.
+const KEYS_AT_ONCE: usize = 1_000;
+/// Keys of one page.
+const PAGE_KEYS: u64 = 500;
+/// Keys of all backups of a user together.
+const KEYS_MAX: u64 = 2_000_000;
+
+/// A room key as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackedUpKey {
+    pub room_id: String,
+    pub session_id: String,
+    pub data: KeyData,
+}
+
+/// What is said of a key, and the key itself, encrypted. Spec: `KeyBackupData`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeyData {
+    pub first_message_index: u64,
+    pub forwarded_count: u64,
+    pub is_verified: bool,
+    /// A JSON object.
+    pub session_data: Box<RawValue>,
+}
+
+/// How many keys there are, and the state they are in.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackupChanged {
+    pub count: u64,
+    pub etag: String,
+}
+
+/// Stores keys in the newest backup. One that is there stays unless the new one is worth more.
+///
+/// Refused: `UnknownToken`; `NotFound` without any backup; `WrongRoomKeysVersion` for another than the newest one; `BadJson`
+/// or `InvalidParam` for what is no key, or beyond the limits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PutBackedUpKeys {
+    pub token_hash: String,
+    pub version: String,
+    pub keys: Vec<BackedUpKey>,
+}
+
+impl Call for PutBackedUpKeys {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "put_backed_up_keys";
+    type Reply = BackupChanged;
+}
+
+/// A page of the keys of a backup: of all rooms, or of one, or the key of one session.
+///
+/// Refused: `UnknownToken`; `NotFound` if there is no such backup, or no such key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GetBackedUpKeys {
+    pub token_hash: String,
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// The room and session that the page before ended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<[String; 2]>,
+}
+
+/// Keys in the order of their rooms and sessions.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BackedUpKeys {
+    pub keys: Vec<BackedUpKey>,
+    /// Whether there may be more.
+    pub more: bool,
+}
+
+impl Call for GetBackedUpKeys {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "get_backed_up_keys";
+    type Reply = BackedUpKeys;
+}
+
+/// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter.
+///
+/// Refused: `UnknownToken`, `NotFound` if there is no such backup.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeleteBackedUpKeys {
+    pub token_hash: String,
+    pub version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+impl Call for DeleteBackedUpKeys {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "delete_backed_up_keys";
+    type Reply = BackupChanged;
+}
+
+impl User {
+    pub(super) fn put_backed_up_keys(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        call: PutBackedUpKeys,
+    ) -> Result<BackupChanged, Error> {
+        authenticate(&**tx, cx, &call.token_hash)?;
+        let newest = store::backup::newest(&**tx)?;
+        let newest = newest.ok_or_else(|| Refusal::NotFound("There is no backup".to_owned()))?;
+        if newest.version != call.version {
+            return Err(Refusal::WrongRoomKeysVersion { current_version: newest.version }.into());
+        }
+        let (version, before) = named(&**tx, &call.version)?;
+        let (mut stored, mut count) = (0_u64, before.count);
+        for keys in call.keys.chunks(KEYS_AT_ONCE) {
+            keys.iter().try_for_each(check)?;
+            let keys: Vec<_> = keys.iter().map(row).collect();
+            let (new, keys) = (keys.len() as u64, serde_json::to_string(&keys)?);
+            count = count.saturating_add(new.saturating_sub(store::backup::known(&**tx, version, &keys)?));
+            stored = stored.saturating_add(store::backup::put_keys(tx, version, &keys)?);
+        }
+        if count > KEYS_MAX {
+            return Err(Refusal::InvalidParam(format!("A backup may have {KEYS_MAX} keys")).into());
+        }
+        changed(tx, version, stored > 0, count)
+    }
+
+    pub(super) fn backed_up_keys(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        call: GetBackedUpKeys,
+    ) -> Result<BackedUpKeys, Error> {
+        authenticate(sql, cx, &call.token_hash)?;
+        let (version, _) = named(sql, &call.version)?;
+        if let (Some(room_id), Some(session_id)) = (&call.room_id, &call.session_id) {
+            let key = store::backup::one_key(sql, version, room_id, session_id)?;
+            let key = key.ok_or_else(|| Refusal::NotFound("There is no such key".to_owned()))?;
+            return Ok(BackedUpKeys { keys: vec![key], more: false });
+        }
+        let only = call.room_id.as_deref();
+        let [room_id, session_id] = call.after.unwrap_or_else(|| [only.unwrap_or_default().to_owned(), String::new()]);
+        let after = [room_id.as_str(), session_id.as_str()];
+        let keys = store::backup::keys_after(sql, version, after, only, PAGE_KEYS)?;
+        Ok(BackedUpKeys { more: keys.len() as u64 == PAGE_KEYS, keys })
+    }
+
+    pub(super) fn delete_backed_up_keys(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        call: DeleteBackedUpKeys,
+    ) -> Result<BackupChanged, Error> {
+        authenticate(&**tx, cx, &call.token_hash)?;
+        let (version, before) = named(&**tx, &call.version)?;
+        let deleted = store::backup::delete_keys(tx, version, call.room_id.as_deref(), call.session_id.as_deref())?;
+        changed(tx, version, deleted > 0, before.count.saturating_sub(deleted))
+    }
+}
+
+/// Notes a change, if it was one.
+fn changed(tx: &Tx<'_>, version: u64, is_change: bool, count: u64) -> Result<BackupChanged, Error> {
+    if is_change {
+        store::backup::changed(tx, version, count)?;
+    }
+    let (_, info) = named(&**tx, &version.to_string())?;
+    Ok(BackupChanged { count: info.count, etag: info.etag })
+}
+
+fn check(key: &BackedUpKey) -> Result<(), Refusal> {
+    let BackedUpKey { room_id, session_id, data } = key;
+    if !data.session_data.get().starts_with('{') {
+        return Err(Refusal::BadJson("`session_data` is an object".to_owned()));
+    }
+    if data.session_data.get().len() > SESSION_DATA_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("`session_data` may have {SESSION_DATA_BYTES_MAX} bytes")));
+    }
+    if [room_id, session_id].iter().any(|id| id.len() > ID_BYTES_MAX || id.is_empty() || id.contains('\0')) {
+        return Err(Refusal::InvalidParam(format!("An id may have {ID_BYTES_MAX} bytes")));
+    }
+    if [data.first_message_index, data.forwarded_count].iter().any(|number| *number >= 1 << 53) {
+        return Err(Refusal::BadJson("A number of a key is too large".to_owned()));
+    }
+    Ok(())
+}
+
+/// As a statement takes it: `session_data` as a text, which SQLite leaves as it is.
+fn row(key: &BackedUpKey) -> serde_json::Value {
+    json!({
+        "room_id": key.room_id, "session_id": key.session_id,
+        "is_verified": u64::from(key.data.is_verified),
+        "first_message_index": key.data.first_message_index, "forwarded_count": key.data.forwarded_count,
+        "session_data": key.data.session_data.get(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use domain::Refusal;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KeyData, PAGE_KEYS, PutBackedUpKeys};
+    use crate::{
+        CallError,
+        user::{Create, CreateBackup, DeleteBackup, GetBackup, NewDevice},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    fn alice() -> (Rc<World>, String) {
+        let world = World::new(3);
+        let device = Some(NewDevice::new("PHONE", "t"));
+        world.call(ALICE, &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
+        let version = new_backup(&world);
+        (world, version)
+    }
+
+    fn new_backup(world: &World) -> String {
+        let (token_hash, algorithm) = ("t".to_owned(), "a".to_owned());
+        let call = CreateBackup { token_hash, algorithm, auth_data: to_raw_value(&json!({})).unwrap() };
+        world.call(ALICE, &call).unwrap()
+    }
+
+    fn key(room_id: &str, session_id: &str, (verified, index, count): (bool, u64, u64)) -> BackedUpKey {
+        let session_data = to_raw_value(&json!({ "is": [verified, index, count] })).unwrap();
+        let data = KeyData { first_message_index: index, forwarded_count: count, is_verified: verified, session_data };
+        BackedUpKey { room_id: room_id.to_owned(), session_id: session_id.to_owned(), data }
+    }
+
+    fn put(world: &World, version: &str, keys: Vec<BackedUpKey>) -> Result<BackupChanged, CallError> {
+        world.call(ALICE, &PutBackedUpKeys { token_hash: "t".to_owned(), version: version.to_owned(), keys })
+    }
+
+    fn get(version: &str) -> GetBackedUpKeys {
+        GetBackedUpKeys { token_hash: "t".to_owned(), version: version.to_owned(), ..GetBackedUpKeys::default() }
+    }
+
+    #[test]
+    fn the_better_key_stays() {
+        let (world, version) = alice();
+        let order = [(true, 0, 0), (true, 0, 5), (true, 3, 0), (false, 0, 0), (false, 0, 1), (false, 9, 0)];
+        for (better, one) in order.into_iter().enumerate() {
+            for (worse, other) in order.into_iter().enumerate() {
+                let session = format!("{better} {worse}");
+                let first = put(&world, &version, vec![key("!r", &session, one)]).unwrap();
+                let second = put(&world, &version, vec![key("!r", &session, other)]).unwrap();
+                assert_eq!(second.count, first.count);
+                assert_eq!(second.etag == first.etag, better <= worse, "{one:?} and then {other:?}");
+                let call =
+                    GetBackedUpKeys { room_id: Some("!r".to_owned()), session_id: Some(session), ..get(&version) };
+                let kept = world.call(ALICE, &call).unwrap().keys.pop().unwrap();
+                let expected = order[better.min(worse)];
+                let data = &kept.data;
+                assert_eq!((data.is_verified, data.first_message_index, data.forwarded_count), expected);
+                assert_eq!(kept.data.session_data.get(), key("", "", expected).data.session_data.get());
+            }
+        }
+    }
+
+    #[test]
+    fn many_keys_come_in_pages_and_go() {
+        let (world, version) = alice();
+        let total = PAGE_KEYS * 2 + 10;
+        let keys = (0..total).map(|number| key(&format!("!{}", number % 7), &number.to_string(), (true, 0, 0)));
+        let keys: Vec<BackedUpKey> = keys.collect();
+        let put_all = || put(&world, &version, keys.clone()).unwrap();
+        let done = put_all();
+        assert_eq!(done.count, total);
+        assert_eq!(put_all(), done, "the answer was lost");
+        let (mut call, mut seen) = (get(&version), Vec::new());
+        loop {
+            let page = world.call(ALICE, &call).unwrap();
+            call.after = page.keys.last().map(|last| [last.room_id.clone(), last.session_id.clone()]);
+            seen.extend(page.keys.into_iter().map(|key| (key.room_id, key.session_id)));
+            if !page.more {
+                break;
+            }
+        }
+        let mut all: Vec<_> = keys.iter().map(|key| (key.room_id.clone(), key.session_id.clone())).collect();
+        all.sort();
+        assert_eq!(seen, all);
+        let delete = |room_id: Option<&str>, session_id: Option<&str>| {
+            let (room_id, session_id) = (room_id.map(ToOwned::to_owned), session_id.map(ToOwned::to_owned));
+            let call = DeleteBackedUpKeys { token_hash: "t".to_owned(), version: version.clone(), room_id, session_id };
+            world.call(ALICE, &call).unwrap()
+        };
+        assert_eq!(delete(Some("!0"), Some("0")).count, total - 1);
+        let of_room = delete(Some("!0"), None);
+        assert!(of_room.count < total - 100);
+        assert_eq!(delete(Some("!0"), None), of_room, "nothing more to delete");
+        assert_eq!(delete(None, None).count, 0);
+    }
+
+    #[test]
+    fn only_the_newest_backup_takes_keys_and_no_number_comes_twice() {
+        let (world, first) = alice();
+        let second = new_backup(&world);
+        let outcome = put(&world, &first, vec![]);
+        let expected = Refusal::WrongRoomKeysVersion { current_version: second.clone() };
+        assert!(matches!(&outcome, Err(CallError::Refused(refusal)) if *refusal == expected), "{outcome:?}");
+        put(&world, &second, vec![key("!r", "s", (true, 0, 0))]).unwrap();
+        world.call(ALICE, &DeleteBackup { token_hash: "t".to_owned(), version: second.clone() }).unwrap();
+        let newest = world.call(ALICE, &GetBackup { token_hash: "t".to_owned(), version: None }).unwrap();
+        assert_eq!(newest.version, first);
+        let third = new_backup(&world);
+        assert!(![&first, &second].contains(&&third));
+        assert!(world.call(ALICE, &get(&third)).unwrap().keys.is_empty());
+        for version in [&*second, "x", "01", "99"] {
+            let outcome = world.call(ALICE, &get(version));
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::NotFound(_)))), "{outcome:?}");
+        }
+    }
+}

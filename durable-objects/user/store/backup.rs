@@ -1,0 +1,164 @@
+//! Backups of room keys.
+
+use platform::{Fault, Row, Sql, Tx};
+use serde_json::value::RawValue;
+
+use crate::user::{BackedUpKey, BackupInfo, KeyData};
+
+const INFO: &str = "SELECT version, algorithm, auth_data, count, etag FROM backup WHERE algorithm IS NOT NULL";
+
+fn info(mut row: Row) -> Result<BackupInfo, Fault> {
+    Ok(BackupInfo {
+        version: row.unsigned(0)?.to_string(),
+        algorithm: row.text(1)?,
+        auth_data: RawValue::from_string(row.text(2)?)?,
+        count: row.unsigned(3)?,
+        etag: row.unsigned(4)?.to_string(),
+    })
+}
+
+/// The newest backup.
+pub(crate) fn newest(sql: &dyn Sql) -> Result<Option<BackupInfo>, Fault> {
+    sql.query(&format!("{INFO} ORDER BY version DESC LIMIT 1"), &[])?.pop().map(info).transpose()
+}
+
+/// One backup, unless it was deleted.
+pub(crate) fn get(sql: &dyn Sql, version: u64) -> Result<Option<BackupInfo>, Fault> {
+    sql.query(&format!("{INFO} AND version = ?1"), &[version.into()])?.pop().map(info).transpose()
+}
+
+/// Adds a backup and answers its version.
+pub(crate) fn add(tx: &Tx<'_>, algorithm: &str, auth_data: &str) -> Result<u64, Fault> {
+    let mut rows = tx.execute(
+        "INSERT INTO backup (version, etag, count, algorithm, auth_data)
+         SELECT coalesce(max(version), 0) + 1, 0, 0, ?1, ?2 FROM backup RETURNING version",
+        &[algorithm.into(), auth_data.into()],
+    )?;
+    rows.pop().ok_or_else(|| Fault::new("a backup has no version"))?.unsigned(0)
+}
+
+/// Sets what says how keys are encrypted.
+pub(crate) fn set_auth_data(tx: &Tx<'_>, version: u64, auth_data: &str) -> Result<(), Fault> {
+    tx.execute("UPDATE backup SET auth_data = ?2 WHERE version = ?1", &[version.into(), auth_data.into()])?;
+    Ok(())
+}
+
+/// Deletes a backup with its keys.
+pub(crate) fn delete(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
+    tx.execute("DELETE FROM backup_key WHERE version = ?1", &[version.into()])?;
+    tx.execute(
+        "UPDATE backup SET algorithm = NULL, auth_data = NULL, count = 0 WHERE version = ?1",
+        &[version.into()],
+    )?;
+    Ok(())
+}
+
+/// The versions there are.
+pub(crate) fn versions(sql: &dyn Sql) -> Result<Vec<u64>, Fault> {
+    let rows = sql.query("SELECT version FROM backup WHERE algorithm IS NOT NULL ORDER BY version", &[])?;
+    rows.into_iter().map(|mut row| row.unsigned(0)).collect()
+}
+
+/// How many of these keys, a JSON list, there are already.
+pub(crate) fn known(sql: &dyn Sql, version: u64, keys: &str) -> Result<u64, Fault> {
+    let row = sql
+        .query(
+            "SELECT count(*) FROM json_each(?2) CROSS JOIN backup_key ON version = ?1
+             AND room_id = value ->> 'room_id' AND session_id = value ->> 'session_id'",
+            &[version.into(), keys.into()],
+        )?
+        .pop();
+    row.map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
+/// Stores keys, a JSON list, where there is none, or one that is worth less; answers how many were stored.
+pub(crate) fn put_keys(tx: &Tx<'_>, version: u64, keys: &str) -> Result<u64, Fault> {
+    let stored = tx.execute(
+        // Spec: "Server-side key backups": verified ones, then a lower index, then a lower count.
+        "INSERT INTO backup_key (version, room_id, session_id, is_verified, first_message_index, forwarded_count,
+             session_data)
+         SELECT ?1, value ->> 'room_id', value ->> 'session_id', value ->> 'is_verified',
+             value ->> 'first_message_index', value ->> 'forwarded_count', value ->> 'session_data'
+         FROM json_each(?2) WHERE true
+         ON CONFLICT (version, room_id, session_id) DO UPDATE SET is_verified = excluded.is_verified,
+             first_message_index = excluded.first_message_index, forwarded_count = excluded.forwarded_count,
+             session_data = excluded.session_data
+         WHERE excluded.is_verified > is_verified OR (excluded.is_verified = is_verified
+             AND (excluded.first_message_index < first_message_index
+                  OR (excluded.first_message_index = first_message_index
+                      AND excluded.forwarded_count < forwarded_count)))
+         RETURNING 1",
+        &[version.into(), keys.into()],
+    )?;
+    Ok(stored.len() as u64)
+}
+
+/// Notes that keys changed, and how many there are now.
+pub(crate) fn changed(tx: &Tx<'_>, version: u64, count: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE backup SET etag = etag + 1, count = ?2 WHERE version = ?1", &[version.into(), count.into()])?;
+    Ok(())
+}
+
+/// Up to `limit` keys of a room, or of all, after one of them, in their order.
+pub(crate) fn keys_after(
+    sql: &dyn Sql,
+    version: u64,
+    [room_id, session_id]: [&str; 2],
+    only: Option<&str>,
+    limit: u64,
+) -> Result<Vec<BackedUpKey>, Fault> {
+    sql.query(
+        "SELECT room_id, session_id, is_verified, first_message_index, forwarded_count, session_data FROM backup_key
+         WHERE version = ?1 AND (room_id, session_id) > (?2, ?3) AND room_id = coalesce(?4, room_id)
+         ORDER BY room_id, session_id LIMIT ?5",
+        &[version.into(), room_id.into(), session_id.into(), only.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(key)
+    .collect()
+}
+
+/// One key.
+pub(crate) fn one_key(
+    sql: &dyn Sql,
+    version: u64,
+    room_id: &str,
+    session_id: &str,
+) -> Result<Option<BackedUpKey>, Fault> {
+    sql.query(
+        "SELECT room_id, session_id, is_verified, first_message_index, forwarded_count, session_data FROM backup_key
+         WHERE version = ?1 AND room_id = ?2 AND session_id = ?3",
+        &[version.into(), room_id.into(), session_id.into()],
+    )?
+    .pop()
+    .map(key)
+    .transpose()
+}
+
+fn key(mut row: Row) -> Result<BackedUpKey, Fault> {
+    Ok(BackedUpKey {
+        room_id: row.text(0)?,
+        session_id: row.text(1)?,
+        data: KeyData {
+            is_verified: row.flag(2)?,
+            first_message_index: row.unsigned(3)?,
+            forwarded_count: row.unsigned(4)?,
+            session_data: RawValue::from_string(row.text(5)?)?,
+        },
+    })
+}
+
+/// Deletes all keys, those of a room, or one; answers how many.
+pub(crate) fn delete_keys(
+    tx: &Tx<'_>,
+    version: u64,
+    room_id: Option<&str>,
+    session_id: Option<&str>,
+) -> Result<u64, Fault> {
+    let deleted = tx.execute(
+        "DELETE FROM backup_key WHERE version = ?1 AND room_id = coalesce(?2, room_id)
+         AND session_id = coalesce(?3, session_id) RETURNING 1",
+        &[version.into(), room_id.into(), session_id.into()],
+    )?;
+    Ok(deleted.len() as u64)
+}

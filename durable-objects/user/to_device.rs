@@ -1,0 +1,265 @@
+//! Messages to devices, delivered once. Spec: "Send-to-Device messaging".
+//!
+//! A message stays until the device comes with a token from after it: an answer that was lost is told again, and nothing
+//! is told twice to a device that follows its tokens. A sender's repeated transaction is recognised here, at each receiver,
+//! so that a sender who heard nothing may repeat the whole.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use domain::Refusal;
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{User, store, sync_token::SyncToken};
+use crate::{Call, Cx, Error};
+
+/// Messages in one answer of `/sync`. Spec: "100 messages is recommended as a reasonable limit".
+const MESSAGES_AT_ONCE: u64 = 100;
+/// Bytes of contents after which an answer has no more messages.
+const BYTES_AT_ONCE: usize = 512 * 1024;
+/// Messages kept for one device: of more, the oldest are dropped. Whoever is away for so long has lost more.
+const KEPT_MAX: u64 = if cfg!(test) { 250 } else { 10_000 };
+/// The largest content of a message, in bytes.
+const CONTENT_BYTES_MAX: usize = 64 * 1024;
+/// Transactions of one sending device that are remembered by each receiver.
+const TRANSACTIONS_MAX: usize = 32;
+/// All devices of the user.
+const ALL_DEVICES: &str = "*";
+
+/// Messages from another user's device, or from one of the user's own. A device that is not there gets none.
+///
+/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object; `TooLarge`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReceiveToDevice {
+    pub sender: OwnedUserId,
+    pub sender_device: OwnedDeviceId,
+    /// Unique for the sending device and the type.
+    pub txn_id: String,
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Contents by device, or `*`.
+    pub messages: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Call for ReceiveToDevice {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "receive_to_device";
+    type Reply = ();
+}
+
+/// A message as its device gets it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToDeviceMessage {
+    pub sender: String,
+    #[serde(rename = "type")]
+    pub event_type: String,
+    pub content: Box<RawValue>,
+}
+
+impl User {
+    pub(super) fn receive_to_device(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReceiveToDevice) -> Result<(), Error> {
+        check_to_device(&call.messages)?;
+        let (sender, from) = (call.sender.as_str(), &*call.sender_device);
+        let known = store::to_device::transactions(&**tx, sender, from)?;
+        let mut transactions: VecDeque<String> =
+            known.map_or(Ok(VecDeque::new()), |json| serde_json::from_str(&json))?;
+        let transaction = format!("{} {}", call.txn_id, call.event_type);
+        if transactions.contains(&transaction) {
+            return Ok(());
+        }
+        let mut last = None;
+        for device in store::device::all(&**tx)? {
+            let device_id = &*device.device_id;
+            let message = call.messages.get(device_id.as_str()).or_else(|| call.messages.get(ALL_DEVICES));
+            let Some(content) = message else { continue };
+            let position = self.own_position(&**tx, cx)?;
+            store::to_device::put(tx, device_id, position, (sender, &call.event_type), content.get())?;
+            if let Some(oldest) = store::to_device::with_newer(&**tx, device_id, KEPT_MAX)? {
+                store::to_device::drop_up_to(tx, device_id, oldest)?;
+            }
+            last = Some(position);
+        }
+        // What reached nobody may be repeated.
+        let Some(position) = last else { return Ok(()) };
+        transactions.push_front(transaction);
+        transactions.truncate(TRANSACTIONS_MAX);
+        let transactions = serde_json::to_string(&transactions)?;
+        Ok(store::to_device::put_transactions(tx, (sender, from), position, &transactions)?)
+    }
+
+    /// How far a device has its messages that comes with this token. One from beyond the stream is of a stream that was
+    /// lost: it says nothing of these messages.
+    fn had(&self, sql: &dyn Sql, since: Option<&SyncToken>) -> Result<u64, Error> {
+        let head = self.with_moves(sql, |moves| Ok(moves.head))?;
+        let had = since.map_or(0, |since| since.to_device.unwrap_or(since.own));
+        Ok(if had <= head { had } else { 0 })
+    }
+
+    /// A device came with a token: what it had with it is dropped, whether or not there is news.
+    pub(super) fn received(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        device_id: &DeviceId,
+        since: Option<&SyncToken>,
+    ) -> Result<(), Error> {
+        let had = self.had(sql, since)?;
+        if had > 0 && store::to_device::has_up_to(sql, device_id, had)? {
+            *cx.user.received.borrow_mut() = Some((device_id.to_owned(), had));
+        }
+        Ok(())
+    }
+
+    /// The device's next messages, and where its token stands among them: at `own`, unless something else is named.
+    pub(super) fn to_device_news(
+        &self,
+        sql: &dyn Sql,
+        device_id: &DeviceId,
+        since: Option<&SyncToken>,
+        own: u64,
+    ) -> Result<(Vec<ToDeviceMessage>, Option<u64>), Error> {
+        let had = self.had(sql, since)?;
+        let mut waiting = store::to_device::after(sql, device_id, had, MESSAGES_AT_ONCE.saturating_add(1))?.into_iter();
+        let (mut messages, mut reached, mut bytes, mut more) = (Vec::new(), had, 0_usize, false);
+        for (position, message) in waiting.by_ref() {
+            if messages.len() as u64 == MESSAGES_AT_ONCE || bytes >= BYTES_AT_ONCE {
+                more = true;
+                break;
+            }
+            bytes = bytes.saturating_add(message.content.get().len());
+            messages.push(message);
+            reached = position;
+        }
+        let reached = if more { reached } else { reached.max(own) };
+        Ok((messages, (reached != own).then_some(reached)))
+    }
+}
+
+/// Refuses what [`ReceiveToDevice`] refuses: the sender's side asks before anything is sent to anybody.
+pub fn check_to_device(messages: &BTreeMap<String, Box<RawValue>>) -> Result<(), Refusal> {
+    for content in messages.values() {
+        if !content.get().starts_with('{') {
+            return Err(Refusal::BadJson("The content of a message is an object".to_owned()));
+        }
+        if content.get().len() > CONTENT_BYTES_MAX {
+            return Err(Refusal::TooLarge(format!("The content of a message may have {CONTENT_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, rc::Rc};
+
+    use platform::{ActorKind, Address};
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{KEPT_MAX, MESSAGES_AT_ONCE, ReceiveToDevice};
+    use crate::{
+        user::{Closed, Create, DeleteDevices, LogIn, NewDevice, SyncClose, SyncPlan},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    /// With two devices, whose tokens are their names in small letters.
+    fn alice() -> Rc<World> {
+        let world = World::new(5);
+        let device = Some(NewDevice::new("ONE", "one"));
+        let create = Create { password_hash: Some("h".to_owned()), call_id: "a".to_owned(), ..Create::default() };
+        world.call(ALICE, &Create { device, ..create }).unwrap();
+        let device = NewDevice::new("TWO", "two");
+        world.call(ALICE, &LogIn { password_hash: "h".to_owned(), device }).unwrap();
+        world
+    }
+
+    fn sends(world: &World, txn_id: &str, to: &str) {
+        let messages = BTreeMap::from([(to.to_owned(), to_raw_value(&json!({ "txn": txn_id })).unwrap())]);
+        let call = ReceiveToDevice {
+            sender: "@bob:myelin.test".try_into().unwrap(),
+            sender_device: "BOB".into(),
+            txn_id: txn_id.to_owned(),
+            event_type: "m.test".to_owned(),
+            messages,
+        };
+        world.call(ALICE, &call).unwrap();
+    }
+
+    /// The next answer; `None` if there is nothing.
+    fn syncs(world: &World, token: &str, since: Option<&str>) -> Option<Closed> {
+        let (token_hash, since) = (token.to_owned(), since.map(ToOwned::to_owned));
+        let plan = SyncPlan { token_hash: token_hash.clone(), since: since.clone(), ..SyncPlan::default() };
+        let plan = world.call(ALICE, &plan).unwrap();
+        let close =
+            SyncClose { token_hash, since, position: plan.position, rooms: vec![], rooms_told: false, presence: None };
+        (!plan.quiet).then(|| world.call(ALICE, &close).unwrap())
+    }
+
+    fn told(closed: &Closed) -> Vec<String> {
+        let txn = |content: &str| {
+            serde_json::from_str::<serde_json::Value>(content).unwrap()["txn"].as_str().unwrap().to_owned()
+        };
+        closed.to_device.iter().map(|message| txn(message.content.get())).collect()
+    }
+
+    #[test]
+    fn a_message_is_told_until_its_device_has_it() {
+        let world = alice();
+        let first = syncs(&world, "one", None).unwrap();
+        let other = syncs(&world, "two", None).unwrap();
+        sends(&world, "1", "ONE");
+        sends(&world, "2", "*");
+        sends(&world, "1", "ONE");
+        sends(&world, "3", "NONE");
+        let mut next = first.next_batch.clone();
+        for _ in 0..2 {
+            // The answer was lost.
+            let again = syncs(&world, "one", Some(&first.next_batch)).unwrap();
+            assert_eq!(told(&again), ["1", "2"]);
+            world.evict(&Address::new(ActorKind::User, ALICE));
+            next = again.next_batch;
+        }
+        assert!(syncs(&world, "one", Some(&next)).is_none_or(|closed| told(&closed).is_empty()));
+        let two = syncs(&world, "two", Some(&other.next_batch)).unwrap();
+        assert_eq!(told(&two), ["2"]);
+        // It had them, they are gone: now a repetition is still none, and an old token finds nothing.
+        let done =
+            syncs(&world, "two", Some(&two.next_batch)).map_or(two.next_batch.clone(), |closed| closed.next_batch);
+        sends(&world, "4", "*");
+        world.evict(&Address::new(ActorKind::User, ALICE));
+        assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
+        sends(&world, "2", "*");
+        assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
+    }
+
+    #[test]
+    fn many_messages_come_in_slices_and_in_order() {
+        let world = alice();
+        let count = MESSAGES_AT_ONCE * 2 + 5;
+        for number in 0..count {
+            sends(&world, &number.to_string(), "ONE");
+        }
+        let (mut all, mut since) = (Vec::new(), None);
+        for _ in 0..3 {
+            let closed = syncs(&world, "one", since.as_deref()).unwrap();
+            assert!(closed.to_device.len() as u64 <= MESSAGES_AT_ONCE);
+            all.extend(told(&closed));
+            since = Some(closed.next_batch);
+        }
+        assert_eq!(all, (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert!(syncs(&world, "one", since.as_deref()).is_none_or(|closed| closed.to_device.is_empty()));
+        for number in 0..=KEPT_MAX {
+            sends(&world, &format!("more {number}"), "TWO");
+        }
+        assert_eq!(told(&syncs(&world, "two", None).unwrap())[0], "more 1", "the oldest went");
+        let call =
+            DeleteDevices { token_hash: "one".to_owned(), password_hash: "h".to_owned(), devices: vec!["TWO".into()] };
+        world.call(ALICE, &call).unwrap();
+        let device = NewDevice::new("TWO", "two");
+        world.call(ALICE, &LogIn { password_hash: "h".to_owned(), device }).unwrap();
+        assert_eq!(told(&syncs(&world, "two", None).unwrap()), [""; 0], "they went with the device");
+    }
+}
