@@ -2,7 +2,8 @@
 //
 //   node encryption.mjs URL
 
-import { assert, joins, logIn, password, register, start, take, untilAsked } from './people.mjs';
+import { CryptoEvent, VerificationPhase, VerificationRequestEvent, VerifierEvent } from 'matrix-js-sdk/lib/crypto-api/index.js';
+import { assert, bodies, joins, logIn, password, register, start, take, untilAsked } from './people.mjs';
 
 let alice, bob, tablet, roomId;
 
@@ -37,6 +38,16 @@ const proven = (client) => async (request) => {
 const identity = (client, owner) =>
   client.getCrypto().getUserCrossSigningKeys(owner.getUserId()).then((keys) => JSON.stringify(keys?.master_key?.keys));
 
+const reads = (client, body) => untilAsked(client, () => bodies(client.getRoom(roomId)).includes(body));
+
+/** Once a verification has come so far. */
+const phase = (request, wanted) =>
+  new Promise((resolve) => {
+    const ask = () => request.phase === wanted && resolve();
+    request.on(VerificationRequestEvent.Change, ask);
+    ask();
+  });
+
 const steps = {
   async 'two meet in an encrypted room'() {
     alice = await encrypts(await register('alice'));
@@ -63,6 +74,39 @@ const steps = {
   async 'a user signs their other device'() {
     await bob.getCrypto().crossSignDevice(tablet.getDeviceId());
     await isSigned(alice, tablet);
+  },
+  async 'every device reads what is said'() {
+    const all = [alice, bob, tablet];
+    for (const speaker of all) {
+      const body = `from ${speaker.getDeviceId()}`;
+      const { event_id: id } = await speaker.sendTextMessage(roomId, body);
+      for (const listener of all) await reads(listener, body);
+      const { type } = await speaker.http.authedRequest('GET', `/rooms/${encodeURIComponent(roomId)}/event/${encodeURIComponent(id)}`);
+      assert(type === 'm.room.encrypted', `sent as ${type}`);
+    }
+  },
+  async 'two compare emoji'() {
+    await alice.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(alice) });
+    await isSigned(bob, alice);
+    const asked = new Promise((resolve) => bob.once(CryptoEvent.VerificationRequestReceived, resolve));
+    const hers = await alice.getCrypto().requestDeviceVerification(bob.getUserId(), bob.getDeviceId());
+    const his = await asked;
+    await his.accept();
+    await phase(hers, VerificationPhase.Ready);
+    const verifiers = [await hers.startVerification('m.sas.v1')];
+    await phase(his, VerificationPhase.Started);
+    verifiers.push(his.verifier);
+    const shown = verifiers.map((verifier) => new Promise((resolve) => verifier.once(VerifierEvent.ShowSas, resolve)));
+    const verified = verifiers.map((verifier) => verifier.verify());
+    const both = await Promise.all(shown);
+    const [emoji, same] = both.map(({ sas }) => JSON.stringify(sas.emoji));
+    assert(emoji && emoji === same, `${emoji} and ${same}`);
+    await Promise.all(both.map((callbacks) => callbacks.confirm()));
+    await Promise.all(verified);
+    for (const [client, other] of [[alice, bob], [bob, alice]]) {
+      const status = () => client.getCrypto().getUserVerificationStatus(other.getUserId());
+      await untilAsked(client, async () => (await status()).isCrossSigningVerified());
+    }
   },
   async 'a removed device is seen going'() {
     await proven(bob)((auth) => bob.deleteMultipleDevices([tablet.getDeviceId()], auth));

@@ -1,7 +1,7 @@
 // People who use matrix-js-sdk with its own sync loop, and the steps they take.
 
 import './stderr_console.mjs';
-import { ClientEvent, EventType, createClient } from 'matrix-js-sdk';
+import { ClientEvent, EventType, MatrixEventEvent, createClient } from 'matrix-js-sdk';
 import { CryptoEvent } from 'matrix-js-sdk/lib/crypto-api/index.js';
 
 const baseUrl = process.argv[2];
@@ -25,7 +25,13 @@ export function until(client, found) {
 }
 
 // After these, the answer to a question about keys may be another.
-const KEYS_MOVED = [ClientEvent.Sync, CryptoEvent.DevicesUpdated, CryptoEvent.UserTrustStatusChanged, CryptoEvent.KeysChanged];
+const KEYS_MOVED = [
+  ClientEvent.Sync,
+  CryptoEvent.DevicesUpdated,
+  CryptoEvent.UserTrustStatusChanged,
+  CryptoEvent.KeysChanged,
+  MatrixEventEvent.Decrypted,
+];
 
 /** The same for what is answered asynchronously; asked again when keys moved, too. */
 export async function untilAsked(client, found) {

@@ -5,13 +5,15 @@ use matrix_sdk::{
     encryption::{
         CrossSigningResetAuthType,
         identities::{Device, UserIdentity},
+        verification::Verification,
     },
     ruma::{
-        UserId,
+        OwnedRoomId, UserId,
         api::client::{
             room::create_room::v3::{Request as CreateRoom, RoomPreset},
             uiaa::{AuthData, MatrixUserIdentifier, Password, UserIdentifier},
         },
+        events::{key::verification::VerificationMethod, room::message::RoomMessageEventContent},
     },
 };
 
@@ -22,6 +24,7 @@ struct Circle {
     alice: Person,
     bob: Person,
     carol: Person,
+    room_id: OwnedRoomId,
 }
 
 async fn three_meet_in_an_encrypted_room(url: &str) -> Outcome<Circle> {
@@ -37,7 +40,7 @@ async fn three_meet_in_an_encrypted_room(url: &str) -> Outcome<Circle> {
         let room = guest.room_in(&room_id, RoomState::Joined).await?;
         guest.until(|_| room.encryption_state().is_encrypted().then_some(())).await?;
     }
-    Ok(Circle { alice, bob, carol })
+    Ok(Circle { alice, bob, carol, room_id })
 }
 
 /// The device that `owner` is signed in with, as `who` sees it.
@@ -149,6 +152,59 @@ impl Circle {
         Ok(())
     }
 
+    async fn every_device_reads_what_is_said(&self, (alices, bobs): (&Person, &Person), when: &str) -> Outcome {
+        let all = [&self.alice, &self.bob, &self.carol, alices, bobs];
+        for (number, speaker) in all.into_iter().enumerate() {
+            let body = format!("{when} from device {number}");
+            let room = speaker.room_in(&self.room_id, RoomState::Joined).await?;
+            let sent = room.send(RoomMessageEventContent::text_plain(&body)).await?;
+            assert_that(sent.encryption_info.is_some(), "sent in the clear")?;
+            for listener in all {
+                listener.hears(&body).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn two_compare_emoji(&self) -> Outcome {
+        let (alice, carol) = (&self.alice, &self.carol);
+        bootstraps(carol).await?;
+        alice
+            .until_asked(async || {
+                let device = device_seen_by(alice, carol).await?.filter(Device::is_cross_signed_by_owner);
+                Ok(identity_seen_by(alice, carol.id()?).await?.and(device))
+            })
+            .await?;
+        let methods = vec![VerificationMethod::SasV1];
+        let device = device_seen_by(alice, carol).await?.ok_or("no device")?;
+        let hers = device.request_verification_with_methods(methods.clone()).await?;
+        let (alice_id, encryption) = (alice.id()?, carol.client.encryption());
+        let theirs =
+            carol.until_asked(async || Ok(encryption.get_verification_request(alice_id, hers.flow_id()).await)).await?;
+        theirs.accept_with_methods(methods).await?;
+        alice.until(|_| hers.is_ready().then_some(())).await?;
+        let shown = hers.start_sas().await?.ok_or("no emoji")?;
+        let compared = carol
+            .until_asked(async || {
+                let verification = encryption.get_verification(alice_id, hers.flow_id()).await;
+                Ok(verification.and_then(Verification::sas))
+            })
+            .await?;
+        compared.accept().await?;
+        let emoji = alice.until(|_| shown.emoji()).await?.map(|emoji| emoji.symbol);
+        let same = carol.until(|_| compared.emoji()).await?.map(|emoji| emoji.symbol);
+        assert_that(emoji == same, &format!("{emoji:?} and {same:?}"))?;
+        shown.confirm().await?;
+        compared.confirm().await?;
+        alice.until(|_| shown.is_done().then_some(())).await?;
+        carol.until(|_| compared.is_done().then_some(())).await?;
+        for (who, other) in [(alice, carol), (carol, alice)] {
+            who.until_asked(async || Ok(identity_seen_by(who, other.id()?).await?.filter(UserIdentity::is_verified)))
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn a_removed_device_is_seen_going(&self, other: &Person) -> Outcome {
         let device_id = other.client.device_id().ok_or("no device")?.to_owned();
         let challenge = self.bob.client.delete_devices(std::slice::from_ref(&device_id), None).await;
@@ -188,6 +244,9 @@ pub async fn trust(url: &str) -> Option<()> {
     step("a user verifies another", circle.a_user_verifies_another()).await?;
     step("a user signs their other device", circle.a_user_signs_their_other_device(&bobs)).await?;
     step("a device is restored from secret storage", circle.a_device_is_restored_from_secret_storage(&alices)).await?;
+    let others = (&alices, &bobs);
+    step("every device reads what is said", circle.every_device_reads_what_is_said(others, "at first")).await?;
+    step("two compare emoji", circle.two_compare_emoji()).await?;
     step("a removed device is seen going", circle.a_removed_device_is_seen_going(&bobs)).await?;
     step("reset keys are a new identity", circle.reset_keys_are_a_new_identity()).await
 }
