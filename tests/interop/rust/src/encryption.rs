@@ -7,8 +7,9 @@ use matrix_sdk::{
         identities::{Device, UserIdentity},
         verification::Verification,
     },
+    room::MessagesOptions,
     ruma::{
-        OwnedRoomId, UserId,
+        OwnedRoomId, UInt, UserId,
         api::client::{
             room::create_room::v3::{Request as CreateRoom, RoomPreset},
             uiaa::{AuthData, MatrixUserIdentifier, Password, UserIdentifier},
@@ -166,6 +167,20 @@ impl Circle {
         Ok(())
     }
 
+    async fn a_new_device_reads_the_past_from_the_backup(&self, url: &str, past: &str) -> Outcome {
+        let recovery = self.alice.client.encryption().recovery();
+        let key = recovery.enable().wait_for_backups_to_upload().await?;
+        let fresh = Person::signs_in(url, self.alice.id()?).await?;
+        fresh.client.encryption().recovery().recover(&key).await?;
+        let room = fresh.room_in(&self.room_id, RoomState::Joined).await?;
+        fresh.client.encryption().backups().download_room_keys_for_room(&self.room_id).await?;
+        let mut options = MessagesOptions::backward();
+        options.limit = UInt::from(100_u32);
+        let page = room.messages(options).await?;
+        let read = page.chunk.iter().filter(|event| event.raw().json().get().contains(past)).count();
+        assert_that(read == 5, &format!("read {read} messages"))
+    }
+
     async fn two_compare_emoji(&self) -> Outcome {
         let (alice, carol) = (&self.alice, &self.carol);
         bootstraps(carol).await?;
@@ -246,6 +261,11 @@ pub async fn trust(url: &str) -> Option<()> {
     step("a device is restored from secret storage", circle.a_device_is_restored_from_secret_storage(&alices)).await?;
     let others = (&alices, &bobs);
     step("every device reads what is said", circle.every_device_reads_what_is_said(others, "at first")).await?;
+    step(
+        "a new device reads the past from the backup",
+        circle.a_new_device_reads_the_past_from_the_backup(url, "at first"),
+    )
+    .await?;
     step("two compare emoji", circle.two_compare_emoji()).await?;
     step("a removed device is seen going", circle.a_removed_device_is_seen_going(&bobs)).await?;
     step("reset keys are a new identity", circle.reset_keys_are_a_new_identity()).await
