@@ -2,7 +2,8 @@
 //!
 //! «The server MAY assume that clients will remember membership events they have already been sent.» What is forgotten
 //! here is sent once more, which does no harm. What was never received must not be taken for sent: an answer counts only
-//! when its device comes back from where the answer ended, and is struck when it comes back from before.
+//! when its device comes back from where the answer ended, and is struck when it comes back from before. A device that
+//! comes back from before what it had come back from was restored from an older copy: it may have nothing of all this.
 
 use std::collections::HashSet;
 
@@ -22,6 +23,8 @@ type Key = (OwnedUserId, OwnedDeviceId);
 #[derive(Default)]
 pub(super) struct SentMembers {
     received: HashSet<u64>,
+    /// Where the device came back from last.
+    came_from: u64,
     /// Of answers after which the device has not come back, by the position at which each ended.
     sent: Vec<(u64, Vec<u64>)>,
 }
@@ -30,7 +33,9 @@ impl SentMembers {
     /// The device reads on from `from`; `None`: it starts afresh.
     pub(super) fn comes_back(&mut self, from: Option<u64>) {
         let sent = std::mem::take(&mut self.sent);
-        match from {
+        let restored = from.is_some_and(|from| from < self.came_from);
+        self.came_from = from.unwrap_or(0);
+        match from.filter(|_| !restored) {
             Some(from) => {
                 self.received.extend(sent.into_iter().filter(|(to, _)| *to <= from).flat_map(|(_, sent)| sent))
             }
@@ -102,7 +107,12 @@ mod tests {
         // Further answers leave it known.
         members.comes_back(Some(50));
         assert!(members.has(2));
+        // Its client was restored from an older copy, which lacks what it received since.
+        members.comes_back(Some(20));
+        assert!(!members.has(2));
+        members.sent.push((60, vec![3]));
+        members.comes_back(Some(60));
         members.comes_back(None);
-        assert!(!members.has(2), "it starts afresh");
+        assert!(!members.has(3), "it starts afresh");
     }
 }
