@@ -1,11 +1,15 @@
 //! The keys in a backup.
 
 use domain::Refusal;
-use platform::{ActorKind, Sql, Tx};
+use platform::{ActorKind, ROW_BYTES_MAX, Sql, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{User, authenticate, key_backup::named, store};
+use super::{
+    User, authenticate,
+    key_backup::{named, once_made},
+    store::{self, backup::PageLimits},
+};
 use crate::{Call, Cx, Error};
 
 /// Bytes of `session_data`.
@@ -14,8 +18,12 @@ const SESSION_DATA_BYTES_MAX: usize = 64 * 1024;
 const ID_BYTES_MAX: usize = 255;
 /// Keys stored by one statement.
 const KEYS_AT_ONCE: usize = 1_000;
+/// Bytes of JSON that one statement stores: it takes them as one text. A key has much less.
+const STATEMENT_BYTES_MAX: usize = ROW_BYTES_MAX / 2;
 /// Keys of one page.
 const PAGE_KEYS: u64 = 500;
+/// Bytes of `session_data` that end a page.
+const PAGE_BYTES: u64 = 1024 * 1024;
 /// Keys of all backups of a user together.
 const KEYS_MAX: u64 = 2_000_000;
 
@@ -46,8 +54,8 @@ pub struct BackupChanged {
 
 /// Stores keys in the newest backup. One that is there stays unless the new one is worth more.
 ///
-/// Refused: `UnknownToken`; `NotFound` without any backup; `WrongRoomKeysVersion` for another than the newest one; `BadJson`
-/// or `InvalidParam` for what is no key, or beyond the limits.
+/// Refused: `UnknownToken`; `NotFound` without any backup, or if there never was such a one; `WrongRoomKeysVersion` for
+/// another than the newest one; `BadJson` or `InvalidParam` for what is no key, or beyond the limits.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PutBackedUpKeys {
     pub token_hash: String,
@@ -120,15 +128,13 @@ impl User {
         authenticate(&**tx, cx, &call.token_hash)?;
         let newest = store::backup::newest(&**tx)?;
         let newest = newest.ok_or_else(|| Refusal::NotFound("There is no backup".to_owned()))?;
+        let version = once_made(&**tx, &call.version)?;
         if newest.version != call.version {
             return Err(Refusal::WrongRoomKeysVersion { current_version: newest.version }.into());
         }
-        let (version, before) = named(&**tx, &call.version)?;
-        let (mut stored, mut count) = (0_u64, before.count);
-        for keys in call.keys.chunks(KEYS_AT_ONCE) {
-            keys.iter().try_for_each(check)?;
-            let keys: Vec<_> = keys.iter().map(row).collect();
-            let (new, keys) = (keys.len() as u64, serde_json::to_string(&keys)?);
+        call.keys.iter().try_for_each(check)?;
+        let (mut stored, mut count) = (0_u64, newest.count);
+        for (new, keys) in statements(&call.keys)? {
             count = count.saturating_add(new.saturating_sub(store::backup::known(&**tx, version, &keys)?));
             stored = stored.saturating_add(store::backup::put_keys(tx, version, &keys)?);
         }
@@ -151,11 +157,12 @@ impl User {
             let key = key.ok_or_else(|| Refusal::NotFound("There is no such key".to_owned()))?;
             return Ok(BackedUpKeys { keys: vec![key], more: false });
         }
-        let only = call.room_id.as_deref();
-        let [room_id, session_id] = call.after.unwrap_or_else(|| [only.unwrap_or_default().to_owned(), String::new()]);
-        let after = [room_id.as_str(), session_id.as_str()];
-        let keys = store::backup::keys_after(sql, version, after, only, PAGE_KEYS)?;
-        Ok(BackedUpKeys { more: keys.len() as u64 == PAGE_KEYS, keys })
+        let [last_room_id, session_id] = call.after.unwrap_or_default();
+        let room_id = call.room_id.as_deref().unwrap_or(&last_room_id);
+        let limits = PageLimits { keys: PAGE_KEYS, bytes: PAGE_BYTES };
+        let (keys, more) =
+            store::backup::keys_after(sql, version, [room_id, &session_id], call.room_id.is_some(), limits)?;
+        Ok(BackedUpKeys { keys, more })
     }
 
     pub(super) fn delete_backed_up_keys(
@@ -197,6 +204,26 @@ fn check(key: &BackedUpKey) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The keys as JSON lists that a statement can take, each with how many are in it.
+fn statements(keys: &[BackedUpKey]) -> Result<Vec<(u64, String)>, Error> {
+    let mut lists: Vec<(u64, String)> = Vec::new();
+    for key in keys {
+        let json = serde_json::to_string(&row(key))?;
+        match lists.last_mut() {
+            Some((count, list))
+                if *count < KEYS_AT_ONCE as u64 && list.len().saturating_add(json.len()) < STATEMENT_BYTES_MAX =>
+            {
+                *count = count.saturating_add(1);
+                list.push(',');
+                list.push_str(&json);
+            }
+            _ => lists.push((1, format!("[{json}"))),
+        }
+    }
+    lists.iter_mut().for_each(|(_, list)| list.push(']'));
+    Ok(lists)
+}
+
 /// As a statement takes it: `session_data` as a text, which SQLite leaves as it is.
 fn row(key: &BackedUpKey) -> serde_json::Value {
     json!({
@@ -214,7 +241,10 @@ mod tests {
     use domain::Refusal;
     use serde_json::{json, value::to_raw_value};
 
-    use super::{BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KeyData, PAGE_KEYS, PutBackedUpKeys};
+    use super::{
+        BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KeyData, PAGE_BYTES, PAGE_KEYS,
+        PutBackedUpKeys, SESSION_DATA_BYTES_MAX,
+    };
     use crate::{
         CallError,
         user::{Create, CreateBackup, DeleteBackup, GetBackup, NewDevice},
@@ -308,6 +338,33 @@ mod tests {
     }
 
     #[test]
+    fn large_keys_are_taken_and_come_in_small_pages() {
+        let (world, version) = alice();
+        let large = |number: usize| {
+            let mut large = key(&format!("!{}", number % 3), &format!("{number:03}"), (true, 0, 0));
+            // Quotes are escaped twice on the way, and so make the longest text.
+            large.data.session_data =
+                to_raw_value(&json!({ "c": "\"".repeat(SESSION_DATA_BYTES_MAX / 2 - 8) })).unwrap();
+            large
+        };
+        assert_eq!(put(&world, &version, (0..100).map(large).collect()).unwrap().count, 100);
+        for (room_id, total) in [(None, 100), (Some("!1".to_owned()), 33)] {
+            let (mut call, mut seen) = (GetBackedUpKeys { room_id, ..get(&version) }, 0);
+            loop {
+                let page = world.call(ALICE, &call).unwrap();
+                let bytes: usize = page.keys.iter().map(|key| key.data.session_data.get().len()).sum();
+                assert!(bytes < PAGE_BYTES as usize + SESSION_DATA_BYTES_MAX, "{bytes}");
+                seen += page.keys.len();
+                call.after = page.keys.last().map(|last| [last.room_id.clone(), last.session_id.clone()]);
+                if !page.more {
+                    break;
+                }
+            }
+            assert_eq!(seen, total);
+        }
+    }
+
+    #[test]
     fn only_the_newest_backup_takes_keys_and_no_number_comes_twice() {
         let (world, first) = alice();
         let second = new_backup(&world);
@@ -321,6 +378,16 @@ mod tests {
         let third = new_backup(&world);
         assert!(![&first, &second].contains(&&third));
         assert!(world.call(ALICE, &get(&third)).unwrap().keys.is_empty());
+        world.call(ALICE, &DeleteBackup { token_hash: "t".to_owned(), version: second.clone() }).unwrap();
+        let outcome = put(&world, &second, vec![]);
+        let expected = Refusal::WrongRoomKeysVersion { current_version: third };
+        assert!(matches!(&outcome, Err(CallError::Refused(refusal)) if *refusal == expected), "{outcome:?}");
+        for version in ["x", "01", "99"] {
+            let outcome = put(&world, version, vec![]);
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::NotFound(_)))), "{outcome:?}");
+            let outcome = world.call(ALICE, &DeleteBackup { token_hash: "t".to_owned(), version: version.to_owned() });
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::NotFound(_)))), "{outcome:?}");
+        }
         for version in [&*second, "x", "01", "99"] {
             let outcome = world.call(ALICE, &get(version));
             assert!(matches!(outcome, Err(CallError::Refused(Refusal::NotFound(_)))), "{outcome:?}");

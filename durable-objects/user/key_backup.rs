@@ -82,9 +82,9 @@ impl Call for UpdateBackup {
     type Reply = ();
 }
 
-/// Deletes a backup with its keys.
+/// Deletes a backup with its keys. One that was deleted before is no error.
 ///
-/// Refused: `UnknownToken`, `NotFound`.
+/// Refused: `UnknownToken`; `NotFound` if there never was such a backup.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeleteBackup {
     pub token_hash: String,
@@ -130,8 +130,12 @@ impl User {
 
     pub(super) fn delete_backup(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: DeleteBackup) -> Result<(), Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
-        let (version, _) = named(&**tx, &call.version)?;
-        Ok(store::backup::delete(tx, version)?)
+        let version = once_made(&**tx, &call.version)?;
+        // Spec: deleted again, "the call should succeed". Nothing is written then.
+        if store::backup::get(&**tx, version)?.is_some() {
+            store::backup::delete(tx, version)?;
+        }
+        Ok(())
     }
 }
 
@@ -147,10 +151,20 @@ fn check(algorithm: &str, auth_data: &RawValue) -> Result<(), Refusal> {
 
 /// The backup with a version, and its number.
 pub(super) fn named(sql: &dyn Sql, version: &str) -> Result<(u64, BackupInfo), Error> {
+    let number = number(version)?;
+    Ok((number, store::backup::get(sql, number)?.ok_or_else(none)?))
+}
+
+/// The number of a backup that there is or was.
+pub(super) fn once_made(sql: &dyn Sql, version: &str) -> Result<u64, Error> {
+    let number = number(version)?;
+    if store::backup::was_made(sql, number)? { Ok(number) } else { Err(none()) }
+}
+
+fn number(version: &str) -> Result<u64, Error> {
     // Versions are written one way only.
     let number = version.parse::<u64>().ok().filter(|number| *number < 1 << 53 && number.to_string() == version);
-    let number = number.ok_or_else(none)?;
-    Ok((number, store::backup::get(sql, number)?.ok_or_else(none)?))
+    number.ok_or_else(none)
 }
 
 fn none() -> Error {

@@ -10,6 +10,7 @@ on_each_host![
     keys_are_deleted,
     large_backups_are_told_whole,
     backups_of_others_are_nobodys_business,
+    large_keys_are_stored,
 ];
 
 const ALGORITHM: &str = "m.megolm_backup.v1.curve25519-aes-sha2";
@@ -60,7 +61,8 @@ fn backups_come_and_go(server: &Server) {
     update(ALGORITHM, None).ok();
     assert_eq!(alice.get(&path).ok()["auth_data"], json!({ "public_key": "def" }));
     alice.delete(&format!("/room_keys/version/{second}"), json!({})).ok();
-    alice.delete(&format!("/room_keys/version/{second}"), json!({})).refused(404, "M_NOT_FOUND");
+    alice.delete(&format!("/room_keys/version/{second}"), json!({})).ok();
+    alice.delete("/room_keys/version/none", json!({})).refused(404, "M_NOT_FOUND");
     alice.get(&format!("/room_keys/version/{second}")).refused(404, "M_NOT_FOUND");
     assert_eq!(alice.get("/room_keys/version").ok()["version"], first, "the newest that is left");
     assert!(![first, second].contains(&creates(&alice)), "a version is never used again");
@@ -124,6 +126,7 @@ fn keys_go_into_the_newest_backup(server: &Server) {
     let (first, second) = (creates(&alice), creates(&alice));
     let refused = alice.put(&keys(&first, &of_session("s")), key(true, 0, 0));
     assert_eq!(refused.body["current_version"], second);
+    alice.put(&keys("none", &of_session("s")), key(true, 0, 0)).refused(404, "M_NOT_FOUND");
     refused.refused(403, "M_WRONG_ROOM_KEYS_VERSION");
     alice.put(&keys(&second, &of_session("s")), key(true, 0, 0)).ok();
     assert_eq!(alice.get(&keys(&first, "")).ok(), json!({ "rooms": {} }));
@@ -168,4 +171,19 @@ fn backups_of_others_are_nobodys_business(server: &Server) {
     bob.get(&keys(&version, "")).refused(404, "M_NOT_FOUND");
     let path = format!("/_matrix/client/v3{}", keys(&version, ""));
     server.anonymous().get(&path).refused(401, "M_MISSING_TOKEN");
+}
+
+fn large_keys_are_stored(server: &Server) {
+    let alice = server.registers("alice");
+    let version = creates(&alice);
+    let mut rooms = json!({});
+    for number in 0..100 {
+        let mut large = key(true, number, 0);
+        large["session_data"]["ciphertext"] = "x".repeat(20_000).into();
+        rooms["!r:localhost"]["sessions"][format!("s{number}")] = large;
+    }
+    let put = alice.put(&keys(&version, ""), json!({ "rooms": rooms })).ok();
+    assert_eq!(put["count"], 100);
+    assert_eq!(alice.get(&keys(&version, "")).ok(), json!({ "rooms": rooms }));
+    assert_eq!(alice.get(&keys(&version, &format!("/{}", encode("!r:localhost")))).ok(), rooms["!r:localhost"]);
 }

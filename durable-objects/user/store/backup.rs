@@ -27,6 +27,11 @@ pub(crate) fn get(sql: &dyn Sql, version: u64) -> Result<Option<BackupInfo>, Fau
     sql.query(&format!("{INFO} AND version = ?1"), &[version.into()])?.pop().map(info).transpose()
 }
 
+/// Whether there is or was such a backup.
+pub(crate) fn was_made(sql: &dyn Sql, version: u64) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM backup WHERE version = ?1", &[version.into()])?.is_empty())
+}
+
 /// Adds a backup and answers its version.
 pub(crate) fn add(tx: &Tx<'_>, algorithm: &str, auth_data: &str) -> Result<u64, Fault> {
     let mut rows = tx.execute(
@@ -99,23 +104,39 @@ pub(crate) fn changed(tx: &Tx<'_>, version: u64, count: u64) -> Result<(), Fault
     Ok(())
 }
 
-/// Up to `limit` keys of a room, or of all, after one of them, in their order.
+/// How much a page of keys holds.
+#[derive(Clone, Copy)]
+pub(crate) struct PageLimits {
+    pub keys: u64,
+    /// Bytes of `session_data`; the key that reaches them is still on the page.
+    pub bytes: u64,
+}
+
+/// A page of the keys of all rooms after one of them, or of its room only, in their order. Answers too whether there
+/// may be more.
 pub(crate) fn keys_after(
     sql: &dyn Sql,
     version: u64,
     [room_id, session_id]: [&str; 2],
-    only: Option<&str>,
-    limit: u64,
-) -> Result<Vec<BackedUpKey>, Fault> {
-    sql.query(
-        "SELECT room_id, session_id, is_verified, first_message_index, forwarded_count, session_data FROM backup_key
-         WHERE version = ?1 AND (room_id, session_id) > (?2, ?3) AND room_id = coalesce(?4, room_id)
-         ORDER BY room_id, session_id LIMIT ?5",
-        &[version.into(), room_id.into(), session_id.into(), only.into(), limit.into()],
-    )?
-    .into_iter()
-    .map(key)
-    .collect()
+    in_room_only: bool,
+    limits: PageLimits,
+) -> Result<(Vec<BackedUpKey>, bool), Fault> {
+    // Two conditions, not one that covers both: only so is no row read that is not on the page.
+    let after = if in_room_only { "room_id = ?2 AND session_id > ?3" } else { "(room_id, session_id) > (?2, ?3)" };
+    let rows = sql.query(
+        &format!(
+            "SELECT room_id, session_id, is_verified, first_message_index, forwarded_count, session_data FROM (
+                 SELECT *, sum(length(CAST(session_data AS BLOB)))
+                     OVER (ORDER BY room_id, session_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+                 FROM (SELECT * FROM backup_key WHERE version = ?1 AND {after} ORDER BY room_id, session_id LIMIT ?4)
+             ) WHERE coalesce(before, 0) < ?5 ORDER BY room_id, session_id"
+        ),
+        &[version.into(), room_id.into(), session_id.into(), limits.keys.into(), limits.bytes.into()],
+    )?;
+    let keys = rows.into_iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let bytes = keys.iter().map(|key| key.data.session_data.get().len() as u64).fold(0, u64::saturating_add);
+    let more = keys.len() as u64 >= limits.keys || bytes >= limits.bytes;
+    Ok((keys, more))
 }
 
 /// One key.
@@ -155,10 +176,17 @@ pub(crate) fn delete_keys(
     room_id: Option<&str>,
     session_id: Option<&str>,
 ) -> Result<u64, Fault> {
-    let deleted = tx.execute(
-        "DELETE FROM backup_key WHERE version = ?1 AND room_id = coalesce(?2, room_id)
-         AND session_id = coalesce(?3, session_id) RETURNING 1",
-        &[version.into(), room_id.into(), session_id.into()],
-    )?;
+    // A condition of its own for each: only so is no row read that stays.
+    let deleted = match (room_id, session_id) {
+        (Some(room_id), Some(session_id)) => tx.execute(
+            "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 AND session_id = ?3 RETURNING 1",
+            &[version.into(), room_id.into(), session_id.into()],
+        )?,
+        (Some(room_id), None) => tx.execute(
+            "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 RETURNING 1",
+            &[version.into(), room_id.into()],
+        )?,
+        (None, _) => tx.execute("DELETE FROM backup_key WHERE version = ?1 RETURNING 1", &[version.into()])?,
+    };
     Ok(deleted.len() as u64)
 }
