@@ -65,7 +65,8 @@ impl User {
         let known = store::to_device::transactions(&**tx, sender, from)?;
         let mut transactions: VecDeque<String> =
             known.map_or(Ok(VecDeque::new()), |json| serde_json::from_str(&json))?;
-        let transaction = format!("{} {}", call.txn_id, call.event_type);
+        // As JSON, or «a b» of the type «c» would be «a» of the type «b c».
+        let transaction = serde_json::to_string(&(&call.txn_id, &call.event_type))?;
         if transactions.contains(&transaction) {
             return Ok(());
         }
@@ -233,6 +234,22 @@ mod tests {
         assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
         sends(&world, "2", "*");
         assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
+    }
+
+    #[test]
+    fn a_transaction_is_of_its_type() {
+        let world = alice();
+        for (txn_id, event_type) in [("a b", "c"), ("a", "b c"), ("a", "b c")] {
+            let call = ReceiveToDevice {
+                sender: "@bob:myelin.test".try_into().unwrap(),
+                sender_device: "BOB".into(),
+                txn_id: txn_id.to_owned(),
+                event_type: event_type.to_owned(),
+                messages: BTreeMap::from([("ONE".to_owned(), to_raw_value(&json!({ "txn": txn_id })).unwrap())]),
+            };
+            world.call(ALICE, &call).unwrap();
+        }
+        assert_eq!(told(&syncs(&world, "one", None).unwrap()), ["a b", "a"]);
     }
 
     #[test]
