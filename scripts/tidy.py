@@ -35,10 +35,11 @@ ONLY_IN = {
     "wasm-bindgen-futures": {"worker-host"},
     "js-sys": {"worker-host"},
     "web-sys": {"worker-host"},
-    "tokio": {"native"},
+    "tokio": {"native", "worker-host"},
     "rusqlite": {"native"},
-    "hyper": {"native"},
+    "hyper": {"native", "worker-host"},
     "hyper-util": {"native"},
+    "hickory-resolver": {"native"},
     "tokio-rustls": {"native"},
     "tokio-postgres": {"native", "worker-host"},
 }

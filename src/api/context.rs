@@ -7,7 +7,7 @@ use domain::{Config, Identity, RateLimited, Refusal};
 use platform::{ActorKind, Fault, Metadata};
 use ruma_common::{RoomId, ServerName, UserId};
 
-use crate::{ClientAddress, Failure, RateLimits, Services, rate_limits::Taken};
+use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_limits::Taken};
 
 /// How long a retriable fault rests before its one repetition.
 const RETRY_PAUSE_MS: u64 = 50;
@@ -93,6 +93,19 @@ impl Context {
     /// [`Refusal::LimitExceeded`].
     pub(crate) fn limit(&self, limited: RateLimited, subject: &str) -> Result<Taken<'_>, Refusal> {
         self.rate_limits().take(limited, subject, self.now_ms())
+    }
+
+    /// Takes one of a limit that counts for whoever is at the address that the request came from.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn limit_by_address(&self, limited: RateLimited) -> Result<Taken<'_>, Refusal> {
+        self.rate_limits().take_of_address(limited, self.client_address, self.now_ms())
+    }
+
+    /// What is remembered of other servers.
+    pub(crate) fn known_servers(&self) -> &KnownServers {
+        &self.services.known_servers
     }
 
     /// The room's actor.

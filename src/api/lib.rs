@@ -12,12 +12,14 @@ mod client_address;
 mod context;
 mod credentials;
 mod failure;
+mod federation;
 mod guest_access;
 mod metadata;
 mod new_login;
 mod operator;
 mod password;
 mod rate_limits;
+mod recent;
 mod router;
 mod sealed;
 mod uiaa;
@@ -32,7 +34,7 @@ use actors::Settings;
 use bytes::Bytes;
 use domain::{Config, Refusal};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use platform::{Actors, Clock, Heavy, Metadata, Random, meter};
+use platform::{Actors, Clock, Heavy, Metadata, Outgoing, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
 
 pub use authenticate::{Bearer, Caller, Who};
@@ -40,6 +42,7 @@ pub use body::{Body, Pieces};
 pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
+pub use federation::{AskError, Bounds, KnownServers, NeededKey, Origin, ServerKeys};
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
 pub use operator::may_use_test_hooks;
 pub use rate_limits::RateLimits;
@@ -57,6 +60,8 @@ pub struct Services {
     pub heavy: Rc<dyn Heavy>,
     pub settings: Rc<Settings>,
     pub rate_limits: Arc<RateLimits>,
+    pub outgoing: Rc<dyn Outgoing>,
+    pub known_servers: Arc<KnownServers>,
 }
 
 /// The largest request body accepted, in bytes; a host answers 413 `M_TOO_LARGE` beyond it (see [`too_large`]).
@@ -83,7 +88,10 @@ pub struct Server {
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
     client::routes(&mut routes);
-    well_known::routes(&mut routes);
+    well_known::routes(&mut routes, config);
+    if config.federation.is_on {
+        federation::routes(&mut routes);
+    }
     operator::routes(&mut routes, config);
     admin::routes(&mut routes, config);
     Rc::new(routes)

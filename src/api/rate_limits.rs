@@ -38,7 +38,7 @@ use ruma_common::{
 };
 use serde::Deserialize;
 
-use crate::{ClientAddress, Failure, authenticate::token};
+use crate::{ClientAddress, Failure, authenticate::token, recent::Recent};
 
 /// How many subjects of one limit are remembered for certain; at most twice as many are. Who is forgotten has the whole
 /// burst again: for a guesser that costs as many requests as this number.
@@ -126,7 +126,7 @@ impl Asked<'_> {
                 let times = self.invited().len().min(usize::try_from(limit.burst).unwrap_or(usize::MAX));
                 vec![digest(self.user_id); times]
             }
-            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts => vec![],
+            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts | RateLimited::KeyQueries => vec![],
         }
     }
 
@@ -161,14 +161,7 @@ fn digest(subject: impl Hash) -> u64 {
 pub struct RateLimits {
     /// Those that are on.
     limits: BTreeMap<RateLimited, RateLimit>,
-    used: Mutex<BTreeMap<RateLimited, Recent>>,
-}
-
-/// The buckets of one limit, by subject. When there are many, those not used of late are forgotten.
-#[derive(Default)]
-struct Recent {
-    newer: HashMap<u64, Used>,
-    older: HashMap<u64, Used>,
+    used: Mutex<BTreeMap<RateLimited, Buckets>>,
 }
 
 #[derive(Default)]
@@ -178,18 +171,8 @@ struct Used {
     transaction: Option<u64>,
 }
 
-impl Recent {
-    fn of(&mut self, subject: u64) -> &mut Used {
-        if !self.newer.contains_key(&subject) {
-            if self.newer.len() >= SUBJECTS_MAX {
-                self.older = std::mem::take(&mut self.newer);
-            }
-            let used = self.older.remove(&subject).unwrap_or_default();
-            self.newer.insert(subject, used);
-        }
-        self.newer.entry(subject).or_default()
-    }
-}
+/// The buckets of one limit, by subject. When there are many, those not used of late are forgotten.
+type Buckets = Recent<u64, Used, SUBJECTS_MAX>;
 
 /// What one request took of its limits.
 #[must_use]
@@ -240,9 +223,25 @@ impl RateLimits {
     /// # Errors
     /// [`Refusal::LimitExceeded`].
     pub(crate) fn take(&self, limited: RateLimited, subject: &str, now_ms: u64) -> Result<Taken<'_>, Refusal> {
+        self.take_digest(limited, digest(subject), now_ms)
+    }
+
+    /// Takes one of one limit that counts for whoever is at an address.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn take_of_address(
+        &self,
+        limited: RateLimited,
+        address: Option<ClientAddress>,
+        now_ms: u64,
+    ) -> Result<Taken<'_>, Refusal> {
+        self.take_digest(limited, digest(address.map(network)), now_ms)
+    }
+
+    fn take_digest(&self, limited: RateLimited, subject: u64, now_ms: u64) -> Result<Taken<'_>, Refusal> {
         let mut taken = Taken { limits: self, taken: Vec::new() };
         if let Some(limit) = self.limits.get(&limited) {
-            let subject = digest(subject);
             self.take_one(limited, *limit, subject, None, now_ms)?;
             taken.taken.push((limited, subject));
         }
@@ -268,7 +267,7 @@ impl RateLimits {
         Ok(true)
     }
 
-    fn used(&self) -> MutexGuard<'_, BTreeMap<RateLimited, Recent>> {
+    fn used(&self) -> MutexGuard<'_, BTreeMap<RateLimited, Buckets>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -452,6 +451,6 @@ mod tests {
         }
         let used = limits.used();
         let recent = &used[&RateLimited::LoginFailedAttempts];
-        assert!(recent.newer.len() + recent.older.len() <= 2 * SUBJECTS_MAX);
+        assert!(recent.len() <= 2 * SUBJECTS_MAX);
     }
 }

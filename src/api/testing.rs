@@ -13,14 +13,14 @@ use actors::{Object, Settings};
 use bytes::Bytes;
 use domain::Config;
 use futures_util::StreamExt;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use platform::{
-    Actors, Address, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value,
-    check_params,
+    Actors, Address, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
+    OutgoingResponse, Random, Row, SendError, Sql, SrvRecord, Statement, Value, check_params,
 };
 use serde_json::Value as Json;
 
-use crate::{Body, Context, RateLimits, Server, Services, load_settings};
+use crate::{Body, Context, KnownServers, RateLimits, Server, Services, load_settings};
 
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -111,6 +111,37 @@ impl Random for TestRandom {
             self.0.get().to_be_bytes()[0]
         });
         Ok(())
+    }
+}
+
+/// An answer of somebody else's server: its status, its headers, its body.
+pub(crate) type Answered = Result<(StatusCode, HeaderMap, Bytes), SendError>;
+
+/// Other people's servers, as a test says.
+#[derive(Default)]
+struct Others {
+    answer: RefCell<Option<Box<dyn Fn(&OutgoingRequest) -> Answered>>>,
+    services: RefCell<HashMap<String, Vec<SrvRecord>>>,
+}
+
+impl Outgoing for Others {
+    fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>> {
+        let answer = self.answer.borrow();
+        let answered = match answer.as_ref() {
+            Some(answer) => answer(&request),
+            None => Err(SendError::Unreachable("there is nobody else".to_owned())),
+        };
+        let response = answered.and_then(|(status, headers, body)| {
+            let bytes_max = request.response_bytes_max;
+            let body = if body.len() > bytes_max { Err(SendError::TooLarge(bytes_max)) } else { Ok(body) };
+            Ok(OutgoingResponse { status, headers, body: Box::pin(futures_util::stream::iter([body])) })
+        });
+        Box::pin(async move { response })
+    }
+
+    fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>> {
+        let records = self.services.borrow().get(name).cloned().unwrap_or_default();
+        Box::pin(async move { Ok(records) })
     }
 }
 
@@ -243,6 +274,7 @@ pub(crate) struct TestServer {
     server: Server,
     services: Rc<Services>,
     host: Rc<Host>,
+    others: Rc<Others>,
 }
 
 impl TestServer {
@@ -263,8 +295,11 @@ impl TestServer {
             computations: Cell::default(),
             this: this.clone(),
         });
+        let others = Rc::new(Others::default());
         let services = Services {
             actors: host.clone(),
+            outgoing: others.clone(),
+            known_servers: Arc::new(KnownServers::default()),
             metadata,
             clock: host.clone(),
             random: host.clone(),
@@ -276,11 +311,22 @@ impl TestServer {
             server: Server::new(services.clone(), crate::routes(&services.settings.config)),
             services: Rc::new(services),
             host,
+            others,
         }
     }
 
     pub(crate) fn context(&self) -> Context {
         Context::new(self.services.clone(), "test".into(), None)
+    }
+
+    /// From now on other people's servers answer like this.
+    pub(crate) fn others_answer(&self, answer: impl Fn(&OutgoingRequest) -> Answered + 'static) {
+        *self.others.answer.borrow_mut() = Some(Box::new(answer));
+    }
+
+    /// From now on the DNS has these SRV records.
+    pub(crate) fn dns_has(&self, name: &str, records: Vec<SrvRecord>) {
+        self.others.services.borrow_mut().insert(name.to_owned(), records);
     }
 
     pub(crate) fn pass_ms(&self, ms: u64) {

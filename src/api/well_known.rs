@@ -1,15 +1,17 @@
 //! Where clients and servers find us. Spec: "Well-known URIs"; Server-Server API, "Resolving server names".
 
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{Config, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
 use crate::{Context, Failure, Routes, failure};
 
-pub(crate) fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     routes.add_raw(Method::GET, "/.well-known/matrix/client", client);
-    routes.add_raw(Method::GET, "/.well-known/matrix/server", server);
+    if config.federation.is_on {
+        routes.add_raw(Method::GET, "/.well-known/matrix/server", server);
+    }
 }
 
 async fn client(cx: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {

@@ -1,7 +1,7 @@
 //! Ranges of internet addresses, as configurations name them.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
@@ -40,6 +40,63 @@ fn mask(prefix_bits: u32) -> u128 {
     u128::MAX.checked_shl(Ipv6Addr::BITS - prefix_bits).unwrap_or(0)
 }
 
+/// Ranges that are not of the public internet: this machine, networks at home, documentation, groups. IANA,
+/// "IPv4 Special-Purpose Address Registry" and the same for IPv6.
+const NOT_PUBLIC: &[(IpAddr, u32)] = &[
+    (v4(0, 0, 0, 0), 8),
+    (v4(10, 0, 0, 0), 8),
+    (v4(100, 64, 0, 0), 10),
+    (v4(127, 0, 0, 0), 8),
+    (v4(169, 254, 0, 0), 16),
+    (v4(172, 16, 0, 0), 12),
+    (v4(192, 0, 0, 0), 24),
+    (v4(192, 0, 2, 0), 24),
+    (v4(192, 88, 99, 0), 24),
+    (v4(192, 168, 0, 0), 16),
+    (v4(198, 18, 0, 0), 15),
+    (v4(198, 51, 100, 0), 24),
+    (v4(203, 0, 113, 0), 24),
+    (v4(224, 0, 0, 0), 4),
+    (v4(240, 0, 0, 0), 4),
+    // Loopback and addresses that contain an IPv4 one.
+    (v6(0, 0), 96),
+    (v6(0x64, 0xff9b), 32),
+    (v6(0x100, 0), 32),
+    (v6(0x2001, 0), 23),
+    (v6(0x2001, 0xdb8), 32),
+    (v6(0x2002, 0), 16),
+    (v6(0x3fff, 0), 20),
+    (v6(0x5f00, 0), 16),
+    (v6(0xfc00, 0), 7),
+    (v6(0xfe80, 0), 9),
+    (v6(0xff00, 0), 8),
+];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+const fn v6(first: u16, second: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0))
+}
+
+/// Whether an address is of the public internet.
+pub fn is_public(address: IpAddr) -> bool {
+    let address = behind_translation(address.to_canonical());
+    !NOT_PUBLIC.iter().any(|(network, prefix_bits)| AddressRange::around(*network, *prefix_bits).contains(address))
+}
+
+/// The IPv4 address that a network without IPv4 reaches as `64:ff9b::a.b.c.d`. RFC 6052.
+fn behind_translation(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(translated) if translated.segments().starts_with(&[0x64, 0xff9b, 0, 0, 0, 0]) => {
+            let [.., a, b, c, d] = translated.octets();
+            v4(a, b, c, d)
+        }
+        address => address,
+    }
+}
+
 impl FromStr for AddressRange {
     type Err = NotAnAddressRange;
 
@@ -59,7 +116,7 @@ impl FromStr for AddressRange {
 
 #[cfg(test)]
 mod tests {
-    use super::AddressRange;
+    use super::{AddressRange, is_public};
 
     #[test]
     fn a_range_is_all_that_begins_alike() {
@@ -84,6 +141,51 @@ mod tests {
         }
         for bad in ["", "localhost", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "10.0.0/8"] {
             assert!(bad.parse::<AddressRange>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_public() {
+        for address in [
+            "1.1.1.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "100.63.0.1",
+            "223.255.255.1",
+            "2606:4700::1111",
+            "2a00::1",
+            "64:ff9b::1.1.1.1",
+            "::ffff:1.1.1.1",
+        ] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.127.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.0.1",
+            "192.168.1.1",
+            "198.19.0.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b:1::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "fd00::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
         }
     }
 }

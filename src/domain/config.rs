@@ -3,11 +3,15 @@
 //! Owns the names, the defaults, and what is allowed. Where the pairs come from (`[vars]` and secrets of a Worker;
 //! environment, file and flags natively) is the host's.
 
+mod federation;
+
 use std::{collections::BTreeMap, fmt};
 
 use ruma_common::OwnedServerName;
 
-use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
+use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange, federation::ServerPatterns};
+
+pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
 
 /// A key of the configuration, for listings and generated documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,10 @@ pub struct Config {
     pub trusted_proxies: Vec<AddressRange>,
     /// The limits that are on.
     pub rate_limits: BTreeMap<RateLimited, RateLimit>,
+    /// Which other servers we talk to.
+    pub federation: Federation,
+    /// How they are reached.
+    pub outgoing: OutgoingRules,
 }
 
 /// Who may register an account.
@@ -189,6 +197,36 @@ impl Config {
             Some("19456,2,1"),
             "argon2id as memory_kib,iterations,parallelism: whole numbers from 1, memory_kib at least 8 × parallelism",
         ),
+        key("FEDERATION", Some("on"), "whether this server talks to others: on or off"),
+        key(
+            "FEDERATION_ALLOW",
+            Some("*"),
+            "the servers it talks to: names separated by commas, in which * stands for any text and ? for one \
+             character; a name without a port is of every port",
+        ),
+        key("FEDERATION_DENY", Some(""), "those it does not talk to whatever FEDERATION_ALLOW says, in the same form"),
+        key(
+            "TRUSTED_KEY_SERVERS",
+            Some("matrix.org"),
+            "who is asked for the keys of servers that do not answer themselves, and believed: server names separated \
+             by commas; may be empty",
+        ),
+        key(
+            "EXTRA_CA_FILE",
+            None,
+            "natively, certificate authorities, as PEM, that are trusted for connections to others besides the usual ones",
+        ),
+        key(
+            "ALLOW_PRIVATE_ADDRESSES",
+            Some("off"),
+            "whether other servers may be at addresses that are not public, such as 127.0.0.1 or 10.0.0.1: on or off",
+        ),
+        key(
+            "DNS_OVERRIDES",
+            Some(""),
+            "where names are, whatever the DNS says: name=address or name=address:port, separated by commas; a name that \
+             begins with _ is an SRV record, _matrix-fed._tcp.name=target:port",
+        ),
         key("PRESENCE", Some("on"), "whether users see which of those they share a room with are there: on or off"),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
@@ -233,6 +271,11 @@ impl Config {
         key("RC_ROOM_CREATION", Some("0.016,10"), "rooms created, per user: per_second,burst, or 0"),
         key("RC_USER_DIRECTORY", Some("0.016,200"), "searches of the user directory, per user: per_second,burst, or 0"),
         key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
+        key(
+            "RC_KEY_QUERIES",
+            Some("1,100"),
+            "keys of other servers that are fetched for a stranger, per address: per_second,burst, or 0",
+        ),
     ];
 
     /// Reads a configuration from its pairs.
@@ -275,6 +318,8 @@ impl Config {
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,
             trusted_proxies: values.required("TRUSTED_PROXIES", parse_address_ranges)?,
             rate_limits: values.rate_limits()?,
+            federation: values.federation()?,
+            outgoing: values.outgoing()?,
         })
     }
 }
@@ -303,6 +348,23 @@ impl Values {
         let (name, version) = (self.required("TERMS_NAME", text)?, self.required("TERMS_VERSION", text)?);
         let url = self.parsed("TERMS_URL", parse_link)?;
         Ok(url.map(|url| Terms { url, name, version }))
+    }
+
+    fn federation(&self) -> Result<Federation, ConfigError> {
+        Ok(Federation {
+            is_on: self.required("FEDERATION", parse_switch)?,
+            allow: self.required("FEDERATION_ALLOW", ServerPatterns::parse)?,
+            deny: self.required("FEDERATION_DENY", ServerPatterns::parse)?,
+            trusted_key_servers: self.required("TRUSTED_KEY_SERVERS", |text| list(text, parse_server_name))?,
+        })
+    }
+
+    fn outgoing(&self) -> Result<OutgoingRules, ConfigError> {
+        Ok(OutgoingRules {
+            extra_ca_file: self.parsed("EXTRA_CA_FILE", |text| (!text.is_empty()).then(|| text.to_owned()))?,
+            allow_private_addresses: self.required("ALLOW_PRIVATE_ADDRESSES", parse_switch)?,
+            dns_overrides: self.required("DNS_OVERRIDES", DnsOverrides::parse)?,
+        })
     }
 
     /// The limits that are on. What is switched off is checked all the same.
@@ -382,8 +444,12 @@ fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
 }
 
 fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {
-    let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
-    ranges.map(|range| range.parse().ok()).collect()
+    list(text, |range| range.parse().ok())
+}
+
+/// What is separated by commas.
+fn list<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    text.split(',').map(str::trim).filter(|element| !element.is_empty()).map(parse).collect()
 }
 
 fn parse_rate_limit(text: &str) -> Option<RateLimit> {
@@ -397,149 +463,4 @@ fn parse_rate_limit(text: &str) -> Option<RateLimit> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Config, ConfigError, LogLevel, PasswordHashCost, Registration};
-    use crate::{RateLimit, RateLimited};
-
-    fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let named = [("SERVER_NAME", "example.org")].into_iter().chain(pairs.iter().copied());
-        Config::from_pairs(named.map(|(name, value)| (name.to_owned(), value.to_owned())))
-    }
-
-    #[test]
-    fn a_name_is_enough() {
-        let config = config(&[]).unwrap();
-        assert_eq!(config.public_baseurl, "https://example.org");
-        assert_eq!(config.registration, Registration::Closed);
-        assert_eq!(config.default_room_version.as_str(), "12");
-        assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 19456, iterations: 2, parallelism: 1 });
-        assert_eq!((config.metrics, config.test_hooks, config.log_level), (false, false, LogLevel::Info));
-        assert_eq!(config.rate_limits.len(), RateLimited::ALL.len());
-        assert_eq!(config.rate_limits[&RateLimited::Message], RateLimit { per_second: 0.2, burst: 10 });
-        assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
-        assert_eq!((config.allow_guests, &config.terms, config.password_length_min), (false, &None, 1));
-        assert_eq!(config.access_token_lifetime_ms, 300_000);
-        assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let config = config(&[
-            ("PUBLIC_BASEURL", "http://matrix.example.org:8008/"),
-            ("WELL_KNOWN_SERVER", "matrix.example.org:443"),
-            ("REGISTRATION", "token"),
-            ("REGISTRATION_SHARED_SECRET", "open sesame"),
-            ("ALLOW_GUESTS", "on"),
-            ("TERMS_URL", "https://example.org/terms?lang=en#1"),
-            ("TERMS_NAME", "House Rules"),
-            ("TERMS_VERSION", "2.1"),
-            ("PASSWORD_LENGTH_MIN", "8"),
-            ("ACCESS_TOKEN_LIFETIME", "60"),
-            ("DEFAULT_ROOM_VERSION", "10"),
-            ("PASSWORD_HASH_COST", "8, 1, 1"),
-            ("METRICS", "on"),
-            ("LOG_LEVEL", "debug"),
-            ("TEST_HOOKS", "on"),
-            ("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1"),
-            ("RC_LOGIN", "0"),
-            ("RC_LOGIN_ACCOUNT", "0.1,9"),
-            ("RC_JOINS", "3,3"),
-            ("RC_REGISTRATION", "0.5,2"),
-            ("RC_MESSAGE", "1000,1000"),
-        ])
-        .unwrap();
-        assert_eq!(config.public_baseurl, "http://matrix.example.org:8008");
-        assert_eq!(config.well_known_server.as_deref().unwrap(), "matrix.example.org:443");
-        assert_eq!(config.registration, Registration::Token);
-        assert_eq!(config.registration_shared_secret.as_ref().unwrap().expose(), "open sesame");
-        let terms = config.terms.as_ref().map(|terms| (&*terms.url, &*terms.name, &*terms.version));
-        assert_eq!(terms, Some(("https://example.org/terms?lang=en#1", "House Rules", "2.1")));
-        assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
-        assert_eq!(config.access_token_lifetime_ms, 60_000);
-        assert_eq!(config.default_room_version.as_str(), "10");
-        assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
-        assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
-        assert_eq!(config.trusted_proxies, ["10.0.0.0/8", "192.0.2.1"].map(|range| range.parse().unwrap()));
-        let limit = |limited| config.rate_limits.get(&limited).map(|limit| (limit.per_second, limit.burst));
-        for (limited, expected) in [
-            (RateLimited::LoginAddress, None),
-            (RateLimited::LoginFailedAttempts, None),
-            (RateLimited::LoginAccount, Some((0.1, 9))),
-            (RateLimited::JoinsLocal, Some((3.0, 3))),
-            (RateLimited::JoinsPerRoom, Some((3.0, 3))),
-            (RateLimited::Registration, Some((0.5, 2))),
-            (RateLimited::Message, Some((1000.0, 1000))),
-            (RateLimited::RoomCreation, Some((0.016, 10))),
-        ] {
-            assert_eq!(limit(limited), expected, "{limited:?}");
-        }
-        assert!(!format!("{config:?}").contains("sesame"), "secrets are not shown");
-    }
-
-    #[test]
-    fn errors_name_the_key_and_not_the_value() {
-        let table = [
-            ("PUBLIC_BASEURL", "example.org"),
-            ("PUBLIC_BASEURL", "https:///"),
-            ("PUBLIC_BASEURL", "https://example.org/?x"),
-            ("WELL_KNOWN_SERVER", "https://example.org"),
-            ("REGISTRATION", "Open"),
-            ("REGISTRATION_SHARED_SECRET", ""),
-            ("DEFAULT_ROOM_VERSION", "13"),
-            ("PASSWORD_HASH_COST", "19456,2"),
-            ("PASSWORD_HASH_COST", "19456,2,0"),
-            ("PASSWORD_HASH_COST", "7,1,1"),
-            ("PASSWORD_HASH_COST", "19456,2,1,1"),
-            ("ALLOW_GUESTS", "yes"),
-            ("TERMS_URL", "terms"),
-            ("TERMS_URL", "https://example.org/?a b"),
-            ("TERMS_NAME", ""),
-            ("TERMS_VERSION", " "),
-            ("PASSWORD_LENGTH_MIN", "0"),
-            ("PASSWORD_LENGTH_MIN", "129"),
-            ("ACCESS_TOKEN_LIFETIME", "0"),
-            ("METRICS", "yes"),
-            ("LOG_LEVEL", "trace"),
-            ("TEST_HOOKS", "1"),
-            ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.1"),
-            ("RATE_LIMITS", "0"),
-            ("RC_LOGIN", "fast"),
-            ("RC_LOGIN", "1"),
-            ("RC_REGISTRATION", "-1,1"),
-            ("RC_MESSAGE", "inf,1"),
-        ];
-        for (name, value) in table {
-            let error = config(&[(name, value)]).unwrap_err();
-            assert!(
-                matches!(error, ConfigError::BadValue { name: named, .. } if named == name),
-                "{name}={value}: {error}"
-            );
-            assert!(error.to_string().starts_with(name), "{error}");
-        }
-        let unknown = config(&[("REGISTRATON", "open")]).unwrap_err();
-        assert!(unknown.to_string().starts_with("REGISTRATON: there is no such key. Known keys: SERVER_NAME, "));
-        assert_eq!(config(&[("SERVER_NAME", "a")]).unwrap_err(), ConfigError::Twice { name: "SERVER_NAME".to_owned() });
-        assert_eq!(Config::from_pairs([]).unwrap_err(), ConfigError::Missing { name: "SERVER_NAME" });
-    }
-
-    #[test]
-    fn every_limit_has_its_keys_and_one_switch_turns_all_off() {
-        for limited in RateLimited::ALL {
-            for key in [Some(limited.key()), limited.group_key()].into_iter().flatten() {
-                assert!(Config::KEYS.iter().any(|known| known.name == key), "{key}");
-            }
-        }
-        assert!(config(&[("RATE_LIMITS", "off"), ("RC_MESSAGE", "1,1")]).unwrap().rate_limits.is_empty());
-    }
-
-    #[test]
-    fn a_server_name_may_carry_a_port() {
-        let named = |name: &str| Config::from_pairs([("SERVER_NAME".to_owned(), name.to_owned())]);
-        for name in ["localhost:8448", "hs1", "1.2.3.4", "[::1]:8448"] {
-            assert_eq!(named(name).unwrap().public_baseurl, format!("https://{name}"));
-        }
-        for name in ["", "https://example.org", "example.org:port", "exa mple.org", "@alice:example.org"] {
-            assert!(matches!(named(name), Err(ConfigError::BadValue { name: "SERVER_NAME", .. })), "{name}");
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, the events of a new room, aliases, what the directory shows of a room, push
-//! rules, the keys of devices and users, our signing identity, the configuration, rate limits, ranges of addresses, and every way we say no.
+//! rules, the keys of devices and users, our signing identity, other servers' places and keys, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
@@ -15,6 +15,8 @@ mod authority;
 pub mod config;
 pub mod directory;
 pub mod event;
+pub mod federation;
+mod glob;
 pub mod identity;
 pub mod power;
 pub mod push;

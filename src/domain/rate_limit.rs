@@ -47,11 +47,13 @@ pub enum RateLimited {
     UserDirectory,
     /// Changes of presence, per user.
     Presence,
+    /// Keys of other servers that are fetched for a stranger, per address.
+    KeyQueries,
 }
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -66,6 +68,7 @@ impl RateLimited {
         Self::RoomCreation,
         Self::UserDirectory,
         Self::Presence,
+        Self::KeyQueries,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -85,6 +88,7 @@ impl RateLimited {
             Self::RoomCreation => "RC_ROOM_CREATION",
             Self::UserDirectory => "RC_USER_DIRECTORY",
             Self::Presence => "RC_PRESENCE",
+            Self::KeyQueries => "RC_KEY_QUERIES",
         }
     }
 
@@ -99,7 +103,8 @@ impl RateLimited {
             | Self::Message
             | Self::RoomCreation
             | Self::UserDirectory
-            | Self::Presence => None,
+            | Self::Presence
+            | Self::KeyQueries => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The native host: the same homeserver as on Workers, as one process on a machine of its own.
 //!
-//! In scope: sockets, TLS, threads, files, PostgreSQL, signals, the command line. Out of scope: anything Matrix.
+//! In scope: sockets, TLS, other people's servers, threads, files, PostgreSQL, signals, the command line. Out of scope: anything Matrix.
 
 mod actor_host;
 mod admin;
@@ -12,6 +12,7 @@ mod listen;
 mod logs;
 mod metadata;
 mod options;
+mod outgoing;
 mod serve;
 mod settings;
 mod sqlite;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use actors::{Object, Settings};
-use api::{RateLimits, Server, Services};
+use api::{KnownServers, RateLimits, Server, Services};
 use platform::Fault;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -31,6 +31,7 @@ use crate::{
     logs,
     metadata::MetadataSource,
     options::Serve,
+    outgoing::Network,
     settings::{self, read_config},
     tls,
 };
@@ -54,6 +55,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let _claim = claim_data_dir(data_dir)?;
     let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
     let settings = settings::load(&metadata, config).await?;
+    let network = Network::new(&settings.config.outgoing)?;
     // Before any actor is opened: an address in use is why most starts fail.
     let listeners = listeners(&options).await?;
     let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| io_fault(&error))?;
@@ -65,6 +67,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let (stop, stopping) = watch::channel(false);
     let heavy = HeavyThreads::new(threads);
     let rate_limits = Arc::new(RateLimits::new(&settings.config.rate_limits));
+    let known_servers = Arc::new(KnownServers::default());
     let mut tiers = Vec::new();
     for _ in 0..threads {
         let parts = Parts {
@@ -73,6 +76,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
             heavy: heavy.clone(),
             settings: settings::copy(&settings)?,
             rate_limits: rate_limits.clone(),
+            network: network.clone(),
+            known_servers: known_servers.clone(),
         };
         tiers.push(Tier::start(parts, stopping.clone())?);
     }
@@ -161,6 +166,8 @@ struct Parts {
     heavy: HeavyThreads,
     settings: Settings,
     rate_limits: Arc<RateLimits>,
+    network: Network,
+    known_servers: Arc<KnownServers>,
 }
 
 impl Parts {
@@ -174,6 +181,8 @@ impl Parts {
             heavy: Rc::new(self.heavy),
             settings: Rc::new(self.settings),
             rate_limits: self.rate_limits,
+            outgoing: Rc::new(self.network.connections()),
+            known_servers: self.known_servers,
         };
         Server::new(services, routes)
     }

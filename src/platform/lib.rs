@@ -1,7 +1,7 @@
 //! What a host supplies, as small `!Send` traits, and the types that cross them.
 //!
-//! In scope: an actor's private database, the metadata database, calls between actors, time, chance,
-//! alarms, durability, work in the background. Out of scope: anything Matrix; anything of one host.
+//! In scope: an actor's private database, the metadata database, calls between actors, other people's servers,
+//! time, chance, alarms, durability, work in the background. Out of scope: anything Matrix; anything of one host.
 //!
 //! Two hosts implement these traits, Cloudflare Workers and the native binary, and one contract suite
 //! ([`contract`]) runs against every implementation. Because every effect goes through them, a third
@@ -12,6 +12,7 @@ mod fault;
 mod metadata;
 pub mod meter;
 mod object;
+mod outgoing;
 mod sql;
 mod value;
 
@@ -21,6 +22,7 @@ pub use actors::{ActorKind, Actors, Address, WAITING_CALLS_MAX};
 pub use fault::Fault;
 pub use metadata::{Metadata, Statement};
 pub use object::ObjectHost;
+pub use outgoing::{Arriving, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord};
 pub use sql::{ROW_BYTES_MAX, STATEMENT_PARAMS_MAX, Sql, Tx, check_params, transact};
 pub use value::{INTEGER_MAX, Row, Value};
 

@@ -21,7 +21,8 @@ use crate::{
     chance::Runtime,
     contract,
     js::{self, Leaving},
-    settings::{metadata, rate_limits, routes, settings},
+    outgoing,
+    settings::{known_servers, metadata, rate_limits, routes, settings},
 };
 
 /// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
@@ -85,6 +86,8 @@ async fn services(env: &Env) -> Result<Services, Fault> {
         random: Rc::new(Runtime),
         heavy: Rc::new(Runtime),
         rate_limits: rate_limits(&settings),
+        outgoing: Rc::new(outgoing::Runtime::new(&settings.config.outgoing)),
+        known_servers: known_servers(),
         settings,
     })
 }

@@ -97,6 +97,23 @@ extern "C" {
     pub fn console_error(line: &str);
 }
 
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = fetch)]
+    pub fn fetch(request: &Request) -> Promise;
+
+    /// A connection of our own to somebody else.
+    pub type RawSocket;
+    #[wasm_bindgen(method, catch, js_name = startTls)]
+    pub fn start_tls(this: &RawSocket, options: &Object) -> Result<RawSocket, JsValue>;
+}
+
+#[wasm_bindgen(module = "cloudflare:sockets")]
+extern "C" {
+    #[wasm_bindgen(catch)]
+    pub fn connect(address: &Object, options: &Object) -> Result<RawSocket, JsValue>;
+}
+
 #[wasm_bindgen(module = "/waits.mjs")]
 extern "C" {
     pub type FirstMessage;
@@ -127,7 +144,7 @@ pub(crate) fn fault(context: &str, thrown: &JsValue) -> Fault {
     if is_retryable(thrown) { Fault::retriable(what) } else { Fault::new(what) }
 }
 
-fn message(thrown: &JsValue) -> String {
+pub(crate) fn message(thrown: &JsValue) -> String {
     match thrown.dyn_ref::<js_sys::Error>() {
         Some(error) => String::from(error.message()),
         None => thrown.as_string().unwrap_or_else(|| "an exception without a message".to_owned()),

@@ -16,5 +16,6 @@ mod hyperdrive;
 mod js;
 mod logs;
 mod object_sql;
+mod outgoing;
 mod settings;
 pub mod shell;

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actors::Settings;
-use api::{RateLimits, Routes};
+use api::{KnownServers, RateLimits, Routes};
 use domain::config::Config;
 use platform::{Fault, Metadata};
 use wasm_bindgen::JsValue;
@@ -19,6 +19,7 @@ const HYPERDRIVE_BINDING: &str = "HYPERDRIVE";
 thread_local! {
     static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
     static RATE_LIMITS: RefCell<Option<Arc<RateLimits>>> = const { RefCell::new(None) };
+    static KNOWN_SERVERS: RefCell<Option<Arc<KnownServers>>> = const { RefCell::new(None) };
     static ROUTES: RefCell<Option<Rc<Routes>>> = const { RefCell::new(None) };
 }
 
@@ -31,6 +32,11 @@ pub(crate) fn routes(settings: &Settings) -> Rc<Routes> {
 pub(crate) fn rate_limits(settings: &Settings) -> Arc<RateLimits> {
     let made = || Arc::new(RateLimits::new(&settings.config.rate_limits));
     RATE_LIMITS.with_borrow_mut(|slot| slot.get_or_insert_with(made).clone())
+}
+
+/// What is remembered of other servers.
+pub(crate) fn known_servers() -> Arc<KnownServers> {
+    KNOWN_SERVERS.with_borrow_mut(|slot| slot.get_or_insert_default().clone())
 }
 
 /// The server's settings. The first call of an isolate migrates the metadata database and reads the

@@ -18,7 +18,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub struct Client {
     agent: Agent,
     base_url: String,
-    token: Option<String>,
+    authorization: Option<String>,
     address: Option<String>,
 }
 
@@ -31,11 +31,16 @@ impl Client {
             .max_redirects(0)
             .build()
             .new_agent();
-        Self { agent, base_url: base_url.to_owned(), token: None, address: None }
+        Self { agent, base_url: base_url.to_owned(), authorization: None, address: None }
     }
 
     pub fn with_token(&self, token: &str) -> Self {
-        Self { token: Some(token.to_owned()), ..self.clone() }
+        self.with_authorization(&format!("Bearer {token}"))
+    }
+
+    /// Sends this `Authorization` header.
+    pub fn with_authorization(&self, authorization: &str) -> Self {
+        Self { authorization: Some(authorization.to_owned()), ..self.clone() }
     }
 
     /// Speaks from this internet address, as the platform says on Workers and a proxy on our side natively; what is
@@ -68,8 +73,8 @@ impl Client {
     /// Like [`Client::send`], for servers that may be dead.
     pub fn try_send(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, ureq::Error> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base_url));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
         }
         if let Some(address) = &self.address {
             let known = address.rsplit(',').next().unwrap_or_default().trim();

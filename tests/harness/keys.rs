@@ -22,15 +22,20 @@ impl Keys {
 
     /// The object with one more signature. Spec: Appendices, "Signing JSON".
     #[must_use]
-    pub fn signs(&self, mut object: Value, user: &User, name: &str) -> Value {
+    pub fn signs(&self, object: Value, user: &User, name: &str) -> Value {
+        self.signs_as(object, &user.id, &format!("ed25519:{name}"))
+    }
+
+    /// The object with one more signature of a user or a server.
+    #[must_use]
+    pub fn signs_as(&self, mut object: Value, who: &str, key_id: &str) -> Value {
         let mut signed = object.clone();
         for field in ["signatures", "unsigned"] {
             signed.as_object_mut().expect("an object").remove(field);
         }
         // A `Value` is written without spaces and with its keys in their order: canonical JSON.
         let signature = self.0.sign(signed.to_string().as_bytes());
-        object["signatures"][&user.id][format!("ed25519:{name}")] =
-            BASE64_STANDARD_NO_PAD.encode(signature.to_bytes()).into();
+        object["signatures"][who][key_id] = BASE64_STANDARD_NO_PAD.encode(signature.to_bytes()).into();
         object
     }
 

@@ -15,8 +15,11 @@
 //! Each server's log is kept in the target folder's `test-logs/`.
 
 mod answer;
+mod authority;
 mod client;
+mod homeserver;
 mod host;
+mod https;
 mod keys;
 mod postgres;
 mod process;
@@ -25,8 +28,11 @@ mod sync;
 mod user;
 
 pub use answer::Answer;
+pub use authority::Authority;
 pub use client::{Client, encode, query};
+pub use homeserver::Homeserver;
 pub use host::{Host, run};
+pub use https::{Https, Received, Reply};
 pub use keys::Keys;
 pub use postgres::Database;
 pub use serde_json::{self, Value, json};

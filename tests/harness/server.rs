@@ -64,6 +64,8 @@ impl Server {
             ("METRICS", "on"),
             ("TEST_HOOKS", "on"),
             ("RATE_LIMITS", "off"),
+            // Nobody's network is needed.
+            ("TRUSTED_KEY_SERVERS", ""),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
@@ -153,14 +155,17 @@ impl Server {
         let repository = repository();
         let bundle = std::env::var("MYELIN_BUNDLE").map_or_else(|_| repository.clone(), PathBuf::from);
         let script = repository.join("tests/harness/worker_server.mjs");
+        // The runtime decides itself whom it trusts: locally those that Node is told of.
+        let mut vars = self.settings.clone();
+        let trusts = vars.remove("EXTRA_CA_FILE").map(|file| ("NODE_EXTRA_CA_CERTS".to_owned(), file));
         let order = json!({
             "bundle": bundle,
             "port": self.port,
             "state": self.state,
-            "vars": self.settings,
+            "vars": vars,
             "postgres": self.postgres,
         });
-        (vec![node(), text(&script), order.to_string()], vec![])
+        (vec![node(), text(&script), order.to_string()], trusts.into_iter().collect())
     }
 
     // ---- the people of the stories

@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::profile::{
     delete_profile_field::v3 as delete_field, get_profile::v3 as whole, get_profile_field::v3 as one,
 };
-use ruma_common::{OwnedMxcUri, OwnedUserId, UserId};
+use ruma_common::{OwnedMxcUri, OwnedUserId, UserId, profile::ProfileFieldName};
 use serde_json::{Map, Value, json};
 
 use crate::{Bearer, Context, Failure, OrAbsent, Routes, failure, router::kept_json};
@@ -22,12 +22,12 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn get_profile(cx: &Context, (): (), request: whole::Request) -> Result<Vec<u8>, Failure> {
-    Ok(serde_json::to_vec(&profile(cx, &request.user_id).await?)?)
+    Ok(serde_json::to_vec(&profile(cx, &request.user_id, None).await?)?)
 }
 
 async fn get_field(cx: &Context, (): (), request: one::Request) -> Result<Vec<u8>, Failure> {
     let field = request.field.as_str();
-    let value = profile(cx, &request.user_id)
+    let value = profile(cx, &request.user_id, Some(&request.field))
         .await?
         .remove(field)
         .ok_or_else(|| Refusal::NotFound("The profile has no such field".to_owned()))?;
@@ -61,12 +61,16 @@ async fn remove_field(
     Ok(delete_field::Response::new())
 }
 
-async fn profile(cx: &Context, user_id: &UserId) -> Result<Map<String, Value>, Failure> {
-    let unknown = || Refusal::NotFound("There is no such user".to_owned());
+/// A whole profile; of another server's user it may be the one field that is looked for.
+async fn profile(
+    cx: &Context,
+    user_id: &UserId,
+    field: Option<&ProfileFieldName>,
+) -> Result<Map<String, Value>, Failure> {
     if !cx.is_local(user_id) {
-        return Err(unknown().into());
+        return cx.profile_elsewhere(user_id, field.cloned()).await;
     }
-    cx.user(user_id).call(&GetProfile {}).await.or_absent(unknown())
+    cx.user(user_id).call(&GetProfile {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))
 }
 
 async fn set(cx: &Context, bearer: Bearer, user_id: &UserId, field: &str, value: Option<Value>) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod migrations;
 pub(crate) mod nonce;
 pub(crate) mod registration_token;
 mod registry;
+pub(crate) mod remote_key;
 pub(crate) mod report;
 mod signing_key;
 

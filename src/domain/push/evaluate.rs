@@ -9,7 +9,7 @@ use ruma_common::{
 };
 use serde_json::Value;
 
-use super::glob;
+use crate::glob;
 
 /// The level that triggers notifications for everyone in a room, if the room names none. Spec: `m.room.power_levels`.
 const NOTIFICATION_LEVEL_DEFAULT: i64 = 50;

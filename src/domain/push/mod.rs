@@ -6,7 +6,6 @@
 
 mod change;
 mod evaluate;
-mod glob;
 mod rules;
 
 pub use change::{Change, Kind, NewRule};

@@ -2,19 +2,19 @@
 //! matching", "Conditions".
 
 /// Whether the whole text is of the pattern.
-pub(super) fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let (text, pieces) = (folded(text), pieces(pattern));
     found(&pieces, &text, |place| place == 0, |place| place == text.len())
 }
 
 /// Whether a part of the text is of the pattern that starts and ends at the boundary of a word: «the start or end of the
 /// value, or any character not in the sets `[A-Z]`, `[a-z]`, `[0-9]` or `_`». An empty pattern is of an empty text only.
-pub(super) fn matches_words(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches_words(pattern: &str, text: &str) -> bool {
     found_among_words(&pieces(pattern), text)
 }
 
 /// As [`matches_words`], for a text that is no pattern.
-pub(super) fn contains_words(literal: &str, text: &str) -> bool {
+pub(crate) fn contains_words(literal: &str, text: &str) -> bool {
     found_among_words(&[folded(literal).into_iter().map(Some).collect()], text)
 }
 

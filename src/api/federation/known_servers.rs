@@ -1,0 +1,123 @@
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use domain::federation::{discovery::Route, server_keys::KnownKeys};
+use ruma_common::{OwnedServerName, ServerName};
+
+use crate::recent::Recent;
+
+/// How many other servers are remembered for certain.
+const SERVERS_MAX: usize = 4_000;
+/// A server whose keys were just fetched is not asked for more of them so soon, in milliseconds.
+const ASK_AGAIN_MS: u64 = 60_000;
+/// Nor one that failed again and again.
+const ASK_AGAIN_MS_MAX: u64 = 3_600_000;
+/// Whoever began to ask a server for its keys has this long; then somebody else may, in milliseconds.
+const ASKING_MS_MAX: u64 = 30_000;
+
+/// What this process remembers of other servers, of an isolate's own on Workers: where they are, and their keys. All of
+/// it can be found out again.
+#[derive(Default)]
+pub struct KnownServers {
+    places: Mutex<Recent<String, Place, SERVERS_MAX>>,
+    keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
+}
+
+/// Where the servers of one hostname are.
+#[derive(Default, Clone)]
+pub(super) struct Place {
+    pub routes: Vec<Route>,
+    /// How long that holds.
+    pub until_ms: u64,
+    /// How often its `/.well-known` failed, one time after the other.
+    pub failures: u32,
+}
+
+#[derive(Default)]
+struct KeysOf {
+    keys: KnownKeys,
+    /// Whether they are all that the database has.
+    are_loaded: bool,
+    /// The server is not asked again before.
+    ask_again_ms: u64,
+    failures: u32,
+    /// Somebody is asking it.
+    asking_until_ms: u64,
+}
+
+/// Who asks a server for its keys.
+pub(super) enum Turn<'a> {
+    /// The caller does.
+    Mine(Asking<'a>),
+    /// Somebody else is about to.
+    Others,
+    /// Nobody, so shortly after the last time.
+    Later,
+}
+
+impl KnownServers {
+    pub(super) fn place(&self, hostname: &str) -> Option<Place> {
+        lock(&self.places).get(hostname).cloned()
+    }
+
+    pub(super) fn remember_place(&self, hostname: &str, place: Place) {
+        *lock(&self.places).of(hostname.to_owned()) = place;
+    }
+
+    /// Lets go of where a server is said to be: it was not there.
+    pub(super) fn forget_place(&self, hostname: &str) {
+        lock(&self.places).remove(hostname);
+    }
+
+    /// What is known of a server's keys, if it was loaded.
+    pub(super) fn keys(&self, server: &ServerName) -> Option<KnownKeys> {
+        lock(&self.keys).get(server).filter(|of| of.are_loaded).map(|of| of.keys.clone())
+    }
+
+    pub(super) fn remember_keys(&self, server: &ServerName, keys: KnownKeys) {
+        let mut all = lock(&self.keys);
+        let of = all.of(server.to_owned());
+        of.keys = keys;
+        of.are_loaded = true;
+    }
+
+    /// Takes the turn to ask a server for its keys: one at a time does, and not too often.
+    pub(super) fn begin_asking(&self, server: &ServerName, now_ms: u64) -> Turn<'_> {
+        let mut all = lock(&self.keys);
+        let of = all.of(server.to_owned());
+        if now_ms < of.asking_until_ms {
+            return Turn::Others;
+        }
+        if now_ms < of.ask_again_ms {
+            return Turn::Later;
+        }
+        of.asking_until_ms = now_ms.saturating_add(ASKING_MS_MAX);
+        Turn::Mine(Asking { known: self, server: server.to_owned() })
+    }
+}
+
+/// A turn to ask a server for its keys. Dropped, it is another's.
+pub(super) struct Asking<'a> {
+    known: &'a KnownServers,
+    server: OwnedServerName,
+}
+
+impl Asking<'_> {
+    /// Ends the turn: the server answered, or did not.
+    pub(super) fn end(self, answered: bool, now_ms: u64) {
+        let mut all = lock(&self.known.keys);
+        let of = all.of(self.server.clone());
+        of.failures = if answered { 0 } else { of.failures.saturating_add(1) };
+        let factor = 1_u64 << of.failures.saturating_sub(1).min(16);
+        of.ask_again_ms = now_ms.saturating_add(ASK_AGAIN_MS.saturating_mul(factor).min(ASK_AGAIN_MS_MAX));
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        lock(&self.known.keys).of(self.server.clone()).asking_until_ms = 0;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,29 @@
+//! Other servers: what they may ask of us, and how we ask them. Spec: Server-Server API.
+//!
+//! A handler of an endpoint of theirs gets an [`Origin`], the server whose signature the request bears, as its second
+//! argument. [`Context::ask`] asks another server, [`Context::server_keys`] gets the keys that others sign with.
+
+mod ask;
+mod discovery;
+mod known_servers;
+mod origin;
+mod published_keys;
+mod queries;
+mod server_keys;
+mod version;
+
+#[cfg(test)]
+mod tests;
+
+pub use ask::{AskError, Bounds};
+pub use known_servers::KnownServers;
+pub use origin::Origin;
+pub use server_keys::{NeededKey, ServerKeys};
+
+use crate::Routes;
+
+pub(crate) fn routes(routes: &mut Routes) {
+    published_keys::routes(routes);
+    queries::routes(routes);
+    version::routes(routes);
+}

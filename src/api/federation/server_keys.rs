@@ -1,0 +1,321 @@
+//! The keys that other servers sign with: remembered, in the database, from the server itself, or by way of a notary.
+//! Spec: "Retrieving server keys".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use domain::{
+    RateLimited,
+    federation::server_keys::{DOCUMENT_BYTES_MAX, KeyDocument, KnownKeys, Signed, VALID_MS_MAX},
+};
+use futures_util::{StreamExt, stream};
+use http::Method;
+use platform::Fault;
+use ruma_common::{OwnedServerName, ServerName, serde::Base64};
+use ruma_signatures::PublicKeyMap;
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    ask::{AskError, Asking, Bounds, whole},
+    known_servers::Turn,
+};
+use crate::{Context, Failure, metadata::remote_key};
+
+/// Servers that are asked at the same time.
+const ASKED_AT_ONCE: usize = 16;
+/// When more servers than this have to be asked, a notary is asked first, who may know of all.
+const ASKED_DIRECTLY_MAX: usize = 32;
+/// Servers that a notary is asked for at once.
+const ASKED_OF_NOTARY_MAX: usize = 100;
+/// A server says its keys within this time, in milliseconds.
+const DIRECT_TIMEOUT_MS: u64 = 10_000;
+/// A notary has to ask others first, in milliseconds.
+const NOTARY_TIMEOUT_MS: u64 = 20_000;
+/// How long to wait for who asks the same server already: so many times, so many milliseconds.
+const WAITS_MAX: usize = 100;
+const WAIT_MS: u64 = 100;
+
+/// A key that a signature needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeededKey {
+    pub server: OwnedServerName,
+    /// With its algorithm: `ed25519:a_xyz`.
+    pub key_id: String,
+    /// What it signed, which says when it has to be good.
+    pub signed: Signed,
+}
+
+/// Keys of servers, by server and key id.
+#[derive(Debug, Clone, Default)]
+pub struct ServerKeys(BTreeMap<OwnedServerName, KnownKeys>);
+
+impl ServerKeys {
+    /// A key, if it is good for what is signed.
+    pub fn key_for(&self, server: &ServerName, key_id: &str, signed: Signed) -> Option<&Base64> {
+        self.0.get(server)?.key_for(key_id, signed)
+    }
+
+    /// All keys that are good for what is signed, as signatures of events are verified with.
+    pub fn map_for(&self, signed: Signed) -> PublicKeyMap {
+        self.0.iter().map(|(server, keys)| (server.to_string(), keys.all_for(signed))).collect()
+    }
+}
+
+/// What is wanted of servers, by server.
+type Wanted = BTreeMap<OwnedServerName, Vec<(String, Signed)>>;
+
+impl Context {
+    /// The keys that signatures need. One that is not to be had is not in the answer, and the signature is not good.
+    ///
+    /// # Errors
+    /// A fault of ours. That others do not answer is none.
+    pub async fn server_keys(&self, needed: impl IntoIterator<Item = NeededKey>) -> Result<ServerKeys, Fault> {
+        let wanted = grouped(needed);
+        let mut keys = self.kept_keys(&wanted).await?;
+        self.fetch_lacking(&mut keys, &wanted).await?;
+        Ok(keys)
+    }
+
+    /// As [`Context::server_keys`], for somebody who did not show yet who they are: how often they have us ask others is
+    /// limited.
+    pub(super) async fn server_keys_for_stranger(
+        &self,
+        needed: impl IntoIterator<Item = NeededKey>,
+    ) -> Result<ServerKeys, Failure> {
+        let wanted = grouped(needed);
+        let mut keys = self.kept_keys(&wanted).await?;
+        if !lacking(&keys, &wanted, self.now_ms()).is_empty() {
+            self.limit_by_address(RateLimited::KeyQueries)?.keep();
+            self.fetch_lacking(&mut keys, &wanted).await?;
+        }
+        Ok(keys)
+    }
+
+    /// What is remembered or stored.
+    async fn kept_keys(&self, wanted: &Wanted) -> Result<ServerKeys, Fault> {
+        let kept =
+            stream::iter(wanted.keys()).map(async |server| Ok((server.clone(), self.kept_keys_of(server).await?)));
+        let kept: Vec<Result<_, Fault>> = kept.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        kept.into_iter().collect::<Result<_, _>>().map(ServerKeys)
+    }
+
+    async fn kept_keys_of(&self, server: &ServerName) -> Result<KnownKeys, Fault> {
+        if server == self.server_name() {
+            return Ok(KnownKeys::own(self.identity()));
+        }
+        if let Some(keys) = self.known_servers().keys(server) {
+            return Ok(keys);
+        }
+        let keys = remote_key::load(self.metadata(), server).await?.map(|stored| stored.keys).unwrap_or_default();
+        self.known_servers().remember_keys(server, keys.clone());
+        Ok(keys)
+    }
+
+    /// Asks for what is lacking: each server itself and then a notary, or the other way around when there are many.
+    async fn fetch_lacking(&self, keys: &mut ServerKeys, wanted: &Wanted) -> Result<(), Fault> {
+        let many = lacking(keys, wanted, self.now_ms()).len() > ASKED_DIRECTLY_MAX;
+        for is_direct in [!many, many] {
+            let servers = lacking(keys, wanted, self.now_ms());
+            if servers.is_empty() {
+                break;
+            }
+            let fetched = if is_direct {
+                self.fetch_directly(servers, wanted).await?
+            } else {
+                self.fetch_from_notaries(servers, wanted).await?
+            };
+            keys.0.extend(fetched.0);
+        }
+        Ok(())
+    }
+
+    async fn fetch_directly(&self, servers: Vec<&OwnedServerName>, wanted: &Wanted) -> Result<ServerKeys, Fault> {
+        let fetched = stream::iter(servers).map(async |server| {
+            let of_server = wanted.get(server).map(Vec::as_slice).unwrap_or_default();
+            Ok((server.clone(), self.fetch_keys_of(server, of_server).await?))
+        });
+        let fetched: Vec<Result<_, Fault>> = fetched.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        fetched.into_iter().collect::<Result<_, _>>().map(ServerKeys)
+    }
+
+    /// Asks a server for its keys, unless somebody does already or did just now.
+    pub(super) async fn fetch_keys_of(
+        &self,
+        server: &ServerName,
+        wanted: &[(String, Signed)],
+    ) -> Result<KnownKeys, Fault> {
+        for _ in 0..WAITS_MAX {
+            match self.known_servers().begin_asking(server, self.now_ms()) {
+                Turn::Mine(turn) => {
+                    let document = self.fetch_document(server).await;
+                    if let Err(error) = &document {
+                        tracing::debug!(%error, %server, "its keys were not to be had");
+                    }
+                    if let Ok(document) = &document {
+                        self.learn(server, document, true).await?;
+                    }
+                    turn.end(document.is_ok(), self.now_ms());
+                    break;
+                }
+                Turn::Others => self.pause(WAIT_MS).await,
+                Turn::Later => break,
+            }
+            let keys = self.kept_keys_of(server).await?;
+            if !lacks(&keys, wanted, self.now_ms()) {
+                return Ok(keys);
+            }
+        }
+        self.kept_keys_of(server).await
+    }
+
+    /// What a server publishes of its keys now.
+    async fn fetch_document(&self, server: &ServerName) -> Result<KeyDocument, AskError> {
+        let asking = Asking {
+            destination: server,
+            method: Method::GET,
+            path_and_query: "/_matrix/key/v2/server",
+            content: Bytes::new(),
+            is_signed: false,
+            bounds: Bounds { response_bytes_max: DOCUMENT_BYTES_MAX, timeout_ms: DIRECT_TIMEOUT_MS },
+        };
+        let (_, body) = whole(self.exchange(asking).await?).await?;
+        KeyDocument::check(&body, server).map_err(|error| AskError::Nonsense(error.to_string()))
+    }
+
+    /// Remembers and stores what a document says, with what was known before.
+    async fn learn(&self, server: &ServerName, document: &KeyDocument, is_direct: bool) -> Result<(), Fault> {
+        let mut keys = self.kept_keys_of(server).await?;
+        keys.learn(document, is_direct, self.now_ms());
+        remote_key::store(self.metadata(), server, &keys, document, self.now_ms()).await?;
+        self.known_servers().remember_keys(server, keys);
+        Ok(())
+    }
+
+    /// Asks the notaries that are trusted, one after the other, for what is still lacking.
+    async fn fetch_from_notaries(&self, servers: Vec<&OwnedServerName>, wanted: &Wanted) -> Result<ServerKeys, Fault> {
+        let mut keys = ServerKeys::default();
+        let mut servers: BTreeSet<&OwnedServerName> = servers.into_iter().collect();
+        for notary in &self.config().federation.trusted_key_servers {
+            let asked: Vec<_> = servers.iter().copied().filter(|server| *server != notary).collect();
+            for asked in asked.chunks(ASKED_OF_NOTARY_MAX) {
+                for (server, document) in self.ask_notary(notary, asked, wanted).await? {
+                    self.learn(&server, &document, false).await?;
+                }
+                for server in asked {
+                    let known = self.kept_keys_of(server).await?;
+                    if wanted.get(*server).is_none_or(|wanted| !lacks(&known, wanted, self.now_ms())) {
+                        servers.remove(server);
+                    }
+                    keys.0.insert((*server).clone(), known);
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// What a notary says of some servers, checked; nothing if it does not answer.
+    async fn ask_notary(
+        &self,
+        notary: &ServerName,
+        servers: &[&OwnedServerName],
+        wanted: &Wanted,
+    ) -> Result<Vec<(OwnedServerName, KeyDocument)>, Fault> {
+        #[derive(Deserialize)]
+        struct Answer {
+            server_keys: Vec<Box<RawValue>>,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            server_name: OwnedServerName,
+        }
+        if notary == self.server_name() {
+            return Ok(vec![]);
+        }
+        let now_ms = self.now_ms();
+        let mut criteria = Map::new();
+        for server in servers {
+            let mut of_server = Map::new();
+            for (key_id, signed) in wanted.get(*server).into_iter().flatten() {
+                let least = minimum_valid_until(*signed, now_ms);
+                let least = of_server.get(key_id).and_then(Value::as_u64).map_or(least, |other| other.max(least));
+                of_server.insert(key_id.clone(), least.into());
+            }
+            let criterion = |(key_id, least)| (key_id, json!({ "minimum_valid_until_ts": least }));
+            criteria.insert(server.to_string(), of_server.into_iter().map(criterion).collect());
+        }
+        let content = json!({ "server_keys": criteria }).to_string();
+        let asking = Asking {
+            destination: notary,
+            method: Method::POST,
+            path_and_query: "/_matrix/key/v2/query",
+            content: content.into(),
+            is_signed: false,
+            bounds: Bounds {
+                response_bytes_max: servers.len().saturating_add(1).saturating_mul(DOCUMENT_BYTES_MAX),
+                timeout_ms: NOTARY_TIMEOUT_MS,
+            },
+        };
+        let answered = async { whole(self.exchange(asking).await?).await }.await;
+        let answer = answered.and_then(|(_, body)| {
+            serde_json::from_slice::<Answer>(&body).map_err(|error| AskError::Nonsense(error.to_string()))
+        });
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(%error, %notary, "a notary was of no help");
+                return Ok(vec![]);
+            }
+        };
+        let current = Signed::Request { now_ms };
+        let mut keys = self.kept_keys_of(notary).await?;
+        if keys.all_for(current).is_empty() {
+            keys = self.fetch_keys_of(notary, &[(String::new(), current)]).await?;
+        }
+        let keys = keys.all_for(current);
+        let documents = answer.server_keys.iter().filter_map(|document| {
+            let json = document.get();
+            let Named { server_name } = serde_json::from_str(json).ok()?;
+            let document = KeyDocument::check(json.as_bytes(), &server_name).ok()?;
+            (document.is_signed_by(notary, &keys) && servers.contains(&&server_name)).then_some((server_name, document))
+        });
+        Ok(documents.collect())
+    }
+}
+
+fn grouped(needed: impl IntoIterator<Item = NeededKey>) -> Wanted {
+    let mut wanted = Wanted::new();
+    for NeededKey { server, key_id, signed } in needed {
+        let of_server = wanted.entry(server).or_default();
+        if !of_server.iter().any(|(other, at)| *other == key_id && *at == signed) {
+            of_server.push((key_id, signed));
+        }
+    }
+    wanted
+}
+
+/// The servers that may have more to say of what is wanted.
+fn lacking<'a>(keys: &ServerKeys, wanted: &'a Wanted, now_ms: u64) -> Vec<&'a OwnedServerName> {
+    let none = KnownKeys::default();
+    let is_lacking = |server: &OwnedServerName, wanted: &[(String, Signed)]| {
+        lacks(keys.0.get(server).unwrap_or(&none), wanted, now_ms)
+    };
+    wanted.iter().filter(|(server, wanted)| is_lacking(server, wanted)).map(|(server, _)| server).collect()
+}
+
+fn lacks(keys: &KnownKeys, wanted: &[(String, Signed)], now_ms: u64) -> bool {
+    wanted.iter().any(|(key_id, signed)| {
+        // No key is good for longer than that, whatever its server says.
+        let can_be_good = minimum_valid_until(*signed, now_ms) <= now_ms.saturating_add(VALID_MS_MAX);
+        keys.key_for(key_id, *signed).is_none() && keys.may_be_renewed(key_id) && can_be_good
+    })
+}
+
+/// Until when a key must be good.
+fn minimum_valid_until(signed: Signed, now_ms: u64) -> u64 {
+    match signed {
+        Signed::Request { now_ms } => now_ms,
+        Signed::Event { at_ms } => at_ms,
+        Signed::EventOfAnyTime => now_ms,
+    }
+}

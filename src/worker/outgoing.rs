@@ -1,0 +1,75 @@
+//! Requests to other people's servers: `fetch` where it can say all there is to say, a socket of our own where the
+//! address, the certificate's name and the `Host` header are not one and the same.
+//!
+//! The runtime reaches no private address in production, and resolves names itself. Locally it does reach them, for tests.
+
+mod fetched;
+mod over_socket;
+mod srv;
+
+use std::{future::Future, time::Duration};
+
+use domain::config::{ConnectTo, OutgoingRules};
+use futures_util::future::{Either, select};
+use platform::{LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord};
+
+/// Other people's servers, as the runtime reaches them.
+pub(crate) struct Runtime {
+    rules: OutgoingRules,
+}
+
+impl Runtime {
+    pub(crate) fn new(rules: &OutgoingRules) -> Self {
+        Self { rules: rules.clone() }
+    }
+
+    async fn send_somehow(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
+        let peer = &request.peer;
+        let to = self.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?;
+        match url_authority(peer, &to) {
+            Some(authority) => fetched::send(&authority, request).await,
+            None => over_socket::send(&to, request).await,
+        }
+    }
+}
+
+impl Outgoing for Runtime {
+    fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>> {
+        Box::pin(self.send_somehow(request))
+    }
+
+    fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>> {
+        Box::pin(async move {
+            match self.rules.dns_overrides.srv(name) {
+                Some(records) => Ok(records.into_iter().map(srv::record).collect()),
+                None => srv::ask(self, name).await,
+            }
+        })
+    }
+}
+
+/// Host and port of a URL that says where to connect to, whose certificate it must be and what the `Host` header is. The
+/// header may be without the port that `fetch` adds: who serves several hosts on a port tells them apart by name.
+fn url_authority(peer: &Peer, to: &ConnectTo) -> Option<String> {
+    let is_same_place = to.host == peer.host && to.port == peer.port;
+    let host = if peer.host.contains(':') { format!("[{}]", peer.host) } else { peer.host.clone() };
+    let authority = format!("{host}:{}", peer.port);
+    let is_named_so = peer.host_header == authority || peer.host_header == host;
+    (is_same_place && is_named_so && peer.certificate_name == peer.host).then_some(authority)
+}
+
+fn scheme(peer: &Peer) -> &'static str {
+    match peer.scheme {
+        Scheme::Https => "https",
+        Scheme::Http => "http",
+    }
+}
+
+/// The outcome of `work`, if that comes in time.
+async fn within<T>(timeout_ms: u64, work: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+    let timeout = worker::Delay::from(Duration::from_millis(timeout_ms));
+    match select(std::pin::pin!(work), timeout).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(SendError::TimedOut),
+    }
+}

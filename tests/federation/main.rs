@@ -1,0 +1,8 @@
+//! The server-server API, with other servers that the test plays.
+
+mod authentication;
+mod discovery;
+mod hostile;
+mod keys;
+mod network;
+mod queries;

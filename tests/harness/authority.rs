@@ -1,0 +1,55 @@
+//! A certificate authority of the tests' own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio_rustls::rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
+
+/// Signs certificates. Who trusts its file believes that our servers are who they say.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+impl Authority {
+    /// The one of this process.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Authority> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let mut params = CertificateParams::new(vec![]).expect("no names");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().expect("a key");
+            let certificate = params.self_signed(&key).expect("it signs itself");
+            let folder = tempfile::Builder::new().prefix("myelin-ca-").tempdir().expect("a temporary folder").keep();
+            let file = folder.join("ca.pem");
+            std::fs::write(&file, certificate.pem()).expect("the file is written");
+            Self { issuer: Issuer::new(params, key), file }
+        })
+    }
+
+    /// Its certificate, as PEM.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What a server needs to be believed to be one of these names or addresses.
+    pub fn vouches_for(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("they are names");
+        let certificate: CertificateDer<'static> = params.signed_by(&key, &self.issuer).expect("it is signed").into();
+        let private = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("there are some")
+            .with_no_client_auth();
+        Arc::new(config.with_single_cert(vec![certificate], private).expect("the key is the certificate's"))
+    }
+}
