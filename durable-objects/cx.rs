@@ -1,4 +1,7 @@
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost, Statement};
@@ -54,6 +57,10 @@ pub(crate) struct RoomNotes {
     pub public_head: Cell<Option<u64>>,
     /// Whose private receipts moved, with their positions.
     pub private: RefCell<Vec<(String, u64)>>,
+    /// The newest position of what goes to other servers.
+    pub outgoing: Cell<Option<u64>>,
+    /// Servers of which the first member came, or the last one went.
+    pub servers: RefCell<BTreeSet<String>>,
     /// Who types until when, in milliseconds since the Unix epoch, or (`None`) stopped.
     pub typing: RefCell<Vec<(OwnedUserId, Option<u64>)>>,
 }
@@ -95,6 +102,8 @@ impl UserNotes {
 pub(crate) struct After {
     pub deliveries: Vec<Delivery>,
     pub wake: bool,
+    /// Whether a carrier is to come, see [`crate::destination`].
+    pub carry: bool,
 }
 
 /// One thing owed to somebody else.
@@ -175,6 +184,11 @@ impl<'a> Cx<'a> {
     /// Has every waiting call asked again after the commit.
     pub(crate) fn wake(&self) {
         self.after.borrow_mut().wake = true;
+    }
+
+    /// Has a carrier come after the commit.
+    pub(crate) fn carry(&self) {
+        self.after.borrow_mut().carry = true;
     }
 
     /// Has `call` made after the commit. Nothing remembers it across a crash: for what a log repeats, see

@@ -2,6 +2,7 @@
 //!
 //! A field may be added with a default. Anything else that fails here breaks a rolling upgrade.
 
+mod federation;
 mod keys;
 
 use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};

@@ -6,6 +6,7 @@
 
 mod call;
 mod cx;
+pub mod destination;
 pub mod object;
 mod outbox;
 pub mod presence;
@@ -19,6 +20,8 @@ pub mod user;
 mod conversation;
 #[cfg(test)]
 mod encodings;
+#[cfg(test)]
+mod forks;
 #[cfg(test)]
 mod growth;
 #[cfg(test)]

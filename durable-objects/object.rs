@@ -18,6 +18,7 @@ use crate::{
     CallError, Error, Settings,
     call::encode_error,
     cx::{After, Cx, Delivery, Key, Nudged, Owed, PresenceTo},
+    destination::Destination,
     outbox,
     room::Room,
     schedule, schema,
@@ -125,7 +126,8 @@ impl Object {
         let logic: Box<dyn Logic> = match address.kind {
             ActorKind::Room => Box::new(Room::default()),
             ActorKind::User => Box::new(User::default()),
-            ActorKind::Destination | ActorKind::Appservice => Box::new(Unused),
+            ActorKind::Destination => Box::new(Destination),
+            ActorKind::Appservice => Box::new(Unused),
         };
         Rc::new(Self { address, host, settings, logic, founded: Cell::new(false), alarm_at_ms: Cell::new(None) })
     }
@@ -296,6 +298,9 @@ impl Object {
         let (reply, after) = outcome?;
         if after.wake {
             self.host.wake();
+        }
+        if after.carry {
+            self.host.carry(&self.address.id);
         }
         let (first, later): (Vec<_>, Vec<_>) = after.deliveries.into_iter().partition(|owed| owed.before_answer);
         for owed in later {

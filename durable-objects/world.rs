@@ -176,6 +176,8 @@ pub(crate) struct World {
     spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
+    /// Servers to which somebody was asked to carry what there is for them.
+    pub carriers: RefCell<Vec<String>>,
     /// How many rooms were made.
     rooms: Cell<u64>,
     /// One call in so many is lost; 0: none.
@@ -201,6 +203,7 @@ impl World {
             alarms_set: Cell::new(0),
             spawned: RefCell::default(),
             waiting: RefCell::default(),
+            carriers: RefCell::default(),
             rooms: Cell::new(0),
             lost_calls: Cell::new(0),
             broken_statements: Cell::new(0),
@@ -534,4 +537,8 @@ impl ObjectHost for Host {
     }
 
     fn wake(&self) {}
+
+    fn carry(&self, server: &str) {
+        self.world.carriers.borrow_mut().push(server.to_owned());
+    }
 }

@@ -11,15 +11,20 @@ use domain::{
     event::{self, Draft, EventRef, Place},
 };
 use platform::{Fault, Sql, Tx};
-use ruma_common::{OwnedRoomId, RoomId, UserId};
-use ruma_events::{StateEventType, TimelineEventType, room::member::MembershipState};
+use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use ruma_events::{StateEventType, room::member::MembershipState};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     Room, directory,
+    graph::StateAt,
     restricted_join::is_membership,
-    store::{self, log::Logged},
+    store::{
+        self,
+        graph::{StateBefore, Verdict},
+        log::Logged,
+    },
     transactions,
 };
 use crate::{
@@ -31,6 +36,9 @@ use crate::{
 
 /// How deep a room may grow: canonical JSON's largest integer.
 const DEPTH_MAX: u64 = (1 << 53) - 1;
+
+/// The most events that one may come after. Spec: the event format of each room version.
+const PREV_EVENTS_MAX: usize = 20;
 
 /// State that lets an invited or knocking user recognise the room. Spec: "Stripped state".
 const STRIPPED_STATE: [&str; 9] = [
@@ -90,24 +98,43 @@ impl Room {
         let vouched;
         let draft = if is_membership(draft) {
             vouched = self.vouched(sql, draft, member_of)?;
-            check_invitation(cx, &vouched)?;
             &vouched
         } else {
             draft
         };
         let version = &*self.version(sql)?;
-        let state = AuthState::load(sql, version, draft)?;
-        let newest = store::log::head(sql)?.ok_or_else(|| Fault::new("the room has no event"))?;
+        let after = self.newest(sql, cx)?;
+        let state = AuthState::load(sql, version, &auth::needed_for(draft, version)?, after.state.as_ref())?;
         let place = Place {
             room_id: Some(&room_id(cx)?),
-            prev_events: &[reference(&newest.pdu, version)?],
+            prev_events: &after.events.iter().map(|pdu| reference(pdu, version)).collect::<Result<Vec<_>, Fault>>()?,
             auth_events: &state.references(version)?,
-            depth: newest.pdu.depth().saturating_add(1).min(DEPTH_MAX),
+            depth: after.events.iter().map(Pdu::depth).max().unwrap_or(0).saturating_add(1).min(DEPTH_MAX),
             origin_server_ts: cx.now_ms,
         };
         let pdu = event::build(draft, &place, version, &cx.settings.identity, cx.random()?)?;
         auth::check(&pdu, version, &state.selected, &|event_type, state_key| state.get(event_type, state_key))?;
         Ok(pdu)
+    }
+
+    /// What a new event comes after: the forward extremities, as many as it may name.
+    fn newest(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<Newest, Error> {
+        let mut extremities = store::graph::extremities(sql)?.ids;
+        let state = if extremities.len() > PREV_EVENTS_MAX {
+            extremities.truncate(PREV_EVENTS_MAX);
+            let state = self.state_after_all(sql, cx, &extremities)?;
+            Some(state.map_err(|_| Fault::new("the state at an extremity is not known"))?)
+        } else {
+            None
+        };
+        let held = |event_id: OwnedEventId| {
+            store::graph::by_id(sql, &event_id)?.ok_or_else(|| Fault::new("an extremity is not held"))
+        };
+        let events = extremities.into_iter().map(|id| Ok(held(id)?.pdu)).collect::<Result<Vec<_>, Fault>>()?;
+        if events.is_empty() {
+            return Err(Fault::new("the room has no event").into());
+        }
+        Ok(Newest { events, state })
     }
 
     /// The next position of the log: never one used before. Whoever takes it, followers must be told.
@@ -116,7 +143,7 @@ impl Room {
             Some(head) => head,
             None => self.heads(sql)?.log,
         };
-        let position = last.saturating_add(1).max(cx.now_ms);
+        let position = last.saturating_add(1).max(cx.now_ms).max(store::graph::LOG_START);
         cx.head.set(Some(position));
         cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
         Ok(position)
@@ -124,65 +151,174 @@ impl Room {
 
     /// Puts an accepted event into the log and moves everything that follows from it.
     pub(super) fn insert(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<(), Error> {
+        let extremities = store::graph::extremities(&**tx)?;
+        let comes_after = |event_id: &OwnedEventId| pdu.prev_events().contains(event_id);
+        if !extremities.ids.iter().all(comes_after) || extremities.ids.len() != pdu.prev_events().len() {
+            let before = self.state_after_all(&**tx, cx, pdu.prev_events())?;
+            let before = before.map_err(|_| Fault::new("an event came after one that is not held"))?;
+            return self.insert_elsewhere(tx, cx, pdu, txn, before).map(|_| ());
+        }
+        let position = self.log(tx, cx, pdu, txn)?;
+        if extremities.stored {
+            store::graph::set_extremities(tx, None)?;
+        }
+        let Some(state_key) = pdu.state_key() else { return Ok(()) };
+        let key = (pdu.event_type().to_string(), state_key.to_owned());
+        self.state_changes(tx, cx, position, vec![(key, Some(pdu.event_id().to_owned()))])
+    }
+
+    /// Puts an accepted event into the log that did not come after everything that is there. Answers its position.
+    pub(super) fn insert_elsewhere(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        txn: Option<&str>,
+        before: StateAt,
+    ) -> Result<u64, Error> {
+        // What came after it was here first: nothing new is to come after it itself.
+        let is_late = store::graph::fill_gap(tx, pdu.event_id())?;
+        let mut extremities = store::graph::extremities(&**tx)?.ids;
+        let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
+        let position = self.log(tx, cx, pdu, txn)?;
+        let mut changes = Vec::new();
+        if !is_late {
+            let behind = self.behind(&**tx, pdu)?;
+            extremities.retain(|event_id| !behind.contains(event_id));
+            // All of them at once: a state that two make is not one of those that meet.
+            let mut states = self
+                .states_after(&**tx, &extremities)?
+                .map_err(|_| Fault::new("the state at an extremity is not known"))?;
+            states.push(before.clone().after(&**tx, pdu, Verdict::Accepted)?);
+            changes.extend(self.meet(&**tx, cx, states)?.rebased(&**tx, head)?.into_changes());
+            extremities.push(pdu.event_id().to_owned());
+        }
+        let before = before.write(tx)?;
+        store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;
+        store::graph::set_extremities(tx, (is_late || extremities.len() > 1).then_some(extremities.as_slice()))?;
+        self.state_changes(tx, cx, position, changes)?;
+        Ok(position)
+    }
+
+    /// Gives an event its place at the end of the log.
+    pub(super) fn log(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<u64, Error> {
         let position = self.next_position(&**tx, cx)?;
-        store::log::insert(tx, position, pdu, txn)?;
+        match store::graph::by_id(&**tx, pdu.event_id())? {
+            Some(held) => store::graph::enter_log(tx, &held, position)?,
+            None => store::log::insert(tx, position, pdu, txn)?,
+        }
         cx.room.public_head.set(Some(position));
+        if pdu.sender().server_name() == cx.settings.identity.server_name() || txn == Some(transactions::RELAYED) {
+            cx.room.outgoing.set(Some(position));
+        }
         if let Some(txn) = txn {
             cx.room.transactions.borrow_mut().push((position, txn.to_owned(), pdu.event_id().to_owned()));
         }
-        let Some(state_key) = pdu.state_key() else { return Ok(()) };
-        let event_type = pdu.event_type().to_string();
-        store::state::set(tx, &event_type, state_key, position, position)?;
-        if *pdu.event_type() == TimelineEventType::RoomPowerLevels {
-            cx.room.power_changed.set(true);
-        }
-        if *pdu.event_type() == TimelineEventType::RoomMember {
-            self.move_member(
-                tx,
-                cx,
-                &Logged { position, pdu: pdu.clone(), txn: txn.map(ToOwned::to_owned), redacted_by: None },
-                state_key,
-            )?;
-        }
-        if *pdu.event_type() == TimelineEventType::RoomGuestAccess {
-            self.expel_guests(tx, cx)?;
-        }
-        directory::follow(tx, cx, &event_type, state_key)
+        Ok(position)
     }
 
-    fn move_member(&self, tx: &Tx<'_>, cx: &Cx<'_>, member: &Logged, user_id: &str) -> Result<(), Error> {
-        let (membership, position) = (membership_of(&member.pdu)?, member.position);
+    /// The current state changes, and whatever follows it. Changes that are none are left out.
+    pub(super) fn state_changes(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        position: u64,
+        changes: Vec<((String, String), Option<OwnedEventId>)>,
+    ) -> Result<(), Error> {
+        let mut guests_concerned = false;
+        for ((event_type, state_key), event_id) in changes {
+            let event = match &event_id {
+                Some(event_id) => {
+                    let event = store::log::anywhere(&**tx, event_id.as_str())?;
+                    Some(event.ok_or_else(|| Fault::new("an event of the state is not held"))?)
+                }
+                None => None,
+            };
+            store::state::set(tx, &event_type, &state_key, position, event.as_ref().map(|event| event.position))?;
+            match event_type.as_str() {
+                "m.room.power_levels" => cx.room.power_changed.set(true),
+                "m.room.member" => self.move_member(tx, cx, &state_key, position, event.as_ref())?,
+                "m.room.guest_access" => guests_concerned = true,
+                _ => {}
+            }
+            directory::follow(tx, cx, &event_type, &state_key)?;
+        }
+        if guests_concerned {
+            self.expel_guests(tx, cx)?;
+        }
+        Ok(())
+    }
+
+    fn move_member(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        user_id: &str,
+        position: u64,
+        event: Option<&Logged>,
+    ) -> Result<(), Error> {
+        // Without a membership one is as one who left.
+        let membership = event.map_or(Ok(MembershipState::Leave), |event| membership_of(&event.pdu))?;
         let local = <&UserId>::try_from(user_id)
             .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
         let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
+        let was_joined = before.as_deref() == Some("join");
         let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
         cx.room.members.borrow_mut().push(moved);
-        if !local {
-            return Ok(());
-        }
         let joined = membership == MembershipState::Join;
+        if !local {
+            return self.move_server(tx, cx, user_id, (was_joined, joined), position);
+        }
         if !joined && let Ok(user_id) = user_id.try_into() {
             cx.room.typing.borrow_mut().push((user_id, None));
         }
         cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
-        owe_membership(tx, cx, user_id, member)
+        owe_membership(tx, cx, user_id, position, event)
     }
 }
 
-/// Owes a local user what this membership event makes of them.
-pub(super) fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, member: &Logged) -> Result<(), Error> {
-    let Logged { position, pdu, txn, redacted_by: _ } = member;
-    let membership = membership_of(pdu)?;
+impl Room {
+    /// A member of another server came, went, or stayed what they were.
+    fn move_server(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        user_id: &str,
+        joined: (bool, bool),
+        position: u64,
+    ) -> Result<(), Error> {
+        let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
+        match joined {
+            (false, true) => store::servers::joins(tx, server, position)?,
+            (true, false) => store::servers::leaves(tx, server, position)?,
+            _ => return Ok(()),
+        }
+        cx.room.servers.borrow_mut().insert(server.to_owned());
+        Ok(())
+    }
+}
+
+/// Tells a local user again what became of their membership.
+pub(super) fn owe_membership_again(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str) -> Result<(), Error> {
+    let Some(position) = store::members::position(&**tx, user_id)? else { return Ok(()) };
+    let event = store::state::current(&**tx, "m.room.member", user_id)?;
+    owe_membership(tx, cx, user_id, position, event.as_ref())
+}
+
+/// Owes a local user what became of their membership at `position`, by this event.
+fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64, event: Option<&Logged>) -> Result<(), Error> {
+    let membership = event.map_or(Ok(MembershipState::Leave), |event| membership_of(&event.pdu))?;
+    let joined = membership == MembershipState::Join;
     // A name that a client gave itself in this room alone is not the profile's to correct.
-    let shows_profile = membership == MembershipState::Join && transactions::shows_profile(txn.as_deref());
-    let profile = shows_profile.then(|| pdu.content_as().unwrap_or_default());
-    let stripped_state = match membership {
-        MembershipState::Invite | MembershipState::Knock => stripped_state(&**tx, pdu)?,
+    let shown = event.filter(|event| joined && transactions::shows_profile(event.txn.as_deref()));
+    let profile = shown.map(|event| event.pdu.content_as().unwrap_or_default());
+    let stripped_state = match (&membership, event) {
+        (MembershipState::Invite | MembershipState::Knock, Some(event)) => stripped_state(&**tx, &event.pdu)?,
         _ => Vec::new(),
     };
-    let predecessor = if membership == MembershipState::Join { predecessor(&**tx)? } else { None };
+    let predecessor = if joined { predecessor(&**tx)? } else { None };
     let room_id = room_id(cx)?;
-    let effect = MembershipChanged { room_id, position: *position, membership, profile, stripped_state, predecessor };
+    let effect = MembershipChanged { room_id, position, membership, profile, stripped_state, predecessor };
     outbox::owe(tx, cx, user_id, &effect, true)
 }
 
@@ -200,8 +336,8 @@ fn predecessor(sql: &dyn Sql) -> Result<Option<OwnedRoomId>, Fault> {
     Ok(create.and_then(|create| create.pdu.content_as::<Content>().ok()).map(|content| content.predecessor.room_id))
 }
 
-/// Refused: `Forbidden` for an invitation to another server, as long as we do not federate.
-fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
+/// Refused: `Forbidden` for an invitation to another server, which has to sign it first: see [`super::PrepareInvite`].
+pub(super) fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
     #[derive(Deserialize)]
     struct Content {
         membership: String,
@@ -209,8 +345,8 @@ fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal> {
     let target = draft.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
     let remote = target.is_some_and(|user| user.server_name() != cx.settings.identity.server_name());
     let invites = || serde_json::from_str::<Content>(draft.content.get()).is_ok_and(|it| it.membership == "invite");
-    if remote && invites() {
-        return Err(Refusal::Forbidden("this server does not federate: it cannot invite to another".to_owned()));
+    if remote && is_membership(draft) && invites() {
+        return Err(Refusal::Forbidden("the other server has to sign this invitation first".to_owned()));
     }
     Ok(())
 }
@@ -225,14 +361,21 @@ pub(super) fn membership_of(pdu: &Pdu) -> Result<MembershipState, Fault> {
     Ok(content.membership)
 }
 
-fn stripped_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Box<RawValue>>, Fault> {
-    let mut stripped = Vec::with_capacity(STRIPPED_STATE.len().saturating_add(2));
+pub(super) fn stripped_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Box<RawValue>>, Fault> {
+    let mut stripped: Vec<_> = shown_state(sql, membership)?.iter().map(event::stripped_json).collect();
+    stripped.push(event::stripped_json(membership));
+    Ok(stripped)
+}
+
+/// The events that let whoever gets this membership recognise the room.
+pub(super) fn shown_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Pdu>, Fault> {
+    let mut shown = Vec::with_capacity(STRIPPED_STATE.len().saturating_add(1));
     for event_type in STRIPPED_STATE {
         if let Some(event) = store::state::current(sql, event_type, "")? {
-            let json = event::stripped_json(&event.pdu);
             // Invitations lie in the user's own storage: whoever invites must not fill it.
-            if json.get().len() <= STRIPPED_EVENT_BYTES_MAX || event_type == "m.room.create" {
-                stripped.push(json);
+            let bytes = event::stripped_json(&event.pdu).get().len();
+            if bytes <= STRIPPED_EVENT_BYTES_MAX || event_type == "m.room.create" {
+                shown.push(event.pdu);
             }
         }
     }
@@ -240,43 +383,59 @@ fn stripped_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Box<RawValue>>,
     if membership.state_key() != Some(membership.sender().as_str())
         && let Some(event) = store::state::current(sql, "m.room.member", membership.sender().as_str())?
     {
-        stripped.push(event::stripped_json(&event.pdu));
+        shown.push(event.pdu);
     }
-    stripped.push(event::stripped_json(membership));
-    Ok(stripped)
+    Ok(shown)
 }
 
 fn reference(pdu: &Pdu, version: &RoomVersion) -> Result<EventRef, Fault> {
     event::reference(pdu, version).map_err(|error| Fault::new(format!("a stored event: {error}")))
 }
 
-/// The part of the current state that decides whether an event may happen.
-struct AuthState {
-    /// The events the new one names.
+/// What a new event comes after.
+struct Newest {
+    events: Vec<Pdu>,
+    /// The state there; `None`: the current one.
+    state: Option<StateAt>,
+}
+
+/// The part of a state that decides whether an event may happen.
+pub(super) struct AuthState {
+    /// The events that the new one names.
     selected: Vec<Pdu>,
     state: HashMap<(StateEventType, String), Pdu>,
 }
 
 impl AuthState {
-    fn load(sql: &dyn Sql, version: &RoomVersion, draft: &Draft) -> Result<Self, Error> {
+    /// What is `needed` of the state at a place of the graph; without one, of the current state.
+    pub(super) fn load(
+        sql: &dyn Sql,
+        version: &RoomVersion,
+        needed: &[(StateEventType, String)],
+        at: Option<&StateAt>,
+    ) -> Result<Self, Error> {
+        let event = |event_type: &str, state_key: &str| match at {
+            Some(state) => state.event(sql, event_type, state_key),
+            None => Ok(store::state::current(sql, event_type, state_key)?.map(|event| event.pdu)),
+        };
         let mut loaded = Self { selected: Vec::new(), state: HashMap::new() };
-        for key in auth::needed_for(draft, version)? {
-            if let Some(event) = store::state::current(sql, &key.0.to_string(), &key.1)? {
-                loaded.selected.push(event.pdu.clone());
-                loaded.state.insert(key, event.pdu);
+        for key in needed {
+            if let Some(pdu) = event(&key.0.to_string(), &key.1)? {
+                loaded.selected.push(pdu.clone());
+                loaded.state.insert(key.clone(), pdu);
             }
         }
         // Since v12 the create event is implied by the room id, and still decides.
         let create = (StateEventType::RoomCreate, String::new());
-        if !loaded.state.contains_key(&create)
-            && let Some(event) = store::state::current(sql, "m.room.create", "")?
+        if version.room_id_is_create_event()
+            && let Some(pdu) = event("m.room.create", "")?
         {
-            loaded.state.insert(create, event.pdu);
+            loaded.state.insert(create, pdu);
         }
         Ok(loaded)
     }
 
-    fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Pdu> {
+    pub(super) fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Pdu> {
         self.state.get(&(event_type.clone(), state_key.to_owned())).cloned()
     }
 

@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Room,
-    append::{check_joined, owe_membership},
+    append::{check_invitation, check_joined, owe_membership_again},
     guests::check_guest_access,
     store, transactions,
 };
@@ -118,10 +118,7 @@ impl Room {
         }
         if own && !call.action.applies_to(now.as_deref(), &call.target)? {
             // Who asks for what is so may not know: their room list is told again.
-            if let Some(member) = store::state::current(&**tx, "m.room.member", call.target.as_str())? {
-                owe_membership(tx, cx, call.target.as_str(), &member)?;
-            }
-            return Ok(());
+            return owe_membership_again(tx, cx, call.target.as_str());
         }
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
@@ -130,6 +127,7 @@ impl Room {
             sender: call.sender,
             redacts: None,
         };
+        check_invitation(cx, &draft)?;
         // Whoever may not do it learns nothing of the target.
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
         let joins = own && call.action == MembershipAction::Join;

@@ -13,7 +13,7 @@ use platform::{Fault, Sql, Tx};
 
 use super::{
     Room, Typing,
-    append::{owe_membership, room_id},
+    append::{owe_membership_again, room_id},
     store,
 };
 use crate::{
@@ -262,10 +262,8 @@ impl Room {
                     followers.remove(&nudged.follower);
                     followers.set_silent(number, true);
                 }
-                if reply.membership_unknown
-                    && let Some(member) = store::state::current(&**tx, "m.room.member", &nudged.follower)?
-                {
-                    owe_membership(tx, cx, &nudged.follower, &member)?;
+                if reply.membership_unknown {
+                    owe_membership_again(tx, cx, &nudged.follower)?;
                 }
             }
             Some(Err(CallError::Absent | CallError::Refused(_))) => {

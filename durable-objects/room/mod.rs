@@ -8,6 +8,15 @@
 //! | [`Create`] | founds the room with its first events |
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
 //! | [`RedactEvent`] | strips an event, once per transaction |
+//! | [`ReceiveEvent`] | takes an event of another server into the graph |
+//! | [`GetResidence`] | whether this server knows what happens in it |
+//! | [`PrepareInvite`] | invites a user of another server |
+//! | [`PrepareMembership`], [`AdmitMembership`], [`GetStrippedState`] | lets in a user of another server, or out |
+//! | [`BeginJoin`], [`CompleteJoin`] | a user of ours joins a room of other servers |
+//! | [`GetOutgoing`] | what goes to another server |
+//! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
+//! | [`GetExtremities`], [`GetMissing`] | what is to be asked of another server |
+//! | [`HoldEvents`] | keeps events of states and auth chains beside the log |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
 //! | [`Forget`] | a user who left forgets the room |
@@ -27,7 +36,8 @@
 //! | [`SetPublished`], [`IsPublished`] | its place in the directory |
 //! | [`TellPresence`] | passes a member's presence on to the others |
 //!
-//! Out of scope: who a user is, what their devices have read (the User's business), other servers.
+//! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
+//! other servers (the request tier's).
 
 mod access;
 mod append;
@@ -45,18 +55,24 @@ mod event_filter;
 mod event_format;
 mod follow;
 mod forget;
+mod get_outgoing;
+mod graph;
 mod guests;
+mod join_remote;
 mod mark_read;
 mod members;
 mod messages;
 mod prepare_upgrade;
 mod presence;
+mod receive;
 mod redact_event;
 mod refresh_member;
 mod remembered;
+mod resident;
 mod restricted_join;
 mod send_event;
 mod sent_members;
+mod servers;
 mod set_canonical_alias;
 
 mod state;
@@ -97,14 +113,26 @@ pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
+pub use get_outgoing::{
+    Extremities, GetEventsForServer, GetExtremities, GetHeldEvents, GetMissing, GetOutgoing, GetStateIds,
+    GetVersionForServer, Outgoing, StateIds, Wanted,
+};
+#[cfg(test)]
+pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
+pub use join_remote::{BeginJoin, CompleteJoin};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
+pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
+pub use resident::{
+    AdmitMembership, GetResidence, GetStrippedState, PrepareInvite, PrepareMembership, PreparedInvite,
+    PreparedMembership, Residence,
+};
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
@@ -124,6 +152,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_guests.sql"),
     include_str!("migrations/0006_followers.sql"),
     include_str!("migrations/0007_device_lists.sql"),
+    include_str!("migrations/0008_graph.sql"),
+    include_str!("migrations/0009_servers.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -143,6 +173,7 @@ pub(crate) struct Room {
     /// Who types: this alone is nowhere else.
     typists: RefCell<typing::Typists>,
     presences: RefCell<Option<presence::Presences>>,
+    servers: RefCell<Option<servers::Servers>>,
 }
 
 /// The newest positions of the log.
@@ -193,6 +224,22 @@ impl Logic for Room {
             found Create => create,
             write SendEvent => send_event,
             write RedactEvent => redact_event,
+            write ReceiveEvent => receive_event,
+            write HoldEvents => hold_events,
+            found BeginJoin => begin_join,
+            write CompleteJoin => complete_join,
+            read PrepareMembership => prepare_membership,
+            write AdmitMembership => admit_membership,
+            read GetStrippedState => get_stripped_state,
+            read PrepareInvite => prepare_invite,
+            read GetResidence => get_residence,
+            read GetOutgoing => get_outgoing,
+            read GetEventsForServer => get_events_for_server,
+            read GetStateIds => get_state_ids,
+            read GetHeldEvents => get_held_events,
+            read GetVersionForServer => get_version_for_server,
+            read GetExtremities => get_extremities,
+            read GetMissing => get_missing,
             write ChangeMembership => change_membership,
             write GuestUpgraded => guest_upgraded,
             read GetJoinConditions => join_conditions,
@@ -248,6 +295,7 @@ impl Logic for Room {
             self.nudge(sql, cx, typing)?;
         }
         self.followers_committed();
+        self.servers_committed(sql, cx)?;
         self.presence_committed(sql, cx, &left)
     }
 
@@ -256,12 +304,14 @@ impl Logic for Room {
         *self.version.borrow_mut() = None;
         self.heads.set(None);
         self.followers_rolled_back();
+        self.servers_rolled_back();
         self.presence_rolled_back();
     }
 
     fn unsettled(&self) {
         // The alarm tells everybody again.
         *self.followers.borrow_mut() = None;
+        *self.servers.borrow_mut() = None;
         *self.presences.borrow_mut() = None;
     }
 
@@ -273,11 +323,16 @@ impl Logic for Room {
     }
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        self.check_nudges(tx, cx)
+        self.check_nudges(tx, cx)?;
+        self.check_servers(&**tx, cx)
     }
 
     fn nudged(&self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
-        self.nudge_answered(tx, cx, nudged, reply)
+        if nudged.follower.starts_with('@') {
+            self.nudge_answered(tx, cx, nudged, reply)
+        } else {
+            self.server_answered(tx, cx, nudged, reply)
+        }
     }
 
     fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::{
     Room,
     append::check_joined,
-    directory, store,
+    store,
     store::log::Logged,
     transactions::{self, check_length},
     viewer::Viewer,
@@ -103,14 +103,7 @@ impl Room {
             let redacted = event::redact(&event.pdu, &version, Some(&because))
                 .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
             store::log::redact(tx, event.position, &redacted, position)?;
-            match event.pdu.event_type() {
-                TimelineEventType::RoomGuestAccess => self.expel_guests(tx, cx)?,
-                TimelineEventType::RoomPowerLevels => cx.room.power_changed.set(true),
-                _ => {}
-            }
-            if let Some(state_key) = redacted.state_key() {
-                directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;
-            }
+            self.redacted(tx, cx, &redacted)?;
         }
         Ok(because.event_id().to_owned())
     }

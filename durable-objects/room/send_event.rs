@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Room,
-    append::check_joined,
+    append::{check_invitation, check_joined},
     redact_event::Redaction,
     transactions::{self, check_length},
 };
@@ -88,6 +88,7 @@ impl Room {
             sender: call.sender,
             redacts: None,
         };
+        check_invitation(cx, &draft)?;
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {

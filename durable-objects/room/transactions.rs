@@ -69,6 +69,9 @@ pub(super) fn shows_profile(name: Option<&str>) -> bool {
     name.is_none_or(|name| !name.starts_with("call "))
 }
 
+/// The name of what other servers asked us to bring into the room for their users: we tell all the others of it.
+pub(super) const RELAYED: &str = "relayed";
+
 /// The name under which an upgrade closes the old room.
 pub(super) const CLOSING: &str = "closing";
 

@@ -19,6 +19,7 @@
 //! | [`ReceiveToDevice`] | messages to the user's devices |
 //! | [`CreateBackup`], [`GetBackup`], [`UpdateBackup`], [`DeleteBackup`] | backups of room keys |
 //! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
+//! | [`GetInviter`], [`IsAsked`] | who invited the user to a room; whether they are invited, or knocked |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`], [`SharesRoom`] | the rooms the user is in |
@@ -39,6 +40,7 @@ mod deactivate;
 mod device;
 mod exceptions;
 mod filter;
+mod get_inviter;
 mod get_keys;
 mod get_presence;
 mod key_backup;
@@ -98,6 +100,7 @@ pub use create::{Create, Created};
 pub use deactivate::Deactivate;
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
+pub use get_inviter::{GetInviter, IsAsked};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
 pub use key_backup::{BackupInfo, CreateBackup, DeleteBackup, GetBackup, UpdateBackup};
@@ -221,6 +224,8 @@ impl Logic for User {
             read GetBackedUpKeys => backed_up_keys,
             write DeleteBackedUpKeys => delete_backed_up_keys,
             read AskInvite => ask_invite,
+            read GetInviter => get_inviter,
+            read IsAsked => is_asked,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
             write MembershipChanged => membership_changed,

@@ -2,7 +2,7 @@
 
 use actors::CallError;
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{Refusal, event::EventError};
 use http::{HeaderValue, Response, StatusCode, header};
 use platform::Fault;
 use ruma_client_api::uiaa::UiaaInfo;
@@ -31,6 +31,13 @@ impl From<Refusal> for Failure {
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Failure::Fault(fault)
+    }
+}
+
+impl From<EventError> for Failure {
+    /// For events of ours, and checked ones of others.
+    fn from(error: EventError) -> Self {
+        Failure::Fault(Fault::new(error.to_string()))
     }
 }
 
@@ -67,6 +74,16 @@ impl<T> OrAbsent<T> for Result<T, Failure> {
 }
 
 impl Failure {
+    /// For where only a fault can be told: in the middle of an answer, or to nobody.
+    pub(crate) fn into_fault(self) -> Fault {
+        match self {
+            Failure::Fault(fault) => fault,
+            Failure::Refused(refusal) => Fault::new(refusal.to_string()),
+            Failure::Challenge(_) => Fault::new("more authentication is asked for"),
+            Failure::Absent => Fault::new("there is no such actor"),
+        }
+    }
+
     /// The answer a client gets. Spec: "Standard error response".
     pub(crate) fn response(&self) -> Response<Bytes> {
         match self {

@@ -125,6 +125,14 @@ impl Server {
         self.respond(request, request_id, found).instrument(span).await
     }
 
+    /// Carries to another server what its Destination has for it; a host does so when that asks for it.
+    pub async fn carry(&self, server: &str) {
+        let request_id = self.request_id();
+        let span = info_span!("carry", request_id = &*request_id, server);
+        let cx = Context::new(self.services.clone(), request_id, None);
+        federation::carrier::carry(&cx, server).instrument(span).await;
+    }
+
     async fn respond(
         &self,
         request: Request<Bytes>,

@@ -117,10 +117,12 @@ impl Random for TestRandom {
 /// An answer of somebody else's server: its status, its headers, its body.
 pub(crate) type Answered = Result<(StatusCode, HeaderMap, Bytes), SendError>;
 
+type Answers = dyn Fn(&OutgoingRequest) -> Answered;
+
 /// Other people's servers, as a test says.
 #[derive(Default)]
 struct Others {
-    answer: RefCell<Option<Box<dyn Fn(&OutgoingRequest) -> Answered>>>,
+    answer: RefCell<Option<Box<Answers>>>,
     services: RefCell<HashMap<String, Vec<SrvRecord>>>,
 }
 
@@ -131,10 +133,10 @@ impl Outgoing for Others {
             Some(answer) => answer(&request),
             None => Err(SendError::Unreachable("there is nobody else".to_owned())),
         };
-        let response = answered.and_then(|(status, headers, body)| {
+        let response = answered.map(|(status, headers, body)| {
             let bytes_max = request.response_bytes_max;
             let body = if body.len() > bytes_max { Err(SendError::TooLarge(bytes_max)) } else { Ok(body) };
-            Ok(OutgoingResponse { status, headers, body: Box::pin(futures_util::stream::iter([body])) })
+            OutgoingResponse { status, headers, body: Box::pin(futures_util::stream::iter([body])) }
         });
         Box::pin(async move { response })
     }
@@ -265,6 +267,9 @@ impl ObjectHost for ActorHost {
     fn waiting(&self) -> usize {
         0
     }
+
+    /// Nobody is there to be carried to.
+    fn carry(&self, _: &str) {}
 
     fn wake(&self) {}
 }

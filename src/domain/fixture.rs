@@ -154,6 +154,18 @@ impl Room {
         self.count += 1;
     }
 
+    /// The room once two of its forks have met in this state.
+    pub(crate) fn met(&self, other: &Self, state: &StateMap<OwnedEventId>) -> Self {
+        let mut room = self.clone();
+        room.events.extend(other.events.clone());
+        room.state = state.iter().map(|(key, id)| (key.clone(), room.events[id].clone())).collect();
+        if other.last.depth() > room.last.depth() {
+            room.last = other.last.clone();
+        }
+        room.count = self.count.max(other.count);
+        room
+    }
+
     /// The state as resolution takes it.
     pub(crate) fn state_map(&self) -> StateMap<OwnedEventId> {
         self.state.iter().map(|(key, pdu)| (key.clone(), pdu.event_id().to_owned())).collect()

@@ -56,6 +56,10 @@ pub enum Refusal {
         /// The version of the room.
         room_version: String,
     },
+    /// 400 `M_UNABLE_TO_GRANT_JOIN`: the user meets a condition, and another server has to let them in.
+    UnableToGrantJoin(String),
+    /// 400 `M_UNABLE_TO_AUTHORISE_JOIN`: none of the conditions can be looked at here.
+    UnableToAuthoriseJoin(String),
     /// 400 `M_ROOM_IN_USE`: the alias is taken.
     RoomInUse(String),
     /// 400 `M_INVALID_ROOM_STATE`: the initial state of a new room contradicts itself.
@@ -114,6 +118,8 @@ impl Refusal {
             | Self::Exclusive(_)
             | Self::UnsupportedRoomVersion(_)
             | Self::IncompatibleRoomVersion { .. }
+            | Self::UnableToGrantJoin(_)
+            | Self::UnableToAuthoriseJoin(_)
             | Self::RoomInUse(_)
             | Self::InvalidRoomState(_)
             | Self::WeakPassword(_)
@@ -158,6 +164,8 @@ impl Refusal {
             Self::UserDeactivated => "M_USER_DEACTIVATED",
             Self::UnsupportedRoomVersion(_) => "M_UNSUPPORTED_ROOM_VERSION",
             Self::IncompatibleRoomVersion { .. } => "M_INCOMPATIBLE_ROOM_VERSION",
+            Self::UnableToGrantJoin(_) => "M_UNABLE_TO_GRANT_JOIN",
+            Self::UnableToAuthoriseJoin(_) => "M_UNABLE_TO_AUTHORISE_JOIN",
             Self::RoomInUse(_) => "M_ROOM_IN_USE",
             Self::InvalidRoomState(_) => "M_INVALID_ROOM_STATE",
             Self::BadState(_) => "M_BAD_STATE",
@@ -187,6 +195,8 @@ impl Refusal {
             | Self::InvalidUsername(sentence)
             | Self::Exclusive(sentence)
             | Self::TooLarge(sentence)
+            | Self::UnableToGrantJoin(sentence)
+            | Self::UnableToAuthoriseJoin(sentence)
             | Self::RoomInUse(sentence)
             | Self::InvalidRoomState(sentence)
             | Self::BadState(sentence)

@@ -50,6 +50,11 @@ impl RoomVersion {
         &self.rules
     }
 
+    /// Since v5: a key that was no longer valid when the event says it was sent signs nothing.
+    pub fn looks_at_key_validity(&self) -> bool {
+        self.rules.enforce_key_validity
+    }
+
     /// Since v12: the room id is the id of its create event with `!` for `$`, and nobody lists it in `auth_events`.
     pub fn room_id_is_create_event(&self) -> bool {
         self.rules.authorization.room_create_event_id_as_room_id

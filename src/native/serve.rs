@@ -82,6 +82,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
         tiers.push(Tier::start(parts, stopping.clone())?);
     }
     let inboxes: Vec<_> = tiers.iter().map(|tier| tier.inbox.clone()).collect();
+    actors.router().carriers().are(tiers.iter().map(|tier| tier.errands.clone()).collect());
 
     let urls = listeners.iter().map(Listener::url).collect::<Result<Vec<_>, _>>()?;
     say(&format!("myelin listens on {} (server name {})", urls.join(" and "), settings.config.server_name))?;
@@ -156,6 +157,8 @@ fn open_max(executors: usize) -> usize {
 /// One thread of the request tier.
 struct Tier {
     inbox: mpsc::UnboundedSender<Accepted>,
+    /// Servers to which something is to be carried.
+    errands: mpsc::UnboundedSender<String>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -191,8 +194,10 @@ impl Parts {
 impl Tier {
     fn start(parts: Parts, stopping: watch::Receiver<bool>) -> Result<Self, Fault> {
         let (inbox, connections) = mpsc::unbounded_channel();
-        let run = move || run_local("the request tier", HEAVY_THREADS, move || serve(parts, connections, stopping));
-        Ok(Self { inbox, thread: actor_host::spawn("http", run)? })
+        let (errands, asked) = mpsc::unbounded_channel();
+        let serve = move || serve(parts, connections, asked, stopping);
+        let run = move || run_local("the request tier", HEAVY_THREADS, serve);
+        Ok(Self { inbox, errands, thread: actor_host::spawn("http", run)? })
     }
 
     /// Waits until the thread's last request is answered or given up.
@@ -203,7 +208,12 @@ impl Tier {
     }
 }
 
-async fn serve(parts: Parts, mut inbox: mpsc::UnboundedReceiver<Accepted>, stopping: watch::Receiver<bool>) {
+async fn serve(
+    parts: Parts,
+    mut inbox: mpsc::UnboundedReceiver<Accepted>,
+    mut errands: mpsc::UnboundedReceiver<String>,
+    stopping: watch::Receiver<bool>,
+) {
     let trusted_proxies: Rc<[_]> = parts.settings.config.trusted_proxies.as_slice().into();
     let server = Rc::new(parts.server());
     let mut connections = JoinSet::new();
@@ -215,6 +225,11 @@ async fn serve(parts: Parts, mut inbox: mpsc::UnboundedReceiver<Accepted>, stopp
                 }
                 None => break,
             },
+            Some(other_server) = errands.recv() => {
+                let server = server.clone();
+                // Cut off when the process ends: what was not acknowledged is sent again.
+                tokio::task::spawn_local(async move { server.carry(&other_server).await });
+            }
             Some(_) = connections.join_next() => {}
         }
     }

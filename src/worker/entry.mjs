@@ -4,7 +4,7 @@
 // it had begun will ever settle, so every call in flight fails at once, and the next call finds a new instance.
 
 import { DurableObject, WorkerEntrypoint } from 'cloudflare:workers';
-import { answer, Shell, Streamed, __worker_init_state as instanceState } from './index.js';
+import { answer, carry, Shell, Streamed, __worker_init_state as instanceState } from './index.js';
 
 const ALARM_RETRY_MS = 30_000;
 
@@ -62,6 +62,11 @@ function keeperOf(ctx) {
   return (work) => ctx.waitUntil(unlessLost(work).catch((error) => failed(error, 503, null)));
 }
 
+/** Has the request tier carry something to another server: it is done after this, and not in the object. */
+function carrierOf(ctx) {
+  return (server) => ctx.waitUntil(ctx.exports.Carrier.carry(server).catch((error) => failed(error, 503, null)));
+}
+
 /** A body made piece by piece, as fast as the client takes it. Cancelled, it drops the work that makes it. */
 function bodyOf(streamed) {
   const end = () => {
@@ -92,7 +97,7 @@ function objectClass(kind) {
     shell() {
       const now = currentInstance();
       if (this.#instance !== now) {
-        this.#shell = new Shell(kind, this.ctx, this.env, keeperOf(this.ctx));
+        this.#shell = new Shell(kind, this.ctx, this.env, keeperOf(this.ctx), carrierOf(this.ctx));
         this.#instance = now;
       }
       return this.#shell;
@@ -135,6 +140,13 @@ export const Room = objectClass('room');
 export const User = objectClass('user');
 export const Destination = objectClass('destination');
 export const Appservice = objectClass('appservice');
+
+/** Reached by objects of this deployment alone. */
+export class Carrier extends WorkerEntrypoint {
+  async carry(server) {
+    this.ctx.waitUntil(guarded(() => carry(server, this.env)).catch((error) => failed(error, 503, null)));
+  }
+}
 
 export default class extends WorkerEntrypoint {
   async fetch(request) {

@@ -45,6 +45,21 @@ pub fn answer(request: Request, env: Env) -> Promise {
     })
 }
 
+/// Carries to another server what its Destination has for it. Never rejects.
+#[wasm_bindgen]
+pub fn carry(server: String, env: Env) -> Promise {
+    future_to_promise(async move {
+        match services(&env).await {
+            Ok(services) => {
+                let routes = routes(&services.settings);
+                Server::new(services, routes).carry(&server).await;
+            }
+            Err(fault) => tracing::error!(%fault, "the server cannot start"),
+        }
+        Ok(JsValue::UNDEFINED)
+    })
+}
+
 /// Stops listening when the answer is made.
 struct Until(Leaving);
 

@@ -42,15 +42,17 @@ struct Inner {
     state: ObjectState,
     env: Env,
     keep_awake: Function,
+    call_carrier: Function,
     object: OnceCell<Rc<Object>>,
 }
 
 #[wasm_bindgen]
 impl Shell {
     /// `keep_awake` takes a promise, and keeps the object awake until it settles or this instance is lost.
+    /// `call_carrier` takes a server's name, and has the request tier carry to it what there is for it.
     #[wasm_bindgen(constructor)]
-    pub fn new(kind: String, state: ObjectState, env: Env, keep_awake: Function) -> Self {
-        Self(Rc::new(Inner { kind, state, env, keep_awake, object: OnceCell::new() }))
+    pub fn new(kind: String, state: ObjectState, env: Env, keep_awake: Function, call_carrier: Function) -> Self {
+        Self(Rc::new(Inner { kind, state, env, keep_awake, call_carrier, object: OnceCell::new() }))
     }
 
     /// Answers one request of another part of this deployment; nobody else reaches an object.
@@ -103,6 +105,7 @@ impl Inner {
             actors: Stubs::new(self.env.clone()),
             env: self.env.clone(),
             keep_awake: self.keep_awake.clone(),
+            call_carrier: self.call_carrier.clone(),
             object: RefCell::default(),
         }
     }
@@ -222,6 +225,7 @@ struct Host {
     actors: Stubs,
     env: Env,
     keep_awake: Function,
+    call_carrier: Function,
     object: RefCell<Weak<Object>>,
 }
 
@@ -262,6 +266,11 @@ impl ObjectHost for Host {
         });
         // The work runs either way; this keeps the object awake for it.
         let _ = self.keep_awake.call1(&JsValue::NULL, &promise);
+    }
+
+    fn carry(&self, server: &str) {
+        // Whether somebody comes does not matter here: the object asks again.
+        let _ = self.call_carrier.call1(&JsValue::NULL, &server.into());
     }
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {

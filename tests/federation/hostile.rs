@@ -60,7 +60,8 @@ fn certificates_must_name_the_server(host: Host) {
 
 fn answers_have_an_end(host: Host) {
     let server = ours(host);
-    let cases: [(&str, fn() -> Reply); 4] = [
+    type Odd = fn() -> Reply;
+    let cases: [(&str, Odd); 4] = [
         ("a huge body", || Reply::Whole(200, vec![], vec![b' '; 4 << 20])),
         ("a body without end", || {
             Reply::Raw(Box::new(|out| {

@@ -6,3 +6,4 @@ mod hostile;
 mod keys;
 mod network;
 mod queries;
+mod rooms;

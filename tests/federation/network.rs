@@ -1,8 +1,11 @@
 //! The servers of these stories: ours, which reach the others.
 
-use std::sync::OnceLock;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
-use harness::{Authority, Host, Server};
+use harness::{Authority, Client, Host, Https, Received, Reply, Server};
 
 /// A server that reaches others on this machine, and believes the tests' own authority; shared by all stories.
 pub fn ours(host: Host) -> &'static Server {
@@ -40,5 +43,55 @@ pub(crate) use on_each_host;
 pub fn run(host: Host, story: fn(Host)) {
     if host.is_wanted() {
         story(host);
+    }
+}
+
+/// A server of ours that others reach: behind a proxy that does its TLS, under the name of that proxy.
+pub struct Federated {
+    pub server: Server,
+    pub name: String,
+    proxy: Https,
+    is_cut_off: Arc<AtomicBool>,
+}
+
+impl Federated {
+    pub fn starts(host: Host) -> Self {
+        let url: Arc<OnceLock<String>> = Arc::default();
+        let is_cut_off = Arc::new(AtomicBool::new(false));
+        let (target, cut) = (url.clone(), is_cut_off.clone());
+        let proxy = Https::serves(Authority::shared().vouches_for(&["localhost"]), move |request| match target.get() {
+            Some(url) if !cut.load(Ordering::Relaxed) => forwarded(url, request),
+            _ => Reply::Raw(Box::new(|_| Ok(()))),
+        });
+        let name = format!("localhost:{}", proxy.port);
+        let server = ours_with(host, &[("SERVER_NAME", &name)]);
+        url.set(server.url()).expect("set once");
+        Self { server, name, proxy, is_cut_off }
+    }
+
+    /// Nobody reaches it any more, until [`Federated::is_back`].
+    pub fn is_cut_off(&self) {
+        self.is_cut_off.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_back(&self) {
+        self.is_cut_off.store(false, Ordering::Relaxed);
+    }
+
+    /// What others asked of it since the last time.
+    pub fn takes_received(&self) -> Vec<Received> {
+        self.proxy.takes_received()
+    }
+}
+
+fn forwarded(url: &str, request: &Received) -> Reply {
+    let client = Client::new(url).with_authorization(request.header("authorization").unwrap_or_default());
+    let body = (!request.body.is_empty()).then(|| request.body.clone());
+    match client.try_send(&request.method, &request.uri, body) {
+        Ok(answer) => {
+            let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+            Reply::Whole(answer.status, headers, answer.text.into_bytes())
+        }
+        Err(_) => Reply::Raw(Box::new(|_| Ok(()))),
     }
 }

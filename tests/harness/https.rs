@@ -1,7 +1,7 @@
 //! A server of HTTPS on this machine that answers what a test says: as small as can be, and as odd as a test wants.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -32,12 +32,15 @@ impl Received {
     }
 }
 
+/// Writes an answer of any kind.
+pub type Writes = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
 /// What a client gets.
 pub enum Reply {
     /// A status, headers and a body.
     Whole(u16, Vec<(String, String)>, Vec<u8>),
     /// Whatever is written, as it is, until the client leaves.
-    Raw(Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>),
+    Raw(Writes),
 }
 
 impl Reply {

@@ -4,6 +4,8 @@ use domain::Pdu;
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::OwnedEventId;
 
+use super::graph::LOG_START;
+
 /// An event with its place in the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Logged {
@@ -47,13 +49,28 @@ pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -
 /// The newest event.
 pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
     let rows =
-        sql.query("SELECT position, event_id, json, txn, redacted_by FROM event ORDER BY position DESC LIMIT 1", &[])?;
+        sql.query("SELECT position, event_id, json, txn, redacted_by FROM event WHERE position >= ?1 ORDER BY position DESC LIMIT 1", &[LOG_START.into()])?;
     Ok(all(rows)?.pop())
+}
+
+/// The newest position of an event of one of the server's own users, or of the log where that is long ago: other servers
+/// are told up to there.
+pub(crate) fn newest_outgoing(sql: &dyn Sql, own_server: &str) -> Result<u64, Fault> {
+    let row = sql
+        .query(
+            "SELECT coalesce(
+              (SELECT max(position) FROM (SELECT position, sender FROM event WHERE position >= ?2
+               ORDER BY position DESC LIMIT 1000) WHERE substr(sender, instr(sender, ':') + 1) = ?1),
+              (SELECT max(position) FROM event WHERE position >= ?2))",
+            &[own_server.into(), LOG_START.into()],
+        )?
+        .pop();
+    row.map_or(Ok(0), |mut row| Ok(row.unsigned_or_null(0)?.unwrap_or(0)))
 }
 
 /// The position of the newest event; receipts may have moved since.
 pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
-    match sql.query("SELECT max(position) FROM event", &[])?.pop() {
+    match sql.query("SELECT max(position) FROM event WHERE position >= ?1", &[LOG_START.into()])?.pop() {
         Some(mut row) => Ok(row.unsigned_or_null(0)?.unwrap_or(0)),
         None => Ok(0),
     }
@@ -64,7 +81,7 @@ pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Re
     all(sql.query(
         "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position DESC LIMIT ?3",
-        &[after.into(), up_to.into(), limit.into()],
+        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
     )?)
 }
 
@@ -73,12 +90,17 @@ pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Res
     all(sql.query(
         "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position LIMIT ?3",
-        &[after.into(), up_to.into(), limit.into()],
+        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
     )?)
 }
 
-/// The event with this id.
+/// The event with this id, if it is in the log.
 pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
+    Ok(anywhere(sql, event_id)?.filter(|event| event.position >= LOG_START))
+}
+
+/// The event with this id, in the log or beside it.
+pub(crate) fn anywhere(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
     let rows = sql.query(
         "SELECT position, event_id, json, txn, redacted_by FROM event WHERE event_id = ?1",
         &[event_id.into()],

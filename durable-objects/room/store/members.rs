@@ -12,6 +12,14 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
         .transpose()
 }
 
+/// The position at which a user's membership became what it is.
+pub(crate) fn position(sql: &dyn Sql, user_id: &str) -> Result<Option<u64>, Fault> {
+    sql.query("SELECT position FROM member WHERE user_id = ?1", &[user_id.into()])?
+        .pop()
+        .map(|mut row| row.unsigned(0))
+        .transpose()
+}
+
 /// Sets a membership; a user who may follow (a local one) gets a number and keeps it. One that ends nothing, a join, an
 /// invitation or a knock, ends that the room is forgotten; any but a join ends that they are here as a guest. Answers
 /// the membership before.
@@ -189,7 +197,9 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<
 /// Up to `limit` membership events of who is banned, the newest bans first.
 pub(crate) fn banned(sql: &dyn Sql, limit: u64) -> Result<Vec<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM member JOIN event ON event.position = member.position
+        "SELECT event.position, event_id, json, txn, redacted_by FROM member
+         JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
+         JOIN event ON event.position = state.position
          WHERE membership = 'ban' ORDER BY member.position DESC LIMIT ?1",
         &[limit.into()],
     )?

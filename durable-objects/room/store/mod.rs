@@ -1,8 +1,10 @@
 //! All of the Room's SQL.
 
 pub(super) mod device_lists;
+pub(super) mod graph;
 pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;
 pub(super) mod receipts;
+pub(super) mod servers;
 pub(super) mod state;

@@ -156,17 +156,24 @@ pub(crate) fn history(
     .collect()
 }
 
-/// Changes the current state: at `position`, `event` becomes the state for its key.
-pub(crate) fn set(tx: &Tx<'_>, event_type: &str, state_key: &str, position: u64, event: u64) -> Result<(), Fault> {
+/// Changes the current state: at `position`, `event` becomes the state for its key, or (`None`) nothing does.
+pub(crate) fn set(
+    tx: &Tx<'_>,
+    event_type: &str,
+    state_key: &str,
+    position: u64,
+    event: Option<u64>,
+) -> Result<(), Fault> {
     tx.execute(
         "INSERT INTO state_change (type, state_key, position, before, after) VALUES (?1, ?2, ?3,
-         (SELECT position FROM state WHERE type = ?1 AND state_key = ?2), ?4)",
+         (SELECT nullif(position, 0) FROM state WHERE type = ?1 AND state_key = ?2), ?4)",
         &[event_type.into(), state_key.into(), position.into(), event.into()],
     )?;
+    // A key stays when its state is gone: no event has the number 0.
     tx.execute(
         "INSERT INTO state (type, state_key, position) VALUES (?1, ?2, ?3)
          ON CONFLICT (type, state_key) DO UPDATE SET position = excluded.position",
-        &[event_type.into(), state_key.into(), event.into()],
+        &[event_type.into(), state_key.into(), event.unwrap_or(0).into()],
     )?;
     Ok(())
 }

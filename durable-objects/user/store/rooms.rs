@@ -86,6 +86,15 @@ pub(crate) fn is_in_any(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<bool, Fa
     Ok(!rooms.is_empty())
 }
 
+/// The stripped state of a room of which the user has this membership.
+pub(crate) fn stripped_state(sql: &dyn Sql, room_id: &str, membership: &str) -> Result<Option<String>, Fault> {
+    let rows = sql.query(
+        "SELECT stripped_state FROM room WHERE room_id = ?1 AND membership = ?2",
+        &[room_id.into(), membership.into()],
+    )?;
+    rows.into_iter().next().map_or(Ok(None), |mut row| row.text_or_null(0))
+}
+
 /// Invitations or knocks that became so after `changed`, with their stripped state as a JSON array.
 pub(crate) fn stripped_since(sql: &dyn Sql, membership: &str, changed: u64) -> Result<Vec<(String, String)>, Fault> {
     sql.query(

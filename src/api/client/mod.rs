@@ -23,6 +23,8 @@ mod to_device;
 mod versions;
 mod whoami;
 
+pub(crate) use rooms::first_joined;
+
 use crate::Routes;
 
 pub(crate) fn routes(routes: &mut Routes) {

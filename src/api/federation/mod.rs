@@ -4,12 +4,21 @@
 //! argument. [`Context::ask`] asks another server, [`Context::server_keys`] gets the keys that others sign with.
 
 mod ask;
+pub(crate) mod carrier;
 mod discovery;
+pub(crate) mod elsewhere;
+mod event_lists;
+mod events;
+mod invites;
 mod known_servers;
+mod membership;
 mod origin;
+mod pdus;
 mod published_keys;
 mod queries;
+mod receiving;
 mod server_keys;
+mod transactions;
 mod version;
 
 #[cfg(test)]
@@ -25,5 +34,9 @@ use crate::Routes;
 pub(crate) fn routes(routes: &mut Routes) {
     published_keys::routes(routes);
     queries::routes(routes);
+    transactions::routes(routes);
+    membership::routes(routes);
+    invites::routes(routes);
+    events::routes(routes);
     version::routes(routes);
 }

@@ -3,14 +3,14 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use js_int::UInt;
 use ruma_common::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId, canonical_json::redact_in_place,
     room_version_rules::EventsReferenceFormatVersion,
 };
 use ruma_events::TimelineEventType;
 use ruma_signatures::hash_and_sign_event;
 use serde_json::value::RawValue;
 
-use super::{FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
+use super::{EventError, FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
 use crate::{Identity, Refusal, RoomVersion};
 
 /// What a sender wants to say, before it has a place in a room.
@@ -75,7 +75,16 @@ pub fn build(
     identity: &Identity,
     event_id_random: [u8; 18],
 ) -> Result<Pdu, Refusal> {
-    let mut object = unsigned_event(draft, place, version)?;
+    let object = unsigned_event(draft, place, version)?;
+    signed(object, version, identity, event_id_random)
+}
+
+fn signed(
+    mut object: CanonicalJsonObject,
+    version: &RoomVersion,
+    identity: &Identity,
+    event_id_random: [u8; 18],
+) -> Result<Pdu, Refusal> {
     if version.rules().event_format.require_event_id {
         let event_id = format!("${}:{}", URL_SAFE_NO_PAD.encode(event_id_random), identity.server_name());
         object.insert("event_id".to_owned(), event_id.into());
@@ -167,4 +176,56 @@ fn integer(value: u64) -> Result<CanonicalJsonValue, Refusal> {
 
 fn too_large(bytes: impl std::fmt::Display) -> Refusal {
     Refusal::TooLarge(format!("The event has {bytes} bytes, at most {PDU_BYTES_MAX} are allowed"))
+}
+
+/// Completes what another server prepared for one of our users, with this content, and signs it. Whether it is what was
+/// asked for, the caller looks at the result.
+///
+/// # Errors
+/// [`Refusal::BadJson`] for what is no event; [`Refusal::TooLarge`].
+pub fn complete(
+    template: &RawValue,
+    content: &RawValue,
+    version: &RoomVersion,
+    identity: &Identity,
+    origin_server_ts: u64,
+    event_id_random: [u8; 18],
+) -> Result<Pdu, Refusal> {
+    let mut object = super::object_of(template.get())?;
+    for field in ["hashes", "signatures", "unsigned", "event_id"] {
+        object.remove(field);
+    }
+    let content: CanonicalJsonObject =
+        serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(error.to_string()))?;
+    object.insert("content".to_owned(), content.into());
+    object.insert("origin_server_ts".to_owned(), integer(origin_server_ts)?);
+    signed(object, version, identity, event_id_random)
+}
+
+/// Adds our signature to an event of another server's, in whose room one of our users lets somebody in.
+///
+/// # Errors
+/// [`EventError::Malformed`] for what is no event.
+pub fn countersign(json: &RawValue, version: &RoomVersion, identity: &Identity) -> Result<Box<RawValue>, EventError> {
+    let malformed = |error: &dyn std::fmt::Display| EventError::Malformed(error.to_string());
+    let mut object = super::object_of(json.get())?;
+    let mut redacted = object.clone();
+    redact_in_place(&mut redacted, &version.rules().redaction, None).map_err(|error| malformed(&error))?;
+    identity.sign_json(&mut redacted).map_err(|error| malformed(&error))?;
+    if let Some(signatures) = redacted.remove("signatures") {
+        object.insert("signatures".to_owned(), signatures);
+    }
+    RawValue::from_string(text_of(&object)?).map_err(|error| malformed(&error))
+}
+
+/// What another server is to complete and sign for one of its users: an event without hashes, signatures and id.
+///
+/// # Errors
+/// [`EventError::Malformed`] when the stored text is not an event.
+pub fn template(pdu: &Pdu) -> Result<Box<RawValue>, EventError> {
+    let mut object = super::object_of(pdu.json())?;
+    for field in ["hashes", "signatures", "event_id"] {
+        object.remove(field);
+    }
+    RawValue::from_string(text_of(&object)?).map_err(|error| EventError::Malformed(error.to_string()))
 }

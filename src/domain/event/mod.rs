@@ -18,7 +18,7 @@ use ruma_common::{CanonicalJsonObject, OwnedEventId};
 use ruma_signatures::reference_hash;
 
 pub use self::{
-    build::{Draft, EventRef, Place, build},
+    build::{Draft, EventRef, Place, build, complete, countersign, template},
     check::{Checked, check},
     client::{Unsigned, client_json, federation_json, redaction_without_reason, stripped_json},
     fields::EventFields,
@@ -86,7 +86,10 @@ fn hash_of(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<String
 }
 
 /// The id of an event: its own field in versions 1 and 2, `$` and the reference hash since 3.
-fn id_of(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<OwnedEventId, EventError> {
+///
+/// # Errors
+/// [`EventError::Malformed`] for what has none.
+pub fn id_of(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<OwnedEventId, EventError> {
     let id = if version.rules().event_format.require_event_id {
         let id = object.get("event_id").and_then(|id| id.as_str());
         id.ok_or_else(|| EventError::Malformed("missing `event_id`".to_owned()))?.to_owned()

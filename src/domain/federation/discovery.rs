@@ -95,7 +95,7 @@ pub fn after_srv(hostname: &str, mut records: Vec<Srv>, mut chance: u64) -> Vec<
     while let Some(priority) = records.iter().map(|record| record.priority).min()
         && routes.len() < ROUTES_MAX
     {
-        let weights = || records.iter().filter(|record| record.priority == priority).map(|record| weight(record));
+        let weights = || records.iter().filter(|record| record.priority == priority).map(weight);
         let mut left = chance.checked_rem(weights().sum()).unwrap_or(0);
         chance = chance.rotate_right(13).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let picked = records.iter().position(|record| {

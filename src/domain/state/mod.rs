@@ -1,27 +1,31 @@
 //! The state of a room where its history forks.
 //!
-//! Owns the resolution of conflicting states: the walk along auth chains, the conflicted subgraph of version 12, and
-//! the call of ruma-state-res. Leaves to the room how states are stored and which ones meet.
+//! Owns the resolution of conflicting states: the walk along auth chains, the auth difference, the conflicted subgraph
+//! of version 12, and the call of ruma-state-res. Leaves to the room how states are stored and which ones meet.
 //!
-//! Resolution version 1, of room version 1, is not in ruma and not here: [`StateError::Unsupported`]. A room of
-//! version 1 that never forks into two different states needs none, and works.
+//! A room may have a hundred thousand state events, and two forks of it differ in a handful: what is asked for here is
+//! the part on which the states do not agree, never the whole of them.
 //! Spec: Room Versions, "State resolution".
 
 mod auth_chain;
+mod version_1;
 
-use ruma_common::{EventId, OwnedEventId};
+use std::collections::BTreeSet;
+
+use ruma_common::{EventId, OwnedEventId, RoomId};
+use ruma_events::{StateEventType, TimelineEventType};
 pub use ruma_state_res::StateMap;
 use ruma_state_res::utils::event_id_set::EventIdSet;
 
 use self::auth_chain::AuthChains;
-use crate::{Pdu, RoomVersion};
+use crate::{Pdu, RoomVersion, auth};
+
+/// A key of a state: the type and the state key of the event that makes it.
+pub type StateKey = (StateEventType, String);
 
 /// Why a state could not be resolved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StateError {
-    /// The room version's algorithm is not implemented.
-    #[error("state resolution of room version {0} is not supported")]
-    Unsupported(String),
     /// An event of a state, or of its auth chain, is not held: fetch it, then ask again.
     #[error("event {0} is needed and not held")]
     Missing(OwnedEventId),
@@ -30,45 +34,116 @@ pub enum StateError {
     Failed(String),
 }
 
-/// Resolves the states after each of an event's `prev_events` into the one state before it.
-///
-/// `event` answers any event of the forks and of their auth chains, and in version 12 the create event; it is called
-/// once for each. The whole auth chains are walked: forks that agree are answered without.
+/// Where states meet that are not the same.
+pub trait Meeting {
+    /// What each state has for the keys on which they do not all agree; a state without an event for one leaves it out.
+    fn forks(&self) -> &[StateMap<OwnedEventId>];
+    /// The event that all the states have for a key on which they agree.
+    fn agreed(&self, key: &StateKey) -> Option<OwnedEventId>;
+    /// Which of these events are in the auth chain of what the states agree on.
+    fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId>;
+    /// Any event of the states, or of their auth chains.
+    fn event(&self, event_id: &EventId) -> Option<Pdu>;
+}
+
+/// Resolves the states that meet into one, and answers that for the keys on which they did not agree.
 ///
 /// # Errors
 /// [`StateError`]; nothing is resolved in part.
 pub fn resolve(
     version: &RoomVersion,
-    forks: &[StateMap<OwnedEventId>],
-    event: &dyn Fn(&EventId) -> Option<Pdu>,
+    room_id: &RoomId,
+    meeting: &dyn Meeting,
 ) -> Result<StateMap<OwnedEventId>, StateError> {
-    let Some((first, others)) = forks.split_first() else {
+    let conflicted: BTreeSet<StateKey> = meeting.forks().iter().flat_map(StateMap::keys).cloned().collect();
+    if conflicted.is_empty() {
         return Ok(StateMap::new());
-    };
-    if others.iter().all(|other| other == first) {
-        return Ok(first.clone());
     }
     let rules = version.rules();
-    let v2_rules = rules.state_res.v2_rules().ok_or_else(|| StateError::Unsupported(version.as_str().to_owned()))?;
+    let Some(v2_rules) = rules.state_res.v2_rules() else {
+        return version_1::resolve(version, meeting);
+    };
+    let load = |event_id: &EventId| meeting.event(event_id);
+    let mut chains = AuthChains::new(&load);
+    let auth_chains = differing_chains(&mut chains, meeting)?;
 
-    let mut chains = AuthChains::new(event);
-    let auth_chains =
-        forks.iter().map(|fork| chains.union_of(fork.values())).collect::<Result<Vec<_>, StateError>>()?;
+    // What decides over the events in question, whichever of the keys the states agree on.
+    let subgraph = chains.subgraph_between(&meeting.forks().iter().flat_map(StateMap::values).cloned().collect());
+    let mut questioned = subgraph.clone();
+    questioned.extend(auth_chains.iter().flatten().cloned());
+    let agreed = agreed_on(version, room_id, meeting, &chains, &questioned, &conflicted);
+
+    let mut forks = meeting.forks().to_vec();
+    for fork in &mut forks {
+        fork.extend(agreed.clone());
+    }
     let resolved = ruma_state_res::resolve(
         &rules.authorization,
         v2_rules,
-        forks,
+        &forks,
         auth_chains,
         |event_id| chains.get(event_id),
-        |conflicted: &StateMap<Vec<OwnedEventId>>| {
-            let conflicted: EventIdSet<OwnedEventId> = conflicted.values().flatten().cloned().collect();
-            Some(chains.subgraph_between(&conflicted))
-        },
+        |_: &StateMap<Vec<OwnedEventId>>| Some(subgraph.clone()),
     );
-    resolved.map_err(|error| match error {
+    let mut resolved = resolved.map_err(|error| match error {
         ruma_state_res::Error::NotFound(event_id) => StateError::Missing(event_id),
         error => StateError::Failed(error.to_string()),
-    })
+    })?;
+    resolved.retain(|key, _| conflicted.contains(key));
+    Ok(resolved)
+}
+
+/// For each state, the events that are in its full auth chain and not in that of another one. The auth chain of what
+/// they agree on is in each.
+fn differing_chains(
+    chains: &mut AuthChains<'_>,
+    meeting: &dyn Meeting,
+) -> Result<Vec<EventIdSet<OwnedEventId>>, StateError> {
+    let forks = meeting.forks();
+    let own = forks.iter().map(|fork| chains.union_of(fork.values())).collect::<Result<Vec<_>, StateError>>()?;
+    let in_all = |event_id: &OwnedEventId| own.iter().all(|chain| chain.contains(event_id));
+    let mut differing: Vec<OwnedEventId> = own.iter().flatten().filter(|event_id| !in_all(event_id)).cloned().collect();
+    differing.sort_unstable();
+    differing.dedup();
+    let everywhere = if differing.is_empty() { BTreeSet::new() } else { meeting.in_agreed_chain(differing.clone()) };
+    let differing: BTreeSet<_> = differing.into_iter().filter(|event_id| !everywhere.contains(event_id)).collect();
+    let only_differing = |chain: EventIdSet<OwnedEventId>| {
+        chain.into_iter().filter(|event_id| differing.contains(event_id)).collect::<EventIdSet<_>>()
+    };
+    Ok(own.into_iter().map(only_differing).collect())
+}
+
+/// What the states agree on, as far as the rules of authorisation ask for it when they judge these events.
+fn agreed_on(
+    version: &RoomVersion,
+    room_id: &RoomId,
+    meeting: &dyn Meeting,
+    chains: &AuthChains<'_>,
+    events: &EventIdSet<OwnedEventId>,
+    conflicted: &BTreeSet<StateKey>,
+) -> StateMap<OwnedEventId> {
+    let mut wanted = BTreeSet::from([(StateEventType::RoomPowerLevels, String::new())]);
+    if version.room_id_is_create_event() {
+        // The create event is in no auth chain: it is what the room is.
+        let hash = room_id.as_str().trim_start_matches('!');
+        if let Ok(create) = OwnedEventId::try_from(format!("${hash}")) {
+            chains.get(&create);
+        }
+    }
+    wanted.insert((StateEventType::RoomCreate, String::new()));
+    for event in events.iter().filter_map(|event_id| chains.get(event_id)) {
+        let needed = auth::needed(event.event_type(), event.sender(), event.state_key(), event.content(), version);
+        // Content that its type does not allow needs nothing: the event is refused.
+        wanted.extend(needed.unwrap_or_default());
+    }
+    wanted.retain(|key| !conflicted.contains(key));
+    wanted.into_iter().filter_map(|key| meeting.agreed(&key).map(|event_id| (key, event_id))).collect()
+}
+
+/// The key of the state that this event makes; `None` for one that is no state event.
+pub fn key_of(pdu: &Pdu) -> Option<StateKey> {
+    let event_type: &TimelineEventType = pdu.event_type();
+    Some((StateEventType::from(event_type.to_string()), pdu.state_key()?.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Forks that meet again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma_common::{EventId, OwnedEventId};
 use ruma_events::StateEventType;
 use ruma_state_res::utils::event_id_set::EventIdSet;
 use serde_json::json;
 
-use super::{StateError, StateMap, auth_chain::AuthChains, resolve};
+use super::{Meeting, StateError, StateKey, StateMap, auth_chain::AuthChains, resolve};
 use crate::{
-    Pdu,
+    Pdu, RoomVersion,
+    event::Draft,
     fixture::{Room, member, state, user, version, versions},
 };
 
@@ -30,14 +31,94 @@ fn alice_and_bob(version_id: &str) -> Room {
     )
 }
 
-/// The resolution, the same in whichever order the forks come.
+/// Two forks that meet, as a room would see it: only what they do not agree on is handed over.
+struct Forks<'a> {
+    states: [StateMap<OwnedEventId>; 2],
+    differing: Vec<StateMap<OwnedEventId>>,
+    event: &'a dyn Fn(&EventId) -> Option<Pdu>,
+}
+
+impl<'a> Forks<'a> {
+    fn of(states: [StateMap<OwnedEventId>; 2], event: &'a dyn Fn(&EventId) -> Option<Pdu>) -> Self {
+        let [a, b] = &states;
+        let differ = |key: &StateKey| a.get(key) != b.get(key);
+        let part = |state: &StateMap<OwnedEventId>| {
+            state.iter().filter(|(key, _)| differ(key)).map(|(key, id)| (key.clone(), id.clone())).collect()
+        };
+        let differing = vec![part(a), part(b)];
+        Self { states, differing, event }
+    }
+}
+
+impl Meeting for Forks<'_> {
+    fn forks(&self) -> &[StateMap<OwnedEventId>] {
+        &self.differing
+    }
+
+    fn agreed(&self, key: &StateKey) -> Option<OwnedEventId> {
+        let [a, b] = &self.states;
+        a.get(key).filter(|id| b.get(key) == Some(*id)).cloned()
+    }
+
+    fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId> {
+        let agreed: Vec<_> = self.states[0].iter().filter(|(key, _)| self.agreed(key).is_some()).collect();
+        let chain = AuthChains::new(self.event).union_of(agreed.into_iter().map(|(_, id)| id)).unwrap();
+        events.into_iter().filter(|id| chain.contains(id)).collect()
+    }
+
+    fn event(&self, event_id: &EventId) -> Option<Pdu> {
+        (self.event)(event_id)
+    }
+}
+
+/// The resolution of whole states by whole auth chains, as the specification has it and ruma does it.
+fn resolve_whole(
+    version: &RoomVersion,
+    forks: &[StateMap<OwnedEventId>],
+    event: &dyn Fn(&EventId) -> Option<Pdu>,
+) -> StateMap<OwnedEventId> {
+    let mut chains = AuthChains::new(event);
+    let auth_chains = forks.iter().map(|fork| chains.union_of(fork.values()).unwrap()).collect();
+    let rules = version.rules();
+    ruma_state_res::resolve(
+        &rules.authorization,
+        rules.state_res.v2_rules().unwrap(),
+        forks,
+        auth_chains,
+        |event_id| chains.get(event_id),
+        |conflicted: &StateMap<Vec<OwnedEventId>>| {
+            let conflicted: EventIdSet<OwnedEventId> = conflicted.values().flatten().cloned().collect();
+            Some(chains.subgraph_between(&conflicted))
+        },
+    )
+    .unwrap()
+}
+
+fn resolve_forks(
+    ours: &Room,
+    states: [StateMap<OwnedEventId>; 2],
+    event: &dyn Fn(&EventId) -> Option<Pdu>,
+) -> Result<StateMap<OwnedEventId>, StateError> {
+    let forks = Forks::of(states, event);
+    let mut state: StateMap<OwnedEventId> = forks.states[0].clone();
+    state.retain(|key, _| forks.agreed(key).is_some());
+    state.extend(resolve(&ours.version, ours.create.room_id(), &forks)?);
+    Ok(state)
+}
+
+/// The resolution, the same in whichever order the forks come, and the same as that of the whole.
 fn meet(ours: &Room, theirs: &Room) -> Result<StateMap<OwnedEventId>, StateError> {
     let mut events = ours.events.clone();
     events.extend(theirs.events.clone());
     let event = |event_id: &EventId| events.get(event_id).cloned();
     let (a, b) = (ours.state_map(), theirs.state_map());
-    let resolved = resolve(&ours.version, &[a.clone(), b.clone()], &event);
-    assert_eq!(resolved, resolve(&ours.version, &[b.clone(), a.clone(), b], &event));
+    let resolved = resolve_forks(ours, [a.clone(), b.clone()], &event);
+    assert_eq!(resolved, resolve_forks(ours, [b.clone(), a.clone()], &event));
+    if ours.version.as_str() != "1"
+        && let Ok(resolved) = &resolved
+    {
+        assert_eq!(*resolved, resolve_whole(&ours.version, &[a, b], &event));
+    }
     resolved
 }
 
@@ -50,8 +131,7 @@ fn forks_that_agree_need_no_resolution_in_any_version() {
     for version in versions() {
         let room = Room::of_alice(version, []);
         let state = room.state_map();
-        assert_eq!(resolve(&room.version, &[], &|_| None), Ok(StateMap::new()));
-        assert_eq!(resolve(&room.version, &[state.clone(), state.clone()], &|_| None), Ok(state));
+        assert_eq!(resolve_forks(&room, [state.clone(), state.clone()], &|_| None), Ok(state));
     }
 }
 
@@ -83,13 +163,75 @@ fn of_two_topics_one_wins_everywhere() {
     }
 }
 
+/// Something somebody does, or tries to.
+fn something(random: &mut impl FnMut(usize) -> usize) -> Draft {
+    let names = ["alice", "bob", "carol", "dora"];
+    let (sender, target) = (names[random(4)], names[random(4)]);
+    match random(8) {
+        0 => state(sender, "m.room.topic", "", json!({ "topic": random(1_000) })),
+        1 => {
+            let rule = ["public", "invite"][random(2)];
+            state(sender, "m.room.join_rules", "", json!({ "join_rule": rule }))
+        }
+        2 => {
+            let power = [0, 50][random(2)];
+            let mut users = json!({ user(target).as_str(): power, user("bob").as_str(): 50 });
+            if random(2) == 0 {
+                users[user("alice").as_str()] = 100.into();
+            }
+            state(sender, "m.room.power_levels", "", json!({ "users": users }))
+        }
+        3 => member(sender, target, ["ban", "leave", "invite"][random(3)]),
+        4 => state(sender, "m.x", user(sender).as_str(), json!({ "n": random(1_000) })),
+        _ => member(sender, sender, ["join", "leave", "join"][random(3)]),
+    }
+}
+
 #[test]
-fn version_1_is_not_resolved_and_says_so() {
+fn random_forks_resolve_as_whole_states_do() {
+    let mut conflicts = 0;
+    for seed in 0..80_u64 {
+        let mut generator = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = move |below: usize| {
+            generator ^= generator << 13;
+            generator ^= generator >> 7;
+            generator ^= generator << 17;
+            usize::try_from(generator >> 33).unwrap() % below
+        };
+        let version_id = ["1", "2", "5", "6", "8", "10", "11", "12"][random(8)];
+        let mut room = alice_and_bob(version_id);
+        let acts = |room: &mut Room, random: &mut dyn FnMut(usize) -> usize, count: usize| {
+            for _ in 0..count {
+                // What the rules refuse does not happen.
+                let _ = room.send(something(&mut |below| random(below)));
+            }
+        };
+        acts(&mut room, &mut random, 10);
+        for round in 0..3 {
+            let (mut ours, mut theirs) = (room.fork(2 * round + 1), room.fork(2 * round + 2));
+            acts(&mut ours, &mut random, 8);
+            acts(&mut theirs, &mut random, 8);
+            conflicts += usize::from(ours.state_map() != theirs.state_map());
+            room = ours.met(&theirs, &meet(&ours, &theirs).unwrap());
+        }
+    }
+    assert!(conflicts > 160, "{conflicts}");
+}
+
+#[test]
+fn version_1_takes_the_deepest_that_is_allowed() {
     let room = alice_and_bob("1");
     let (mut ours, mut theirs) = (room.fork(1), room.fork(2));
     ours.send(state("alice", "m.room.topic", "", json!({ "topic": "ours" }))).unwrap();
     theirs.send(state("bob", "m.room.topic", "", json!({ "topic": "theirs" }))).unwrap();
-    assert_eq!(meet(&ours, &theirs), Err(StateError::Unsupported("1".to_owned())));
+    let later = theirs.send(state("bob", "m.room.topic", "", json!({ "topic": "theirs again" }))).unwrap();
+    assert_eq!(topic(&meet(&ours, &theirs).unwrap()).map(|id| &**id), Some(later.event_id()));
+    // Who lost the power to set it does not decide.
+    ours.send(state("alice", "m.room.power_levels", "", json!({ "users": { user("alice").as_str(): 100 } }))).unwrap();
+    ours.send(state("alice", "m.room.topic", "", json!({ "topic": "ours again" }))).unwrap();
+    theirs.send(state("bob", "m.room.topic", "", json!({ "topic": "and again" }))).unwrap();
+    theirs.send(state("bob", "m.room.topic", "", json!({ "topic": "and again" }))).unwrap();
+    assert_eq!(topic(&meet(&ours, &theirs).unwrap()), topic(&ours.state_map()));
 }
 
 #[test]
@@ -99,7 +241,7 @@ fn a_missing_event_is_named() {
     ours.send(state("alice", "m.room.topic", "", json!({ "topic": "ours" }))).unwrap();
     let gone = room.get(&StateEventType::RoomMember, user("alice").as_str()).unwrap();
     let event = |id: &EventId| ours.events.get(id).filter(|event| *event != &gone).cloned();
-    let resolved = resolve(&room.version, &[ours.state_map(), theirs.state_map()], &event);
+    let resolved = resolve_forks(&room, [ours.state_map(), theirs.state_map()], &event);
     assert_eq!(resolved, Err(StateError::Missing(gone.event_id().to_owned())));
 }
 

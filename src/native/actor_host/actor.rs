@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::{
     Living,
     alarms::ActorAlarm,
+    carriers::Carriers,
     database::Database,
     executor::Executor,
     gate::Gate,
@@ -23,6 +24,7 @@ pub(crate) struct ActorHost {
     gate: Rc<Gate>,
     alarm: Rc<ActorAlarm>,
     actors: Rc<dyn Actors>,
+    carriers: Carriers,
     metadata: Rc<dyn Metadata>,
     clock: Rc<dyn Clock>,
     waiters: Waiters,
@@ -42,6 +44,7 @@ pub(crate) struct Parts {
     pub gate: Rc<Gate>,
     pub alarm: Rc<ActorAlarm>,
     pub actors: Rc<dyn Actors>,
+    pub carriers: Carriers,
     pub metadata: Rc<dyn Metadata>,
     pub clock: Rc<dyn Clock>,
     pub executor: Weak<Executor>,
@@ -49,13 +52,14 @@ pub(crate) struct Parts {
 
 impl ActorHost {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
-        let Parts { address, database, gate, alarm, actors, metadata, clock, executor } = parts;
+        let Parts { address, database, gate, alarm, actors, carriers, metadata, clock, executor } = parts;
         Rc::new(Self {
             address,
             database,
             gate,
             alarm,
             actors,
+            carriers,
             metadata,
             clock,
             waiters: Waiters::default(),
@@ -190,6 +194,10 @@ impl ObjectHost for Shared {
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
         self.0.alarm.set(at_ms, self.0.database.in_transaction())
+    }
+
+    fn carry(&self, server: &str) {
+        self.0.carriers.carry(server);
     }
 
     fn waiting(&self) -> usize {

@@ -6,6 +6,7 @@
 mod actor;
 mod alarm_index;
 mod alarms;
+mod carriers;
 mod database;
 mod disk;
 mod executor;
@@ -35,6 +36,7 @@ use tokio::sync::{
 use self::{
     alarm_index::{AlarmIndex, Opened},
     alarms::Alarms,
+    carriers::Carriers,
     disk::Disk,
     executor::{Executor, Message, Request},
     files::ActorFiles,
@@ -121,6 +123,7 @@ impl ActorThreads {
                         files,
                         open: open(),
                         alarms: Alarms::new(clock.clone(), index, alarms),
+                        carriers: router.carriers(),
                         actors: Rc::new(router),
                         metadata: metadata.connect(),
                         clock,
@@ -183,14 +186,24 @@ pub(crate) struct Router {
     executors: Arc<[UnboundedSender<Message>]>,
     places: RandomState,
     ending: Arc<watch::Sender<bool>>,
+    carriers: Carriers,
 }
 
 impl Router {
     fn new(executors: usize) -> (Self, Vec<UnboundedReceiver<Message>>) {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..executors * 2).map(|_| unbounded_channel()).unzip();
-        let router =
-            Self { executors: senders.into(), places: RandomState::new(), ending: Arc::new(watch::Sender::new(false)) };
+        let router = Self {
+            executors: senders.into(),
+            places: RandomState::new(),
+            ending: Arc::new(watch::Sender::new(false)),
+            carriers: Carriers::default(),
+        };
         (router, inboxes)
+    }
+
+    /// The way to the request tier.
+    pub(crate) fn carriers(&self) -> Carriers {
+        self.carriers.clone()
     }
 
     /// Rooms do not share a thread with users: a busy room never delays somebody's sync.

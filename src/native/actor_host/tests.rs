@@ -479,6 +479,7 @@ fn an_actors_host_keeps_the_contract() {
             files: ActorFiles::new(dir.path()),
             open,
             alarms: alarms.clone(),
+            carriers: router.carriers(),
             actors: Rc::new(router),
             clock,
             metadata: MetadataSource::open(dir.path(), None).unwrap().connect(),

@@ -23,10 +23,7 @@ pub(super) async fn send(authority: &str, request: OutgoingRequest) -> Result<Ou
     let response = within(request.timeout_ms, answered).await?;
     let status = StatusCode::from_u16(response.status()).map_err(|error| SendError::Nonsense(error.to_string()))?;
     let headers = headers_of(&response.headers()).map_err(|thrown| failed(&thrown))?;
-    let reader = match response.body() {
-        Some(body) => Some(body.get_reader().unchecked_into::<ReadableStreamDefaultReader>()),
-        None => None,
-    };
+    let reader = response.body().map(|body| body.get_reader().unchecked_into::<ReadableStreamDefaultReader>());
     let rest = Rest { reader, bytes_left: request.response_bytes_max, until_ms, under_way };
     Ok(OutgoingResponse { status, headers, body: arriving(rest, request.response_bytes_max) })
 }

@@ -15,7 +15,7 @@ use http::{Method, Request, Response, StatusCode};
 use platform::Fault;
 use ruma_client_api::room::{Visibility, create_room::v3::RoomPreset};
 use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
-use ruma_events::StateEventType;
+use ruma_events::{StateEventType, TimelineEventType};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
@@ -23,7 +23,8 @@ use super::{
     aliases::{self, Claimed},
     call_id, directory,
     joining::with_profile,
-    membership::{invitee_profile, member_profile, must_be_local, no_third_parties},
+    membership::{invitee_profile, member_profile, must_be_local, must_be_reachable, no_third_parties},
+    not_in_room,
 };
 use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
 
@@ -97,8 +98,17 @@ async fn create_room(
 async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom, published: bool) -> Result<OwnedRoomId, Failure> {
     let drafts = power::initial_events(room, version)?;
     let mut events = Vec::with_capacity(drafts.len());
+    let mut invited_elsewhere = Vec::new();
     for draft in drafts {
         let state_key = draft.state_key.ok_or_else(|| Fault::new("a new room begins with a message"))?;
+        // The room stands before another server is asked to sign an invitation to it.
+        if let Some(invitee) = room.invite.iter().find(|invitee| invitee.user_id == state_key)
+            && draft.event_type == TimelineEventType::RoomMember
+            && !cx.is_local(&invitee.user_id)
+        {
+            invited_elsewhere.push((&invitee.user_id, draft.content));
+            continue;
+        }
         events.push(NewEvent { event_type: draft.event_type, state_key, content: draft.content });
     }
     let mut call = Create {
@@ -128,10 +138,30 @@ async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom, published: b
         }
         match founded {
             Err(Failure::Refused(Refusal::RoomInUse(_))) => {}
-            outcome => return outcome.map(|_| room_id),
+            Ok(_) => {
+                invite_elsewhere(cx, &room_id, &room.creator, invited_elsewhere).await?;
+                return Ok(room_id);
+            }
+            Err(failure) => return Err(failure),
         }
     }
     Err(Fault::new("every room id tried was taken").into())
+}
+
+/// Invites users of other servers to a new room. It is there whatever they say: who was not reached can be invited again.
+async fn invite_elsewhere(
+    cx: &Context,
+    room_id: &RoomId,
+    creator: &UserId,
+    invited: Vec<(&OwnedUserId, Box<RawValue>)>,
+) -> Result<(), Failure> {
+    for (user_id, content) in invited {
+        match cx.invite_elsewhere(room_id, creator, user_id, content, not_in_room(creator)).await {
+            Err(Failure::Refused(refusal)) => tracing::info!(%room_id, %refusal, "an invitation was not taken"),
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(())
 }
 
 fn create_event(cx: &Context, room: &NewRoom, version: &RoomVersion, later_ms: u64) -> Result<Pdu, Failure> {
@@ -197,7 +227,7 @@ async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>) -> Result<Vec<Inv
         return Err(Refusal::InvalidParam(format!("A new room may have {INVITES_MAX} invited users")).into());
     }
     for user_id in &invited {
-        must_be_local(cx, user_id)?;
+        must_be_reachable(cx, user_id)?;
     }
     let invitee = |user_id: OwnedUserId| async move {
         let profile = invitee_profile(cx, &user_id).await?;
@@ -273,7 +303,6 @@ mod tests {
             (json!({ "room_version": 12 }), 400, "M_BAD_JSON"),
             (json!({ "invite": users(101) }), 400, "M_INVALID_PARAM"),
             (json!({ "invite": ["bob"] }), 400, "M_BAD_JSON"),
-            (json!({ "invite": ["@bob:elsewhere"] }), 403, "M_FORBIDDEN"),
             (json!({ "initial_state": state(201) }), 400, "M_INVALID_PARAM"),
             (json!({ "initial_state": [{ "type": "org.example.thing" }] }), 400, "M_BAD_JSON"),
             (member("@alice:localhost", join), 400, "M_BAD_JSON"),

@@ -12,7 +12,7 @@ use ruma_client_api::{
     membership::{ThirdPartySigned, join_room_by_id, join_room_by_id_or_alias},
     state::send_state_event,
 };
-use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde_json::{
     Map, Value,
@@ -25,7 +25,10 @@ use super::{
     membership::{Change, invitee_profile, member_profile},
     no_such_room, not_in_room,
 };
-use crate::{Caller, Context, Failure, OrAbsent, Routes};
+use crate::{
+    Caller, Context, Failure, OrAbsent, Routes,
+    federation::elsewhere::{Elsewhere, candidates, residence},
+};
 
 /// Rooms asked at the same time whether a user is in them.
 const ROOMS_AT_ONCE: usize = 16;
@@ -43,11 +46,11 @@ async fn join(
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Failure> {
     not_by_third_party(request.third_party_signed.as_ref())?;
-    joins(cx, &request.room_id, caller, request.reason).await?;
+    joins(cx, &request.room_id, caller, request.reason, Vec::new()).await?;
     Ok(join_room_by_id::v3::Response::new(request.room_id))
 }
 
-/// `POST /join/{roomIdOrAlias}`. Through which servers, `via`, matters for rooms of others only.
+/// `POST /join/{roomIdOrAlias}`. Through which servers, `via`, matters for rooms of others.
 async fn join_by_id_or_alias(
     cx: &Context,
     caller: Caller,
@@ -55,7 +58,7 @@ async fn join_by_id_or_alias(
 ) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
     not_by_third_party(request.third_party_signed.as_ref())?;
     let room_id = room_named(cx, &request.room_id_or_alias).await?;
-    joins(cx, &room_id, caller, request.reason).await?;
+    joins(cx, &room_id, caller, request.reason, request.via).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
@@ -67,7 +70,10 @@ async fn knock(
 ) -> Result<knock_room::v3::Response, Failure> {
     let room_id = room_named(cx, &request.room_id_or_alias).await?;
     let call = Change::own(caller, MembershipAction::Knock, request.reason).call(cx).await?;
-    cx.room(&room_id).call(&call).await.or_absent(no_such_room())?;
+    match elsewhere(cx, &room_id, &call, request.via).await? {
+        Some(elsewhere) => elsewhere.knock().await?,
+        None => cx.room(&room_id).call(&call).await.or_absent(no_such_room())?,
+    }
     Ok(knock_room::v3::Response::new(room_id))
 }
 
@@ -80,8 +86,39 @@ fn not_by_third_party(signed: Option<&ThirdPartySigned>) -> Result<(), Refusal> 
     }
 }
 
-async fn joins(cx: &Context, room_id: &RoomId, caller: Caller, reason: Option<String>) -> Result<(), Failure> {
+/// The same for a room in which nobody of this server is; `None` where somebody is, or no other server may be.
+pub(super) async fn elsewhere<'a>(
+    cx: &'a Context,
+    room_id: &'a RoomId,
+    call: &'a ChangeMembership,
+    via: Vec<OwnedServerName>,
+) -> Result<Option<Elsewhere<'a>>, Failure> {
+    let residence = residence(cx, room_id).await?;
+    if residence.here {
+        return Ok(None);
+    }
+    let servers = candidates(cx, room_id, &call.target, via, residence.servers).await?;
+    if servers.is_empty() {
+        return Ok(None);
+    }
+    let (profile, reason) = (call.profile.clone(), call.reason.clone());
+    Ok(Some(Elsewhere { cx, room_id, user_id: &call.target, servers, profile, reason }))
+}
+
+async fn joins(
+    cx: &Context,
+    room_id: &RoomId,
+    caller: Caller,
+    reason: Option<String>,
+    via: Vec<OwnedServerName>,
+) -> Result<(), Failure> {
     let call = Change::own(caller, MembershipAction::Join, reason).call(cx).await?;
+    if let Some(elsewhere) = elsewhere(cx, room_id, &call, via).await? {
+        if call.guest {
+            return Err(Refusal::GuestAccessForbidden.into());
+        }
+        return elsewhere.join(&call.call_id).await;
+    }
     let user_id = call.sender.clone();
     on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await
 }
@@ -122,6 +159,9 @@ pub(super) async fn send_membership(
         .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
     let (membership, content) = with_profile(cx, target, request.body.json()).await?;
     let user_id = caller.user_id.clone();
+    if membership == Some(MembershipState::Invite) && !cx.is_local(target) {
+        return cx.invite_elsewhere(&request.room_id, &user_id, target, content, not_in_room(&user_id)).await;
+    }
     let joins = membership == Some(MembershipState::Join) && *target == *user_id;
     let call = SendEvent {
         sender: caller.user_id,
@@ -162,7 +202,11 @@ async fn on_conditions<C: Call>(
 
 /// One of these rooms that says that the user is in it. Rooms that are not here say nothing; of one that failed to
 /// answer it matters only if no other lets the user in.
-async fn first_joined(cx: &Context, user_id: &UserId, rooms: Vec<OwnedRoomId>) -> Result<Option<OwnedRoomId>, Failure> {
+pub(crate) async fn first_joined(
+    cx: &Context,
+    user_id: &UserId,
+    rooms: Vec<OwnedRoomId>,
+) -> Result<Option<OwnedRoomId>, Failure> {
     let ask = |room_id: OwnedRoomId| async move {
         let joined = match cx.room(&room_id).call(&IsJoined { user: user_id.to_owned() }).await {
             Err(Failure::Absent) => Ok(false),

@@ -2,13 +2,17 @@
 
 use actors::{
     room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
-    user::{AskInvite, GetProfile},
+    user::{AskInvite, GetProfile, IsAsked},
 };
 use domain::Refusal;
 use ruma_client_api::membership::{ban_user, forget_room, invite_user, kick_user, leave_room, unban_user};
 use ruma_common::{OwnedUserId, RoomId, UserId};
+use serde_json::{
+    Map,
+    value::{RawValue, to_raw_value},
+};
 
-use super::{call_id, not_in_room};
+use super::{call_id, joining::elsewhere, not_in_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -47,12 +51,21 @@ pub(super) async fn invitee_profile(cx: &Context, user_id: &UserId) -> Result<Me
     }
 }
 
-/// Refuses users of other servers, as long as we do not federate.
+/// Refuses users of servers that we do not talk to.
+pub(super) fn must_be_reachable(cx: &Context, user_id: &UserId) -> Result<(), Refusal> {
+    let federation = &cx.config().federation;
+    if cx.is_local(user_id) || (federation.is_on && federation.allows(user_id.server_name())) {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(format!("This server does not talk to that of {user_id}")))
+}
+
+/// Refuses users of other servers.
 pub(super) fn must_be_local(cx: &Context, user_id: &UserId) -> Result<(), Refusal> {
     if cx.is_local(user_id) {
         return Ok(());
     }
-    Err(Refusal::Forbidden(format!("{user_id} is on another server, and this server does not federate")))
+    Err(Refusal::Forbidden(format!("{user_id} is on another server: invite them once the room is there")))
 }
 
 /// A change of membership that somebody asks for.
@@ -113,9 +126,24 @@ async fn invite(
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(no_third_parties().into());
     };
-    must_be_local(cx, &invited.user_id)?;
+    if !cx.is_local(&invited.user_id) {
+        must_be_reachable(cx, &invited.user_id)?;
+        let content = invitation(invited.reason)?;
+        let absent = not_in_room(&caller.user_id);
+        cx.invite_elsewhere(&request.room_id, &caller.user_id, &invited.user_id, content, absent).await?;
+        return Ok(invite_user::v3::Response::new());
+    }
     Change::of(caller, invited.user_id, MembershipAction::Invite, invited.reason).make(cx, &request.room_id).await?;
     Ok(invite_user::v3::Response::new())
+}
+
+/// The content of an invitation of another server's user: what they call themselves there is theirs to say.
+fn invitation(reason: Option<String>) -> Result<Box<RawValue>, Failure> {
+    let mut content = Map::from_iter([("membership".to_owned(), "invite".into())]);
+    if let Some(reason) = reason {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    Ok(to_raw_value(&content)?)
 }
 
 /// Who is known by an email address only cannot be invited.
@@ -129,7 +157,15 @@ async fn leave(
     caller: Caller,
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Failure> {
-    Change::own(caller, MembershipAction::Leave, request.reason).make(cx, &request.room_id).await?;
+    let call = Change::own(caller, MembershipAction::Leave, request.reason).call(cx).await?;
+    // Only who was invited, or knocked, has something to leave elsewhere.
+    if let Some(elsewhere) = elsewhere(cx, &request.room_id, &call, Vec::new()).await?
+        && cx.user(&call.target).call(&IsAsked { room_id: request.room_id.clone() }).await?
+    {
+        elsewhere.leave().await?;
+        return Ok(leave_room::v3::Response::new());
+    }
+    cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.sender))?;
     Ok(leave_room::v3::Response::new())
 }
 

@@ -20,6 +20,7 @@ use domain::Refusal;
 use platform::Fault;
 use ruma_common::UserId;
 
+pub(crate) use joining::first_joined;
 pub(crate) use messages::{event_filter, wants_room};
 
 use crate::{Context, Routes};

@@ -1,0 +1,411 @@
+//! How what is owed leaves: one carrier at a time, one attempt at a time.
+//!
+//! Guarantees: before the first byte of a transaction leaves, what is in it is stored, and any carrier repeats exactly
+//! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
+//! at the lease's end finds another one. A server that does not answer is left alone for longer and longer, up to
+//! [`PAUSE_MS_MAX`], and tried at once when it is heard of.
+//! Spec: Server-Server API, "Transactions".
+
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+
+use super::{Destination, store};
+use crate::{Call, Cx, Error, schedule};
+
+/// The schedule's name for finding a carrier.
+pub(super) const DUE: &str = "carry";
+
+/// How long a carrier may take between two calls, in milliseconds.
+const LEASE_MS: u64 = 90_000;
+/// How long a server that did not answer is left alone at first, in milliseconds.
+const PAUSE_MS_MIN: u64 = 2_000;
+/// How long it is left alone at most, in milliseconds: one hour.
+const PAUSE_MS_MAX: u64 = 3_600_000;
+/// Rooms in one transaction. Spec: at most 50 PDUs are in one.
+const ROOMS_MAX: u64 = 50;
+
+/// A carrier asks what to send.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TakeWork {
+    /// Names the carrier.
+    pub carrier: String,
+}
+
+/// What there is to send.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// Nothing, or somebody else carries it, or the server is left alone for now.
+    Nothing,
+    /// What was sent before and is not acknowledged: exactly this, again.
+    Repeat(Attempt),
+    /// What is owed of these rooms; the carrier says how much of it fits into one transaction.
+    Owed(Vec<Range>),
+}
+
+/// Some of a room's log.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Range {
+    pub room_id: OwnedRoomId,
+    /// The position before it.
+    pub after: u64,
+    pub up_to: u64,
+}
+
+/// A transaction.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Attempt {
+    pub transaction_id: String,
+    pub ranges: Vec<Range>,
+}
+
+/// A carrier is about to send this.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartAttempt {
+    pub carrier: String,
+    pub ranges: Vec<Range>,
+}
+
+/// The server has what was sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Acknowledge {
+    pub carrier: String,
+    pub transaction_id: String,
+}
+
+/// What was sent did not get there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReportFailure {
+    pub carrier: String,
+}
+
+/// The server was heard of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IsUp {}
+
+impl Call for TakeWork {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "take_work";
+    type Reply = Work;
+}
+
+impl Call for StartAttempt {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "start_attempt";
+    /// `None`: somebody else carries by now.
+    type Reply = Option<Attempt>;
+}
+
+impl Call for Acknowledge {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "acknowledge";
+    type Reply = ();
+}
+
+impl Call for ReportFailure {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "report_failure";
+    type Reply = ();
+}
+
+impl Call for IsUp {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "is_up";
+    type Reply = ();
+}
+
+/// How it goes with the server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Standing {
+    /// Failures in a row.
+    #[serde(default)]
+    failures: u32,
+    /// Before this, in milliseconds since the Unix epoch, it is not tried again.
+    #[serde(default)]
+    not_before_ms: u64,
+    /// Who carries, and until when.
+    #[serde(default)]
+    carrier: Option<(String, u64)>,
+    /// The newest transaction id.
+    #[serde(default)]
+    last_transaction: u64,
+}
+
+impl Standing {
+    fn load(sql: &dyn Sql) -> Result<Self, Error> {
+        Ok(match store::fact(sql, "standing")? {
+            Some(standing) => serde_json::from_str(&standing)?,
+            None => Self::default(),
+        })
+    }
+
+    fn save(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        Ok(store::set_fact(tx, "standing", &serde_json::to_string(self)?)?)
+    }
+
+    fn is_carried(&self, now_ms: u64) -> bool {
+        self.carrier.as_ref().is_some_and(|(_, until_ms)| now_ms < *until_ms)
+    }
+
+    fn is_carried_by(&self, carrier: &str) -> bool {
+        self.carrier.as_ref().is_some_and(|(name, _)| name == carrier)
+    }
+
+    fn lease(&mut self, tx: &Tx<'_>, cx: &Cx<'_>, carrier: String) -> Result<(), Error> {
+        let until_ms = cx.now_ms.saturating_add(LEASE_MS);
+        self.carrier = Some((carrier, until_ms));
+        self.save(tx)?;
+        Ok(schedule::at(tx, cx, DUE, until_ms)?)
+    }
+}
+
+fn attempt(sql: &dyn Sql) -> Result<Option<Attempt>, Error> {
+    let attempt = store::fact(sql, "attempt")?;
+    Ok(attempt.map(|attempt| serde_json::from_str(&attempt)).transpose()?)
+}
+
+fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty())
+}
+
+impl Destination {
+    /// Has a carrier come if there is something to carry and nobody does; else looks again when that may change.
+    pub(super) fn look_for_a_carrier(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        if !is_owed_anything(&**tx)? {
+            return Ok(());
+        }
+        let standing = Standing::load(&**tx)?;
+        if let Some((_, until_ms)) = standing.carrier.as_ref().filter(|_| standing.is_carried(cx.now_ms)) {
+            return Ok(schedule::at(tx, cx, DUE, *until_ms)?);
+        }
+        if standing.not_before_ms > cx.now_ms {
+            return Ok(schedule::at(tx, cx, DUE, standing.not_before_ms)?);
+        }
+        cx.carry();
+        // The one that is asked to come may not arrive.
+        Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(PAUSE_MS_MIN))?)
+    }
+
+    pub(super) fn take_work(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeWork) -> Result<Work, Error> {
+        let mut standing = Standing::load(&**tx)?;
+        let is_others = standing.is_carried(cx.now_ms) && !standing.is_carried_by(&call.carrier);
+        if is_others || standing.not_before_ms > cx.now_ms {
+            return Ok(Work::Nothing);
+        }
+        let work = match attempt(&**tx)? {
+            Some(attempt) => Work::Repeat(attempt),
+            None => {
+                let mut owed = Vec::new();
+                for cursor in store::owed(&**tx, ROOMS_MAX)? {
+                    let room_id = cursor.room_id.try_into();
+                    let room_id = room_id.map_err(|_| platform::Fault::new("a room has an id that is none"))?;
+                    owed.push(Range { room_id, after: cursor.sent, up_to: cursor.owed });
+                }
+                Work::Owed(owed)
+            }
+        };
+        if work == Work::Owed(Vec::new()) {
+            schedule::cancel(tx, DUE)?;
+            if standing.carrier.take().is_some() {
+                standing.save(tx)?;
+            }
+            return Ok(Work::Nothing);
+        }
+        standing.lease(tx, cx, call.carrier)?;
+        Ok(work)
+    }
+
+    pub(super) fn start_attempt(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StartAttempt) -> Result<Option<Attempt>, Error> {
+        let mut standing = Standing::load(&**tx)?;
+        if !standing.is_carried_by(&call.carrier) || attempt(&**tx)?.is_some() {
+            return Ok(None);
+        }
+        // Never used before, also when this actor is restored from an older copy.
+        standing.last_transaction = standing.last_transaction.saturating_add(1).max(cx.now_ms);
+        let attempt = Attempt { transaction_id: standing.last_transaction.to_string(), ranges: call.ranges };
+        store::set_fact(tx, "attempt", &serde_json::to_string(&attempt)?)?;
+        standing.lease(tx, cx, call.carrier)?;
+        Ok(Some(attempt))
+    }
+
+    pub(super) fn acknowledge(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: Acknowledge) -> Result<(), Error> {
+        // A carrier that was given up may have been successful all the same.
+        let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
+            return Ok(());
+        };
+        for range in &attempt.ranges {
+            store::sent(tx, range.room_id.as_str(), range.up_to)?;
+        }
+        store::forget_fact(tx, "attempt")?;
+        let mut standing = Standing::load(&**tx)?;
+        if standing.failures > 0 {
+            (standing.failures, standing.not_before_ms) = (0, 0);
+            standing.save(tx)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn report_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportFailure) -> Result<(), Error> {
+        let mut standing = Standing::load(&**tx)?;
+        if !standing.is_carried_by(&call.carrier) {
+            return Ok(());
+        }
+        let pause_ms = PAUSE_MS_MIN.saturating_mul(1 << standing.failures.min(16)).min(PAUSE_MS_MAX);
+        // Servers that fell silent together are not all tried again together.
+        let [chance] = cx.random()?;
+        let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
+        standing.failures = standing.failures.saturating_add(1);
+        standing.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+        standing.carrier = None;
+        standing.save(tx)?;
+        schedule::cancel(tx, DUE)?;
+        Ok(schedule::at(tx, cx, DUE, standing.not_before_ms)?)
+    }
+
+    pub(super) fn is_up(&self, tx: &Tx<'_>, cx: &Cx<'_>, _call: IsUp) -> Result<(), Error> {
+        let mut standing = Standing::load(&**tx)?;
+        if standing.not_before_ms <= cx.now_ms {
+            return Ok(());
+        }
+        standing.not_before_ms = 0;
+        standing.save(tx)?;
+        self.look_for_a_carrier(tx, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use domain::power::Preset;
+    use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
+
+    use super::{Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, TakeWork, Work};
+    use crate::{CallError, destination::RoomMoved, world::World};
+
+    const THERE: &str = "there.test";
+
+    fn moves(world: &World, to: u64) {
+        world.call(THERE, &RoomMoved { room_id: room_id!("!r:myelin.test").to_owned(), since: 10, to }).unwrap();
+    }
+
+    fn take(world: &World, carrier: &str) -> Work {
+        world.call(THERE, &TakeWork { carrier: carrier.to_owned() }).unwrap()
+    }
+
+    fn start(world: &World, carrier: &str, up_to: u64) -> Option<Attempt> {
+        let Work::Owed(owed) = take(world, carrier) else { return None };
+        let ranges = owed.into_iter().map(|range| Range { up_to, ..range }).collect();
+        world.call(THERE, &StartAttempt { carrier: carrier.to_owned(), ranges }).unwrap()
+    }
+
+    fn acknowledges(world: &World, attempt: &Attempt) {
+        let transaction_id = attempt.transaction_id.clone();
+        world.call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id }).unwrap();
+    }
+
+    fn is_called(world: &World) -> bool {
+        !world.carriers.take().is_empty()
+    }
+
+    fn world() -> Rc<World> {
+        World::new(1)
+    }
+
+    #[test]
+    fn what_was_sent_is_sent_again_until_it_is_acknowledged() {
+        let world = world();
+        assert!(matches!(world.call(THERE, &IsUp {}), Err(CallError::Absent)), "strangers make no storage");
+        moves(&world, 30);
+        assert!(is_called(&world));
+        let attempt = start(&world, "one", 20).unwrap();
+        assert_eq!(attempt.ranges[0].after, 10);
+        // Nobody else sends meanwhile, and what comes meanwhile waits.
+        assert_eq!(take(&world, "two"), Work::Nothing);
+        moves(&world, 40);
+        assert_eq!(take(&world, "one"), Work::Repeat(attempt.clone()));
+        // The carrier dies: another one is called, and repeats the same.
+        is_called(&world);
+        world.evict(&platform::Address::new(platform::ActorKind::Destination, THERE));
+        world.passes(LEASE_MS + 1);
+        assert!(is_called(&world));
+        assert_eq!(take(&world, "two"), Work::Repeat(attempt.clone()));
+        acknowledges(&world, &attempt);
+        acknowledges(&world, &attempt);
+        let next = start(&world, "two", 40).unwrap();
+        assert_eq!((next.ranges[0].after, next.ranges[0].up_to), (20, 40));
+        assert!(next.transaction_id.parse::<u64>().unwrap() > attempt.transaction_id.parse().unwrap());
+        acknowledges(&world, &next);
+        assert_eq!(take(&world, "two"), Work::Nothing);
+        moves(&world, 40);
+        world.passes(10 * LEASE_MS);
+        assert!(!is_called(&world), "it is quiet in the end");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_left_alone_until_they_are_heard_of() {
+        let world = world();
+        moves(&world, 30);
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            start(&world, "one", 30);
+            world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+            is_called(&world);
+            let before_ms = world.now_ms();
+            while !is_called(&world) {
+                assert_eq!(take(&world, "one"), Work::Nothing);
+                world.passes(1_000);
+            }
+            pauses.push(world.now_ms() - before_ms);
+        }
+        assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+        start(&world, "one", 30);
+        world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+        is_called(&world);
+        world.call(THERE, &IsUp {}).unwrap();
+        assert!(is_called(&world));
+        assert!(matches!(take(&world, "one"), Work::Repeat(_)));
+    }
+
+    #[test]
+    fn a_room_tells_every_server_that_is_in_it_and_tells_again_after_a_crash() {
+        let world = world();
+        let alice = user_id!("@alice:myelin.test");
+        let room = world.creates_room(alice, "11", Preset::PublicChat);
+        let joins = |user: OwnedUserId| {
+            use crate::room::{AdmitMembership, CheckedEvent, MembershipAction, PrepareMembership};
+            let call = PrepareMembership { user: user.clone(), action: MembershipAction::Join, member_of: vec![] };
+            let prepared = world.call(room.as_str(), &call).unwrap();
+            let version = domain::RoomVersion::parse(&prepared.room_version).unwrap();
+            let identity = domain::Identity::new(user.server_name().to_owned(), "a", [3; 32]).unwrap();
+            let content: Content = serde_json::from_str(prepared.event.get()).unwrap();
+            let event = &prepared.event;
+            let pdu = domain::event::complete(event, &content.content, &version, &identity, 1, [0; 18]).unwrap();
+            let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
+            world.call(room.as_str(), &AdmitMembership { server: user.server_name().to_owned(), event }).unwrap();
+        };
+        for number in 0..40 {
+            joins(OwnedUserId::try_from(format!("@u:s{number}.test")).unwrap());
+        }
+        world.settle();
+        world.carriers.take();
+        world.sends(alice, &room, "m.room.message", None, &serde_json::json!({})).unwrap();
+        world.crash();
+        world.passes(10_000);
+        world.settle();
+        let called: std::collections::BTreeSet<String> = world.carriers.take().into_iter().collect();
+        assert_eq!(called.len(), 40);
+        for server in called {
+            let Work::Owed(owed) = world.call(&server, &TakeWork { carrier: "one".to_owned() }).unwrap() else {
+                panic!("{server} is owed something")
+            };
+            assert_eq!(owed.iter().map(|range| &range.room_id).collect::<Vec<&OwnedRoomId>>(), [&room]);
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Content {
+        content: Box<serde_json::value::RawValue>,
+    }
+}

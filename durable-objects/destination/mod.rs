@@ -1,0 +1,65 @@
+//! Another server, as far as we owe it anything.
+//!
+//! It follows the rooms in which that server has somebody, holds how far the server was told of each, and says what is to
+//! be sent next. It sends nothing itself: nothing waits for another server inside an actor. A *carrier* in the request
+//! tier takes what there is, sends it, and says how that went.
+//!
+//! | call | does |
+//! |---|---|
+//! | [`RoomMoved`] | there is something new in a room |
+//! | [`TakeWork`] | a carrier asks what to send; nobody else gets it meanwhile |
+//! | [`StartAttempt`] | a carrier is about to send this: from now on nothing else is sent until it is acknowledged |
+//! | [`Acknowledge`] | the server has it |
+//! | [`ReportFailure`] | the server could not be reached, or did not take it |
+//! | [`IsUp`] | the server was heard of: what waits for it is tried at once |
+//!
+//! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: where the
+//! server is, and how to talk to it (the request tier's).
+
+mod carrying;
+mod room_moved;
+mod store;
+
+use platform::Tx;
+
+pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, TakeWork, Work};
+pub use room_moved::RoomMoved;
+
+use crate::{
+    Cx, Error,
+    object::{Logic, Operation, operations},
+};
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+
+/// The Destination has no memory but its database.
+#[derive(Default)]
+pub(crate) struct Destination;
+
+impl Logic for Destination {
+    fn migrations(&self) -> &'static [&'static str] {
+        MIGRATIONS
+    }
+
+    fn operation(&self, name: &str) -> Option<Operation<'_>> {
+        operations! { self, name;
+            found RoomMoved => room_moved,
+            write TakeWork => take_work,
+            write StartAttempt => start_attempt,
+            write Acknowledge => acknowledge,
+            write ReportFailure => report_failure,
+            write IsUp => is_up,
+        }
+    }
+
+    fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
+        |_| None
+    }
+
+    fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
+        match what {
+            carrying::DUE => self.look_for_a_carrier(tx, cx).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+use platform::{ActorKind, Tx};
+use ruma_common::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+
+use super::{Destination, store};
+use crate::{Call, Cx, Error};
+
+/// There is something for the server in a room, up to a position. Told again, it changes nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoomMoved {
+    pub room_id: OwnedRoomId,
+    /// The position with which the server came: it has what was before.
+    pub since: u64,
+    pub to: u64,
+}
+
+impl Call for RoomMoved {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "room_moved";
+    type Reply = ();
+}
+
+impl Destination {
+    pub(super) fn room_moved(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RoomMoved) -> Result<(), Error> {
+        if store::owe(tx, call.room_id.as_str(), call.since, call.to)? {
+            self.look_for_a_carrier(tx, cx)?;
+        }
+        Ok(())
+    }
+}

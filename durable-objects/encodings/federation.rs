@@ -1,0 +1,136 @@
+//! What rooms and destinations are told and asked for other servers.
+
+use serde_json::{json, value::to_raw_value};
+
+use super::{alice, pinned, pinned_reply, room};
+use crate::{
+    destination::{self, Attempt, Range, Work},
+    room::{self as rooms, CheckedEvent, MembershipAction, Received},
+    user,
+};
+
+fn event() -> CheckedEvent {
+    CheckedEvent { event_id: "$e".try_into().unwrap(), json: "{}".into() }
+}
+
+#[test]
+fn what_a_room_receives() {
+    let encoded = json!({ "event_id": "$e", "json": "{}" });
+    pinned(&rooms::ReceiveEvent { event: event(), state_before: None }, json!({ "event": encoded }));
+    pinned(
+        &rooms::ReceiveEvent { event: event(), state_before: Some(vec!["$s".try_into().unwrap()]) },
+        json!({ "event": encoded, "state_before": ["$s"] }),
+    );
+    for (reply, encoded) in [
+        (Received::Accepted, json!("accepted")),
+        (Received::SoftFailed, json!("soft_failed")),
+        (Received::Rejected("r".into()), json!({ "rejected": "r" })),
+    ] {
+        assert_eq!(serde_json::to_value(&reply).unwrap(), encoded);
+    }
+    pinned_reply::<rooms::ReceiveEvent>(
+        json!({ "needs": { "prev_events": ["$p"], "auth_events": ["$a"], "state": ["$s"] } }),
+    );
+    pinned(&rooms::HoldEvents { events: vec![event()] }, json!({ "events": [encoded] }));
+    pinned_reply::<rooms::HoldEvents>(json!(["$a"]));
+    pinned(&rooms::BeginJoin { room_version: "12".into() }, json!({ "room_version": "12" }));
+    pinned(
+        &rooms::CompleteJoin { call_id: "c".into(), event: event(), state: vec!["$s".try_into().unwrap()] },
+        json!({ "call_id": "c", "event": encoded, "state": ["$s"] }),
+    );
+}
+
+#[test]
+fn what_a_room_does_for_other_servers() {
+    let server = || "one.test".try_into().unwrap();
+    let encoded = json!({ "event_id": "$e", "json": "{}" });
+    pinned(
+        &rooms::PrepareMembership { user: alice(), action: MembershipAction::Join, member_of: vec![room()] },
+        json!({ "user": "@alice:a", "action": "join", "member_of": ["!room:a"] }),
+    );
+    pinned_reply::<rooms::PrepareMembership>(json!({ "room_version": "12", "event": {} }));
+    pinned(
+        &rooms::AdmitMembership { server: server(), event: event() },
+        json!({ "server": "one.test", "event": encoded }),
+    );
+    let content = to_raw_value(&json!({})).unwrap();
+    pinned(
+        &rooms::PrepareInvite { sender: alice(), target: "@bob:b".try_into().unwrap(), content },
+        json!({ "sender": "@alice:a", "target": "@bob:b", "content": {} }),
+    );
+    pinned_reply::<rooms::PrepareInvite>(json!({ "room_version": "12", "event": encoded, "state": [{}] }));
+    pinned(&rooms::GetResidence {}, json!({}));
+    pinned_reply::<rooms::GetResidence>(json!({ "here": true, "servers": ["one.test"] }));
+    pinned(&rooms::GetStrippedState { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned(
+        &rooms::GetOutgoing { server: server(), after: 1, up_to: 2, limit: 3 },
+        json!({ "server": "one.test", "after": 1, "up_to": 2, "limit": 3 }),
+    );
+    pinned_reply::<rooms::GetOutgoing>(json!({ "events": [{}], "up_to": 2 }));
+    for (wanted, encoded) in [
+        (rooms::Wanted::Event("$e".try_into().unwrap()), json!({ "event": "$e" })),
+        (
+            rooms::Wanted::Backfill { from: vec!["$e".try_into().unwrap()], limit: 5 },
+            json!({ "backfill": { "from": ["$e"], "limit": 5 } }),
+        ),
+        (
+            rooms::Wanted::Missing {
+                earliest: vec!["$a".try_into().unwrap()],
+                latest: vec!["$b".try_into().unwrap()],
+                limit: 5,
+                min_depth: 2,
+            },
+            json!({ "missing": { "earliest": ["$a"], "latest": ["$b"], "limit": 5, "min_depth": 2 } }),
+        ),
+    ] {
+        pinned(
+            &rooms::GetEventsForServer { server: server(), wanted },
+            json!({ "server": "one.test", "wanted": encoded }),
+        );
+    }
+    pinned(
+        &rooms::GetStateIds { server: Some(server()), event_id: "$e".try_into().unwrap(), auth_chain_only: true },
+        json!({ "server": "one.test", "event_id": "$e", "auth_chain_only": true }),
+    );
+    pinned_reply::<rooms::GetStateIds>(json!({ "state": ["$s"], "auth_chain": ["$a"], "servers": ["one.test"] }));
+    pinned(&rooms::GetHeldEvents { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
+    pinned(&rooms::GetVersionForServer { server: server() }, json!({ "server": "one.test" }));
+    pinned_reply::<rooms::GetVersionForServer>(json!("12"));
+    pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"], "min_depth": 7 }));
+    pinned(&rooms::GetMissing { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
+    pinned(&user::GetInviter { room_id: room() }, json!({ "room_id": "!room:a" }));
+    pinned_reply::<user::GetInviter>(json!("@alice:a"));
+    pinned(&user::IsAsked { room_id: room() }, json!({ "room_id": "!room:a" }));
+}
+
+#[test]
+fn what_a_destination_is_told_and_asked() {
+    let range = || Range { room_id: room(), after: 1, up_to: 2 };
+    let encoded = json!({ "room_id": "!room:a", "after": 1, "up_to": 2 });
+    pinned(
+        &destination::RoomMoved { room_id: room(), since: 1, to: 2 },
+        json!({ "room_id": "!room:a", "since": 1, "to": 2 }),
+    );
+    pinned(&destination::TakeWork { carrier: "c".into() }, json!({ "carrier": "c" }));
+    let attempt = Attempt { transaction_id: "5".into(), ranges: vec![range()] };
+    let repeated = json!({ "transaction_id": "5", "ranges": [encoded] });
+    for (work, encoded) in [
+        (Work::Nothing, json!("nothing")),
+        (Work::Owed(vec![range()]), json!({ "owed": [encoded] })),
+        (Work::Repeat(attempt), json!({ "repeat": repeated })),
+    ] {
+        assert_eq!(serde_json::to_value(&work).unwrap(), encoded);
+        pinned_reply::<destination::TakeWork>(encoded);
+    }
+    pinned(
+        &destination::StartAttempt { carrier: "c".into(), ranges: vec![range()] },
+        json!({ "carrier": "c", "ranges": [encoded] }),
+    );
+    pinned_reply::<destination::StartAttempt>(repeated);
+    pinned(
+        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into() },
+        json!({ "carrier": "c", "transaction_id": "5" }),
+    );
+    pinned(&destination::ReportFailure { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(&destination::IsUp {}, json!({}));
+}

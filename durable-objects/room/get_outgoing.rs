@@ -1,0 +1,402 @@
+//! What goes to another server, as its Destination asks for it, and what a server asks for besides.
+//!
+//! A server gets what happened while it had somebody in the room; of what was before, and of what history visibility
+//! kept from its users, it gets the redacted form. Spec: Server-Server API, "Backfilling and retrieving missing events",
+//! "Retrieving events"; Client-Server API, "Room history visibility".
+
+use std::collections::{BTreeSet, VecDeque};
+
+use domain::{Refusal, event};
+use platform::{ActorKind, Fault, Sql};
+use ruma_common::{OwnedEventId, OwnedServerName, ServerName};
+use ruma_events::room::history_visibility::HistoryVisibility;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    Room,
+    append::membership_of,
+    resident::check_acl,
+    servers::own_server,
+    store::{
+        self,
+        graph::{Node, Verdict},
+        log::Logged,
+    },
+    transactions,
+};
+use crate::{Call, Cx, Error};
+
+/// Bytes of events after which a page ends.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Entries of the log looked at for one page.
+const SCAN_MAX: u64 = 1_000;
+/// The most events that a server gets for one question.
+const EVENTS_MAX: u64 = 100;
+/// The users of a server who are looked at for what it may see.
+const USERS_MAX: u64 = 1_000;
+
+/// What goes to a server of a part of the log: events of our users, and those that we bring into the room for others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetOutgoing {
+    pub server: OwnedServerName,
+    pub after: u64,
+    pub up_to: u64,
+    pub limit: u64,
+}
+
+/// Some of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Outgoing {
+    pub events: Vec<Box<RawValue>>,
+    /// Up to where these are all.
+    pub up_to: u64,
+}
+
+impl Call for GetOutgoing {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_outgoing";
+    type Reply = Outgoing;
+}
+
+/// Which events a server asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// This one.
+    Event(OwnedEventId),
+    /// These and what was before them, newest first.
+    Backfill { from: Vec<OwnedEventId>, limit: u64 },
+    /// What lies between, oldest first.
+    Missing { earliest: Vec<OwnedEventId>, latest: Vec<OwnedEventId>, limit: u64, min_depth: u64 },
+}
+
+/// A server asks for events.
+///
+/// Refused: `Forbidden` for a server that is not in the room, or that its ACL keeps out; `NotFound` for an event that is
+/// not held.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetEventsForServer {
+    pub server: OwnedServerName,
+    pub wanted: Wanted,
+}
+
+impl Call for GetEventsForServer {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_events_for_server";
+    type Reply = Vec<Box<RawValue>>;
+}
+
+/// The ids of the state before an event, and of its auth chain; or of the auth chain of the event itself.
+///
+/// Refused: as [`GetEventsForServer`] is; `NotFound` also where the state is not known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetStateIds {
+    /// Who asks; `None`: somebody who was just let in.
+    pub server: Option<OwnedServerName>,
+    pub event_id: OwnedEventId,
+    /// Whether only the auth chain of the event is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auth_chain_only: bool,
+}
+
+/// A state by its ids.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct StateIds {
+    pub state: Vec<OwnedEventId>,
+    pub auth_chain: Vec<OwnedEventId>,
+    /// The servers with somebody in the room.
+    pub servers: Vec<String>,
+}
+
+impl Call for GetStateIds {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_state_ids";
+    type Reply = StateIds;
+}
+
+/// The room's version, for a server that sends events of it.
+///
+/// Refused: `Forbidden` for a server that the room's ACL keeps out; `NotFound` where nobody of this server is in the room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetVersionForServer {
+    pub server: OwnedServerName,
+}
+
+impl Call for GetVersionForServer {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_version_for_server";
+    type Reply = String;
+}
+
+/// The events of the log that none comes after.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetExtremities {}
+
+/// The forward extremities.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Extremities {
+    pub event_ids: Vec<OwnedEventId>,
+    /// The least depth among them.
+    pub min_depth: u64,
+}
+
+impl Call for GetExtremities {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_extremities";
+    type Reply = Extremities;
+}
+
+/// Which of these events are not held.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetMissing {
+    pub event_ids: Vec<OwnedEventId>,
+}
+
+impl Call for GetMissing {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_missing";
+    type Reply = Vec<OwnedEventId>;
+}
+
+/// Held events by their ids, as many as have room in one reply; the others are asked for again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetHeldEvents {
+    pub event_ids: Vec<OwnedEventId>,
+}
+
+impl Call for GetHeldEvents {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_held_events";
+    type Reply = Vec<Box<RawValue>>;
+}
+
+/// The text of a held event.
+pub(super) fn raw(json: &str) -> Result<Box<RawValue>, Fault> {
+    Ok(RawValue::from_string(json.to_owned())?)
+}
+
+impl Room {
+    pub(super) fn get_outgoing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetOutgoing) -> Result<Outgoing, Error> {
+        let mut page = Outgoing { events: Vec::new(), up_to: call.after };
+        let mut bytes = 0;
+        let scanned = store::log::forwards(sql, call.after, call.up_to, SCAN_MAX)?;
+        let is_all = (scanned.len() as u64) < SCAN_MAX;
+        for event in scanned {
+            if is_outgoing(&event, own_server(cx)) && event.pdu.sender().server_name() != call.server {
+                if page.events.len() as u64 >= call.limit || bytes > PAGE_BYTES_MAX {
+                    return Ok(page);
+                }
+                bytes += event.pdu.json().len();
+                page.events.push(raw(event.pdu.json())?);
+            }
+            page.up_to = event.position;
+        }
+        if is_all {
+            page.up_to = call.up_to;
+        }
+        Ok(page)
+    }
+
+    pub(super) fn get_events_for_server(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetEventsForServer,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
+        self.check_server(sql, &call.server)?;
+        let sight = ServerSight::load(sql, &call.server)?;
+        let nodes = match call.wanted {
+            Wanted::Event(event_id) => {
+                let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
+                vec![store::graph::by_id(sql, &event_id)?.ok_or_else(missing)?]
+            }
+            Wanted::Backfill { from, limit } => before(sql, &from, &BTreeSet::new(), limit, 0)?,
+            Wanted::Missing { earliest, latest, limit, min_depth } => {
+                let stop: BTreeSet<OwnedEventId> = earliest.into_iter().chain(latest.iter().cloned()).collect();
+                let mut between = Vec::new();
+                for event_id in &latest {
+                    between.extend(store::graph::by_id(sql, event_id)?);
+                }
+                let parents: Vec<OwnedEventId> =
+                    between.iter().flat_map(|node| node.pdu.prev_events()).cloned().collect();
+                let mut nodes = before(sql, &parents, &stop, limit, min_depth)?;
+                nodes.reverse();
+                nodes
+            }
+        };
+        let version = self.version(sql)?;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        for node in nodes {
+            let json = if sight.sees(sql, &node)? {
+                node.pdu.json().to_owned()
+            } else {
+                let redacted = event::redact(&node.pdu, &version, None);
+                redacted.map_err(|error| Fault::new(format!("a stored event: {error}")))?.json().to_owned()
+            };
+            bytes += json.len();
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+            events.push(raw(&json)?);
+        }
+        Ok(events)
+    }
+
+    pub(super) fn get_state_ids(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetStateIds) -> Result<StateIds, Error> {
+        if let Some(server) = &call.server {
+            self.check_server(sql, server)?;
+        }
+        let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
+        let node = store::graph::by_id(sql, &call.event_id)?.ok_or_else(missing)?;
+        if call.auth_chain_only {
+            let auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
+            return Ok(StateIds { auth_chain, ..StateIds::default() });
+        }
+        let before = node
+            .state_before(sql)?
+            .ok_or_else(|| Refusal::NotFound("the state before this event is not known here".to_owned()))?;
+        let head = cx.head.get().map_or_else(|| self.head(sql), Ok)?;
+        let before = before.rebased(sql, head)?;
+        let mut state: std::collections::BTreeMap<_, _> =
+            store::graph::state_at(sql, head)?.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
+        state.extend(before.into_changes());
+        let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
+        let auth_chain = store::graph::auth_chain(sql, &state)?;
+        let mut servers = store::servers::joined(sql)?;
+        servers.push(own_server(cx).to_owned());
+        Ok(StateIds { state, auth_chain, servers })
+    }
+
+    pub(super) fn get_held_events(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetHeldEvents,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        for event_id in call.event_ids {
+            let node = store::graph::by_id(sql, &event_id)?;
+            let node = node.ok_or_else(|| Refusal::NotFound(format!("{event_id} is not held")))?;
+            bytes += node.pdu.json().len();
+            events.push(raw(node.pdu.json())?);
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    pub(super) fn get_version_for_server(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetVersionForServer,
+    ) -> Result<String, Error> {
+        check_acl(sql, &call.server)?;
+        self.check_resident(sql)?;
+        Ok(self.version(sql)?.as_str().to_owned())
+    }
+
+    pub(super) fn get_extremities(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        _call: GetExtremities,
+    ) -> Result<Extremities, Error> {
+        let event_ids = store::graph::extremities(sql)?.ids;
+        let mut depths = Vec::new();
+        for event_id in &event_ids {
+            depths.extend(store::graph::by_id(sql, event_id)?.map(|node| node.pdu.depth()));
+        }
+        Ok(Extremities { event_ids, min_depth: depths.into_iter().min().unwrap_or(0) })
+    }
+
+    pub(super) fn get_missing(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetMissing,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        Ok(store::graph::missing(sql, &call.event_ids)?)
+    }
+
+    /// Refused: `Forbidden` for a server without anybody in the room, or that is kept out of it.
+    pub(super) fn check_server(&self, sql: &dyn Sql, server: &ServerName) -> Result<(), Error> {
+        check_acl(sql, server)?;
+        if store::servers::is_joined(sql, server.as_str())? {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden(format!("{server} is not in this room")).into())
+    }
+}
+
+/// Whether we are the one to tell other servers of an event.
+pub(super) fn is_outgoing(event: &Logged, own_server: &str) -> bool {
+    event.pdu.sender().server_name().as_str() == own_server || event.txn.as_deref() == Some(transactions::RELAYED)
+}
+
+/// These events and those before them, newest first, as far as they are held; no further than `stop`.
+fn before(
+    sql: &dyn Sql,
+    from: &[OwnedEventId],
+    stop: &BTreeSet<OwnedEventId>,
+    limit: u64,
+    min_depth: u64,
+) -> Result<Vec<Node>, Fault> {
+    let limit = usize::try_from(limit.min(EVENTS_MAX)).unwrap_or_default();
+    let mut seen = stop.clone();
+    let mut ahead: VecDeque<OwnedEventId> = from.iter().cloned().collect();
+    let mut nodes: Vec<Node> = Vec::new();
+    while let Some(event_id) = ahead.pop_front() {
+        if nodes.len() >= limit {
+            break;
+        }
+        if !seen.insert(event_id.clone()) {
+            continue;
+        }
+        let Some(node) = store::graph::by_id(sql, &event_id)? else { continue };
+        if node.verdict == Verdict::Rejected || node.pdu.depth() < min_depth {
+            continue;
+        }
+        ahead.extend(node.pdu.prev_events().iter().cloned());
+        nodes.push(node);
+    }
+    nodes.sort_by_key(|node| std::cmp::Reverse((node.pdu.depth(), node.number)));
+    Ok(nodes)
+}
+
+/// What the users of a server may see, taken together.
+struct ServerSight {
+    users: Vec<String>,
+}
+
+impl ServerSight {
+    fn load(sql: &dyn Sql, server: &ServerName) -> Result<Self, Fault> {
+        Ok(Self { users: store::servers::users(sql, server.as_str(), USERS_MAX)? })
+    }
+
+    fn sees(&self, sql: &dyn Sql, node: &Node) -> Result<bool, Fault> {
+        // State that was before us, and what was refused, is held for what others say of it.
+        let Some(state) = node.state_before(sql)? else { return Ok(true) };
+        let visibility = state.event(sql, "m.room.history_visibility", "")?;
+        match domain::visibility::setting(visibility.as_ref()) {
+            HistoryVisibility::WorldReadable | HistoryVisibility::Shared => return Ok(true),
+            visibility => {
+                let enough: &[&str] =
+                    if visibility == HistoryVisibility::Invited { &["join", "invite"] } else { &["join"] };
+                for user in &self.users {
+                    if node.pdu.state_key() == Some(user) || node.pdu.sender().as_str() == user {
+                        return Ok(true);
+                    }
+                    let member = state.event(sql, "m.room.member", user)?;
+                    let membership = member.as_ref().map(membership_of).transpose()?;
+                    if membership.is_some_and(|membership| enough.contains(&membership.as_str())) {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}

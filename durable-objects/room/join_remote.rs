@@ -1,0 +1,118 @@
+//! A room of other servers, which a user of ours joins through one that is in it.
+//!
+//! That server answers the join with the whole state before it and the auth chain of that. The request tier checks these
+//! and brings them in slices ([`super::HoldEvents`]); nothing shows of them until [`CompleteJoin`] makes them the state of
+//! the room, with the join as the newest event, in one transaction. What a join that was given up left behind serves the
+//! next one. Where nobody of ours was in the room any more, its old state gives way: it knows less than the new one.
+//! Spec: Server-Server API, "Joining Rooms".
+
+use std::collections::BTreeMap;
+
+use domain::{Refusal, RoomVersion, state::key_of};
+use platform::{ActorKind, Fault, Tx};
+use ruma_common::OwnedEventId;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    CheckedEvent, Needs, ReceiveEvent, Received, Room,
+    graph::StateAt,
+    store::{
+        self,
+        graph::{StateBefore, Verdict},
+    },
+    transactions,
+};
+use crate::{Call, Cx, Error};
+
+/// Makes the room ready to hold what comes with a join.
+///
+/// Refused: `UnsupportedRoomVersion`, and `Unknown` where the room is held with another version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginJoin {
+    pub room_version: String,
+}
+
+impl Call for BeginJoin {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "begin_join";
+    type Reply = ();
+}
+
+/// The join happened: another server took it into the room.
+///
+/// Refused: `Forbidden` for a join that the state told with it does not allow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CompleteJoin {
+    pub call_id: String,
+    /// The join, as that server has it.
+    pub event: CheckedEvent,
+    /// The state before it, by ids; all of them held.
+    pub state: Vec<OwnedEventId>,
+}
+
+impl Call for CompleteJoin {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "complete_join";
+    type Reply = Received;
+}
+
+impl Room {
+    pub(super) fn begin_join(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: BeginJoin) -> Result<(), Error> {
+        let version = RoomVersion::parse(&call.room_version)?;
+        match store::meta::text(&**tx, "version")? {
+            Some(known) if known != version.as_str() => {
+                Err(Refusal::Unknown(format!("the room is known to have version {known}")).into())
+            }
+            Some(_) => Ok(()),
+            None => Ok(store::meta::set(tx, "version", version.as_str().into())?),
+        }
+    }
+
+    pub(super) fn complete_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteJoin) -> Result<Received, Error> {
+        let CompleteJoin { call_id, event, state } = call;
+        let txn = transactions::of_membership(&call_id);
+        if !store::members::joined_locals(&**tx, 1)?.is_empty() {
+            // Somebody else of ours is in the room: it is one more event from elsewhere.
+            let receive = ReceiveEvent { event, state_before: Some(state) };
+            return self.receive(tx, cx, receive, Some(&txn));
+        }
+        let pdu = event.pdu(cx)?;
+        if store::graph::by_id(&**tx, pdu.event_id())?.is_some_and(|node| node.is_in_log()) {
+            return Ok(Received::Accepted);
+        }
+        let needs = Needs {
+            auth_events: self.missing_authorisation(&**tx, cx, &pdu)?,
+            state: store::graph::missing(&**tx, &state)?,
+            ..Needs::default()
+        };
+        if needs != Needs::default() {
+            return Ok(Received::Needs(needs));
+        }
+        let mut told = BTreeMap::new();
+        for event_id in state {
+            let node = store::graph::by_id(&**tx, &event_id)?;
+            let node = node.ok_or_else(|| Fault::new("an event of a state is not held"))?;
+            if let (Verdict::Accepted, Some((event_type, state_key))) = (node.verdict, key_of(&node.pdu)) {
+                told.insert((event_type.to_string(), state_key), event_id);
+            }
+        }
+        let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
+        let before = StateAt::of_events(&**tx, head, told)?;
+        if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
+            return Ok(Received::Rejected(refusal.to_string()));
+        }
+        let own = (pdu.event_type().to_string(), pdu.state_key().unwrap_or_default().to_owned());
+        let replaced = before.get(&**tx, &own.0, &own.1)?;
+        let mut changes = before.into_changes();
+        changes.insert(own.clone(), Some(pdu.event_id().to_owned()));
+        let position = self.log(tx, cx, &pdu, Some(&txn))?;
+        // The state before it is the log's from now on, but for the join.
+        let before = StateAt::of_log(position).with(own, replaced).write(tx)?;
+        store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;
+        store::graph::set_extremities(tx, None)?;
+        self.state_changes(tx, cx, position, changes.into_iter().collect())?;
+        let missing = store::graph::missing(&**tx, pdu.prev_events())?;
+        store::graph::insert_gap(tx, &missing, position)?;
+        Ok(Received::Accepted)
+    }
+}

@@ -1,0 +1,412 @@
+//! Receiving: an event of another server comes into the graph, or is refused.
+//!
+//! Guarantees: one event, one transaction. Its format, signatures and hash were checked by the tier; here it is judged by
+//! the rules of authorisation, three times: by the events it names itself, by the state before it, and by the current
+//! state. What it needs and the room does not hold is named, nothing changes, and the same call succeeds once that was
+//! brought. Received again, it changes nothing.
+//! Spec: Server-Server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction, state::key_of};
+use platform::{ActorKind, Fault, Sql, Tx};
+use ruma_common::{EventId, OwnedEventId};
+use ruma_events::TimelineEventType;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Room,
+    append::AuthState,
+    directory,
+    graph::StateAt,
+    store::{
+        self,
+        graph::{Node, StateBefore, Verdict},
+    },
+};
+use crate::{Call, Cx, Error};
+
+/// An event that passed the checks which need no room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckedEvent {
+    pub event_id: OwnedEventId,
+    /// Canonical JSON with hashes and signatures, without `unsigned`.
+    pub json: String,
+}
+
+/// Takes an event of another server into the graph.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReceiveEvent {
+    pub event: CheckedEvent,
+    /// The state before it, where the events before it cannot be had: the ids of that state's events, all held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_before: Option<Vec<OwnedEventId>>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Received {
+    /// It is in the log, now or since earlier.
+    Accepted,
+    /// The rules refuse it; why.
+    Rejected(String),
+    /// It is held, and told to nobody.
+    SoftFailed,
+    /// It was not looked at: first bring these.
+    Needs(Needs),
+}
+
+/// What a room has to hold before it can judge an event.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Of the events before it, those at which the state is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prev_events: Vec<OwnedEventId>,
+    /// Of the events it names as its authorisation, those that are not held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auth_events: Vec<OwnedEventId>,
+    /// Of the state that was said to be before it, the events that are not held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<OwnedEventId>,
+}
+
+impl Needs {
+    fn is_empty(&self) -> bool {
+        self.prev_events.is_empty() && self.auth_events.is_empty() && self.state.is_empty()
+    }
+}
+
+/// Holds events for what they say of a state or of an auth chain: beside the log, each judged by the events it names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HoldEvents {
+    /// Each after those that it names as its authorisation, at most [`HELD_AT_ONCE_MAX`].
+    pub events: Vec<CheckedEvent>,
+}
+
+/// The most events in one [`HoldEvents`].
+pub const HELD_AT_ONCE_MAX: usize = 500;
+
+impl Call for ReceiveEvent {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "receive_event";
+    type Reply = Received;
+}
+
+impl Call for HoldEvents {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "hold_events";
+    /// The events of auth chains that are still missing; those that name them are not held yet.
+    type Reply = Vec<OwnedEventId>;
+}
+
+impl CheckedEvent {
+    pub(super) fn pdu(self, cx: &Cx<'_>) -> Result<Pdu, Error> {
+        let pdu = Pdu::from_stored(self.event_id, self.json, false).map_err(Refusal::from)?;
+        if pdu.room_id().as_str() != cx.id {
+            return Err(Refusal::BadJson("an event of another room".to_owned()).into());
+        }
+        Ok(pdu)
+    }
+}
+
+impl Room {
+    pub(super) fn hold_events(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: HoldEvents) -> Result<Vec<OwnedEventId>, Error> {
+        let version = self.version(&**tx)?;
+        let mut missing = BTreeSet::new();
+        for event in call.events.into_iter().take(HELD_AT_ONCE_MAX) {
+            let pdu = event.pdu(cx)?;
+            if store::graph::by_id(&**tx, pdu.event_id())?.is_some() {
+                continue;
+            }
+            let not_held = self.missing_authorisation(&**tx, cx, &pdu)?;
+            if not_held.is_empty() {
+                let verdict = match self.check_by_own_events(&**tx, cx, &pdu, &version)? {
+                    Ok(()) => Verdict::Accepted,
+                    Err(_) => Verdict::Rejected,
+                };
+                store::graph::insert_beside(tx, &pdu, verdict, StateBefore::Unknown)?;
+            }
+            missing.extend(not_held);
+        }
+        Ok(missing.into_iter().collect())
+    }
+
+    pub(super) fn receive_event(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReceiveEvent) -> Result<Received, Error> {
+        self.receive(tx, cx, call, None)
+    }
+
+    /// Takes an event into the graph; `txn` says in the log what brought it.
+    pub(super) fn receive(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        call: ReceiveEvent,
+        txn: Option<&str>,
+    ) -> Result<Received, Error> {
+        let pdu = call.event.pdu(cx)?;
+        let held = store::graph::by_id(&**tx, pdu.event_id())?;
+        if let Some(received) = held.as_ref().and_then(already) {
+            return Ok(received);
+        }
+        let before = match self.state_before(&**tx, cx, &pdu, call.state_before.as_deref())? {
+            Ok(before) => before,
+            Err(needs) => return Ok(Received::Needs(needs)),
+        };
+        // What was held before is what was checked before: a redacted copy must not take its place.
+        let pdu = held.as_ref().map_or(pdu, |node| node.pdu.clone());
+        if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
+            self.hold(tx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+            return Ok(Received::Rejected(refusal.to_string()));
+        }
+        if !self.is_allowed_now(&**tx, &pdu)? {
+            self.hold(tx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+            return Ok(Received::SoftFailed);
+        }
+        self.accept(tx, cx, &pdu, before, txn)?;
+        Ok(Received::Accepted)
+    }
+
+    /// The state before an event: where those before it meet, or else as it was told.
+    fn state_before(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        told: Option<&[OwnedEventId]>,
+    ) -> Result<Result<StateAt, Needs>, Error> {
+        let auth_events = self.missing_authorisation(sql, cx, pdu)?;
+        let mut needs = Needs { auth_events, ..Needs::default() };
+        let before = match (self.state_after_all(sql, cx, pdu.prev_events())?, told) {
+            (Ok(before), _) => Some(before),
+            (Err(prev_events), None) => {
+                needs.prev_events = prev_events;
+                None
+            }
+            (Err(_), Some(told)) => {
+                needs.state = store::graph::missing(sql, told)?;
+                if needs.state.is_empty() { Some(self.state_of(sql, cx, told)?) } else { None }
+            }
+        };
+        Ok(before.filter(|_| needs.is_empty()).ok_or(needs))
+    }
+
+    /// The state that these held events make.
+    fn state_of(&self, sql: &dyn Sql, cx: &Cx<'_>, events: &[OwnedEventId]) -> Result<StateAt, Error> {
+        let mut state = BTreeMap::new();
+        for event_id in events {
+            let node = store::graph::by_id(sql, event_id)?;
+            let node = node.ok_or_else(|| Fault::new("an event of a state is not held"))?;
+            // Who says that a refused event is part of a state is not believed.
+            if node.verdict == Verdict::Rejected {
+                continue;
+            }
+            if let Some((event_type, state_key)) = key_of(&node.pdu) {
+                state.insert((event_type.to_string(), state_key), event_id.clone());
+            }
+        }
+        let head = cx.head.get().map_or_else(|| self.head(sql), Ok)?;
+        Ok(StateAt::of_events(sql, head, state)?)
+    }
+
+    /// Steps 4 and 5. The inner error says which rule was broken.
+    pub(super) fn check(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        before: &StateAt,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let version = self.version(sql)?;
+        if let Err(refusal) = self.check_by_own_events(sql, cx, pdu, &version)? {
+            return Ok(Err(refusal));
+        }
+        self.check_by_state(sql, pdu, &version, Some(before))
+    }
+
+    /// Of the events that an event is judged by, those that are not held.
+    pub(super) fn missing_authorisation(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        let create = implied_create(cx, &*self.version(sql)?)?;
+        let create = create.filter(|create| create != pdu.event_id());
+        Ok(store::graph::missing(sql, pdu.auth_events().iter().chain(&create))?)
+    }
+
+    /// Step 4: «Passes authorisation rules based on the event's auth events».
+    fn check_by_own_events(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        version: &RoomVersion,
+    ) -> Result<Result<(), Refusal>, Error> {
+        if *pdu.event_type() == TimelineEventType::RoomCreate {
+            return Ok(auth::check_create(pdu, version));
+        }
+        let mut named = Vec::new();
+        for event_id in pdu.auth_events() {
+            named.extend(store::graph::by_id(sql, event_id)?.map(|node| node.pdu));
+        }
+        if let Some(create) = implied_create(cx, version)? {
+            named.extend(store::graph::by_id(sql, &create)?.map(|node| node.pdu));
+        }
+        let find = |event_id: &EventId| named.iter().find(|event| event.event_id() == event_id).cloned();
+        Ok(auth::check_auth_events(pdu, version, &find)
+            .and_then(|()| auth::check_against_auth_events(pdu, version, &named)))
+    }
+
+    /// Whether a state allows the event: that at a place of the graph, or the current one.
+    fn check_by_state(
+        &self,
+        sql: &dyn Sql,
+        pdu: &Pdu,
+        version: &RoomVersion,
+        at: Option<&StateAt>,
+    ) -> Result<Result<(), Refusal>, Error> {
+        if *pdu.event_type() == TimelineEventType::RoomCreate {
+            return Ok(auth::check_create(pdu, version));
+        }
+        let needed = match auth::needed(pdu.event_type(), pdu.sender(), pdu.state_key(), pdu.content(), version) {
+            Ok(needed) => needed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let state = AuthState::load(sql, version, &needed, at)?;
+        Ok(auth::check_against_state(pdu, version, &|event_type, state_key| state.get(event_type, state_key)))
+    }
+
+    /// Step 6: «Passes authorisation rules based on the current state of the room, otherwise it is "soft failed"».
+    fn is_allowed_now(&self, sql: &dyn Sql, pdu: &Pdu) -> Result<bool, Error> {
+        let version = self.version(sql)?;
+        Ok(self.check_by_state(sql, pdu, &version, None)?.is_ok())
+    }
+
+    /// Keeps an event beside the log, with the state before it, for those that may come after it.
+    fn hold(
+        &self,
+        tx: &Tx<'_>,
+        pdu: &Pdu,
+        held: Option<&Node>,
+        verdict: Verdict,
+        before: &StateAt,
+    ) -> Result<(), Error> {
+        let before = StateBefore::Elsewhere(before.write(tx)?);
+        match held {
+            Some(node) => store::graph::judge(tx, node.number, verdict, before)?,
+            None => {
+                store::graph::insert_beside(tx, pdu, verdict, before)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, before: StateAt, txn: Option<&str>) -> Result<(), Error> {
+        let missing = store::graph::missing(&**tx, pdu.prev_events())?;
+        let in_turn = missing.is_empty() && {
+            let extremities = store::graph::extremities(&**tx)?.ids;
+            extremities.len() == pdu.prev_events().len() && extremities.iter().all(|id| pdu.prev_events().contains(id))
+        };
+        if in_turn {
+            self.insert(tx, cx, pdu, txn)?;
+        } else {
+            if !missing.is_empty() {
+                // Room for what may still be found of it: positions are arrivals, and history comes before them.
+                let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
+                cx.head.set(Some(head.max(cx.now_ms).saturating_add(GAP_POSITIONS)));
+            }
+            let position = self.insert_elsewhere(tx, cx, pdu, txn, before)?;
+            store::graph::insert_gap(tx, &missing, position)?;
+        }
+        self.redactions_follow(tx, cx, pdu)
+    }
+
+    /// A redaction that came takes effect, on what is here or on what will come; so does one that was here first.
+    fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu) -> Result<(), Error> {
+        let position = cx.head.get().ok_or_else(|| Fault::new("an event was appended at no position"))?;
+        let version = self.version(&**tx)?;
+        if let Some(redacts) = pdu.redacts(&version) {
+            if store::graph::by_id(&**tx, &redacts)?.is_some() {
+                self.redact_if_allowed(tx, cx, &redacts, pdu, position)?;
+            } else {
+                store::graph::insert_early_redaction(tx, &redacts, position)?;
+            }
+        }
+        if let Some(early) = store::graph::take_early_redaction(tx, pdu.event_id())?
+            && let Some(because) = store::log::one(&**tx, early)?
+        {
+            self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?;
+        }
+        Ok(())
+    }
+
+    /// Spec: Room Version 3, "Handling redactions".
+    fn redact_if_allowed(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        event_id: &EventId,
+        because: &Pdu,
+        position: u64,
+    ) -> Result<(), Error> {
+        let version = self.version(&**tx)?;
+        let Some(event) = store::log::anywhere(&**tx, event_id.as_str())? else { return Ok(()) };
+        if event.redacted_by.is_some() || event.pdu.room_id() != because.room_id() {
+            return Ok(());
+        }
+        let node = store::graph::by_id(&**tx, because.event_id())?;
+        let before = node.map(|node| node.state_before(&**tx)).transpose()?.flatten();
+        let needed = [TimelineEventType::RoomCreate, TimelineEventType::RoomPowerLevels];
+        let needed = needed.map(|event_type| (event_type.to_string().into(), String::new()));
+        let state = AuthState::load(&**tx, &version, &needed, before.as_ref())?;
+        let state = |event_type: &_, state_key: &str| state.get(event_type, state_key);
+        let same_server = because.sender().server_name() == event.pdu.sender().server_name();
+        if !same_server && !redaction::may_redact_others(because.sender(), &version, &state).unwrap_or(false) {
+            return Ok(());
+        }
+        let redacted = event::redact(&event.pdu, &version, Some(because))
+            .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
+        store::log::redact(tx, event.position, &redacted, position)?;
+        self.redacted(tx, cx, &redacted)
+    }
+
+    /// What follows from an event that was stripped.
+    pub(super) fn redacted(&self, tx: &Tx<'_>, cx: &Cx<'_>, redacted: &Pdu) -> Result<(), Error> {
+        match redacted.event_type() {
+            TimelineEventType::RoomGuestAccess => self.expel_guests(tx, cx)?,
+            TimelineEventType::RoomPowerLevels => cx.room.power_changed.set(true),
+            _ => {}
+        }
+        if let Some(state_key) = redacted.state_key() {
+            directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;
+        }
+        Ok(())
+    }
+}
+
+/// The create event, where nobody names it because the room's id does.
+fn implied_create(cx: &Cx<'_>, version: &RoomVersion) -> Result<Option<OwnedEventId>, Fault> {
+    if !version.room_id_is_create_event() {
+        return Ok(None);
+    }
+    let create = OwnedEventId::try_from(format!("${}", cx.id.trim_start_matches('!')));
+    Ok(Some(create.map_err(|_| Fault::new("a room's id is no hash"))?))
+}
+
+/// How many positions are left free before an event that came without those before it.
+const GAP_POSITIONS: u64 = 1 << 20;
+
+/// What became of an event that was judged before.
+fn already(node: &Node) -> Option<Received> {
+    if node.is_in_log() {
+        return Some(Received::Accepted);
+    }
+    match node.verdict {
+        _ if node.before == StateBefore::Unknown => None,
+        Verdict::Accepted => None,
+        Verdict::Rejected => Some(Received::Rejected("the event was rejected before".to_owned())),
+        Verdict::SoftFailed => Some(Received::SoftFailed),
+    }
+}

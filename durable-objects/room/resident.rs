@@ -1,0 +1,213 @@
+//! What the room does for another server that wants one of its users in, or out: it prepares the membership, which that
+//! server completes and signs, and takes it in.
+//! Spec: Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
+
+use domain::{Refusal, event, event::Draft};
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
+use ruma_events::TimelineEventType;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    CheckedEvent, MemberProfile, MembershipAction, ReceiveEvent, Received, Room,
+    append::{check_joined, shown_state, stripped_state},
+    change_membership::membership_content,
+    get_outgoing::raw,
+    store, transactions,
+};
+use crate::{Call, Cx, Error};
+
+/// Prepares a join, a knock or a leave of another server's user.
+///
+/// Refused: `Forbidden` by the room's rules or its ACL; as [`super::ChangeMembership`] is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrepareMembership {
+    pub user: OwnedUserId,
+    pub action: MembershipAction,
+    /// For a join without an invitation: rooms that said that the user is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub member_of: Vec<OwnedRoomId>,
+}
+
+/// What the other server is to complete and sign.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PreparedMembership {
+    pub room_version: String,
+    pub event: Box<RawValue>,
+}
+
+impl Call for PrepareMembership {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "prepare_membership";
+    type Reply = PreparedMembership;
+}
+
+/// Takes in what another server made of that, and passes it on to all the others.
+///
+/// Refused: `Forbidden` for what the rules, or the room's ACL, do not allow now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdmitMembership {
+    pub server: OwnedServerName,
+    pub event: CheckedEvent,
+}
+
+impl Call for AdmitMembership {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "admit_membership";
+    type Reply = ();
+}
+
+/// Prepares the invitation of another server's user: it is signed, and not in the room yet. Their server signs it as well,
+/// and [`AdmitMembership`] takes it in.
+///
+/// Refused: as [`super::ChangeMembership`] is; `Forbidden` also for a server that the room's ACL keeps out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrepareInvite {
+    pub sender: OwnedUserId,
+    pub target: OwnedUserId,
+    /// The content of the membership, in its sender's words.
+    pub content: Box<RawValue>,
+}
+
+/// The invitation, and what lets the other server recognise the room.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PreparedInvite {
+    pub room_version: String,
+    pub event: CheckedEvent,
+    /// Whole events. Spec: since v1.16, the state in an invitation is in the event format of the room's version.
+    pub state: Vec<Box<RawValue>>,
+}
+
+impl Call for PrepareInvite {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "prepare_invite";
+    type Reply = PreparedInvite;
+}
+
+/// Whether somebody of this server is in the room, and which other servers are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetResidence {}
+
+/// Who knows what happens in the room.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Residence {
+    /// Whether this server does.
+    pub here: bool,
+    /// Others that did when this one last knew.
+    pub servers: Vec<String>,
+}
+
+impl Call for GetResidence {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_residence";
+    type Reply = Residence;
+}
+
+/// What lets a user recognise the room who knocked on it, or is invited. Spec: "Stripped state".
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetStrippedState {
+    pub user: OwnedUserId,
+}
+
+impl Call for GetStrippedState {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_stripped_state";
+    type Reply = Vec<Box<RawValue>>;
+}
+
+/// Refuses a server that the room's ACL keeps out.
+pub(super) fn check_acl(sql: &dyn Sql, server: &ServerName) -> Result<(), Error> {
+    let acl = store::state::current(sql, "m.room.server_acl", "")?;
+    if domain::server_acl::allows(acl.as_ref().map(|acl| &acl.pdu), server) {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(format!("{server} is denied access to this room by its server ACL")).into())
+}
+
+impl Room {
+    pub(super) fn prepare_membership(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        call: PrepareMembership,
+    ) -> Result<PreparedMembership, Error> {
+        check_acl(sql, call.user.server_name())?;
+        self.check_resident(sql)?;
+        let draft = Draft {
+            event_type: TimelineEventType::RoomMember,
+            content: membership_content(call.action, &MemberProfile::default(), None)?,
+            state_key: Some(call.user.to_string()),
+            sender: call.user,
+            redacts: None,
+        };
+        let pdu = self.authorised_for(sql, cx, &draft, &call.member_of)?;
+        let event = event::template(&pdu).map_err(Refusal::from)?;
+        Ok(PreparedMembership { room_version: self.version(sql)?.as_str().to_owned(), event })
+    }
+
+    pub(super) fn admit_membership(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AdmitMembership) -> Result<(), Error> {
+        check_acl(&**tx, &call.server)?;
+        self.check_resident(&**tx)?;
+        let receive = ReceiveEvent { event: call.event, state_before: None };
+        match self.receive(tx, cx, receive, Some(transactions::RELAYED))? {
+            Received::Accepted => Ok(()),
+            Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
+            Received::SoftFailed => {
+                Err(Refusal::Forbidden("the room changed meanwhile, and does not allow this any more".to_owned())
+                    .into())
+            }
+            Received::Needs(_) => {
+                Err(Refusal::BadJson("the event comes after events that are not known here".to_owned()).into())
+            }
+        }
+    }
+
+    pub(super) fn prepare_invite(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        call: PrepareInvite,
+    ) -> Result<PreparedInvite, Error> {
+        check_joined(sql, &call.sender)?;
+        check_acl(sql, call.target.server_name())?;
+        let draft = Draft {
+            event_type: TimelineEventType::RoomMember,
+            content: call.content,
+            state_key: Some(call.target.to_string()),
+            sender: call.sender,
+            redacts: None,
+        };
+        let pdu = self.authorised(sql, cx, &draft)?;
+        let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
+        let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
+        Ok(PreparedInvite { room_version: self.version(sql)?.as_str().to_owned(), event, state })
+    }
+
+    pub(super) fn get_residence(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: GetResidence) -> Result<Residence, Error> {
+        let servers = store::servers::joined(sql)?;
+        // A room that nobody is in any more is as much here as anywhere.
+        let here = !store::members::joined_locals(sql, 1)?.is_empty()
+            || (servers.is_empty() && store::log::head_position(sql)? > 0);
+        Ok(Residence { here, servers })
+    }
+
+    pub(super) fn get_stripped_state(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: GetStrippedState,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
+        let member = store::state::current(sql, "m.room.member", call.user.as_str())?;
+        let member = member.ok_or_else(|| Refusal::NotFound(format!("{} has no membership here", call.user)))?;
+        Ok(stripped_state(sql, &member.pdu)?)
+    }
+
+    /// Refused: `NotFound` where nobody of this server is in the room: it does not know what happens there.
+    pub(super) fn check_resident(&self, sql: &dyn Sql) -> Result<(), Error> {
+        if store::members::joined_locals(sql, 1)?.is_empty() {
+            return Err(Refusal::NotFound("this server is not in the room".to_owned()).into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Other servers in the room.
+
+use platform::{Fault, Row, Sql, Tx};
+
+/// A server that follows the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Following {
+    pub name: String,
+    /// The position with which it came: it has what was before.
+    pub since: u64,
+    /// The position with which it left.
+    pub until: Option<u64>,
+}
+
+fn following(row: &mut Row) -> Result<Following, Fault> {
+    Ok(Following { name: row.text(0)?, since: row.unsigned(1)?, until: row.unsigned_or_null(2)? })
+}
+
+/// Servers that follow the room, or have to be told that they no longer do.
+pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<Following>, Fault> {
+    sql.query("SELECT name, since, until FROM server ORDER BY name", &[])?
+        .into_iter()
+        .map(|mut row| following(&mut row))
+        .collect()
+}
+
+pub(crate) fn one(sql: &dyn Sql, name: &str) -> Result<Option<Following>, Fault> {
+    sql.query("SELECT name, since, until FROM server WHERE name = ?1", &[name.into()])?
+        .pop()
+        .map(|mut row| following(&mut row))
+        .transpose()
+}
+
+/// Names of servers with somebody in the room.
+pub(crate) fn joined(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT name FROM server WHERE joined > 0 ORDER BY name", &[])?
+        .into_iter()
+        .map(|mut row| row.text(0))
+        .collect()
+}
+
+/// Whether somebody of a server is in the room.
+pub(crate) fn is_joined(sql: &dyn Sql, name: &str) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM server WHERE name = ?1 AND joined > 0", &[name.into()])?.is_empty())
+}
+
+/// Somebody of a server joined at `position`.
+pub(crate) fn joins(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO server (name, joined, since) VALUES (?1, 1, ?2)
+         ON CONFLICT (name) DO UPDATE SET joined = joined + 1,
+             since = CASE joined WHEN 0 THEN excluded.since ELSE since END, until = NULL",
+        &[name.into(), position.into()],
+    )?;
+    Ok(())
+}
+
+/// Somebody of a server who was joined no longer is, from `position` on.
+pub(crate) fn leaves(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE server SET joined = joined - 1, until = CASE joined WHEN 1 THEN ?2 END WHERE name = ?1 AND joined > 0",
+        &[name.into(), position.into()],
+    )?;
+    Ok(())
+}
+
+/// A server that left was told of everything up to `position`: that is all there is for it.
+pub(crate) fn forget(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
+    tx.execute("DELETE FROM server WHERE name = ?1 AND joined = 0 AND until <= ?2", &[name.into(), position.into()])?;
+    Ok(())
+}
+
+/// The joined users of a server, up to `limit`.
+pub(crate) fn users(sql: &dyn Sql, name: &str, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE follower IS NULL AND substr(user_id, instr(user_id, ':') + 1) = ?1
+         ORDER BY user_id LIMIT ?2",
+        &[name.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}

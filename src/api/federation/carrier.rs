@@ -1,0 +1,123 @@
+//! Carrying to another server what its Destination has for it.
+//!
+//! A carrier takes work, reads from the rooms what goes out, and has the attempt stored before the first byte leaves; what
+//! was sent and not acknowledged is sent again, exactly so. It works until there is nothing left, or
+//! [`CARRY_MS_MAX`] have passed: then the Destination finds another one.
+//! Spec: "Transactions".
+
+use actors::{
+    destination::{Acknowledge, Attempt, Range, ReportFailure, StartAttempt, TakeWork, Work},
+    room::{GetOutgoing, Outgoing},
+};
+use http::Method;
+use ruma_common::{OwnedServerName, ServerName};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{AskError, Bounds};
+use crate::{Context, Failure};
+
+/// How long one carrier works, in milliseconds: less than a Worker may after its answer.
+const CARRY_MS_MAX: u64 = 20_000;
+/// Spec: «at most 50 PDUs».
+const PDUS_MAX: u64 = 50;
+/// Bytes of events in one transaction, after which no more are added.
+const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
+/// How long a server may take over one transaction, in milliseconds.
+const TIMEOUT_MS: u64 = 60_000;
+/// The largest answer to a transaction, in bytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Carries to a server what there is for it. What goes wrong is logged, and tried again later by whoever comes next.
+pub(crate) async fn carry(cx: &Context, server: &str) {
+    let Ok(server) = OwnedServerName::try_from(server) else { return };
+    let carrier = cx.request_id().to_owned();
+    let until_ms = cx.now_ms().saturating_add(CARRY_MS_MAX);
+    while cx.now_ms() < until_ms {
+        match carry_once(cx, &server, &carrier).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(failure) => {
+                tracing::error!(%server, failure = %failure.into_fault(), "carrying failed");
+                return;
+            }
+        }
+    }
+}
+
+/// Answers whether there may be more.
+async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<bool, Failure> {
+    let carrier = carrier.to_owned();
+    let work = match cx.call(server.as_str(), &TakeWork { carrier: carrier.clone() }).await {
+        Err(Failure::Absent) => return Ok(false),
+        work => work?,
+    };
+    let (attempt, events) = match work {
+        Work::Nothing => return Ok(false),
+        Work::Repeat(attempt) => {
+            let mut events = Vec::new();
+            for range in &attempt.ranges {
+                events.extend(outgoing(cx, server, range, PDUS_MAX).await?.events);
+            }
+            (attempt, events)
+        }
+        Work::Owed(owed) => {
+            let (ranges, events) = fill(cx, server, owed).await?;
+            let start = StartAttempt { carrier: carrier.clone(), ranges };
+            let Some(attempt) = cx.call(server.as_str(), &start).await? else { return Ok(false) };
+            (attempt, events)
+        }
+    };
+    // What moved in the rooms may have been nothing for others.
+    let sent = if events.is_empty() { Ok(()) } else { send(cx, server, &attempt, events).await };
+    match sent {
+        Ok(()) => {
+            let transaction_id = attempt.transaction_id;
+            cx.call(server.as_str(), &Acknowledge { carrier, transaction_id }).await?;
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::info!(%server, %error, "a server did not take what was sent");
+            cx.call(server.as_str(), &ReportFailure { carrier }).await?;
+            Ok(false)
+        }
+    }
+}
+
+/// As much of what is owed as fits into one transaction.
+async fn fill(
+    cx: &Context,
+    server: &ServerName,
+    owed: Vec<Range>,
+) -> Result<(Vec<Range>, Vec<Box<RawValue>>), Failure> {
+    let (mut ranges, mut events, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+    for range in owed {
+        let left = PDUS_MAX.saturating_sub(events.len() as u64);
+        if left == 0 || bytes > TRANSACTION_BYTES_MAX {
+            break;
+        }
+        let page = outgoing(cx, server, &range, left).await?;
+        bytes = bytes.saturating_add(page.events.iter().map(|event| event.get().len()).sum());
+        events.extend(page.events);
+        ranges.push(Range { up_to: page.up_to, ..range });
+    }
+    Ok((ranges, events))
+}
+
+async fn outgoing(cx: &Context, server: &ServerName, range: &Range, limit: u64) -> Result<Outgoing, Failure> {
+    let call = GetOutgoing { server: server.to_owned(), after: range.after, up_to: range.up_to, limit };
+    cx.room(&range.room_id).call(&call).await
+}
+
+async fn send(cx: &Context, server: &ServerName, attempt: &Attempt, pdus: Vec<Box<RawValue>>) -> Result<(), AskError> {
+    #[derive(serde::Serialize)]
+    struct Transaction<'a> {
+        origin: &'a ServerName,
+        origin_server_ts: u64,
+        pdus: Vec<Box<RawValue>>,
+    }
+    let content = Transaction { origin: cx.server_name(), origin_server_ts: cx.now_ms(), pdus };
+    let content = to_raw_value(&content).map_err(|error| AskError::Nonsense(format!("our own request: {error}")))?;
+    let path = format!("/_matrix/federation/v1/send/{}", attempt.transaction_id);
+    let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms: TIMEOUT_MS };
+    cx.ask_raw(server, Method::PUT, &path, Some(content), bounds).await.map(|_| ())
+}

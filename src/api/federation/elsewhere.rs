@@ -1,0 +1,313 @@
+//! Rooms in which nobody of this server is: users of ours join them, knock on them and turn invitations to them down with
+//! the help of a server that is in them.
+//! Spec: Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
+
+use std::collections::BTreeSet;
+
+use actors::{
+    room::{BeginJoin, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
+    user::{GetInviter, MembershipChanged},
+};
+use domain::{Pdu, Refusal, RoomVersion, event};
+use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ruma_common::{OwnedEventId, OwnedServerName, RoomId, ServerName, UserId};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
+use serde::Deserialize;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{
+    AskError, Bounds,
+    pdus::{ReadPdu, checked},
+};
+use crate::{Context, Failure, metadata::register_room};
+
+/// Servers asked for one room, one after the other.
+const SERVERS_MAX: usize = 10;
+/// The largest answer to a join, in bytes: the state of a room, twice over in memory.
+const JOIN_BYTES_MAX: usize = 24 * 1024 * 1024;
+const JOIN_TIMEOUT_MS: u64 = 120_000;
+/// Events that are checked and held at once.
+const SLICE_EVENTS: usize = 500;
+/// The most state that comes with an answer to a knock: what lets a user recognise a room.
+const STRIPPED_EVENTS_MAX: usize = 64;
+
+/// A user's membership of a room elsewhere.
+pub(crate) struct Elsewhere<'a> {
+    pub cx: &'a Context,
+    pub room_id: &'a RoomId,
+    pub user_id: &'a UserId,
+    /// Servers that may be in the room, the likeliest first.
+    pub servers: Vec<OwnedServerName>,
+    pub profile: MemberProfile,
+    pub reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Template {
+    room_version: Option<String>,
+    event: Box<RawValue>,
+}
+
+/// Whether the room is one of others, and which servers are known to be in it.
+pub(crate) async fn residence(cx: &Context, room_id: &RoomId) -> Result<Residence, Failure> {
+    match cx.room(room_id).call(&GetResidence {}).await {
+        Err(Failure::Absent) => Ok(Residence::default()),
+        residence => residence,
+    }
+}
+
+/// The servers that may help with a room, each once: those that were named, whoever invited the user, those known to be
+/// in it, and the one that made it.
+pub(crate) async fn candidates(
+    cx: &Context,
+    room_id: &RoomId,
+    user_id: &UserId,
+    via: Vec<OwnedServerName>,
+    known: Vec<String>,
+) -> Result<Vec<OwnedServerName>, Failure> {
+    let inviter = cx.user(user_id).call(&GetInviter { room_id: room_id.to_owned() }).await?;
+    let inviter = inviter.map(|user_id| user_id.server_name().to_owned());
+    let known = known.into_iter().filter_map(|name| OwnedServerName::try_from(name).ok());
+    let founder = room_id.server_name().map(ToOwned::to_owned);
+    let mut seen = BTreeSet::from([cx.server_name().to_owned()]);
+    let all = via.into_iter().chain(inviter).chain(known).chain(founder);
+    Ok(all.filter(|server| seen.insert(server.clone())).take(SERVERS_MAX).collect())
+}
+
+impl Elsewhere<'_> {
+    /// Joins the room.
+    pub(crate) async fn join(&self, call_id: &str) -> Result<(), Failure> {
+        let (server, join, version) = self.prepare("join", &MembershipState::Join).await?;
+        register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
+        let path = self.path("v2/send_join", join.event_id().as_str());
+        let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
+        let answer = self.send(&server, &path, &join, bounds).await?;
+        self.take_in(&server, &answer, &join, &version, call_id).await
+    }
+
+    /// Knocks on the room.
+    pub(crate) async fn knock(&self) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Answer {
+            knock_room_state: Vec<Box<RawValue>>,
+        }
+        let (server, knock, _) = self.prepare("knock", &MembershipState::Knock).await?;
+        let path = self.path("v1/send_knock", knock.event_id().as_str());
+        let answer = self.send(&server, &path, &knock, Bounds::default()).await?;
+        let answer: Answer = serde_json::from_slice(&answer)
+            .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
+        let mut state = stripped(&answer.knock_room_state);
+        state.push(event::stripped_json(&knock));
+        self.tell_user(MembershipState::Knock, state).await
+    }
+
+    /// Leaves the room: an invitation is turned down, a knock taken back. Where no server can be told, at least the user
+    /// is rid of it.
+    pub(crate) async fn leave(&self) -> Result<(), Failure> {
+        let told = async {
+            let (server, leave, _) = self.prepare("leave", &MembershipState::Leave).await?;
+            let path = self.path("v2/send_leave", leave.event_id().as_str());
+            self.send(&server, &path, &leave, Bounds::default()).await.map(drop)
+        };
+        if let Err(Failure::Refused(refusal)) = told.await {
+            tracing::info!(room_id = %self.room_id, %refusal, "no other server was told that a user left");
+        }
+        self.tell_user(MembershipState::Leave, Vec::new()).await
+    }
+
+    fn path(&self, what: &str, last: &str) -> String {
+        let encoded = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+        format!("/_matrix/federation/{what}/{}/{}", encoded(self.room_id.as_str()), encoded(last))
+    }
+
+    /// The membership, completed and signed, and the server that prepared it.
+    async fn prepare(
+        &self,
+        what: &str,
+        membership: &MembershipState,
+    ) -> Result<(OwnedServerName, Pdu, RoomVersion), Failure> {
+        let mut path = self.path(&format!("v1/make_{what}"), self.user_id.as_str());
+        for (index, version) in RoomVersion::ALL.iter().enumerate() {
+            path.push(if index == 0 { '?' } else { '&' });
+            path.push_str("ver=");
+            path.push_str(version);
+        }
+        let mut refusal = None;
+        for server in &self.servers {
+            let answer = self.cx.ask_raw(server, Method::GET, &path, None, Bounds::default()).await;
+            let template = answer.and_then(|(_, body)| {
+                serde_json::from_slice::<Template>(&body).map_err(|error| AskError::Nonsense(error.to_string()))
+            });
+            match template {
+                Ok(template) => {
+                    let (pdu, version) = self.complete(template, membership)?;
+                    return Ok((server.clone(), pdu, version));
+                }
+                Err(error) => {
+                    tracing::debug!(%server, room_id = %self.room_id, %error, "a server does not help with a room");
+                    refusal = refusal.or(refused(&error));
+                }
+            }
+        }
+        let nobody = || Refusal::NotFound("No server that is in the room could be asked".to_owned());
+        Err(refusal.unwrap_or_else(nobody).into())
+    }
+
+    fn complete(&self, template: Template, membership: &MembershipState) -> Result<(Pdu, RoomVersion), Failure> {
+        // A server that says none means the first one. Spec: `room_version` of `/make_join`.
+        let version = RoomVersion::parse(template.room_version.as_deref().unwrap_or("1"))?;
+        let nonsense = || Refusal::Unknown("The other server prepared something else than was asked for".to_owned());
+        #[derive(Deserialize)]
+        struct Prepared {
+            content: Map<String, Value>,
+        }
+        let prepared: Prepared = serde_json::from_str(template.event.get()).map_err(|_| nonsense())?;
+        let mut content = Map::from_iter([("membership".to_owned(), membership.as_str().into())]);
+        if let Some(voucher) = prepared.content.get("join_authorised_via_users_server") {
+            content.insert("join_authorised_via_users_server".to_owned(), voucher.clone());
+        }
+        let MemberProfile { displayname, avatar_url } = self.profile.clone();
+        for (field, value) in
+            [("displayname", displayname), ("avatar_url", avatar_url), ("reason", self.reason.clone())]
+        {
+            if let Some(value) = value {
+                content.insert(field.to_owned(), value.into());
+            }
+        }
+        let content = to_raw_value(&content)?;
+        let (identity, now_ms) = (self.cx.identity(), self.cx.now_ms());
+        let pdu = event::complete(&template.event, &content, &version, identity, now_ms, self.cx.random()?)?;
+        let is_asked_for = *pdu.event_type() == TimelineEventType::RoomMember
+            && pdu.room_id() == self.room_id
+            && pdu.sender() == self.user_id
+            && pdu.state_key() == Some(self.user_id.as_str())
+            && prepared.content.get("membership").and_then(Value::as_str) == Some(membership.as_str());
+        if is_asked_for { Ok((pdu, version)) } else { Err(nonsense().into()) }
+    }
+
+    async fn send(&self, server: &ServerName, path: &str, pdu: &Pdu, bounds: Bounds) -> Result<bytes::Bytes, Failure> {
+        let content = RawValue::from_string(pdu.json().to_owned())?;
+        match self.cx.ask_raw(server, Method::PUT, path, Some(content), bounds).await {
+            Ok((_, body)) => Ok(body),
+            Err(error) => {
+                tracing::info!(%server, room_id = %self.room_id, %error, "a server did not take a membership");
+                let unclear = || Refusal::Unknown(format!("{server} does not answer"));
+                Err(refused(&error).unwrap_or_else(unclear).into())
+            }
+        }
+    }
+
+    /// What came with the join becomes the room.
+    async fn take_in(
+        &self,
+        server: &ServerName,
+        answer: &[u8],
+        join: &Pdu,
+        version: &RoomVersion,
+        call_id: &str,
+    ) -> Result<(), Failure> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            state: Vec<&'a RawValue>,
+            #[serde(borrow)]
+            auth_chain: Vec<&'a RawValue>,
+            #[serde(borrow, default)]
+            event: Option<&'a RawValue>,
+        }
+        let nonsense = |why: &str| Refusal::Unknown(format!("{server} answers nonsense: {why}"));
+        let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|error| nonsense(&error.to_string()))?;
+        let event = self.signed_join(answer.event, join, version).await?;
+        self.cx.room(self.room_id).call(&BeginJoin { room_version: version.as_str().to_owned() }).await?;
+
+        // What others are judged by comes first, whatever the order in which it was sent.
+        let mut all = Vec::with_capacity(answer.auth_chain.len().saturating_add(answer.state.len()));
+        for slice in answer.auth_chain.chunks(SLICE_EVENTS).chain(answer.state.chunks(SLICE_EVENTS)) {
+            let slice: Vec<Box<RawValue>> = slice.iter().map(|event| (*event).to_owned()).collect();
+            all.extend(self.cx.good_pdus(self.room_id, version, &slice).await?);
+        }
+        let is_made = all.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
+        if !is_made {
+            return Err(nonsense("a room that was never created").into());
+        }
+        self.cx.hold_pdus(self.room_id, all).await?;
+        let state: Vec<OwnedEventId> = answer
+            .state
+            .iter()
+            .filter_map(|event| ReadPdu::read(event, version).ok().map(|pdu| pdu.event_id))
+            .collect();
+        let missing = actors::room::GetMissing { event_ids: state.clone() };
+        let missing: BTreeSet<_> = self.cx.room(self.room_id).call(&missing).await?.into_iter().collect();
+        let state = state.into_iter().filter(|event_id| !missing.contains(event_id)).collect();
+        let call = CompleteJoin { call_id: call_id.to_owned(), event, state };
+        match self.cx.room(self.room_id).call(&call).await? {
+            Received::Accepted => Ok(()),
+            Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
+            Received::SoftFailed | Received::Needs(_) => Err(nonsense("a state without what it builds on").into()),
+        }
+    }
+
+    /// The join, as the other server signed it if it had to.
+    async fn signed_join(
+        &self,
+        told: Option<&RawValue>,
+        join: &Pdu,
+        version: &RoomVersion,
+    ) -> Result<CheckedEvent, Failure> {
+        if let Some(told) = told
+            && let Ok(read) = ReadPdu::read(told, version)
+            && read.event_id == *join.event_id()
+            && let Some((_, Ok(pdu))) = self.cx.check_pdus(version, vec![read]).await?.pop()
+        {
+            return Ok(checked(&pdu));
+        }
+        Ok(checked(join))
+    }
+
+    async fn tell_user(&self, membership: MembershipState, stripped_state: Vec<Box<RawValue>>) -> Result<(), Failure> {
+        let call = MembershipChanged {
+            room_id: self.room_id.to_owned(),
+            position: self.cx.now_ms(),
+            membership,
+            profile: None,
+            stripped_state,
+            predecessor: None,
+        };
+        self.cx.user(self.user_id).call(&call).await
+    }
+}
+
+/// Whole or stripped events, as stripped ones; what is none of either is left out.
+pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+    #[derive(Deserialize, serde::Serialize)]
+    struct Stripped {
+        content: Box<RawValue>,
+        sender: ruma_common::OwnedUserId,
+        state_key: String,
+        #[serde(rename = "type")]
+        event_type: String,
+    }
+    let read = |event: &RawValue| serde_json::from_str::<Stripped>(event.get()).ok();
+    let events = events.iter().take(STRIPPED_EVENTS_MAX).filter_map(|event| read(event));
+    events.filter_map(|event| to_raw_value(&event).ok()).collect()
+}
+
+/// What a user is told of another server's no; `None` where it is none.
+fn refused(error: &AskError) -> Option<Refusal> {
+    let AskError::Refused { status, errcode, message, body } = error else { return None };
+    Some(match (errcode.as_str(), status.as_u16()) {
+        ("M_INCOMPATIBLE_ROOM_VERSION", _) => {
+            let room_version = body.get("room_version").and_then(Value::as_str).unwrap_or_default().to_owned();
+            Refusal::IncompatibleRoomVersion { room_version }
+        }
+        (_, 404) => Refusal::NotFound(message.clone()),
+        ("M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN" | "M_FORBIDDEN", _) | (_, 403) => {
+            Refusal::Forbidden(message.clone())
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,97 @@
+//! Events and states that other servers ask for.
+//! Spec: "Retrieving events", "Backfilling and retrieving missing events", "Retrieving event authorisation information".
+
+use actors::room::{GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted};
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId};
+use ruma_federation_api::{
+    authorization::get_event_authorization,
+    backfill::get_backfill,
+    event::{get_missing_events, get_room_state, get_room_state_ids},
+};
+
+use super::{Origin, event_lists::pages, membership::unknown_room};
+use crate::{Body, Context, Failure, OrAbsent, Routes};
+
+/// The most events that a server gets for one question.
+const EVENTS_MAX: u64 = 100;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_body(state);
+    routes.add(state_ids);
+    routes.add_body(event_auth);
+    routes.add(backfill);
+    routes.add(missing_events);
+}
+
+/// `GET /state/{roomId}`.
+async fn state(cx: &Context, Origin(origin): Origin, request: get_room_state::v1::Request) -> Result<Body, Failure> {
+    let ids = ids(cx, origin, &request.room_id, request.event_id, false).await?;
+    let texts = [r#"{"pdus":["#, r#"],"auth_chain":["#, "]}"].map(str::to_owned);
+    Ok(pages(cx, &request.room_id, texts, [ids.state, ids.auth_chain]))
+}
+
+/// `GET /state_ids/{roomId}`.
+async fn state_ids(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_room_state_ids::v1::Request,
+) -> Result<get_room_state_ids::v1::Response, Failure> {
+    let ids = ids(cx, origin, &request.room_id, request.event_id, false).await?;
+    Ok(get_room_state_ids::v1::Response::new(ids.auth_chain, ids.state))
+}
+
+/// `GET /event_auth/{roomId}/{eventId}`.
+async fn event_auth(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_event_authorization::v1::Request,
+) -> Result<Body, Failure> {
+    let ids = ids(cx, origin, &request.room_id, request.event_id, true).await?;
+    let texts = [r#"{"auth_chain":["#, "", "]}"].map(str::to_owned);
+    Ok(pages(cx, &request.room_id, texts, [ids.auth_chain, Vec::new()]))
+}
+
+async fn ids(
+    cx: &Context,
+    origin: OwnedServerName,
+    room_id: &RoomId,
+    event_id: OwnedEventId,
+    auth_chain_only: bool,
+) -> Result<StateIds, Failure> {
+    let version = GetVersionForServer { server: origin.clone() };
+    cx.room(room_id).call(&version).await.or_absent(unknown_room())?;
+    cx.room(room_id).call(&GetStateIds { server: Some(origin), event_id, auth_chain_only }).await
+}
+
+/// `GET /backfill/{roomId}`.
+async fn backfill(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_backfill::v1::Request,
+) -> Result<get_backfill::v1::Response, Failure> {
+    let limit = u64::from(request.limit).min(EVENTS_MAX);
+    let call = GetEventsForServer { server: origin, wanted: Wanted::Backfill { from: request.v, limit } };
+    let pdus = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
+    Ok(get_backfill::v1::Response::new(cx.server_name().to_owned(), millis(cx.now_ms()), pdus))
+}
+
+/// `POST /get_missing_events/{roomId}`.
+async fn missing_events(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_missing_events::v1::Request,
+) -> Result<get_missing_events::v1::Response, Failure> {
+    let wanted = Wanted::Missing {
+        earliest: request.earliest_events,
+        latest: request.latest_events,
+        limit: u64::from(request.limit).min(EVENTS_MAX),
+        min_depth: u64::from(request.min_depth),
+    };
+    let call = GetEventsForServer { server: origin, wanted };
+    let events = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
+    Ok(get_missing_events::v1::Response::new(events))
+}
+
+fn millis(ms: u64) -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch(js_int::UInt::try_from(ms).unwrap_or_default())
+}

@@ -1,0 +1,214 @@
+//! Letting users of other servers into rooms here, and out of them.
+//! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
+
+use actors::room::{
+    AdmitMembership, GetJoinConditions, GetStateIds, GetStrippedState, GetVersionForServer, MembershipAction,
+    PrepareMembership, PreparedMembership,
+};
+use domain::{Pdu, Refusal, RoomVersion};
+use platform::Fault;
+use ruma_common::{OwnedEventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
+use ruma_federation_api::membership::{
+    create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
+    prepare_leave_event,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Origin,
+    event_lists::pages,
+    pdus::{ReadPdu, checked},
+};
+use crate::{Body, Context, Failure, OrAbsent, Routes, client::first_joined};
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(make_join);
+    routes.add_body(send_join);
+    routes.add(make_leave);
+    routes.add(send_leave);
+    routes.add(make_knock);
+    routes.add_json(send_knock);
+}
+
+/// `GET /make_join/{roomId}/{userId}`.
+async fn make_join(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: prepare_join_event::v1::Request,
+) -> Result<prepare_join_event::v1::Response, Failure> {
+    of_origin(&request.user_id, &origin)?;
+    check_version(cx, &origin, &request.room_id, &request.ver).await?;
+    let mut call =
+        PrepareMembership { user: request.user_id.clone(), action: MembershipAction::Join, member_of: Vec::new() };
+    let room = cx.room(&request.room_id);
+    let conditions = room.call(&GetJoinConditions { user: request.user_id.clone() }).await?.member_of_any;
+    if !conditions.is_empty() {
+        call.member_of.extend(first_joined(cx, &request.user_id, conditions).await?);
+    }
+    let is_restricted = !call.member_of.is_empty();
+    let prepared = match room.call(&call).await {
+        // Whoever may invite here could: a server with somebody who may is to be asked.
+        Err(Failure::Refused(Refusal::Forbidden(rule))) if is_restricted => {
+            return Err(Refusal::UnableToGrantJoin(rule).into());
+        }
+        prepared => prepared?,
+    };
+    let mut response = prepare_join_event::v1::Response::new(prepared.event);
+    response.room_version = Some(RoomVersionId::try_from(prepared.room_version.as_str()).map_err(no_version)?);
+    Ok(response)
+}
+
+/// `GET /make_leave/{roomId}/{userId}`.
+async fn make_leave(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: prepare_leave_event::v1::Request,
+) -> Result<prepare_leave_event::v1::Response, Failure> {
+    of_origin(&request.user_id, &origin)?;
+    let prepared = prepare(cx, &request.room_id, request.user_id, MembershipAction::Leave).await?;
+    let version = RoomVersionId::try_from(prepared.room_version.as_str()).map_err(no_version)?;
+    Ok(prepare_leave_event::v1::Response::new(Some(version), prepared.event))
+}
+
+/// `GET /make_knock/{roomId}/{userId}`.
+async fn make_knock(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: prepare_knock_event::v1::Request,
+) -> Result<prepare_knock_event::v1::Response, Failure> {
+    of_origin(&request.user_id, &origin)?;
+    check_version(cx, &origin, &request.room_id, &request.ver).await?;
+    let prepared = prepare(cx, &request.room_id, request.user_id, MembershipAction::Knock).await?;
+    let version = RoomVersionId::try_from(prepared.room_version.as_str()).map_err(no_version)?;
+    Ok(prepare_knock_event::v1::Response::new(version, prepared.event))
+}
+
+async fn prepare(
+    cx: &Context,
+    room_id: &RoomId,
+    user: OwnedUserId,
+    action: MembershipAction,
+) -> Result<PreparedMembership, Failure> {
+    let call = PrepareMembership { user, action, member_of: Vec::new() };
+    cx.room(room_id).call(&call).await.or_absent(unknown_room())
+}
+
+/// `PUT /send_join/{roomId}/{eventId}`: the join as it is in the room now, with the state before it and its auth chain, in
+/// pieces as the room gives them.
+async fn send_join(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: create_join_event::v2::Request,
+) -> Result<Body, Failure> {
+    let join = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Join).await?;
+    let call = GetStateIds { server: None, event_id: join.event_id().to_owned(), auth_chain_only: false };
+    let ids = cx.room(&request.room_id).call(&call).await?;
+    let servers = serde_json::to_string(&ids.servers)?;
+    let origin = serde_json::to_string(cx.server_name())?;
+    let start = format!(
+        r#"{{"origin":{origin},"members_omitted":false,"servers_in_room":{servers},"event":{},"state":["#,
+        join.json()
+    );
+    let texts = [start, r#"],"auth_chain":["#.to_owned(), "]}".to_owned()];
+    Ok(pages(cx, &request.room_id, texts, [ids.state, ids.auth_chain]))
+}
+
+/// `PUT /send_leave/{roomId}/{eventId}`.
+async fn send_leave(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: create_leave_event::v2::Request,
+) -> Result<create_leave_event::v2::Response, Failure> {
+    admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Leave).await?;
+    Ok(create_leave_event::v2::Response::new())
+}
+
+/// `PUT /send_knock/{roomId}/{eventId}`.
+async fn send_knock(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: create_knock_event::v1::Request,
+) -> Result<Vec<u8>, Failure> {
+    let knock = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Knock).await?;
+    let state = cx.room(&request.room_id).call(&GetStrippedState { user: knock.sender().to_owned() }).await?;
+    Ok(serde_json::to_vec(&serde_json::json!({ "knock_room_state": state }))?)
+}
+
+/// Takes a membership that another server completed into the room; answers it as it is now.
+async fn admit(
+    cx: &Context,
+    origin: &ServerName,
+    room_id: &RoomId,
+    event_id: &OwnedEventId,
+    json: &RawValue,
+    membership: MembershipState,
+) -> Result<Pdu, Failure> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: MembershipState,
+        join_authorised_via_users_server: Option<OwnedUserId>,
+    }
+    let call = GetVersionForServer { server: origin.to_owned() };
+    let version = RoomVersion::parse(&cx.room(room_id).call(&call).await.or_absent(unknown_room())?)?;
+    let mut json = json.to_owned();
+    let read = |json: &RawValue| ReadPdu::read(json, &version).map_err(Refusal::BadJson);
+    let draft = Pdu::from_stored(event_id.clone(), json.get().to_owned(), false).map_err(Refusal::from)?;
+    let content: Content = draft.content_as().map_err(Refusal::from)?;
+    let is_as_said = read(&json)?.event_id == *event_id
+        && draft.room_id() == room_id
+        && *draft.event_type() == TimelineEventType::RoomMember
+        && draft.state_key() == Some(draft.sender().as_str())
+        && content.membership == membership;
+    if !is_as_said {
+        let sentence = format!("This is not a membership `{membership}` of this room, or has another id");
+        return Err(Refusal::BadJson(sentence).into());
+    }
+    of_origin(draft.sender(), origin)?;
+    // In whose name the user comes in, that one's server signs as well.
+    let vouches = content.join_authorised_via_users_server.is_some_and(|user| cx.is_local(&user));
+    if membership == MembershipState::Join && vouches {
+        json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
+    }
+    let mut outcomes = cx.check_pdus(&version, vec![read(&json)?]).await?;
+    let pdu = match outcomes.pop() {
+        Some((_, Ok(pdu))) => pdu,
+        Some((_, Err(why))) => return Err(Refusal::Forbidden(why).into()),
+        None => return Err(Fault::new("an event was checked without outcome").into()),
+    };
+    let call = AdmitMembership { server: origin.to_owned(), event: checked(&pdu) };
+    cx.room(room_id).call(&call).await?;
+    Ok(pdu)
+}
+
+/// Refuses who speaks for somebody of another server.
+fn of_origin(user_id: &UserId, origin: &ServerName) -> Result<(), Refusal> {
+    if user_id.server_name() == origin {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(format!("{user_id} is not a user of {origin}")))
+}
+
+/// Refuses a server that does not know the room's version, with `M_INCOMPATIBLE_ROOM_VERSION`.
+async fn check_version(
+    cx: &Context,
+    origin: &ServerName,
+    room_id: &RoomId,
+    known: &[RoomVersionId],
+) -> Result<(), Failure> {
+    let call = GetVersionForServer { server: origin.to_owned() };
+    let version = cx.room(room_id).call(&call).await.or_absent(unknown_room())?;
+    if known.iter().any(|known| known.as_str() == version) {
+        return Ok(());
+    }
+    Err(Refusal::IncompatibleRoomVersion { room_version: version }.into())
+}
+
+pub(super) fn unknown_room() -> Refusal {
+    Refusal::NotFound("This server is not in the room".to_owned())
+}
+
+fn no_version(_: ruma_common::IdParseError) -> Fault {
+    Fault::new("a room has a version that is none")
+}

@@ -1,0 +1,192 @@
+//! Events that other servers give us: read, and checked as far as that needs no room.
+//! Spec: Server-Server API, "Checks performed on receipt of a PDU", steps 1 to 3.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use actors::room::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents};
+use domain::{
+    Pdu, RoomVersion,
+    event::{self, PDU_BYTES_MAX},
+    federation::server_keys::Signed,
+};
+use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId};
+use ruma_events::TimelineEventType;
+use ruma_signatures::{PublicKeyMap, required_server_signatures_to_verify_event};
+use serde_json::value::RawValue;
+
+use super::{NeededKey, ServerKeys};
+use crate::{Context, Failure};
+
+/// Bytes of events in one call to a room.
+const CALL_BYTES_MAX: usize = 1024 * 1024;
+
+/// An event of which nothing is known but that it is one by its form.
+pub(crate) struct ReadPdu {
+    pub event_id: OwnedEventId,
+    object: CanonicalJsonObject,
+    signers: BTreeSet<OwnedServerName>,
+    signed: Signed,
+}
+
+impl ReadPdu {
+    /// Reads an event; what is wrong with it otherwise.
+    pub(crate) fn read(json: &RawValue, version: &RoomVersion) -> Result<Self, String> {
+        if json.get().len() > PDU_BYTES_MAX * 2 {
+            return Err("it is too large".to_owned());
+        }
+        let object: CanonicalJsonObject =
+            serde_json::from_str(json.get()).map_err(|error| format!("it is no canonical JSON: {error}"))?;
+        let event_id = event::id_of(&object, version).map_err(|error| error.to_string())?;
+        let signers = required_server_signatures_to_verify_event(&object, &version.rules().signatures)
+            .map_err(|error| error.to_string())?;
+        let at_ms = match object.get("origin_server_ts") {
+            Some(CanonicalJsonValue::Integer(at_ms)) => u64::try_from(i64::from(*at_ms)).unwrap_or_default(),
+            _ => return Err("it has no time".to_owned()),
+        };
+        let signed = if version.looks_at_key_validity() { Signed::Event { at_ms } } else { Signed::EventOfAnyTime };
+        Ok(Self { event_id, object, signers, signed })
+    }
+
+    fn key_ids<'a>(&'a self, server: &OwnedServerName) -> impl Iterator<Item = &'a str> {
+        let of_server = match self.object.get("signatures") {
+            Some(CanonicalJsonValue::Object(signatures)) => signatures.get(server.as_str()),
+            _ => None,
+        };
+        let of_server = match of_server {
+            Some(CanonicalJsonValue::Object(of_server)) => Some(of_server),
+            _ => None,
+        };
+        of_server.into_iter().flat_map(|of_server| of_server.keys()).map(String::as_str)
+    }
+
+    fn needed_keys(&self) -> Vec<NeededKey> {
+        let of = |server: &OwnedServerName| {
+            let needed =
+                |key_id: &str| NeededKey { server: server.clone(), key_id: key_id.to_owned(), signed: self.signed };
+            self.key_ids(server).map(needed).collect::<Vec<_>>()
+        };
+        self.signers.iter().flat_map(of).collect()
+    }
+
+    fn public_keys(&self, keys: &ServerKeys) -> PublicKeyMap {
+        let mut map = PublicKeyMap::new();
+        for server in &self.signers {
+            let set = self.key_ids(server).filter_map(|key_id| {
+                keys.key_for(server, key_id, self.signed).map(|key| (key_id.to_owned(), key.clone()))
+            });
+            map.insert(server.to_string(), set.collect());
+        }
+        map
+    }
+
+    fn check(self, version: &RoomVersion, keys: &ServerKeys) -> Result<Pdu, String> {
+        let public_keys = self.public_keys(keys);
+        let checked = event::check(self.object, version, &public_keys).map_err(|error| error.to_string())?;
+        Ok(checked.pdu)
+    }
+}
+
+/// What a room is given of an event.
+pub(crate) fn checked(pdu: &Pdu) -> CheckedEvent {
+    CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
+}
+
+impl Context {
+    /// Checks events: their form, their signatures and their hashes. What does not pass is left out, but for the reason.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn check_pdus(
+        &self,
+        version: &RoomVersion,
+        pdus: Vec<ReadPdu>,
+    ) -> Result<Vec<(OwnedEventId, Result<Pdu, String>)>, Failure> {
+        let keys = self.server_keys(pdus.iter().flat_map(ReadPdu::needed_keys)).await?;
+        let check = |pdu: ReadPdu| (pdu.event_id.clone(), pdu.check(version, &keys));
+        Ok(pdus.into_iter().map(check).collect())
+    }
+
+    /// As [`Context::check_pdus`], of events of one room: those that pass, and are of it.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn good_pdus(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersion,
+        pdus: &[Box<RawValue>],
+    ) -> Result<Vec<Pdu>, Failure> {
+        let read = pdus.iter().filter_map(|json| match ReadPdu::read(json, version) {
+            Ok(pdu) => Some(pdu),
+            Err(why) => {
+                tracing::debug!(%room_id, why, "an event is dropped");
+                None
+            }
+        });
+        let mut good = Vec::new();
+        for (event_id, outcome) in self.check_pdus(version, read.collect()).await? {
+            match outcome {
+                Ok(pdu) if pdu.room_id() == room_id => good.push(pdu),
+                Ok(_) => tracing::debug!(%room_id, %event_id, "an event of another room is dropped"),
+                Err(why) => tracing::debug!(%room_id, %event_id, why, "an event is dropped"),
+            }
+        }
+        Ok(good)
+    }
+
+    /// Has a room hold these events; those whose authorisation is not among them, nor held, are not.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn hold_pdus(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<(), Failure> {
+        let (mut batch, mut bytes) = (Vec::new(), 0_usize);
+        for pdu in in_auth_order(pdus) {
+            bytes = bytes.saturating_add(pdu.json().len());
+            batch.push(checked(&pdu));
+            if batch.len() >= HELD_AT_ONCE_MAX || bytes > CALL_BYTES_MAX {
+                self.room(room_id).call(&HoldEvents { events: std::mem::take(&mut batch) }).await?;
+                bytes = 0;
+            }
+        }
+        if !batch.is_empty() {
+            self.room(room_id).call(&HoldEvents { events: batch }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Each event after those of these that it names as its authorisation. Events that name each other are left out: they
+/// cannot be.
+fn in_auth_order(pdus: Vec<Pdu>) -> Vec<Pdu> {
+    let mut waiting: BTreeMap<OwnedEventId, usize> = BTreeMap::new();
+    let mut children: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
+    let by_id: BTreeMap<OwnedEventId, Pdu> = pdus.into_iter().map(|pdu| (pdu.event_id().to_owned(), pdu)).collect();
+    let mut ready: Vec<OwnedEventId> = Vec::new();
+    for (event_id, pdu) in &by_id {
+        let parents: BTreeSet<&OwnedEventId> = pdu.auth_events().iter().filter(|id| by_id.contains_key(*id)).collect();
+        if parents.is_empty() {
+            ready.push(event_id.clone());
+        }
+        waiting.insert(event_id.clone(), parents.len());
+        for parent in parents {
+            children.entry(parent.clone()).or_default().push(event_id.clone());
+        }
+    }
+    // Since v12 nobody names the create event, and all depend on it.
+    ready.sort_by_key(|event_id| {
+        by_id.get(event_id).is_some_and(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate)
+    });
+    let mut ordered = Vec::with_capacity(by_id.len());
+    while let Some(event_id) = ready.pop() {
+        for child in children.remove(&event_id).unwrap_or_default() {
+            if let Some(count) = waiting.get_mut(&child) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    ready.push(child);
+                }
+            }
+        }
+        ordered.extend(by_id.get(&event_id).cloned());
+    }
+    ordered
+}

@@ -1,0 +1,195 @@
+//! Bringing an event of another server into its room, with whatever the room lacks to judge it.
+//!
+//! The room names what it needs; this asks the server that sent the event, and calls again. Every round adds facts: events
+//! that lie between, or else the state before the event and the auth chains of that. What cannot be had after
+//! [`ROUNDS_MAX`] rounds is not taken in; the server may send it again.
+//! Spec: Server-Server API, "Backfilling and retrieving missing events", "Retrieving events".
+
+use std::collections::BTreeSet;
+
+use actors::room::{GetExtremities, GetMissing, Needs, ReceiveEvent, Received};
+use domain::{Pdu, RoomVersion};
+use futures_util::{StreamExt, stream};
+use js_int::UInt;
+use platform::LocalFuture;
+use ruma_common::{OwnedEventId, RoomId, ServerName};
+use ruma_federation_api::{
+    authorization::get_event_authorization,
+    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+};
+
+use super::{AskError, Bounds, pdus::checked};
+use crate::{Context, Failure};
+
+/// Calls for one event.
+const ROUNDS_MAX: usize = 5;
+/// Events asked for that lie between what is held and what came.
+const MISSING_EVENTS_MAX: u32 = 50;
+/// When more events of a state are missing than this, all of it is asked for at once.
+const STATE_ONE_BY_ONE_MAX: usize = 50;
+/// Events asked for at the same time.
+const EVENTS_AT_ONCE: usize = 8;
+/// The largest state that is taken in one answer, in bytes.
+const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const STATE_TIMEOUT_MS: u64 = 60_000;
+
+/// A room of which events come from a server.
+pub(crate) struct Receiving<'a> {
+    pub cx: &'a Context,
+    pub origin: &'a ServerName,
+    pub room_id: &'a RoomId,
+    pub version: &'a RoomVersion,
+}
+
+impl Receiving<'_> {
+    /// Brings an event into the room. Answers what became of it.
+    ///
+    /// # Errors
+    /// A fault of ours. What cannot be had is [`Received::Needs`].
+    pub(crate) async fn receive(&self, pdu: &Pdu) -> Result<Received, Failure> {
+        self.receive_with(pdu, true).await
+    }
+
+    /// `may_ask_between`: whether events before it are asked for, or only the state.
+    fn receive_with<'a>(&'a self, pdu: &'a Pdu, may_ask_between: bool) -> LocalFuture<'a, Result<Received, Failure>> {
+        Box::pin(async move {
+            let mut call = ReceiveEvent { event: checked(pdu), state_before: None };
+            let mut may_ask_between = may_ask_between;
+            for _ in 0..ROUNDS_MAX {
+                let needs = match self.cx.room(self.room_id).call(&call).await? {
+                    Received::Needs(needs) => needs,
+                    received => return Ok(received),
+                };
+                if !needs.prev_events.is_empty() && std::mem::take(&mut may_ask_between) {
+                    self.fetch_between(pdu).await?;
+                    continue;
+                }
+                if !needs.auth_events.is_empty() {
+                    self.fetch_auth_chain(pdu, &needs.auth_events).await?;
+                }
+                if !needs.prev_events.is_empty() {
+                    let Some(state) = self.fetch_state(pdu).await? else { return Ok(Received::Needs(needs)) };
+                    call.state_before = Some(state);
+                } else if !needs.state.is_empty() {
+                    self.fetch_one_by_one(needs.state).await?;
+                }
+            }
+            match self.cx.room(self.room_id).call(&call).await? {
+                Received::Needs(needs) => {
+                    self.log_lack(pdu, &needs);
+                    Ok(Received::Needs(needs))
+                }
+                received => Ok(received),
+            }
+        })
+    }
+
+    fn log_lack(&self, pdu: &Pdu, needs: &Needs) {
+        let lacks = needs.prev_events.len() + needs.auth_events.len() + needs.state.len();
+        tracing::info!(room_id = %self.room_id, event_id = %pdu.event_id(), origin = %self.origin, lacks,
+            "an event cannot be judged: what it builds on is not to be had");
+    }
+
+    fn did_not_say(&self, what: &str, error: &AskError) {
+        tracing::debug!(room_id = %self.room_id, origin = %self.origin, what, %error, "the other server did not say");
+    }
+
+    /// Receives what lies between what the room holds and this event.
+    async fn fetch_between(&self, pdu: &Pdu) -> Result<(), Failure> {
+        let extremities = self.cx.room(self.room_id).call(&GetExtremities {}).await?;
+        let mut request = get_missing_events::v1::Request::new(
+            self.room_id.to_owned(),
+            extremities.event_ids,
+            vec![pdu.event_id().to_owned()],
+        );
+        request.limit = MISSING_EVENTS_MAX.into();
+        request.min_depth = UInt::try_from(extremities.min_depth).unwrap_or_default();
+        let events = match self.cx.ask(self.origin, request).await {
+            Ok(response) => response.events,
+            Err(error) => {
+                self.did_not_say("what lies between", &error);
+                return Ok(());
+            }
+        };
+        let events = events.get(..MISSING_EVENTS_MAX as usize).unwrap_or(&events);
+        let mut between = self.cx.good_pdus(self.room_id, self.version, events).await?;
+        between.sort_by_key(Pdu::depth);
+        for event in between {
+            if event.event_id() != pdu.event_id() {
+                self.receive_with(&event, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch_auth_chain(&self, pdu: &Pdu, missing: &[OwnedEventId]) -> Result<(), Failure> {
+        let request = get_event_authorization::v1::Request::new(self.room_id.to_owned(), pdu.event_id().to_owned());
+        match self.cx.ask_within(self.origin, request, state_bounds()).await {
+            Ok(response) => {
+                let chain = self.cx.good_pdus(self.room_id, self.version, &response.auth_chain).await?;
+                self.cx.hold_pdus(self.room_id, chain).await
+            }
+            Err(error) => {
+                self.did_not_say("an auth chain", &error);
+                self.fetch_one_by_one(missing.to_vec()).await
+            }
+        }
+    }
+
+    /// The ids of the state before an event, all of it held; `None` if it is not to be had.
+    async fn fetch_state(&self, pdu: &Pdu) -> Result<Option<Vec<OwnedEventId>>, Failure> {
+        let request = get_room_state_ids::v1::Request::new(pdu.event_id().to_owned(), self.room_id.to_owned());
+        let ids = match self.cx.ask_within(self.origin, request, state_bounds()).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                self.did_not_say("a state", &error);
+                return Ok(None);
+            }
+        };
+        let all: BTreeSet<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
+        let all = GetMissing { event_ids: all.into_iter().cloned().collect() };
+        let missing = self.cx.room(self.room_id).call(&all).await?;
+        if missing.len() > STATE_ONE_BY_ONE_MAX {
+            let request = get_room_state::v1::Request::new(pdu.event_id().to_owned(), self.room_id.to_owned());
+            match self.cx.ask_within(self.origin, request, state_bounds()).await {
+                Ok(state) => {
+                    let events: Vec<_> = state.auth_chain.into_iter().chain(state.pdus).collect();
+                    let events = self.cx.good_pdus(self.room_id, self.version, &events).await?;
+                    self.cx.hold_pdus(self.room_id, events).await?;
+                }
+                Err(error) => {
+                    self.did_not_say("a state", &error);
+                    return Ok(None);
+                }
+            }
+        } else {
+            self.fetch_one_by_one(missing).await?;
+        }
+        // What could not be had, or is no event of this room, is no part of the state.
+        let lost = self.cx.room(self.room_id).call(&GetMissing { event_ids: ids.pdu_ids.clone() }).await?;
+        if !lost.is_empty() {
+            tracing::info!(room_id = %self.room_id, event_id = %pdu.event_id(), lost = lost.len(), "a state has gaps");
+        }
+        let lost: BTreeSet<OwnedEventId> = lost.into_iter().collect();
+        Ok(Some(ids.pdu_ids.into_iter().filter(|event_id| !lost.contains(event_id)).collect()))
+    }
+
+    async fn fetch_one_by_one(&self, event_ids: Vec<OwnedEventId>) -> Result<(), Failure> {
+        let asked = stream::iter(event_ids)
+            .map(async |event_id| self.cx.ask(self.origin, get_event::v1::Request::new(event_id)).await);
+        let answers: Vec<_> = asked.buffer_unordered(EVENTS_AT_ONCE).collect().await;
+        let mut events = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(response) => events.push(response.pdu),
+                Err(error) => self.did_not_say("an event", &error),
+            }
+        }
+        let events = self.cx.good_pdus(self.room_id, self.version, &events).await?;
+        self.cx.hold_pdus(self.room_id, events).await
+    }
+}
+
+fn state_bounds() -> Bounds {
+    Bounds { response_bytes_max: STATE_BYTES_MAX, timeout_ms: STATE_TIMEOUT_MS }
+}

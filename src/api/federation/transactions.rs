@@ -1,0 +1,113 @@
+//! What other servers send us as it happens. Spec: "Transactions".
+
+use std::collections::BTreeMap;
+
+use actors::{
+    destination::IsUp,
+    room::{GetVersionForServer, Received},
+};
+use domain::{Refusal, RoomVersion};
+use futures_util::{StreamExt, stream};
+use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use ruma_federation_api::transactions::send_transaction_message::v1::{Request, Response};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Origin, pdus::ReadPdu, receiving::Receiving};
+use crate::{Context, Failure, Routes};
+
+/// Spec: «Must not be more than 50 items».
+const PDUS_MAX: usize = 50;
+/// Spec: «Must not be more than 100 items».
+const EDUS_MAX: usize = 100;
+/// Rooms that are served at the same time.
+const ROOMS_AT_ONCE: usize = 8;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(send);
+}
+
+/// `PUT /send/{txnId}`. A transaction that is repeated finds its events in their rooms, and changes nothing.
+async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<Response, Failure> {
+    if request.origin != origin {
+        return Err(Refusal::Forbidden("The transaction is not from who sent it".to_owned()).into());
+    }
+    if request.pdus.len() > PDUS_MAX || request.edus.len() > EDUS_MAX {
+        let sentence = format!("A transaction has at most {PDUS_MAX} PDUs and {EDUS_MAX} EDUs");
+        return Err(Refusal::InvalidParam(sentence).into());
+    }
+    let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+    for pdu in request.pdus {
+        if let Some(room_id) = room_of(&pdu) {
+            by_room.entry(room_id).or_default().push(pdu);
+        }
+    }
+    let rooms = stream::iter(by_room).map(async |(room_id, pdus)| in_room(cx, &origin, &room_id, pdus).await);
+    let outcomes: Vec<Result<_, Failure>> = rooms.buffer_unordered(ROOMS_AT_ONCE).collect().await;
+    let mut pdus = BTreeMap::new();
+    for outcome in outcomes {
+        pdus.extend(outcome?);
+    }
+    // Whoever talks to us listens.
+    match cx.call(origin.as_str(), &IsUp {}).await {
+        Ok(()) | Err(Failure::Absent) => {}
+        Err(failure) => return Err(failure),
+    }
+    Ok(Response::new(pdus))
+}
+
+/// The room that an event says it is of. Since v12 a create event says none: nobody is sent one alone.
+fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    struct OfRoom {
+        room_id: OwnedRoomId,
+    }
+    serde_json::from_str::<OfRoom>(pdu.get()).ok().map(|of_room| of_room.room_id)
+}
+
+/// Receives the events of one room, in their order.
+async fn in_room(
+    cx: &Context,
+    origin: &ServerName,
+    room_id: &RoomId,
+    pdus: Vec<Box<RawValue>>,
+) -> Result<BTreeMap<OwnedEventId, Result<(), String>>, Failure> {
+    let mut outcomes = BTreeMap::new();
+    let version = match cx.room(room_id).call(&GetVersionForServer { server: origin.to_owned() }).await {
+        Ok(version) => Ok(version),
+        Err(Failure::Absent) => Err("this server does not know the room".to_owned()),
+        Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
+        Err(failure) => return Err(failure),
+    };
+    let version = match version {
+        Ok(version) => RoomVersion::parse(&version)?,
+        Err(why) => {
+            // Its version is not known, so that most versions' ids cannot be told; the newest is as good a guess as any.
+            let version = RoomVersion::parse("11")?;
+            let ids = pdus.iter().filter_map(|pdu| ReadPdu::read(pdu, &version).ok());
+            return Ok(ids.map(|pdu| (pdu.event_id, Err(why.clone()))).collect());
+        }
+    };
+    let read = pdus.iter().filter_map(|pdu| match ReadPdu::read(pdu, &version) {
+        Ok(pdu) => Some(pdu),
+        Err(why) => {
+            tracing::debug!(%room_id, %origin, why, "an event is dropped");
+            None
+        }
+    });
+    let receiving = Receiving { cx, origin, room_id, version: &version };
+    for (event_id, checked) in cx.check_pdus(&version, read.collect()).await? {
+        let outcome = match checked {
+            Ok(pdu) => match receiving.receive(&pdu).await {
+                // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
+                Ok(Received::Accepted | Received::SoftFailed | Received::Rejected(_)) => Ok(()),
+                Ok(Received::Needs(_)) => Err("what it builds on is not to be had".to_owned()),
+                Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
+                Err(failure) => return Err(failure),
+            },
+            Err(why) => Err(why),
+        };
+        outcomes.insert(event_id, outcome);
+    }
+    Ok(outcomes)
+}

@@ -1,0 +1,89 @@
+//! The state resolution of room version 1, which ruma does not have. It is known to reset state, and only the rooms of
+//! that version use it. Spec: Room Version 1, "State resolution".
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use ruma_common::OwnedEventId;
+use ruma_events::StateEventType;
+use sha1::{Digest, Sha1};
+
+use super::{Meeting, StateError, StateKey, StateMap};
+use crate::{Pdu, RoomVersion, auth};
+
+/// As [`super::resolve`].
+pub(super) fn resolve(version: &RoomVersion, meeting: &dyn Meeting) -> Result<StateMap<OwnedEventId>, StateError> {
+    let mut candidates: BTreeMap<StateKey, BTreeSet<OwnedEventId>> = BTreeMap::new();
+    for (key, event_id) in meeting.forks().iter().flatten() {
+        candidates.entry(key.clone()).or_default().insert(event_id.clone());
+    }
+    let mut resolution = Resolution { version, meeting, resolved: BTreeMap::new() };
+    let mut conflicts: Vec<(StateKey, Vec<Pdu>)> = Vec::new();
+    for (key, event_ids) in candidates {
+        let held = |event_id: OwnedEventId| meeting.event(&event_id).ok_or(StateError::Missing(event_id));
+        let mut events = event_ids.into_iter().map(held).collect::<Result<Vec<_>, StateError>>()?;
+        // A state that has no event for a key does not conflict with one that does.
+        if let [event] = events.as_slice() {
+            resolution.resolved.insert(key, event.clone());
+            continue;
+        }
+        events.sort_by_key(|event| (event.depth(), Reverse(sha1(event))));
+        conflicts.push((key, events));
+    }
+    for deciding in [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember] {
+        for (key, events) in conflicts.iter().filter(|(key, _)| key.0 == deciding) {
+            resolution.applies_in_turn(key, events);
+        }
+    }
+    let decide = [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember];
+    for (key, events) in conflicts.iter().filter(|(key, _)| !decide.contains(&key.0)) {
+        resolution.picks_highest(key, events);
+    }
+    Ok(resolution.resolved.into_iter().map(|(key, event)| (key, event.event_id().to_owned())).collect())
+}
+
+/// What is resolved so far.
+struct Resolution<'a> {
+    version: &'a RoomVersion,
+    meeting: &'a dyn Meeting,
+    resolved: BTreeMap<StateKey, Pdu>,
+}
+
+impl Resolution<'_> {
+    /// «Add the first event in the list to R. For each subsequent event in the list, check that the event would be
+    /// allowed … If it would not be allowed, stop».
+    fn applies_in_turn(&mut self, key: &StateKey, events: &[Pdu]) {
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 && !self.is_allowed(event) {
+                return;
+            }
+            self.resolved.insert(key.clone(), event.clone());
+        }
+    }
+
+    /// «Pick the event with the highest depth and lowest sha1(event_id) that passes authentication in R». Where none
+    /// does, the first one stays, as every server has it.
+    fn picks_highest(&mut self, key: &StateKey, events: &[Pdu]) {
+        let allowed = events.iter().rev().find(|event| self.is_allowed(event)).or(events.first());
+        if let Some(event) = allowed.cloned() {
+            self.resolved.insert(key.clone(), event);
+        }
+    }
+
+    fn is_allowed(&self, event: &Pdu) -> bool {
+        auth::check_against_state(event, self.version, &|event_type, state_key| {
+            let key = (event_type.clone(), state_key.to_owned());
+            if let Some(event) = self.resolved.get(&key) {
+                return Some(event.clone());
+            }
+            self.meeting.agreed(&key).and_then(|event_id| self.meeting.event(&event_id))
+        })
+        .is_ok()
+    }
+}
+
+fn sha1(event: &Pdu) -> Vec<u8> {
+    Sha1::digest(event.event_id().as_str().as_bytes()).to_vec()
+}

@@ -1,0 +1,30 @@
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, OnceLock},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+/// The way from a Destination to the request tier, which carries to another server what there is for it. Before the tier
+/// is there, nobody comes: Destinations ask again.
+#[derive(Clone, Default)]
+pub(crate) struct Carriers(Arc<OnceLock<Vec<UnboundedSender<String>>>>);
+
+impl Carriers {
+    /// The threads of the request tier. The first call counts.
+    pub(crate) fn are(&self, tiers: Vec<UnboundedSender<String>>) {
+        // There is one.
+        let _ = self.0.set(tiers);
+    }
+
+    pub(super) fn carry(&self, server: &str) {
+        let tiers = self.0.get().map(Vec::as_slice).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        server.hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % (tiers.len().max(1) as u64)).unwrap_or_default();
+        if let Some(tier) = tiers.get(place) {
+            // A tier that stops carries nothing any more.
+            let _ = tier.send(server.to_owned());
+        }
+    }
+}

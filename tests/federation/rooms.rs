@@ -1,0 +1,152 @@
+//! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the host
+//! under test and a native one.
+
+use harness::{Host, User, bodies, encode, json};
+
+use crate::network::{Federated, on_each_host};
+
+on_each_host![
+    a_room_is_joined_from_elsewhere_and_both_sides_talk,
+    who_is_invited_from_elsewhere_joins_or_turns_it_down,
+    what_was_missed_arrives_when_the_server_is_back,
+    who_is_banned_hears_of_it_and_no_more,
+    a_restricted_room_lets_in_members_of_the_other,
+];
+
+/// The host under test, and another server.
+fn two(host: Host) -> (Federated, Federated) {
+    (Federated::starts(host), Federated::starts(Host::Native))
+}
+
+fn joins_by(user: &User, room: &str, via: &Federated) -> harness::Answer {
+    user.post(&format!("/join/{}?via={}", encode(room), encode(&via.name)), json!({}))
+}
+
+fn a_room_is_joined_from_elsewhere_and_both_sides_talk(host: Host) {
+    let (here, there) = two(host);
+    for (version, at, from) in
+        [("12", &here, &there), ("11", &there, &here), ("10", &here, &there), ("6", &there, &here)]
+    {
+        let (alice, bob) = (at.server.registers("alice"), from.server.registers("bob"));
+        let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": version, "name": "Bridge" }));
+        alice.sends(&room, "before bob");
+        let since = alice.syncs().next_batch;
+        joins_by(&bob, &room, at).ok();
+        alice
+            .syncs_until(&since, |sync| sync.timeline(&room).iter().any(|event| event["state_key"] == bob.id.as_str()));
+
+        assert_eq!(bob.state(&room, "m.room.name", "").ok()["name"], "Bridge", "version {version}");
+        alice.sends(&room, "hello bob");
+        let heard = bob.sees(|sync| sync.has_message(&room, "hello bob"));
+        bob.sends(&room, "hello alice");
+        alice.sees(|sync| sync.has_message(&room, "hello alice"));
+        alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "across" })).ok();
+        bob.syncs_until(&heard.next_batch, |sync| {
+            sync.timeline(&room).iter().any(|event| event["content"]["topic"] == "across")
+        });
+        assert_eq!(bob.state(&room, "m.room.topic", "").ok()["topic"], "across");
+
+        let since = alice.syncs().next_batch;
+        bob.leaves(&room).ok();
+        alice.syncs_until(&since, |sync| {
+            sync.timeline(&room).iter().any(|event| event["content"]["membership"] == "leave")
+        });
+    }
+}
+
+fn who_is_invited_from_elsewhere_joins_or_turns_it_down(host: Host) {
+    let (here, there) = two(host);
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        let (alice, bob, carol) =
+            (at.server.registers("alice"), from.server.registers("bob"), from.server.registers("carol"));
+        let room = alice.creates_room(json!({ "preset": "private_chat", "name": "Den" }));
+        let since = alice.syncs().next_batch;
+        alice.invites(&room, &bob).ok();
+        let invited = bob.sees(|sync| !sync.invite_state(&room).is_empty());
+        let shown = invited.invite_state(&room);
+        assert!(shown.iter().any(|event| event["content"]["name"] == "Den"), "{shown:?}");
+        assert!(shown.iter().any(|event| event["state_key"] == bob.id.as_str()), "{shown:?}");
+        joins_by(&carol, &room, at).refused(403, "M_FORBIDDEN");
+        bob.joins(&room).ok();
+        alice.syncs_until(&since, |sync| {
+            sync.timeline(&room)
+                .iter()
+                .any(|event| event["state_key"] == bob.id.as_str() && event["content"]["membership"] == "join")
+        });
+        bob.sends(&room, "thank you");
+        alice.sees(|sync| sync.has_message(&room, "thank you"));
+
+        let since = alice.syncs().next_batch;
+        let other = alice.creates_room(json!({ "preset": "private_chat", "invite": [carol.id] }));
+        carol.sees(|sync| !sync.invite_state(&other).is_empty());
+        carol.leaves(&other).ok();
+        alice.syncs_until(&since, |sync| {
+            sync.timeline(&other)
+                .iter()
+                .any(|event| event["state_key"] == carol.id.as_str() && event["content"]["membership"] == "leave")
+        });
+        assert!(carol.syncs().invite_state(&other).is_empty());
+    }
+}
+
+fn what_was_missed_arrives_when_the_server_is_back(host: Host) {
+    let (here, there) = two(host);
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    joins_by(&bob, &room, &here).ok();
+    alice.sends(&room, "one");
+    bob.sees(|sync| sync.has_message(&room, "one"));
+    there.is_cut_off();
+    alice.sends(&room, "two");
+    alice.sends(&room, "three");
+    there.is_back();
+    // Whoever is heard of is tried again at once.
+    bob.sends(&room, "are you there?");
+    bob.sees(|sync| sync.has_message(&room, "three"));
+    alice.sees(|sync| sync.has_message(&room, "are you there?"));
+    for user in [&alice, &bob] {
+        let messages = bodies(&user.pages_back(&room, None, 20));
+        for body in ["one", "two", "three", "are you there?"] {
+            assert_eq!(messages.iter().filter(|message| *message == body).count(), 1, "{messages:?}");
+        }
+    }
+}
+
+fn who_is_banned_hears_of_it_and_no_more(host: Host) {
+    let (here, there) = two(host);
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    joins_by(&bob, &room, &here).ok();
+    let since = bob.syncs().next_batch;
+    alice.bans(&room, &bob).ok();
+    bob.syncs_until(&since, |sync| {
+        let left = sync.left(&room)["timeline"]["events"].as_array().cloned().unwrap_or_default();
+        left.iter().any(|event| event["content"]["membership"] == "ban")
+    });
+    there.takes_received();
+    alice.sends(&room, "behind his back");
+    bob.says(&room, "hey").refused(403, "M_FORBIDDEN");
+    joins_by(&bob, &room, &here).refused(403, "M_FORBIDDEN");
+    alice.unbans(&room, &bob).ok();
+    joins_by(&bob, &room, &here).ok();
+    alice.sends(&room, "welcome back");
+    bob.sees(|sync| sync.has_message(&room, "welcome back"));
+    let told: Vec<_> = there.takes_received().into_iter().filter(|request| request.uri.contains("/send/")).collect();
+    assert!(told.iter().all(|request| !request.body.contains("behind his back")), "{told:?}");
+}
+
+fn a_restricted_room_lets_in_members_of_the_other(host: Host) {
+    let (here, there) = two(host);
+    let (alice, bob, carol) =
+        (here.server.registers("alice"), there.server.registers("bob"), there.server.registers("carol"));
+    let club = alice.creates_room(json!({ "preset": "public_chat", "room_version": "11" }));
+    let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+    let initial = json!([{ "type": "m.room.join_rules", "state_key": "", "content": rule }]);
+    let room = alice.creates_room(json!({ "preset": "private_chat", "room_version": "11", "initial_state": initial }));
+    joins_by(&bob, &room, &here).refused(403, "M_FORBIDDEN");
+    joins_by(&bob, &club, &here).ok();
+    joins_by(&bob, &room, &here).ok();
+    bob.sends(&room, "I am a member");
+    alice.sees(|sync| sync.has_message(&room, "I am a member"));
+    joins_by(&carol, &room, &here).refused(403, "M_FORBIDDEN");
+}
