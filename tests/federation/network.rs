@@ -46,30 +46,31 @@ pub fn run(host: Host, story: fn(Host)) {
     }
 }
 
-/// A server of ours that others reach: behind a proxy that does its TLS, under the name of that proxy.
-pub struct Federated {
-    pub server: Server,
+/// A way to a server, that does its TLS; the server is called like it.
+pub struct Proxy {
     pub name: String,
-    proxy: Https,
+    https: Https,
+    url: Arc<OnceLock<String>>,
     is_cut_off: Arc<AtomicBool>,
 }
 
-impl Federated {
-    pub fn starts(host: Host) -> Self {
+impl Proxy {
+    pub fn starts() -> Self {
         let url: Arc<OnceLock<String>> = Arc::default();
         let is_cut_off = Arc::new(AtomicBool::new(false));
         let (target, cut) = (url.clone(), is_cut_off.clone());
-        let proxy = Https::serves(Authority::shared().vouches_for(&["localhost"]), move |request| match target.get() {
+        let https = Https::serves(Authority::shared().vouches_for(&["localhost"]), move |request| match target.get() {
             Some(url) if !cut.load(Ordering::Relaxed) => forwarded(url, request),
             _ => Reply::Raw(Box::new(|_| Ok(()))),
         });
-        let name = format!("localhost:{}", proxy.port);
-        let server = ours_with(host, &[("SERVER_NAME", &name)]);
-        url.set(server.url()).expect("set once");
-        Self { server, name, proxy, is_cut_off }
+        Self { name: format!("localhost:{}", https.port), https, url, is_cut_off }
     }
 
-    /// Nobody reaches it any more, until [`Federated::is_back`].
+    pub fn leads_to(&self, url: &str) {
+        self.url.set(url.to_owned()).expect("set once");
+    }
+
+    /// Nobody gets through any more, until [`Proxy::is_back`].
     pub fn is_cut_off(&self) {
         self.is_cut_off.store(true, Ordering::Relaxed);
     }
@@ -77,10 +78,36 @@ impl Federated {
     pub fn is_back(&self) {
         self.is_cut_off.store(false, Ordering::Relaxed);
     }
+}
+
+/// A server of ours that others reach.
+pub struct Federated {
+    pub server: Server,
+    pub name: String,
+    proxy: Proxy,
+}
+
+impl Federated {
+    pub fn starts(host: Host) -> Self {
+        let proxy = Proxy::starts();
+        let name = proxy.name.clone();
+        let server = ours_with(host, &[("SERVER_NAME", &name)]);
+        proxy.leads_to(&server.url());
+        Self { server, name, proxy }
+    }
+
+    /// Nobody reaches it any more, until [`Federated::is_back`].
+    pub fn is_cut_off(&self) {
+        self.proxy.is_cut_off();
+    }
+
+    pub fn is_back(&self) {
+        self.proxy.is_back();
+    }
 
     /// What others asked of it since the last time.
     pub fn takes_received(&self) -> Vec<Received> {
-        self.proxy.takes_received()
+        self.proxy.https.takes_received()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::{
     ServerConfig,
     crypto::ring,
@@ -25,6 +25,9 @@ impl Authority {
         SHARED.get_or_init(|| {
             let mut params = CertificateParams::new(vec![]).expect("no names");
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            // Named like what it signs, it would seem to be the end of its own chain.
+            params.distinguished_name.push(DnType::CommonName, "Authority of the tests");
             let key = KeyPair::generate().expect("a key");
             let certificate = params.self_signed(&key).expect("it signs itself");
             let folder = tempfile::Builder::new().prefix("myelin-ca-").tempdir().expect("a temporary folder").keep();

@@ -9,6 +9,7 @@
 //! | `MYELIN_TEST_HOSTS` | hosts to test, by comma; default `native,worker` |
 //! | `MYELIN_TEST_POSTGRES_URL` | a PostgreSQL that may be given databases; tests that need one skip without, or fail if `CI` is `true` |
 //! | `MYELIN_BIN` | the native binary; default: `myelin` beside the test binary |
+//! | `MYELIN_SYNAPSE_PYTHON` | a Python that has Synapse; stories with it are left out without, or fail if `CI` is `true` |
 //! | `MYELIN_BUNDLE` | the Worker's folder with `wrangler.toml`; default: the repository |
 //! | `MYELIN_NODE` | a Node ≥ 22 for the Worker; default: the one under `scripts/node`, else `node` |
 //!
@@ -24,6 +25,7 @@ mod keys;
 mod postgres;
 mod process;
 mod server;
+mod synapse;
 mod sync;
 mod user;
 
@@ -37,6 +39,7 @@ pub use keys::Keys;
 pub use postgres::Database;
 pub use serde_json::{self, Value, json};
 pub use server::{SERVER_NAME, SHARED_SECRET, Server};
+pub use synapse::Synapse;
 pub use sync::{Sync, bodies, event_ids};
 pub use user::{PASSWORD, User};
 

@@ -52,7 +52,6 @@ impl Server {
 
     /// Starts a server, or says why it does not start.
     pub(crate) fn start(host: Host, settings: &[(&str, &str)], postgres: Option<String>) -> Result<Self, String> {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = free_port();
         let mut all: BTreeMap<String, String> = [
             ("SERVER_NAME", SERVER_NAME),
@@ -71,11 +70,7 @@ impl Server {
         .into();
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
 
-        let logs = target_folder().join("test-logs");
-        std::fs::create_dir_all(&logs).expect("the log folder is made");
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let log = logs.join(format!("{}-{}-{number}.log", our_name(), host.name()));
-        let _ = std::fs::remove_file(&log);
+        let log = log_named(host.name());
         let state = tempfile::Builder::new().prefix("myelin-").tempdir().expect("a temporary folder").keep();
         let server = Self {
             host,
@@ -231,7 +226,7 @@ impl Server {
 
 /// A port nobody listens on, below those the system gives to outgoing connections: while a killed server is away, a
 /// client that knocks there must not be given the very port.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const PORTS: std::ops::Range<u32> = 20_000..32_000;
     static TRIED: AtomicU32 = AtomicU32::new(0);
     // Test binaries that run at the same time begin at different places.
@@ -241,6 +236,17 @@ fn free_port() -> u16 {
         .filter_map(|port| u16::try_from(port).ok())
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
+}
+
+/// A new log, of what runs there.
+pub(crate) fn log_named(what: &str) -> PathBuf {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let logs = target_folder().join("test-logs");
+    std::fs::create_dir_all(&logs).expect("the log folder is made");
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let log = logs.join(format!("{}-{what}-{number}.log", our_name()));
+    let _ = std::fs::remove_file(&log);
+    log
 }
 
 /// The nearest file of this name in the folders above the test binary.
