@@ -40,7 +40,7 @@ pub enum Work {
     Nothing,
     /// What was sent before and is not acknowledged: exactly this, again.
     Repeat(Attempt),
-    /// What is owed of these rooms; the carrier says how much of it fits into one transaction.
+    /// What is owed of these rooms, and of the EDUs; the carrier says how much of it fits into one transaction.
     Owed(Vec<Range>),
 }
 
@@ -58,6 +58,9 @@ pub struct Range {
 pub struct Attempt {
     pub transaction_id: String,
     pub ranges: Vec<Range>,
+    /// Up to which of the EDUs, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edus_up_to: Option<u64>,
 }
 
 /// A carrier is about to send this.
@@ -65,6 +68,9 @@ pub struct Attempt {
 pub struct StartAttempt {
     pub carrier: String,
     pub ranges: Vec<Range>,
+    /// Up to which of the EDUs, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edus_up_to: Option<u64>,
 }
 
 /// The server has what was sent.
@@ -160,13 +166,13 @@ impl Standing {
     }
 }
 
-fn attempt(sql: &dyn Sql) -> Result<Option<Attempt>, Error> {
+pub(super) fn attempt(sql: &dyn Sql) -> Result<Option<Attempt>, Error> {
     let attempt = store::fact(sql, "attempt")?;
     Ok(attempt.map(|attempt| serde_json::from_str(&attempt)).transpose()?)
 }
 
 fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty())
+    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty() || !store::edus(sql, None, 1)?.is_empty())
 }
 
 impl Destination {
@@ -205,7 +211,7 @@ impl Destination {
                 Work::Owed(owed)
             }
         };
-        if work == Work::Owed(Vec::new()) {
+        if work == Work::Owed(Vec::new()) && store::edus(&**tx, None, 1)?.is_empty() {
             schedule::cancel(tx, DUE)?;
             if standing.carrier.take().is_some() {
                 standing.save(tx)?;
@@ -223,7 +229,8 @@ impl Destination {
         }
         // Never used before, also when this actor is restored from an older copy.
         standing.last_transaction = standing.last_transaction.saturating_add(1).max(cx.now_ms);
-        let attempt = Attempt { transaction_id: standing.last_transaction.to_string(), ranges: call.ranges };
+        let transaction_id = standing.last_transaction.to_string();
+        let attempt = Attempt { transaction_id, ranges: call.ranges, edus_up_to: call.edus_up_to };
         store::set_fact(tx, "attempt", &serde_json::to_string(&attempt)?)?;
         standing.lease(tx, cx, call.carrier)?;
         Ok(Some(attempt))
@@ -236,6 +243,9 @@ impl Destination {
         };
         for range in &attempt.ranges {
             store::sent(tx, range.room_id.as_str(), range.up_to)?;
+        }
+        if let Some(up_to) = attempt.edus_up_to {
+            store::forget_edus(tx, up_to)?;
         }
         store::forget_fact(tx, "attempt")?;
         let mut standing = Standing::load(&**tx)?;
@@ -297,7 +307,7 @@ mod tests {
     fn start(world: &World, carrier: &str, up_to: u64) -> Option<Attempt> {
         let Work::Owed(owed) = take(world, carrier) else { return None };
         let ranges = owed.into_iter().map(|range| Range { up_to, ..range }).collect();
-        world.call(THERE, &StartAttempt { carrier: carrier.to_owned(), ranges }).unwrap()
+        world.call(THERE, &StartAttempt { carrier: carrier.to_owned(), ranges, edus_up_to: None }).unwrap()
     }
 
     fn acknowledges(world: &World, attempt: &Attempt) {

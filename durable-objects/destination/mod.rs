@@ -7,6 +7,8 @@
 //! | call | does |
 //! |---|---|
 //! | [`RoomMoved`] | there is something new in a room |
+//! | [`QueueEdu`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
+//! | [`GetSharedRooms`] | the rooms that are shared with the server |
 //! | [`TakeWork`] | a carrier asks what to send; nobody else gets it meanwhile |
 //! | [`StartAttempt`] | a carrier is about to send this: from now on nothing else is sent until it is acknowledged |
 //! | [`Acknowledge`] | the server has it |
@@ -17,12 +19,14 @@
 //! server is, and how to talk to it (the request tier's).
 
 mod carrying;
+mod edus;
 mod room_moved;
 mod store;
 
 use platform::Tx;
 
 pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, TakeWork, Work};
+pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu};
 pub use room_moved::RoomMoved;
 
 use crate::{
@@ -30,7 +34,7 @@ use crate::{
     object::{Logic, Operation, operations},
 };
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_edus.sql")];
 
 /// The Destination has no memory but its database.
 #[derive(Default)]
@@ -44,6 +48,9 @@ impl Logic for Destination {
     fn operation(&self, name: &str) -> Option<Operation<'_>> {
         operations! { self, name;
             found RoomMoved => room_moved,
+            found QueueEdu => queue_edu,
+            read GetEdus => get_edus,
+            read GetSharedRooms => get_shared_rooms,
             write TakeWork => take_work,
             write StartAttempt => start_attempt,
             write Acknowledge => acknowledge,

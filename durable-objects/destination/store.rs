@@ -53,3 +53,50 @@ pub(super) fn sent(tx: &Tx<'_>, room_id: &str, to: u64) -> Result<(), Fault> {
     tx.execute("UPDATE room SET sent = ?2 WHERE room_id = ?1 AND sent < ?2", &[room_id.into(), to.into()])?;
     Ok(())
 }
+
+/// The rooms that are known to be shared.
+pub(super) fn rooms(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT room_id FROM room ORDER BY room_id", &[])?.into_iter().map(|mut row| row.text(0)).collect()
+}
+
+/// Whether this very EDU waits.
+pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM edu WHERE key = ?1 AND json = ?2", &[key.into(), json.into()])?.is_empty())
+}
+
+/// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. Of more than
+/// `kept_max`, the oldest that are not on their way are dropped.
+pub(super) fn put_edu(tx: &Tx<'_>, key: &str, json: &str, on_its_way: u64, kept_max: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE edu SET key = NULL WHERE key = ?1 AND position <= ?2", &[key.into(), on_its_way.into()])?;
+    tx.execute("DELETE FROM edu WHERE key = ?1", &[key.into()])?;
+    let rows = tx.execute(
+        "INSERT INTO edu (position, key, json) VALUES ((SELECT coalesce(max(position), ?3) + 1 FROM edu), ?1, ?2)
+         RETURNING position",
+        &[key.into(), json.into(), on_its_way.into()],
+    )?;
+    let position = rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))?;
+    if position > kept_max {
+        tx.execute(
+            "DELETE FROM edu WHERE position <= ?1 AND position > ?2",
+            &[position.saturating_sub(kept_max).into(), on_its_way.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Up to `limit` EDUs, the oldest first; up to a position, if one is given.
+pub(super) fn edus(sql: &dyn Sql, up_to: Option<u64>, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
+    sql.query(
+        "SELECT position, json FROM edu WHERE ?1 IS NULL OR position <= ?1 ORDER BY position LIMIT ?2",
+        &[up_to.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .collect()
+}
+
+/// The server has the EDUs up to a position.
+pub(super) fn forget_edus(tx: &Tx<'_>, up_to: u64) -> Result<(), Fault> {
+    tx.execute("DELETE FROM edu WHERE position <= ?1", &[up_to.into()])?;
+    Ok(())
+}

@@ -112,7 +112,7 @@ fn what_a_destination_is_told_and_asked() {
         json!({ "room_id": "!room:a", "since": 1, "to": 2 }),
     );
     pinned(&destination::TakeWork { carrier: "c".into() }, json!({ "carrier": "c" }));
-    let attempt = Attempt { transaction_id: "5".into(), ranges: vec![range()] };
+    let attempt = Attempt { transaction_id: "5".into(), ranges: vec![range()], edus_up_to: None };
     let repeated = json!({ "transaction_id": "5", "ranges": [encoded] });
     for (work, encoded) in [
         (Work::Nothing, json!("nothing")),
@@ -123,8 +123,8 @@ fn what_a_destination_is_told_and_asked() {
         pinned_reply::<destination::TakeWork>(encoded);
     }
     pinned(
-        &destination::StartAttempt { carrier: "c".into(), ranges: vec![range()] },
-        json!({ "carrier": "c", "ranges": [encoded] }),
+        &destination::StartAttempt { carrier: "c".into(), ranges: vec![range()], edus_up_to: Some(7) },
+        json!({ "carrier": "c", "ranges": [encoded], "edus_up_to": 7 }),
     );
     pinned_reply::<destination::StartAttempt>(repeated);
     pinned(
@@ -133,4 +133,10 @@ fn what_a_destination_is_told_and_asked() {
     );
     pinned(&destination::ReportFailure { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&destination::IsUp {}, json!({}));
+    let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();
+    pinned(&destination::QueueEdu { key: "k".into(), edu }, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
+    pinned(&destination::GetEdus { up_to: Some(7) }, json!({ "up_to": 7 }));
+    pinned_reply::<destination::GetEdus>(json!({ "edus": [{ "edu_type": "m.x" }], "up_to": 7 }));
+    pinned(&destination::GetSharedRooms {}, json!({}));
+    pinned_reply::<destination::GetSharedRooms>(json!(["!room:a"]));
 }

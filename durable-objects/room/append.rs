@@ -30,6 +30,7 @@ use super::{
 use crate::{
     Call, Cx, Error,
     cx::MemberMoved,
+    destination::QueueEdu,
     outbox,
     user::{MembershipChanged, RoomForgotten},
 };
@@ -58,7 +59,7 @@ const STRIPPED_EVENT_BYTES_MAX: usize = 4096;
 
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
-    [MembershipChanged::NAME, RoomForgotten::NAME].into_iter().find(|known| *known == name)
+    [MembershipChanged::NAME, RoomForgotten::NAME, QueueEdu::NAME].into_iter().find(|known| *known == name)
 }
 
 pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {

@@ -7,9 +7,10 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedUserId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
+use serde_json::{json, value::to_raw_value};
 
 use super::{Room, state::MEMBER, store, viewer::Viewer};
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, destination::QueueEdu, outbox};
 
 /// Members of a room without encryption that are told to one who joins it: in a larger one nobody sends them keys.
 const UNENCRYPTED_MEMBERS_MAX: u64 = 1_000;
@@ -77,6 +78,27 @@ impl Room {
         let position = self.next_position(&**tx, cx)?;
         store::device_lists::put(tx, user_id, call.changed_ms, position)?;
         cx.room.public_head.set(Some(position));
+        if call.user.server_name() == cx.settings.identity.server_name() {
+            self.tell_servers_of_devices(tx, cx, &call.user, position)?;
+        }
+        Ok(())
+    }
+
+    /// Other servers look at the devices again: they are told of a change before this one, which they do not know.
+    /// Spec: Server-Server API, "Device Management".
+    fn tell_servers_of_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, user: &UserId, position: u64) -> Result<(), Error> {
+        let content = json!({
+            "user_id": user,
+            "device_id": "",
+            "stream_id": position,
+            "prev_id": [position.saturating_sub(1)],
+            "deleted": true,
+        });
+        let edu = to_raw_value(&json!({ "edu_type": "m.device_list_update", "content": content }))?;
+        for server in store::servers::joined(&**tx)? {
+            let call = QueueEdu { key: format!("devices {user}"), edu: edu.clone() };
+            outbox::owe(tx, cx, &server, &call, false)?;
+        }
         Ok(())
     }
 

@@ -55,6 +55,12 @@ impl Told {
         Self { since, until, told: since, in_flight: false, failures: 0, not_before_ms: 0 }
     }
 
+    /// One whose Destination does not know the room yet.
+    fn unknown(following: &Following) -> Self {
+        let new = Self::new(following);
+        Self { told: new.since.saturating_sub(1), ..new }
+    }
+
     /// Up to where it is to be told.
     fn due(&self, head: u64) -> u64 {
         self.until.map_or(head, |until| head.min(until))
@@ -110,7 +116,8 @@ impl Room {
             Some(servers) => {
                 for name in moved {
                     if let Some(following) = store::servers::one(sql, &name)? {
-                        let told = servers.following.entry(name).or_insert_with(|| Told::new(&following));
+                        servers.head = servers.head.max(following.since);
+                        let told = servers.following.entry(name).or_insert_with(|| Told::unknown(&following));
                         told.until = following.until;
                         if following.since > told.since {
                             told.since = following.since;

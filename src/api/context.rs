@@ -52,6 +52,12 @@ impl Context {
         user_id.server_name() == self.server_name()
     }
 
+    /// Whether we talk to another server.
+    pub(crate) fn talks_to(&self, server: &ServerName) -> bool {
+        let federation = &self.config().federation;
+        federation.is_on && federation.allows(server)
+    }
+
     pub fn metadata(&self) -> &dyn Metadata {
         &*self.services.metadata
     }

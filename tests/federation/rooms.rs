@@ -1,7 +1,7 @@
 //! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the host
 //! under test and a native one.
 
-use harness::{Host, User, bodies, encode, json};
+use harness::{Host, Keys, User, bodies, encode, json};
 
 use crate::network::{Federated, on_each_host};
 
@@ -11,6 +11,8 @@ on_each_host![
     what_was_missed_arrives_when_the_server_is_back,
     who_is_banned_hears_of_it_and_no_more,
     a_restricted_room_lets_in_members_of_the_other,
+    who_types_and_who_read_is_told_across,
+    messages_to_devices_and_changed_devices_cross,
 ];
 
 /// The host under test, and another server.
@@ -149,4 +151,62 @@ fn a_restricted_room_lets_in_members_of_the_other(host: Host) {
     bob.sends(&room, "I am a member");
     alice.sees(|sync| sync.has_message(&room, "I am a member"));
     joins_by(&carol, &room, &here).refused(403, "M_FORBIDDEN");
+}
+
+fn who_types_and_who_read_is_told_across(host: Host) {
+    let (here, there) = two(host);
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        let (alice, bob) = (at.server.registers("alice"), from.server.registers("bob"));
+        let room = alice.creates_room(json!({ "preset": "public_chat" }));
+        joins_by(&bob, &room, at).ok();
+        let said = alice.sends(&room, "read this");
+        bob.sees(|sync| sync.has_message(&room, "read this"));
+        let since = alice.syncs().next_batch;
+        bob.types(&room, json!({ "typing": true, "timeout": 20_000 })).ok();
+        alice.syncs_until(&since, |sync| sync.typing(&room).is_some_and(|users| users == [bob.id.clone()]));
+        bob.types(&room, json!({ "typing": false })).ok();
+        alice.syncs_until(&since, |sync| sync.typing(&room).is_some_and(|users| users.is_empty()));
+        bob.reads(&room, "m.read", &said, json!({})).ok();
+        bob.reads(&room, "m.read.private", &said, json!({})).ok();
+        let receipts = alice.syncs_until(&since, |sync| !sync.receipts(&room, "m.read").is_empty());
+        assert!(receipts.receipts(&room, "m.read").iter().any(|receipt| receipt.0 == bob.id && receipt.1 == said));
+        assert!(receipts.receipts(&room, "m.read.private").is_empty());
+    }
+}
+
+fn messages_to_devices_and_changed_devices_cross(host: Host) {
+    let (here, there) = two(host);
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        let (alice, bob) = (at.server.registers("alice"), from.server.registers("bob"));
+        let room = alice.creates_room(json!({ "preset": "public_chat" }));
+        joins_by(&bob, &room, at).ok();
+        bob.sends(&room, "here");
+        alice.sees(|sync| sync.has_message(&room, "here"));
+        let since = alice.syncs().next_batch;
+        let message = json!({ "messages": { (alice.id.clone()): { "*": { "secret": 1 } } } });
+        for _ in 0..2 {
+            // The same transaction, repeated after a lost answer.
+            bob.put("/sendToDevice/org.example.note/txn", message.clone()).ok();
+        }
+        let last = json!({ "messages": { (alice.id.clone()): { (alice.device_id.clone()): { "secret": 2 } } } });
+        bob.put("/sendToDevice/org.example.note/last", last).ok();
+        let mut secrets = Vec::new();
+        let mut next = since.clone();
+        while !secrets.contains(&json!(2)) {
+            let sync = alice.hears_since(&next);
+            for event in sync.body["to_device"]["events"].as_array().into_iter().flatten() {
+                assert_eq!(event["sender"], bob.id.as_str());
+                secrets.push(event["content"]["secret"].clone());
+            }
+            next = sync.next_batch;
+        }
+        assert_eq!(secrets, [json!(1), json!(2)]);
+        // The keys of a new device of his are news to her.
+        let tablet = bob.logs_in_again();
+        tablet.post("/keys/upload", json!({ "device_keys": Keys::of(7).device(&tablet) })).ok();
+        alice.syncs_until(&next, |sync| {
+            let changed = sync.body["device_lists"]["changed"].as_array().cloned().unwrap_or_default();
+            changed.contains(&json!(bob.id))
+        });
+    }
 }

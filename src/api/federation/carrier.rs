@@ -6,7 +6,7 @@
 //! Spec: "Transactions".
 
 use actors::{
-    destination::{Acknowledge, Attempt, Range, ReportFailure, StartAttempt, TakeWork, Work},
+    destination::{Acknowledge, Attempt, Edus, GetEdus, Range, ReportFailure, StartAttempt, TakeWork, Work},
     room::{GetOutgoing, Outgoing},
 };
 use http::Method;
@@ -51,24 +51,30 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
         Err(Failure::Absent) => return Ok(false),
         work => work?,
     };
-    let (attempt, events) = match work {
+    let (attempt, events, edus) = match work {
         Work::Nothing => return Ok(false),
         Work::Repeat(attempt) => {
             let mut events = Vec::new();
             for range in &attempt.ranges {
                 events.extend(outgoing(cx, server, range, PDUS_MAX).await?.events);
             }
-            (attempt, events)
+            let edus = match attempt.edus_up_to {
+                up_to @ Some(_) => cx.call(server.as_str(), &GetEdus { up_to }).await?,
+                None => Edus::default(),
+            };
+            (attempt, events, edus.edus)
         }
         Work::Owed(owed) => {
             let (ranges, events) = fill(cx, server, owed).await?;
-            let start = StartAttempt { carrier: carrier.clone(), ranges };
+            let edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
+            let start = StartAttempt { carrier: carrier.clone(), ranges, edus_up_to: edus.up_to };
             let Some(attempt) = cx.call(server.as_str(), &start).await? else { return Ok(false) };
-            (attempt, events)
+            (attempt, events, edus.edus)
         }
     };
     // What moved in the rooms may have been nothing for others.
-    let sent = if events.is_empty() { Ok(()) } else { send(cx, server, &attempt, events).await };
+    let is_empty = events.is_empty() && edus.is_empty();
+    let sent = if is_empty { Ok(()) } else { send(cx, server, &attempt, [events, edus]).await };
     match sent {
         Ok(()) => {
             let transaction_id = attempt.transaction_id;
@@ -108,14 +114,21 @@ async fn outgoing(cx: &Context, server: &ServerName, range: &Range, limit: u64) 
     cx.room(&range.room_id).call(&call).await
 }
 
-async fn send(cx: &Context, server: &ServerName, attempt: &Attempt, pdus: Vec<Box<RawValue>>) -> Result<(), AskError> {
+async fn send(
+    cx: &Context,
+    server: &ServerName,
+    attempt: &Attempt,
+    [pdus, edus]: [Vec<Box<RawValue>>; 2],
+) -> Result<(), AskError> {
     #[derive(serde::Serialize)]
     struct Transaction<'a> {
         origin: &'a ServerName,
         origin_server_ts: u64,
         pdus: Vec<Box<RawValue>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        edus: Vec<Box<RawValue>>,
     }
-    let content = Transaction { origin: cx.server_name(), origin_server_ts: cx.now_ms(), pdus };
+    let content = Transaction { origin: cx.server_name(), origin_server_ts: cx.now_ms(), pdus, edus };
     let content = to_raw_value(&content).map_err(|error| AskError::Nonsense(format!("our own request: {error}")))?;
     let path = format!("/_matrix/federation/v1/send/{}", attempt.transaction_id);
     let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms: TIMEOUT_MS };

@@ -6,6 +6,7 @@
 mod ask;
 pub(crate) mod carrier;
 mod discovery;
+mod edus;
 pub(crate) mod elsewhere;
 mod event_lists;
 mod events;

@@ -13,7 +13,7 @@ use ruma_federation_api::transactions::send_transaction_message::v1::{Request, R
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, pdus::ReadPdu, receiving::Receiving};
+use super::{Origin, edus, pdus::ReadPdu, receiving::Receiving};
 use crate::{Context, Failure, Routes};
 
 /// Spec: «Must not be more than 50 items».
@@ -35,6 +35,10 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     if request.pdus.len() > PDUS_MAX || request.edus.len() > EDUS_MAX {
         let sentence = format!("A transaction has at most {PDUS_MAX} PDUs and {EDUS_MAX} EDUs");
         return Err(Refusal::InvalidParam(sentence).into());
+    }
+    // «EDUs in order, before and independently of PDUs»: a key comes before what it opens.
+    for edu in &request.edus {
+        edus::receive(cx, &origin, edu.json()).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {

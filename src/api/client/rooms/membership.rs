@@ -53,8 +53,7 @@ pub(super) async fn invitee_profile(cx: &Context, user_id: &UserId) -> Result<Me
 
 /// Refuses users of servers that we do not talk to.
 pub(super) fn must_be_reachable(cx: &Context, user_id: &UserId) -> Result<(), Refusal> {
-    let federation = &cx.config().federation;
-    if cx.is_local(user_id) || (federation.is_on && federation.allows(user_id.server_name())) {
+    if cx.is_local(user_id) || cx.talks_to(user_id.server_name()) {
         return Ok(());
     }
     Err(Refusal::Forbidden(format!("This server does not talk to that of {user_id}")))

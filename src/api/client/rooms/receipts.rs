@@ -93,6 +93,7 @@ async fn mark(
 ) -> Result<Response<Bytes>, Failure> {
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     cx.room(&room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    cx.tell_of_receipts(&room_id, &call).await?;
     if let Some(event_id) = call.fully_read {
         let bearer = Bearer::of(cx, request).await?;
         let token_hash = bearer.token_hash.clone();

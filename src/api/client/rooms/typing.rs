@@ -44,5 +44,6 @@ async fn typing(
     let timeout_ms = state.typing.then(|| state.timeout.unwrap_or(TIMEOUT_MS_DEFAULT));
     let call = SetTyping { user: caller.user_id, timeout_ms };
     cx.room(&room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    cx.tell_of_typing(&room_id, &call.user, state.typing).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
 }

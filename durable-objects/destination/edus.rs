@@ -1,0 +1,92 @@
+//! Ephemeral data for another server: typing, receipts, messages to devices, changed devices.
+//! Spec: Server-Server API, "EDUs".
+
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Destination, carrying, store};
+use crate::{Call, Cx, Error};
+
+/// Spec: «at most … 100 EDUs».
+const EDUS_MAX: u64 = 100;
+/// What is kept for a server that does not answer: of more, the oldest is dropped.
+const KEPT_MAX: u64 = 10_000;
+
+/// Something for the server. Repeated, it is queued once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueueEdu {
+    /// What it is about: something newer with the same key takes its place, as long as it is not on its way.
+    pub key: String,
+    /// With `edu_type` and `content`.
+    pub edu: Box<RawValue>,
+}
+
+impl Call for QueueEdu {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "queue_edu";
+    type Reply = ();
+}
+
+/// The next of them; or those up to a position, again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetEdus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<u64>,
+}
+
+/// Some of them, in order.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Edus {
+    pub edus: Vec<Box<RawValue>>,
+    /// The position of the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<u64>,
+}
+
+impl Call for GetEdus {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "get_edus";
+    type Reply = Edus;
+}
+
+/// The rooms that are shared with the server, as far as it was told of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetSharedRooms {}
+
+impl Call for GetSharedRooms {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "get_shared_rooms";
+    type Reply = Vec<OwnedRoomId>;
+}
+
+impl Destination {
+    pub(super) fn queue_edu(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: QueueEdu) -> Result<(), Error> {
+        if store::has_edu(&**tx, &call.key, call.edu.get())? {
+            return Ok(());
+        }
+        let on_its_way = carrying::attempt(&**tx)?.and_then(|attempt| attempt.edus_up_to).unwrap_or(0);
+        store::put_edu(tx, &call.key, call.edu.get(), on_its_way, KEPT_MAX)?;
+        self.look_for_a_carrier(tx, cx)
+    }
+
+    pub(super) fn get_edus(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: GetEdus) -> Result<Edus, Error> {
+        let mut edus = Edus::default();
+        for (position, json) in store::edus(sql, call.up_to, EDUS_MAX)? {
+            edus.edus.push(RawValue::from_string(json)?);
+            edus.up_to = Some(position);
+        }
+        Ok(edus)
+    }
+
+    pub(super) fn get_shared_rooms(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        _call: GetSharedRooms,
+    ) -> Result<Vec<OwnedRoomId>, Error> {
+        let rooms = store::rooms(sql)?;
+        Ok(rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect())
+    }
+}

@@ -1,0 +1,246 @@
+//! What servers tell each other besides events. Spec: Server-Server API, "EDUs", "Typing Notifications", "Receipts",
+//! "Send-to-device messaging", "Device Management".
+//!
+//! Each is checked on its own: one that makes no sense, or speaks for users of another server, is left out. They have no
+//! acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use actors::{
+    destination::{GetSharedRooms, QueueEdu},
+    room::{DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, NewReceipt, ReceiptKind, SetTyping},
+    user::ReceiveToDevice,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
+use serde::Deserialize;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use crate::{Context, Failure};
+
+/// How long somebody elsewhere types who does not say that they stopped, in milliseconds.
+const TYPING_MS: u64 = 30_000;
+/// Servers that are told at the same time.
+const SERVERS_AT_ONCE: usize = 16;
+/// In a room of more servers, who types and who read what stays at home.
+const SERVERS_MAX: usize = 200;
+/// Rooms that are told at the same time that devices changed.
+const ROOMS_AT_ONCE: usize = 16;
+/// Names under which one sender's messages are remembered: each receiver knows the last few of every name.
+const MESSAGE_NAMES: u64 = 16;
+
+#[derive(Deserialize)]
+struct Edu {
+    edu_type: String,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Typing {
+    room_id: OwnedRoomId,
+    user_id: OwnedUserId,
+    typing: bool,
+}
+
+#[derive(Deserialize)]
+struct Receipts {
+    #[serde(default, rename = "m.read")]
+    read: BTreeMap<OwnedUserId, ReadUpTo>,
+}
+
+#[derive(Deserialize)]
+struct ReadUpTo {
+    event_ids: Vec<OwnedEventId>,
+    #[serde(default)]
+    data: ReceiptData,
+}
+
+#[derive(Default, Deserialize)]
+struct ReceiptData {
+    thread_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ToDevice {
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: String,
+    message_id: String,
+    messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+}
+
+#[derive(Deserialize)]
+struct OfUser {
+    user_id: OwnedUserId,
+}
+
+/// Takes in what a server tells.
+pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -> Result<(), Failure> {
+    let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
+    let content = content.get();
+    let outcome = match edu_type.as_str() {
+        "m.typing" => match serde_json::from_str(content) {
+            Ok(typing) => types(cx, origin, typing).await,
+            Err(_) => Ok(()),
+        },
+        "m.receipt" => match serde_json::from_str::<BTreeMap<OwnedRoomId, Receipts>>(content) {
+            Ok(rooms) => reads(cx, origin, rooms).await,
+            Err(_) => Ok(()),
+        },
+        "m.direct_to_device" => match serde_json::from_str(content) {
+            Ok(message) => writes_to_devices(cx, origin, message).await,
+            Err(_) => Ok(()),
+        },
+        "m.device_list_update" | "m.signing_key_update" => match serde_json::from_str::<OfUser>(content) {
+            Ok(of_user) => changes_devices(cx, origin, of_user.user_id).await,
+            Err(_) => Ok(()),
+        },
+        // What is not known here, and presence, which is not exchanged.
+        _ => Ok(()),
+    };
+    settled(outcome)
+}
+
+/// A no of ours is nothing that the other server could act on.
+fn settled(outcome: Result<(), Failure>) -> Result<(), Failure> {
+    match outcome {
+        Err(Failure::Fault(fault)) => Err(fault.into()),
+        Ok(()) | Err(Failure::Absent | Failure::Refused(_) | Failure::Challenge(_)) => Ok(()),
+    }
+}
+
+fn is_of(user_id: &UserId, origin: &ServerName) -> bool {
+    user_id.server_name() == origin
+}
+
+/// Spec: «ACLs MUST be applied to all EDUs that are local to a specific room».
+async fn may_speak_in(cx: &Context, origin: &ServerName, room_id: &RoomId) -> Result<(), Failure> {
+    cx.room(room_id).call(&GetVersionForServer { server: origin.to_owned() }).await.map(drop)
+}
+
+async fn types(cx: &Context, origin: &ServerName, typing: Typing) -> Result<(), Failure> {
+    if !is_of(&typing.user_id, origin) {
+        return Ok(());
+    }
+    may_speak_in(cx, origin, &typing.room_id).await?;
+    let call = SetTyping { user: typing.user_id, timeout_ms: typing.typing.then_some(TYPING_MS) };
+    cx.room(&typing.room_id).call(&call).await
+}
+
+async fn reads(cx: &Context, origin: &ServerName, rooms: BTreeMap<OwnedRoomId, Receipts>) -> Result<(), Failure> {
+    for (room_id, receipts) in rooms {
+        if settled_or(may_speak_in(cx, origin, &room_id).await)?.is_none() {
+            continue;
+        }
+        for (user, read) in receipts.read {
+            let Some(event_id) = read.event_ids.into_iter().next().filter(|_| is_of(&user, origin)) else { continue };
+            let receipt = NewReceipt { kind: ReceiptKind::Public, event_id, thread: read.data.thread_id };
+            let call = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None };
+            settled(cx.room(&room_id).call(&call).await)?;
+        }
+    }
+    Ok(())
+}
+
+fn settled_or(outcome: Result<(), Failure>) -> Result<Option<()>, Failure> {
+    let is_ok = outcome.is_ok();
+    settled(outcome)?;
+    Ok(is_ok.then_some(()))
+}
+
+async fn writes_to_devices(cx: &Context, origin: &ServerName, message: ToDevice) -> Result<(), Failure> {
+    if !is_of(&message.sender, origin) {
+        return Ok(());
+    }
+    let mut hasher = DefaultHasher::new();
+    message.message_id.hash(&mut hasher);
+    let name = format!("by another server {}", hasher.finish() % MESSAGE_NAMES);
+    for (user_id, messages) in message.messages {
+        if !cx.is_local(&user_id) {
+            continue;
+        }
+        let call = ReceiveToDevice {
+            sender: message.sender.clone(),
+            sender_device: name.as_str().into(),
+            txn_id: message.message_id.clone(),
+            event_type: message.event_type.clone(),
+            messages,
+        };
+        settled(cx.user(&user_id).call(&call).await)?;
+    }
+    Ok(())
+}
+
+/// The rooms that are shared with the user tell their members.
+async fn changes_devices(cx: &Context, origin: &ServerName, user: OwnedUserId) -> Result<(), Failure> {
+    if !is_of(&user, origin) {
+        return Ok(());
+    }
+    let rooms = cx.call(origin.as_str(), &GetSharedRooms {}).await?;
+    let call = DeviceListChanged { user, changed_ms: cx.now_ms() };
+    let call = &call;
+    let told = stream::iter(rooms).map(async |room_id| settled(cx.room(&room_id).call(call).await));
+    told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+}
+
+impl Context {
+    /// Tells the other servers in a room something that something newer of the same `key` replaces.
+    pub(crate) async fn tell_servers_in(&self, room_id: &RoomId, key: &str, edu: &Value) -> Result<(), Failure> {
+        let servers = self.room(room_id).call(&GetResidence {}).await?.servers;
+        if servers.len() > SERVERS_MAX {
+            return Ok(());
+        }
+        let call = QueueEdu { key: key.to_owned(), edu: to_raw_value(edu)? };
+        let call = &call;
+        let told = stream::iter(servers).map(async |server| self.call(&server, call).await);
+        told.buffer_unordered(SERVERS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+    }
+
+    /// Tells the other servers in a room that a user of ours types, or stopped.
+    pub(crate) async fn tell_of_typing(&self, room_id: &RoomId, user: &UserId, typing: bool) -> Result<(), Failure> {
+        let content = json!({ "room_id": room_id, "user_id": user, "typing": typing });
+        let edu = json!({ "edu_type": "m.typing", "content": content });
+        self.tell_servers_in(room_id, &format!("typing {room_id} {user}"), &edu).await
+    }
+
+    /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that.
+    pub(crate) async fn tell_of_receipts(&self, room_id: &RoomId, read: &MarkRead) -> Result<(), Failure> {
+        for receipt in &read.receipts {
+            if receipt.kind != ReceiptKind::Public {
+                continue;
+            }
+            let mut data = json!({ "ts": self.now_ms() });
+            if let (Some(data), Some(thread)) = (data.as_object_mut(), &receipt.thread) {
+                data.insert("thread_id".to_owned(), thread.as_str().into());
+            }
+            let user = json!({ (read.user.as_str()): { "event_ids": [receipt.event_id], "data": data } });
+            let content = json!({ (room_id.as_str()): { "m.read": user } });
+            let edu = json!({ "edu_type": "m.receipt", "content": content });
+            let thread = receipt.thread.as_deref().unwrap_or_default();
+            self.tell_servers_in(room_id, &format!("receipt {room_id} {} {thread}", read.user), &edu).await?;
+        }
+        Ok(())
+    }
+
+    /// Has messages to devices of users of another server queued for it; repeated, they are queued once.
+    pub(crate) async fn write_to_devices_elsewhere(
+        &self,
+        server: &ServerName,
+        sender: &UserId,
+        message_id: &str,
+        event_type: &str,
+        messages: &BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+    ) -> Result<(), Failure> {
+        let content = json!({
+            "sender": sender, "type": event_type, "message_id": message_id, "messages": messages,
+        });
+        let edu = to_raw_value(&json!({ "edu_type": "m.direct_to_device", "content": content }))?;
+        self.call(server.as_str(), &QueueEdu { key: format!("to_device {message_id}"), edu }).await
+    }
+}
