@@ -22,11 +22,11 @@ fn what_is_said_of_keys() {
     );
     pinned_reply::<user::ClaimKeys>(json!({ "PHONE": { "a:1": "k" } }));
     pinned(
-        &user::GetKeys { viewer: alice(), devices: vec!["PHONE".into()] },
+        &user::GetKeys { viewer: Some(alice()), devices: vec!["PHONE".into()] },
         json!({ "viewer": "@alice:a", "devices": ["PHONE"] }),
     );
     pinned_reply::<user::GetKeys>(
-        json!({ "devices": { "PHONE": {} }, "master": {}, "self_signing": {}, "user_signing": {} }),
+        json!({ "devices": { "PHONE": {} }, "master": {}, "self_signing": {}, "user_signing": {}, "stream_id": 5 }),
     );
     pinned(
         &user::GetSignatures { token_hash: "t".to_owned(), of: vec![alice()] },

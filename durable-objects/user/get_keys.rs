@@ -9,12 +9,14 @@ use serde_json::value::RawValue;
 use super::{User, authenticate, own_id, store, store::keys::Kind};
 use crate::{Call, Cx, Error};
 
-/// The user's public keys, as `viewer` may see them: the user-signing key is the user's own to see.
+/// The user's public keys, as `viewer` may see them: the user-signing key is the user's own to see. Without a viewer they
+/// are for another server.
 ///
 /// Spec: "End-to-End Encryption", `/keys/query`, "Key and signature security".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetKeys {
-    pub viewer: OwnedUserId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub viewer: Option<OwnedUserId>,
     /// Devices to be shown; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<OwnedDeviceId>,
@@ -30,6 +32,9 @@ pub struct UserKeys {
     pub self_signing: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_signing: Option<Box<RawValue>>,
+    /// The stream id of the device that changed last.
+    #[serde(default)]
+    pub stream_id: u64,
 }
 
 impl Call for GetKeys {
@@ -77,13 +82,14 @@ impl User {
             let keys = SignedKey::parse(&keys)?.with_display_name(name);
             devices.insert(device_id, RawValue::from_string(keys.to_json())?);
         }
-        let mut keys = UserKeys { devices, ..UserKeys::default() };
+        let stream_id = store::keys::devices_head(sql)?;
+        let mut keys = UserKeys { devices, stream_id, ..UserKeys::default() };
         for (usage, key) in store::keys::all(sql, Kind::CrossSigning, None)? {
             let key = Some(RawValue::from_string(key)?);
             match Usage::ALL.into_iter().find(|known| known.as_str() == usage) {
                 Some(Usage::Master) => keys.master = key,
                 Some(Usage::SelfSigning) => keys.self_signing = key,
-                Some(Usage::UserSigning) if call.viewer == own_id(cx)? => keys.user_signing = key,
+                Some(Usage::UserSigning) if call.viewer == Some(own_id(cx)?) => keys.user_signing = key,
                 Some(Usage::UserSigning) | None => {}
             }
         }

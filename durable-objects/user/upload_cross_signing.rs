@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn shown(world: &World, viewer: &str) -> UserKeys {
-        let viewer = OwnedUserId::try_from(viewer).unwrap();
+        let viewer = Some(OwnedUserId::try_from(viewer).unwrap());
         world.call(ALICE, &GetKeys { viewer, devices: Vec::new() }).unwrap()
     }
 

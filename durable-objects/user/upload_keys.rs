@@ -299,7 +299,7 @@ mod tests {
     fn device_keys_are_the_devices_own_and_go_with_it() {
         let world = alice();
         let shown = || {
-            let call = GetKeys { viewer: user_id!("@bob:myelin.test").to_owned(), devices: Vec::new() };
+            let call = GetKeys { viewer: Some(user_id!("@bob:myelin.test").to_owned()), devices: Vec::new() };
             world.call(ALICE, &call).unwrap().devices
         };
         let keys = Signer::new(1).device(ALICE, "PHONE");

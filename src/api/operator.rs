@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use domain::{Config, Refusal};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use platform::{ActorKind, Address, meter};
+use platform::{ActorKind, Address, Peer, Scheme, contract, meter};
 use serde::Deserialize;
 use serde_json::json;
 use subtle::ConstantTimeEq;
@@ -17,6 +17,7 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     }
     if config.test_hooks {
         routes.add_raw(Method::POST, "/_myelin/test/evict", evict);
+        routes.add_raw(Method::POST, "/_myelin/test/outgoing", outgoing);
     }
 }
 
@@ -57,6 +58,29 @@ async fn evict(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) ->
     let kind: ActorKind = kind.parse().map_err(|_| Refusal::InvalidParam("There is no such kind".to_owned()))?;
     cx.services().actors.evict(&Address::new(kind, id)).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+/// A server to run the contract of `platform::Outgoing` with.
+#[derive(Deserialize)]
+struct Other {
+    host: String,
+    port: u16,
+    certificate_name: String,
+    host_header: String,
+    nobody: u16,
+}
+
+/// Answers every outcome: `[{"name": …, "broken": null or how}]`.
+async fn outgoing(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    if !may_use_test_hooks(&request, cx.config()) {
+        return Err(Refusal::Unrecognized { status: 404 }.into());
+    }
+    let Other { host, port, certificate_name, host_header, nobody } =
+        serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let peer = Peer { scheme: Scheme::Https, host, port, certificate_name, host_header };
+    let outcomes = contract::outgoing(&*cx.services().outgoing, &peer, nobody).await;
+    let outcomes = outcomes.iter().map(|one| json!({ "name": one.name, "broken": one.result.as_ref().err() }));
+    Ok(failure::json(StatusCode::OK, &outcomes.collect::<Vec<_>>()))
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl Asked<'_> {
                 let times = self.invited().len().min(usize::try_from(limit.burst).unwrap_or(usize::MAX));
                 vec![digest(self.user_id); times]
             }
-            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts | RateLimited::KeyQueries => vec![],
+            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts | RateLimited::RemoteQueries => vec![],
         }
     }
 

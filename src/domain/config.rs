@@ -272,9 +272,9 @@ impl Config {
         key("RC_USER_DIRECTORY", Some("0.016,200"), "searches of the user directory, per user: per_second,burst, or 0"),
         key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
         key(
-            "RC_KEY_QUERIES",
-            Some("1,100"),
-            "keys of other servers that are fetched for a stranger, per address: per_second,burst, or 0",
+            "RC_REMOTE_QUERIES",
+            Some("2,200"),
+            "questions to other servers for who did not say who they are, per address: per_second,burst, or 0",
         ),
     ];
 

@@ -33,6 +33,18 @@ pub struct Identity {
     server_name: OwnedServerName,
     key_pair: Ed25519KeyPair,
     seed: [u8; 32],
+    former_keys: Vec<FormerKey>,
+}
+
+/// A key that signed for us once. What it signed then is still ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormerKey {
+    /// Its id, `ed25519:xxxx`.
+    pub key_id: String,
+    /// The public key.
+    pub public_key: Base64,
+    /// When it stopped, in milliseconds since the Unix epoch.
+    pub expired_ms: u64,
 }
 
 /// Why an identity could not be made or used.
@@ -62,7 +74,24 @@ impl Identity {
         let document = [PKCS8_PREFIX.as_slice(), seed.as_slice()].concat();
         let key_pair =
             Ed25519KeyPair::from_der(&document, key_id_version.to_owned()).map_err(|_| IdentityError::Format)?;
-        Ok(Self { server_name, key_pair, seed })
+        Ok(Self { server_name, key_pair, seed, former_keys: Vec::new() })
+    }
+
+    /// The same, with the keys that signed for us before.
+    #[must_use]
+    pub fn with_former_keys(self, former_keys: Vec<FormerKey>) -> Self {
+        Self { former_keys, ..self }
+    }
+
+    /// The keys that signed for us before.
+    pub fn former_keys(&self) -> &[FormerKey] {
+        &self.former_keys
+    }
+
+    /// Our key as one that stops at a time.
+    pub fn as_former_key(&self, expired_ms: u64) -> FormerKey {
+        let public_key = Base64::new(self.key_pair.public_key().to_vec());
+        FormerKey { key_id: self.key_id(), public_key, expired_ms }
     }
 
     /// Reads a key in the format of [`Identity::export`].
@@ -101,10 +130,12 @@ impl Identity {
         BASE64.encode(self.key_pair.public_key())
     }
 
-    /// Our public key as [`crate::event::check`] takes it.
+    /// Our public keys, former ones among them, as [`crate::event::check`] takes them.
     pub fn public_keys(&self) -> PublicKeyMap {
-        let key = Base64::new(self.key_pair.public_key().to_vec());
-        PublicKeyMap::from([(self.server_name.to_string(), PublicKeySet::from([(self.key_id(), key)]))])
+        let former = self.former_keys.iter().map(|former| (former.key_id.clone(), former.public_key.clone()));
+        let mut keys: PublicKeySet = former.collect();
+        keys.insert(self.key_id(), Base64::new(self.key_pair.public_key().to_vec()));
+        PublicKeyMap::from([(self.server_name.to_string(), keys)])
     }
 
     /// Adds our signature to a JSON object, leaving out `signatures` and `unsigned` as the spec says.

@@ -47,8 +47,8 @@ pub enum RateLimited {
     UserDirectory,
     /// Changes of presence, per user.
     Presence,
-    /// Keys of other servers that are fetched for a stranger, per address.
-    KeyQueries,
+    /// Questions to other servers for who did not say who they are, per address.
+    RemoteQueries,
 }
 
 impl RateLimited {
@@ -68,7 +68,7 @@ impl RateLimited {
         Self::RoomCreation,
         Self::UserDirectory,
         Self::Presence,
-        Self::KeyQueries,
+        Self::RemoteQueries,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -88,7 +88,7 @@ impl RateLimited {
             Self::RoomCreation => "RC_ROOM_CREATION",
             Self::UserDirectory => "RC_USER_DIRECTORY",
             Self::Presence => "RC_PRESENCE",
-            Self::KeyQueries => "RC_KEY_QUERIES",
+            Self::RemoteQueries => "RC_REMOTE_QUERIES",
         }
     }
 
@@ -104,7 +104,7 @@ impl RateLimited {
             | Self::RoomCreation
             | Self::UserDirectory
             | Self::Presence
-            | Self::KeyQueries => None,
+            | Self::RemoteQueries => None,
         }
     }
 }

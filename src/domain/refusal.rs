@@ -98,6 +98,8 @@ pub enum Refusal {
     InvalidSignature(String),
     /// 405 `M_BAD_JSON`: the server alone writes this account data.
     ServerManaged(String),
+    /// 502 `M_UNKNOWN`: another server, on whose answer ours depends, gives none.
+    OtherServer(String),
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
     Unavailable {
         /// Milliseconds after which to try again.
@@ -141,6 +143,7 @@ impl Refusal {
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
+            Self::OtherServer(_) => 502,
             Self::Unavailable { .. } => 503,
         }
     }
@@ -174,7 +177,7 @@ impl Refusal {
             Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
             Self::Unrecognized { .. } => "M_UNRECOGNIZED",
             Self::Unauthorized(_) => "M_UNAUTHORIZED",
-            Self::Unknown(_) | Self::AliasExists(_) | Self::Unavailable { .. } => "M_UNKNOWN",
+            Self::Unknown(_) | Self::AliasExists(_) | Self::OtherServer(_) | Self::Unavailable { .. } => "M_UNKNOWN",
             Self::BadAlias(_) => "M_BAD_ALIAS",
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
@@ -206,6 +209,7 @@ impl Refusal {
             | Self::AliasExists(sentence)
             | Self::BadAlias(sentence)
             | Self::InvalidSignature(sentence)
+            | Self::OtherServer(sentence)
             | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::LimitExceeded { retry_after_ms } => format!("Too many requests: try again in {retry_after_ms} ms"),
@@ -325,6 +329,7 @@ mod tests {
             ),
             (Refusal::InvalidSignature(s()), r#"{"invalid_signature":"x"}"#, 400, "M_INVALID_SIGNATURE"),
             (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),
+            (Refusal::OtherServer(s()), r#"{"other_server":"x"}"#, 502, "M_UNKNOWN"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
         ];
         for (refusal, wire, status, errcode) in table {

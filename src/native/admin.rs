@@ -2,10 +2,11 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use platform::Fault;
+use platform::{Clock as _, Fault};
 
 use crate::{
     chance::Chance,
+    clock::SystemClock,
     metadata::MetadataSource,
     options::{AdminCommand, SigningKeyCommand, Storage},
     serve::claim_data_dir,
@@ -36,5 +37,5 @@ async fn import(storage: &Storage) -> Result<(), Fault> {
     read.map_err(|error| Fault::new(format!("standard input: {error}")))?;
     let _claim = claim_data_dir(&storage.data_dir)?;
     let metadata = MetadataSource::open(&storage.data_dir, storage.database_url.as_deref())?;
-    api::import_signing_key(&*metadata.connect(), &config, &key).await
+    api::import_signing_key(&*metadata.connect(), &config, &key, SystemClock.now_ms()).await
 }

@@ -20,14 +20,12 @@ mod tls;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use options::{Command, Options};
+use options::Command;
 
 fn main() -> ExitCode {
     let mut outcome = Ok(());
     actor_host::run_local("the main thread", 4, || async {
-        outcome = match Options::parse().command {
+        outcome = match options::parse().command {
             Command::Serve(options) => serve::run(options).await,
             Command::Admin(admin) => admin::run(admin.command).await,
         };

@@ -1,6 +1,23 @@
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use domain::Config;
+
+/// Reads the command line, or explains it and ends.
+pub(crate) fn parse() -> Options {
+    let command = Options::command().mut_subcommand("serve", |serve| serve.after_help(settings()));
+    Options::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// The settings, as `myelin serve --help` ends.
+fn settings() -> String {
+    let mut text = "Settings, as MYELIN_<NAME> in the environment or NAME in the file:\n".to_owned();
+    for key in Config::KEYS {
+        let default = key.default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+        text.push_str(&format!("  {}: {}{default}\n", key.name, key.help));
+    }
+    text
+}
 
 /// A Matrix homeserver in one file.
 #[derive(Parser)]
@@ -72,7 +89,7 @@ pub(crate) enum SigningKeyCommand {
         #[command(flatten)]
         storage: Storage,
     },
-    /// Store a key read from standard input, if there is none yet
+    /// Sign with a key read from standard input from now on; the key until now stays known as a former one
     Import {
         #[command(flatten)]
         storage: Storage,

@@ -74,8 +74,10 @@ pub(crate) async fn load(metadata: &MetadataSource, config: Config) -> Result<Se
 /// The same settings for another thread.
 pub(crate) fn copy(settings: &Settings) -> Result<Settings, Fault> {
     let name = settings.config.server_name.clone();
-    let identity = Identity::import(name, &settings.identity.export());
-    Ok(Settings { config: settings.config.clone(), identity: identity.map_err(|error| Fault::new(error.to_string()))? })
+    let identity =
+        Identity::import(name, &settings.identity.export()).map_err(|error| Fault::new(error.to_string()))?;
+    let identity = identity.with_former_keys(settings.identity.former_keys().to_vec());
+    Ok(Settings { config: settings.config.clone(), identity })
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A check answers what it found wrong instead of panicking, because a panic ends a Worker's whole isolate.
 //! Suites that write leave their tables behind: give them a database of their own.
 
+mod outgoing;
+
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -11,6 +13,8 @@ use crate::{
     Actors, Address, Clock, Fault, INTEGER_MAX, LocalFuture, Metadata, ObjectHost, ROW_BYTES_MAX, Random, Row,
     STATEMENT_PARAMS_MAX, Sql, Statement, Tx, Value, transact,
 };
+
+pub use outgoing::outgoing;
 
 /// What one check found.
 #[derive(Debug, Clone)]

@@ -104,6 +104,9 @@ extern "C" {
 
     /// A connection of our own to somebody else.
     pub type RawSocket;
+    /// Settles when the connection is made, or cannot be.
+    #[wasm_bindgen(method, catch, getter)]
+    pub fn opened(this: &RawSocket) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch, js_name = startTls)]
     pub fn start_tls(this: &RawSocket, options: &Object) -> Result<RawSocket, JsValue>;
 }

@@ -50,6 +50,9 @@ pub(crate) async fn settings(env: &Env) -> Result<Rc<Settings>, Fault> {
         return Ok(settings);
     }
     let config = config(env)?;
+    if config.outgoing.extra_ca_file.is_some() {
+        return Err(Fault::new("EXTRA_CA_FILE: here the platform decides which authorities are trusted"));
+    }
     logs::start(config.log_level);
     let metadata = metadata(env)?;
     let settings = Rc::new(api::load_settings(&*metadata, config, &Runtime).await?);

@@ -320,7 +320,7 @@ fn strangers_have_no_keys(server: &Server) {
     let users = json!({ (&stranger): [], "@bob:elsewhere.test": [] });
     let answer = alice.post("/keys/query", json!({ "device_keys": users })).ok();
     assert_eq!(answer["device_keys"], json!({}), "{answer}");
-    assert_eq!(answer["failures"], json!({ "elsewhere.test": {} }), "there is no federation");
+    assert!(answer["failures"]["elsewhere.test"].is_object(), "nobody is there: {answer}");
     let claim = json!({ "one_time_keys": { (&stranger): { "A": "signed_curve25519" } } });
     assert_eq!(alice.post("/keys/claim", claim).ok(), json!({ "failures": {}, "one_time_keys": {} }));
     let nobody = server.anonymous();

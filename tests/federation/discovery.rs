@@ -1,8 +1,8 @@
 //! Spec: server-server API, «Resolving server names».
 
-use harness::{Homeserver, Host, Received, Reply, Server, encode, json};
+use harness::{Authority, Homeserver, Host, Https, Received, Reply, Server, encode, json};
 
-use crate::network::{on_each_host, ours_with};
+use crate::network::{on_each_host, ours_with, run};
 
 on_each_host![servers_are_found_by_delegation, a_name_with_a_port_is_asked_there];
 
@@ -75,4 +75,32 @@ fn a_name_with_a_port_is_asked_there(host: Host) {
     assert_eq!(request.sni.as_deref(), Some("localhost"));
     let authorization = request.header("authorization").expect("it is signed");
     assert!(authorization.contains(&format!(r#"destination="{}""#, homeserver.name)), "{authorization}");
+}
+
+#[test]
+fn the_worker_asks_for_srv_records_by_https() {
+    run(Host::Worker, srv_records_come_by_https);
+}
+
+fn srv_records_come_by_https(host: Host) {
+    let homeserver = Homeserver::starts_as(Some("b.invalid"), &["b.invalid"]);
+    homeserver.answers(|request| {
+        request.uri.starts_with(PROFILE).then(|| Reply::json(200, &json!({ "displayname": "Bob" })))
+    });
+    let resolver = Https::serves(Authority::shared().vouches_for(&["cloudflare-dns.com"]), |request| {
+        let answer = match request.uri.contains("name=_matrix-fed._tcp.b.invalid") {
+            false => json!({ "Status": 3 }),
+            true => json!({ "Status": 0, "Answer": [
+                { "name": "x", "type": 5, "TTL": 1, "data": "elsewhere." },
+                { "name": "x", "type": 33, "TTL": 1, "data": "10 5 4711 d.test." },
+            ] }),
+        };
+        Reply::json(200, &answer)
+    });
+    let overrides =
+        format!("cloudflare-dns.com=127.0.0.1:{},d.test=127.0.0.1:{}", resolver.port, homeserver.https.port);
+    let server = ours_with(host, &[("DNS_OVERRIDES", &overrides)]);
+    assert_eq!(asks_for_profile(&server, "@bob:b.invalid").ok(), json!({ "displayname": "Bob" }));
+    let accepts = resolver.takes_received().first().and_then(|request| request.header("accept").map(str::to_owned));
+    assert_eq!(accepts.as_deref(), Some("application/dns-json"));
 }

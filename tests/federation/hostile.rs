@@ -33,12 +33,12 @@ fn private_addresses_are_not_connected_to(host: Host) {
         let overrides = format!("evil.test=127.0.0.1:{}", evil.https.port);
         let settings = [("DNS_OVERRIDES", &*overrides), ("ALLOW_PRIVATE_ADDRESSES", "off")];
         let server = ours_with(host, &settings);
-        server.anonymous().get(&profile_of("@bob:evil.test")).refused(404, "M_NOT_FOUND");
+        server.anonymous().get(&profile_of("@bob:evil.test")).refused(502, "M_UNKNOWN");
         assert!(!evil.https.takes_received().is_empty());
-        server.anonymous().get(&profile_of(&format!("@bob:{target}"))).status(404);
+        server.anonymous().get(&profile_of(&format!("@bob:{target}"))).status(502);
         if host == Host::Native {
             // A name that stands for a private address.
-            server.anonymous().get(&profile_of(&format!("@bob:{}", victim.name))).refused(404, "M_NOT_FOUND");
+            server.anonymous().get(&profile_of(&format!("@bob:{}", victim.name))).refused(502, "M_UNKNOWN");
         }
     }
     assert!(victim.https.takes_received().is_empty(), "nobody came");
@@ -49,12 +49,12 @@ fn certificates_must_name_the_server(host: Host) {
         let homeserver = Homeserver::starts_as(Some("b.test:1"), &[certified]);
         let overrides = format!("b.test=127.0.0.1:{}", homeserver.https.port);
         let server = ours_with(host, &[("DNS_OVERRIDES", &overrides)]);
-        server.anonymous().get(&profile_of("@bob:b.test:1")).refused(404, "M_NOT_FOUND");
+        server.anonymous().get(&profile_of("@bob:b.test:1")).refused(502, "M_UNKNOWN");
         assert!(homeserver.https.takes_received().is_empty(), "nothing is said to it");
     }
     // By the runtime's own way, where name and address are one.
     let homeserver = Homeserver::starts_as(None, &["other.test"]);
-    ours(host).anonymous().get(&profile_of(&format!("@bob:{}", homeserver.name))).refused(404, "M_NOT_FOUND");
+    ours(host).anonymous().get(&profile_of(&format!("@bob:{}", homeserver.name))).refused(502, "M_UNKNOWN");
     assert!(homeserver.https.takes_received().is_empty(), "nothing is said to it");
 }
 
@@ -97,7 +97,7 @@ fn answers_have_an_end(host: Host) {
                 evil.answers(move |_| Some(reply()));
                 let started = Instant::now();
                 let told = server.anonymous().get(&profile_of(&format!("@bob:{}", evil.name)));
-                assert_eq!((told.status, told.body["errcode"].as_str()), (404, Some("M_NOT_FOUND")), "{case}");
+                assert_eq!((told.status, told.body["errcode"].as_str()), (502, Some("M_UNKNOWN")), "{case}");
                 assert!(started.elapsed() < Duration::from_secs(30), "{case} took {:?}", started.elapsed());
             });
         }
@@ -113,7 +113,7 @@ fn redirects_have_an_end(host: Host) {
     });
     let overrides = format!("evil.test=127.0.0.1:{}", evil.https.port);
     let server = ours_with(host, &[("DNS_OVERRIDES", &overrides)]);
-    server.anonymous().get(&profile_of("@bob:evil.test")).refused(404, "M_NOT_FOUND");
+    server.anonymous().get(&profile_of("@bob:evil.test")).refused(502, "M_UNKNOWN");
     let redirected = evil.https.takes_received().into_iter().filter(|request| request.uri.starts_with("/.well-known"));
     assert_eq!(redirected.count(), 6);
 }

@@ -1,6 +1,7 @@
 //! The server-server API, with other servers that the test plays.
 
 mod authentication;
+mod connections;
 mod discovery;
 mod hostile;
 mod keys;
@@ -8,3 +9,4 @@ mod network;
 mod queries;
 mod rooms;
 mod synapse;
+mod user_keys;

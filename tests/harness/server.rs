@@ -65,6 +65,7 @@ impl Server {
             ("RATE_LIMITS", "off"),
             // Nobody's network is needed.
             ("TRUSTED_KEY_SERVERS", ""),
+            ("DNS_OVERRIDES", "elsewhere.test=127.0.0.1:1"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();

@@ -86,6 +86,16 @@ pub(crate) fn changed_since(sql: &dyn Sql, position: u64) -> Result<(bool, Vec<S
     Ok((own, signed))
 }
 
+/// The position at which any device's keys changed last; 0 if none ever did.
+pub(crate) fn devices_head(sql: &dyn Sql) -> Result<u64, Fault> {
+    kind_head(sql, Kind::Device)
+}
+
+fn kind_head(sql: &dyn Sql, kind: Kind) -> Result<u64, Fault> {
+    let row = sql.query("SELECT max(changed) FROM public_key WHERE kind = ?1", &[kind.as_str().into()])?.pop();
+    row.map_or(Ok(0), |mut row| Ok(row.unsigned_or_null(0)?.unwrap_or(0)))
+}
+
 /// The user's own position at which any key changed last.
 pub(crate) fn head(sql: &dyn Sql) -> Result<u64, Fault> {
     let rows = sql.query(

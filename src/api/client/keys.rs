@@ -1,6 +1,6 @@
 //! Keys for end-to-end encryption. Spec: "End-to-End Encryption", "Key management API", "Cross-signing".
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use actors::{
     room::GetDeviceLists,
@@ -11,19 +11,22 @@ use actors::{
 };
 use bytes::Bytes;
 use domain::{Refusal, signed_key::SignedKey};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::join, stream};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::keys::{
     claim_keys::v3 as claim, get_key_changes::v3 as changes, get_keys::v3 as query, upload_keys::v3 as upload,
     upload_signatures::v3 as signatures,
 };
-use ruma_common::{OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId, encryption::OneTimeKey, serde::Raw};
+use ruma_common::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UserId, encryption::OneTimeKey, serde::Raw,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::device_lists::DeviceLists;
 use crate::{
     Bearer, Caller, Context, Failure, Routes, failure,
+    federation::Elsewhere,
     router::bad_json,
     uiaa::{self, Auth, Operation},
 };
@@ -32,6 +35,9 @@ use crate::{
 const USERS_MAX: usize = 5_000;
 /// Users asked at the same time.
 const USERS_AT_ONCE: usize = 32;
+/// How long other servers may take, in milliseconds, unless a client wishes otherwise, and at most.
+const TIMEOUT_MS: u64 = 10_000;
+const TIMEOUT_MS_MAX: u64 = 20_000;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(upload);
@@ -61,43 +67,71 @@ async fn upload(cx: &Context, bearer: Bearer, request: upload::Request) -> Resul
 
 /// Not ruma's type: keys go through as they are, in pieces of ready JSON.
 #[derive(Default, Serialize)]
-struct Keys {
-    failures: BTreeMap<String, Value>,
-    device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
-    master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
-    self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
-    user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+pub(crate) struct Keys {
+    pub failures: BTreeMap<String, Value>,
+    pub device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
+    pub master_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    pub self_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+    pub user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
+}
+
+impl Keys {
+    fn extend(&mut self, other: Keys) {
+        self.failures.extend(other.failures);
+        self.device_keys.extend(other.device_keys);
+        self.master_keys.extend(other.master_keys);
+        self.self_signing_keys.extend(other.self_signing_keys);
+        self.user_signing_keys.extend(other.user_signing_keys);
+    }
 }
 
 async fn query(cx: &Context, bearer: Bearer, request: query::Request) -> Result<Vec<u8>, Failure> {
     let of = request.device_keys.keys().cloned().collect();
     let signed = bearer.call(cx, &GetSignatures { token_hash: bearer.token_hash.clone(), of }).await?;
-    let Asked { users, failures } = asked(cx, request.device_keys)?;
+    let Asked { here, elsewhere } = asked(cx, request.device_keys)?;
+    let viewer = Some(&*bearer.user_id);
+    let there = cx.keys_elsewhere(elsewhere, timeout_ms(request.timeout));
+    let (keys, there) = join(keys_here(cx, viewer, here), there).await;
+    let mut keys = keys?;
+    keys.extend(there);
+    for (user_id, signed) in &signed {
+        if let Some(master) = keys.master_keys.remove(user_id) {
+            keys.master_keys.insert(user_id.clone(), signed_master(master, &bearer.user_id, signed)?);
+        }
+    }
+    Ok(serde_json::to_vec(&keys)?)
+}
+
+/// How long other servers may take, in milliseconds. Spec: "10 seconds is the recommended default".
+fn timeout_ms(wished: Option<Duration>) -> u64 {
+    wished.map_or(TIMEOUT_MS, |wished| u64::try_from(wished.as_millis()).unwrap_or(u64::MAX)).min(TIMEOUT_MS_MAX)
+}
+
+/// The keys of our own users, as `viewer` may see them; `None` is somebody of another server. Who does not exist is left
+/// out.
+pub(crate) async fn keys_here(
+    cx: &Context,
+    viewer: Option<&UserId>,
+    users: Vec<(OwnedUserId, Vec<OwnedDeviceId>)>,
+) -> Result<Keys, Failure> {
     let calls = users.into_iter().map(|(user_id, devices)| async {
-        let call = GetKeys { viewer: bearer.user_id.clone(), devices };
+        let call = GetKeys { viewer: viewer.map(ToOwned::to_owned), devices };
         Ok::<_, Failure>((existing(cx.user(&user_id).call(&call).await)?, user_id))
     });
     let mut found = stream::iter(calls).buffer_unordered(USERS_AT_ONCE);
-    let mut answer = Keys { failures, ..Keys::default() };
+    let mut answer = Keys::default();
     while let Some((keys, user_id)) = found.try_next().await? {
-        let Some(UserKeys { devices, master, self_signing, user_signing }) = keys else { continue };
-        if let Some(master) = master {
-            answer.master_keys.insert(user_id.clone(), signed_master(master, &bearer.user_id, signed.get(&user_id))?);
-        }
+        let Some(UserKeys { devices, master, self_signing, user_signing, .. }) = keys else { continue };
+        answer.master_keys.extend(master.map(|key| (user_id.clone(), key)));
         answer.self_signing_keys.extend(self_signing.map(|key| (user_id.clone(), key)));
         answer.user_signing_keys.extend(user_signing.map(|key| (user_id.clone(), key)));
         answer.device_keys.insert(user_id, devices);
     }
-    Ok(serde_json::to_vec(&answer)?)
+    Ok(answer)
 }
 
 /// Somebody's master key, with what the viewer signed it with, if it is the one they signed.
-fn signed_master(
-    master: Box<RawValue>,
-    viewer: &UserId,
-    signed: Option<&KeySignatures>,
-) -> Result<Box<RawValue>, Failure> {
-    let Some(signed) = signed else { return Ok(master) };
+fn signed_master(master: Box<RawValue>, viewer: &UserId, signed: &KeySignatures) -> Result<Box<RawValue>, Failure> {
     let mut key = SignedKey::parse(master.get())?;
     if key.only_public_key() != Some(&signed.key) {
         return Ok(master);
@@ -108,36 +142,66 @@ fn signed_master(
     Ok(RawValue::from_string(key.to_json())?)
 }
 
+/// One-time keys by user, device and id.
+pub(crate) type ClaimedKeys = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
+
 async fn claim(cx: &Context, _: Caller, request: claim::Request) -> Result<Vec<u8>, Failure> {
-    let Asked { users, failures } = asked(cx, request.one_time_keys)?;
+    let Asked { here, elsewhere } = asked(cx, request.one_time_keys)?;
+    let there = cx.claim_elsewhere(elsewhere, timeout_ms(request.timeout));
+    let (keys, (there, failures)) = join(claimed_here(cx, here), there).await;
+    let mut one_time_keys = keys?;
+    one_time_keys.extend(there);
+    #[derive(Serialize)]
+    struct Claimed {
+        failures: BTreeMap<String, Value>,
+        one_time_keys: ClaimedKeys,
+    }
+    Ok(serde_json::to_vec(&Claimed { failures, one_time_keys })?)
+}
+
+/// Takes one-time keys of our own users. Who does not exist, and who has none, is left out.
+pub(crate) async fn claimed_here(
+    cx: &Context,
+    users: Vec<(OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>)>,
+) -> Result<ClaimedKeys, Failure> {
     let calls = users.into_iter().map(|(user_id, devices)| async {
         let devices = devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect();
         Ok::<_, Failure>((existing(cx.user(&user_id).call(&ClaimKeys { devices }).await)?, user_id))
     });
     let claimed: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
     let keys = claimed.into_iter().filter_map(|(keys, user_id)| Some((user_id, keys.filter(|keys| !keys.is_empty())?)));
-    let keys: BTreeMap<OwnedUserId, _> = keys.collect();
-    #[derive(Serialize)]
-    struct Claimed<K> {
-        failures: BTreeMap<String, Value>,
-        one_time_keys: K,
-    }
-    Ok(serde_json::to_vec(&Claimed { failures, one_time_keys: keys })?)
+    Ok(keys.collect())
 }
 
-/// Local users with what is asked of each, and the servers of others, which cannot be reached: there is no federation.
+/// What is asked of our own users, and of those of other servers.
 struct Asked<T> {
-    users: Vec<(OwnedUserId, T)>,
-    failures: BTreeMap<String, Value>,
+    here: Vec<(OwnedUserId, T)>,
+    elsewhere: Elsewhere<T>,
 }
 
 fn asked<T>(cx: &Context, users: BTreeMap<OwnedUserId, T>) -> Result<Asked<T>, Refusal> {
     if users.len() > USERS_MAX {
         return Err(Refusal::InvalidParam(format!("The keys of {USERS_MAX} users may be asked for at once")));
     }
-    let (users, remote): (Vec<_>, Vec<_>) = users.into_iter().partition(|(user_id, _)| cx.is_local(user_id));
-    let failures = remote.iter().map(|(user_id, _)| (user_id.server_name().to_string(), json!({}))).collect();
-    Ok(Asked { users, failures })
+    let mut asked = Asked { here: Vec::new(), elsewhere: Elsewhere::new() };
+    for (user_id, what) in users {
+        if cx.is_local(&user_id) {
+            asked.here.push((user_id, what));
+        } else {
+            asked.elsewhere.entry(user_id.server_name().to_owned()).or_default().insert(user_id, what);
+        }
+    }
+    Ok(asked)
+}
+
+/// What another server asks of our users. Spec: «Requested users must be local to the receiving homeserver».
+pub(crate) fn of_here<T>(cx: &Context, users: BTreeMap<OwnedUserId, T>) -> Result<Vec<(OwnedUserId, T)>, Refusal> {
+    let Asked { here, elsewhere } = asked(cx, users)?;
+    if elsewhere.is_empty() {
+        Ok(here)
+    } else {
+        Err(Refusal::InvalidParam("Some users are not of this server".to_owned()))
+    }
 }
 
 /// Who does not exist is left out.
@@ -157,15 +221,14 @@ async fn sign(cx: &Context, bearer: Bearer, request: signatures::Request) -> Res
         .collect();
     // Before others are asked for theirs.
     bearer.verify(cx).await?;
-    let others: BTreeMap<OwnedUserId, ()> =
-        signed.keys().filter(|user_id| **user_id != bearer.user_id).map(|user_id| (user_id.clone(), ())).collect();
-    let calls = asked(cx, others)?.users.into_iter().map(|(user_id, ())| async {
-        let call = GetKeys { viewer: bearer.user_id.clone(), devices: Vec::new() };
-        let keys = existing(cx.user(&user_id).call(&call).await)?;
-        Ok::<_, Failure>(keys.and_then(|keys| keys.master).map(|master| (user_id, master)))
-    });
-    let found: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
-    let masters = found.into_iter().flatten().collect();
+    let others = signed.keys().filter(|user_id| **user_id != bearer.user_id);
+    let others: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>> =
+        others.map(|user_id| (user_id.clone(), Vec::new())).collect();
+    let Asked { here, elsewhere } = asked(cx, others)?;
+    let there = cx.keys_elsewhere(elsewhere, TIMEOUT_MS);
+    let (keys, there) = join(keys_here(cx, Some(&bearer.user_id), here), there).await;
+    let mut masters = keys?.master_keys;
+    masters.extend(there.master_keys);
     let call = UploadSignatures { token_hash: bearer.token_hash.clone(), signed, masters };
     let failures = bearer.call(cx, &call).await?;
     let failures: BTreeMap<OwnedUserId, BTreeMap<String, Value>> = failures

@@ -8,9 +8,10 @@ mod devices;
 mod fallback;
 mod filter;
 mod key_backup;
-mod keys;
+pub(crate) mod keys;
 mod login;
 mod logout;
+pub(crate) mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -23,7 +24,7 @@ mod to_device;
 mod versions;
 mod whoami;
 
-pub(crate) use rooms::first_joined;
+pub(crate) use rooms::{directory, first_joined};
 
 use crate::Routes;
 
@@ -33,6 +34,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     register::routes(routes);
     login::routes(routes);
     logout::routes(routes);
+    openid::routes(routes);
     whoami::routes(routes);
     account::routes(routes);
     devices::routes(routes);

@@ -185,8 +185,11 @@ impl Context {
                 timeout_ms: until_ms.saturating_sub(self.now_ms()),
             };
             match self.services().outgoing.send(request).await {
-                Ok(response) if response.status.is_success() => return Ok(response),
-                Ok(response) => return Err(refused(response).await),
+                Ok(response) => {
+                    self.known_servers().is_up(destination);
+                    let is_done = response.status.is_success();
+                    return if is_done { Ok(response) } else { Err(refused(response).await) };
+                }
                 Err(error) => {
                     let may_be_elsewhere = matches!(error, SendError::Unreachable(_) | SendError::PrivateAddress);
                     failure = error.into();
@@ -198,6 +201,7 @@ impl Context {
         }
         // It may have moved.
         self.known_servers().forget_place(destination.host());
+        self.known_servers().did_not_answer(destination, self.now_ms());
         Err(failure)
     }
 

@@ -20,6 +20,14 @@ const ASKING_MS_MAX: u64 = 30_000;
 pub struct KnownServers {
     places: Mutex<Recent<String, Place, SERVERS_MAX>>,
     keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
+    down: Mutex<Recent<OwnedServerName, Down, SERVERS_MAX>>,
+}
+
+/// A server that did not answer the last time.
+#[derive(Default)]
+struct Down {
+    failures: u32,
+    until_ms: u64,
 }
 
 /// Where the servers of one hostname are.
@@ -44,6 +52,10 @@ struct KeysOf {
     asking_until_ms: u64,
 }
 
+/// A server that did not answer is held for down this long, in milliseconds, and longer each time.
+const DOWN_MS: u64 = 10_000;
+const DOWN_MS_MAX: u64 = 600_000;
+
 /// Who asks a server for its keys.
 pub(super) enum Turn<'a> {
     /// The caller does.
@@ -66,6 +78,23 @@ impl KnownServers {
     /// Lets go of where a server is said to be: it was not there.
     pub(super) fn forget_place(&self, hostname: &str) {
         lock(&self.places).remove(hostname);
+    }
+
+    /// Whether a server did not answer a moment ago, and is not worth the time of a person who waits.
+    pub(super) fn is_down(&self, server: &ServerName, now_ms: u64) -> bool {
+        lock(&self.down).get(server).is_some_and(|down| now_ms < down.until_ms)
+    }
+
+    /// A server answers, or asks us something.
+    pub(super) fn is_up(&self, server: &ServerName) {
+        lock(&self.down).remove(server);
+    }
+
+    pub(super) fn did_not_answer(&self, server: &ServerName, now_ms: u64) {
+        let mut all = lock(&self.down);
+        let down = all.of(server.to_owned());
+        down.until_ms = now_ms.saturating_add(backoff(DOWN_MS, DOWN_MS_MAX, down.failures));
+        down.failures = down.failures.saturating_add(1);
     }
 
     /// What is known of a server's keys, if it was loaded.
@@ -106,9 +135,8 @@ impl Asking<'_> {
     pub(super) fn end(self, answered: bool, now_ms: u64) {
         let mut all = lock(&self.known.keys);
         let of = all.of(self.server.clone());
+        of.ask_again_ms = now_ms.saturating_add(backoff(ASK_AGAIN_MS, ASK_AGAIN_MS_MAX, of.failures));
         of.failures = if answered { 0 } else { of.failures.saturating_add(1) };
-        let factor = 1_u64 << of.failures.saturating_sub(1).min(16);
-        of.ask_again_ms = now_ms.saturating_add(ASK_AGAIN_MS.saturating_mul(factor).min(ASK_AGAIN_MS_MAX));
     }
 }
 
@@ -116,6 +144,11 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         lock(&self.known.keys).of(self.server.clone()).asking_until_ms = 0;
     }
+}
+
+/// How long to wait after so many failures before: twice as long each time.
+fn backoff(first_ms: u64, max_ms: u64, failures_before: u32) -> u64 {
+    first_ms.saturating_mul(1 << failures_before.min(32)).min(max_ms)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

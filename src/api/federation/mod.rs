@@ -13,13 +13,16 @@ mod events;
 mod invites;
 mod known_servers;
 mod membership;
+mod openid;
 mod origin;
 mod pdus;
+mod public_rooms;
 mod published_keys;
 mod queries;
 mod receiving;
 mod server_keys;
 mod transactions;
+mod user_keys;
 mod version;
 
 #[cfg(test)]
@@ -28,7 +31,9 @@ mod tests;
 pub use ask::{AskError, Bounds};
 pub use known_servers::KnownServers;
 pub use origin::Origin;
+pub(crate) use public_rooms::Elsewhere as DirectoryElsewhere;
 pub use server_keys::{NeededKey, ServerKeys};
+pub(crate) use user_keys::Elsewhere;
 
 use crate::Routes;
 
@@ -39,5 +44,8 @@ pub(crate) fn routes(routes: &mut Routes) {
     membership::routes(routes);
     invites::routes(routes);
     events::routes(routes);
+    public_rooms::routes(routes);
+    user_keys::routes(routes);
+    openid::routes(routes);
     version::routes(routes);
 }

@@ -11,8 +11,8 @@ use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{OwnedServerName, ServerName};
 use ruma_federation_api::discovery::get_remote_server_keys_batch::v2 as batch;
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{Context, Failure, Routes, failure::json_bytes, metadata::remote_key};
 
@@ -70,8 +70,12 @@ async fn query_batch(cx: &Context, (): (), request: batch::Request) -> Result<Ve
 }
 
 fn answer(documents: Vec<String>) -> Result<Vec<u8>, Failure> {
-    let documents = documents.into_iter().map(RawValue::from_string).collect::<Result<Vec<_>, _>>()?;
-    Ok(serde_json::to_vec(&json!({ "server_keys": documents }))?)
+    #[derive(Serialize)]
+    struct Answer {
+        server_keys: Vec<Box<RawValue>>,
+    }
+    let server_keys = documents.into_iter().map(RawValue::from_string).collect::<Result<_, _>>()?;
+    Ok(serde_json::to_vec(&Answer { server_keys })?)
 }
 
 /// What a server published last, with our signature, good until then if that can be had. `None` if nothing is known.
@@ -89,7 +93,7 @@ async fn vouched(cx: &Context, server: &ServerName, least_ms: u64) -> Result<Opt
         return Ok(Some(document.signed_by(cx.identity())));
     }
     // Whoever asks too often gets what is stored.
-    match cx.limit_by_address(RateLimited::KeyQueries) {
+    match cx.limit_by_address(RateLimited::RemoteQueries) {
         Ok(taken) => taken.keep(),
         Err(_) if stored.is_some() => return Ok(stored.map(|(document, _)| document.signed_by(cx.identity()))),
         Err(refusal) => return Err(refusal.into()),

@@ -1,21 +1,32 @@
 //! What other servers ask about our users and aliases, and what we ask about theirs. Spec: "Querying for information".
 
 use actors::user::GetProfile;
-use domain::Refusal;
-use ruma_common::{UserId, profile::ProfileFieldName};
-use ruma_federation_api::query::get_profile_information::v1 as profile;
+use domain::{RateLimited, Refusal};
+use futures_util::future::{Either, select};
+use ruma_common::{
+    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UserId,
+    api::{Metadata, OutgoingRequest, path_builder::PathBuilder},
+    profile::ProfileFieldName,
+};
+use ruma_federation_api::{
+    authentication::ServerSignatures,
+    query::{get_profile_information::v1 as profile, get_room_information::v1 as directory},
+};
 use serde_json::{Map, Value};
 
 use super::{AskError, Bounds, Origin};
-use crate::{Context, Failure, OrAbsent, Routes};
+use crate::{Context, Failure, OrAbsent, Routes, metadata::alias};
 
 /// A person waits for the answer, in milliseconds.
-const TIMEOUT_MS: u64 = 10_000;
+pub(super) const TIMEOUT_MS: u64 = 10_000;
 /// The largest profile that is shown, in bytes. Spec: "Profiles", at most 64 KiB, and what JSON adds.
 const PROFILE_BYTES_MAX: usize = 128 * 1024;
+/// The largest answer to where an alias points, in bytes: it names servers.
+const ALIAS_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(profile);
+    routes.add(room_of_alias);
 }
 
 async fn profile(cx: &Context, _: Origin, request: profile::Request) -> Result<Vec<u8>, Failure> {
@@ -29,38 +40,90 @@ async fn profile(cx: &Context, _: Origin, request: profile::Request) -> Result<V
     Ok(serde_json::to_vec(&fields)?)
 }
 
+async fn room_of_alias(cx: &Context, _: Origin, request: directory::Request) -> Result<directory::Response, Failure> {
+    let held = alias::find(cx.metadata(), &request.room_alias).await?;
+    let held = held.ok_or_else(|| unknown_alias(&request.room_alias))?;
+    Ok(directory::Response::new(held.room_id, vec![cx.server_name().to_owned()]))
+}
+
 fn unknown_user() -> Refusal {
     Refusal::NotFound("There is no such user".to_owned())
 }
 
+fn unknown_alias(alias: &RoomAliasId) -> Refusal {
+    Refusal::NotFound(format!("There is no room with the alias {alias}"))
+}
+
 impl Context {
+    /// Asks another server what a person wants to know: not when it was down a moment ago, and not for long.
+    ///
+    /// # Errors
+    /// [`AskError`]: whatever kept it from doing so.
+    pub(super) async fn query<R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        bounds: Bounds,
+    ) -> Result<R::IncomingResponse, AskError>
+    where
+        R: OutgoingRequest + Metadata<Authentication = ServerSignatures>,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        if self.known_servers().is_down(destination, self.now_ms()) {
+            return Err(AskError::Unreachable("it was down a moment ago".to_owned()));
+        }
+        let asked = std::pin::pin!(self.ask_within(destination, request, bounds));
+        // Finding out where it is takes time as well.
+        match select(asked, std::pin::pin!(self.pause(bounds.timeout_ms))).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(AskError::Unreachable("it took too long".to_owned())),
+        }
+    }
+
     /// The profile of another server's user, or one field of it.
     ///
     /// # Errors
-    /// `M_NOT_FOUND` where that server knows of none, or does not answer.
+    /// `M_NOT_FOUND` where that server knows of none, and 502 where it does not answer.
     pub(crate) async fn profile_elsewhere(
         &self,
         user_id: &UserId,
         field: Option<ProfileFieldName>,
     ) -> Result<Map<String, Value>, Failure> {
+        // Anybody may ask.
+        self.limit_by_address(RateLimited::RemoteQueries)?.keep();
         let mut request = profile::Request::new(user_id.to_owned());
         request.field = field;
         let bounds = Bounds { response_bytes_max: PROFILE_BYTES_MAX, timeout_ms: TIMEOUT_MS };
-        match self.ask_within(user_id.server_name(), request, bounds).await {
-            Ok(response) => Ok(response.into_iter().collect()),
-            Err(error) => Err(not_told(&error, unknown_user)),
-        }
+        let answered = self.query(user_id.server_name(), request, bounds).await;
+        Ok(answered.map_err(|error| not_told(&error, unknown_user))?.into_iter().collect())
+    }
+
+    /// The room that another server's alias points to, with servers that are in it.
+    ///
+    /// # Errors
+    /// `M_NOT_FOUND` where that server knows of none, and 502 where it does not answer.
+    pub(crate) async fn room_elsewhere(
+        &self,
+        alias: &RoomAliasId,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Failure> {
+        let request = directory::Request::new(alias.to_owned());
+        let bounds = Bounds { response_bytes_max: ALIAS_BYTES_MAX, timeout_ms: TIMEOUT_MS };
+        let answered = self.query(alias.server_name(), request, bounds).await;
+        let directory::Response { room_id, servers, .. } =
+            answered.map_err(|error| not_told(&error, || unknown_alias(alias)))?;
+        Ok((room_id, servers))
     }
 }
 
-/// What a client learns of another server's refusal.
-fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Failure {
+/// What a client learns when another server does not say what was asked.
+pub(super) fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Refusal {
     match error {
-        AskError::Refused { status, .. } if status.as_u16() == 404 => unknown().into(),
-        AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()).into(),
+        // Who does not know the question does not answer it.
+        AskError::Refused { status, errcode, .. } if status.as_u16() == 404 && errcode != "M_UNRECOGNIZED" => unknown(),
+        AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
         AskError::Refused { .. } | AskError::Unreachable(_) | AskError::Nonsense(_) => {
             tracing::debug!(%error, "another server did not say");
-            Refusal::NotFound("The other server does not say".to_owned()).into()
+            Refusal::OtherServer("The other server does not say".to_owned())
         }
     }
 }

@@ -86,7 +86,7 @@ impl Context {
         let wanted = grouped(needed);
         let mut keys = self.kept_keys(&wanted).await?;
         if !lacking(&keys, &wanted, self.now_ms()).is_empty() {
-            self.limit_by_address(RateLimited::KeyQueries)?.keep();
+            self.limit_by_address(RateLimited::RemoteQueries)?.keep();
             self.fetch_lacking(&mut keys, &wanted).await?;
         }
         Ok(keys)

@@ -123,7 +123,7 @@ fn who_does_not_sign_well_is_refused() {
 
 #[test]
 fn strangers_have_us_ask_so_often_only() {
-    let limits = [("RATE_LIMITS", "on"), ("RC_KEY_QUERIES", "0.001,2")];
+    let limits = [("RATE_LIMITS", "on"), ("RC_REMOTE_QUERIES", "0.001,2")];
     let (server, asked) = server_among(vec![], &limits);
     let outcomes: Vec<_> = (0..4)
         .map(|number| {

@@ -27,6 +27,6 @@ pub use signing_key::{export_signing_key, import_signing_key};
 /// The database does not answer, or was written by a newer release.
 pub async fn load_settings(metadata: &dyn Metadata, config: Config, random: &dyn Random) -> Result<Settings, Fault> {
     migrations::apply(metadata).await?;
-    let identity = signing_key::load_or_make(metadata, &config.server_name, random).await?;
+    let identity = signing_key::load(metadata, &config.server_name, random).await?;
     Ok(Settings { config, identity })
 }

@@ -1,12 +1,14 @@
 //! The server's signing key: made once, with one conditional statement, and read back.
 
-use domain::{Config, Identity};
+use domain::{Config, Identity, identity::FormerKey};
 use platform::{Fault, Metadata, Random, Statement};
-use ruma_common::{OwnedServerName, ServerName};
+use ruma_common::{OwnedServerName, ServerName, serde::Base64};
 
 use super::migrations;
 
 const PURPOSE: &str = "signing";
+/// Before the id of a key that signs no more: its row holds the public key and when it stopped.
+const FORMER_PREFIX: &str = "former ";
 
 /// The signing key in the format of Synapse's signing key file, if there is one. Secret.
 pub async fn export_signing_key(metadata: &dyn Metadata) -> Result<Option<String>, Fault> {
@@ -14,22 +16,68 @@ pub async fn export_signing_key(metadata: &dyn Metadata) -> Result<Option<String
     stored(metadata).await
 }
 
-/// Takes over a signing key in the format of [`export_signing_key`], so that a server can move here as who it is.
+/// Takes over a signing key in the format of [`export_signing_key`], so that a server can move here as who it is, or sign
+/// with a new key from now on. The key that signed until now is published as a former one.
 ///
 /// # Errors
-/// The text is no signing key, or the server has another one already.
-pub async fn import_signing_key(metadata: &dyn Metadata, config: &Config, text: &str) -> Result<(), Fault> {
+/// The text is no signing key, or names itself as another key of the server does.
+pub async fn import_signing_key(
+    metadata: &dyn Metadata,
+    config: &Config,
+    text: &str,
+    now_ms: u64,
+) -> Result<(), Fault> {
     let identity = parse(config.server_name.clone(), text)?;
     migrations::apply(metadata).await?;
-    insert(metadata, &identity.export()).await?;
-    if stored(metadata).await?.as_deref() == Some(&*identity.export()) {
-        Ok(())
-    } else {
-        Err(Fault::new("the server has another signing key already"))
+    let Some(before) = stored(metadata).await? else { return insert(metadata, &identity.export()).await };
+    if before == identity.export() {
+        return Ok(());
     }
+    let former = parse(config.server_name.clone(), &before)?.as_former_key(now_ms);
+    let mut others = former_keys(metadata).await?.into_iter().chain([former.clone()]);
+    if others.any(|other| other.key_id == identity.key_id()) {
+        return Err(Fault::new(format!("the server has another key with the id {}", identity.key_id())));
+    }
+    let content = format!("{} {}", former.public_key.encode(), former.expired_ms);
+    let keep = Statement::new(
+        "INSERT INTO server_key (purpose, content) VALUES (?1, ?2) ON CONFLICT (purpose) DO NOTHING",
+        vec![format!("{FORMER_PREFIX}{}", former.key_id).into(), content.into()],
+    );
+    let replace = Statement::new(
+        "UPDATE server_key SET content = ?1 WHERE purpose = ?2 AND content = ?3",
+        vec![identity.export().into(), PURPOSE.into(), before.into()],
+    );
+    metadata.batch(vec![keep, replace]).await
 }
 
-pub(super) async fn load_or_make(
+/// The keys that signed before.
+async fn former_keys(metadata: &dyn Metadata) -> Result<Vec<FormerKey>, Fault> {
+    let all = Statement::new("SELECT purpose, content FROM server_key ORDER BY purpose", vec![]);
+    let mut keys = Vec::new();
+    for mut row in metadata.query(all).await? {
+        let (purpose, content) = (row.text(0)?, row.text(1)?);
+        let Some(key_id) = purpose.strip_prefix(FORMER_PREFIX) else { continue };
+        let read = || {
+            let (public_key, expired_ms) = content.split_once(' ')?;
+            Some((Base64::parse(public_key).ok()?, expired_ms.parse().ok()?))
+        };
+        let (public_key, expired_ms) = read().ok_or_else(|| Fault::new("a former signing key is not readable"))?;
+        keys.push(FormerKey { key_id: key_id.to_owned(), public_key, expired_ms });
+    }
+    Ok(keys)
+}
+
+/// The server's identity, with its former keys.
+pub(super) async fn load(
+    metadata: &dyn Metadata,
+    server_name: &ServerName,
+    random: &dyn Random,
+) -> Result<Identity, Fault> {
+    let identity = load_or_make(metadata, server_name, random).await?;
+    Ok(identity.with_former_keys(former_keys(metadata).await?))
+}
+
+async fn load_or_make(
     metadata: &dyn Metadata,
     server_name: &ServerName,
     random: &dyn Random,
@@ -84,17 +132,23 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_taken_over_only_by_a_server_that_has_none() {
+    fn a_new_key_takes_the_place_of_the_old_one_which_is_not_forgotten() {
         let key = "ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0";
         let (metadata, random) = (MemoryMetadata::default(), TestRandom::default());
-        assert!(block_on(import_signing_key(&metadata, &config(&[]), "ed25519 1 x")).is_err());
-        block_on(import_signing_key(&metadata, &config(&[]), key)).unwrap();
-        block_on(import_signing_key(&metadata, &config(&[]), key)).unwrap();
-        let settings = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
-        assert_eq!(settings.identity.export(), key);
+        let import = |text: &str, now_ms| block_on(import_signing_key(&metadata, &config(&[]), text, now_ms));
+        assert!(import("ed25519 1 x", 1).is_err());
+        import(key, 1).unwrap();
+        import(key, 2).unwrap();
+        let load = || block_on(load_settings(&metadata, config(&[]), &random)).unwrap().identity;
+        assert_eq!((load().export(), load().former_keys().len()), (key.to_owned(), 0));
+        let first = load().as_former_key(5);
 
-        let metadata = MemoryMetadata::default();
-        block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
-        assert!(block_on(import_signing_key(&metadata, &config(&[]), key)).is_err());
+        let another = key.replace("ed25519 1", "ed25519 2").replace("YJDB", "AAAA");
+        import(&another, 5).unwrap();
+        import(&another, 6).unwrap();
+        assert_eq!((load().export(), load().former_keys()), (another, &[first][..]));
+        for taken in ["ed25519 1", "ed25519 2"] {
+            assert!(import(&key.replace("ed25519 1", taken), 7).is_err(), "{taken}");
+        }
     }
 }

@@ -19,6 +19,7 @@ fn a_name_is_enough() {
     assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
     assert_eq!((config.allow_guests, &config.terms, config.password_length_min), (false, &None, 1));
     assert_eq!(config.access_token_lifetime_ms, 300_000);
+    assert!(config.federation.allows("a.org:8448".try_into().unwrap()) && !config.outgoing.allow_private_addresses);
     assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
 }
 
@@ -41,6 +42,12 @@ fn every_key_is_read() {
         ("LOG_LEVEL", "debug"),
         ("TEST_HOOKS", "on"),
         ("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1"),
+        ("FEDERATION_ALLOW", "*.org"),
+        ("FEDERATION_DENY", "evil.org, *.evil.org"),
+        ("TRUSTED_KEY_SERVERS", "a.org,b.org:8448"),
+        ("EXTRA_CA_FILE", "/etc/ca.pem"),
+        ("ALLOW_PRIVATE_ADDRESSES", "on"),
+        ("DNS_OVERRIDES", "a.org=127.0.0.1:1"),
         ("RC_LOGIN", "0"),
         ("RC_LOGIN_ACCOUNT", "0.1,9"),
         ("RC_JOINS", "3,3"),
@@ -60,6 +67,12 @@ fn every_key_is_read() {
     assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
     assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
     assert_eq!(config.trusted_proxies, ["10.0.0.0/8", "192.0.2.1"].map(|range| range.parse().unwrap()));
+    assert!(config.federation.allows("a.org".try_into().unwrap()));
+    assert!(!config.federation.allows("x.evil.org".try_into().unwrap()));
+    assert_eq!(config.federation.trusted_key_servers, ["a.org", "b.org:8448"]);
+    assert_eq!(config.outgoing.extra_ca_file.as_deref(), Some("/etc/ca.pem"));
+    assert!(config.outgoing.allow_private_addresses);
+    assert_eq!(config.outgoing.connect_to("a.org", 2).unwrap().port, 1);
     let limit = |limited| config.rate_limits.get(&limited).map(|limit| (limit.per_second, limit.burst));
     for (limited, expected) in [
         (RateLimited::LoginAddress, None),
@@ -102,6 +115,13 @@ fn errors_name_the_key_and_not_the_value() {
         ("LOG_LEVEL", "trace"),
         ("TEST_HOOKS", "1"),
         ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.1"),
+        ("FEDERATION", "yes"),
+        ("FEDERATION_ALLOW", "https://a.org"),
+        ("FEDERATION_DENY", "a org"),
+        ("TRUSTED_KEY_SERVERS", "*"),
+        ("EXTRA_CA_FILE", ""),
+        ("ALLOW_PRIVATE_ADDRESSES", "127.0.0.1"),
+        ("DNS_OVERRIDES", "a.org"),
         ("RATE_LIMITS", "0"),
         ("RC_LOGIN", "fast"),
         ("RC_LOGIN", "1"),

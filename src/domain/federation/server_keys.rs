@@ -143,8 +143,14 @@ pub enum Signed {
 impl KnownKeys {
     /// Our own, which we know for certain.
     pub fn own(us: &Identity) -> Self {
-        let keys = us.public_keys().into_values().flatten();
-        Self(keys.map(|(key_id, key)| (key_id, KnownKey { key, valid_until_ms: u64::MAX, is_old: false })).collect())
+        let former = us.former_keys().iter().map(|former| {
+            let (key, valid_until_ms) = (former.public_key.clone(), former.expired_ms);
+            (former.key_id.clone(), KnownKey { key, valid_until_ms, is_old: true })
+        });
+        let mut keys: BTreeMap<_, _> = former.collect();
+        let now = us.as_former_key(u64::MAX);
+        keys.insert(now.key_id, KnownKey { key: now.public_key, valid_until_ms: u64::MAX, is_old: false });
+        Self(keys)
     }
 
     /// Takes over what a document says. What comes by way of a notary replaces no other key of the same id.
@@ -214,10 +220,14 @@ pub fn own_document(us: &Identity, now_ms: u64) -> String {
     let integer =
         |ms: u64| CanonicalJsonValue::Integer(js_int::Int::new_saturating(i64::try_from(ms).unwrap_or(i64::MAX)));
     let key = object(vec![("key", text(&us.public_key_base64()))]);
+    let former = us.former_keys().iter().map(|former| {
+        let key = object(vec![("key", text(&former.public_key.encode())), ("expired_ts", integer(former.expired_ms))]);
+        (former.key_id.clone(), key)
+    });
     let document = object(vec![
         ("server_name", text(us.server_name().as_str())),
         ("verify_keys", object(vec![(&us.key_id(), key)])),
-        ("old_verify_keys", object(vec![])),
+        ("old_verify_keys", CanonicalJsonValue::Object(former.collect())),
         ("valid_until_ts", integer(now_ms.saturating_add(OWN_VALID_MS))),
     ]);
     let CanonicalJsonValue::Object(mut document) = document else { return String::new() };
@@ -269,6 +279,21 @@ mod tests {
         known.learn(&document, true, NOW);
         let key = known.key_for("ed25519:1", Signed::Request { now_ms: NOW }).unwrap();
         assert_eq!(key.encode(), us.public_key_base64());
+    }
+
+    #[test]
+    fn our_former_keys_are_published() {
+        let before = identity("0", 2);
+        let us = identity("1", 1).with_former_keys(vec![before.as_former_key(NOW - DAY)]);
+        let document = KeyDocument::check(own_document(&us, NOW).as_bytes(), us.server_name()).unwrap();
+        let mut known = KnownKeys::default();
+        known.learn(&document, true, NOW);
+        for keys in [&known, &KnownKeys::own(&us)] {
+            let good = |at_ms| keys.key_for("ed25519:0", Signed::Event { at_ms }).is_some();
+            assert_eq!((good(NOW - DAY), good(NOW)), (true, false));
+            assert!(keys.key_for("ed25519:1", Signed::Request { now_ms: NOW }).is_some());
+        }
+        assert_eq!(us.public_keys()["a.org"].len(), 2);
     }
 
     #[test]

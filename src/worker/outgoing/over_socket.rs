@@ -20,7 +20,7 @@ use js_sys::{Object, Reflect};
 use platform::{Arriving, Clock, OutgoingRequest, OutgoingResponse, Scheme, SendError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::spawn_local;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use worker::{Socket, worker_sys};
 
 use super::within;
@@ -43,7 +43,7 @@ async fn exchange(
     to: &ConnectTo,
     request: &OutgoingRequest,
 ) -> Result<(SendRequest<Full<Bytes>>, Response<Incoming>), SendError> {
-    let socket = connect(to, request).map_err(|thrown| SendError::Unreachable(js::message(&thrown)))?;
+    let socket = connect(to, request).await.map_err(|thrown| SendError::Unreachable(js::message(&thrown)))?;
     let mut http = http1::Builder::new();
     http.max_buf_size(HEAD_BYTES_MAX);
     let (mut sender, connection) = http.handshake(Connection(socket)).await.map_err(|error| failed(&error))?;
@@ -56,7 +56,7 @@ async fn exchange(
 }
 
 /// Opens a socket, and on it TLS with whoever the certificate names.
-fn connect(to: &ConnectTo, request: &OutgoingRequest) -> Result<Socket, JsValue> {
+async fn connect(to: &ConnectTo, request: &OutgoingRequest) -> Result<Socket, JsValue> {
     let address = Object::new();
     Reflect::set(&address, &"hostname".into(), &to.host.as_str().into())?;
     Reflect::set(&address, &"port".into(), &to.port.into())?;
@@ -65,6 +65,8 @@ fn connect(to: &ConnectTo, request: &OutgoingRequest) -> Result<Socket, JsValue>
     let transport = if is_encrypted { "starttls" } else { "off" };
     Reflect::set(&options, &"secureTransport".into(), &transport.into())?;
     let mut socket = js::connect(&address, &options)?;
+    // Of a connection that was refused, a read would never end.
+    JsFuture::from(socket.opened()?).await?;
     if is_encrypted {
         let options = Object::new();
         let name = request.peer.certificate_name.as_str();

@@ -1,7 +1,7 @@
 //! Aliases of rooms. Spec: "Room aliases".
 //!
-//! Where an alias points is metadata's to know, what a room lists of its aliases the room's. Only aliases of our own
-//! server are known here: those of others are found through federation, which this server does not have yet.
+//! Where an alias points is metadata's to know, what a room lists of its aliases the room's. Where another server's
+//! alias points, that server is asked.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use ruma_client_api::{
     alias::{create_alias, delete_alias, get_alias},
     room::aliases,
 };
-use ruma_common::{OwnedEventId, OwnedRoomId, RoomAliasId, RoomId, RoomOrAliasId, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, RoomOrAliasId, UserId};
 use ruma_events::StateEventType;
 use serde_json::{
     Map, Value,
@@ -105,7 +105,7 @@ async fn delete(
     request: delete_alias::v3::Request,
 ) -> Result<delete_alias::v3::Response, Failure> {
     let alias = request.room_alias;
-    let held = stored::find(cx.metadata(), &alias).await?.ok_or_else(|| no_such_alias(cx, &alias))?;
+    let held = stored::find(cx.metadata(), &alias).await?.ok_or_else(|| no_such_alias(&alias))?;
     let entitled = caller.administrator || held.creator == caller.user_id;
     // First the room, so that a repetition after a failure finds the alias still there.
     let call = WithdrawAlias { call_id: call_id(cx)?, user: caller.user_id, alias, entitled };
@@ -114,15 +114,15 @@ async fn delete(
         outcome => outcome.or_absent(not_in_room(&call.user))?,
     }
     if !stored::remove(cx.metadata(), &call.alias, &held.room_id).await? {
-        return Err(no_such_alias(cx, &call.alias).into());
+        return Err(no_such_alias(&call.alias).into());
     }
     Ok(delete_alias::v3::Response::new())
 }
 
 /// `GET /directory/room/{roomAlias}`.
 async fn find(cx: &Context, (): (), request: get_alias::v3::Request) -> Result<get_alias::v3::Response, Failure> {
-    let room_id = room_of(cx, &request.room_alias).await?;
-    Ok(get_alias::v3::Response::new(room_id, vec![cx.server_name().to_owned()]))
+    let (room_id, servers) = resolved(cx, &request.room_alias).await?;
+    Ok(get_alias::v3::Response::new(room_id, servers))
 }
 
 /// `GET /rooms/{roomId}/aliases`: for who is in the room; for everyone, if everyone may read it.
@@ -135,25 +135,28 @@ async fn list(cx: &Context, caller: Caller, request: aliases::v3::Request) -> Re
     Ok(aliases::v3::Response::new(stored::of_room(cx.metadata(), &request.room_id).await?))
 }
 
-/// The room that a client names by its id or by an alias.
-pub(super) async fn room_named(cx: &Context, room: &RoomOrAliasId) -> Result<OwnedRoomId, Failure> {
+/// The room that a client names by its id or by an alias; of an alias, with servers that are in it.
+pub(super) async fn room_named(
+    cx: &Context,
+    room: &RoomOrAliasId,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Failure> {
     match <&RoomId>::try_from(room.as_str()) {
-        Ok(room_id) => Ok(room_id.to_owned()),
-        Err(_) => room_of(cx, &alias::parse(room.as_str())?).await,
+        Ok(room_id) => Ok((room_id.to_owned(), Vec::new())),
+        Err(_) => resolved(cx, &alias::parse(room.as_str())?).await,
     }
 }
 
-async fn room_of(cx: &Context, alias: &RoomAliasId) -> Result<OwnedRoomId, Failure> {
-    let held = stored::find(cx.metadata(), alias).await?;
-    Ok(held.ok_or_else(|| no_such_alias(cx, alias))?.room_id)
+/// The room that an alias of any server points to, with servers that are in it.
+async fn resolved(cx: &Context, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Failure> {
+    if alias.server_name() != cx.server_name() {
+        return cx.room_elsewhere(alias).await;
+    }
+    let held = stored::find(cx.metadata(), alias).await?.ok_or_else(|| no_such_alias(alias))?;
+    Ok((held.room_id, vec![cx.server_name().to_owned()]))
 }
 
-fn no_such_alias(cx: &Context, alias: &RoomAliasId) -> Refusal {
-    Refusal::NotFound(if alias.server_name() == cx.server_name() {
-        format!("There is no room with the alias {alias}")
-    } else {
-        format!("{alias} is an alias of another server, and this server does not federate")
-    })
+fn no_such_alias(alias: &RoomAliasId) -> Refusal {
+    Refusal::NotFound(format!("There is no room with the alias {alias}"))
 }
 
 /// Sets the canonical alias of a room: new ones must point to it.

@@ -20,6 +20,7 @@ use serde_json::{Map, value::RawValue};
 use super::no_such_room;
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
+    federation::DirectoryElsewhere,
     metadata::directory::{self, Entry, From, Place, ROOM_TYPES_MAX, Wanted},
     router::bad_json,
 };
@@ -85,8 +86,15 @@ pub(super) fn is_public(visibility: &Visibility) -> Result<bool, Refusal> {
 
 /// `GET /publicRooms`.
 async fn public_rooms(cx: &Context, (): (), request: get_public_rooms::v3::Request) -> Result<Vec<u8>, Failure> {
-    must_be_here(cx, request.server.as_deref())?;
-    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &Wanted::default()).await
+    let get_public_rooms::v3::Request { limit, since, server, .. } = request;
+    let (limit, since) = (limit.map(u64::from), since.as_deref());
+    match elsewhere(cx, server.as_deref()) {
+        None => answer(cx, since, limit, &Wanted::default()).await,
+        Some(server) => {
+            let (filter, room_network) = (Filter::new(), RoomNetwork::Matrix);
+            cx.public_rooms_elsewhere(server, &DirectoryElsewhere { limit, since, filter, room_network }).await
+        }
+    }
 }
 
 /// `POST /publicRooms`.
@@ -95,26 +103,30 @@ async fn filtered_public_rooms(
     _: Caller,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<Vec<u8>, Failure> {
-    must_be_here(cx, request.server.as_deref())?;
-    let wanted = wanted(request.filter)?;
-    match request.room_network {
+    let get_public_rooms_filtered::v3::Request { limit, since, server, filter, room_network, .. } = request;
+    let (limit, since) = (limit.map(u64::from), since.as_deref());
+    if let Some(server) = elsewhere(cx, server.as_deref()) {
+        let wanted = DirectoryElsewhere { limit, since, filter, room_network };
+        return cx.public_rooms_elsewhere(server, &wanted).await;
+    }
+    let wanted = wanted(filter)?;
+    match room_network {
         // There are no bridges to other networks: every room is Matrix's own.
         RoomNetwork::ThirdParty(_) => Ok(serde_json::to_vec(&Page::default())?),
-        _ => answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await,
+        _ => answer(cx, since, limit, &wanted).await,
     }
 }
 
-/// Refuses to show the directory of another server, as long as we do not federate.
-fn must_be_here(cx: &Context, server: Option<&ServerName>) -> Result<(), Refusal> {
-    match server {
-        Some(server) if server != cx.server_name() => Err(Refusal::Forbidden(format!(
-            "{server} is another server, and this server does not federate: it shows its own directory only"
-        ))),
-        _ => Ok(()),
-    }
+/// The other server whose directory is asked for.
+fn elsewhere<'a>(cx: &Context, server: Option<&'a ServerName>) -> Option<&'a ServerName> {
+    server.filter(|server| *server != cx.server_name())
 }
 
-fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
+/// What a filter is looked for with.
+///
+/// # Errors
+/// `M_INVALID_PARAM` for one that asks too much.
+pub(crate) fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
     let term = folded(&filter.generic_search_term.unwrap_or_default());
     if term.len() > TERM_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A search term may have {TERM_BYTES_MAX} bytes")));
@@ -132,16 +144,22 @@ fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
 
 /// A page of the directory.
 #[derive(Default, Serialize)]
-struct Page<'a> {
-    chunk: Vec<&'a RawValue>,
+pub(crate) struct Page<'a> {
+    pub chunk: Vec<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_batch: Option<String>,
+    pub next_batch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prev_batch: Option<String>,
-    total_room_count_estimate: u64,
+    pub prev_batch: Option<String>,
+    pub total_room_count_estimate: u64,
 }
 
-async fn answer(cx: &Context, since: Option<&str>, limit: Option<u64>, wanted: &Wanted) -> Result<Vec<u8>, Failure> {
+/// A page of our own directory.
+pub(crate) async fn answer(
+    cx: &Context,
+    since: Option<&str>,
+    limit: Option<u64>,
+    wanted: &Wanted,
+) -> Result<Vec<u8>, Failure> {
     // Who asks for no room at all means no limit of their own, to other servers too.
     let limit = limit.filter(|limit| *limit > 0).unwrap_or(PAGE_ROOMS_MAX).min(PAGE_ROOMS_MAX);
     let (from, total) = match since.filter(|since| !since.is_empty()) {

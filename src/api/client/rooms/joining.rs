@@ -57,8 +57,9 @@ async fn join_by_id_or_alias(
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
     not_by_third_party(request.third_party_signed.as_ref())?;
-    let room_id = room_named(cx, &request.room_id_or_alias).await?;
-    joins(cx, &room_id, caller, request.reason, request.via).await?;
+    let (room_id, servers) = room_named(cx, &request.room_id_or_alias).await?;
+    let via = request.via.into_iter().chain(servers).collect();
+    joins(cx, &room_id, caller, request.reason, via).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
@@ -68,9 +69,10 @@ async fn knock(
     caller: Caller,
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, Failure> {
-    let room_id = room_named(cx, &request.room_id_or_alias).await?;
+    let (room_id, servers) = room_named(cx, &request.room_id_or_alias).await?;
+    let via = request.via.into_iter().chain(servers).collect();
     let call = Change::own(caller, MembershipAction::Knock, request.reason).call(cx).await?;
-    match elsewhere(cx, &room_id, &call, request.via).await? {
+    match elsewhere(cx, &room_id, &call, via).await? {
         Some(elsewhere) => elsewhere.knock().await?,
         None => cx.room(&room_id).call(&call).await.or_absent(no_such_room())?,
     }

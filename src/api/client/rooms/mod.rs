@@ -3,7 +3,7 @@
 mod aliases;
 mod context;
 mod create;
-mod directory;
+pub(crate) mod directory;
 mod joining;
 mod members;
 mod membership;

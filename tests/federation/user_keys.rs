@@ -1,0 +1,135 @@
+//! Spec: server-server API, «End-to-End Encryption», «Device Management».
+
+use std::time::{Duration, Instant};
+
+use harness::{Homeserver, Host, Keys, Reply, SERVER_NAME, User, Value, encode, json};
+
+use crate::network::{on_each_host, ours};
+
+on_each_host![
+    our_keys_are_told,
+    our_one_time_keys_are_given_once,
+    our_devices_are_told,
+    keys_are_asked_for_where_their_users_are,
+    one_time_keys_are_claimed_where_their_users_are,
+    who_does_not_answer_is_a_failure,
+];
+
+const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
+const CLAIM: &str = "/_matrix/federation/v1/user/keys/claim";
+
+/// Uploads a device's keys and two one-time keys.
+fn uploads(user: &User, keys: &Keys) -> Value {
+    let device = keys.device(user);
+    let body = json!({ "device_keys": device, "one_time_keys": { "a:1": "first", "a:2": "second" } });
+    user.post("/keys/upload", body).ok();
+    device
+}
+
+fn our_keys_are_told(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let alice = server.registers("alice");
+    let device = uploads(&alice, &Keys::of(200));
+    let nobody = format!("@nobody:{SERVER_NAME}");
+    let asked = json!({ "device_keys": { (alice.id.clone()): [], (nobody.clone()): [] } });
+    let told = other.asks(server, "POST", QUERY, Some(asked)).ok();
+    let shown = &told["device_keys"][&alice.id][&alice.device_id];
+    assert_eq!((&shown["keys"], &shown["signatures"]), (&device["keys"], &device["signatures"]), "{told}");
+    assert!(told["device_keys"][&nobody].is_null(), "{told}");
+    assert!(told["user_signing_keys"].is_null(), "{told}");
+    let elsewhere = json!({ "device_keys": { "@bob:b.test": [] } });
+    other.asks(server, "POST", QUERY, Some(elsewhere)).refused(400, "M_INVALID_PARAM");
+    server.anonymous().post(QUERY, json!({ "device_keys": {} })).refused(401, "M_UNAUTHORIZED");
+}
+
+fn our_one_time_keys_are_given_once(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let alice = server.registers("alice");
+    uploads(&alice, &Keys::of(201));
+    let claims = || {
+        let asked = json!({ "one_time_keys": { (alice.id.clone()): { (alice.device_id.clone()): "a" } } });
+        other.asks(server, "POST", CLAIM, Some(asked)).ok()["one_time_keys"][&alice.id][&alice.device_id].clone()
+    };
+    assert_eq!([claims(), claims(), claims()], [json!({ "a:1": "first" }), json!({ "a:2": "second" }), Value::Null]);
+}
+
+fn our_devices_are_told(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let alice = server.registers("alice");
+    let path = format!("/_matrix/federation/v1/user/devices/{}", encode(&alice.id));
+    assert_eq!(other.gets(server, &path).ok()["devices"], json!([]), "a device without keys is nobody's business");
+    let device = uploads(&alice, &Keys::of(202));
+    alice.put(&format!("/devices/{}", alice.device_id), json!({ "display_name": "phone" })).ok();
+    let told = other.gets(server, &path).ok();
+    assert_eq!(told["user_id"], alice.id);
+    assert!(told["stream_id"].as_u64().is_some_and(|id| id > 0), "{told}");
+    let shown = &told["devices"][0];
+    assert_eq!((&shown["device_id"], &shown["device_display_name"]), (&json!(alice.device_id), &json!("phone")));
+    assert_eq!(shown["keys"]["keys"], device["keys"]);
+    let nobody = format!("/_matrix/federation/v1/user/devices/{}", encode(&format!("@nobody:{SERVER_NAME}")));
+    other.gets(server, &nobody).refused(404, "M_NOT_FOUND");
+}
+
+fn keys_are_asked_for_where_their_users_are(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let alice = server.registers("alice");
+    let device = uploads(&alice, &Keys::of(203));
+    let bob = format!("@bob:{}", other.name);
+    let told = json!({
+        "device_keys": {
+            (bob.clone()): { "PHONE": { "user_id": bob, "keys": { "ed25519:PHONE": "k" } } },
+            (alice.id.clone()): { "EVIL": {} },
+        },
+        "master_keys": { (bob.clone()): { "user_id": bob, "usage": ["master"], "keys": { "ed25519:m": "m" } } },
+    });
+    other.answers(move |request| (request.uri == QUERY).then(|| Reply::json(200, &told)));
+    let asked = json!({ "device_keys": { (bob.clone()): ["PHONE"], (alice.id.clone()): [] } });
+    let found = alice.post("/keys/query", asked).ok();
+    assert_eq!(found["device_keys"][&bob]["PHONE"]["keys"], json!({ "ed25519:PHONE": "k" }), "{found}");
+    assert_eq!(found["master_keys"][&bob]["keys"], json!({ "ed25519:m": "m" }));
+    assert_eq!(found["device_keys"][&alice.id][&alice.device_id]["keys"], device["keys"]);
+    assert!(found["device_keys"][&alice.id]["EVIL"].is_null(), "it says nothing of others' users: {found}");
+    assert_eq!(found["failures"], json!({}));
+    let request = other.https.takes_received().pop().expect("it was asked");
+    let body: Value = serde_json::from_str(&request.body).expect("JSON");
+    assert_eq!(body, json!({ "device_keys": { (bob): ["PHONE"] } }));
+}
+
+fn one_time_keys_are_claimed_where_their_users_are(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let alice = server.registers("alice");
+    let bob = format!("@bob:{}", other.name);
+    let told = json!({ "one_time_keys": { (bob.clone()): { "PHONE": { "signed_curve25519:1": { "key": "k" } } } } });
+    other.answers(move |request| (request.uri == CLAIM).then(|| Reply::json(200, &told)));
+    let asked = json!({ "one_time_keys": { (bob.clone()): { "PHONE": "signed_curve25519" } } });
+    let found = alice.post("/keys/claim", asked).ok();
+    assert_eq!(found["one_time_keys"][&bob]["PHONE"], json!({ "signed_curve25519:1": { "key": "k" } }));
+    assert_eq!(found["failures"], json!({}));
+}
+
+fn who_does_not_answer_is_a_failure(host: Host) {
+    let server = ours(host);
+    let slow = Homeserver::starts();
+    slow.answers(|_| {
+        Some(Reply::Raw(Box::new(|_| {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        })))
+    });
+    let alice = server.registers("alice");
+    let asked = |field: &str, what: Value| {
+        let [slow, nobody] = [&slow.name, "localhost:1"].map(|server| format!("@bob:{server}"));
+        json!({ (field): { (slow): what, (nobody): what }, "timeout": 1000 })
+    };
+    let started = Instant::now();
+    let found = alice.post("/keys/query", asked("device_keys", json!([]))).ok();
+    assert!(found["failures"][&slow.name].is_object() && found["failures"]["localhost:1"].is_object(), "{found}");
+    let found = alice.post("/keys/claim", asked("one_time_keys", json!({ "PHONE": "a" }))).ok();
+    assert!(found["failures"][&slow.name].is_object() && found["failures"]["localhost:1"].is_object(), "{found}");
+    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+}
