@@ -8,6 +8,7 @@
 use ruma_common::{EventId, UserId};
 use ruma_events::{StateEventType, TimelineEventType};
 use ruma_state_res::{auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{Pdu, Refusal, RoomVersion, event::Draft};
@@ -76,7 +77,24 @@ pub fn check_auth_events(
     version: &RoomVersion,
     event: &dyn Fn(&EventId) -> Option<Pdu>,
 ) -> Result<(), Refusal> {
+    if *pdu.event_type() == TimelineEventType::RoomCreate {
+        check_room_version(pdu)?;
+    }
     check_state_independent_auth_rules(&version.rules().authorization, pdu, event).map_err(forbidden)
+}
+
+/// «If `content.room_version` is present and is not a recognised version, reject.»
+fn check_room_version(create: &Pdu) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: Option<String>,
+    }
+    let is_recognised = match create.content_as::<Content>() {
+        Ok(Content { room_version: Some(version) }) => RoomVersion::parse(&version).is_ok(),
+        Ok(Content { room_version: None }) => true,
+        Err(_) => false,
+    };
+    if is_recognised { Ok(()) } else { Err(forbidden("it has a version that is not recognised")) }
 }
 
 /// The rules on the state that the event's own `auth_events` make: the first of a received event's three checks.
@@ -104,6 +122,9 @@ pub fn check_against_state(pdu: &Pdu, version: &RoomVersion, state: &State<'_>) 
 fn forbidden(rule: impl std::fmt::Display) -> Refusal {
     Refusal::Forbidden(format!("The rules of the room do not allow this: {rule}"))
 }
+
+#[cfg(test)]
+mod first_rules;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
 //! The rules of authorisation as they are written, applied by hand to every case there is, against what [`super`] says.
 //!
 //! `allows` below is read off the specification, rule by rule and version by version, on plain numbers and names; it
-//! shares nothing with what it is compared to. Spec: Room Versions, "Authorisation rules".
+//! shares nothing with what it is compared to. The rules that come before these are in [`super::first_rules`].
+//! Spec: Room Versions, "Authorisation rules".
 
 use std::collections::BTreeMap;
 
@@ -429,7 +430,8 @@ fn what_levels_are_made_of() {
         (json!({ "ban": 50 }), always),
         (json!({ "ban": -50 }), always),
         (json!({ "ban": "50" }), until_9),
-        (json!({ "ban": " 50 " }), until_9),
+        (json!({ "ban": " +0050 " }), until_9),
+        (json!({ "ban": "5.0" }), never),
         (json!({ "ban": "high" }), never),
         (json!({ "ban": [50] }), never),
         (json!({ "ban": null }), never),
