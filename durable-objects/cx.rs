@@ -5,7 +5,7 @@ use std::{
 
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost, Statement};
-use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedUserId};
 use ruma_events::room::member::MembershipState;
 use serde::Serialize;
 
@@ -45,8 +45,8 @@ pub(crate) struct MemberMoved {
 /// What an operation of a Room did that its memory takes over after the commit.
 #[derive(Default)]
 pub(crate) struct RoomNotes {
-    /// Transactions and the events they made, with their positions.
-    pub transactions: RefCell<Vec<(u64, String, OwnedEventId)>>,
+    /// Transactions, with the positions of the events they made.
+    pub transactions: RefCell<Vec<(u64, String)>>,
     /// Local users who joined (or else left), with the position of that.
     pub followers: RefCell<Vec<(String, bool, u64)>>,
     /// Memberships that changed, in their order.

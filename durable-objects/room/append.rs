@@ -213,7 +213,7 @@ impl Room {
             cx.room.outgoing.set(Some(position));
         }
         if let Some(txn) = txn {
-            cx.room.transactions.borrow_mut().push((position, txn.to_owned(), pdu.event_id().to_owned()));
+            cx.room.transactions.borrow_mut().push((position, txn.to_owned()));
         }
         Ok(position)
     }

@@ -1,13 +1,14 @@
 //! Transaction ids: a request repeated after a lost answer gets the event it made the first time.
 //!
-//! The id stands in the event's own row. A memory of the recent ones is rebuilt from the log when the room wakes:
-//! an index would cost a written row for each message.
+//! The id stands in the event's own row. An index would cost a written row for each message, as much as a thousand rows
+//! read: the room rather reads the recent ones from the log when it wakes, and remembers a digest of each.
 
 use std::collections::HashMap;
 
 use domain::Refusal;
 use platform::{Fault, Sql};
 use ruma_common::{DeviceId, EventId, OwnedEventId, TransactionId, UserId};
+use sha2::{Digest as _, Sha256};
 
 use super::{Room, store};
 use crate::Cx;
@@ -15,14 +16,59 @@ use crate::Cx;
 /// How long a transaction id is remembered, in milliseconds: half an hour, as other servers do.
 const WINDOW_MS: u64 = 30 * 60 * 1000;
 /// The most transactions remembered; a room busier than that forgets the oldest.
-const RECENT_MAX: u64 = 10_000;
+const RECENT_MAX: usize = 10_000;
+/// Transactions read from the log in one go.
+const READ_AT_ONCE: usize = 500;
 
 /// The longest transaction id taken: each is remembered for a while.
 const TRANSACTION_ID_BYTES_MAX: usize = 255;
 
-/// The recent transactions, by name.
-#[derive(Default)]
-pub(super) struct Recent(HashMap<String, (u64, OwnedEventId)>);
+/// What is remembered of a transaction's name: the start of its SHA-256.
+type Digest = [u8; 16];
+
+/// Where the recent transactions made their events.
+pub(super) struct Recent(HashMap<Digest, u64>);
+
+impl Recent {
+    /// Reads the transactions in `(after, up_to]`, as many of the newest as are remembered.
+    fn load(sql: &dyn Sql, after: u64, mut up_to: u64) -> Result<Self, Fault> {
+        let mut recent = HashMap::new();
+        for _page in 0..RECENT_MAX / READ_AT_ONCE {
+            let page = store::log::transactions(sql, after, up_to, READ_AT_ONCE as u64)?;
+            for (position, name) in &page {
+                recent.entry(digest(name)).or_insert(*position);
+            }
+            match page.last() {
+                Some((oldest, _)) if page.len() == READ_AT_ONCE => up_to = oldest.saturating_sub(1),
+                _ => break,
+            }
+        }
+        Ok(Self(recent))
+    }
+
+    fn insert(&mut self, name: &str, position: u64) {
+        self.0.insert(digest(name), position);
+    }
+
+    /// Forgets what is too old or too many, once that is worth it.
+    fn forget(&mut self, oldest: u64) {
+        if self.0.len() <= RECENT_MAX.saturating_mul(2) {
+            return;
+        }
+        self.0.retain(|_, position| *position > oldest);
+        let mut positions: Vec<u64> = self.0.values().copied().collect();
+        positions.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(cut) = positions.get(RECENT_MAX).copied() {
+            self.0.retain(|_, position| *position > cut);
+        }
+    }
+}
+
+fn digest(name: &str) -> Digest {
+    let hash: [u8; 32] = Sha256::digest(name).into();
+    let (start, _) = hash.split_at(size_of::<Digest>());
+    start.try_into().unwrap_or_default()
+}
 
 /// The name of a client's transaction. Its scope is the device and the endpoint; the path of the endpoint names the
 /// room and the event type. Spec: "Transaction identifiers".
@@ -101,19 +147,18 @@ impl Room {
     /// The event that a transaction of this name already made.
     pub(super) fn made_by(&self, sql: &dyn Sql, cx: &Cx<'_>, name: &str) -> Result<Option<OwnedEventId>, Fault> {
         let mut recent = self.transactions.borrow_mut();
-        if recent.is_none() {
-            let since = cx.now_ms.saturating_sub(WINDOW_MS);
-            let found = store::log::transactions(sql, since, RECENT_MAX)?;
-            *recent = Some(Recent(
-                found.into_iter().map(|(position, name, event_id)| (name, (position, event_id))).collect(),
-            ));
-        }
-        let made = recent.as_ref().and_then(|recent| recent.0.get(name)).map(|(_, event_id)| event_id.clone());
+        let recent = match &mut *recent {
+            Some(recent) => recent,
+            None => recent.insert(Recent::load(sql, cx.now_ms.saturating_sub(WINDOW_MS), self.head(sql)?)?),
+        };
+        let Some(position) = recent.0.get(&digest(name)) else { return Ok(None) };
+        // Only the name itself tells for certain.
+        let made = store::log::one(sql, *position)?.filter(|event| event.txn.as_deref() == Some(name));
         if made.is_some() {
             // Whoever repeats may do so because of a crash, before anybody was told.
             cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
         }
-        Ok(made)
+        Ok(made.map(|event| event.pdu.event_id().to_owned()))
     }
 
     /// Remembers what an operation's events were made by, once it is committed.
@@ -121,30 +166,105 @@ impl Room {
         let mut recent = self.transactions.borrow_mut();
         // Not yet read from the log: then the log has these too.
         let Some(recent) = recent.as_mut() else { return };
-        for (position, name, event_id) in cx.room.transactions.take() {
-            recent.0.insert(name, (position, event_id));
+        for (position, name) in cx.room.transactions.take() {
+            recent.insert(&name, position);
         }
-        if recent.0.len() as u64 > RECENT_MAX.saturating_mul(2) {
-            let oldest = cx.now_ms.saturating_sub(WINDOW_MS);
-            recent.0.retain(|_, (position, _)| *position > oldest);
-            let mut positions: Vec<u64> = recent.0.values().map(|(position, _)| *position).collect();
-            positions.sort_unstable_by(|a, b| b.cmp(a));
-            if let Some(cut) = positions.get(RECENT_MAX as usize).copied() {
-                recent.0.retain(|_, (position, _)| *position > cut);
-            }
-        }
+        recent.forget(cx.now_ms.saturating_sub(WINDOW_MS));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ruma_common::{device_id, user_id};
+    use domain::power::Preset;
+    use platform::{ActorKind, Address};
+    use ruma_common::{RoomId, device_id, user_id};
+    use serde_json::{json, value::to_raw_value};
 
     use super::*;
+    use crate::{room::SendEvent, world::World};
+
+    /// A message of Alice's with a transaction id.
+    fn says(world: &World, room_id: &RoomId, transaction_id: &str) -> OwnedEventId {
+        let call = SendEvent {
+            sender: user_id!("@alice:myelin.test").to_owned(),
+            device: "PHONE".into(),
+            transaction_id: Some(transaction_id.into()),
+            call_id: None,
+            event_type: "m.room.message".into(),
+            content: to_raw_value(&json!({ "body": "hello" })).unwrap(),
+            state_key: None,
+            member_of: Vec::new(),
+        };
+        world.call(room_id.as_str(), &call).unwrap()
+    }
+
+    #[test]
+    fn a_busy_room_that_wakes_remembers_the_newest_transactions_and_loads_little() {
+        let world = World::new(1);
+        let room_id = world.creates_room(user_id!("@alice:myelin.test"), "11", Preset::PublicChat);
+        let room = Address::new(ActorKind::Room, room_id.as_str());
+        let sql = world.sql(&room);
+        let first = says(&world, &room_id, "1");
+        // Each a copy of the first, but for its transaction id.
+        let said = RECENT_MAX + 1_000;
+        sql.query(
+            "INSERT INTO event (position, event_id, type, sender, json, txn)
+             WITH RECURSIVE said (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM said WHERE n < ?1)
+             SELECT position + n, printf('$said%d', n), type, sender, json, substr(txn, 1, length(txn) - 1) || n
+             FROM said, event WHERE event_id = ?2",
+            &[(said as u64).into(), first.as_str().into()],
+        )
+        .unwrap();
+        world.evict(&room);
+        sql.rows_at_once.set(0);
+        assert_eq!(says(&world, &room_id, &said.to_string()).as_str(), format!("$said{said}"));
+        let oldest = said - RECENT_MAX + 1;
+        assert_eq!(says(&world, &room_id, &oldest.to_string()).as_str(), format!("$said{oldest}"));
+        assert!(sql.rows_at_once.get() <= READ_AT_ONCE, "{} rows at once", sql.rows_at_once.get());
+        let new = says(&world, &room_id, &(oldest - 1).to_string());
+        assert!(!new.as_str().starts_with("$said"), "forgotten: the room is too busy");
+        assert_eq!(says(&world, &room_id, &(oldest - 1).to_string()), new);
+    }
+
+    #[test]
+    fn transactions_of_long_ago_are_not_read() {
+        let world = World::new(1);
+        let room_id = world.creates_room(user_id!("@alice:myelin.test"), "11", Preset::PublicChat);
+        let first = says(&world, &room_id, "1");
+        for (passed_ms, is_same) in [(WINDOW_MS - 60_000, true), (120_000, false)] {
+            world.passes(passed_ms);
+            world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+            assert_eq!(says(&world, &room_id, "1") == first, is_same);
+        }
+    }
+
+    #[test]
+    fn the_name_in_the_log_tells_not_its_digest() {
+        let world = World::new(1);
+        let room_id = world.creates_room(user_id!("@alice:myelin.test"), "11", Preset::PublicChat);
+        let first = says(&world, &room_id, "1");
+        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        sql.query("UPDATE event SET txn = 'another' WHERE event_id = ?1", &[first.as_str().into()]).unwrap();
+        let second = says(&world, &room_id, "1");
+        assert_ne!(second, first);
+        assert_eq!(says(&world, &room_id, "1"), second);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_when_there_are_twice_as_many() {
+        let mut recent = Recent(HashMap::new());
+        let most = RECENT_MAX as u64 * 2 + 1;
+        for position in 1..=most {
+            recent.insert(&position.to_string(), position);
+            recent.forget(0);
+        }
+        assert_eq!(recent.0.len(), RECENT_MAX);
+        assert!(recent.0.values().all(|position| *position > most - RECENT_MAX as u64));
+    }
 
     #[test]
     fn only_the_sending_device_sees_its_transaction_id() {
-        let (alice, phone) = (user_id!("@alice:a"), device_id!("MY PHONE"));
+        let (alice, phone) = (user_id!("@alice:myelin.test"), device_id!("MY PHONE"));
         let name = of_client(alice, phone, "m.room.message", "txn 1".into());
         assert_eq!(seen_by(&name, alice, phone).map(TransactionId::as_str), Some("txn 1"));
         assert_eq!(seen_by(&name, alice, device_id!("LAPTOP")), None);

@@ -136,22 +136,14 @@ pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault>
     )?)
 }
 
-/// The transactions of the events after `position`: each with the id of the event it made, newest first.
-pub(crate) fn transactions(
-    sql: &dyn Sql,
-    position: u64,
-    limit: u64,
-) -> Result<Vec<(u64, String, OwnedEventId)>, Fault> {
+/// Up to `limit` transactions of the events in `(after, up_to]`, newest first.
+pub(crate) fn transactions(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
     sql.query(
-        "SELECT position, txn, event_id FROM event WHERE position > ?1 AND txn IS NOT NULL
-         ORDER BY position DESC LIMIT ?2",
-        &[position.into(), limit.into()],
+        "SELECT position, txn FROM event WHERE position > ?1 AND position <= ?2 AND txn IS NOT NULL
+         ORDER BY position DESC LIMIT ?3",
+        &[after.into(), up_to.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| {
-        let event_id =
-            OwnedEventId::try_from(row.text(2)?).map_err(|_| Fault::new("a stored event has no event id"))?;
-        Ok((row.unsigned(0)?, row.text(1)?, event_id))
-    })
+    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
     .collect()
 }
