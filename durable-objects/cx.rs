@@ -152,6 +152,8 @@ pub(crate) struct Nudged {
     pub typing: Typing,
     /// How often anyone had read the log before.
     pub reads: u64,
+    /// How many nudges may follow this one, each when the one before was answered.
+    pub more: usize,
 }
 
 impl<'a> Cx<'a> {

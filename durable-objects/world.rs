@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     future::Future,
     pin::pin,
     rc::{Rc, Weak},
@@ -24,7 +24,7 @@ use platform::{
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde_json::value::to_raw_value;
 
-use crate::{Call, CallError, Object, Settings, room};
+use crate::{Call, CallError, Object, Settings, room, user};
 
 /// Runs a future that never has to wait.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
@@ -178,6 +178,12 @@ pub(crate) struct World {
     /// How often an alarm was set.
     pub alarms_set: Cell<u64>,
     spawned: RefCell<VecDeque<(Address, LocalFuture<'static, ()>)>>,
+    /// The most that one actor had spawned and not done.
+    pub spawned_at_once: Cell<usize>,
+    /// The nudges that arrived: up to where each user was told, one after the other.
+    pub nudges: RefCell<BTreeMap<String, Vec<u64>>>,
+    /// Actors that no call reaches.
+    pub unreachable: RefCell<BTreeSet<Address>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
     /// Servers to which somebody was asked to carry what there is for them.
@@ -206,6 +212,9 @@ impl World {
             alarms: RefCell::default(),
             alarms_set: Cell::new(0),
             spawned: RefCell::default(),
+            spawned_at_once: Cell::new(0),
+            nudges: RefCell::default(),
+            unreachable: RefCell::default(),
             waiting: RefCell::default(),
             carriers: RefCell::default(),
             rooms: Cell::new(0),
@@ -411,10 +420,14 @@ impl World {
 
     /// Runs what was spawned, until nothing is left.
     pub(crate) fn settle(&self) {
-        loop {
-            let Some((_, work)) = self.spawned.borrow_mut().pop_front() else { return };
-            now(work);
-        }
+        while self.works() {}
+    }
+
+    /// Runs the oldest of what was spawned; answers whether there was anything.
+    pub(crate) fn works(&self) -> bool {
+        let Some((_, work)) = self.spawned.borrow_mut().pop_front() else { return false };
+        now(work);
+        true
     }
 
     /// Lets time pass, and alarms ring.
@@ -441,8 +454,12 @@ impl World {
 impl Actors for World {
     fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
         Box::pin(async move {
-            if self.loses() {
+            if self.loses() || self.unreachable.borrow().contains(to) {
                 return Err(Fault::retriable("the call was lost"));
+            }
+            if call == user::Nudge::NAME {
+                let nudge: user::Nudge = serde_json::from_slice(&body).unwrap();
+                self.nudges.borrow_mut().entry(to.id.clone()).or_default().push(nudge.to);
             }
             let reply = self.object(to).call(call, &body).await;
             if self.loses() { Err(Fault::retriable("the reply was lost")) } else { Ok(reply) }
@@ -523,7 +540,10 @@ impl ObjectHost for Host {
     }
 
     fn spawn(&self, work: LocalFuture<'static, ()>) {
-        self.world.spawned.borrow_mut().push_back((self.address.clone(), work));
+        let mut spawned = self.world.spawned.borrow_mut();
+        spawned.push_back((self.address.clone(), work));
+        let own = spawned.iter().filter(|(owner, _)| *owner == self.address).count();
+        self.world.spawned_at_once.set(self.world.spawned_at_once.get().max(own));
     }
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {

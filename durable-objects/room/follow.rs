@@ -4,10 +4,17 @@
 //! nudge to a follower is on its way, further changes wait and go as one. A crash forgets who was told: the alarm set
 //! in the commit tells everybody again, which receivers do not mind.
 //!
+//! However many listen, only so many nudges are on their way: a *round* goes through all who listen, in their order, and
+//! each answer lets it go on. What happens meanwhile makes another round, so that those late in the order have their turn.
+//! After so many the alarm goes on: what one invocation of a Worker may call is limited.
+//!
 //! A private receipt is told to its owner alone: what is told reaches up to the newest change that is for everybody, and
 //! for the owner up to their own. Who types goes along as it is known; nobody tries that again.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, ops::Bound};
 
 use platform::{Fault, Sql, Tx};
 
@@ -29,6 +36,14 @@ pub(super) const NUDGE_CHECK_MS: u64 = 5_000;
 /// The longest a follower that cannot be reached is left alone, in milliseconds: one hour.
 const NUDGE_PAUSE_MS_MAX: u64 = 3_600_000;
 
+/// The most nudges on their way.
+const NUDGES_AT_ONCE: usize = 100;
+/// The most nudges that follow from one operation before the alarm goes on: half of what one invocation of a Worker may
+/// call.
+const NUDGES_PER_INVOCATION_MAX: usize = 5_000;
+/// Followers read from the database at once.
+const LOADED_AT_ONCE: usize = 1_000;
+
 /// The local users in the room, as far as they want to be told.
 pub(super) struct Followers {
     live: BTreeMap<String, Live>,
@@ -42,10 +57,21 @@ pub(super) struct Followers {
     unsaved: bool,
     /// How many nudges are on their way.
     in_flight: usize,
+    /// The round that is under way.
+    round: Option<Round>,
     /// How often the log was read by anyone; never goes back.
     reads: u64,
     /// Whether an operation changed this memory and is not committed yet.
     uncommitted: bool,
+}
+
+/// A walk through those who listen.
+#[derive(Default)]
+struct Round {
+    /// Who was looked at last; nobody yet: empty.
+    behind: String,
+    /// Whether another one follows: something happened meanwhile.
+    again: bool,
 }
 
 struct Live {
@@ -76,6 +102,11 @@ impl Live {
     fn is_untold(&self, public: u64) -> bool {
         self.told < self.due(public)
     }
+
+    /// Whether this follower is to be told something now.
+    fn wants(&self, public: u64, typing: Typing, now_ms: u64) -> bool {
+        (self.is_untold(public) || self.typing != typing) && !self.in_flight && self.not_before_ms <= now_ms
+    }
 }
 
 impl Followers {
@@ -83,10 +114,11 @@ impl Followers {
         let silent = store::meta::blob(sql, "silent")?;
         let numbers = 0..store::members::followers_count(sql)?;
         let numbers: Vec<u64> = numbers.filter(|number| !bit(&silent, *number)).collect();
-        let mut live: BTreeMap<String, Live> = store::members::followers(sql, &numbers)?
-            .into_iter()
-            .map(|(user, number)| (user, Live::new(number, 0, 0)))
-            .collect();
+        let mut live = BTreeMap::new();
+        for numbers in numbers.chunks(LOADED_AT_ONCE) {
+            let followers = store::members::followers(sql, numbers)?;
+            live.extend(followers.into_iter().map(|(user, number)| (user, Live::new(number, 0, 0))));
+        }
         for (user, position) in store::receipts::private_after(sql, public)? {
             if let Some(live) = live.get_mut(&user) {
                 live.private = position;
@@ -94,7 +126,17 @@ impl Followers {
         }
         // It may hold what the operation that reads it has just written.
         let typing = Typing::default();
-        Ok(Self { live, public, typing, silent, unsaved: false, in_flight: 0, reads: 0, uncommitted: true })
+        Ok(Self {
+            live,
+            public,
+            typing,
+            silent,
+            unsaved: false,
+            in_flight: 0,
+            round: None,
+            reads: 0,
+            uncommitted: true,
+        })
     }
 
     fn set_silent(&mut self, number: u64, silent: bool) {
@@ -123,20 +165,105 @@ impl Followers {
         Some(gone)
     }
 
-    /// Tells one follower, if it was not told and is not being told.
-    fn tell(&mut self, cx: &Cx<'_>, user: &str) -> Result<(), Error> {
-        let (public, typing) = (self.public, self.typing);
-        let Some(live) = self.live.get_mut(user) else { return Ok(()) };
-        let is_told = !live.is_untold(public) && live.typing == typing;
-        if is_told || live.in_flight || live.not_before_ms > cx.now_ms {
+    /// Something happened: a round begins, or follows the one that is under way.
+    fn begin(&mut self) {
+        match &mut self.round {
+            Some(round) => round.again = true,
+            None => self.round = Some(Round::default()),
+        }
+    }
+
+    /// Takes the next of the round who is to be told something; `None` at its end.
+    fn take_next(&mut self, now_ms: u64) -> Option<String> {
+        loop {
+            let round = self.round.as_mut()?;
+            let ahead = (Bound::Excluded(round.behind.as_str()), Bound::Unbounded);
+            let mut ahead = self.live.range_mut::<str, _>(ahead);
+            match ahead.find(|(_, live)| live.wants(self.public, self.typing, now_ms)) {
+                Some((user, live)) => {
+                    live.in_flight = true;
+                    self.in_flight = self.in_flight.saturating_add(1);
+                    round.behind.clone_from(user);
+                    return Some(round.behind.clone());
+                }
+                None if round.again => *round = Round::default(),
+                None => self.round = None,
+            }
+        }
+    }
+
+    /// Tells as many as may be told at once.
+    fn tell_some(&mut self, cx: &Cx<'_>) -> Result<(), Error> {
+        let mut taken = Vec::new();
+        while self.in_flight < NUDGES_AT_ONCE
+            && let Some(user) = self.take_next(cx.now_ms)
+        {
+            taken.push(user);
+        }
+        let more = NUDGES_PER_INVOCATION_MAX.checked_div(taken.len()).unwrap_or(0).saturating_sub(1);
+        taken.into_iter().try_for_each(|user| self.tell(cx, user, more))
+    }
+
+    /// Goes on after an answer, with the one who gave it or with the round.
+    fn go_on(&mut self, cx: &Cx<'_>, answered: &Nudged) -> Result<(), Error> {
+        let live = self.live.get(&answered.follower);
+        if live.is_some_and(|live| live.wants(self.public, self.typing, cx.now_ms)) {
+            // The round may have passed them; the others have their turn first.
+            self.begin();
+        }
+        if self.round.is_none() || self.in_flight >= NUDGES_AT_ONCE {
             return Ok(());
         }
+        let Some(more) = answered.more.checked_sub(1) else { return Ok(cx.set_alarm(cx.now_ms)?) };
+        match self.take_next(cx.now_ms) {
+            Some(user) => self.tell(cx, user, more),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what a follower answered, or that it could not be reached.
+    fn learn(&mut self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
+        let Some(live) = self.live.get_mut(&nudged.follower) else { return Ok(()) };
+        if live.in_flight {
+            live.in_flight = false;
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        match reply.map(call::open::<Nudge>) {
+            Some(Ok(reply)) => {
+                live.told = live.told.max(nudged.to);
+                live.typing = nudged.typing;
+                (live.failures, live.not_before_ms) = (0, 0);
+                // One that read meanwhile is told again: its silence was about what it had not read yet.
+                if reply.silent_until_read && live.read_at <= nudged.reads {
+                    let number = live.number;
+                    self.remove(&nudged.follower);
+                    self.set_silent(number, true);
+                }
+                if reply.membership_unknown {
+                    owe_membership_again(tx, cx, &nudged.follower)?;
+                }
+            }
+            Some(Err(CallError::Absent | CallError::Refused(_))) => drop(self.remove(&nudged.follower)),
+            // It was told only who types: nobody tries that again.
+            Some(Err(CallError::Fault(_))) | None if nudged.to == 0 => live.typing = nudged.typing,
+            Some(Err(CallError::Fault(_))) | None => {
+                let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << live.failures.min(10)).min(NUDGE_PAUSE_MS_MAX);
+                live.failures = live.failures.saturating_add(1);
+                live.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+                cx.set_alarm(live.not_before_ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one follower who was taken for it.
+    fn tell(&mut self, cx: &Cx<'_>, user: String, more: usize) -> Result<(), Error> {
+        let (public, typing) = (self.public, self.typing);
+        let Some(live) = self.live.get(&user) else { return Ok(()) };
         self.uncommitted = true;
-        live.in_flight = true;
-        self.in_flight = self.in_flight.saturating_add(1);
         let to = if live.is_untold(public) { live.due(public) } else { 0 };
         let nudge = Nudge { room_id: room_id(cx)?, to, typing: (live.typing != typing).then_some(typing) };
-        let nudged = Nudged { follower: user.to_owned(), to, typing, reads: self.reads };
+        let nudged = Nudged { follower: user.clone(), to, typing, reads: self.reads, more };
         cx.deliver(user, &nudge, Key::Nudge(nudged), false)
     }
 }
@@ -228,9 +355,8 @@ impl Room {
             None => followers.insert(Followers::load(sql, public)?),
         };
         (followers.public, followers.typing) = (public, typing);
-        let untold = followers.live.iter().filter(|(_, live)| live.is_untold(public) || live.typing != typing);
-        let untold: Vec<String> = untold.map(|(user, _)| user.clone()).collect();
-        untold.iter().try_for_each(|user| followers.tell(cx, user))
+        followers.begin();
+        followers.tell_some(cx)
     }
 
     /// A follower answered, or could not be reached.
@@ -243,46 +369,14 @@ impl Room {
     ) -> Result<(), Error> {
         let mut followers = self.followers.borrow_mut();
         let Some(followers) = followers.as_mut() else { return Ok(()) };
-        let Some(live) = followers.live.get_mut(&nudged.follower) else { return Ok(()) };
-        // It told nothing of the log: whatever came of it, nothing is written.
-        let only_typing = nudged.to == 0;
         followers.uncommitted = true;
-        if live.in_flight {
-            live.in_flight = false;
-            followers.in_flight = followers.in_flight.saturating_sub(1);
-        }
-        match reply.map(call::open::<Nudge>) {
-            Some(Ok(reply)) => {
-                live.told = live.told.max(nudged.to);
-                live.typing = nudged.typing;
-                (live.failures, live.not_before_ms) = (0, 0);
-                // One that read meanwhile is told again: its silence was about what it had not read yet.
-                if reply.silent_until_read && live.read_at <= nudged.reads {
-                    let number = live.number;
-                    followers.remove(&nudged.follower);
-                    followers.set_silent(number, true);
-                }
-                if reply.membership_unknown {
-                    owe_membership_again(tx, cx, &nudged.follower)?;
-                }
-            }
-            Some(Err(CallError::Absent | CallError::Refused(_))) => {
-                followers.remove(&nudged.follower);
-            }
-            Some(Err(CallError::Fault(_))) | None if only_typing => live.typing = nudged.typing,
-            Some(Err(CallError::Fault(_))) | None => {
-                let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << live.failures.min(10)).min(NUDGE_PAUSE_MS_MAX);
-                live.failures = live.failures.saturating_add(1);
-                live.not_before_ms = cx.now_ms.saturating_add(pause_ms);
-                cx.set_alarm(live.not_before_ms)?;
-                return Ok(());
-            }
-        }
-        // One row for however many went silent together.
-        if followers.unsaved && followers.in_flight == 0 && !only_typing {
+        followers.learn(tx, cx, nudged, reply)?;
+        // One row for however many went silent together. When nothing of the log was told, nothing is written.
+        let is_over = followers.in_flight == 0 && followers.round.is_none();
+        if followers.unsaved && is_over && nudged.to != 0 {
             followers.save(tx)?;
         }
-        followers.tell(cx, &nudged.follower)
+        followers.go_on(cx, nudged)
     }
 
     /// A follower reads the log: it wants to be told again.

@@ -93,7 +93,7 @@ impl Servers {
             self.in_flight = self.in_flight.saturating_add(1);
             let to = server.due(head);
             let moved = RoomMoved { room_id: room_id(cx)?, since: server.since, to };
-            let nudged = Nudged { follower: name.clone(), to, typing: Typing::default(), reads: 0 };
+            let nudged = Nudged { follower: name.clone(), to, typing: Typing::default(), reads: 0, more: 0 };
             cx.deliver(name.as_str(), &moved, Key::Nudge(nudged), false)?;
         }
         Ok(())
