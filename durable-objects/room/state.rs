@@ -108,6 +108,8 @@ pub(super) struct StateSpan<'a> {
     /// What did not change since is left out.
     since: Option<u64>,
     with_room_id: bool,
+    /// Bytes of events after which the page ends.
+    bytes_max: usize,
 }
 
 impl<'a> StateSpan<'a> {
@@ -120,13 +122,14 @@ impl<'a> StateSpan<'a> {
         } else {
             vec![[start, Edge::End]]
         };
-        Self { at, ranges, since: None, with_room_id: true }
+        Self { at, ranges, since: None, with_room_id: true, bytes_max: PAGE_BYTES_MAX }
     }
 
     /// The members at a position, behind one of them.
     pub(super) fn of_members(at: u64, after: Option<&'a str>) -> Self {
         let start = after.map_or(Edge::BeforeType(MEMBER), |user_id| Edge::Behind(MEMBER, user_id));
-        Self { at, ranges: vec![[start, Edge::BehindType(MEMBER)]], since: None, with_room_id: true }
+        let ranges = vec![[start, Edge::BehindType(MEMBER)]];
+        Self { at, ranges, since: None, with_room_id: true, bytes_max: PAGE_BYTES_MAX }
     }
 
     /// What changed since a position: members too, however lazily they are wanted, as the client may know what they were.
@@ -141,6 +144,11 @@ impl<'a> StateSpan<'a> {
     /// As events stand in a sync, which says whose room it is.
     pub(super) fn without_room_id(self) -> Self {
         Self { with_room_id: false, ..self }
+    }
+
+    /// Less than fills a page.
+    pub(super) fn of_bytes(self, bytes_max: usize) -> Self {
+        Self { bytes_max, ..self }
     }
 }
 
@@ -196,7 +204,7 @@ impl Room {
                         bytes = bytes.saturating_add(shown.get().len());
                         page.events.push(shown);
                     }
-                    if bytes >= PAGE_BYTES_MAX || keys >= PAGE_KEYS_MAX {
+                    if bytes >= span.bytes_max || keys >= PAGE_KEYS_MAX {
                         page.next = behind;
                         return Ok(page);
                     }

@@ -21,6 +21,8 @@ use crate::{Cx, Error};
 const CHANGES_MAX: u64 = 500;
 /// More changes than a timeline is long: it has at most as many entries.
 const WINDOW_CHANGES_MAX: u64 = 5_000;
+/// Bytes of the whole state in a reply, for a sync has many of these in memory; the rest comes in pages.
+const STATE_BYTES_MAX: usize = 256 * 1024;
 /// Events read from the log at once.
 const BATCH_EVENTS: usize = 100;
 
@@ -86,7 +88,8 @@ impl SyncedState<'_> {
         }
         let mut shown = ShownState::default();
         if is_large {
-            let span = StateSpan::of(at, &call.state, None).since(self.since).without_room_id();
+            let span =
+                StateSpan::of(at, &call.state, None).since(self.since).without_room_id().of_bytes(STATE_BYTES_MAX);
             let wanted = |event: &Logged| Ok(call.state.allows(event) && !keys.contains_key(&key_of(event)));
             let page = room.state_page(sql, cx, viewer, span, wanted)?;
             shown.more = page.next.map(|after| MoreState { at, after, since: self.since });

@@ -1,7 +1,7 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use platform::Fault;
 
 /// What an answer says: all at once, or piece by piece as it comes to be, for what would be too much in one go.
@@ -17,7 +17,14 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Fault>>>>;
 
 impl Body {
     pub fn pieces(pieces: impl Stream<Item = Result<Bytes, Fault>> + 'static) -> Self {
-        Body::Pieces(Box::pin(pieces))
+        let pieces: Pieces = Box::pin(pieces);
+        // Nothing goes out after a fault, however the pieces were put together.
+        Body::Pieces(Box::pin(stream::unfold(Some(pieces), async |pieces| {
+            let mut pieces = pieces?;
+            let piece = pieces.next().await?;
+            let rest = piece.is_ok().then_some(pieces);
+            Some((piece, rest))
+        })))
     }
 }
 

@@ -158,6 +158,7 @@ struct Host {
     spawned: RefCell<Vec<LocalFuture<'static, ()>>>,
     evicted: RefCell<Vec<Address>>,
     computations: Cell<usize>,
+    failing: Cell<Option<&'static str>>,
     this: Weak<Self>,
 }
 
@@ -176,7 +177,12 @@ impl Host {
 
 impl Actors for Host {
     fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
-        Box::pin(async move { Ok(self.object(to).call(call, &body).await) })
+        Box::pin(async move {
+            if self.failing.get() == Some(call) {
+                return Err(Fault::new("told to"));
+            }
+            Ok(self.object(to).call(call, &body).await)
+        })
     }
 
     fn wait<'a>(
@@ -298,6 +304,7 @@ impl TestServer {
             spawned: RefCell::default(),
             evicted: RefCell::default(),
             computations: Cell::default(),
+            failing: Cell::default(),
             this: this.clone(),
         });
         let others = Rc::new(Others::default());
@@ -343,6 +350,11 @@ impl TestServer {
         self.host.computations.get()
     }
 
+    /// From now on calls of this name fail.
+    pub(crate) fn fails(&self, call: &'static str) {
+        self.host.failing.set(Some(call));
+    }
+
     pub(crate) fn evicted(&self) -> Vec<Address> {
         self.host.evicted.borrow().clone()
     }
@@ -357,6 +369,17 @@ impl TestServer {
             }
             spawned.into_iter().for_each(block_on);
         }
+    }
+
+    /// The pieces of an answer, as they go out.
+    pub(crate) fn pieces(&self, path: &str, token: &str) -> Vec<Result<Bytes, Fault>> {
+        let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        block_on(async {
+            match self.server.answer(request.body(Bytes::new()).unwrap()).await.into_body() {
+                Body::Whole(bytes) => vec![Ok(bytes)],
+                Body::Pieces(pieces) => pieces.collect().await,
+            }
+        })
     }
 
     /// Sends a request with this token, unless it is empty, and this body, unless it is null.

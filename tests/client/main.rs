@@ -36,6 +36,7 @@ mod sending;
 mod standards;
 mod sync;
 mod sync_gaps;
+mod sync_large_rooms;
 mod sync_many_rooms;
 mod sync_membership;
 mod tags;

@@ -4,6 +4,7 @@
 //! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
 
 mod answer;
+mod json;
 mod more_state;
 mod streamed;
 
@@ -23,7 +24,7 @@ use ruma_common::{OwnedDeviceId, RoomId, push::Ruleset};
 use tracing::warn;
 
 use self::{
-    answer::{Answer, Room, Rooms},
+    answer::{Answer, Room, Rooms, Told},
     more_state::Reader,
 };
 use super::{
@@ -79,9 +80,9 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         let wait_ms = until_ms.saturating_sub(cx.now_ms());
         let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state_after: request.use_state_after };
         let answer = match round.answer(&call, wait_ms).await? {
-            Told::All(answer) => answer,
-            Told::Streamed(body) => return Ok(body),
-            Told::Nothing => {
+            Outcome::All(answer) => answer,
+            Outcome::Streamed(body) => return Ok(body),
+            Outcome::Nothing => {
                 // The token still says where the device is.
                 let since = call.since.unwrap_or_default();
                 let next_batch = waited_until(&since, cx.now_ms(), asked_at_ms).unwrap_or(since);
@@ -100,7 +101,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
 }
 
 /// What a round came to.
-enum Told {
+enum Outcome {
     /// Nothing happened for so long.
     Nothing,
     All(Box<Answer>),
@@ -117,7 +118,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Told, Failure> {
+    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Outcome, Failure> {
         let Self { cx, bearer, .. } = *self;
         let unknown_token = || Refusal::UnknownToken { soft_logout: false };
         let user = cx.user(&bearer.user_id);
@@ -126,7 +127,7 @@ impl Round<'_> {
         } else {
             Some(user.call(call).await.or_absent(unknown_token())?)
         };
-        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Told::Nothing) };
+        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Outcome::Nothing) };
         let filter = match (self.filter, &plan.filter) {
             (Some(filter), _) => filter.clone(),
             (None, Some(stored)) => serde_json::from_str(stored.get())?,
@@ -145,7 +146,7 @@ impl Round<'_> {
             push_rules: plan.push_rules.clone(),
         };
         if plan.rooms.len() > ROOMS_AT_A_TIME {
-            return Ok(Told::Streamed(streamed::body(reading, call.since.clone(), plan)));
+            return Ok(Outcome::Streamed(streamed::body(reading, call.since.clone(), plan)));
         }
         let (mut rooms, read) = reading.read(&plan.rooms).await?;
         let close = SyncClose {
@@ -158,7 +159,7 @@ impl Round<'_> {
         };
         let closed = user.call(&close).await.or_absent(unknown_token())?;
         rooms.device_lists.settle(cx, bearer).await?;
-        Ok(Told::All(Box::new(answer(closed, rooms, &reading.filter))))
+        Ok(Outcome::All(Box::new(answer(closed, rooms, &reading.filter))))
     }
 }
 
@@ -206,6 +207,9 @@ fn wants(filter: &RoomFilter, room_id: &RoomId) -> bool {
     wants_room(filter.rooms.as_deref(), &filter.not_rooms, room_id)
 }
 
+/// What a room replied, and what of it is told.
+type Looked = Result<(DeltaReply, Told), Failure>;
+
 /// The rooms of one sync.
 struct Reading {
     cx: Context,
@@ -226,7 +230,7 @@ impl Reading {
     /// Reads planned rooms in parallel. One that fails is owed to the device: its token remembers it.
     async fn read(&self, planned: &[PlannedRoom]) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
         // A room that the filter leaves out is read all the same: the token moves past it.
-        let replies: Vec<(&PlannedRoom, Result<DeltaReply, Failure>)> = stream::iter(planned)
+        let replies: Vec<(&PlannedRoom, Looked)> = stream::iter(planned)
             .map(|room| async move { (room, self.delta(room).await) })
             .buffer_unordered(ROOMS_AT_ONCE)
             .collect()
@@ -235,7 +239,7 @@ impl Reading {
         let asked = replies.len();
         for (room, reply) in replies {
             match reply {
-                Ok(reply) => {
+                Ok((reply, told)) => {
                     rooms.device_lists.add(reply.device_lists);
                     let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
                     let (number, to) = (room.number, reply.to);
@@ -243,8 +247,8 @@ impl Reading {
                     read.push(ReadRoom { number, to, failed: false, anew: reply.anew, left, typing });
                     let section = if wants(&self.filter.room, &room.room_id) { reply.section } else { Section::None };
                     match section {
-                        Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(reply.room)),
-                        Section::Leave => rooms.leave.insert(room.room_id.clone(), Room::told(reply.room)),
+                        Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(told)),
+                        Section::Leave => rooms.leave.insert(room.room_id.clone(), Room::told(told)),
                         Section::Quiet => None,
                         Section::None => {
                             rooms.nothing.insert(room.room_id.clone());
@@ -266,7 +270,7 @@ impl Reading {
         Ok((rooms, read))
     }
 
-    async fn delta(&self, room: &PlannedRoom) -> Result<DeltaReply, Failure> {
+    async fn delta(&self, room: &PlannedRoom) -> Looked {
         let filter = &self.filter.room;
         let call = Delta {
             user: self.bearer.user_id.clone(),
@@ -282,14 +286,13 @@ impl Reading {
             device_lists: self.is_incremental,
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
         };
-        match self.cx.room(&room.room_id).call(&call).await {
+        let mut reply = match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
-            Err(Failure::Absent) => Ok(DeltaReply::nothing(room.from.unwrap_or(0), Section::None)?),
-            Ok(reply) => {
-                let Delta { user, device, state: filter, format, .. } = call;
-                Reader { user, device, filter, format }.completed(&self.cx, &room.room_id, reply).await
-            }
-            Err(failure) => Err(failure),
-        }
+            Err(Failure::Absent) => DeltaReply::nothing(room.from.unwrap_or(0), Section::None)?,
+            reply => reply?,
+        };
+        let Delta { user, device, state: filter, format, .. } = call;
+        let told = Reader { user, device, filter, format }.told(&self.cx, &room.room_id, &mut reply)?;
+        Ok((reply, told))
     }
 }

@@ -8,7 +8,7 @@ mod joining;
 mod members;
 mod membership;
 mod messages;
-mod pages;
+pub(in crate::client) mod pages;
 mod receipts;
 mod redact;
 mod send;

@@ -6,7 +6,7 @@ use actors::{
     room::{GetState, StatePage},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use platform::{ActorKind, Fault};
 use ruma_common::OwnedRoomId;
 use serde_json::value::RawValue;
@@ -14,13 +14,13 @@ use serde_json::value::RawValue;
 use crate::{Body, Context, Failure};
 
 /// What a page holds, as JSON with commas between, and the call for the next one.
-pub(super) struct Page<C> {
+pub(in crate::client) struct Page<C> {
     pub items: String,
     pub next: Option<C>,
 }
 
 /// How the reply to a call becomes a page.
-type Turn<C> = fn(C, <C as Call>::Reply) -> Result<Page<C>, Failure>;
+pub(in crate::client) type Turn<C> = fn(C, <C as Call>::Reply) -> Result<Page<C>, Failure>;
 
 /// The answer that begins with `open` and the first page, and ends with `close`.
 pub(super) fn in_pages<C: Call>(
@@ -31,54 +31,66 @@ pub(super) fn in_pages<C: Call>(
     turn: Turn<C>,
     close: &'static str,
 ) -> Body {
-    const { assert!(C::ACTOR as u8 == ActorKind::Room as u8, "only rooms answer in pages") };
     let begun = [open, &first.items].concat();
-    if first.next.is_none() {
-        return Body::Whole((begun + close).into());
-    }
+    let Some(next) = first.next else { return Body::Whole((begun + close).into()) };
     let rest = Rest {
         cx: cx.clone(),
         room_id,
-        next: first.next,
+        next: Some(next),
         has_items: !first.items.is_empty(),
         turn,
-        close: Some(close),
+        end: Some((String::new(), close)),
     };
-    Body::pieces(stream::iter([Ok(begun.into())]).chain(stream::unfold(rest, Rest::piece)))
+    Body::pieces(stream::iter([Ok(begun.into())]).chain(rest.pieces()))
 }
 
-/// What is yet to be sent.
-struct Rest<C: Call> {
-    cx: Context,
-    room_id: OwnedRoomId,
-    next: Option<C>,
-    has_items: bool,
-    turn: Turn<C>,
-    close: Option<&'static str>,
+/// Pages that are yet to be sent.
+pub(in crate::client) struct Rest<C: Call> {
+    pub cx: Context,
+    pub room_id: OwnedRoomId,
+    pub next: Option<C>,
+    /// Whether something stands there already, so that a comma has to follow it.
+    pub has_items: bool,
+    pub turn: Turn<C>,
+    /// What comes behind the pages: more items, and what closes them.
+    pub end: Option<(String, &'static str)>,
 }
 
 impl<C: Call> Rest<C> {
+    /// The pages, each asked for when its turn comes.
+    pub(in crate::client) fn pieces(self) -> impl Stream<Item = Result<Bytes, Fault>> {
+        const { assert!(C::ACTOR as u8 == ActorKind::Room as u8, "only rooms answer in pages") };
+        stream::unfold(self, Self::piece)
+    }
+
     async fn piece(mut self) -> Option<(Result<Bytes, Fault>, Self)> {
         let Some(call) = self.next.take() else {
-            let close = self.close.take()?;
-            return Some((Ok(close.into()), self));
+            let (items, close) = self.end.take()?;
+            return Some((Ok((self.separated(items) + close).into()), self));
         };
         let page = match self.cx.call(self.room_id.as_str(), &call).await {
             Ok(reply) => (self.turn)(call, reply),
             Err(failure) => Err(failure),
         };
-        let page = match page {
-            Ok(page) => page,
+        match page {
+            Ok(page) => {
+                self.next = page.next;
+                Some((Ok(self.separated(page.items).into()), self))
+            }
             Err(failure) => {
                 // The answer ends here, unfinished.
-                self.close = None;
-                return Some((Err(fault(failure)), self));
+                self.end = None;
+                Some((Err(fault(failure)), self))
             }
-        };
-        let comma = if self.has_items && !page.items.is_empty() { "," } else { "" };
-        self.has_items |= !page.items.is_empty();
-        self.next = page.next;
-        Some((Ok([comma, &page.items].concat().into()), self))
+        }
+    }
+
+    /// Items with a comma before, if any went before them.
+    fn separated(&mut self, items: String) -> String {
+        if items.is_empty() {
+            return items;
+        }
+        if std::mem::replace(&mut self.has_items, true) { format!(",{items}") } else { items }
     }
 }
 
@@ -92,14 +104,14 @@ fn fault(failure: Failure) -> Fault {
 }
 
 /// A page of state.
-pub(super) fn of_state(call: GetState, page: StatePage) -> Result<Page<GetState>, Failure> {
+pub(in crate::client) fn of_state(call: GetState, page: StatePage) -> Result<Page<GetState>, Failure> {
     let items = joined(&page.events);
     let next = page.next.map(|after| GetState { at: Some(page.at), after: Some(after), ..call });
     Ok(Page { items, next })
 }
 
 /// JSON values with commas between, without looking into them again.
-pub(super) fn joined(values: &[Box<RawValue>]) -> String {
+pub(in crate::client) fn joined(values: &[Box<RawValue>]) -> String {
     let length: usize = values.iter().map(|value| value.get().len().saturating_add(1)).sum();
     let mut json = String::with_capacity(length);
     for value in values {

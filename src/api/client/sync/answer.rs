@@ -1,13 +1,15 @@
-//! What `/sync` answers. The rooms' parts come as ready JSON and are written as they are.
+//! What `/sync` answers. The rooms' parts come as ready JSON and are written as they are; the pages of a large room are
+//! asked for when their turn comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom, ToDeviceMessage};
-use ruma_common::OwnedRoomId;
+use ruma_common::{OwnedRoomId, RoomId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::client::device_lists::DeviceLists;
+use super::json::Json;
+use crate::{Pieces, client::device_lists::DeviceLists};
 
 /// The whole answer, but for the rooms.
 #[derive(Default, Serialize)]
@@ -73,9 +75,16 @@ pub(super) struct Rooms {
 /// One room: what the room itself says, and what is the user's own.
 #[derive(Default)]
 pub(super) struct Room {
-    /// A JSON object; `None` if nothing happened in the room.
-    pub told: Option<Box<RawValue>>,
+    /// `None` if nothing happened in the room.
+    pub told: Option<Told>,
     pub account_data: Events<AccountDataEvent>,
+}
+
+/// What a room says: a JSON object.
+pub(super) enum Told {
+    Whole(Box<RawValue>),
+    /// The fields begin so, and end with the pages of the last one.
+    InPages(String, Pieces),
 }
 
 impl Answer {
@@ -90,32 +99,30 @@ impl Answer {
             && rooms.is_empty()
     }
 
-    pub(super) fn into_json(self) -> serde_json::Result<Vec<u8>> {
-        let mut json = serde_json::to_vec(&self)?;
-        let rooms = self.rooms.to_json()?;
+    pub(super) fn into_json(mut self) -> serde_json::Result<Json> {
+        let rooms = std::mem::take(&mut self.rooms);
+        let mut json = Json::default();
+        json.open();
+        json.fields(&serde_json::to_string(&self)?);
         if !rooms.is_empty() {
-            extend(&mut json, "rooms", |json| {
-                json.extend(rooms);
-                Ok(())
-            })?;
+            json.name("rooms")?;
+            json.open();
+            rooms.write(&mut json)?;
+            json.close();
         }
+        json.close();
         Ok(json)
     }
 
     /// What ends an answer whose joined rooms were written so far, in the object of a section: `{"rooms":{…,"join":{…`.
-    pub(super) fn into_end(mut self, is_first: bool) -> serde_json::Result<Vec<u8>> {
-        let mut json = entries(&std::mem::take(&mut self.rooms.join), is_first)?;
-        json.extend(b"}");
-        // The sections that are left, then the rest of the answer: each an object without its opening brace.
-        for object in [self.rooms.to_json()?, serde_json::to_vec(&self)?] {
-            match object.strip_prefix(b"{") {
-                Some(fields) => {
-                    json.push(b',');
-                    json.extend(fields);
-                }
-                None => json.push(b'}'),
-            }
-        }
+    pub(super) fn into_end(mut self, is_first: bool) -> serde_json::Result<Json> {
+        let mut rooms = std::mem::take(&mut self.rooms);
+        let mut json = entries(std::mem::take(&mut rooms.join), is_first)?;
+        json.close();
+        rooms.write(&mut json)?;
+        json.close();
+        json.fields(&serde_json::to_string(&self)?);
+        json.close();
         Ok(json)
     }
 }
@@ -125,105 +132,79 @@ impl Rooms {
         self.join.is_empty() && self.leave.is_empty() && self.invite.is_empty() && self.knock.is_empty()
     }
 
-    /// Empty if there is no room to show.
-    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        let mut json = Vec::new();
-        for (section, rooms) in [("join", &self.join), ("leave", &self.leave)] {
+    /// The sections that have rooms.
+    fn write(self, json: &mut Json) -> serde_json::Result<()> {
+        for (section, rooms) in [("join", self.join), ("leave", self.leave)] {
             if !rooms.is_empty() {
-                let write_each = |json: &mut Vec<u8>, (room_id, room): (&OwnedRoomId, &Room)| {
-                    extend(json, room_id.as_str(), |json| room.write(json))
-                };
-                section_of(&mut json, section, rooms, write_each)?;
+                json.name(section)?;
+                json.open();
+                rooms.into_iter().try_for_each(|(room_id, room)| room.write(json, &room_id))?;
+                json.close();
             }
         }
         for (section, state, rooms) in [("invite", "invite_state", &self.invite), ("knock", "knock_state", &self.knock)]
         {
             if !rooms.is_empty() {
-                let write_each = |json: &mut Vec<u8>, room: &StrippedRoom| {
-                    let state = BTreeMap::from([(state, BTreeMap::from([("events", &room.state)]))]);
-                    extend(json, &room.room_id, |json| serde_json::to_writer(json, &state))
-                };
-                section_of(&mut json, section, rooms, write_each)?;
+                json.name(section)?;
+                json.open();
+                for room in rooms {
+                    let events = BTreeMap::from([("events", &room.state)]);
+                    json.field(&room.room_id, &BTreeMap::from([(state, events)]))?;
+                }
+                json.close();
             }
         }
-        Ok(json)
+        Ok(())
     }
 }
 
-/// Rooms of a section as they stand in it, without its braces; with a comma before, unless they are the first.
-pub(super) fn entries(rooms: &BTreeMap<OwnedRoomId, Room>, is_first: bool) -> serde_json::Result<Vec<u8>> {
-    let mut json = b"{}".to_vec();
-    rooms.iter().try_for_each(|(room_id, room)| extend(&mut json, room_id.as_str(), |json| room.write(json)))?;
-    json.pop();
-    if is_first || rooms.is_empty() {
-        json.remove(0);
-    } else if let Some(brace) = json.first_mut() {
-        *brace = b',';
-    }
+/// Rooms of a section as they stand in it, without its braces; `is_first`: no other stands there before.
+pub(super) fn entries(rooms: BTreeMap<OwnedRoomId, Room>, is_first: bool) -> serde_json::Result<Json> {
+    let mut json = Json::within(is_first);
+    rooms.into_iter().try_for_each(|(room_id, room)| room.write(&mut json, &room_id))?;
     Ok(json)
 }
 
-fn section_of<T>(
-    json: &mut Vec<u8>,
-    section: &str,
-    rooms: impl IntoIterator<Item = T>,
-    write_each: impl Fn(&mut Vec<u8>, T) -> serde_json::Result<()>,
-) -> serde_json::Result<()> {
-    if json.is_empty() {
-        json.extend(b"{}");
-    }
-    extend(json, section, |json| {
-        json.extend(b"{}");
-        rooms.into_iter().try_for_each(|room| write_each(json, room))
-    })
-}
-
 impl Room {
-    pub(super) fn told(told: Box<RawValue>) -> Self {
+    pub(super) fn told(told: Told) -> Self {
         Self { told: Some(told), account_data: Events::default() }
     }
 
-    fn write(&self, json: &mut Vec<u8>) -> serde_json::Result<()> {
-        match &self.told {
-            Some(told) => json.extend(told.get().as_bytes()),
-            None => json.extend(b"{}"),
+    fn write(self, json: &mut Json, room_id: &RoomId) -> serde_json::Result<()> {
+        json.name(room_id.as_str())?;
+        json.open();
+        match self.told {
+            Some(Told::Whole(told)) => json.fields(told.get()),
+            Some(Told::InPages(begin, pages)) => json.fields_in_pages(&begin, pages),
+            None => {}
         }
-        if self.account_data.is_empty() {
-            return Ok(());
+        if !self.account_data.is_empty() {
+            json.field("account_data", &self.account_data)?;
         }
-        extend(json, "account_data", |json| serde_json::to_writer(json, &self.account_data))
+        json.close();
+        Ok(())
     }
-}
-
-/// Adds a field to the JSON object that `json` ends with.
-fn extend(
-    json: &mut Vec<u8>,
-    name: &str,
-    write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>,
-) -> serde_json::Result<()> {
-    json.pop();
-    if json.last() != Some(&b'{') {
-        json.push(b',');
-    }
-    serde_json::to_writer(&mut *json, name)?;
-    json.push(b':');
-    write(json)?;
-    json.push(b'}');
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{StreamExt, stream};
     use serde_json::{Value, json, value::to_raw_value};
 
     use super::*;
+    use crate::testing::block_on;
 
     fn event(number: u64) -> AccountDataEvent {
         AccountDataEvent { event_type: "a".to_owned(), content: to_raw_value(&json!({ "n": number })).unwrap() }
     }
 
+    fn text(json: Json) -> String {
+        let pieces: Vec<_> = block_on(json.pieces().collect());
+        String::from_utf8(pieces.into_iter().flat_map(Result::unwrap).collect()).unwrap()
+    }
+
     fn parsed(answer: Answer) -> Value {
-        serde_json::from_slice(&answer.into_json().unwrap()).unwrap()
+        serde_json::from_str(&text(answer.into_json().unwrap())).unwrap()
     }
 
     #[test]
@@ -236,17 +217,46 @@ mod tests {
     }
 
     #[test]
+    fn sections_that_are_told_one_after_the_other_make_one_answer() {
+        let id = |name: &str| OwnedRoomId::try_from(name).unwrap();
+        let rooms = |names: &[&str]| names.iter().map(|name| (id(name), Room::default())).collect();
+        let invite = StrippedRoom { room_id: "!i:a".to_owned(), state: to_raw_value(&json!([])).unwrap() };
+        let mut answer = Answer { next_batch: "s1".to_owned(), ..Answer::default() };
+        answer.rooms.join = rooms(&["!d:a"]);
+        answer.rooms.invite.push(invite);
+        let parts = [
+            entries(rooms(&[]), true).unwrap(),
+            entries(rooms(&["!a:a", "!b:a"]), true).unwrap(),
+            entries(rooms(&["!c:a"]), false).unwrap(),
+            answer.into_end(false).unwrap(),
+        ];
+        let told = parts.into_iter().map(text).collect::<String>();
+        let told: Value = serde_json::from_str(&format!("{{\"rooms\":{{\"join\":{{{told}")).unwrap();
+        let rooms = json!({
+            "join": { "!a:a": {}, "!b:a": {}, "!c:a": {}, "!d:a": {} },
+            "invite": { "!i:a": { "invite_state": { "events": [] } } },
+        });
+        assert_eq!((&told["rooms"], &told["next_batch"]), (&rooms, &json!("s1")));
+    }
+
+    #[test]
     fn rooms_keep_what_they_say() {
         let mut answer = Answer { next_batch: "s1".to_owned(), ..Answer::default() };
         answer.account_data.events.push(event(1));
         let room = |told: Option<Value>, events: Vec<AccountDataEvent>| Room {
-            told: told.map(|told| to_raw_value(&told).unwrap()),
+            told: told.map(|told| Told::Whole(to_raw_value(&told).unwrap())),
             account_data: Events { events },
         };
         let id = |name: &str| OwnedRoomId::try_from(name).unwrap();
         answer.rooms.join.insert(id("!a:a"), room(Some(json!({ "timeline": { "limited": true } })), vec![]));
         answer.rooms.join.insert(id("!b:\"a"), room(Some(json!({ "t": 1 })), vec![event(2), event(3)]));
         answer.rooms.join.insert(id("!c:a"), room(None, vec![event(4)]));
+        let pages = stream::iter([Ok("1,2".into()), Ok(",3]}".into())]);
+        let told = Told::InPages("\"timeline\":{},\"state\":{\"events\":[".to_owned(), Box::pin(pages));
+        answer
+            .rooms
+            .join
+            .insert(id("!h:a"), Room { told: Some(told), account_data: Events { events: vec![event(6)] } });
         answer.rooms.leave.insert(id("!d:a"), room(Some(json!({})), vec![event(5)]));
         let stripped = |room_id: &str| StrippedRoom {
             room_id: room_id.to_owned(),
@@ -264,6 +274,9 @@ mod tests {
                 "!a:a": { "timeline": { "limited": true } },
                 "!b:\"a": { "t": 1, "account_data": { "events": [event(2), event(3)] } },
                 "!c:a": { "account_data": { "events": [event(4)] } },
+                "!h:a": {
+                    "timeline": {}, "state": { "events": [1, 2, 3] }, "account_data": { "events": [event(6)] },
+                },
             },
             "leave": { "!d:a": { "account_data": { "events": [event(5)] } } },
             "invite": { "!e:a": { "invite_state": { "events": [{ "type": "x" }] } } },

@@ -1,14 +1,17 @@
-//! The state of a large room, which its first reply has no room for.
+//! The state of a large room, which its first reply has no room for: it is asked for while the answer is sent.
 
 use std::collections::BTreeMap;
 
 use actors::room::{DeltaReply, EventFilter, GetState, MoreState, Synced};
-use platform::Fault;
 use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{Context, Failure};
+use super::answer::Told;
+use crate::{
+    Context,
+    client::rooms::pages::{Rest, joined, of_state},
+};
 
 /// Whose sync it is, and how it shows state.
 pub(super) struct Reader {
@@ -19,15 +22,12 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads what the room's reply left out, and puts it into its place.
-    pub(super) async fn completed(
-        self,
-        cx: &Context,
-        room_id: &RoomId,
-        mut reply: DeltaReply,
-    ) -> Result<DeltaReply, Failure> {
-        let Some(MoreState { at, after, since }) = reply.more_state.take() else { return Ok(reply) };
-        let mut call = GetState {
+    /// Takes out of a reply what the room says; what it left out is put into its place when that is sent.
+    pub(super) fn told(self, cx: &Context, room_id: &RoomId, reply: &mut DeltaReply) -> serde_json::Result<Told> {
+        let room = std::mem::replace(&mut reply.room, to_raw_value(&())?);
+        let Some(MoreState { at, after, since }) = reply.more_state.take() else { return Ok(Told::Whole(room)) };
+        let (begin, last) = around_state(&room)?;
+        let next = GetState {
             user: self.user,
             device: self.device,
             at: Some(at),
@@ -35,53 +35,90 @@ impl Reader {
             filter: self.filter,
             synced: Some(Synced { since, format: self.format }),
         };
-        let mut events = Vec::new();
-        while call.after.is_some() {
-            let page = match cx.room(room_id).call(&call).await {
-                Ok(page) => page,
-                // They left meanwhile, perhaps: the next sync says so.
-                Err(Failure::Refused(_)) => return Err(Fault::retriable("a room gave half of its state").into()),
-                Err(failure) => return Err(failure),
-            };
-            events.extend(page.events);
-            call.after = page.next;
-        }
-        reply.room = with_state(&reply.room, events)?;
-        Ok(reply)
+        let rest = Rest {
+            cx: cx.clone(),
+            room_id: room_id.to_owned(),
+            next: Some(next),
+            has_items: false,
+            turn: of_state,
+            end: Some((last, "]}")),
+        };
+        Ok(Told::InPages(begin, Box::pin(rest.pieces())))
     }
 }
 
-/// The room with more events in its state, before those that are there: what is said last counts.
-fn with_state(room: &RawValue, mut events: Vec<Box<RawValue>>) -> serde_json::Result<Box<RawValue>> {
-    #[derive(Serialize, Deserialize)]
+/// The room's fields up to where its state begins, and the state that is there: more comes before it, for what is said
+/// last counts.
+fn around_state(room: &RawValue) -> serde_json::Result<(String, String)> {
+    #[derive(Deserialize)]
     struct Events {
         events: Vec<Box<RawValue>>,
     }
-    let mut room: BTreeMap<String, Box<RawValue>> = serde_json::from_str(room.get())?;
-    for name in ["state", "state_after"] {
-        if let Some(state) = room.get_mut(name) {
-            events.extend(serde_json::from_str::<Events>(state.get())?.events);
-            *state = to_raw_value(&Events { events })?;
-            break;
+    let mut room: BTreeMap<&str, Box<RawValue>> = serde_json::from_str(room.get())?;
+    let (mut name, mut events) = ("state", Vec::new());
+    for possible in ["state", "state_after"] {
+        if let Some(state) = room.remove(possible) {
+            events = serde_json::from_str::<Events>(state.get())?.events;
+            name = possible;
         }
     }
-    to_raw_value(&room)
+    let mut begin = String::new();
+    for (name, value) in &room {
+        begin.extend(["\"", name, "\":", value.get(), ","]);
+    }
+    begin.extend(["\"", name, "\":{\"events\":["]);
+    Ok((begin, joined(&events)))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::with_state;
+    use super::around_state;
+    use crate::testing::TestServer;
+
+    const EVENTS: usize = 40;
+    /// More than a page and the events around it.
+    const PIECE_BYTES_MAX: usize = 1_500_000;
+
+    #[test]
+    fn a_large_room_goes_out_in_pieces_or_the_answer_breaks_off() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let token = server.register("alice");
+        let (_, room) = server.post("/_matrix/client/v3/createRoom", &token, &json!({}));
+        let room_id = room["room_id"].as_str().unwrap().replace('!', "%21").replace(':', "%3A");
+        for number in 0..EVENTS {
+            let path = format!("/_matrix/client/v3/rooms/{room_id}/state/org.test.large/{number}");
+            let (status, _) = server.put(&path, &token, &json!({ "large": "x".repeat(60_000) }));
+            assert_eq!(status, 200);
+        }
+        let sync = "/_matrix/client/v3/sync?timeout=0";
+        let pieces: Vec<_> = server.pieces(sync, &token).into_iter().map(Result::unwrap).collect();
+        assert!(pieces.len() > 3, "{} pieces", pieces.len());
+        assert!(pieces.iter().all(|piece| piece.len() < PIECE_BYTES_MAX));
+        let answer: Value = serde_json::from_slice(&pieces.concat()).unwrap();
+        let room = &answer["rooms"]["join"][room["room_id"].as_str().unwrap()];
+        let large = |section: &str| {
+            let events = room[section]["events"].as_array().unwrap();
+            events.iter().filter(|event| event["type"] == "org.test.large").count()
+        };
+        assert_eq!(large("state") + large("timeline"), EVENTS);
+
+        server.fails("state_page");
+        let mut pieces = server.pieces(sync, &token);
+        assert!(pieces.pop().unwrap().is_err());
+        let told: Vec<_> = pieces.into_iter().map(Result::unwrap).collect();
+        assert!(serde_json::from_slice::<Value>(&told.concat()).is_err(), "half an answer looks like none");
+    }
 
     #[test]
     fn state_goes_where_state_is() {
         for name in ["state", "state_after"] {
-            let room = json!({ "timeline": { "limited": true }, name: { "events": [3] } });
-            let more = [1, 2].map(|number| to_raw_value(&number).unwrap()).into();
-            let whole = with_state(&to_raw_value(&room).unwrap(), more).unwrap();
-            let expected = json!({ "timeline": { "limited": true }, name: { "events": [1, 2, 3] } });
-            assert_eq!(serde_json::from_str::<Value>(whole.get()).unwrap(), expected);
+            let room = json!({ "timeline": { "limited": true }, name: { "events": [3, 4] } });
+            let (begin, last) = around_state(&to_raw_value(&room).unwrap()).unwrap();
+            let expected = json!({ "timeline": { "limited": true }, name: { "events": [1, 2, 3, 4] } });
+            let whole = format!("{{{begin}1,2,{last}]}}}}");
+            assert_eq!(serde_json::from_str::<Value>(&whole).unwrap(), expected);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A long answer, told in pieces: rooms left, rooms joined, then what is the user's own.
 //!
-//! Only so many rooms are in memory at a time. Their account data is read with them, and the token stands where the
+//! Only so many rooms are in memory at a time, and of a large one's state one page. Their account data is read with them, and the token stands where the
 //! plan did: what became the user's own meanwhile is told by the next sync. A room that turns out to be in the other
 //! section, because the user left or joined it meanwhile, is owed to the device like one that could not be read.
 
@@ -9,15 +9,16 @@ use std::vec::IntoIter;
 use actors::user::{Plan, PlannedRoom, ReadRoom, RoomsAccountData, SyncClose};
 use bytes::Bytes;
 use domain::Refusal;
-use futures_util::stream;
+use futures_util::{TryStreamExt, stream};
 use platform::Fault;
 
 use super::{
     ROOMS_AT_A_TIME, Reading, answer,
     answer::{Rooms, entries},
     event_filter,
+    json::Json,
 };
-use crate::{Body, Failure, OrAbsent, client::device_lists::DeviceLists};
+use crate::{Body, Failure, OrAbsent, Pieces, client::device_lists::DeviceLists};
 
 /// The answer to a plan. Nothing is read before the client takes it.
 pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body {
@@ -33,7 +34,7 @@ pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body 
         stage: Stage::Beginning,
         is_first: true,
     };
-    Body::pieces(stream::try_unfold(telling, Telling::next_piece))
+    Body::pieces(stream::try_unfold(telling, Telling::next_pieces).try_flatten())
 }
 
 struct Telling {
@@ -62,29 +63,31 @@ enum Stage {
 }
 
 impl Telling {
-    async fn next_piece(mut self) -> Result<Option<(Bytes, Self)>, Fault> {
-        let piece = match self.stage {
+    async fn next_pieces(mut self) -> Result<Option<(Pieces, Self)>, Fault> {
+        let pieces = match self.stage {
             Stage::Beginning => {
                 self.stage = Stage::Leave;
-                br#"{"rooms":{"leave":{"#.to_vec()
+                text(br#"{"rooms":{"leave":{"#)
             }
-            Stage::Leave | Stage::Join if !self.rooms.as_slice().is_empty() => self.some_rooms().await.map_err(cut)?,
+            Stage::Leave | Stage::Join if !self.rooms.as_slice().is_empty() => {
+                self.some_rooms().await.map_err(cut)?.pieces()
+            }
             Stage::Leave => {
                 (self.stage, self.is_first) = (Stage::Join, true);
                 std::mem::swap(&mut self.rooms, &mut self.joined);
-                br#"},"join":{"#.to_vec()
+                text(br#"},"join":{"#)
             }
             Stage::Join => {
                 self.stage = Stage::Over;
-                self.end().await.map_err(cut)?
+                self.end().await.map_err(cut)?.pieces()
             }
             Stage::Over => return Ok(None),
         };
-        Ok(Some((piece.into(), self)))
+        Ok(Some((pieces, self)))
     }
 
     /// The next rooms of this section.
-    async fn some_rooms(&mut self) -> Result<Vec<u8>, Failure> {
+    async fn some_rooms(&mut self) -> Result<Json, Failure> {
         let planned: Vec<PlannedRoom> = self.rooms.by_ref().take(ROOMS_AT_A_TIME).collect();
         let (mut rooms, mut read) = self.reading.read(&planned).await?;
         self.device_lists.append(&mut rooms.device_lists);
@@ -108,13 +111,13 @@ impl Telling {
                 room.account_data.events = events;
             }
         }
-        let json = entries(told, self.is_first)?;
+        let was_first = self.is_first;
         self.is_first &= told.is_empty();
-        Ok(json)
+        Ok(entries(std::mem::take(told), was_first)?)
     }
 
     /// What is the user's own, and the token.
-    async fn end(&mut self) -> Result<Vec<u8>, Failure> {
+    async fn end(&mut self) -> Result<Json, Failure> {
         let reading = &self.reading;
         let close = SyncClose {
             token_hash: reading.bearer.token_hash.clone(),
@@ -130,6 +133,10 @@ impl Telling {
         let rooms = Rooms { device_lists: std::mem::take(&mut self.device_lists), ..Rooms::default() };
         Ok(answer(closed, rooms, &reading.filter).into_end(self.is_first)?)
     }
+}
+
+fn text(text: &'static [u8]) -> Pieces {
+    Box::pin(stream::iter([Ok(Bytes::from_static(text))]))
 }
 
 /// Why an answer ends before its time.
