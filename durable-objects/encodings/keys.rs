@@ -82,6 +82,40 @@ fn what_devices_are_sent() {
 }
 
 #[test]
+fn what_is_said_of_dehydrated_devices() {
+    let raw = |json: Value| to_raw_value(&json).unwrap();
+    let token_hash = "t".to_owned();
+    pinned(
+        &user::PutDehydratedDevice {
+            token_hash: token_hash.clone(),
+            device_id: "D".into(),
+            data: raw(json!({ "algorithm": "a" })),
+            display_name: Some("n".to_owned()),
+            device_keys: raw(json!({})),
+            one_time_keys: [("a:1".to_owned(), raw(json!("k")))].into(),
+            fallback_keys: [("a:2".to_owned(), raw(json!("f")))].into(),
+        },
+        json!({
+            "token_hash": "t", "device_id": "D", "data": { "algorithm": "a" }, "display_name": "n", "device_keys": {},
+            "one_time_keys": { "a:1": "k" }, "fallback_keys": { "a:2": "f" },
+        }),
+    );
+    pinned(&user::GetDehydratedDevice { token_hash: token_hash.clone() }, json!({ "token_hash": "t" }));
+    pinned_reply::<user::GetDehydratedDevice>(json!({ "device_id": "D", "data": { "algorithm": "a" } }));
+    pinned(
+        &user::DeleteDehydratedDevice { token_hash: token_hash.clone(), device_id: "D".into() },
+        json!({ "token_hash": "t", "device_id": "D" }),
+    );
+    pinned(
+        &user::GetDehydratedEvents { token_hash, device_id: "D".into(), next_batch: Some("e1".to_owned()) },
+        json!({ "token_hash": "t", "device_id": "D", "next_batch": "e1" }),
+    );
+    pinned_reply::<user::GetDehydratedEvents>(
+        json!({ "events": [{ "sender": "@a:a", "type": "m.test", "content": {} }], "next_batch": "e1", "more": true }),
+    );
+}
+
+#[test]
 fn what_is_backed_up() {
     let raw = || to_raw_value(&json!({})).unwrap();
     let (token_hash, version) = ("t".to_owned(), "1".to_owned());

@@ -83,6 +83,9 @@ impl User {
         if store::keys::is_cross_signing(&**tx, &call.device.device_id)? {
             return Err(Refusal::Forbidden("This device id is the name of one of your keys".to_owned()).into());
         }
+        if store::device::dehydrated(&**tx)?.is_some_and(|device| device.device_id == call.device.device_id) {
+            return Err(Refusal::Forbidden("This device id is your dehydrated device's".to_owned()).into());
+        }
         store::device::put(tx, &call.device, cx.now_ms)?;
         // Whoever waits with the device's old token learns that it is none any more.
         cx.wake();

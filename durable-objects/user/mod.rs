@@ -17,6 +17,7 @@
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
 //! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
 //! | [`ReceiveToDevice`] | messages to the user's devices |
+//! | [`PutDehydratedDevice`], [`GetDehydratedDevice`], [`DeleteDehydratedDevice`], [`GetDehydratedEvents`] | the device that nobody is logged in on |
 //! | [`CreateBackup`], [`GetBackup`], [`UpdateBackup`], [`DeleteBackup`] | backups of room keys |
 //! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
 //! | [`GetInviter`], [`IsAsked`] | who invited the user to a room; whether they are invited, or knocked |
@@ -37,6 +38,7 @@ mod change_password;
 mod claim_keys;
 mod create;
 mod deactivate;
+mod dehydrated_device;
 mod device;
 mod exceptions;
 mod filter;
@@ -98,6 +100,10 @@ pub use change_password::ChangePassword;
 pub use claim_keys::ClaimKeys;
 pub use create::{Create, Created};
 pub use deactivate::Deactivate;
+pub use dehydrated_device::{
+    DehydratedDevice, DehydratedEvents, DeleteDehydratedDevice, GetDehydratedDevice, GetDehydratedEvents,
+    PutDehydratedDevice,
+};
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use filter::{AddFilter, GetFilter};
 pub use get_inviter::{GetInviter, IsAsked};
@@ -140,6 +146,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_keys.sql"),
     include_str!("migrations/0008_to_device.sql"),
     include_str!("migrations/0009_key_backup.sql"),
+    include_str!("migrations/0010_dehydrated_device.sql"),
 ];
 
 /// The user whose actor this is.
@@ -216,6 +223,10 @@ impl Logic for User {
             write UploadCrossSigning => upload_cross_signing,
             write UploadSignatures => upload_signatures,
             write ReceiveToDevice => receive_to_device,
+            write PutDehydratedDevice => put_dehydrated_device,
+            read GetDehydratedDevice => dehydrated_device,
+            write DeleteDehydratedDevice => delete_dehydrated_device,
+            read GetDehydratedEvents => dehydrated_events,
             write CreateBackup => create_backup,
             read GetBackup => backup,
             write UpdateBackup => update_backup,

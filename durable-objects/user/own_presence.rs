@@ -206,7 +206,7 @@ impl User {
         if gone.is_empty() {
             return Ok(());
         }
-        let was_last = store::device::all(&**tx)?.is_empty();
+        let was_last = !store::device::is_any_logged_in(&**tx)?;
         self.with_own_presence(&**tx, cx, |own| {
             own.uncommitted = true;
             own.devices.retain(|device, _| !gone.contains(device));

@@ -121,21 +121,35 @@ impl User {
         since: Option<&SyncToken>,
         own: u64,
     ) -> Result<(Vec<ToDeviceMessage>, Option<u64>), Error> {
-        let had = self.had(sql, since)?;
-        let mut waiting = store::to_device::after(sql, device_id, had, MESSAGES_AT_ONCE.saturating_add(1))?.into_iter();
-        let (mut messages, mut reached, mut bytes, mut more) = (Vec::new(), had, 0_usize, false);
-        for (position, message) in waiting.by_ref() {
-            if messages.len() as u64 == MESSAGES_AT_ONCE || bytes >= BYTES_AT_ONCE {
-                more = true;
+        let page = self.to_device_page(sql, device_id, self.had(sql, since)?)?;
+        let reached = if page.more { page.reached } else { page.reached.max(own) };
+        Ok((page.messages, (reached != own).then_some(reached)))
+    }
+
+    /// The messages of one answer, after a position.
+    pub(super) fn to_device_page(&self, sql: &dyn Sql, device_id: &DeviceId, after: u64) -> Result<Page, Error> {
+        let mut page = Page { messages: Vec::new(), reached: after, more: false };
+        let mut bytes = 0_usize;
+        for (position, message) in store::to_device::after(sql, device_id, after, MESSAGES_AT_ONCE.saturating_add(1))? {
+            if page.messages.len() as u64 == MESSAGES_AT_ONCE || bytes >= BYTES_AT_ONCE {
+                page.more = true;
                 break;
             }
             bytes = bytes.saturating_add(message.content.get().len());
-            messages.push(message);
-            reached = position;
+            page.messages.push(message);
+            page.reached = position;
         }
-        let reached = if more { reached } else { reached.max(own) };
-        Ok((messages, (reached != own).then_some(reached)))
+        Ok(page)
     }
+}
+
+/// Messages of one answer.
+pub(super) struct Page {
+    pub messages: Vec<ToDeviceMessage>,
+    /// The position of the last one, or where the page begins.
+    pub reached: u64,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 /// Refuses what [`ReceiveToDevice`] refuses: the sender's side asks before anything is sent to anybody.

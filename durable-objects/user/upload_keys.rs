@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 
-use domain::{Refusal, signed_key::SignedKey};
+use domain::{
+    Refusal,
+    signed_key::{SignedKey, Usage, signing_key_id},
+};
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::DeviceId;
+use ruma_common::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -54,7 +57,13 @@ impl User {
         Ok(store::keys::counts(&**tx, &device_id)?)
     }
 
-    fn put_device_keys(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId, keys: &str) -> Result<(), Error> {
+    pub(super) fn put_device_keys(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        device_id: &DeviceId,
+        keys: &str,
+    ) -> Result<(), Error> {
         if keys.len() > DEVICE_KEYS_BYTES_MAX {
             return Err(Refusal::InvalidParam(format!("`device_keys` may have {DEVICE_KEYS_BYTES_MAX} bytes")).into());
         }
@@ -68,15 +77,16 @@ impl User {
         {
             return Ok(());
         }
-        let own = domain::signed_key::signing_key_id(device_id.as_str());
-        let keys = keys.with_signatures(|user, key_id| user == user_id && key_id == own);
+        let signers = [Some(signing_key_id(device_id.as_str())), signed_by_user(&**tx, &keys, &user_id)?];
+        let is_kept = |key_id: &str| signers.iter().flatten().any(|signer| signer == key_id);
+        let keys = keys.with_signatures(|user, key_id| user == user_id && is_kept(key_id));
         let position = self.own_position(&**tx, cx)?;
         store::keys::put(tx, Kind::Device, device_id.as_str(), Some(&keys.to_json()), position)?;
         cx.user.device_list_changed.set(true);
         Ok(())
     }
 
-    fn add_one_time_keys(
+    pub(super) fn add_one_time_keys(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
@@ -115,7 +125,7 @@ impl User {
         Ok(store::keys::add_one_time(tx, device_id, &serde_json::to_string(&new)?, position)?)
     }
 
-    fn put_fallback_keys(
+    pub(super) fn put_fallback_keys(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
@@ -180,6 +190,14 @@ impl User {
         }
         Ok(())
     }
+}
+
+/// The id of the user's self-signing key, if it signed the keys of a device.
+fn signed_by_user(sql: &dyn Sql, keys: &SignedKey, user_id: &UserId) -> Result<Option<String>, Error> {
+    let self_signing = store::keys::cross_signing(sql, Usage::SelfSigning)?;
+    let Some(public_key) = self_signing.as_ref().and_then(SignedKey::only_public_key) else { return Ok(None) };
+    let signer = signing_key_id(public_key);
+    Ok(keys.is_signed_by(user_id.as_str(), &signer, public_key).then_some(signer))
 }
 
 /// `<algorithm>:<key id>`, for a key that is a text or an object and not too large.

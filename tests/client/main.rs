@@ -5,6 +5,7 @@ mod account_data;
 mod aliases;
 mod context;
 mod creation;
+mod dehydrated_device;
 mod devices;
 mod discovery;
 mod encryption_keys;

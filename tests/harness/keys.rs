@@ -41,13 +41,16 @@ impl Keys {
 
     /// The identity keys of a user's device.
     pub fn device(&self, user: &User) -> Value {
-        let name = &user.device_id;
-        let keys = json!({
+        self.signs(self.device_named(user, &user.device_id), user, &user.device_id)
+    }
+
+    /// The identity keys of a user's device by this name, not signed yet.
+    pub fn device_named(&self, user: &User, name: &str) -> Value {
+        json!({
             "user_id": user.id, "device_id": name,
             "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
             "keys": { (format!("ed25519:{name}")): self.public(), (format!("curve25519:{name}")): "c" },
-        });
-        self.signs(keys, user, name)
+        })
     }
 
     /// This as a cross-signing key, not signed yet.

@@ -2,8 +2,12 @@
 
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId};
+use serde_json::value::RawValue;
 
-use crate::user::{Device, NewDevice, NewToken};
+use crate::user::{DehydratedDevice, Device, NewDevice, NewToken};
+
+/// What stands in the place of a token's hash where there is no token.
+const NO_TOKEN: &str = "";
 
 /// An access token as its device's row has it.
 pub(crate) struct Token {
@@ -128,4 +132,35 @@ pub(crate) fn seen(tx: &Tx<'_>, device_id: &DeviceId, at_ms: u64, ip: Option<&st
 pub(crate) fn delete(tx: &Tx<'_>, device_id: &DeviceId) -> Result<(), Fault> {
     tx.execute("DELETE FROM device WHERE device_id = ?1", &[device_id.as_str().into()])?;
     Ok(())
+}
+
+/// The device that nobody is logged in on.
+pub(crate) fn dehydrated(sql: &dyn Sql) -> Result<Option<DehydratedDevice>, Fault> {
+    sql.query("SELECT device_id, dehydrated FROM device WHERE token_hash = ?1", &[NO_TOKEN.into()])?
+        .pop()
+        .map(|mut row| {
+            Ok(DehydratedDevice { device_id: row.text(0)?.into(), data: RawValue::from_string(row.text(1)?)? })
+        })
+        .transpose()
+}
+
+/// Adds the device that nobody is logged in on, or says anew what it is brought back from.
+pub(crate) fn put_dehydrated(
+    tx: &Tx<'_>,
+    device_id: &DeviceId,
+    display_name: Option<&str>,
+    data: &str,
+    now_ms: u64,
+) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO device (device_id, token_hash, display_name, created_ms, dehydrated) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (device_id) DO UPDATE SET display_name = excluded.display_name, dehydrated = excluded.dehydrated",
+        &[device_id.as_str().into(), NO_TOKEN.into(), display_name.into(), now_ms.into(), data.into()],
+    )?;
+    Ok(())
+}
+
+/// Whether anybody is logged in.
+pub(crate) fn is_any_logged_in(sql: &dyn Sql) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM device WHERE token_hash > ?1 LIMIT 1", &[NO_TOKEN.into()])?.is_empty())
 }

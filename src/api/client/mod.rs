@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod capabilities;
+mod dehydrated_device;
 mod device_lists;
 mod devices;
 mod fallback;
@@ -38,6 +39,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     whoami::routes(routes);
     account::routes(routes);
     devices::routes(routes);
+    dehydrated_device::routes(routes);
     fallback::routes(routes);
     presence::routes(routes);
     profile::routes(routes);

@@ -15,5 +15,6 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn versions(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
-    Ok(failure::json(StatusCode::OK, &json!({ "versions": VERSIONS, "unstable_features": {} })))
+    let unstable_features = json!({ "org.matrix.msc3814": true });
+    Ok(failure::json(StatusCode::OK, &json!({ "versions": VERSIONS, "unstable_features": unstable_features })))
 }

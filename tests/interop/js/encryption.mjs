@@ -8,8 +8,8 @@ import { assert, bodies, joins, logIn, password, register, start, take, untilAsk
 let alice, bob, tablet, roomId;
 
 /** A device that holds keys, in memory only. */
-const encrypts = async (username) => {
-  const client = await logIn(username);
+const encrypts = async (username, options) => {
+  const client = await logIn(username, options);
   await client.initRustCrypto({ useIndexedDB: false });
   await start(client);
   return client;
@@ -48,15 +48,26 @@ const phase = (request, wanted) =>
     ask();
   });
 
+/** Alice and somebody are in a new room. */
+const meets = async (other) => {
+  const encryption = { type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } };
+  const room = { preset: 'private_chat', invite: [other.getUserId()], initial_state: [encryption] };
+  ({ room_id: roomId } = await alice.createRoom(room));
+  await joins(other, roomId);
+  for (const client of [alice, other]) await untilAsked(client, () => client.getCrypto().isEncryptionEnabledInRoom(roomId));
+};
+
+/** What opens everybody's secret storage; it comes to be in memory only, as if it were typed in. */
+let recovery;
+const secrets = {
+  cryptoCallbacks: { getSecretStorageKey: async ({ keys }) => [Object.keys(keys)[0], recovery.privateKey] },
+};
+
 const steps = {
   async 'two meet in an encrypted room'() {
     alice = await encrypts(await register('alice'));
     bob = await encrypts(await register('bob'));
-    const encryption = { type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } };
-    const room = { preset: 'private_chat', invite: [bob.getUserId()], initial_state: [encryption] };
-    ({ room_id: roomId } = await alice.createRoom(room));
-    await joins(bob, roomId);
-    for (const client of [alice, bob]) await untilAsked(client, () => client.getCrypto().isEncryptionEnabledInRoom(roomId));
+    await meets(bob);
   },
   async 'devices publish their keys'() {
     await sees(alice, bob);
@@ -118,6 +129,27 @@ const steps = {
     await bob.getCrypto().bootstrapCrossSigning({ setupNewCrossSigning: true, authUploadDeviceSigningKeys: proven(bob) });
     await untilAsked(alice, async () => (await identity(alice, bob)) !== before);
     await isSigned(alice, bob);
+  },
+  async 'a device that nobody is logged in on reads for the next one'() {
+    const carol = await encrypts(await register('carol'), secrets);
+    const crypto = carol.getCrypto();
+    recovery = await crypto.createRecoveryKeyFromPassphrase();
+    await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(carol) });
+    await crypto.bootstrapSecretStorage({ createSecretStorageKey: async () => recovery, setupNewSecretStorage: true });
+    assert(await crypto.isDehydrationSupported(), 'dehydrated devices are not supported');
+    await crypto.startDehydration();
+    await meets(carol);
+    await untilAsked(alice, async () => (await devicesSeen(alice, carol)).length === 2);
+    await proven(carol)((auth) => carol.deleteMultipleDevices([carol.getDeviceId()], auth));
+    carol.stopClient();
+    await untilAsked(alice, async () => (await devicesSeen(alice, carol)).length === 1);
+    await alice.sendTextMessage(roomId, 'while nobody was there');
+    const next = await encrypts(carol.getUserId(), secrets);
+    // Its user's identity is in secret storage, and so is what the device was dried with.
+    await next.getCrypto().userHasCrossSigningKeys(carol.getUserId(), true);
+    await next.getCrypto().bootstrapCrossSigning({});
+    await next.getCrypto().startDehydration();
+    await reads(next, 'while nobody was there');
   },
 };
 

@@ -53,7 +53,7 @@ export async function register(name) {
   return username;
 }
 
-export async function logIn(user) {
+export async function logIn(user, options = {}) {
   const login = await createClient({ baseUrl }).loginRequest({
     type: 'm.login.password',
     identifier: { type: 'm.id.user', user },
@@ -65,6 +65,7 @@ export async function logIn(user) {
     deviceId: login.device_id,
     accessToken: login.access_token,
     timelineSupport: true,
+    ...options,
   });
 }
 
