@@ -17,8 +17,8 @@ fn what_is_said_of_keys() {
     );
     pinned_reply::<user::UploadKeys>(json!({ "one_time": { "a": 1 }, "unused_fallback": ["a"] }));
     pinned(
-        &user::ClaimKeys { devices: [("PHONE".into(), "a".to_owned())].into() },
-        json!({ "devices": { "PHONE": "a" } }),
+        &user::ClaimKeys { call_id: Some("c".to_owned()), devices: [("PHONE".into(), "a".to_owned())].into() },
+        json!({ "call_id": "c", "devices": { "PHONE": "a" } }),
     );
     pinned_reply::<user::ClaimKeys>(json!({ "PHONE": { "a:1": "k" } }));
     pinned(
@@ -120,8 +120,13 @@ fn what_is_backed_up() {
     let raw = || to_raw_value(&json!({})).unwrap();
     let (token_hash, version) = ("t".to_owned(), "1".to_owned());
     pinned(
-        &user::CreateBackup { token_hash: token_hash.clone(), algorithm: "a".to_owned(), auth_data: raw() },
-        json!({ "token_hash": "t", "algorithm": "a", "auth_data": {} }),
+        &user::CreateBackup {
+            token_hash: token_hash.clone(),
+            call_id: Some("c".to_owned()),
+            algorithm: "a".to_owned(),
+            auth_data: raw(),
+        },
+        json!({ "token_hash": "t", "call_id": "c", "algorithm": "a", "auth_data": {} }),
     );
     pinned(
         &user::GetBackup { token_hash: token_hash.clone(), version: Some(version.clone()) },

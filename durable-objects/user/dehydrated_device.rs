@@ -312,7 +312,7 @@ mod tests {
 
     fn claims(world: &World, device_id: &str) -> Option<String> {
         let devices = BTreeMap::from([(device_id.into(), "a".to_owned())]);
-        Some(world.call(ALICE, &ClaimKeys { devices }).unwrap().pop_first()?.1.pop_first()?.0)
+        Some(world.call(ALICE, &ClaimKeys { call_id: None, devices }).unwrap().pop_first()?.1.pop_first()?.0)
     }
 
     fn is_forbidden<T: std::fmt::Debug>(outcome: Result<T, CallError>) {

@@ -7,8 +7,8 @@ use platform::{ActorKind, Sql, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{User, authenticate, store};
-use crate::{Call, Cx, Error};
+use super::{NEXT_SLICE_MS, User, authenticate, store};
+use crate::{Call, Cx, Error, schedule};
 
 /// Bytes of `auth_data`.
 const AUTH_DATA_BYTES_MAX: usize = 64 * 1024;
@@ -16,6 +16,12 @@ const AUTH_DATA_BYTES_MAX: usize = 64 * 1024;
 const ALGORITHM_BYTES_MAX: usize = 255;
 /// Backups there may be at a time.
 const BACKUPS_MAX: usize = 100;
+/// Keys of deleted backups that are removed at once.
+const KEYS_AT_ONCE: u64 = if cfg!(test) { 100 } else { 2_000 };
+/// Deleted backups that are removed at once, if they have no more keys than that.
+const BACKUPS_AT_ONCE: u64 = 20;
+/// The schedule's name for removing the rest.
+pub(super) const DELETED_DUE: &str = "deleted_backups";
 
 /// A backup as its user sees it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,12 +36,15 @@ pub struct BackupInfo {
     pub etag: String,
 }
 
-/// Makes a new backup, which is the newest from then on. Answers its version.
+/// Makes a new backup, which is the newest from then on. Answers its version. Repeated with the same call id, the call
+/// makes no other.
 ///
 /// Refused: `UnknownToken`; `BadJson` or `InvalidParam` for `auth_data` that are no object, or beyond the limits.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CreateBackup {
     pub token_hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<String>,
     pub algorithm: String,
     pub auth_data: Box<RawValue>,
 }
@@ -101,10 +110,15 @@ impl User {
     pub(super) fn create_backup(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CreateBackup) -> Result<String, Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
         check(&call.algorithm, &call.auth_data)?;
+        let made = call.call_id.as_deref().map(|call_id| store::backup::made_by(&**tx, call_id)).transpose()?.flatten();
+        if let Some(version) = made {
+            return Ok(version.to_string());
+        }
         if store::backup::versions(&**tx)?.len() >= BACKUPS_MAX {
             return Err(Refusal::InvalidParam(format!("There may be {BACKUPS_MAX} backups: delete one")).into());
         }
-        Ok(store::backup::add(tx, &call.algorithm, call.auth_data.get())?.to_string())
+        let version = store::backup::add(tx, &call.algorithm, call.auth_data.get(), call.call_id.as_deref())?;
+        Ok(version.to_string())
     }
 
     pub(super) fn backup(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetBackup) -> Result<BackupInfo, Error> {
@@ -134,6 +148,25 @@ impl User {
         // Spec: deleted again, "the call should succeed". Nothing is written then.
         if store::backup::get(&**tx, version)?.is_some() {
             store::backup::delete(tx, version)?;
+            Self::remove_deleted_backups(tx, cx)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what deleted backups have left, a slice at a time: there may be a million keys.
+    pub(super) fn remove_deleted_backups(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let (deleted, mut left) = (store::backup::deleted(&**tx, BACKUPS_AT_ONCE)?, KEYS_AT_ONCE);
+        let mut is_over = (deleted.len() as u64) < BACKUPS_AT_ONCE;
+        for version in deleted {
+            left = left.saturating_sub(store::backup::remove_keys(tx, version, left)?);
+            if left == 0 {
+                is_over = false;
+                break;
+            }
+            store::backup::remove(tx, version)?;
+        }
+        if !is_over {
+            schedule::at(tx, cx, DELETED_DUE, cx.now_ms.saturating_add(NEXT_SLICE_MS))?;
         }
         Ok(())
     }

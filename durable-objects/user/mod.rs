@@ -147,6 +147,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_to_device.sql"),
     include_str!("migrations/0009_key_backup.sql"),
     include_str!("migrations/0010_dehydrated_device.sql"),
+    include_str!("migrations/0011_bounds_of_keys.sql"),
 ];
 
 /// The user whose actor this is.
@@ -156,6 +157,9 @@ fn own_id(cx: &Cx<'_>) -> Result<OwnedUserId, Fault> {
 
 /// With more rooms than this, a change that all of them have to know is answered before they do.
 const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
+
+/// How long work that is done in slices rests after one, in milliseconds.
+const NEXT_SLICE_MS: u64 = 1_000;
 
 /// The User actor's memory. Everything in it can be read again from its database, but for who types and how others are.
 #[derive(Default)]
@@ -255,8 +259,12 @@ impl Logic for User {
     }
 
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
-        let Some(news) = News::of_due(what) else { return Ok(false) };
-        self.resume_announcement(tx, cx, news)?;
+        match (News::of_due(what), what) {
+            (Some(news), _) => self.resume_announcement(tx, cx, news)?,
+            (None, to_device::SENDERS_DUE) => Self::forget_senders(tx, cx)?,
+            (None, key_backup::DELETED_DUE) => Self::remove_deleted_backups(tx, cx)?,
+            (None, _) => return Ok(false),
+        }
         Ok(true)
     }
 

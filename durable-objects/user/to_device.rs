@@ -12,8 +12,12 @@ use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{User, store, sync_token::SyncToken};
-use crate::{Call, Cx, Error};
+use super::{
+    NEXT_SLICE_MS, User,
+    store::{self, to_device::Counted},
+    sync_token::SyncToken,
+};
+use crate::{Call, Cx, Error, schedule};
 
 /// Messages in one answer of `/sync`. Spec: "100 messages is recommended as a reasonable limit".
 const MESSAGES_AT_ONCE: u64 = 100;
@@ -21,10 +25,22 @@ const MESSAGES_AT_ONCE: u64 = 100;
 const BYTES_AT_ONCE: usize = 512 * 1024;
 /// Messages kept for one device: of more, the oldest are dropped. Whoever is away for so long has lost more.
 const KEPT_MAX: u64 = if cfg!(test) { 250 } else { 10_000 };
+/// Bytes of the messages kept for one device; the oldest that reaches them is kept.
+const KEPT_BYTES_MAX: u64 = if cfg!(test) { 400_000 } else { 64 * 1024 * 1024 };
+/// Messages looked at at once where the oldest are dropped.
+const DROPPED_AT_ONCE: u64 = 16;
 /// The largest content of a message, in bytes.
 const CONTENT_BYTES_MAX: usize = 64 * 1024;
 /// Transactions of one sending device that are remembered by each receiver.
 const TRANSACTIONS_MAX: usize = 32;
+/// How long they are, after the device's last message, in milliseconds: a day.
+const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
+/// When they are looked at, after the first of them or the last look, in milliseconds.
+const LOOKED_AT_MS: u64 = 2 * REMEMBERED_MS;
+/// Sending devices forgotten at once.
+const SENDERS_AT_ONCE: u64 = if cfg!(test) { 3 } else { 1_000 };
+/// The schedule's name for forgetting them.
+pub(super) const SENDERS_DUE: &str = "to_device_senders";
 /// All devices of the user.
 const ALL_DEVICES: &str = "*";
 
@@ -76,10 +92,7 @@ impl User {
             let message = call.messages.get(device_id.as_str()).or_else(|| call.messages.get(ALL_DEVICES));
             let Some(content) = message else { continue };
             let position = self.own_position(&**tx, cx)?;
-            store::to_device::put(tx, device_id, position, (sender, &call.event_type), content.get())?;
-            if let Some(oldest) = store::to_device::with_newer(&**tx, device_id, KEPT_MAX)? {
-                store::to_device::drop_up_to(tx, device_id, oldest)?;
-            }
+            keep(tx, device_id, position, (sender, &call.event_type, content.get()))?;
             last = Some(position);
         }
         // What reached nobody may be repeated.
@@ -87,7 +100,20 @@ impl User {
         transactions.push_front(transaction);
         transactions.truncate(TRANSACTIONS_MAX);
         let transactions = serde_json::to_string(&transactions)?;
-        Ok(store::to_device::put_transactions(tx, (sender, from), position, &transactions)?)
+        store::to_device::put_transactions(tx, (sender, from), position, &transactions)?;
+        Ok(schedule::at(tx, cx, SENDERS_DUE, cx.now_ms.saturating_add(LOOKED_AT_MS))?)
+    }
+
+    /// What a device repeats after a day is new: who sent nothing for so long is forgotten.
+    pub(super) fn forget_senders(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let before = cx.now_ms.saturating_sub(REMEMBERED_MS);
+        let (forgotten, left) = store::to_device::forget_senders(tx, before, SENDERS_AT_ONCE)?;
+        if forgotten == SENDERS_AT_ONCE {
+            schedule::at(tx, cx, SENDERS_DUE, cx.now_ms.saturating_add(NEXT_SLICE_MS))?;
+        } else if left > 1 {
+            schedule::at(tx, cx, SENDERS_DUE, cx.now_ms.saturating_add(LOOKED_AT_MS))?;
+        }
+        Ok(())
     }
 
     /// How far a device has its messages that comes with this token. One from beyond the stream is of a stream that was
@@ -143,6 +169,29 @@ impl User {
     }
 }
 
+/// Keeps a message for a device, in the place of the oldest where there are too many or too large ones. What that costs
+/// does not depend on how many are waiting.
+fn keep(
+    tx: &Tx<'_>,
+    device_id: &DeviceId,
+    position: u64,
+    message @ (_, event_type, content): (&str, &str, &str),
+) -> Result<(), Error> {
+    let before = store::to_device::last(&**tx, device_id)?.unwrap_or_default();
+    let size = content.len().saturating_add(event_type.len()) as u64;
+    let now = Counted { number: before.number.saturating_add(1), bytes: before.bytes.saturating_add(size) };
+    store::to_device::put(tx, device_id, position, message, now)?;
+    let kept_from = Counted {
+        number: now.number.saturating_add(1).saturating_sub(KEPT_MAX),
+        bytes: now.bytes.saturating_add(1).saturating_sub(KEPT_BYTES_MAX),
+    };
+    let is_beyond = |first: Counted| first.number < kept_from.number || first.bytes < kept_from.bytes;
+    while store::to_device::first(&**tx, device_id)?.is_some_and(is_beyond) {
+        store::to_device::drop_first(tx, device_id, kept_from, DROPPED_AT_ONCE)?;
+    }
+    Ok(())
+}
+
 /// Messages of one answer.
 pub(super) struct Page {
     pub messages: Vec<ToDeviceMessage>,
@@ -169,10 +218,12 @@ pub fn check_to_device(messages: &BTreeMap<String, Box<RawValue>>) -> Result<(),
 mod tests {
     use std::{collections::BTreeMap, rc::Rc};
 
-    use platform::{ActorKind, Address};
+    use platform::{ActorKind, Address, Sql};
     use serde_json::{json, value::to_raw_value};
 
-    use super::{KEPT_MAX, MESSAGES_AT_ONCE, ReceiveToDevice};
+    use super::{
+        KEPT_BYTES_MAX, KEPT_MAX, LOOKED_AT_MS, MESSAGES_AT_ONCE, NEXT_SLICE_MS, REMEMBERED_MS, ReceiveToDevice,
+    };
     use crate::{
         user::{Closed, Create, DeleteDevices, LogIn, NewDevice, SyncClose, SyncPlan},
         world::World,
@@ -248,6 +299,94 @@ mod tests {
         assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
         sends(&world, "2", "*");
         assert_eq!(told(&syncs(&world, "two", Some(&done)).unwrap()), ["4"]);
+    }
+
+    /// Rows of a table.
+    fn rows(world: &World, table: &str) -> u64 {
+        let sql = world.sql(&Address::new(ActorKind::User, ALICE));
+        sql.query(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().pop().unwrap().unsigned(0).unwrap()
+    }
+
+    #[test]
+    fn large_messages_push_out_the_oldest() {
+        let world = alice();
+        let content = |size: usize| to_raw_value(&json!({ "x": "x".repeat(size) })).unwrap();
+        let sends = |txn_id: String, size| {
+            let call = ReceiveToDevice {
+                sender: "@bob:myelin.test".try_into().unwrap(),
+                sender_device: "BOB".into(),
+                txn_id,
+                event_type: "m.test".to_owned(),
+                messages: BTreeMap::from([("ONE".to_owned(), content(size))]),
+            };
+            world.call(ALICE, &call).unwrap();
+        };
+        (0..100).for_each(|number| sends(format!("small {number}"), 10));
+        let size = 60_000;
+        (0..20).for_each(|number| sends(format!("large {number}"), size));
+        // As many as there is room for, and the one that reached it.
+        assert_eq!(rows(&world, "to_device"), KEPT_BYTES_MAX / size as u64 + 1);
+        (0..KEPT_MAX - 4).for_each(|number| sends(format!("small again {number}"), 10));
+        assert_eq!(rows(&world, "to_device"), KEPT_MAX);
+    }
+
+    #[test]
+    fn a_full_inbox_costs_no_more_than_an_empty_one() {
+        let world = alice();
+        let address = Address::new(ActorKind::User, ALICE);
+        let sql = world.sql(&address);
+        let costs = |txn_id: &str| {
+            let (steps, rows) = (sql.steps.get(), world.rows_of(&address));
+            sends(&world, txn_id, "ONE");
+            (sql.steps.get() - steps, world.rows_of(&address) - rows)
+        };
+        sends(&world, "first", "ONE");
+        let (steps, rows) = costs("second");
+        assert_eq!(rows, 2, "the message and its transaction");
+        (0..KEPT_MAX - 3).for_each(|number| sends(&world, &format!("more {number}"), "ONE"));
+        let (full_steps, rows) = costs("last");
+        assert_eq!(rows, 2);
+        assert!(full_steps < steps * 2, "{full_steps} after {steps}");
+        for number in 0..3 {
+            let (steps_beyond, rows) = costs(&format!("beyond {number}"));
+            assert_eq!(rows, 3, "and the oldest message goes");
+            assert!(steps_beyond < steps * 4, "{steps_beyond} after {steps}");
+        }
+    }
+
+    #[test]
+    fn senders_are_forgotten_after_a_day() {
+        let world = alice();
+        let from = |device: &str, txn_id: &str| {
+            let call = ReceiveToDevice {
+                sender: "@bob:myelin.test".try_into().unwrap(),
+                sender_device: device.into(),
+                txn_id: txn_id.to_owned(),
+                event_type: "m.test".to_owned(),
+                messages: BTreeMap::from([("ONE".to_owned(), to_raw_value(&json!({ "txn": txn_id })).unwrap())]),
+            };
+            world.call(ALICE, &call).unwrap();
+        };
+        (0..8).for_each(|number| from(&format!("BOB{number}"), "1"));
+        world.passes(LOOKED_AT_MS - REMEMBERED_MS / 2);
+        from("LATE", "1");
+        world.passes(REMEMBERED_MS / 4);
+        assert_eq!(rows(&world, "to_device_sender"), 9);
+        world.passes(REMEMBERED_MS / 4);
+        for left in [6, 3, 1] {
+            assert_eq!(rows(&world, "to_device_sender"), left, "slice by slice");
+            world.passes(NEXT_SLICE_MS);
+        }
+        from("LATE", "1");
+        for _ in 0..4 {
+            world.passes(LOOKED_AT_MS);
+        }
+        assert_eq!(rows(&world, "due WHERE what = 'to_device_senders'"), 0, "there is nothing to do");
+        let last = syncs(&world, "one", None).unwrap();
+        assert_eq!(told(&last).len(), 9, "each once");
+        world.evict(&Address::new(ActorKind::User, ALICE));
+        from("BOB0", "1");
+        assert_eq!(told(&syncs(&world, "one", Some(&last.next_batch)).unwrap()), ["1"], "after what was there before");
     }
 
     #[test]

@@ -256,7 +256,7 @@ mod tests {
 
     fn claim(world: &World, algorithm: &str) -> Option<String> {
         let devices = BTreeMap::from([("PHONE".into(), algorithm.to_owned())]);
-        let mut claimed = world.call(ALICE, &ClaimKeys { devices }).unwrap();
+        let mut claimed = world.call(ALICE, &ClaimKeys { call_id: None, devices }).unwrap();
         let (name, key) = claimed.pop_first()?.1.pop_first()?;
         assert_eq!(serde_json::from_str::<Value>(key.get()).unwrap(), json!({ "key": name }));
         Some(name)
@@ -290,6 +290,26 @@ mod tests {
         assert_eq!(counts(&world.call(ALICE, &second).unwrap()), (None, &[][..]), "the fallback key is used");
         assert_eq!(counts(&world.call(ALICE, &upload(&[], &["a:g"])).unwrap()), (None, &fallback[..]));
         assert_eq!(claim(&world, "a").as_deref(), Some("a:g"));
+    }
+
+    #[test]
+    fn a_repeated_claim_is_given_the_same_key() {
+        let world = alice();
+        world.call(ALICE, &upload(&["a:1", "a:2", "a:3"], &["a:f"])).unwrap();
+        let claims = |call_id: &str| {
+            let devices = BTreeMap::from([("PHONE".into(), "a".to_owned())]);
+            let call = ClaimKeys { call_id: Some(call_id.to_owned()), devices };
+            world.call(ALICE, &call).unwrap().pop_first().unwrap().1.pop_first().unwrap()
+        };
+        for (call_id, name) in [("c", "a:1"), ("d", "a:2"), ("c", "a:1"), ("e", "a:3"), ("d", "a:2"), ("f", "a:f")] {
+            world.evict(&Address::new(ActorKind::User, ALICE));
+            let (claimed, key) = claims(call_id);
+            assert_eq!(claimed, name, "{call_id}");
+            assert_eq!(serde_json::from_str::<Value>(key.get()).unwrap(), json!({ "key": name }));
+        }
+        let before = world.rows_written();
+        claims("c");
+        assert_eq!(world.rows_written(), before, "nothing is written");
     }
 
     #[test]

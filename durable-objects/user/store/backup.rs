@@ -27,19 +27,27 @@ pub(crate) fn get(sql: &dyn Sql, version: u64) -> Result<Option<BackupInfo>, Fau
     sql.query(&format!("{INFO} AND version = ?1"), &[version.into()])?.pop().map(info).transpose()
 }
 
-/// Whether there is or was such a backup.
+/// Whether there is or was such a backup: versions are counted up, and the last one's row stays.
 pub(crate) fn was_made(sql: &dyn Sql, version: u64) -> Result<bool, Fault> {
-    Ok(!sql.query("SELECT 1 FROM backup WHERE version = ?1", &[version.into()])?.is_empty())
+    let row = sql.query("SELECT max(version) FROM backup", &[])?.pop();
+    let last = row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))?.unwrap_or(0);
+    Ok((1..=last).contains(&version))
 }
 
 /// Adds a backup and answers its version.
-pub(crate) fn add(tx: &Tx<'_>, algorithm: &str, auth_data: &str) -> Result<u64, Fault> {
+pub(crate) fn add(tx: &Tx<'_>, algorithm: &str, auth_data: &str, call_id: Option<&str>) -> Result<u64, Fault> {
     let mut rows = tx.execute(
-        "INSERT INTO backup (version, etag, count, algorithm, auth_data)
-         SELECT coalesce(max(version), 0) + 1, 0, 0, ?1, ?2 FROM backup RETURNING version",
-        &[algorithm.into(), auth_data.into()],
+        "INSERT INTO backup (version, etag, count, algorithm, auth_data, call_id)
+         SELECT coalesce(max(version), 0) + 1, 0, 0, ?1, ?2, ?3 FROM backup RETURNING version",
+        &[algorithm.into(), auth_data.into(), call_id.into()],
     )?;
     rows.pop().ok_or_else(|| Fault::new("a backup has no version"))?.unsigned(0)
+}
+
+/// The backup that a call made.
+pub(crate) fn made_by(sql: &dyn Sql, call_id: &str) -> Result<Option<u64>, Fault> {
+    let row = sql.query("SELECT version FROM backup WHERE call_id = ?1 LIMIT 1", &[call_id.into()])?.pop();
+    row.map(|mut row| row.unsigned(0)).transpose()
 }
 
 /// Sets what says how keys are encrypted.
@@ -48,14 +56,46 @@ pub(crate) fn set_auth_data(tx: &Tx<'_>, version: u64, auth_data: &str) -> Resul
     Ok(())
 }
 
-/// Deletes a backup with its keys.
+/// Deletes a backup; its row and its keys are left to be removed.
 pub(crate) fn delete(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
-    tx.execute("DELETE FROM backup_key WHERE version = ?1", &[version.into()])?;
     tx.execute(
         "UPDATE backup SET algorithm = NULL, auth_data = NULL, count = 0 WHERE version = ?1",
         &[version.into()],
     )?;
     Ok(())
+}
+
+/// Deleted backups whose rows are there still, the first ones first.
+pub(crate) fn deleted(sql: &dyn Sql, limit: u64) -> Result<Vec<u64>, Fault> {
+    let rows =
+        sql.query("SELECT version FROM backup WHERE algorithm IS NULL ORDER BY version LIMIT ?1", &[limit.into()])?;
+    rows.into_iter().map(|mut row| row.unsigned(0)).collect()
+}
+
+/// Removes some keys of a backup; answers how many.
+pub(crate) fn remove_keys(tx: &Tx<'_>, version: u64, limit: u64) -> Result<u64, Fault> {
+    let removed = tx.execute(
+        "DELETE FROM backup_key WHERE (version, room_id, session_id) IN (
+             SELECT version, room_id, session_id FROM backup_key WHERE version = ?1 LIMIT ?2
+         ) RETURNING 1",
+        &[version.into(), limit.into()],
+    )?;
+    Ok(removed.len() as u64)
+}
+
+/// Removes the row of a deleted backup, unless it is the last one's, which says what number comes next.
+pub(crate) fn remove(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM backup WHERE version = ?1 AND algorithm IS NULL AND version < (SELECT max(version) FROM backup)",
+        &[version.into()],
+    )?;
+    Ok(())
+}
+
+/// How many keys there are in all backups.
+pub(crate) fn keys_total(sql: &dyn Sql) -> Result<u64, Fault> {
+    let row = sql.query("SELECT sum(count) FROM backup", &[])?.pop();
+    row.map_or(Ok(None), |mut row| row.unsigned_or_null(0)).map(Option::unwrap_or_default)
 }
 
 /// The versions there are.

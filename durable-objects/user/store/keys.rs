@@ -170,14 +170,20 @@ pub(crate) fn forget_given(tx: &Tx<'_>, device_id: &DeviceId, before: u64) -> Re
     Ok(())
 }
 
-/// The key to give out next: a one-time key, the oldest first, or else the fallback key; with whether it is that, and
-/// whether that was given out before.
-pub(crate) fn next(sql: &dyn Sql, device_id: &DeviceId, algorithm: &str) -> Result<Option<(Kept, bool, bool)>, Fault> {
+/// The key to give out next: what the same claim was given before, or a one-time key, the oldest first, or else the
+/// fallback key; with whether it is that, and whether it was given out before.
+pub(crate) fn next(
+    sql: &dyn Sql,
+    device_id: &DeviceId,
+    algorithm: &str,
+    claim: Option<&str>,
+) -> Result<Option<(Kept, bool, bool)>, Fault> {
     sql.query(
-        "SELECT algorithm, key_id, uploaded, key, fallback, given IS NOT NULL FROM one_time_key
-         WHERE device_id = ?1 AND fallback IN (0, 1) AND algorithm = ?2 AND key IS NOT NULL
+        // Those given out stand before those that are left.
+        "SELECT algorithm, key_id, uploaded, coalesce(key, claimed), fallback, given IS NOT NULL FROM one_time_key
+         WHERE device_id = ?1 AND fallback IN (0, 1) AND algorithm = ?2 AND (key IS NOT NULL OR claim = ?3)
          ORDER BY fallback, uploaded, key_id LIMIT 1",
-        &[device_id.as_str().into(), algorithm.into()],
+        &[device_id.as_str().into(), algorithm.into(), claim.into()],
     )?
     .pop()
     .map(|mut row| {
@@ -187,10 +193,17 @@ pub(crate) fn next(sql: &dyn Sql, device_id: &DeviceId, algorithm: &str) -> Resu
     .transpose()
 }
 
-/// Notes that a key was given out at the user's own position. The key itself stays only if it is a fallback key.
-pub(crate) fn give(tx: &Tx<'_>, device_id: &DeviceId, key: &Kept, fallback: bool, position: u64) -> Result<(), Fault> {
+/// Notes that a key was given out at the user's own position. It stays to be given out only if it is a fallback key.
+pub(crate) fn give(
+    tx: &Tx<'_>,
+    device_id: &DeviceId,
+    (key, fallback): (&Kept, bool),
+    claim: Option<&str>,
+    position: u64,
+) -> Result<(), Fault> {
     tx.execute(
-        "UPDATE one_time_key SET given = ?6, key = CASE WHEN fallback THEN key END
+        "UPDATE one_time_key SET given = ?6, key = CASE WHEN fallback THEN key END,
+             claim = CASE WHEN fallback THEN NULL ELSE ?7 END, claimed = CASE WHEN fallback THEN NULL ELSE key END
          WHERE device_id = ?1 AND fallback = ?2 AND algorithm = ?3 AND uploaded = ?4 AND key_id = ?5",
         &[
             device_id.as_str().into(),
@@ -199,6 +212,7 @@ pub(crate) fn give(tx: &Tx<'_>, device_id: &DeviceId, key: &Kept, fallback: bool
             key.uploaded.into(),
             key.key_id.as_str().into(),
             position.into(),
+            claim.into(),
         ],
     )?;
     Ok(())

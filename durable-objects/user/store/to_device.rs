@@ -1,21 +1,58 @@
 //! Messages to devices, and who sent the last ones.
 
-use platform::{Fault, Sql, Tx};
+use platform::{Fault, Row, Sql, Tx};
 use ruma_common::DeviceId;
 
 use crate::user::ToDeviceMessage;
+
+/// How many messages there were for a device up to one of them, that one included, and their bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counted {
+    pub number: u64,
+    pub bytes: u64,
+}
+
+fn counted(rows: Vec<Row>) -> Result<Option<Counted>, Fault> {
+    let counted = |mut row: Row| Ok(Counted { number: row.unsigned(0)?, bytes: row.unsigned(1)? });
+    rows.into_iter().next().map(counted).transpose()
+}
+
+/// Of the first message that waits.
+pub(crate) fn first(sql: &dyn Sql, device_id: &DeviceId) -> Result<Option<Counted>, Fault> {
+    counted(sql.query(
+        "SELECT number, bytes FROM to_device WHERE device_id = ?1 ORDER BY position LIMIT 1",
+        &[device_id.as_str().into()],
+    )?)
+}
+
+/// Of the last message that waits.
+pub(crate) fn last(sql: &dyn Sql, device_id: &DeviceId) -> Result<Option<Counted>, Fault> {
+    counted(sql.query(
+        "SELECT number, bytes FROM to_device WHERE device_id = ?1 ORDER BY position DESC LIMIT 1",
+        &[device_id.as_str().into()],
+    )?)
+}
 
 /// Adds a message at the user's own position.
 pub(crate) fn put(
     tx: &Tx<'_>,
     device_id: &DeviceId,
     position: u64,
-    (sender, event_type): (&str, &str),
-    content: &str,
+    (sender, event_type, content): (&str, &str, &str),
+    counted: Counted,
 ) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO to_device (device_id, position, sender, type, content) VALUES (?1, ?2, ?3, ?4, ?5)",
-        &[device_id.as_str().into(), position.into(), sender.into(), event_type.into(), content.into()],
+        "INSERT INTO to_device (device_id, position, sender, type, content, number, bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        &[
+            device_id.as_str().into(),
+            position.into(),
+            sender.into(),
+            event_type.into(),
+            content.into(),
+            counted.number.into(),
+            counted.bytes.into(),
+        ],
     )?;
     Ok(())
 }
@@ -64,15 +101,17 @@ pub(crate) fn drop_all(tx: &Tx<'_>, device_id: &DeviceId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The position of the message that has `newer` messages of its device after it.
-pub(crate) fn with_newer(sql: &dyn Sql, device_id: &DeviceId, newer: u64) -> Result<Option<u64>, Fault> {
-    sql.query(
-        "SELECT position FROM to_device WHERE device_id = ?1 ORDER BY position DESC LIMIT 1 OFFSET ?2",
-        &[device_id.as_str().into(), newer.into()],
-    )?
-    .pop()
-    .map(|mut row| row.unsigned(0))
-    .transpose()
+/// Drops, of the first few messages that wait, up to which less was counted than this.
+pub(crate) fn drop_first(tx: &Tx<'_>, device_id: &DeviceId, kept_from: Counted, few: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM to_device WHERE device_id = ?1 AND position IN (
+             SELECT position FROM (
+                 SELECT position, number, bytes FROM to_device WHERE device_id = ?1 ORDER BY position LIMIT ?4
+             ) WHERE number < ?2 OR bytes < ?3
+         )",
+        &[device_id.as_str().into(), kept_from.number.into(), kept_from.bytes.into(), few.into()],
+    )?;
+    Ok(())
 }
 
 /// The last transactions of a device that writes to the user: a JSON list.
@@ -99,6 +138,20 @@ pub(crate) fn put_transactions(
         &[sender.into(), device_id.as_str().into(), position.into(), transactions.into()],
     )?;
     Ok(())
+}
+
+/// Forgets transactions of devices whose last message was before a position, of some at once; never those of the last
+/// message of all, by which the user's stream knows how far it got. Answers how many were forgotten, and are left.
+pub(crate) fn forget_senders(tx: &Tx<'_>, before: u64, limit: u64) -> Result<(u64, u64), Fault> {
+    let forgotten = tx.execute(
+        "DELETE FROM to_device_sender WHERE (sender, device_id) IN (
+             SELECT sender, device_id FROM to_device_sender
+             WHERE position < ?1 AND position < (SELECT max(position) FROM to_device_sender) LIMIT ?2
+         ) RETURNING 1",
+        &[before.into(), limit.into()],
+    )?;
+    let row = tx.query("SELECT count(*) FROM to_device_sender", &[])?.pop();
+    Ok((forgotten.len() as u64, row.map_or(Ok(0), |mut row| row.unsigned(0))?))
 }
 
 /// The user's own position of the last message of all, though it may be gone.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{Bearer, Context, Failure};
 
 /// Users who left a room whose other rooms are looked at. Of more, none is told as gone: a client that goes on to follow
-/// their devices loses nothing.
+/// their devices asks for no more of them, and is told that they changed when it shares a room with them again.
 const LEFT_MAX: usize = 100;
 /// Users asked at the same time.
 const USERS_AT_ONCE: usize = 32;

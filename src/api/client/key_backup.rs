@@ -21,6 +21,7 @@ use ruma_common::RoomId;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use super::rooms::call_id;
 use crate::{Bearer, Body, Context, Failure, Routes, router::kept_json};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -50,8 +51,8 @@ struct Algorithm {
 
 async fn create(cx: &Context, bearer: Bearer, request: create::Request) -> Result<Vec<u8>, Failure> {
     let Algorithm { algorithm, auth_data, .. } = kept_json(request.algorithm.json().get().as_bytes())?;
-    let version =
-        bearer.call(cx, &CreateBackup { token_hash: bearer.token_hash.clone(), algorithm, auth_data }).await?;
+    let (token_hash, call_id) = (bearer.token_hash.clone(), Some(call_id(cx)?));
+    let version = bearer.call(cx, &CreateBackup { token_hash, call_id, algorithm, auth_data }).await?;
     Ok(serde_json::to_vec(&json!({ "version": version }))?)
 }
 

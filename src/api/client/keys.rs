@@ -23,7 +23,7 @@ use ruma_common::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::device_lists::DeviceLists;
+use super::{device_lists::DeviceLists, rooms::call_id};
 use crate::{
     Bearer, Caller, Context, Failure, Routes, failure,
     federation::Elsewhere,
@@ -164,9 +164,11 @@ pub(crate) async fn claimed_here(
     cx: &Context,
     users: Vec<(OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>)>,
 ) -> Result<ClaimedKeys, Failure> {
+    let call_id = Some(call_id(cx)?);
     let calls = users.into_iter().map(|(user_id, devices)| async {
         let devices = devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect();
-        Ok::<_, Failure>((existing(cx.user(&user_id).call(&ClaimKeys { devices }).await)?, user_id))
+        let call = ClaimKeys { call_id: call_id.clone(), devices };
+        Ok::<_, Failure>((existing(cx.user(&user_id).call(&call).await)?, user_id))
     });
     let claimed: Vec<_> = stream::iter(calls).buffer_unordered(USERS_AT_ONCE).try_collect().await?;
     let keys = claimed.into_iter().filter_map(|(keys, user_id)| Some((user_id, keys.filter(|keys| !keys.is_empty())?)));

@@ -54,6 +54,6 @@ fn not_in_room(user_id: &UserId) -> Refusal {
 }
 
 /// A call id: a repeated call is recognised by it.
-fn call_id(cx: &Context) -> Result<String, Fault> {
+pub(super) fn call_id(cx: &Context) -> Result<String, Fault> {
     Ok(format!("{:032x}", u128::from_be_bytes(cx.random()?)))
 }
