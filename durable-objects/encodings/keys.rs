@@ -55,6 +55,18 @@ fn what_is_said_of_keys() {
         json!({ "token_hash": "t", "signed": { "@alice:a": { "PHONE": {} } }, "masters": { "@alice:a": {} } }),
     );
     pinned_reply::<user::UploadSignatures>(json!({ "@alice:a": { "PHONE": { "invalid_signature": "wrong" } } }));
+    pinned(
+        &user::GetDeviceListUpdates { devices_after: Some(1), identity_after: Some(2) },
+        json!({ "devices_after": 1, "identity_after": 2 }),
+    );
+    let device = json!({
+        "device_id": "D", "device_display_name": "n", "stream_id": 5, "prev_id": [1], "keys": {},
+    });
+    let deleted = json!({ "device_id": "E", "stream_id": 6, "prev_id": [5], "deleted": true });
+    pinned_reply::<user::GetDeviceListUpdates>(json!({
+        "devices": [device, deleted], "more": true, "stream_id": 7,
+        "identity": { "stream_id": 2, "master_key": {}, "self_signing_key": {} },
+    }));
     pinned(&room::DeviceListChanged { user: alice(), changed_ms: 5 }, json!({ "user": "@alice:a", "changed_ms": 5 }));
     pinned(&room::GetDeviceLists { user: alice(), from: Some(5) }, json!({ "user": "@alice:a", "from": 5 }));
     pinned_reply::<room::GetDeviceLists>(json!({ "changed": ["@alice:a"], "left": ["@alice:a"] }));

@@ -15,6 +15,7 @@
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
+//! | [`GetDeviceListUpdates`] | what other servers are told of the user's devices |
 //! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
 //! | [`ReceiveToDevice`] | messages to the user's devices |
 //! | [`PutDehydratedDevice`], [`GetDehydratedDevice`], [`DeleteDehydratedDevice`], [`GetDehydratedEvents`] | the device that nobody is logged in on |
@@ -40,6 +41,7 @@ mod create;
 mod deactivate;
 mod dehydrated_device;
 mod device;
+mod device_list_updates;
 mod exceptions;
 mod filter;
 mod get_inviter;
@@ -105,6 +107,7 @@ pub use dehydrated_device::{
     PutDehydratedDevice,
 };
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
+pub use device_list_updates::{DeviceListUpdate, DeviceListUpdates, GetDeviceListUpdates, IdentityUpdate};
 pub use filter::{AddFilter, GetFilter};
 pub use get_inviter::{GetInviter, IsAsked};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
@@ -224,6 +227,7 @@ impl Logic for User {
             write ClaimKeys => claim_keys,
             read GetKeys => keys,
             read GetSignatures => signatures,
+            read GetDeviceListUpdates => device_list_updates,
             write UploadCrossSigning => upload_cross_signing,
             write UploadSignatures => upload_signatures,
             write ReceiveToDevice => receive_to_device,

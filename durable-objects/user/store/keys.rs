@@ -91,9 +91,31 @@ pub(crate) fn devices_head(sql: &dyn Sql) -> Result<u64, Fault> {
     kind_head(sql, Kind::Device)
 }
 
+/// The position at which the user's own keys changed last; 0 if there never were any.
+pub(crate) fn identity_head(sql: &dyn Sql) -> Result<u64, Fault> {
+    kind_head(sql, Kind::CrossSigning)
+}
+
 fn kind_head(sql: &dyn Sql, kind: Kind) -> Result<u64, Fault> {
     let row = sql.query("SELECT max(changed) FROM public_key WHERE kind = ?1", &[kind.as_str().into()])?.pop();
     row.map_or(Ok(0), |mut row| Ok(row.unsigned_or_null(0)?.unwrap_or(0)))
+}
+
+/// The devices whose keys changed after a position, in the order of that: each with its position and its keys, `None` if
+/// it is gone. Without a position: all that there are.
+pub(crate) fn devices_after(
+    sql: &dyn Sql,
+    after: Option<u64>,
+    limit: u64,
+) -> Result<Vec<(String, u64, Option<String>)>, Fault> {
+    sql.query(
+        "SELECT id, changed, key FROM public_key
+         WHERE kind = ?1 AND changed > ?2 AND (?3 OR key IS NOT NULL) ORDER BY changed LIMIT ?4",
+        &[Kind::Device.as_str().into(), after.unwrap_or(0).into(), after.is_some().into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?, row.text_or_null(2)?)))
+    .collect()
 }
 
 /// The user's own position at which any key changed last.
