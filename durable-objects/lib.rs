@@ -21,6 +21,8 @@ mod conversation;
 #[cfg(test)]
 mod encodings;
 #[cfg(test)]
+mod encryption_stories;
+#[cfg(test)]
 mod forks;
 #[cfg(test)]
 mod growth;

@@ -65,7 +65,8 @@ pub(crate) trait Logic {
     }
     /// An operation failed and its transaction with it: memory forgets what it took over early.
     fn rolled_back(&self) {}
-    /// A delivery's outcome could not be settled: memory no longer takes it for being under way.
+    /// Memory could not take over what was committed, or a delivery's outcome: it forgets what it would have kept, and no
+    /// longer takes anything for being under way.
     fn unsettled(&self) {}
     /// The alarm fired; what is on the schedule is handled besides.
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
@@ -287,7 +288,11 @@ impl Object {
     }
 
     fn committed(&self, cx: Cx<'_>) -> Result<After, CallError> {
-        self.logic.committed(self.host.sql(), &cx).map_err(told)?;
+        if let Err(error) = self.logic.committed(self.host.sql(), &cx) {
+            // It is committed all the same.
+            self.logic.unsettled();
+            return Err(told(error));
+        }
         self.alarm_at_ms.set(cx.alarm_at_ms.get());
         Ok(cx.after.into_inner())
     }

@@ -12,7 +12,8 @@ use serde_json::{json, value::to_raw_value};
 use super::{Room, state::MEMBER, store, viewer::Viewer};
 use crate::{Call, Cx, Error, destination::QueueEdu, outbox};
 
-/// Members of a room without encryption that are told to one who joins it: in a larger one nobody sends them keys.
+/// Members of a room without encryption that are told to one who joins it: in a larger one nobody sends them keys, and
+/// once it is encrypted all are told. Spec: `changed` has those «who now share an encrypted room with the client».
 const UNENCRYPTED_MEMBERS_MAX: u64 = 1_000;
 /// Members of any room that are told at once.
 const MEMBERS_MAX: u64 = 100_000;
@@ -140,6 +141,8 @@ pub(super) fn of_member(sql: &dyn Sql, viewer: &UserId, since: Option<u64>, to: 
         let was_joined = if one_by_one { was_joined(sql, &user, since)? } else { !joined };
         let list = match (was_joined, joined) {
             (false, true) => &mut lists.changed,
+            // While they were out, nobody told this room of their devices.
+            (true, true) if store::device_lists::was_out(sql, &user, since, to)? => &mut lists.changed,
             (true, false) => &mut lists.left,
             _ => continue,
         };

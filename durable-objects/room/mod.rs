@@ -312,6 +312,7 @@ impl Logic for Room {
         // The alarm tells everybody again.
         *self.followers.borrow_mut() = None;
         *self.servers.borrow_mut() = None;
+        *self.transactions.borrow_mut() = None;
         *self.presences.borrow_mut() = None;
     }
 

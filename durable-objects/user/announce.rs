@@ -5,7 +5,7 @@
 //! slice, which rooms do not mind; a room that could not be reached gets a row of the outbox.
 
 use platform::{Sql, Tx};
-use ruma_common::OwnedUserId;
+use ruma_common::{OwnedUserId, RoomId};
 
 use super::{
     ROOMS_BEFORE_ANSWER_MAX, User, own_id, profile,
@@ -63,6 +63,9 @@ impl Announcing {
 /// How long a slice may take, in milliseconds, before the alarm looks what became of it.
 const RETRY_MS: u64 = 10_000;
 
+/// How far the clocks of a user and a room may be apart, in milliseconds.
+const CLOCKS_APART_MS: u64 = 1_000;
+
 /// The slice that is on its way.
 struct Slice {
     /// Which news, by when it became so.
@@ -93,6 +96,18 @@ pub(super) fn refresh(sql: &dyn Sql, user: OwnedUserId, changed_ms: u64) -> Resu
 
 fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error> {
     Ok(DeviceListChanged { user: own_id(cx)?, changed_ms })
+}
+
+/// A room that the user came to is told of devices that changed before the user knew to be there, for it was not when all
+/// rooms were.
+pub(super) fn devices_while_joining(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, joined: u64) -> Result<(), Error> {
+    match announcement::get(&**tx, News::DeviceList)? {
+        // Positions of rooms count the milliseconds.
+        Some((changed_ms, _)) if changed_ms.saturating_add(CLOCKS_APART_MS) >= joined => {
+            outbox::owe(tx, cx, room_id.as_str(), &device_list(cx, changed_ms)?, false)
+        }
+        _ => Ok(()),
+    }
 }
 
 impl User {
@@ -217,14 +232,15 @@ impl User {
 mod tests {
     use std::rc::Rc;
 
-    use domain::power::Preset;
+    use domain::{power::Preset, signed_key::testing::Signer};
     use platform::{ActorKind, Address, Sql};
     use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
     use ruma_events::StateEventType;
+    use serde_json::value::to_raw_value;
 
     use crate::{
-        room::GetStateEvent,
-        user::{Create, NewDevice, SetProfileField},
+        room::{Delta, GetDeviceLists, GetStateEvent, MembershipAction},
+        user::{Create, NewDevice, SetProfileField, UploadKeys},
         world::World,
     };
 
@@ -314,6 +330,28 @@ mod tests {
         is_called(&world, "Alice");
         world.settle();
         assert_eq!(shown(&world, &rooms, "Alice"), 130);
+        assert_eq!(owed(&world), (0, 0));
+    }
+
+    #[test]
+    fn a_room_is_told_of_devices_that_changed_while_their_user_joined() {
+        let (world, _) = in_rooms(1);
+        let host = user_id!("@host:myelin.test").to_owned();
+        world.call(host.as_str(), &Create { call_id: "h".to_owned(), ..Create::default() }).unwrap();
+        let room_id = world.creates_room(&host, "12", Preset::PublicChat);
+        // Alice does not learn that she is in the room before her devices change.
+        world.lost_calls.set(1);
+        world.changes(&alice(), &room_id, &alice(), MembershipAction::Join).unwrap();
+        world.lost_calls.set(0);
+        let asks = |from: u64| world.call(room_id.as_str(), &GetDeviceLists { user: host.clone(), from: Some(from) });
+        let delta = Delta { user: host.clone(), ..serde_json::from_str(r#"{"user":"@a:a","device":"D"}"#).unwrap() };
+        let joined = world.call(room_id.as_str(), &delta).unwrap().to;
+        let device_keys = to_raw_value(&Signer::new(1).device(alice().as_str(), "PHONE")).unwrap();
+        let upload = UploadKeys { token_hash: "t".to_owned(), device_keys: Some(device_keys), ..UploadKeys::default() };
+        world.call(alice().as_str(), &upload).unwrap();
+        assert_eq!(asks(joined).unwrap().changed, [] as [OwnedUserId; 0]);
+        world.passes(60_000);
+        assert_eq!(asks(joined).unwrap().changed, [alice()]);
         assert_eq!(owed(&world), (0, 0));
     }
 

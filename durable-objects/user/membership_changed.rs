@@ -84,6 +84,7 @@ impl User {
             self.others_forgotten(cx.now_ms);
         } else if same.is_none() && call.membership == MembershipState::Join {
             self.presence_joins(tx, cx, &call.room_id)?;
+            super::announce::devices_while_joining(tx, cx, &call.room_id, call.position)?;
         }
         // The profile may have changed while the user was joining.
         if let Some(shown) = call.profile {

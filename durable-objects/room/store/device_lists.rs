@@ -52,6 +52,18 @@ pub(crate) fn moved(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<(String
     .collect()
 }
 
+/// Whether a member was out of the room at some time in `(after, up_to]`.
+pub(crate) fn was_out(sql: &dyn Sql, user_id: &str, after: u64, up_to: u64) -> Result<bool, Fault> {
+    let rows = sql.query(
+        "SELECT 1 FROM state_change LEFT JOIN event ON event.position = state_change.after
+         WHERE state_change.type = 'm.room.member' AND state_change.state_key = ?1
+             AND state_change.position > ?2 AND state_change.position <= ?3
+             AND coalesce(event.json ->> '$.content.membership', 'leave') <> 'join' LIMIT 1",
+        &[user_id.into(), after.into(), up_to.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
 /// Whether the room was encrypted after `after`.
 pub(crate) fn encrypted_since(sql: &dyn Sql, after: u64) -> Result<bool, Fault> {
     let rows = sql.query(
