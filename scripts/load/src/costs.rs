@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Result, Sizes,
     client::{Client, Origin},
+    keys::Keys,
     report::{Budget, Cost, Counters, Report},
     user::{Registrar, User},
 };
@@ -35,7 +36,13 @@ const ROWS_PER_MESSAGE_MAX: f64 = 5.0;
 const ROOMS_MOVED: [usize; 3] = [0, 1, 3];
 
 /// Measures every kind of operation, if the server shows counters.
-pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, report: &mut Report) -> Result<()> {
+pub(crate) async fn costs(
+    origin: Origin,
+    registrar: &Registrar,
+    keys: &mut Keys,
+    sizes: &Sizes,
+    report: &mut Report,
+) -> Result<()> {
     let mut meter = Meter::new(origin);
     if !meter.is_there().await? {
         return Ok(());
@@ -57,6 +64,7 @@ pub(crate) async fn costs(origin: Origin, registrar: &Registrar, sizes: &Sizes, 
     for (moved, pair) in &mut reading {
         syncs(&mut meter, pair, *moved, count, report).await?;
     }
+    keys.costs(&mut meter, sizes, report).await?;
     accounts_and_rooms(&mut meter, registrar, count, report).await
 }
 
@@ -213,7 +221,7 @@ impl Meter {
     }
 
     /// What some work cost, with the alarms it armed.
-    async fn spent_on(&mut self, work: impl Future<Output = Result<()>>) -> Result<Counters> {
+    pub(crate) async fn spent_on(&mut self, work: impl Future<Output = Result<()>>) -> Result<Counters> {
         let before = self.read().await?;
         work.await?;
         Ok(self.at_rest(ALARMS_REST).await? - before)

@@ -9,6 +9,7 @@
 mod client;
 mod costs;
 mod growth;
+mod keys;
 mod process;
 mod report;
 mod samples;
@@ -123,6 +124,10 @@ struct Sizes {
     waiting: usize,
     idle: usize,
     rooms: Vec<usize>,
+    /// Those who claim keys at once, those who have some, and of these those who are sent to.
+    claimers: usize,
+    keyed: usize,
+    receivers: usize,
     /// Repetitions of what is large.
     rounds: usize,
     /// Operations of a kind whose cost is counted: few enough that no alarm fires among them.
@@ -140,6 +145,9 @@ impl Sizes {
             waiting: 100,
             idle: 16,
             rooms: vec![50, 200],
+            claimers: 16,
+            keyed: 200,
+            receivers: 100,
             rounds: 7,
             counted: 20,
         }
@@ -155,6 +163,9 @@ impl Sizes {
             waiting: 10,
             idle: 4,
             rooms: vec![5],
+            claimers: 4,
+            keyed: 20,
+            receivers: 10,
             rounds: 2,
             counted: 10,
         }
@@ -203,10 +214,13 @@ async fn measure(run: Run) -> Result<ExitCode> {
     say("syncing");
     syncs::idle(&mut users, &sizes, &mut report).await?;
     syncs::initial(&registrar, &sizes, &mut report).await?;
+    say("exchanging keys");
+    let mut keys = keys::Keys::publish(&registrar, &sizes).await?;
+    keys.speeds(&sizes, &mut report).await?;
     memory("memory under load", &run.pid, &mut report);
     drop(users);
     say("counting");
-    costs::costs(origin, &registrar, &sizes, &mut report).await?;
+    costs::costs(origin, &registrar, &mut keys, &sizes, &mut report).await?;
     write(&run.json, &report)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ pub(crate) struct Registrar {
 
 pub(crate) struct User {
     pub id: String,
+    pub device_id: String,
     /// Where the last sync ended.
     pub since: String,
     client: Client,
@@ -39,6 +40,7 @@ pub(crate) struct User {
 #[derive(Deserialize)]
 struct Account {
     user_id: String,
+    device_id: String,
     access_token: String,
 }
 
@@ -72,7 +74,7 @@ impl Registrar {
             None => openly(&mut client, &name).await?,
         };
         let client = Client::with_token(self.origin, account.access_token);
-        Ok(User { id: account.user_id, since: String::new(), client, sent: 0, asked: 0 })
+        Ok(User { id: account.user_id, device_id: account.device_id, since: String::new(), client, sent: 0, asked: 0 })
     }
 }
 
@@ -125,6 +127,29 @@ impl User {
         let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/t{}", self.sent);
         self.client.put(&path, &json!({ "msgtype": "m.text", "body": text })).await?.ok()?;
         Ok(())
+    }
+
+    pub(crate) async fn uploads_keys(&mut self, keys: &Value) -> Result<()> {
+        self.client.post("/_matrix/client/v3/keys/upload", keys).await?.ok().map(drop)
+    }
+
+    /// A key of each of these devices: algorithms by user and device.
+    pub(crate) async fn claims_keys(&mut self, of: &Value) -> Result<()> {
+        let body = json!({ "one_time_keys": of });
+        self.client.post("/_matrix/client/v3/keys/claim", &body).await?.ok().map(drop)
+    }
+
+    /// The keys of these users: lists of devices, by user.
+    pub(crate) async fn asks_keys(&mut self, of: &Value) -> Result<()> {
+        let body = json!({ "device_keys": of });
+        self.client.post("/_matrix/client/v3/keys/query", &body).await?.ok().map(drop)
+    }
+
+    /// A message to devices: contents by user and device.
+    pub(crate) async fn sends_to_devices(&mut self, messages: &Value) -> Result<()> {
+        self.sent += 1;
+        let path = format!("/_matrix/client/v3/sendToDevice/m.room.encrypted/t{}", self.sent);
+        self.client.put(&path, &json!({ "messages": messages })).await?.ok().map(drop)
     }
 
     /// Logs in on one more device.
