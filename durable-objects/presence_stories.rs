@@ -38,6 +38,10 @@ struct Device {
     user: OwnedUserId,
     token_hash: String,
     since: Option<String>,
+    /// The most presences it takes at once.
+    limit: Option<u64>,
+    /// Whether its user's actor is evicted between the plan and the close of its next sync.
+    forgets_before_closing: bool,
     /// The sync that waits: when it was asked, and how the device is there.
     waiting: Option<(u64, PresenceState)>,
     /// What it shows of others, and of its own user.
@@ -61,8 +65,9 @@ impl Device {
         } else {
             world.call(user.as_str(), &user::LogIn { password_hash: "hash".to_owned(), device }).unwrap();
         }
-        let (since, waiting) = (None, None);
-        Self { world: world.clone(), user, token_hash, since, waiting, sees: BTreeMap::new(), told: 0 }
+        let (since, limit, waiting) = (None, None, None);
+        let (sees, forgets_before_closing) = (BTreeMap::new(), false);
+        Self { world: world.clone(), user, token_hash, since, limit, forgets_before_closing, waiting, sees, told: 0 }
     }
 
     /// A sync that does not wait.
@@ -80,7 +85,7 @@ impl Device {
             let asked_at_ms = self.world.now_ms();
             if !self.asks(set, asked_at_ms, TIMEOUT_MS) {
                 self.waiting = Some((asked_at_ms, set));
-                *self.world.waiting.borrow_mut().entry(address(&self.user)).or_default() += 1;
+                self.counts_as_waiting(true);
                 return;
             }
         }
@@ -89,8 +94,14 @@ impl Device {
 
     fn stops_waiting(&mut self) {
         if self.waiting.take().is_some() {
-            *self.world.waiting.borrow_mut().get_mut(&address(&self.user)).unwrap() -= 1;
+            self.counts_as_waiting(false);
         }
+    }
+
+    fn counts_as_waiting(&self, waits: bool) {
+        let mut waiting = self.world.waiting.borrow_mut();
+        let count = waiting.entry(address(&self.user)).or_default();
+        *count = if waits { *count + 1 } else { *count - 1 };
     }
 
     /// Asks the sync that waits again, as every wake does; once it is answered, or its time is up, the next one waits.
@@ -106,16 +117,27 @@ impl Device {
     }
 
     fn asks(&mut self, set: PresenceState, asked_at_ms: u64, timeout_ms: u64) -> bool {
-        let presence = Some(SyncPresence { set, asked_at_ms, timeout_ms, filter: EventFilter::default() });
-        let may_wait = timeout_ms > 0 && self.since.is_some();
-        let plan = user::SyncPlan {
+        let filter = EventFilter { limit: self.limit, ..EventFilter::default() };
+        let presence = Some(SyncPresence { set, asked_at_ms, timeout_ms, filter });
+        let is_first = self.since.is_none();
+        let mut plan = user::SyncPlan {
             token_hash: self.token_hash.clone(),
             since: self.since.clone(),
-            may_wait,
+            may_wait: is_first || timeout_ms > 0,
             presence: presence.clone(),
             ..user::SyncPlan::default()
         };
-        let Some(plan) = self.world.asks(self.user.as_str(), &plan) else { return false };
+        let mut answer = self.world.asks(self.user.as_str(), &plan);
+        if is_first && answer.is_none() {
+            // A first sync waits a moment for the rooms.
+            self.counts_as_waiting(true);
+            self.world.passes(0);
+            answer = self.world.asks(self.user.as_str(), &plan);
+            self.counts_as_waiting(false);
+            plan.may_wait = false;
+            answer = answer.or_else(|| self.world.asks(self.user.as_str(), &plan));
+        }
+        let Some(plan) = answer else { return false };
         if plan.quiet {
             return true;
         }
@@ -133,6 +155,9 @@ impl Device {
             rooms_told: false,
             presence,
         };
+        if std::mem::take(&mut self.forgets_before_closing) {
+            self.world.evict(&address(&self.user));
+        }
         let closed = self.world.call(self.user.as_str(), &close).unwrap();
         self.since = Some(closed.next_batch);
         for event in closed.presence {
@@ -321,11 +346,45 @@ fn a_first_sync_sees_who_is_there_whatever_is_forgotten() {
     world.crash();
     let mut tablet = Device::of(&world, "bob", 1);
     tablet.syncs(Online);
-    assert_eq!(tablet.sees("bob"), Online, "oneself at once");
-    tablet.waits(Online);
+    assert_eq!((tablet.sees("bob"), tablet.sees("alice")), (Online, Online));
+    // A memory that ends between the plan and the close is no reason to miss somebody.
+    let mut phone = Device::of(&world, "bob", 2);
+    phone.forgets_before_closing = true;
+    phone.syncs(Online);
+    assert_eq!(phone.sees("bob"), Online, "oneself at once");
+    phone.waits(Online);
     world.passes(0);
-    tablet.goes_on();
-    assert_eq!(tablet.sees("alice"), Online);
+    phone.goes_on();
+    assert_eq!(phone.sees("alice"), Online);
+}
+
+#[test]
+fn who_leaves_one_of_several_rooms_stays_there_for_those_in_another() {
+    let (world, first, mut alice, mut bob) = two_who_wait();
+    let second = world.creates_room(&alice.user, "12", Preset::PublicChat);
+    changes(&world, &second, "bob", room::MembershipAction::Join);
+    world.passes(0);
+    bob.goes_on();
+    // Of what Bob's actor remembers anew, only one room tells.
+    world.evict(&address(&bob.user));
+    changes(&world, &first, "alice", room::MembershipAction::Leave);
+    changes(&world, &first, "alice", room::MembershipAction::Join);
+    world.passes(0);
+    bob.goes_on();
+    assert_eq!(bob.sees("alice"), Online);
+    let told = bob.told;
+    changes(&world, &first, "alice", room::MembershipAction::Leave);
+    world.passes(0);
+    bob.goes_on();
+    assert_eq!((bob.sees("alice"), bob.told), (Online, told));
+    alice.waits(Unavailable);
+    world.passes(0);
+    bob.goes_on();
+    assert_eq!(bob.sees("alice"), Unavailable);
+    changes(&world, &second, "alice", room::MembershipAction::Leave);
+    world.passes(0);
+    bob.goes_on();
+    assert_eq!(bob.sees("alice"), Offline);
 }
 
 #[test]
@@ -436,6 +495,10 @@ fn ends_well(seed: u64) {
     let names = ["alice", "bob", "carol"];
     let mut devices: Vec<Device> =
         names.iter().flat_map(|name| [0, 1].map(|number| Device::of(&world, name, number))).collect();
+    for (number, device) in devices.iter_mut().enumerate() {
+        // A limit leaves nobody out.
+        device.limit = [None, Some(1), Some(2)][number % 3];
+    }
     let rooms = [0, 1].map(|number| world.creates_room(&user_id(names[number]), "12", Preset::PublicChat));
     let mut members: BTreeSet<(usize, &str)> = [(0, "alice"), (1, "bob")].into();
     for _ in 0..150 {
@@ -458,6 +521,10 @@ fn ends_well(seed: u64) {
                 // Memory ends where nothing happened for a while, and where that is late enough for all to be told.
                 world.settle();
                 world.passes(31_000);
+                for _ in 0..3 {
+                    devices.iter_mut().for_each(Device::goes_on);
+                    world.passes(0);
+                }
                 world.evict_any();
             }
             7 | 8 => world.passes(world.dice.roll(40_000)),

@@ -48,7 +48,7 @@ impl EventFilter {
         self.allows_type(crate::presence::EVENT_TYPE) && self.allows_sender(user)
     }
 
-    pub(super) fn allows_type(&self, event_type: &str) -> bool {
+    pub(crate) fn allows_type(&self, event_type: &str) -> bool {
         self.types.as_ref().is_none_or(|types| types.iter().any(|pattern| matches(pattern, event_type)))
             && !self.not_types.iter().any(|pattern| matches(pattern, event_type))
     }

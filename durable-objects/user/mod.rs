@@ -322,6 +322,6 @@ impl Logic for User {
     }
 
     fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
-        self.presence_answered_by(tx, cx, &told.peer, reply)
+        self.presence_answered_by(tx, cx, told, reply)
     }
 }

@@ -9,14 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{User, own_presence::PRESENT_MS, store, sync_token::SyncToken};
+use super::{GetPresence, User, own_id, own_presence::PRESENT_MS, store, sync_token::SyncToken};
 use crate::{
     Call, Cx, Error, call,
-    presence::{Presence, PresenceState},
+    cx::{Key, PresenceTo},
+    presence::{EVENT_TYPE, Presence, PresenceState},
     room::{EventFilter, TellPresence, WhoIsThere},
 };
 
@@ -27,6 +28,9 @@ const ASKING_MS_MAX: u64 = 10_000;
 /// The longest time between a token and a later memory that lacks nothing the token has not seen, in milliseconds. While
 /// news come in, a memory does not end this soon, but for crashes and deployments.
 const GAP_MS_MAX: u64 = 30_000;
+/// How a user's presence is told, or that of others asked for, the first time and the last.
+pub(super) const FIRST_TRY: u64 = 0;
+const SECOND_TRY: u64 = 1;
 /// A request tier's clock and an actor's differ by less than this, in milliseconds.
 const CLOCKS_DIFFER_MS: u64 = 2_000;
 
@@ -107,8 +111,21 @@ pub(super) struct Others {
 struct Known {
     presence: Presence,
     stamp: u64,
-    /// The rooms that tell of them. Whoever is in none of them is none of this user's business.
+    /// The rooms that tell of them.
     rooms: BTreeSet<OwnedRoomId>,
+    /// The rooms that said that they left: what their own user says of these may be older.
+    left: BTreeSet<OwnedRoomId>,
+}
+
+impl Known {
+    fn new(presence: Presence, stamp: u64) -> Self {
+        Self { presence, stamp, rooms: BTreeSet::new(), left: BTreeSet::new() }
+    }
+
+    /// Whether they look as if they were there, and no room tells of them.
+    fn is_in_doubt(&self) -> bool {
+        self.rooms.is_empty() && self.presence.status.state != PresenceState::Offline
+    }
 }
 
 /// Whether the rooms were asked who is there, since this memory began.
@@ -139,42 +156,62 @@ impl Others {
         // One that was asked long before this memory began has waited since, and was told of everything.
         let waited = self.began_ms > asked_at_ms.saturating_add(ASKING_MS_MAX);
         let gap_ms_max = if self.replaced { 0 } else { GAP_MS_MAX };
-        waited || seen.saturating_add(gap_ms_max) >= self.began_ms || matches!(self.asking, Asking::Done)
+        waited || seen.saturating_add(gap_ms_max) >= self.began_ms || self.is_complete()
+    }
+
+    /// Has the rooms asked who is there, if they were not.
+    fn must_be_known(&mut self) {
+        if matches!(self.asking, Asking::No) {
+            self.asking = Asking::Wanted;
+        }
+    }
+
+    /// Whether this room was asked and has not said all it has to say.
+    fn waits_for(&self, room: &str) -> bool {
+        matches!(&self.asking, Asking::Rooms { left, .. } if left.contains(room))
+    }
+
+    /// Whether a first sync can be told who is there.
+    fn is_complete(&self) -> bool {
+        matches!(self.asking, Asking::Done)
     }
 
     /// Takes in what a room tells; answers whether it is news.
     fn hears(&mut self, presence: Presence, room: &OwnedRoomId, now_ms: u64) -> bool {
-        let mut rooms = BTreeSet::new();
-        if let Some(known) = self.known.get_mut(&presence.user) {
-            known.rooms.insert(room.clone());
-            if known.presence.is_newer_than(&presence) {
-                return false;
-            }
-            if !presence.is_newer_than(&known.presence) {
-                known.presence.status.last_active_ms =
-                    known.presence.status.last_active_ms.max(presence.status.last_active_ms);
-                return false;
-            }
-            rooms = std::mem::take(&mut known.rooms);
-        } else if self.known.len() >= OTHERS_MAX {
+        let is_first = !self.known.contains_key(&presence.user);
+        if is_first && self.known.len() >= OTHERS_MAX {
             return false;
         }
-        rooms.insert(room.clone());
-        self.newest = self.newest.saturating_add(1).max(now_ms);
-        self.known.insert(presence.user.clone(), Known { presence, stamp: self.newest, rooms });
-        true
+        let next = self.newest.saturating_add(1).max(now_ms);
+        let known = self.known.entry(presence.user.clone()).or_insert_with(|| Known::new(presence.clone(), next));
+        known.rooms.insert(room.clone());
+        known.left.remove(room);
+        if is_first || presence.is_newer_than(&known.presence) {
+            (known.presence, known.stamp, self.newest) = (presence, next, next);
+            return true;
+        }
+        if !known.presence.is_newer_than(&presence) {
+            known.presence.status.last_active_ms =
+                known.presence.status.last_active_ms.max(presence.status.last_active_ms);
+        }
+        false
     }
 
-    /// Somebody left a room. Whoever is in no other one with this user is offline to them.
-    fn hears_gone(&mut self, gone: &OwnedUserId, room: &OwnedRoomId, now_ms: u64) -> bool {
-        let Some(known) = self.known.get_mut(gone) else { return false };
+    /// Somebody left a room. If it was the last one that told of them, one that they share with this user may still be
+    /// there: it had nothing to tell. Answers the rooms that it is not, where that has to be asked.
+    fn hears_gone(&mut self, gone: &UserId, room: &OwnedRoomId) -> Option<&BTreeSet<OwnedRoomId>> {
+        let known = self.known.get_mut(gone)?;
         known.rooms.remove(room);
-        let vanishes = known.rooms.is_empty() && known.presence.status.state != PresenceState::Offline;
-        if vanishes {
-            self.newest = self.newest.saturating_add(1).max(now_ms);
-            (known.presence, known.stamp) = (Presence::absent(gone.clone()), self.newest);
-        }
-        vanishes
+        known.left.insert(room.clone());
+        known.is_in_doubt().then_some(&known.left)
+    }
+
+    /// Somebody is in no room with this user any more, and so offline to them, unless a room says otherwise meanwhile.
+    fn vanishes(&mut self, gone: &UserId, now_ms: u64) -> bool {
+        let Some(known) = self.known.get_mut(gone).filter(|known| known.is_in_doubt()) else { return false };
+        self.newest = self.newest.saturating_add(1).max(now_ms);
+        (known.presence, known.stamp) = (Presence::absent(gone.to_owned()), self.newest);
+        true
     }
 
     /// Those of whom nobody has heard, as of before this memory began: for whoever may believe that they are there.
@@ -182,8 +219,7 @@ impl Others {
         for user in absent {
             if self.known.len() < OTHERS_MAX && !self.known.contains_key(&user) {
                 let stamp = self.began_ms.saturating_sub(OTHERS_MAX as u64).saturating_add(self.known.len() as u64);
-                let known = Known { presence: Presence::absent(user.clone()), stamp, rooms: BTreeSet::new() };
-                self.known.insert(user, known);
+                self.known.insert(user.clone(), Known::new(Presence::absent(user), stamp));
             }
         }
     }
@@ -288,13 +324,19 @@ impl User {
         })?;
         Ok(self.with_others(cx.now_ms, |others| {
             if !others.covers(seen.unwrap_or(0), asked.asked_at_ms) {
-                if stays && matches!(others.asking, Asking::No) {
-                    others.asking = Asking::Wanted;
+                if stays {
+                    others.must_be_known();
                 }
                 return false;
             }
             others.since(seen, &own).into_iter().any(|(_, presence)| wants(&asked.filter, presence))
         }))
+    }
+
+    /// Whether a first sync that wants this has to wait for rooms to be told who is there.
+    pub(super) fn presence_is_awaited(&self, cx: &Cx<'_>, asked: &SyncPresence) -> bool {
+        let wants_some = asked.filter.limit != Some(0) && asked.filter.allows_type(EVENT_TYPE);
+        wants_some && !self.with_others(cx.now_ms, |others| others.is_complete())
     }
 
     /// What a sync tells of presence, and up to where its device has seen it then.
@@ -305,6 +347,10 @@ impl User {
         asked: &SyncPresence,
         seen: Option<u64>,
     ) -> Result<(Vec<Box<RawValue>>, Option<u64>), Error> {
+        if seen.is_none() {
+            // The plan of a first sync may have been made in a memory that is gone.
+            self.with_others(cx.now_ms, Others::must_be_known);
+        }
         self.presence_settles(tx, cx)?;
         let own = self.with_own_presence(&**tx, cx, |own| Ok(own.current()))?;
         let limit = asked.filter.limit(OTHERS_MAX as u64, OTHERS_MAX as u64);
@@ -344,34 +390,95 @@ impl User {
         let asked = |others: &Others| matches!(others.asking, Asking::Rooms { .. });
         let listens = is_member && (self.is_listening(cx) || self.others.borrow().as_ref().is_some_and(asked));
         if listens {
-            self.hears_of(cx, call);
+            self.hears_of(sql, cx, call)?;
         } else {
             self.others_forgotten(cx.now_ms);
         }
         Ok(PresenceHeard { listens, own })
     }
 
-    fn hears_of(&self, cx: &Cx<'_>, told: PresenceTold) {
-        let news = self.with_others(cx.now_ms, |others| {
+    fn hears_of(&self, sql: &dyn Sql, cx: &Cx<'_>, told: PresenceTold) -> Result<(), Error> {
+        let own_ms = self.with_own_presence(sql, cx, |own| Ok(own.told.status.since_ms))?;
+        let mut doubtful = Vec::new();
+        let mut news = self.with_others(cx.now_ms, |others| {
+            // No two stamps are the same, those of the user's own included: a token that stands between tells them apart.
+            others.newest = others.newest.max(own_ms);
             let mut news = false;
             for presence in told.presences {
                 if presence.user.as_str() != cx.id {
                     news |= others.hears(presence, &told.room_id, cx.now_ms);
                 }
             }
-            for gone in &told.gone {
-                news |= others.hears_gone(gone, &told.room_id, cx.now_ms);
+            for gone in told.gone {
+                if let Some(left) = others.hears_gone(&gone, &told.room_id).cloned() {
+                    doubtful.push((gone, left));
+                }
             }
             others.hears_absent(told.absent);
             news | (told.complete && others.heard_all_of(told.room_id.as_str(), cx.now_ms))
         });
+        for (gone, left) in doubtful {
+            news |= self.doubts(sql, cx, &gone, &left)?;
+        }
         if news {
             cx.wake();
         }
+        Ok(())
     }
 
-    /// A room has answered the user's own presence, or could not be reached.
+    /// Asks one who left the last room that told of them whether they are in another one with this user. Answers whether
+    /// it is clear already that they are in none.
+    fn doubts(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        gone: &OwnedUserId,
+        left: &BTreeSet<OwnedRoomId>,
+    ) -> Result<bool, Error> {
+        let rooms = store::rooms::with_membership(sql, "join")?.into_iter();
+        let rooms = rooms.filter_map(|room| OwnedRoomId::try_from(room.room_id).ok());
+        let rooms: Vec<_> = rooms.filter(|room| !left.contains(room)).collect();
+        if rooms.is_empty() {
+            return Ok(self.with_others(cx.now_ms, |others| others.vanishes(gone, cx.now_ms)));
+        }
+        let asker = own_id(cx)?;
+        let key = Key::Presence(PresenceTo { peer: gone.to_string(), serial: FIRST_TRY });
+        cx.deliver(gone.as_str(), &GetPresence { asker, rooms }, key, false)?;
+        Ok(false)
+    }
+
+    /// A room has answered the user's own presence, or one in doubt whether they are in a room with the user; `None` for
+    /// who could not be reached.
     pub(super) fn presence_answered_by(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        told: &PresenceTo,
+        reply: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let Ok(user) = <&UserId>::try_from(told.peer.as_str()) else {
+            if reply.is_none() && told.serial == FIRST_TRY {
+                // Perhaps it was just restarted, and somebody waits for what it knows.
+                return self.tell_room_presence(&**tx, cx, &told.peer, SECOND_TRY);
+            }
+            return self.presence_answered_by_room(tx, cx, &told.peer, reply);
+        };
+        let shares_room = matches!(reply.map(call::open::<GetPresence>), Some(Ok(_)));
+        if !shares_room && self.with_others(cx.now_ms, |others| others.vanishes(user, cx.now_ms)) {
+            cx.wake();
+        }
+        Ok(())
+    }
+
+    /// Tells a room once more what it could not be told, and asks it what it was asked.
+    fn tell_room_presence(&self, sql: &dyn Sql, cx: &Cx<'_>, room: &str, serial: u64) -> Result<(), Error> {
+        let presence = self.with_own_presence(sql, cx, |own| Ok(own.current()))?;
+        let asks = self.with_others(cx.now_ms, |others| others.waits_for(room));
+        let key = Key::Presence(PresenceTo { peer: room.to_owned(), serial });
+        cx.deliver(room, &TellPresence { presence, is_news: true, asks }, key, false)
+    }
+
+    fn presence_answered_by_room(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
@@ -386,8 +493,7 @@ impl User {
             _ => WhoIsThere::default(),
         };
         let told = PresenceTold { room_id, presences, gone: Vec::new(), absent, complete: !more_comes };
-        self.hears_of(cx, told);
-        Ok(())
+        self.hears_of(&**tx, cx, told)
     }
 }
 

@@ -11,7 +11,11 @@ use std::collections::BTreeMap;
 use platform::{Sql, Tx};
 use ruma_common::{OwnedDeviceId, RoomId};
 
-use super::{User, others_presence::Asking, own_id, profile, store};
+use super::{
+    User,
+    others_presence::{Asking, FIRST_TRY},
+    own_id, profile, store,
+};
 use crate::{
     Cx, Error,
     cx::{Key, PresenceTo},
@@ -309,7 +313,7 @@ impl User {
         let is_news = presence.status.state != PresenceState::Offline;
         let asks = self.is_listening(cx);
         if is_news || asks {
-            let key = Key::Presence(PresenceTo { peer: room_id.to_string(), serial: 0 });
+            let key = Key::Presence(PresenceTo { peer: room_id.to_string(), serial: FIRST_TRY });
             cx.deliver(room_id.as_str(), &TellPresence { presence, is_news, asks }, key, false)?;
         }
         Ok(())
@@ -326,7 +330,7 @@ impl User {
             cx.deliver(
                 room.room_id.as_str(),
                 &call,
-                Key::Presence(PresenceTo { peer: room.room_id.clone(), serial: 0 }),
+                Key::Presence(PresenceTo { peer: room.room_id.clone(), serial: FIRST_TRY }),
                 false,
             )?;
         }

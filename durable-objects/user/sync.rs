@@ -25,7 +25,7 @@ use crate::{Call, Cx, Error};
 /// Which rooms a device's next sync reads, and from where. Waits while there is nothing new, if it may.
 ///
 /// Refused: `UnknownToken`, `InvalidParam` for a `since` that is none, `NotFound` for an unknown filter.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SyncPlan {
     pub token_hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,8 @@ pub struct SyncPlan {
     /// The internet address the device is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
-    /// Whether to wait for news. Without it the plan is answered at once, empty or not.
+    /// Whether to wait for news, or, with a first sync, until it is known who else is there. Without it the plan is
+    /// answered at once, empty or not.
     #[serde(default)]
     pub may_wait: bool,
     /// What the sync says and wants of presence; `None`: nothing.
@@ -210,6 +211,7 @@ impl User {
             }
             None => false,
         };
+        let is_awaited = presence.as_ref().is_some_and(|asked| self.presence_is_awaited(cx, asked));
         let plan = self.with_moves(sql, |moves| {
             let mut rooms = match &since {
                 None => first_rooms(sql, call.include_leave || filter.as_deref().is_some_and(includes_leave))?,
@@ -229,7 +231,8 @@ impl User {
                     || since.to_device.is_some()
             });
             let quiet = rooms.is_empty() && !news && !presence_is_new;
-            if call.may_wait && quiet {
+            let awaits_presence = since.is_none() && is_awaited && !rooms.is_empty();
+            if call.may_wait && (quiet || awaits_presence) {
                 return Ok(None);
             }
             if !quiet {

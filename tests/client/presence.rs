@@ -16,6 +16,7 @@ on_each_host![
     oneself_on_another_device,
     who_joins_and_those_who_are_there_see_each_other,
     who_left_sees_no_more,
+    who_leaves_one_of_several_rooms_is_still_there,
     who_logs_out_is_offline,
     strangers_do_not_see_it,
     only_ones_own_is_set,
@@ -121,15 +122,13 @@ fn a_first_sync_shows_who_is_there(server: &Server) {
                 server.evicts(kind, id);
             }
         }
-        let device = bob.logs_in_again();
-        let first = device.syncs();
-        assert_eq!(first.presence(&carol.id), None, "who is not there is not shown: {}", first.body);
-        let told = if first.presence(&alice.id).is_some() {
-            first
-        } else {
-            device.syncs_until(&first.next_batch, |sync| sync.presence(&alice.id).is_some())
-        };
-        assert_eq!(told.presence(&alice.id).expect("it was there")["status_msg"], "Here");
+        // As well as that goes: on a machine that is busy, not each time.
+        let told = (0..5).find_map(|_| {
+            let first = bob.logs_in_again().syncs();
+            assert_eq!(first.presence(&carol.id), None, "who is not there is not shown: {}", first.body);
+            first.presence(&alice.id)
+        });
+        assert_eq!(told.expect("Alice is there")["status_msg"], "Here");
     }
 }
 
@@ -176,6 +175,35 @@ fn who_left_sees_no_more(server: &Server) {
         }
         since = told.next_batch;
     }
+}
+
+fn who_leaves_one_of_several_rooms_is_still_there(server: &Server) {
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.registers(name));
+    alice.creates_room_with(&[&bob]);
+    let room = carol.creates_room_with(&[&bob, &alice]);
+    let first = bob.syncs().next_batch;
+    alice.sets_presence(json!({ "presence": "online", "status_msg": "Here" })).ok();
+    let mut since = bob.syncs_until(&first, |sync| sync.shows(&alice, "online")).next_batch;
+    // Of what Bob's actor remembers anew, only one room tells.
+    server.evicts("user", &bob.id);
+    since = bob.syncs_since(&since).next_batch;
+    alice.leaves(&room).ok();
+    carol.invites(&room, &alice).ok();
+    alice.joins(&room).ok();
+    since = bob.syncs_until(&since, |sync| sync.shows(&alice, "online")).next_batch;
+    alice.leaves(&room).ok();
+    // What Carol does comes later.
+    carol.sets_presence(json!({ "presence": "unavailable" })).ok();
+    loop {
+        let told = bob.syncs_until(&since, |sync| sync.body["presence"]["events"].is_array());
+        assert!(!told.shows(&alice, "offline"), "{}", told.body);
+        since.clone_from(&told.next_batch);
+        if told.shows(&carol, "unavailable") {
+            break;
+        }
+    }
+    alice.sets_presence(json!({ "presence": "unavailable", "status_msg": "Lunch" })).ok();
+    bob.syncs_until(&since, |sync| sync.shows(&alice, "unavailable"));
 }
 
 fn who_logs_out_is_offline(server: &Server) {
@@ -236,8 +264,7 @@ fn a_filter_chooses(server: &Server) {
     for user in [&alice, &carol] {
         user.sets_presence(json!({ "presence": "online" })).ok();
     }
-    let since = bob.syncs().next_batch;
-    bob.syncs_until(&since, |sync| sync.shows(&carol, "online"));
+    bob.sees(|sync| sync.shows(&carol, "online"));
     let stored = json!({ "presence": { "senders": [carol.id] } });
     let stored =
         bob.post(&format!("/user/{}/filter", bob.id), stored).ok()["filter_id"].as_str().unwrap_or_default().to_owned();

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
-    user::{Closed, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, keys_left, waited_until},
+    user::{
+        Closed, Plan, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, keys_left, waited_until,
+    },
 };
 use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
@@ -36,12 +38,16 @@ use crate::{Bearer, Body, Context, Failure, OrAbsent, Routes, new_login::ip};
 
 /// The longest a request waits.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// How long a first sync waits for rooms to tell who is there, in milliseconds.
+const PRESENCE_WAIT_MS: u64 = 2_000;
 /// Rooms told in one piece; an answer of more comes in several, so that it never sits whole in memory.
 const ROOMS_AT_A_TIME: usize = 64;
 /// Rooms read at the same time.
 const ROOMS_AT_ONCE: usize = 32;
 /// Answers without anything in them after which a client gets one, though it would still wait.
 const EMPTY_ANSWERS_MAX: u32 = 20;
+/// What a device is told whose user is gone.
+const UNKNOWN_TOKEN: Refusal = Refusal::UnknownToken { soft_logout: false };
 /// How long an answer rests in which every room failed: the client would ask again at once.
 const FAILED_PAUSE_MS: u64 = 1_000;
 
@@ -118,15 +124,26 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
+    /// The plan; `None` if nothing was new for as long as it waited.
+    async fn plan(&self, call: &SyncPlan, wait_ms: u64) -> Result<Option<Plan>, Failure> {
+        let user = self.cx.user(&self.bearer.user_id);
+        if call.may_wait {
+            return user.wait(call, wait_ms).await.or_absent(UNKNOWN_TOKEN);
+        }
+        // A first sync shows who else is there, if their rooms tell in time.
+        if call.since.is_none() && call.presence.is_some() {
+            let patient = SyncPlan { may_wait: true, ..call.clone() };
+            let plan = user.wait(&patient, PRESENCE_WAIT_MS).await.or_absent(UNKNOWN_TOKEN)?;
+            if plan.is_some() {
+                return Ok(plan);
+            }
+        }
+        Ok(Some(user.call(call).await.or_absent(UNKNOWN_TOKEN)?))
+    }
+
     async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Outcome, Failure> {
         let Self { cx, bearer, .. } = *self;
-        let unknown_token = || Refusal::UnknownToken { soft_logout: false };
-        let user = cx.user(&bearer.user_id);
-        let plan = if call.may_wait {
-            user.wait(call, wait_ms).await.or_absent(unknown_token())?
-        } else {
-            Some(user.call(call).await.or_absent(unknown_token())?)
-        };
+        let plan = self.plan(call, wait_ms).await?;
         let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Outcome::Nothing) };
         let filter = match (self.filter, &plan.filter) {
             (Some(filter), _) => filter.clone(),
@@ -157,7 +174,7 @@ impl Round<'_> {
             rooms_told: false,
             presence: reading.presence.clone(),
         };
-        let closed = user.call(&close).await.or_absent(unknown_token())?;
+        let closed = cx.user(&bearer.user_id).call(&close).await.or_absent(UNKNOWN_TOKEN)?;
         rooms.device_lists.settle(cx, bearer).await?;
         Ok(Outcome::All(Box::new(answer(closed, rooms, &reading.filter))))
     }
