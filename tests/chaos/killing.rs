@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Server, Sync, User, Value, bodies, encode, json, on_each_host, query};
+use harness::{Answer, Server, Sync, User, Value, bodies, encode, json, on_each_host, query};
 
 use crate::seed::Seed;
 
@@ -24,20 +24,26 @@ const SENT_BETWEEN_KILLS_MAX: usize = 16;
 /// How long after such a message the kill may come: at any instant of the next ones.
 const KILLED_AFTER_MAX_US: usize = 10_000;
 /// How long anybody tries again before the server counts as dead for good.
-const RETRIES_LAST: Duration = Duration::from_secs(60);
+pub const RETRIES_LAST: Duration = Duration::from_secs(60);
 
-/// Asks until there is an answer that is not the server's own failure.
-fn insist(user: &User, method: &str, path: &str, body: Option<&Value>) -> Value {
+/// Asks until there is an answer that is not the server's own failure; answers how often it took, too.
+pub fn tries(user: &User, method: &str, path: &str, body: Option<&Value>) -> (Answer, usize) {
     let deadline = Instant::now() + RETRIES_LAST;
-    loop {
+    for attempt in 1.. {
         let text = body.map(ToString::to_string);
         match user.client().try_send(method, &format!("/_matrix/client/v3{path}"), text) {
-            Ok(answer) if answer.status < 500 => return answer.ok(),
+            Ok(answer) if answer.status < 500 => return (answer, attempt),
             Ok(answer) => assert!(Instant::now() < deadline, "{}: {}", answer.status, answer.body),
             Err(error) => assert!(Instant::now() < deadline, "{method} {path}: {error}"),
         }
         thread::sleep(Duration::from_millis(10));
     }
+    unreachable!("the deadline passes")
+}
+
+/// The same for what has to succeed, however often it is asked.
+pub fn insist(user: &User, method: &str, path: &str, body: Option<&Value>) -> Value {
+    tries(user, method, path, body).0.ok()
 }
 
 /// Messages by body with the event id the server acknowledged.

@@ -1,6 +1,7 @@
 //! Servers killed and actors evicted while people talk: what was acknowledged is there, once.
 
 mod alarms;
+mod dealings;
 mod eviction;
 mod killing;
 mod seed;
