@@ -139,6 +139,9 @@ impl Story {
             let typing = reply.typing.map(|now| user::ReadTyping { known: typing.known, now });
             let left = matches!(reply.section, room::Section::Leave);
             read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, left, typing });
+            if matches!(reply.section, room::Section::Join | room::Section::Leave) {
+                self.is_synced_truly(&device.user, &room_id, &reply.room);
+            }
             match reply.section {
                 room::Section::Join => {
                     if reply.anew {
@@ -168,7 +171,9 @@ impl Story {
         device.since = Some(closed.next_batch);
         // Who was put out and invited back is told of the invitation only: a room is in one section of an answer.
         for room in closed.invited {
-            device.is_out_of(&OwnedRoomId::try_from(room.room_id).unwrap());
+            let room_id = OwnedRoomId::try_from(room.room_id).unwrap();
+            self.is_without_redacted(&room_id, room.state.get());
+            device.is_out_of(&room_id);
         }
         let of_account = closed.account_data.into_iter().map(|event| (None, event));
         let of_rooms = closed.room_account_data.into_iter().filter(|room| room.joined && !out.contains(&room.room_id));

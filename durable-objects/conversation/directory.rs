@@ -3,7 +3,7 @@
 use ruma_common::RoomId;
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::Story;
+use super::{Story, past::secret};
 use crate::room;
 
 impl Story {
@@ -23,7 +23,7 @@ impl Story {
             transaction_id: None,
             call_id: Some(format!("n{}", self.sent)),
             event_type: "m.room.name".into(),
-            content: to_raw_value(&json!({ "name": format!("Room {}", self.sent) })).unwrap(),
+            content: to_raw_value(&json!({ "name": format!("Room {}", secret(self.sent)) })).unwrap(),
             state_key: Some(String::new()),
             member_of: Vec::new(),
         };

@@ -73,7 +73,7 @@ impl Client {
 impl Story {
     /// A user's keys as a client sees them: with what its own user signed.
     pub(super) fn asks_keys(&self, client: &Client, whom: &UserId) -> String {
-        let call = user::GetKeys { viewer: client.user.clone(), devices: Vec::new() };
+        let call = user::GetKeys { viewer: Some(client.user.clone()), devices: Vec::new() };
         let keys = self.world.call(whom.as_str(), &call).unwrap();
         let call = user::GetSignatures { token_hash: client.token_hash.clone(), of: vec![whom.to_owned()] };
         let signed = self.world.call(client.user.as_str(), &call).unwrap();

@@ -57,6 +57,9 @@ const STRIPPED_STATE: [&str; 9] = [
 /// The largest event of stripped state, in bytes, the create event and the membership itself apart.
 const STRIPPED_EVENT_BYTES_MAX: usize = 4096;
 
+/// The most users who are told anew what a room looks like from outside, those who came last.
+const WAITING_MAX: u64 = 1_000;
+
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
     [MembershipChanged::NAME, RoomForgotten::NAME, QueueEdu::NAME].into_iter().find(|known| *known == name)
@@ -321,6 +324,26 @@ fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64, event:
     let room_id = room_id(cx)?;
     let effect = MembershipChanged { room_id, position, membership, profile, stripped_state, predecessor };
     outbox::owe(tx, cx, user_id, &effect, true)
+}
+
+/// Owes those who are invited or knock what the room looks like from outside, when an event that tells them of it was
+/// redacted: they have a copy, which must not keep what it said.
+pub(super) fn owe_stripped_state(tx: &Tx<'_>, cx: &Cx<'_>, redacted: &Logged, position: u64) -> Result<(), Error> {
+    let event_type = redacted.pdu.event_type().to_string();
+    let (true, Some(state_key)) =
+        (event_type == "m.room.member" || STRIPPED_STATE.contains(&&*event_type), redacted.pdu.state_key())
+    else {
+        return Ok(());
+    };
+    if store::state::position_at(&**tx, &event_type, state_key, position)? != Some(redacted.position) {
+        return Ok(());
+    }
+    for user_id in store::members::waiting_locals(&**tx, WAITING_MAX)? {
+        if let Some(member) = store::state::current(&**tx, "m.room.member", &user_id)? {
+            owe_membership(tx, cx, &user_id, position, Some(&member))?;
+        }
+    }
+    Ok(())
 }
 
 /// The room whose place this one takes. Spec: "Room Upgrades".

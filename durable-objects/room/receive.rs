@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Room,
-    append::AuthState,
+    append::{AuthState, owe_stripped_state},
     directory,
     graph::StateAt,
     store::{
@@ -369,7 +369,8 @@ impl Room {
         let redacted = event::redact(&event.pdu, &version, Some(because))
             .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
         store::log::redact(tx, event.position, &redacted, position)?;
-        self.redacted(tx, cx, &redacted)
+        self.redacted(tx, cx, &redacted)?;
+        owe_stripped_state(tx, cx, &event, position)
     }
 
     /// What follows from an event that was stripped.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Room,
-    append::check_joined,
+    append::{self, check_joined},
     store,
     store::log::Logged,
     transactions::{self, check_length},
@@ -104,6 +104,7 @@ impl Room {
                 .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
             store::log::redact(tx, event.position, &redacted, position)?;
             self.redacted(tx, cx, &redacted)?;
+            append::owe_stripped_state(tx, cx, &event, position)?;
         }
         Ok(because.event_id().to_owned())
     }

@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn with_keys(world: &World) -> Vec<OwnedDeviceId> {
-        let call = GetKeys { viewer: user_id!("@bob:myelin.test").to_owned(), devices: Vec::new() };
+        let call = GetKeys { viewer: Some(user_id!("@bob:myelin.test").to_owned()), devices: Vec::new() };
         world.call(ALICE, &call).unwrap().devices.into_keys().collect()
     }
 

@@ -12,6 +12,7 @@ on_each_host![
     a_malformed_redaction_is_refused,
     redacted_state_is_state_still,
     a_redacted_member_is_a_member_still,
+    an_invitation_forgets_what_was_redacted,
     the_room_keeps_its_rules,
     a_redaction_may_be_redacted,
     some_events_are_kept,
@@ -209,6 +210,34 @@ fn a_redacted_member_is_a_member_still(server: &Server) {
     let member = found(members["chunk"].as_array().expect("a list"), event_id.as_str().expect("an event id")).clone();
     assert_eq!(member["unsigned"]["redacted_because"]["event_id"], redaction);
     bob.sends(&room, "still here");
+}
+
+fn an_invitation_forgets_what_was_redacted(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    carol.joins(&room).ok();
+    let named = alice.sets_state(&room, "m.room.name", "", json!({ "name": "a secret" })).ok();
+    let named = named["event_id"].as_str().expect("an event id").to_owned();
+    let reason = json!({ "user_id": bob.id, "reason": "another secret" });
+    alice.post(&format!("/rooms/{}/invite", harness::encode(&room)), reason).ok();
+    let since = bob.syncs();
+    assert!(since.body.to_string().contains("a secret") && since.body.to_string().contains("another secret"));
+    redacts(&alice, &room, &named);
+    let members = carol.full_state(&room).ok();
+    let is_bobs = |event: &&Value| event["state_key"] == bob.id;
+    let invitation = members.as_array().expect("a list").iter().find(is_bobs).expect("the invitation").clone();
+    redacts(&alice, &room, invitation["event_id"].as_str().expect("an event id"));
+    let again = bob.sees(|sync| !sync.body.to_string().contains("secret"));
+    let stripped = again.invite_state(&room);
+    let of = |kind: &str, key: &str| {
+        stripped.iter().find(|event| event["type"] == kind && event["state_key"] == key).map(|it| it["content"].clone())
+    };
+    assert_eq!(of("m.room.name", ""), Some(json!({})));
+    assert_eq!(of("m.room.member", &bob.id), Some(json!({ "membership": "invite" })));
+    // It is the invitation that it was.
+    let news = bob.syncs_since(&since.next_batch);
+    assert_eq!(news.invite_state(&room), [json!(null); 0], "{}", news.body);
+    bob.joins(&room).ok();
 }
 
 fn the_room_keeps_its_rules(server: &Server) {

@@ -104,6 +104,18 @@ pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fa
     .collect()
 }
 
+/// Up to `limit` local users who are invited or knock, those who came last.
+pub(crate) fn waiting_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE membership IN ('invite', 'knock') AND follower IS NOT NULL
+         ORDER BY position DESC LIMIT ?1",
+        &[limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
 /// Up to `limit` users who are in the room since `position` at least.
 pub(crate) fn joined_by(sql: &dyn Sql, position: u64, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(
