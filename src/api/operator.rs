@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 
-use crate::{Context, Failure, Routes, failure, router::bad_json};
+use crate::{Context, Failure, Routes, failure, media, router::bad_json};
 
 pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     routes.add_raw(Method::GET, "/health", health);
@@ -18,6 +18,7 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     if config.test_hooks {
         routes.add_raw(Method::POST, "/_myelin/test/evict", evict);
         routes.add_raw(Method::POST, "/_myelin/test/outgoing", outgoing);
+        routes.add_raw(Method::POST, "/_myelin/test/tend", tend);
     }
 }
 
@@ -34,7 +35,7 @@ async fn metrics(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Resu
 
 /// Whether hooks for tests are on and the request carries REGISTRATION_SHARED_SECRET as its bearer token: hooks write
 /// to the server's databases. To anybody else they do not exist.
-pub fn may_use_test_hooks(request: &Request<Bytes>, config: &Config) -> bool {
+pub fn may_use_test_hooks<B>(request: &Request<B>, config: &Config) -> bool {
     let given =
         request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     match (&config.registration_shared_secret, given) {
@@ -81,6 +82,15 @@ async fn outgoing(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>)
     let outcomes = contract::outgoing(&*cx.services().outgoing, &peer, nobody).await;
     let outcomes = outcomes.iter().map(|one| json!({ "name": one.name, "broken": one.result.as_ref().err() }));
     Ok(failure::json(StatusCode::OK, &outcomes.collect::<Vec<_>>()))
+}
+
+/// Does now what the host does from time to time.
+async fn tend(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    if !may_use_test_hooks(&request, cx.config()) {
+        return Err(Refusal::Unrecognized { status: 404 }.into());
+    }
+    media::tend::tend(cx.services()).await?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
 }
 
 #[cfg(test)]

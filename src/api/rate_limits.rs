@@ -21,6 +21,7 @@ use http::{Method, Request};
 use ruma_client_api::{
     account::{check_registration_token_validity, register},
     knock::knock_room,
+    media::{create_content, create_mxc_uri},
     membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
@@ -82,6 +83,8 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<upgrade_room::v3::Request>(&mut table, &[By::RoomCreation]);
     limit::<search_users::v3::Request>(&mut table, &[By::UserDirectory]);
     limit::<set_presence::v3::Request>(&mut table, &[By::Presence]);
+    limit::<create_mxc_uri::v1::Request>(&mut table, &[By::MediaCreate]);
+    limit::<create_content::v3::Request>(&mut table, &[By::MediaCreate]);
     table
 }
 
@@ -118,7 +121,8 @@ impl Asked<'_> {
             | RateLimited::JoinsLocal
             | RateLimited::RoomCreation
             | RateLimited::UserDirectory
-            | RateLimited::Presence => vec![digest(self.user_id)],
+            | RateLimited::Presence
+            | RateLimited::MediaCreate => vec![digest(self.user_id)],
             RateLimited::JoinsPerRoom | RateLimited::InvitesPerRoom => vec![digest(self.path_args.first())],
             RateLimited::InvitesPerUser => self.invited().iter().map(digest).collect(),
             // A room with more invitations than the burst uses all of it up, or it could never be made.

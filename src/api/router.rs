@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
 use domain::Refusal;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use platform::{Fault, LocalFuture};
 use ruma_common::api::{
@@ -20,15 +20,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{error::Category, value::RawValue};
 
 use crate::{
-    Body, Context, Failure,
+    Arriving, Body, Context, Failure,
     authenticate::{Authenticate, Bearer, Rules, Who, handled},
+    body::whole,
     failure::json_bytes,
     guest_access,
     rate_limits::{self, OfEndpoints},
 };
 
-type Endpoint =
-    Box<dyn for<'a> Fn(&'a Context, Request<Bytes>, Vec<String>) -> LocalFuture<'a, Result<Response<Body>, Failure>>>;
+type Endpoint = Box<
+    dyn for<'a> Fn(&'a Context, Request<Arriving>, Vec<String>) -> LocalFuture<'a, Result<Response<Body>, Failure>>,
+>;
 
 /// One path with one method.
 pub(crate) struct Route {
@@ -160,7 +162,7 @@ impl Routes {
         R: IncomingRequest + 'static,
         R::Authentication: Authenticate,
     {
-        self.answered::<R, <R::Authentication as Authenticate>::Caller>(async move |cx, caller, request| {
+        self.answered::<R, <R::Authentication as Authenticate>::Caller>(async move |cx, caller, request, _| {
             Ok(json_body(handler(cx, caller, request).await?))
         });
     }
@@ -170,7 +172,9 @@ impl Routes {
     where
         R: IncomingRequest + Metadata<Authentication = AccessToken> + 'static,
     {
-        self.answered::<R, Bearer>(async move |cx, bearer, request| Ok(json_body(handler(cx, bearer, request).await?)));
+        self.answered::<R, Bearer>(async move |cx, bearer, request, _| {
+            Ok(json_body(handler(cx, bearer, request).await?))
+        });
     }
 
     /// Adds a handler for what ruma does not model: it gets the request as it came and the path's decoded variables.
@@ -187,6 +191,7 @@ impl Routes {
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
+                let request = whole(request).await?;
                 let handle = async |who: W, request, path_args| handler(cx, who, request, path_args).await;
                 Ok(handled(cx, request, path_args, rules, handle).await?.map(Body::from))
             })
@@ -194,16 +199,65 @@ impl Routes {
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
     }
 
+    /// As [`Routes::add_json`], for a body that is too large to be taken whole: the handler gets it as it arrives. It is not
+    /// touched before its sender is known.
+    pub fn add_arriving<R, B: JsonBytes>(
+        &mut self,
+        handler: impl AsyncFn(&Context, <R::Authentication as Authenticate>::Caller, R, Arriving) -> Result<B, Failure>
+        + 'static,
+    ) where
+        R: IncomingRequest + 'static,
+        R::Authentication: Authenticate,
+    {
+        let handler = Rc::new(handler);
+        for pattern in R::PATH_BUILDER.all_paths() {
+            let handler = handler.clone();
+            let rules = self.rules(&R::METHOD, pattern);
+            let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
+                let handler = handler.clone();
+                Box::pin(async move {
+                    let (head, body) = request.into_parts();
+                    let request = Request::from_parts(head, Bytes::new());
+                    let handle = async |who, request: Request<Bytes>, path_args: Vec<String>| {
+                        handler(cx, who, parse::<R>(&request, &path_args)?, body).await
+                    };
+                    let answer = handled(cx, request, path_args, rules, handle).await?;
+                    Ok(json_body(answer.into_json_bytes().into()))
+                })
+            });
+            self.insert(R::METHOD, pattern, Rc::new(Route { pattern, endpoint }));
+        }
+    }
+
+    /// As [`Routes::add`], for a handler that answers a file, and heeds the headers that ask for a part of one.
+    pub fn add_file<R>(
+        &mut self,
+        handler: impl AsyncFn(
+            &Context,
+            <R::Authentication as Authenticate>::Caller,
+            R,
+            HeaderMap,
+        ) -> Result<Response<Body>, Failure>
+        + 'static,
+    ) where
+        R: IncomingRequest + 'static,
+        R::Authentication: Authenticate,
+    {
+        self.answered::<R, <R::Authentication as Authenticate>::Caller>(handler);
+    }
+
     fn typed<R, W>(&mut self, handler: impl AsyncFn(&Context, W, R) -> Result<Response<Bytes>, Failure> + 'static)
     where
         R: IncomingRequest + 'static,
         W: Who + 'static,
     {
-        self.answered::<R, W>(async move |cx, who, request| Ok(handler(cx, who, request).await?.map(Body::from)));
+        self.answered::<R, W>(async move |cx, who, request, _| Ok(handler(cx, who, request).await?.map(Body::from)));
     }
 
-    fn answered<R, W>(&mut self, handler: impl AsyncFn(&Context, W, R) -> Result<Response<Body>, Failure> + 'static)
-    where
+    fn answered<R, W>(
+        &mut self,
+        handler: impl AsyncFn(&Context, W, R, HeaderMap) -> Result<Response<Body>, Failure> + 'static,
+    ) where
         R: IncomingRequest + 'static,
         W: Who + 'static,
     {
@@ -214,8 +268,10 @@ impl Routes {
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
-                    let handle = async |who: W, request, path_args: Vec<String>| {
-                        handler(cx, who, parse::<R>(&request, &path_args)?).await
+                    let request = whole(request).await?;
+                    let handle = async |who: W, request: Request<Bytes>, path_args: Vec<String>| {
+                        let parsed = parse::<R>(&request, &path_args)?;
+                        handler(cx, who, parsed, request.into_parts().0.headers).await
                     };
                     handled(cx, request, path_args, rules, handle).await
                 })
@@ -407,169 +463,4 @@ fn encode<R: IncomingRequest>(response: R::OutgoingResponse) -> Result<Response<
 }
 
 #[cfg(test)]
-mod tests {
-    use http::{Method, Request, Response, StatusCode, header};
-    use ruma_client_api::state::get_state_event_for_key::v3 as get_state;
-    use serde_json::{Value, json};
-
-    use super::{Found, Routes};
-    use crate::{
-        Caller, Context, Failure,
-        testing::{TestServer, refused},
-    };
-
-    #[test]
-    fn only_brackets_outside_of_strings_nest() {
-        for (json, levels) in
-            [("1", 0), ("{}", 1), (r#"[{"a":[]},[]]"#, 3), (r#"["[[\"[[", "\\", []]"#, 2), ("]]][", 1)]
-        {
-            assert_eq!(super::levels(json.as_bytes()), levels, "{json}");
-        }
-    }
-
-    #[test]
-    fn what_is_kept_can_be_told() {
-        let server = TestServer::new(&[("REGISTRATION", "open")]);
-        let alice = server.register("alice");
-        let user = "@alice:localhost";
-        let profile = format!("profile/{user}");
-        let tags = format!("user/{user}/rooms/!r/tags");
-        for depth in [1, 90, 100, 110, 115, 120, 122, 124, 125, 126, 127, 200, 100_000] {
-            let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
-            for (kept, field, body) in [
-                (&*profile, "/a.b", format!(r#"{{"a.b":{nested}}}"#)),
-                (&*tags, "/t", format!(r#"{{"x":{nested}}}"#)),
-                ("pushrules/global/override/r", "/actions", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
-                ("pushrules/", "global/override/r", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
-            ] {
-                let path = format!("/_matrix/client/v3/{kept}");
-                let request = Request::builder().method(Method::PUT).uri(format!("{path}{field}"));
-                let request = request.header(header::AUTHORIZATION, format!("Bearer {alice}"));
-                let put = server.answer(request.body(body.into()).unwrap()).status();
-                let get = server.get(&path, &alice).0;
-                assert!(put.is_success() == (depth < 100) || put == 404, "{depth} {field}: {put}");
-                assert!(get == 200 || get == 404, "{depth} {field}: {put} {get}");
-            }
-        }
-    }
-
-    async fn handler(
-        _: &Context,
-        (): (),
-        _: Request<bytes::Bytes>,
-        _: Vec<String>,
-    ) -> Result<Response<bytes::Bytes>, Failure> {
-        Ok(Response::default())
-    }
-
-    async fn state(_: &Context, _: Caller, _: get_state::Request) -> Result<String, Failure> {
-        Ok(String::new())
-    }
-
-    fn found(routes: &Routes, method: Method, path: &str) -> String {
-        match routes.find(&method, path) {
-            Ok(Found::Route(route, path_args)) => format!("{} {path_args:?}", route.pattern),
-            Ok(Found::WrongMethod) => "405".to_owned(),
-            Ok(Found::Nothing) => "404".to_owned(),
-            Err(refusal) => refusal.errcode().to_owned(),
-        }
-    }
-
-    #[test]
-    fn literals_go_before_variables_and_slashes_may_be_encoded() {
-        let mut routes = Routes::default();
-        routes.add_raw(Method::GET, "/profile/{user}/{field}", handler);
-        routes.add_raw(Method::DELETE, "/profile/{user}/{field}", handler);
-        routes.add_raw(Method::GET, "/profile/{user}/name", handler);
-        routes.add_raw(Method::GET, "/profile/me/name/long", handler);
-        routes.add_raw(Method::GET, "/rules/", handler);
-        let table = [
-            (Method::GET, "/profile/a/name", r#"/profile/{user}/name ["a"]"#),
-            (Method::GET, "/profile/me/name", r#"/profile/{user}/name ["me"]"#),
-            (Method::GET, "/profile/me/other", r#"/profile/{user}/{field} ["me", "other"]"#),
-            (Method::DELETE, "/profile/a/name", r#"/profile/{user}/{field} ["a", "name"]"#),
-            (Method::HEAD, "/profile/a/name", r#"/profile/{user}/name ["a"]"#),
-            (Method::GET, "/profile/a%2Fb%3Fc%25/x+y%20z", r#"/profile/{user}/{field} ["a/b?c%", "x+y z"]"#),
-            (Method::GET, "/profile/%40%C3%A4/name", r#"/profile/{user}/name ["@ä"]"#),
-            (Method::GET, "/rules/", "/rules/ []"),
-            (Method::GET, "/profile/%FF/name", "M_INVALID_PARAM"),
-            (Method::POST, "/profile/a/name", "405"),
-            (Method::GET, "/profile/a/name/", "404"),
-            (Method::GET, "/profile//name", "404"),
-            (Method::GET, "/profile/a/", "404"),
-            (Method::GET, "/profile/a", "404"),
-            (Method::GET, "/rules", "404"),
-            (Method::GET, "//rules/", "404"),
-            (Method::GET, "", "404"),
-        ];
-        for (method, path, expected) in table {
-            assert_eq!(found(&routes, method.clone(), path), expected, "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn an_empty_state_key_may_be_left_out_with_its_slash() {
-        let mut routes = Routes::default();
-        routes.add_json(state);
-        let pattern = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}";
-        for (path, path_args) in
-            [("/@a:b", r#"["!r", "m.x", "@a:b"]"#), ("/", r#"["!r", "m.x", ""]"#), ("", r#"["!r", "m.x"]"#)]
-        {
-            let path = format!("/_matrix/client/v3/rooms/!r/state/m.x{path}");
-            assert_eq!(found(&routes, Method::GET, &path), format!("{pattern} {path_args}"));
-        }
-    }
-
-    #[test]
-    fn what_is_not_there_and_what_is_not_understood() {
-        let server = TestServer::new(&[("REGISTRATION", "open")]);
-        let token = server.register("alice");
-        let login = "/_matrix/client/v3/login";
-        assert_eq!(refused(server.get("/_matrix/client/v3/nothing", "")), (404, "M_UNRECOGNIZED".to_owned()));
-        assert_eq!(refused(server.put(login, "", &Value::Null)), (405, "M_UNRECOGNIZED".to_owned()));
-        assert_eq!(refused(server.post(login, "", &json!({}))), (400, "M_BAD_JSON".to_owned()));
-        let broken = server.answer(Request::post(login).body("{".into()).unwrap());
-        assert_eq!(serde_json::from_slice::<Value>(broken.body()).unwrap()["errcode"], "M_NOT_JSON");
-        let available = "/_matrix/client/v3/register/available";
-        assert_eq!(refused(server.get(available, "")), (400, "M_MISSING_PARAM".to_owned()));
-        assert_eq!(refused(server.get("/_matrix/client/v3/profile/alice", "")), (400, "M_INVALID_PARAM".to_owned()));
-
-        let whoami = "/_matrix/client/v3/account/whoami";
-        assert_eq!(refused(server.get(whoami, "")), (401, "M_MISSING_TOKEN".to_owned()));
-        for bad in ["x", token.trim_start_matches('m'), &format!("{token}x"), "mye_bm9ib2R5.x"] {
-            assert_eq!(refused(server.get(whoami, bad)), (401, "M_UNKNOWN_TOKEN".to_owned()), "{bad}");
-        }
-        assert_eq!(server.get(&format!("{whoami}?access_token={token}"), "").0, StatusCode::OK);
-    }
-
-    #[test]
-    fn every_answer_is_open_to_web_pages() {
-        let server = TestServer::new(&[]);
-        for (method, path, status) in [
-            (Method::OPTIONS, "/_matrix/client/v3/account/whoami", 204),
-            (Method::OPTIONS, "/nowhere", 204),
-            (Method::GET, "/_matrix/client/v3/account/whoami", 401),
-            (Method::GET, "/nowhere", 404),
-            (Method::GET, "/_matrix/client/versions", 200),
-        ] {
-            let response = server.answer(Request::builder().method(&method).uri(path).body("".into()).unwrap());
-            assert_eq!(response.status(), status, "{method} {path}");
-            let headers = response.headers();
-            assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
-            assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_METHODS], "GET, POST, PUT, DELETE, OPTIONS");
-            assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_HEADERS], "X-Requested-With, Content-Type, Authorization");
-        }
-        assert_eq!(crate::too_large().headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
-        assert_eq!(crate::too_large().status(), 413);
-    }
-
-    #[test]
-    fn head_is_get_without_the_body() {
-        let server = TestServer::new(&[]);
-        let ask = |method| server.answer(Request::builder().method(method).uri("/health").body("".into()).unwrap());
-        let (get, head) = (ask(Method::GET), ask(Method::HEAD));
-        assert_eq!(head.status(), StatusCode::OK);
-        assert!(head.body().is_empty());
-        assert_eq!(head.headers()[header::CONTENT_LENGTH], get.body().len().to_string());
-    }
-}
+mod tests;

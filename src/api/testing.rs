@@ -2,7 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    ops::Range,
     pin::pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -12,15 +13,15 @@ use std::{
 use actors::{Object, Settings};
 use bytes::Bytes;
 use domain::Config;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use platform::{
-    Actors, Address, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
-    OutgoingResponse, Random, Row, SendError, Sql, SrvRecord, Statement, Value, check_params,
+    Actors, Address, Blob, Blobs, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
+    OutgoingResponse, Pieces, Random, Row, SendError, Sql, SrvRecord, Statement, Value, check_params,
 };
 use serde_json::Value as Json;
 
-use crate::{Body, Context, KnownServers, RateLimits, Server, Services, load_settings};
+use crate::{Arriving, Body, Context, KnownServers, RateLimits, Server, Services, load_settings};
 
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -97,6 +98,67 @@ impl Metadata for MemoryMetadata {
                 statements.iter().try_for_each(|statement| tx.execute(statement.sql, &statement.params).map(drop))
             })
         })
+    }
+}
+
+/// The store of media, in memory. It may be told to fail.
+pub(crate) struct MemoryBlobs {
+    files: RefCell<BTreeMap<String, Bytes>>,
+    good_calls: Cell<usize>,
+}
+
+impl Default for MemoryBlobs {
+    fn default() -> Self {
+        Self { files: RefCell::default(), good_calls: Cell::new(usize::MAX) }
+    }
+}
+
+impl Blobs for MemoryBlobs {
+    fn put<'a>(&'a self, key: &'a str, length: Option<u64>, pieces: Pieces) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let bytes: Vec<Bytes> = pieces.try_collect().await?;
+            let bytes = Bytes::from(bytes.concat());
+            if length.is_some_and(|length| length != bytes.len() as u64) {
+                return Err(Fault::new("another length was promised"));
+            }
+            assert!(self.files.borrow_mut().insert(key.to_owned(), bytes).is_none(), "{key} is written twice");
+            // What failed may have happened all the same.
+            self.call()
+        })
+    }
+
+    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Option<Blob>, Fault>> {
+        let range = range.start as usize..range.end as usize;
+        let bytes = self.files.borrow().get(key).map(|bytes| bytes.slice(range));
+        Box::pin(
+            async move { self.call().map(|()| bytes.map(|bytes| Blob::new(futures_util::stream::iter([Ok(bytes)])))) },
+        )
+    }
+
+    fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.call()?;
+            self.files.borrow_mut().retain(|key, _| !keys.contains(key));
+            Ok(())
+        })
+    }
+}
+
+impl MemoryBlobs {
+    /// The keys of all files.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.files.borrow().keys().cloned().collect()
+    }
+
+    /// From now on, so many calls are answered and all others fail.
+    pub(crate) fn fails_after(&self, calls: usize) {
+        self.good_calls.set(calls);
+    }
+
+    fn call(&self) -> Result<(), Fault> {
+        let left = self.good_calls.get().checked_sub(1).ok_or_else(|| Fault::new("told to"))?;
+        self.good_calls.set(left);
+        Ok(())
     }
 }
 
@@ -286,6 +348,7 @@ pub(crate) struct TestServer {
     services: Rc<Services>,
     host: Rc<Host>,
     others: Rc<Others>,
+    pub(crate) blobs: Rc<MemoryBlobs>,
 }
 
 impl TestServer {
@@ -308,11 +371,13 @@ impl TestServer {
             this: this.clone(),
         });
         let others = Rc::new(Others::default());
+        let blobs = Rc::new(MemoryBlobs::default());
         let services = Services {
             actors: host.clone(),
             outgoing: others.clone(),
             known_servers: Arc::new(KnownServers::default()),
             metadata,
+            blobs: blobs.clone(),
             clock: host.clone(),
             random: host.clone(),
             heavy: host.clone(),
@@ -324,6 +389,7 @@ impl TestServer {
             services: Rc::new(services),
             host,
             others,
+            blobs,
         }
     }
 
@@ -345,6 +411,28 @@ impl TestServer {
         self.host.now_ms.set(self.host.now_ms.get() + ms);
     }
 
+    /// The first column of what a query of metadata answers.
+    pub(crate) fn texts(&self, sql: &'static str) -> Vec<String> {
+        let rows = block_on(self.services.metadata.query(Statement::new(sql, vec![]))).unwrap();
+        rows.into_iter().map(|mut row| row.text(0).unwrap()).collect()
+    }
+
+    /// As [`TestServer::texts`], for numbers.
+    pub(crate) fn numbers(&self, sql: &'static str) -> Vec<i64> {
+        let rows = block_on(self.services.metadata.query(Statement::new(sql, vec![]))).unwrap();
+        rows.into_iter().map(|mut row| row.integer(0).unwrap()).collect()
+    }
+
+    /// Files that belong to media.
+    pub(crate) fn files(&self) -> Vec<String> {
+        self.texts("SELECT file FROM media_content ORDER BY file")
+    }
+
+    /// Files that belong to nothing.
+    pub(crate) fn strays(&self) -> Vec<String> {
+        self.texts("SELECT file FROM media_stray ORDER BY file")
+    }
+
     /// How many long computations there were: passwords hashed and verified.
     pub(crate) fn computations(&self) -> usize {
         self.host.computations.get()
@@ -361,7 +449,7 @@ impl TestServer {
 
     /// Answers one request and then does what was left to be done.
     pub(crate) fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let response = block_on(async { whole(self.server.answer(request).await).await });
+        let response = block_on(async { whole(self.server.answer(request.map(Arriving::from)).await).await });
         loop {
             let spawned = std::mem::take(&mut *self.host.spawned.borrow_mut());
             if spawned.is_empty() {
@@ -375,9 +463,11 @@ impl TestServer {
     pub(crate) fn pieces(&self, path: &str, token: &str) -> Vec<Result<Bytes, Fault>> {
         let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
         block_on(async {
-            match self.server.answer(request.body(Bytes::new()).unwrap()).await.into_body() {
+            let request = request.body(Bytes::new()).unwrap().map(Arriving::from);
+            match self.server.answer(request).await.into_body() {
                 Body::Whole(bytes) => vec![Ok(bytes)],
                 Body::Pieces(pieces) => pieces.collect().await,
+                Body::Stored(_) => panic!("this is a file"),
             }
         })
     }
@@ -421,7 +511,9 @@ async fn whole(response: Response<Body>) -> Response<Bytes> {
     let (head, body) = response.into_parts();
     let bytes = match body {
         Body::Whole(bytes) => bytes,
-        Body::Pieces(pieces) => pieces.map(Result::unwrap).collect::<Vec<_>>().await.concat().into(),
+        Body::Pieces(pieces) | Body::Stored(Blob { pieces, .. }) => {
+            pieces.map(Result::unwrap).collect::<Vec<_>>().await.concat().into()
+        }
     };
     Response::from_parts(head, bytes)
 }

@@ -61,6 +61,12 @@ pub struct Config {
     pub presence: bool,
     /// For tests only: opens endpoints that evict actors at will.
     pub test_hooks: bool,
+    /// The largest file that may be uploaded, in bytes.
+    pub max_upload_size: u64,
+    /// How long media is kept after it was last served, in milliseconds; for ever without.
+    pub media_retention_ms: Option<u64>,
+    /// Whether what is uploaded from now on is served to users only.
+    pub authenticated_media: bool,
     /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<AddressRange>,
     /// The limits that are on.
@@ -228,6 +234,22 @@ impl Config {
              begins with _ is an SRV record, _matrix-fed._tcp.name=target:port",
         ),
         key("PRESENCE", Some("on"), "whether users see which of those they share a room with are there: on or off"),
+        key(
+            "MAX_UPLOAD_SIZE",
+            Some("50M"),
+            "the largest file that may be uploaded: bytes, or with K, M or G; 1 to 16G, on Workers never more than 100M",
+        ),
+        key(
+            "MEDIA_RETENTION",
+            None,
+            "how many days media is kept after it was last fetched, unless it is protected: 1 to 36500; by default for ever",
+        ),
+        key(
+            "AUTHENTICATED_MEDIA",
+            Some("on"),
+            "whether media uploaded from now on is served only to those with an access token, and not by the deprecated \
+             endpoints: on or off",
+        ),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
@@ -270,6 +292,7 @@ impl Config {
         key("RC_INVITES_PER_ISSUER", Some("0.3,10"), "invitations, per user who invites: per_second,burst, or 0"),
         key("RC_ROOM_CREATION", Some("0.016,10"), "rooms created, per user: per_second,burst, or 0"),
         key("RC_USER_DIRECTORY", Some("0.016,200"), "searches of the user directory, per user: per_second,burst, or 0"),
+        key("RC_MEDIA_CREATE", Some("10,50"), "media created and uploaded, per user: per_second,burst, or 0"),
         key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
         key(
             "RC_REMOTE_QUERIES",
@@ -313,6 +336,11 @@ impl Config {
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
             presence: values.required("PRESENCE", parse_switch)?,
+            max_upload_size: values.required("MAX_UPLOAD_SIZE", parse_size)?,
+            media_retention_ms: values.parsed("MEDIA_RETENTION", |text| {
+                text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
+            })?,
+            authenticated_media: values.required("AUTHENTICATED_MEDIA", parse_switch)?,
             metrics: values.required("METRICS", parse_switch)?,
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,
@@ -441,6 +469,16 @@ fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
     // RFC 9106, section 3.1: memory is at least 8p kibibytes, p at most 2^24 - 1.
     let enough = cost.parallelism < 1 << 24 && cost.memory_kib >= cost.parallelism * 8;
     (enough && numbers.next().is_none()).then_some(cost)
+}
+
+/// A number of bytes.
+fn parse_size(text: &str) -> Option<u64> {
+    const SIZE_MAX: u64 = 16 << 30;
+    let units = [('K', 10_u32), ('M', 20), ('G', 30)];
+    let unit = units.into_iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
+    let (number, bits) = unit.unwrap_or((text, 0));
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(1 << bits).filter(|size| (1..=SIZE_MAX).contains(size))
 }
 
 fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {

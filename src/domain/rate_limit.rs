@@ -49,11 +49,13 @@ pub enum RateLimited {
     Presence,
     /// Questions to other servers for who did not say who they are, per address.
     RemoteQueries,
+    /// Media created and uploaded, per user.
+    MediaCreate,
 }
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -69,6 +71,7 @@ impl RateLimited {
         Self::UserDirectory,
         Self::Presence,
         Self::RemoteQueries,
+        Self::MediaCreate,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -89,6 +92,7 @@ impl RateLimited {
             Self::UserDirectory => "RC_USER_DIRECTORY",
             Self::Presence => "RC_PRESENCE",
             Self::RemoteQueries => "RC_REMOTE_QUERIES",
+            Self::MediaCreate => "RC_MEDIA_CREATE",
         }
     }
 
@@ -104,7 +108,8 @@ impl RateLimited {
             | Self::RoomCreation
             | Self::UserDirectory
             | Self::Presence
-            | Self::RemoteQueries => None,
+            | Self::RemoteQueries
+            | Self::MediaCreate => None,
         }
     }
 }

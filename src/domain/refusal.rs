@@ -33,8 +33,14 @@ pub enum Refusal {
     InvalidUsername(String),
     /// 400 `M_EXCLUSIVE`: the name lies in the namespace of an appservice.
     Exclusive(String),
+    /// 408 `M_UNKNOWN`: the client stopped sending its request half way.
+    TooSlow,
     /// 413 `M_TOO_LARGE`.
     TooLarge(String),
+    /// 409 `M_CANNOT_OVERWRITE_MEDIA`.
+    CannotOverwriteMedia,
+    /// 504 `M_NOT_YET_UPLOADED`.
+    NotYetUploaded,
     /// 429 `M_LIMIT_EXCEEDED`.
     LimitExceeded {
         /// Milliseconds after which to try again.
@@ -138,13 +144,15 @@ impl Refusal {
             | Self::WrongRoomKeysVersion { .. }
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
-            Self::AliasExists(_) => 409,
+            Self::TooSlow => 408,
+            Self::AliasExists(_) | Self::CannotOverwriteMedia => 409,
             Self::Unrecognized { status } => *status,
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
             Self::OtherServer(_) => 502,
             Self::Unavailable { .. } => 503,
+            Self::NotYetUploaded => 504,
         }
     }
 
@@ -177,7 +185,13 @@ impl Refusal {
             Self::GuestAccessForbidden => "M_GUEST_ACCESS_FORBIDDEN",
             Self::Unrecognized { .. } => "M_UNRECOGNIZED",
             Self::Unauthorized(_) => "M_UNAUTHORIZED",
-            Self::Unknown(_) | Self::AliasExists(_) | Self::OtherServer(_) | Self::Unavailable { .. } => "M_UNKNOWN",
+            Self::Unknown(_)
+            | Self::AliasExists(_)
+            | Self::OtherServer(_)
+            | Self::TooSlow
+            | Self::Unavailable { .. } => "M_UNKNOWN",
+            Self::CannotOverwriteMedia => "M_CANNOT_OVERWRITE_MEDIA",
+            Self::NotYetUploaded => "M_NOT_YET_UPLOADED",
             Self::BadAlias(_) => "M_BAD_ALIAS",
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
@@ -212,6 +226,9 @@ impl Refusal {
             | Self::OtherServer(sentence)
             | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
+            Self::TooSlow => "The request did not arrive in time".to_owned(),
+            Self::CannotOverwriteMedia => "This media has its content already".to_owned(),
+            Self::NotYetUploaded => "The content has not yet been uploaded".to_owned(),
             Self::LimitExceeded { retry_after_ms } => format!("Too many requests: try again in {retry_after_ms} ms"),
             Self::UnknownToken { soft_logout: true } => "This access token has expired".to_owned(),
             Self::UnknownToken { soft_logout: false } => "This access token is not known".to_owned(),
@@ -282,6 +299,9 @@ mod tests {
             (Refusal::InvalidUsername(s()), r#"{"invalid_username":"x"}"#, 400, "M_INVALID_USERNAME"),
             (Refusal::Exclusive(s()), r#"{"exclusive":"x"}"#, 400, "M_EXCLUSIVE"),
             (Refusal::TooLarge(s()), r#"{"too_large":"x"}"#, 413, "M_TOO_LARGE"),
+            (Refusal::TooSlow, r#""too_slow""#, 408, "M_UNKNOWN"),
+            (Refusal::CannotOverwriteMedia, r#""cannot_overwrite_media""#, 409, "M_CANNOT_OVERWRITE_MEDIA"),
+            (Refusal::NotYetUploaded, r#""not_yet_uploaded""#, 504, "M_NOT_YET_UPLOADED"),
             (
                 Refusal::LimitExceeded { retry_after_ms: 5 },
                 r#"{"limit_exceeded":{"retry_after_ms":5}}"#,

@@ -1,7 +1,7 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     convert::Infallible,
     net::IpAddr,
     pin::{Pin, pin},
@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use api::{BODY_BYTES_MAX, Body, ClientAddress, Server};
-use bytes::{Bytes, BytesMut};
+use api::{Arriving, Body, ClientAddress, Server, Unread};
+use bytes::Bytes;
 use domain::address_range::AddressRange;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
@@ -20,7 +20,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use platform::Fault;
+use platform::{Blob, Fault};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -35,6 +35,10 @@ use crate::listen::Accepted;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection with no request under way is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// What nobody wanted of a request is still taken in for so long, or so many bytes, that the client gets to read its
+/// answer.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// The largest head of a request, in bytes.
@@ -42,11 +46,11 @@ const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 /// Whoever answers requests: the homeserver, or a test's stand-in.
 pub(crate) trait Answers {
-    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>>;
+    fn answer(&self, request: Request<Arriving>) -> impl Future<Output = Response<Body>>;
 }
 
 impl Answers for Server {
-    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>> {
+    fn answer(&self, request: Request<Arriving>) -> impl Future<Output = Response<Body>> {
         self.answer(request)
     }
 }
@@ -123,13 +127,11 @@ async fn answer(
 ) -> Result<Response<Outgoing>, Infallible> {
     let (mut head, body) = request.into_parts();
     head.extensions.insert(ClientAddress::behind_proxies(origin.peer, &head.headers, &origin.trusted_proxies));
-    let mut response = match read(body).await {
-        Ok(body) => server.answer(Request::from_parts(head, body)).await,
-        Err(Unread::TooLarge) => api::too_large(),
-        Err(Unread::TooSlow) => plain(StatusCode::REQUEST_TIMEOUT),
-        // Nobody is left to read this.
-        Err(Unread::Broken) => plain(StatusCode::BAD_REQUEST),
-    };
+    let incoming = Rc::new(RefCell::new(Some(body)));
+    let mut response = server.answer(Request::from_parts(head, arriving(incoming.clone()))).await;
+    if let Some(rest) = incoming.take().filter(|rest| !rest.is_end_stream()) {
+        tokio::task::spawn_local(timeout(DISCARD_TIMEOUT, discard(rest)));
+    }
     let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if let Body::Whole(body) = response.body()
         && !bodiless
@@ -141,43 +143,50 @@ async fn answer(
     Ok(response.map(|body| match body {
         Body::Whole(bytes) => Outgoing::Left(Full::new(bytes)),
         // The request is under way until its last piece is.
-        Body::Pieces(pieces) => Outgoing::Right(StreamBody::new(Box::pin(pieces.map(move |piece| {
-            let _under_way = &under_way;
-            piece.map(Frame::data).inspect_err(|fault| error!(%fault, "an answer was cut short"))
-        })))),
+        Body::Pieces(pieces) | Body::Stored(Blob { pieces, .. }) => {
+            Outgoing::Right(StreamBody::new(Box::pin(pieces.map(move |piece| {
+                let _under_way = &under_way;
+                piece.map(Frame::data).inspect_err(|fault| error!(%fault, "an answer was cut short"))
+            }))))
+        }
     }))
 }
 
 type Outgoing = Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Fault>>>>>>;
 
-fn plain(status: StatusCode) -> Response<Body> {
-    let body = Bytes::from_static(br#"{"errcode":"M_UNKNOWN","error":"The request did not arrive whole"}"#);
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-enum Unread {
-    TooLarge,
-    TooSlow,
-    Broken,
-}
-
-async fn read(mut body: Incoming) -> Result<Bytes, Unread> {
-    // Said beforehand: then not a byte of it is read.
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(Unread::TooLarge);
-    }
-    let mut read = BytesMut::new();
-    loop {
-        let frame = timeout(READ_TIMEOUT, body.frame()).await.map_err(|_| Unread::TooSlow)?;
-        let Some(frame) = frame else { return Ok(read.freeze()) };
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
-        if read.len() + data.len() > BODY_BYTES_MAX {
-            return Err(Unread::TooLarge);
+/// A request's body, piece by piece. It lies in `incoming` between two pieces, until it ended or broke.
+fn arriving(incoming: Rc<RefCell<Option<Incoming>>>) -> Arriving {
+    let length = incoming.borrow().as_ref().and_then(|body| body.size_hint().exact());
+    let pieces = stream::unfold(incoming, |incoming| async move {
+        let mut body = incoming.take()?;
+        let piece = loop {
+            match timeout(READ_TIMEOUT, body.frame()).await {
+                Err(_) => break Err(Unread::TooSlow),
+                Ok(None) => return None,
+                Ok(Some(Err(_))) => break Err(Unread::Broken),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        break Ok(data);
+                    }
+                }
+            }
+        };
+        if piece.is_ok() {
+            incoming.replace(Some(body));
         }
-        read.extend_from_slice(&data);
+        Some((piece, incoming))
+    });
+    Arriving::new(length, pieces)
+}
+
+/// Takes in what is left of a body.
+async fn discard(mut body: Incoming) {
+    let mut discarded = 0_usize;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded = discarded.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if discarded > DISCARDED_BYTES_MAX {
+            return;
+        }
     }
 }
 
@@ -259,7 +268,10 @@ mod tests {
     }
 
     impl Answers for Echo {
-        async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
+        async fn answer(&self, request: Request<Arriving>) -> Response<Body> {
+            if request.uri().path() == "/ignore" {
+                return Response::new(Bytes::from("ignored").into());
+            }
             if request.uri().path() == "/wait" {
                 let _told = Told(self.dropped.clone());
                 self.waits.notify_one();
@@ -270,7 +282,9 @@ mod tests {
                 let pieces = [Ok(Bytes::from("one")), Ok(Bytes::from("two"))].into_iter().chain(end);
                 return Response::new(Body::pieces(futures_util::stream::iter(pieces)));
             }
-            Response::new(Bytes::from(request.body().len().to_string()).into())
+            let pieces: Vec<_> = request.into_body().pieces.collect().await;
+            let read: Result<usize, Unread> = pieces.into_iter().map(|piece| piece.map(|bytes| bytes.len())).sum();
+            Response::new(Bytes::from(format!("{read:?}")).into())
         }
     }
 
@@ -319,28 +333,40 @@ mod tests {
     }
 
     #[test]
-    fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
-        story(|mut client, _echo, _stop, _served| async move {
-            let head = format!("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", BODY_BYTES_MAX + 1);
-            client.write_all(head.as_bytes()).await.unwrap();
-            let answer = said(&mut client).await;
-            assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-            assert!(answer.contains("M_TOO_LARGE"), "{answer}");
+    fn an_answer_does_not_wait_for_a_body_that_nobody_wants() {
+        story(|client, _echo, _stop, _served| async move {
+            let (mut answer, mut body) = tokio::io::split(client);
+            body.write_all(b"PUT /ignore HTTP/1.1\r\nhost: a\r\ncontent-length: 10000000\r\n\r\n").await.unwrap();
+            let mut start = [0; 13];
+            answer.read_exact(&mut start).await.unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200 ");
+            // It may still be sent, and the connection is good for more.
+            let more = tokio::task::spawn_local(async move {
+                body.write_all(&vec![b'a'; 10_000_000]).await.unwrap();
+                body.write_all(b"GET /ignore HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+                body
+            });
+            let mut rest = String::new();
+            answer.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest.matches("HTTP/1.1 200 ").count(), 1, "{rest}");
+            more.await.unwrap();
         });
     }
 
     #[test]
-    fn a_chunked_body_is_counted_while_it_comes() {
-        story(|client, _echo, _stop, _served| async move {
-            let (mut answer, mut body) = tokio::io::split(client);
-            tokio::task::spawn_local(async move {
-                body.write_all(b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
-                // Ends when the server closes.
-                while body.write_all(format!("8000\r\n{}\r\n", "a".repeat(0x8000)).as_bytes()).await.is_ok() {}
-            });
-            let mut start = [0; 13];
-            answer.read_exact(&mut start).await.unwrap();
-            assert_eq!(&start, b"HTTP/1.1 413 ");
+    fn a_body_is_answered_piece_by_piece() {
+        story(|mut client, _echo, _stop, _served| async move {
+            client
+                .write_all(b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            for _ in 0..3 {
+                client.write_all(b"2\r\naa\r\n").await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client.write_all(b"0\r\n\r\n").await.unwrap();
+            let answer = said(&mut client).await;
+            assert!(answer.ends_with("Ok(6)"), "{answer}");
         });
     }
 
@@ -353,7 +379,7 @@ mod tests {
             tokio::task::yield_now().await;
             echo.go.notify_one();
             let answer = said(&mut client).await;
-            assert!(answer.contains("content-length: 1\r\n") && answer.ends_with("\r\n\r\n2"), "{answer}");
+            assert!(answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\nOk(2)"), "{answer}");
             served.await.unwrap();
         });
     }

@@ -10,6 +10,7 @@ mod connection;
 mod heavy;
 mod listen;
 mod logs;
+mod media_files;
 mod metadata;
 mod options;
 mod outgoing;

@@ -29,6 +29,7 @@ use crate::{
     heavy::HeavyThreads,
     listen::{Accepted, Listener},
     logs,
+    media_files::MediaFiles,
     metadata::MetadataSource,
     options::Serve,
     outgoing::Network,
@@ -38,6 +39,8 @@ use crate::{
 
 /// Requests under way when the server is told to stop have this long to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the server does what has to be done from time to time.
+const TEND_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Actors kept open per executor: each holds up to a megabyte of pages.
 const OPEN_MAX: usize = 512;
 const OPEN_MIN: usize = 16;
@@ -54,6 +57,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let data_dir = &options.storage.data_dir;
     let _claim = claim_data_dir(data_dir)?;
     let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
+    let media = MediaFiles::open(data_dir)?;
     let settings = settings::load(&metadata, config).await?;
     let network = Network::new(&settings.config.outgoing)?;
     // Before any actor is opened: an address in use is why most starts fail.
@@ -69,10 +73,12 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let rate_limits = Arc::new(RateLimits::new(&settings.config.rate_limits));
     let known_servers = Arc::new(KnownServers::default());
     let mut tiers = Vec::new();
-    for _ in 0..threads {
+    for number in 0..threads {
         let parts = Parts {
+            tends: number == 0,
             router: actors.router(),
             metadata: metadata.clone(),
+            media: media.clone(),
             heavy: heavy.clone(),
             settings: settings::copy(&settings)?,
             rate_limits: rate_limits.clone(),
@@ -164,8 +170,11 @@ struct Tier {
 
 /// What a tier's thread makes its services from.
 struct Parts {
+    /// Whether this thread does what has to be done from time to time.
+    tends: bool,
     router: Router,
     metadata: MetadataSource,
+    media: MediaFiles,
     heavy: HeavyThreads,
     settings: Settings,
     rate_limits: Arc<RateLimits>,
@@ -179,6 +188,7 @@ impl Parts {
         let services = Services {
             actors: Rc::new(self.router),
             metadata: self.metadata.connect(),
+            blobs: Rc::new(self.media),
             clock: Rc::new(SystemClock),
             random: Rc::new(Chance),
             heavy: Rc::new(self.heavy),
@@ -208,6 +218,15 @@ impl Tier {
     }
 }
 
+async fn tend(server: Rc<Server>) {
+    loop {
+        if let Err(fault) = server.tend().await {
+            warn!(%fault, "what has to be done from time to time was not");
+        }
+        tokio::time::sleep(TEND_EVERY).await;
+    }
+}
+
 async fn serve(
     parts: Parts,
     mut inbox: mpsc::UnboundedReceiver<Accepted>,
@@ -215,7 +234,12 @@ async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     let trusted_proxies: Rc<[_]> = parts.settings.config.trusted_proxies.as_slice().into();
+    let tends = parts.tends;
     let server = Rc::new(parts.server());
+    let mut tending = JoinSet::new();
+    if tends {
+        tending.spawn_local(tend(server.clone()));
+    }
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

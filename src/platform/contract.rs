@@ -3,6 +3,7 @@
 //! A check answers what it found wrong instead of panicking, because a panic ends a Worker's whole isolate.
 //! Suites that write leave their tables behind: give them a database of their own.
 
+mod blobs;
 mod outgoing;
 
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use crate::{
     STATEMENT_PARAMS_MAX, Sql, Statement, Tx, Value, transact,
 };
 
+pub use blobs::blobs;
 pub use outgoing::outgoing;
 
 /// What one check found.

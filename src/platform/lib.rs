@@ -1,13 +1,14 @@
 //! What a host supplies, as small `!Send` traits, and the types that cross them.
 //!
-//! In scope: an actor's private database, the metadata database, calls between actors, other people's servers,
-//! time, chance, alarms, durability, work in the background. Out of scope: anything Matrix; anything of one host.
+//! In scope: an actor's private database, the metadata database, the store of files, calls between actors, other people's
+//! servers, time, chance, alarms, durability, work in the background. Out of scope: anything Matrix; anything of one host.
 //!
 //! Two hosts implement these traits, Cloudflare Workers and the native binary, and one contract suite
 //! ([`contract`]) runs against every implementation. Because every effect goes through them, a third
 //! host may be a deterministic simulator.
 
 mod actors;
+mod blobs;
 mod fault;
 mod metadata;
 pub mod meter;
@@ -19,6 +20,7 @@ mod value;
 pub mod contract;
 
 pub use actors::{ActorKind, Actors, Address, WAITING_CALLS_MAX};
+pub use blobs::{Blob, Blobs, DELETED_KEYS_MAX, Pieces};
 pub use fault::Fault;
 pub use metadata::{Metadata, Statement};
 pub use object::ObjectHost;

@@ -3,7 +3,7 @@
 //! A suite needs the runtime around it, so it runs where the adapters do: metadata, clock, chance and calls
 //! in the Worker, the database and the alarm in an object of its own.
 
-use api::Services;
+use api::{Arriving, Services};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use js_sys::Promise;
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) const CONTRACT_PATH: &str = "contract";
 
 /// Whether a request asks for the suites, and may.
-pub(crate) fn is_asked(request: &Request<Bytes>, services: &Services) -> bool {
+pub(crate) fn is_asked(request: &Request<Arriving>, services: &Services) -> bool {
     request.method() == Method::POST
         && request.uri().path() == "/_myelin/test/contract"
         && api::may_use_test_hooks(request, &services.settings.config)
@@ -35,6 +35,7 @@ pub(crate) fn is_asked(request: &Request<Bytes>, services: &Services) -> bool {
 /// Answers every outcome: `[{"name": …, "broken": null or how}]`.
 pub(crate) async fn answer(env: &Env, services: &Services) -> Response<Bytes> {
     let mut outcomes = contract::metadata(&*services.metadata).await;
+    outcomes.extend(contract::blobs(&*services.blobs, "contract").await);
     outcomes.extend(contract::clock(&Runtime));
     outcomes.extend(contract::random(&Runtime));
     outcomes.extend(contract::actors(&*services.actors, &Address::new(ActorKind::User, "contract stranger")).await);

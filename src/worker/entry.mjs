@@ -4,7 +4,7 @@
 // it had begun will ever settle, so every call in flight fails at once, and the next call finds a new instance.
 
 import { DurableObject, WorkerEntrypoint } from 'cloudflare:workers';
-import { answer, carry, Shell, Streamed, __worker_init_state as instanceState } from './index.js';
+import { answer, carry, Shell, Streamed, tend, __worker_init_state as instanceState } from './index.js';
 
 const ALARM_RETRY_MS = 30_000;
 
@@ -149,6 +149,14 @@ export class Carrier extends WorkerEntrypoint {
 }
 
 export default class extends WorkerEntrypoint {
+  async scheduled() {
+    try {
+      await guarded(() => tend(this.env));
+    } catch (error) {
+      failed(error, 500, null);
+    }
+  }
+
   async fetch(request) {
     try {
       const answered = await guarded(() => answer(request, this.env));

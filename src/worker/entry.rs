@@ -2,33 +2,34 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use api::{BODY_BYTES_MAX, Body, ClientAddress, Pieces, Server, Services};
+use api::{Arriving, Body, ClientAddress, Server, Services, Unread};
 use bytes::Bytes;
 use futures_util::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     future::{Either, select},
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
-use js_sys::{Array, Promise, Reflect, Uint8Array};
-use platform::Fault;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header::CONTENT_LENGTH};
+use js_sys::{Array, Promise, Uint8Array};
+use platform::{Blob, Fault, Pieces};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
-use web_sys::{Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
+use web_sys::{Headers, ReadableStream, Request, Response, ResponseInit};
 use worker::Env;
 
 use crate::{
     actors_by_stub::Stubs,
     chance::Runtime,
     contract,
-    js::{self, Leaving},
+    js::{self, Leaving, Reading},
     outgoing,
+    r2::R2,
     settings::{known_servers, metadata, rate_limits, routes, settings},
 };
 
 /// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
 const CONNECTING_IP: &str = "cf-connecting-ip";
 
-/// How much of a body that is too large is taken in before the connection is given up, in bytes.
+/// What nobody wanted of a request is still taken in, up to so many bytes, so that the client gets to read its answer.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Answers one request. Rejects only when not even an answer could be made.
@@ -60,6 +61,22 @@ pub fn carry(server: String, env: Env) -> Promise {
     })
 }
 
+/// Does what has to be done from time to time.
+#[wasm_bindgen]
+pub fn tend(env: Env) -> Promise {
+    future_to_promise(async move {
+        let done = async {
+            let services = services(&env).await?;
+            let routes = routes(&services.settings);
+            Server::new(services, routes).tend().await
+        };
+        if let Err(fault) = done.await {
+            tracing::error!(%fault, "what has to be done from time to time was not");
+        }
+        Ok(JsValue::UNDEFINED)
+    })
+}
+
 /// Stops listening when the answer is made.
 struct Until(Leaving);
 
@@ -71,8 +88,12 @@ impl Drop for Until {
 
 /// A `Response`, or a [`Streamed`] that is to become one.
 async fn respond(request: &Request, env: &Env) -> Result<JsValue, JsValue> {
-    let answer = match read(request).await {
-        Ok(Some(request)) => match services(env).await {
+    let body = match request.body() {
+        Some(body) => Some(Rc::new(Reading::of(&body)?)),
+        None => None,
+    };
+    let answer = match read(request, body.clone()) {
+        Ok(request) => match services(env).await {
             Ok(services) if contract::is_asked(&request, &services) => {
                 contract::answer(env, &services).await.map(Body::from)
             }
@@ -86,9 +107,11 @@ async fn respond(request: &Request, env: &Env) -> Result<JsValue, JsValue> {
                 error(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "The server cannot start; its log says why.")
             }
         },
-        Ok(None) => api::too_large(),
         Err(fault) => error(StatusCode::BAD_REQUEST, "M_UNKNOWN", &fault.to_string()),
     };
+    if let Some(body) = body {
+        discard(&body).await;
+    }
     write(answer)
 }
 
@@ -97,6 +120,7 @@ async fn services(env: &Env) -> Result<Services, Fault> {
     Ok(Services {
         actors: Rc::new(Stubs::new(env.clone())),
         metadata: metadata(env)?,
+        blobs: Rc::new(R2::bound(env)?),
         clock: Rc::new(Runtime),
         random: Rc::new(Runtime),
         heavy: Rc::new(Runtime),
@@ -107,11 +131,11 @@ async fn services(env: &Env) -> Result<Services, Fault> {
     })
 }
 
-/// The request with its body, or `None` when that is larger than [`BODY_BYTES_MAX`].
-async fn read(request: &Request) -> Result<Option<http::Request<Bytes>>, Fault> {
+/// The request, with its body yet to arrive.
+fn read(request: &Request, body: Option<Rc<Reading>>) -> Result<http::Request<Arriving>, Fault> {
     let failed = |thrown: JsValue| js::fault("request", &thrown);
     let malformed = |error: http::Error| Fault::new(format!("request: {error}"));
-    let mut parsed = http::Request::new(Bytes::new());
+    let mut parsed = http::Request::new(Arriving::from(Bytes::new()));
     *parsed.method_mut() = Method::from_bytes(request.method().as_bytes()).map_err(|error| malformed(error.into()))?;
     *parsed.uri_mut() = origin_form(&request.url()).parse::<Uri>().map_err(|error| malformed(error.into()))?;
     for entry in request.headers().entries() {
@@ -127,9 +151,11 @@ async fn read(request: &Request) -> Result<Option<http::Request<Bytes>>, Fault> 
     if let Some(address) = address {
         parsed.extensions_mut().insert(ClientAddress(address));
     }
-    let Some(body) = body(request).await.map_err(failed)? else { return Ok(None) };
-    *parsed.body_mut() = body;
-    Ok(Some(parsed))
+    if let Some(body) = body {
+        let length = parsed.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        *parsed.body_mut() = Arriving::new(length, Reading::on(body).map_err(|_| Unread::Broken));
+    }
+    Ok(parsed)
 }
 
 /// Path and query of a URL, as a request line has them.
@@ -138,25 +164,16 @@ fn origin_form(url: &str) -> &str {
     after_scheme.find('/').and_then(|start| after_scheme.get(start..)).unwrap_or("/")
 }
 
-/// The whole body, or `None` when it is larger than allowed.
-///
-/// What is too much is still taken in, so that the client gets to read its answer.
-async fn body(request: &Request) -> Result<Option<Bytes>, JsValue> {
-    let Some(stream) = request.body() else { return Ok(Some(Bytes::new())) };
-    let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
-    let (mut body, mut total) = (Vec::new(), 0);
-    while total <= DISCARDED_BYTES_MAX {
-        let piece = JsFuture::from(reader.read()).await?;
-        if Reflect::get(&piece, &"done".into())?.is_truthy() {
-            return Ok((total <= BODY_BYTES_MAX).then(|| body.into()));
-        }
-        let piece: Uint8Array = Reflect::get(&piece, &"value".into())?.dyn_into()?;
-        total += piece.length() as usize;
-        if total <= BODY_BYTES_MAX {
-            body.extend_from_slice(&piece.to_vec());
+/// Takes in what is left of a body.
+async fn discard(body: &Reading) {
+    let mut discarded = 0_usize;
+    while discarded <= DISCARDED_BYTES_MAX {
+        match body.next().await {
+            Ok(Some(piece)) => discarded = discarded.saturating_add(piece.length() as usize),
+            // A body that broke is no worse than one that ended.
+            Ok(None) | Err(_) => return,
         }
     }
-    Ok(None)
 }
 
 fn write(answer: http::Response<Body>) -> Result<JsValue, JsValue> {
@@ -166,16 +183,24 @@ fn write(answer: http::Response<Body>) -> Result<JsValue, JsValue> {
         headers.append(name.as_str(), &value)?;
     }
     let status = answer.status().as_u16();
+    let init = ResponseInit::new();
+    init.set_status(status);
+    init.set_headers(&headers);
     match answer.into_body() {
         Body::Whole(bytes) => {
-            let init = ResponseInit::new();
-            init.set_status(status);
-            init.set_headers(&headers);
             // Some statuses have no body, not even an empty one.
             let body = (!bytes.is_empty()).then(|| Uint8Array::from(bytes.as_ref()));
             Ok(Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)?.into())
         }
-        Body::Pieces(pieces) => Ok(Streamed { status, headers, pieces: Rc::new(RefCell::new(Some(pieces))) }.into()),
+        Body::Stored(Blob { pieces, of_host }) => match of_host.and_then(|of_host| of_host.downcast().ok()) {
+            // The runtime sends a stream of its own without waking us for it.
+            Some(stream) => {
+                let stream: Box<ReadableStream> = stream;
+                Ok(Response::new_with_opt_readable_stream_and_init(Some(&stream), &init)?.into())
+            }
+            None => Ok(Streamed::new(status, headers, pieces).into()),
+        },
+        Body::Pieces(pieces) => Ok(Streamed::new(status, headers, pieces).into()),
     }
 }
 
@@ -187,6 +212,12 @@ pub struct Streamed {
     headers: Headers,
     /// Not there while a piece is being made, and at the end.
     pieces: Rc<RefCell<Option<Pieces>>>,
+}
+
+impl Streamed {
+    fn new(status: u16, headers: Headers, pieces: Pieces) -> Self {
+        Self { status, headers, pieces: Rc::new(RefCell::new(Some(pieces))) }
+    }
 }
 
 #[wasm_bindgen]

@@ -3,10 +3,15 @@
 //! The `worker` crate leaves some of these out and does not catch others; an uncaught exception would abort
 //! the whole instance.
 
-use js_sys::{Array, Object, Promise, Uint8Array};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, stream};
+use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use platform::Fault;
 use wasm_bindgen::prelude::*;
-use web_sys::{Request, RequestInit, Response, WebSocket};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::{ReadableStream, ReadableStreamDefaultReader, Request, RequestInit, Response, WebSocket};
 
 #[wasm_bindgen]
 extern "C" {
@@ -80,6 +85,11 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = deserializeAttachment)]
     pub fn deserialize_attachment(this: &ParkedSocket) -> Result<JsValue, JsValue>;
 
+    #[wasm_bindgen(js_name = ReadableStream)]
+    type Readable;
+    #[wasm_bindgen(method, catch, js_name = getReader)]
+    fn reader(this: &Readable) -> Result<ReadableStreamDefaultReader, JsValue>;
+
     #[wasm_bindgen(js_name = WebSocketPair)]
     pub type SocketPair;
     #[wasm_bindgen(constructor, catch, js_class = WebSocketPair)]
@@ -139,6 +149,39 @@ extern "C" {
     pub fn upgraded(socket: &WebSocket) -> Result<Response, JsValue>;
     #[wasm_bindgen(js_name = socketOf)]
     pub fn socket_of(response: &Response) -> Option<WebSocket>;
+}
+
+/// A stream that nobody else may read from now on. Dropped, it tells its source that nobody wants more.
+pub(crate) struct Reading(ReadableStreamDefaultReader);
+
+impl Reading {
+    pub(crate) fn of(stream: &ReadableStream) -> Result<Self, JsValue> {
+        Ok(Self(stream.unchecked_ref::<Readable>().reader()?))
+    }
+
+    /// The next bytes, `None` at the end.
+    pub(crate) async fn next(&self) -> Result<Option<Uint8Array>, JsValue> {
+        let read = JsFuture::from(self.0.read()).await?;
+        if Reflect::get(&read, &"done".into())?.is_truthy() {
+            return Ok(None);
+        }
+        Reflect::get(&read, &"value".into())?.dyn_into().map(Some)
+    }
+
+    /// All that is still to come.
+    pub(crate) fn on(this: Rc<Self>) -> impl Stream<Item = Result<Bytes, JsValue>> {
+        stream::try_unfold(this, |reading| async move {
+            let piece = reading.next().await?;
+            Ok(piece.map(|piece| (Bytes::from(piece.to_vec()), reading)))
+        })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // A stream that is broken says so once more, to nobody.
+        spawn_local(JsFuture::from(self.0.cancel()).map(drop));
+    }
 }
 
 /// What was thrown, as a fault. Repeating the call may help when the runtime says so.

@@ -1,4 +1,5 @@
-//! The Cloudflare host: one Worker, four classes of Durable Object, D1 or Postgres for metadata.
+//! The Cloudflare host: one Worker, four classes of Durable Object, D1 or Postgres for metadata, R2 for
+//! media.
 //!
 //! In scope: turning the runtime's requests, objects, sockets, alarms and databases into the traits of
 //! `platform`. Out of scope: every rule and every handler (`domain`, `actors` and `api` own them).
@@ -17,5 +18,6 @@ mod js;
 mod logs;
 mod object_sql;
 mod outgoing;
+mod r2;
 mod settings;
 pub mod shell;

@@ -69,6 +69,9 @@ pub(crate) fn metadata(env: &Env) -> Result<Rc<dyn Metadata>, Fault> {
     Ok(Rc::new(D1(database)))
 }
 
+/// What the platform takes of one request's body, in bytes, on the plans that most have.
+const UPLOAD_BYTES_MAX: u64 = 100_000_000;
+
 /// Reads the variables and secrets that are ours; the environment also holds bindings and whatever else the
 /// operator put there.
 fn config(env: &Env) -> Result<Config, Fault> {
@@ -77,7 +80,9 @@ fn config(env: &Env) -> Result<Config, Fault> {
         let value = value.as_string().or_else(|| value.as_f64().map(|number| number.to_string()))?;
         Some((key.name.to_owned(), value))
     });
-    Config::from_pairs(pairs).map_err(|error| Fault::new(format!("configuration: {error}")))
+    let mut config = Config::from_pairs(pairs).map_err(|error| Fault::new(format!("configuration: {error}")))?;
+    config.max_upload_size = config.max_upload_size.min(UPLOAD_BYTES_MAX);
+    Ok(config)
 }
 
 fn is_bound(env: &Env, name: &str) -> bool {

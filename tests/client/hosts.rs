@@ -23,8 +23,8 @@ fn the_native_server_stops_in_order() {
 }
 
 /// Promises that both hosts' adapters are held to: 18 of the actors' databases, 7 of metadata, 10 of an actor's host,
-/// 4 of calls; 2 of the request tier's clock, 2 of its chance.
-const PROMISES: usize = 43;
+/// 4 of calls; 10 of the store of media; 2 of the request tier's clock, 2 of its chance.
+const PROMISES: usize = 53;
 /// Calls that wait on one actor at once.
 const WAITING_MAX: usize = 64;
 /// Longer than anything here takes, shorter than a client's patience.
@@ -55,6 +55,7 @@ fn metadata_may_lie_in_postgres(server: &Server) {
     let taken = json!({ "username": alice.localpart(), "password": "x", "auth": { "type": "m.login.dummy" } });
     server.anonymous().post("/_matrix/client/v3/register", taken).refused(400, "M_USER_IN_USE");
     the_directory_is_found(&alice);
+    media_is_found(&alice);
     assert_ne!(database.tables(), Vec::<String>::new(), "it lies elsewhere");
     server.dies_and_returns();
     assert_eq!(alice.logs_in_again().id, alice.id);
@@ -97,6 +98,21 @@ fn the_directory_is_found(alice: &User) {
     for _ in 0..2 {
         alice.post(&format!("/rooms/{}/report", encode(&room)), json!({ "reason": "spam" })).ok();
         alice.post(&format!("/users/{}/report", encode(&alice.id)), json!({ "reason": "" })).ok();
+    }
+}
+
+/// Media with the same content, and media whose content came later.
+fn media_is_found(alice: &User) {
+    let text = [("Content-Type", "text/plain")];
+    let sends = |method: &str, path: &str| alice.client().send_bytes(method, path, &text, Some(b"hi".to_vec())).ok();
+    let mxc = |answer: Value| answer["content_uri"].as_str().expect("a URI").trim_start_matches("mxc://").to_owned();
+    let first = mxc(sends("POST", "/_matrix/media/v3/upload"));
+    let second = mxc(sends("POST", "/_matrix/media/v3/upload?filename=Gr%C3%B6%C3%9Fe"));
+    let third = mxc(alice.client().post("/_matrix/media/v1/create", json!({})).ok());
+    sends("PUT", &format!("/_matrix/media/v3/upload/{third}"));
+    for mxc in [first, second, third] {
+        let answer = alice.client().get(&format!("/_matrix/client/v1/media/download/{mxc}"));
+        assert_eq!((answer.status, &*answer.text), (200, "hi"));
     }
 }
 

@@ -18,6 +18,8 @@ mod key_backup;
 mod knocking;
 mod lazy_loading;
 mod login;
+mod media;
+mod media_administration;
 mod membership;
 mod messages;
 mod presence;

@@ -12,8 +12,10 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The JSON body, or `null` where there is none or it is not JSON.
     pub body: Value,
-    /// The body as it came.
+    /// The body as text.
     pub text: String,
+    /// The body as it came.
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {

@@ -1,11 +1,11 @@
 //! HTTP with JSON, with or without an access token.
 
-use std::time::Duration;
+use std::{io::Read, time::Duration};
 
 use serde_json::Value;
 use ureq::{
-    Agent,
-    http::{HeaderMap, Request},
+    Agent, SendBody,
+    http::{HeaderMap, Request, Response, request},
 };
 
 use crate::Answer;
@@ -72,6 +72,49 @@ impl Client {
 
     /// Like [`Client::send`], for servers that may be dead.
     pub fn try_send(&self, method: &str, path: &str, body: Option<String>) -> Result<Answer, ureq::Error> {
+        let headers: &[_] = if body.is_some() { &[("Content-Type", "application/json")] } else { &[] };
+        self.try_send_bytes(method, path, headers, body.map(String::into_bytes))
+    }
+
+    /// Sends any bytes, with these headers and no others of ours.
+    pub fn send_bytes(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
+        self.try_send_bytes(method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Sends what comes, without saying how long it will be.
+    pub fn send_chunks(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Read) -> Answer {
+        let answered = self.try_send_chunks(method, path, headers, body);
+        answered.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Like [`Client::send_chunks`], for bodies that break off.
+    pub fn try_send_chunks(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        mut body: impl Read,
+    ) -> Result<Answer, ureq::Error> {
+        let request = self.request(method, path, headers).body(SendBody::from_reader(&mut body))?;
+        read(format!("{method} {path}"), self.agent.run(request)?)
+    }
+
+    fn try_send_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, ureq::Error> {
+        let request = self.request(method, path, headers);
+        let response = match body {
+            None => self.agent.run(request.body(())?)?,
+            Some(body) => self.agent.run(request.body(body)?)?,
+        };
+        read(format!("{method} {path}"), response)
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> request::Builder {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base_url));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
@@ -80,16 +123,17 @@ impl Client {
             let known = address.rsplit(',').next().unwrap_or_default().trim();
             request = request.header("X-Forwarded-For", address).header("CF-Connecting-IP", known);
         }
-        let mut response = match body {
-            None => self.agent.run(request.body(())?)?,
-            Some(body) => self.agent.run(request.header("Content-Type", "application/json").body(body)?)?,
-        };
-        let headers: HeaderMap = response.headers().clone();
-        let status = response.status().as_u16();
-        let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
-        let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Answer { request: format!("{method} {path}"), status, headers, body, text })
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
     }
+}
+
+fn read(request: String, mut response: Response<ureq::Body>) -> Result<Answer, ureq::Error> {
+    let headers: HeaderMap = response.headers().clone();
+    let status = response.status().as_u16();
+    let bytes = response.body_mut().with_config().limit(64 << 20).read_to_vec()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let body = serde_json::from_slice(&bytes).unwrap_or_default();
+    Ok(Answer { request, status, headers, body, text, bytes })
 }
 
 /// Percent-encodes one path segment or query value.

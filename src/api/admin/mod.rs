@@ -1,5 +1,6 @@
 //! What an administrator does over HTTP, with the endpoints that existing tools know.
 
+mod media;
 mod register;
 mod registration_tokens;
 
@@ -12,4 +13,5 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
         register::routes(routes);
     }
     registration_tokens::routes(routes);
+    media::routes(routes);
 }

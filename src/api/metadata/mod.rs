@@ -4,7 +4,9 @@
 
 pub(crate) mod alias;
 pub(crate) mod auth_stage;
+pub(crate) mod deletion;
 pub(crate) mod directory;
+pub(crate) mod media;
 mod migrations;
 pub(crate) mod nonce;
 pub(crate) mod registration_token;

@@ -19,6 +19,8 @@ fn a_name_is_enough() {
     assert_eq!(config.trusted_proxies, ["127.0.0.0/8", "::1"].map(|range| range.parse().unwrap()));
     assert_eq!((config.allow_guests, &config.terms, config.password_length_min), (false, &None, 1));
     assert_eq!(config.access_token_lifetime_ms, 300_000);
+    assert_eq!((config.max_upload_size, config.authenticated_media), (52_428_800, true));
+    assert_eq!(config.media_retention_ms, None);
     assert!(config.federation.allows("a.org:8448".try_into().unwrap()) && !config.outgoing.allow_private_addresses);
     assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
 }
@@ -38,6 +40,9 @@ fn every_key_is_read() {
         ("ACCESS_TOKEN_LIFETIME", "60"),
         ("DEFAULT_ROOM_VERSION", "10"),
         ("PASSWORD_HASH_COST", "8, 1, 1"),
+        ("MAX_UPLOAD_SIZE", "512K"),
+        ("MEDIA_RETENTION", "90"),
+        ("AUTHENTICATED_MEDIA", "off"),
         ("METRICS", "on"),
         ("LOG_LEVEL", "debug"),
         ("TEST_HOOKS", "on"),
@@ -63,6 +68,8 @@ fn every_key_is_read() {
     assert_eq!(terms, Some(("https://example.org/terms?lang=en#1", "House Rules", "2.1")));
     assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
     assert_eq!(config.access_token_lifetime_ms, 60_000);
+    assert_eq!((config.max_upload_size, config.authenticated_media), (524_288, false));
+    assert_eq!(config.media_retention_ms, Some(7_776_000_000));
     assert_eq!(config.default_room_version.as_str(), "10");
     assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
     assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
@@ -111,6 +118,10 @@ fn errors_name_the_key_and_not_the_value() {
         ("PASSWORD_LENGTH_MIN", "0"),
         ("PASSWORD_LENGTH_MIN", "129"),
         ("ACCESS_TOKEN_LIFETIME", "0"),
+        ("MAX_UPLOAD_SIZE", "0"),
+        ("MAX_UPLOAD_SIZE", "50MB"),
+        ("MAX_UPLOAD_SIZE", "17G"),
+        ("MEDIA_RETENTION", "0"),
         ("METRICS", "yes"),
         ("LOG_LEVEL", "trace"),
         ("TEST_HOOKS", "1"),

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom, ToDeviceMessage};
+use platform::Pieces;
 use ruma_common::{OwnedRoomId, RoomId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::json::Json;
-use crate::{Pieces, client::device_lists::DeviceLists};
+use crate::client::device_lists::DeviceLists;
 
 /// The whole answer, but for the rooms.
 #[derive(Default, Serialize)]

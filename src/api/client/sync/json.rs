@@ -4,7 +4,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
-use crate::{Body, Pieces};
+use platform::Pieces;
+
+use crate::Body;
 
 #[derive(Default)]
 pub(super) struct Json {

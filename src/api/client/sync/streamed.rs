@@ -10,7 +10,7 @@ use actors::user::{Plan, PlannedRoom, ReadRoom, RoomsAccountData, SyncClose};
 use bytes::Bytes;
 use domain::Refusal;
 use futures_util::{TryStreamExt, stream};
-use platform::Fault;
+use platform::{Fault, Pieces};
 
 use super::{
     ROOMS_AT_A_TIME, Reading, answer,
@@ -18,7 +18,7 @@ use super::{
     event_filter,
     json::Json,
 };
-use crate::{Body, Failure, OrAbsent, Pieces, client::device_lists::DeviceLists};
+use crate::{Body, Failure, OrAbsent, client::device_lists::DeviceLists};
 
 /// The answer to a plan. Nothing is read before the client takes it.
 pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body {

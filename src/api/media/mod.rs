@@ -1,0 +1,59 @@
+//! The content repository: files that users upload and that everyone they name them to may download.
+//! Spec: "Content repository".
+//!
+//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), and serving it. Out of scope:
+//! media of other servers, and previews of URLs. Neither an upload nor a download is ever whole in memory.
+
+mod conditions;
+#[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]
+mod config;
+mod create;
+#[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
+mod download;
+mod serve;
+mod stray;
+pub(crate) mod tend;
+mod upload;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use domain::Refusal;
+
+use crate::{
+    Context, Failure, Routes,
+    metadata::media::{self, Media, Mxc},
+};
+
+pub(crate) fn routes(routes: &mut Routes) {
+    config::routes(routes);
+    create::routes(routes);
+    upload::routes(routes);
+    download::routes(routes);
+}
+
+/// The longest id of media, in bytes. Ours have 24.
+const MEDIA_ID_BYTES_MAX: usize = 255;
+
+/// Spec: "allowing only alphanumeric (A-Za-z0-9), _ and - characters in the media-id segment".
+pub(crate) fn check_media_id(media_id: &str) -> Result<(), Refusal> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if media_id.is_empty() || media_id.len() > MEDIA_ID_BYTES_MAX || !media_id.bytes().all(is_allowed) {
+        return Err(Refusal::InvalidParam("A media id has letters, digits, _ and - only".to_owned()));
+    }
+    Ok(())
+}
+
+/// A new id of media: nobody guesses one.
+fn new_media_id(cx: &Context) -> Result<String, Failure> {
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(cx.random::<18>()?))
+}
+
+/// What is known of media, unless it expired before it had its content.
+async fn find(cx: &Context, mxc: Mxc<'_>) -> Result<Option<Media>, Failure> {
+    check_media_id(mxc.media_id)?;
+    if mxc.server_name != cx.server_name() {
+        return Ok(None);
+    }
+    let now_ms = cx.now_ms();
+    let media = media::find(cx.metadata(), mxc).await?;
+    Ok(media.filter(|media| media.content.is_some() || media.expires_ms.is_some_and(|expires_ms| expires_ms > now_ms)))
+}

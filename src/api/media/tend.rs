@@ -1,0 +1,154 @@
+//! What is done to the store of media from time to time: whatever crashed, no file stays that belongs to nothing.
+
+use platform::{DELETED_KEYS_MAX, Fault};
+
+use crate::{Services, metadata::deletion};
+
+/// How much of each is done at one time; the rest waits for the next.
+const BATCHES_MAX: usize = 10;
+
+/// Deletes files that belong to nothing, names that were never used, and what nobody fetched for as long as the
+/// configuration says. Any number of hosts may do so at once, and whoever is interrupted is taken up from.
+///
+/// # Errors
+/// The database or the store does not answer.
+pub(crate) async fn tend(services: &Services) -> Result<(), Fault> {
+    let (metadata, now_ms) = (&*services.metadata, services.clock.now_ms());
+    deletion::delete_expired(metadata, now_ms).await?;
+    if let Some(retention_ms) = services.settings.config.media_retention_ms {
+        let before_ms = now_ms.saturating_sub(retention_ms);
+        for media in deletion::unused(metadata, before_ms, 0, DELETED_KEYS_MAX as u64).await? {
+            deletion::delete(metadata, &media).await?;
+        }
+    }
+    clear_strays(services).await
+}
+
+/// Deletes files that belong to nothing and that nobody writes.
+pub(crate) async fn clear_strays(services: &Services) -> Result<(), Fault> {
+    let metadata = &*services.metadata;
+    for _ in 0..BATCHES_MAX {
+        let files = deletion::strays(metadata, services.clock.now_ms(), DELETED_KEYS_MAX as u64 / 10).await?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        services.blobs.delete(&files).await?;
+        deletion::forget_files(metadata, &files).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Request, StatusCode, header};
+    use serde_json::Value;
+
+    use super::tend;
+    use crate::testing::{TestServer, block_on};
+
+    const DAY_MS: u64 = 86_400_000;
+
+    /// Uploads, and answers what is after `mxc://`.
+    fn uploads(server: &TestServer, token: &str, body: &'static str) -> String {
+        let request = Request::builder().method(Method::POST).uri("/_matrix/media/v3/upload");
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let answer = server.answer(request.body(body.into()).unwrap());
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        answer["content_uri"].as_str().unwrap_or_default().trim_start_matches("mxc://").to_owned()
+    }
+
+    fn downloads(server: &TestServer, token: &str, mxc: &str) -> StatusCode {
+        server.get(&format!("/_matrix/client/v1/media/download/{mxc}"), token).0
+    }
+
+    fn tends(server: &TestServer) {
+        block_on(tend(server.context().services())).unwrap();
+    }
+
+    /// Every file belongs to something or is a stray, and everything has its file.
+    fn is_in_order(server: &TestServer) {
+        let (kept, strays) = (server.files(), server.strays());
+        for file in server.blobs.keys() {
+            assert!(kept.contains(&file) || strays.contains(&file), "{file} belongs to nothing");
+        }
+        for file in kept {
+            assert!(server.blobs.keys().contains(&file), "{file} is lost");
+        }
+    }
+
+    #[test]
+    fn an_upload_that_was_interrupted_is_cleared_away_when_nobody_can_be_at_it() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let token = server.register("alice");
+        server.blobs.fails_after(0);
+        uploads(&server, &token, "lost");
+        server.blobs.fails_after(usize::MAX);
+        let kept = uploads(&server, &token, "kept");
+        tends(&server);
+        assert_eq!((server.blobs.keys().len(), server.strays().len()), (2, 1), "its time is not over");
+        server.pass_ms(2 * 3_600_000);
+        server.blobs.fails_after(0);
+        assert!(block_on(tend(server.context().services())).is_err());
+        is_in_order(&server);
+        server.blobs.fails_after(usize::MAX);
+        tends(&server);
+        assert_eq!((server.blobs.keys().len(), server.strays().len()), (1, 0));
+        assert_eq!(downloads(&server, &token, &kept), StatusCode::OK);
+    }
+
+    #[test]
+    fn names_that_were_never_used_are_forgotten() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let token = server.register("alice");
+        server.post("/_matrix/media/v1/create", &token, &serde_json::json!({}));
+        uploads(&server, &token, "kept");
+        let count = || server.numbers("SELECT count(*) FROM media");
+        server.pass_ms(DAY_MS - 1);
+        tends(&server);
+        assert_eq!(count(), [2]);
+        server.pass_ms(2);
+        tends(&server);
+        assert_eq!(count(), [1]);
+    }
+
+    #[test]
+    fn what_nobody_fetches_goes_after_its_time() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("MEDIA_RETENTION", "10")]);
+        let token = server.register("alice");
+        let [unused, used, shared] = ["unused", "used", "shared"].map(|body| uploads(&server, &token, body));
+        server.pass_ms(9 * DAY_MS);
+        assert_eq!(downloads(&server, &token, &used), StatusCode::OK);
+        let again = uploads(&server, &token, "shared");
+        tends(&server);
+        assert_eq!(server.blobs.keys().len(), 3);
+        server.pass_ms(2 * DAY_MS);
+        tends(&server);
+        for (mxc, status) in [(&unused, 404), (&used, 200), (&shared, 404), (&again, 200)] {
+            assert_eq!(downloads(&server, &token, mxc), status, "{mxc}");
+        }
+        assert_eq!((server.blobs.keys().len(), server.strays().len()), (2, 0));
+        is_in_order(&server);
+    }
+
+    #[test]
+    fn a_deletion_that_is_interrupted_is_taken_up() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("MEDIA_RETENTION", "1")]);
+        let token = server.register("alice");
+        let mxc = uploads(&server, &token, "content");
+        server.pass_ms(2 * DAY_MS);
+        server.blobs.fails_after(0);
+        assert!(block_on(tend(server.context().services())).is_err());
+        is_in_order(&server);
+        assert_eq!((server.blobs.keys().len(), server.strays().len()), (1, 1));
+        // The same content again is a file of its own.
+        server.blobs.fails_after(usize::MAX);
+        let again = uploads(&server, &token, "content");
+        tends(&server);
+        is_in_order(&server);
+        assert_eq!((server.blobs.keys().len(), server.strays().len()), (1, 0));
+        assert_eq!(
+            (downloads(&server, &token, &mxc), downloads(&server, &token, &again)),
+            (StatusCode::NOT_FOUND, StatusCode::OK)
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! `POST /media/v3/upload`, and `PUT` to a name that was created before.
+
+use std::{cell::RefCell, rc::Rc};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use domain::Refusal;
+use futures_util::StreamExt;
+use platform::Fault;
+use ruma_client_api::media::{create_content, create_content_async};
+use ruma_common::{OwnedMxcUri, UserId};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{find, new_media_id, stray};
+use crate::{
+    Arriving, Caller, Context, Failure, Routes, Unread,
+    metadata::media::{self, Content, Media, Mxc, Upload},
+};
+
+/// How long an upload may take, in milliseconds.
+const UPLOAD_MS_MAX: u64 = 60 * 60 * 1000;
+/// What a content type or a file name may have, in bytes.
+const CONTENT_TYPE_BYTES_MAX: usize = 255;
+const NAME_BYTES_MAX: usize = 1024;
+/// Spec: "Defaults to application/octet-stream if it is not set".
+const CONTENT_TYPE: &str = "application/octet-stream";
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_arriving(upload);
+    routes.add_arriving(upload_to_created);
+}
+
+pub(super) fn uri(Mxc { server_name, media_id }: Mxc<'_>) -> OwnedMxcUri {
+    format!("mxc://{server_name}/{media_id}").into()
+}
+
+async fn upload(
+    cx: &Context,
+    caller: Caller,
+    request: create_content::v3::Request,
+    body: Arriving,
+) -> Result<Vec<u8>, Failure> {
+    let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
+    let content = store(cx, body).await?;
+    let media_id = new_media_id(cx)?;
+    let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
+    media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
+    stray::settle(cx, &content.file).await?;
+    Ok(serde_json::to_vec(&json!({ "content_uri": uri(mxc) }))?)
+}
+
+async fn upload_to_created(
+    cx: &Context,
+    caller: Caller,
+    request: create_content_async::v3::Request,
+    body: Arriving,
+) -> Result<Vec<u8>, Failure> {
+    let mxc = Mxc { server_name: &request.server_name, media_id: &request.media_id };
+    let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
+    let Some(Media { uploader, content, .. }) = find(cx, mxc).await? else { return Err(unknown()) };
+    if uploader.as_deref() != Some(caller.user_id.as_str()) {
+        return Err(Refusal::Forbidden("Somebody else created this".to_owned()).into());
+    }
+    if content.is_some() {
+        return Err(Refusal::CannotOverwriteMedia.into());
+    }
+    let content = store(cx, body).await?;
+    media::fill(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
+    stray::settle(cx, &content.file).await?;
+    match find(cx, mxc).await?.map(|media| media.content) {
+        Some(Some(filled)) if filled.sha256 == content.sha256 => Ok(b"{}".to_vec()),
+        Some(Some(_)) => Err(Refusal::CannotOverwriteMedia.into()),
+        Some(None) | None => Err(unknown()),
+    }
+}
+
+fn unknown() -> Failure {
+    Refusal::NotFound("This media id is not known, or has expired".to_owned()).into()
+}
+
+/// What an upload says of itself, if it may.
+fn described<'a>(
+    cx: &Context,
+    uploader: &'a UserId,
+    content_type: Option<&'a str>,
+    upload_name: Option<&'a str>,
+) -> Result<Upload<'a>, Refusal> {
+    let content_type = content_type.unwrap_or(CONTENT_TYPE);
+    if content_type.len() > CONTENT_TYPE_BYTES_MAX {
+        return Err(Refusal::InvalidParam(format!("A content type may have {CONTENT_TYPE_BYTES_MAX} bytes")));
+    }
+    if upload_name.is_some_and(|name| name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control)) {
+        let allowed = format!("A file name may have {NAME_BYTES_MAX} bytes, and no control characters");
+        return Err(Refusal::InvalidParam(allowed));
+    }
+    Ok(Upload { uploader, content_type, upload_name, authenticated: cx.config().authenticated_media })
+}
+
+/// Stores what arrives as a stray file.
+async fn store(cx: &Context, body: Arriving) -> Result<Content, Failure> {
+    let size_max = cx.config().max_upload_size;
+    if body.length.is_some_and(|length| length > size_max) {
+        return Err(too_large(size_max).into());
+    }
+    let ends_ms = cx.now_ms().saturating_add(UPLOAD_MS_MAX);
+    let file = stray::new_file(cx, ends_ms).await?;
+    let taken = Rc::new(RefCell::new(Taken { size_max, ..Taken::default() }));
+    let pieces = {
+        let (taken, clock) = (taken.clone(), cx.services().clock.clone());
+        body.pieces.map(move |piece| taken.borrow_mut().take(piece, clock.now_ms() > ends_ms))
+    };
+    let stored = cx.services().blobs.put(&file, body.length, Box::pin(pieces)).await;
+    let failure = match (stored, taken.take()) {
+        (Ok(()), Taken { failure: None, hash, size, .. }) => {
+            return Ok(Content { sha256: BASE64_URL_SAFE_NO_PAD.encode(hash.finalize()), size, file });
+        }
+        (_, Taken { failure: Some(failure), .. }) => failure,
+        (Err(fault), Taken { failure: None, .. }) => fault.into(),
+    };
+    stray::discard(cx, &file).await?;
+    Err(failure)
+}
+
+fn too_large(size_max: u64) -> Refusal {
+    Refusal::TooLarge(format!("A file may have {size_max} bytes"))
+}
+
+/// What has arrived of an upload.
+#[derive(Default)]
+struct Taken {
+    hash: Sha256,
+    size: u64,
+    size_max: u64,
+    /// Why no more of it is wanted.
+    failure: Option<Failure>,
+}
+
+impl Taken {
+    fn take(&mut self, piece: Result<Bytes, Unread>, is_late: bool) -> Result<Bytes, Fault> {
+        let accepted = piece.map_err(Failure::from).and_then(|piece| {
+            self.size = self.size.saturating_add(piece.len() as u64);
+            if self.size > self.size_max {
+                return Err(too_large(self.size_max).into());
+            }
+            if is_late { Err(Unread::TooSlow.into()) } else { Ok(piece) }
+        });
+        match accepted {
+            Ok(piece) => {
+                self.hash.update(&piece);
+                Ok(piece)
+            }
+            Err(failure) => {
+                self.failure = Some(failure);
+                Err(Fault::new("an upload was given up"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Request, StatusCode, header};
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    fn sends(server: &TestServer, method: Method, path: &str, token: &str, body: &'static str) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(format!("/_matrix/media/{path}"));
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let response = server.answer(request.body(body.into()).unwrap());
+        (response.status(), serde_json::from_slice(response.body()).unwrap())
+    }
+
+    fn server() -> (TestServer, String) {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("MAX_UPLOAD_SIZE", "5")]);
+        let token = server.register("alice");
+        (server, token)
+    }
+
+    #[test]
+    fn the_same_content_lies_in_one_file() {
+        let (server, token) = server();
+        for body in ["a", "b", "a", "a"] {
+            assert_eq!(sends(&server, Method::POST, "v3/upload", &token, body).0, StatusCode::OK);
+        }
+        assert_eq!(server.blobs.keys().len(), 2);
+        assert_eq!(server.strays(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_refused_leaves_nothing() {
+        let (server, token) = server();
+        let refused = refused(sends(&server, Method::POST, "v3/upload", &token, "123456"));
+        assert_eq!(refused, (413, "M_TOO_LARGE".to_owned()));
+        assert_eq!((server.blobs.keys(), server.strays()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_store_that_fails_leaves_at_most_a_stray() {
+        let (server, token) = server();
+        for calls in 0..3 {
+            server.blobs.fails_after(calls);
+            let _ = sends(&server, Method::POST, "v3/upload", &token, "abc");
+            server.blobs.fails_after(usize::MAX);
+            let media = server.files();
+            let strays = server.strays();
+            for file in server.blobs.keys() {
+                assert!(media.contains(&file) || strays.contains(&file), "{file} belongs to nothing");
+            }
+            for file in media {
+                assert!(server.blobs.keys().contains(&file), "{file} is lost");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_used_expires() {
+        let (server, token) = server();
+        let (_, created) = server.post("/_matrix/media/v1/create", &token, &json!({}));
+        let mxc = created["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+        let expires_ms = created["unused_expires_at"].as_u64().unwrap();
+        assert_eq!(expires_ms, server.context().now_ms() + 24 * 3_600_000);
+        let download = format!("/_matrix/client/v1/media/download/{mxc}");
+        let begun_ms = server.context().now_ms();
+        assert_eq!(refused(server.get(&download, &token)), (504, "M_NOT_YET_UPLOADED".to_owned()));
+        assert_eq!(server.context().now_ms(), begun_ms + 20_000, "the default");
+        let patient = format!("{download}?timeout_ms=99999999999999");
+        assert_eq!(refused(server.get(&patient, &token)), (504, "M_NOT_YET_UPLOADED".to_owned()));
+        assert_eq!(server.context().now_ms(), begun_ms + 80_000, "nobody waits longer than a minute");
+        server.pass_ms(24 * 3_600_000);
+        assert_eq!(refused(server.get(&download, &token)), (404, "M_NOT_FOUND".to_owned()));
+        let put = sends(&server, Method::PUT, &format!("v3/upload/{mxc}"), &token, "late");
+        assert_eq!(refused(put), (404, "M_NOT_FOUND".to_owned()));
+        assert_eq!((server.blobs.keys(), server.strays()), (vec![], vec![]));
+        for _ in 0..5 {
+            assert_eq!(server.post("/_matrix/media/v1/create", &token, &json!({})).0, StatusCode::OK);
+        }
+    }
+
+    #[test]
+    fn a_download_is_noted_once_a_day() {
+        let (server, token) = server();
+        let (_, uploaded) = sends(&server, Method::POST, "v3/upload", &token, "abc");
+        let mxc = uploaded["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            server.pass_ms(10 * 3_600_000);
+            server.get(&format!("/_matrix/client/v1/media/download/{mxc}"), &token);
+            seen.push(server.numbers("SELECT accessed_ms FROM media"));
+        }
+        seen.dedup();
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Which media are listed, deleted, quarantined and protected, and the files that nothing refers to any more.
+
+use platform::{Fault, Metadata, Row, Statement, Value};
+use ruma_common::UserId;
+
+use super::media::Mxc;
+
+/// Media that has its content, as lists say.
+pub(crate) struct Listed {
+    pub server_name: String,
+    pub media_id: String,
+    pub sha256: String,
+    pub size: u64,
+    pub content_type: String,
+    pub upload_name: Option<String>,
+    pub created_ms: u64,
+    pub accessed_ms: u64,
+    pub quarantined_by: Option<String>,
+    pub is_protected: bool,
+    pub uploader: Option<String>,
+}
+
+fn listed(mut row: Row) -> Result<Listed, Fault> {
+    Ok(Listed {
+        server_name: row.text(0)?,
+        media_id: row.text(1)?,
+        sha256: row.text(2)?,
+        size: row.unsigned(3)?,
+        content_type: row.text(4)?,
+        upload_name: row.text_or_null(5)?,
+        created_ms: row.unsigned(6)?,
+        accessed_ms: row.unsigned(7)?,
+        quarantined_by: row.text_or_null(8)?,
+        is_protected: row.flag(9)?,
+        uploader: row.text_or_null(10)?,
+    })
+}
+
+async fn query_listed(metadata: &dyn Metadata, sql: &'static str, params: Vec<Value>) -> Result<Vec<Listed>, Fault> {
+    metadata.query(Statement::new(sql, params)).await?.into_iter().map(listed).collect()
+}
+
+/// One by its name.
+pub(crate) async fn one(metadata: &dyn Metadata, mxc: Mxc<'_>) -> Result<Option<Listed>, Fault> {
+    let sql = "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
+            quarantined_by, protected, uploader
+         FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NOT NULL";
+    Ok(query_listed(metadata, sql, vec![mxc.server_name.as_str().into(), mxc.media_id.into()]).await?.pop())
+}
+
+/// A user's, the newest first, from a place on.
+pub(crate) async fn of_user(
+    metadata: &dyn Metadata,
+    uploader: &UserId,
+    from: u64,
+    limit: u64,
+) -> Result<Vec<Listed>, Fault> {
+    let sql = "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
+            quarantined_by, protected, uploader
+         FROM media WHERE uploader = ?1 AND sha256 IS NOT NULL
+         ORDER BY created_ms DESC, media_id LIMIT ?2 OFFSET ?3";
+    query_listed(metadata, sql, vec![uploader.as_str().into(), limit.into(), from.into()]).await
+}
+
+/// How many a user has.
+pub(crate) async fn count_of_user(metadata: &dyn Metadata, uploader: &UserId) -> Result<u64, Fault> {
+    let sql = "SELECT count(*) FROM media WHERE uploader = ?1 AND sha256 IS NOT NULL";
+    let rows = metadata.query(Statement::new(sql, vec![uploader.as_str().into()])).await?;
+    rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
+/// Those last served before a time and larger than a size, but for the protected; the longest unused first.
+pub(crate) async fn unused(
+    metadata: &dyn Metadata,
+    before_ms: u64,
+    larger_than: u64,
+    limit: u64,
+) -> Result<Vec<Listed>, Fault> {
+    let sql = "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
+            quarantined_by, protected, uploader
+         FROM media WHERE accessed_ms < ?1 AND size >= ?2 AND protected = 0 AND quarantined_by IS NULL
+            AND sha256 IS NOT NULL
+         ORDER BY accessed_ms LIMIT ?3";
+    query_listed(metadata, sql, vec![before_ms.into(), larger_than.into(), limit.into()]).await
+}
+
+/// Deletes media of this content; what nothing else refers to becomes a stray, to be deleted at once.
+pub(crate) async fn delete(metadata: &dyn Metadata, media: &Listed) -> Result<(), Fault> {
+    let sha256 = || vec![media.sha256.as_str().into()];
+    let claim = Statement::new(
+        // Whoever makes media or a thumbnail of this content meanwhile is done first, or waits until we are.
+        "UPDATE media_content SET size = size WHERE sha256 = ?1",
+        sha256(),
+    );
+    let delete = Statement::new(
+        "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3",
+        vec![media.server_name.as_str().into(), media.media_id.as_str().into(), media.sha256.as_str().into()],
+    );
+    let stray_content = Statement::new(
+        "INSERT INTO media_stray (file, written_until_ms) SELECT file, 0 FROM media_content
+         WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+         ON CONFLICT (file) DO NOTHING",
+        sha256(),
+    );
+    let stray_thumbnails = Statement::new(
+        "INSERT INTO media_stray (file, written_until_ms) SELECT file, 0 FROM media_thumbnail
+         WHERE sha256 = ?1 AND file IS NOT NULL AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+         ON CONFLICT (file) DO NOTHING",
+        sha256(),
+    );
+    let thumbnails = Statement::new(
+        "DELETE FROM media_thumbnail WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)",
+        sha256(),
+    );
+    let content = Statement::new(
+        "DELETE FROM media_content WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)",
+        sha256(),
+    );
+    metadata.batch(vec![claim, delete, stray_content, stray_thumbnails, thumbnails, content]).await
+}
+
+/// Strays that nobody writes any more.
+pub(crate) async fn strays(metadata: &dyn Metadata, now_ms: u64, limit: u64) -> Result<Vec<String>, Fault> {
+    let statement = Statement::new(
+        "SELECT file FROM media_stray WHERE written_until_ms < ?1 ORDER BY written_until_ms, file LIMIT ?2",
+        vec![now_ms.into(), limit.into()],
+    );
+    metadata.query(statement).await?.into_iter().map(|mut row| row.text(0)).collect()
+}
+
+/// Takes files off the list of strays: they were deleted.
+pub(crate) async fn forget_files(metadata: &dyn Metadata, files: &[String]) -> Result<(), Fault> {
+    let forget = |file: &String| Statement::new("DELETE FROM media_stray WHERE file = ?1", vec![file.as_str().into()]);
+    metadata.batch(files.iter().map(forget).collect()).await
+}
+
+/// Forgets names that were never used and have expired.
+pub(crate) async fn delete_expired(metadata: &dyn Metadata, now_ms: u64) -> Result<(), Fault> {
+    let statement = Statement::new("DELETE FROM media WHERE sha256 IS NULL AND expires_ms < ?1", vec![now_ms.into()]);
+    metadata.query(statement).await.map(drop)
+}
+
+/// Hides media of this content from everyone, by whatever name, but for the protected; answers how many were seen until
+/// now.
+pub(crate) async fn quarantine(metadata: &dyn Metadata, sha256: &str, by: &UserId) -> Result<u64, Fault> {
+    let statement = Statement::new(
+        "UPDATE media SET quarantined_by = ?2 WHERE sha256 = ?1 AND protected = 0 AND quarantined_by IS NULL
+         RETURNING media_id",
+        vec![sha256.into(), by.as_str().into()],
+    );
+    Ok(metadata.query(statement).await?.len() as u64)
+}
+
+/// Shows media of this content again.
+pub(crate) async fn release(metadata: &dyn Metadata, sha256: &str) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "UPDATE media SET quarantined_by = NULL WHERE sha256 = ?1 AND quarantined_by IS NOT NULL",
+        vec![sha256.into()],
+    );
+    metadata.query(statement).await.map(drop)
+}
+
+/// Protects media from being quarantined and from being deleted for its age, or no longer; false if there is none.
+pub(crate) async fn protect(metadata: &dyn Metadata, mxc: Mxc<'_>, is_protected: bool) -> Result<bool, Fault> {
+    let statement = Statement::new(
+        "UPDATE media SET protected = ?3 WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NOT NULL
+         RETURNING media_id",
+        vec![mxc.server_name.as_str().into(), mxc.media_id.into(), is_protected.into()],
+    );
+    Ok(!metadata.query(statement).await?.is_empty())
+}

@@ -1,0 +1,218 @@
+//! What is known of media, and which files of the store belong to it. Spec: "Content repository".
+//!
+//! A file is listed as a *stray* before its first byte is written, and stops being one in the transaction that makes
+//! something refer to it; it becomes one again in the transaction that takes away what referred to it last. So whatever
+//! crashes, every file is listed, and whoever clears away the strays leaves neither a file without a row nor a row
+//! without a file.
+
+use platform::{Fault, Metadata, Row, Statement};
+use ruma_common::{ServerName, UserId};
+
+/// Names media: `mxc://<server_name>/<media_id>`.
+#[derive(Clone, Copy)]
+pub(crate) struct Mxc<'a> {
+    pub server_name: &'a ServerName,
+    pub media_id: &'a str,
+}
+
+/// What is known of media.
+pub(crate) struct Media {
+    pub uploader: Option<String>,
+    pub content_type: String,
+    pub upload_name: Option<String>,
+    /// When it is gone, unless it has its content by then. Milliseconds since the Unix epoch, as all times here.
+    pub expires_ms: Option<u64>,
+    /// When it was last served; it may be a day later.
+    pub accessed_ms: u64,
+    /// Whether only users are served.
+    pub authenticated: bool,
+    pub is_quarantined: bool,
+    pub content: Option<Content>,
+}
+
+/// A file of the store that belongs to media.
+pub(crate) struct Content {
+    pub sha256: String,
+    pub size: u64,
+    pub file: String,
+}
+
+/// What an upload says of itself.
+pub(crate) struct Upload<'a> {
+    pub uploader: &'a UserId,
+    pub content_type: &'a str,
+    pub upload_name: Option<&'a str>,
+    pub authenticated: bool,
+}
+
+/// What is known of media; `None` if there is none of that name.
+pub(crate) async fn find(metadata: &dyn Metadata, mxc: Mxc<'_>) -> Result<Option<Media>, Fault> {
+    let statement = Statement::new(
+        "SELECT media.uploader, media.content_type, media.upload_name, media.expires_ms, media.accessed_ms,
+            media.authenticated, media.quarantined_by, content.sha256, content.size, content.file
+         FROM media LEFT JOIN media_content content ON content.sha256 = media.sha256
+         WHERE media.server_name = ?1 AND media.media_id = ?2",
+        vec![mxc.server_name.as_str().into(), mxc.media_id.into()],
+    );
+    metadata.query(statement).await?.pop().map(from_row).transpose()
+}
+
+fn from_row(mut row: Row) -> Result<Media, Fault> {
+    let content = match row.text_or_null(7)? {
+        Some(sha256) => Some(Content { sha256, size: row.unsigned(8)?, file: row.text(9)? }),
+        None => None,
+    };
+    Ok(Media {
+        uploader: row.text_or_null(0)?,
+        content_type: row.text(1)?,
+        upload_name: row.text_or_null(2)?,
+        expires_ms: row.unsigned_or_null(3)?,
+        accessed_ms: row.unsigned(4)?,
+        authenticated: row.flag(5)?,
+        is_quarantined: row.text_or_null(6)?.is_some(),
+        content,
+    })
+}
+
+/// Makes media without content; false if its uploader has `unused_max` of these already.
+pub(crate) async fn reserve(
+    metadata: &dyn Metadata,
+    mxc: Mxc<'_>,
+    uploader: &UserId,
+    (now_ms, expires_ms): (u64, u64),
+    unused_max: u64,
+) -> Result<bool, Fault> {
+    let statement = Statement::new(
+        "INSERT INTO media (server_name, media_id, uploader, size, content_type, created_ms, expires_ms, accessed_ms,
+            authenticated, protected)
+         SELECT ?1, ?2, ?3, 0, '', ?4, ?5, ?4, 1, 0
+         WHERE (SELECT count(*) FROM media WHERE uploader = ?3 AND sha256 IS NULL AND expires_ms > ?4) < ?6
+         RETURNING media_id",
+        vec![
+            mxc.server_name.as_str().into(),
+            mxc.media_id.into(),
+            uploader.as_str().into(),
+            now_ms.into(),
+            expires_ms.into(),
+            unused_max.into(),
+        ],
+    );
+    Ok(!metadata.query(statement).await?.is_empty())
+}
+
+/// Lists a file that is about to be written.
+pub(crate) async fn expect_file(metadata: &dyn Metadata, file: &str, written_until_ms: u64) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "INSERT INTO media_stray (file, written_until_ms) VALUES (?1, ?2)",
+        vec![file.into(), written_until_ms.into()],
+    );
+    metadata.query(statement).await.map(drop)
+}
+
+/// Takes a file off the list: it was deleted.
+pub(crate) async fn forget_file(metadata: &dyn Metadata, file: &str) -> Result<(), Fault> {
+    metadata.query(Statement::new("DELETE FROM media_stray WHERE file = ?1", vec![file.into()])).await.map(drop)
+}
+
+/// Whether a file belongs to nothing.
+pub(crate) async fn is_stray(metadata: &dyn Metadata, file: &str) -> Result<bool, Fault> {
+    let statement = Statement::new("SELECT file FROM media_stray WHERE file = ?1", vec![file.into()]);
+    Ok(!metadata.query(statement).await?.is_empty())
+}
+
+/// Makes media of a file. The file stays a stray if there is one with the same content already.
+pub(crate) async fn insert(
+    metadata: &dyn Metadata,
+    mxc: Mxc<'_>,
+    upload: &Upload<'_>,
+    content: &Content,
+    now_ms: u64,
+) -> Result<(), Fault> {
+    let keep = Statement::new(
+        // Written anew where it is there, so that nobody who takes it away meanwhile overlooks us.
+        "INSERT INTO media_content (sha256, size, file) VALUES (?1, ?2, ?3)
+         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
+        vec![content.sha256.as_str().into(), content.size.into(), content.file.as_str().into()],
+    );
+    let media = Statement::new(
+        // What is quarantined stays so by every other name.
+        "INSERT INTO media (server_name, media_id, uploader, sha256, size, content_type, upload_name, created_ms,
+            accessed_ms, authenticated, quarantined_by, protected)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9,
+            (SELECT max(quarantined_by) FROM media WHERE sha256 = ?4), 0)",
+        vec![
+            mxc.server_name.as_str().into(),
+            mxc.media_id.into(),
+            upload.uploader.as_str().into(),
+            content.sha256.as_str().into(),
+            content.size.into(),
+            upload.content_type.into(),
+            upload.upload_name.into(),
+            now_ms.into(),
+            upload.authenticated.into(),
+        ],
+    );
+    metadata.batch(vec![keep, media, no_stray(content)]).await
+}
+
+/// Gives reserved media its content, unless it has some or has expired. The file stays a stray if it is not used.
+pub(crate) async fn fill(
+    metadata: &dyn Metadata,
+    mxc: Mxc<'_>,
+    upload: &Upload<'_>,
+    content: &Content,
+    now_ms: u64,
+) -> Result<(), Fault> {
+    let name = || [mxc.server_name.as_str().into(), mxc.media_id.into()];
+    let claim = Statement::new(
+        // Of two who fill it at once, the second waits here until the first is done, and then finds it filled.
+        "UPDATE media SET created_ms = created_ms
+         WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?3",
+        name().into_iter().chain([now_ms.into()]).collect(),
+    );
+    let keep = Statement::new(
+        "INSERT INTO media_content (sha256, size, file) SELECT ?3, ?4, ?5 WHERE EXISTS
+            (SELECT 1 FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?6)
+         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
+        name()
+            .into_iter()
+            .chain([content.sha256.as_str().into(), content.size.into(), content.file.as_str().into(), now_ms.into()])
+            .collect(),
+    );
+    let media = Statement::new(
+        "UPDATE media SET sha256 = ?3, size = ?4, content_type = ?5, upload_name = ?6, accessed_ms = ?7,
+            authenticated = ?8, expires_ms = NULL,
+            quarantined_by = (SELECT max(quarantined_by) FROM media WHERE sha256 = ?3)
+         WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?7",
+        name()
+            .into_iter()
+            .chain([
+                content.sha256.as_str().into(),
+                content.size.into(),
+                upload.content_type.into(),
+                upload.upload_name.into(),
+                now_ms.into(),
+                upload.authenticated.into(),
+            ])
+            .collect(),
+    );
+    metadata.batch(vec![claim, keep, media, no_stray(content)]).await
+}
+
+/// A file that became the content of media is no stray.
+fn no_stray(content: &Content) -> Statement {
+    Statement::new(
+        "DELETE FROM media_stray WHERE file = ?1 AND EXISTS
+            (SELECT 1 FROM media_content WHERE sha256 = ?2 AND file = ?1)",
+        vec![content.file.as_str().into(), content.sha256.as_str().into()],
+    )
+}
+
+/// Notes that media was served.
+pub(crate) async fn touch(metadata: &dyn Metadata, mxc: Mxc<'_>, now_ms: u64) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "UPDATE media SET accessed_ms = ?3 WHERE server_name = ?1 AND media_id = ?2 AND accessed_ms < ?3",
+        vec![mxc.server_name.as_str().into(), mxc.media_id.into(), now_ms.into()],
+    );
+    metadata.query(statement).await.map(drop)
+}
