@@ -77,6 +77,8 @@ struct Dealings {
     messages: Mutex<Vec<String>>,
     progress: Progress,
     over: AtomicBool,
+    /// Whether all that was begun is answered.
+    settled: AtomicBool,
     /// Keys that were given out.
     claimed: Mutex<Vec<String>>,
     /// Requests for keys that were repeated: the answer to the first may have been lost, and a key with it.
@@ -96,6 +98,7 @@ impl Dealings {
             messages: Mutex::default(),
             progress: Progress::default(),
             over: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             claimed: Mutex::default(),
             claims_repeated: Mutex::default(),
         }
@@ -179,7 +182,8 @@ impl Dealings {
                 told.push(event["content"]["number"].as_u64().expect("a number"));
                 until = deadline();
             }
-            if self.over.load(Ordering::Relaxed) && told.len() >= self.progress.of(Kind::ToDevice).1 {
+            // What is still on its way when all is over is acknowledged, too.
+            if self.settled.load(Ordering::Relaxed) && told.len() >= self.progress.of(Kind::ToDevice).1 {
                 return told;
             }
             assert!(Instant::now() < until, "told {} of {:?}", told.len(), self.progress.of(Kind::ToDevice));
@@ -290,6 +294,7 @@ fn whatever_else_was_acknowledged_survives_every_kill(server: &Server) {
         for doer in doers {
             doer.join().expect("who does something ends");
         }
+        dealings.settled.store(true, Ordering::Relaxed);
         listener.join().expect("the listener ends")
     });
 
