@@ -11,6 +11,7 @@ on_each_host![
     what_was_missed_arrives_when_the_server_is_back,
     who_is_banned_hears_of_it_and_no_more,
     a_restricted_room_lets_in_members_of_the_other,
+    a_knock_is_heard_across_and_answered,
     who_types_and_who_read_is_told_across,
     messages_to_devices_and_changed_devices_cross,
 ];
@@ -151,6 +152,28 @@ fn a_restricted_room_lets_in_members_of_the_other(host: Host) {
     bob.sends(&room, "I am a member");
     alice.sees(|sync| sync.has_message(&room, "I am a member"));
     joins_by(&carol, &room, &here).refused(403, "M_FORBIDDEN");
+}
+
+fn a_knock_is_heard_across_and_answered(host: Host) {
+    let (here, there) = two(host);
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        let (alice, bob) = (at.server.registers("alice"), from.server.registers("bob"));
+        let rule = json!([{ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } }]);
+        let room = alice.creates_room(json!({ "preset": "private_chat", "name": "Den", "initial_state": rule }));
+        let since = alice.syncs().next_batch;
+        let path = format!("/knock/{}?via={}", encode(&room), encode(&at.name));
+        bob.post(&path, json!({ "reason": "It is me" })).ok();
+        let knocking = bob.sees(|sync| !sync.knock_state(&room).is_empty());
+        assert!(knocking.knock_state(&room).iter().any(|event| event["content"]["name"] == "Den"));
+        alice.syncs_until(&since, |sync| {
+            sync.timeline(&room).iter().any(|event| event["content"]["reason"] == "It is me")
+        });
+        alice.invites(&room, &bob).ok();
+        bob.sees(|sync| !sync.invite_state(&room).is_empty());
+        bob.joins(&room).ok();
+        bob.sends(&room, "thank you");
+        alice.sees(|sync| sync.has_message(&room, "thank you"));
+    }
 }
 
 fn who_types_and_who_read_is_told_across(host: Host) {

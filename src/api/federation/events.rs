@@ -1,26 +1,61 @@
 //! Events and states that other servers ask for.
 //! Spec: "Retrieving events", "Backfilling and retrieving missing events", "Retrieving event authorisation information".
 
-use actors::room::{GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted};
+use actors::{
+    destination::GetSharedRooms,
+    room::{GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted},
+};
+use domain::Refusal;
+use futures_util::{StreamExt, stream};
 use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId};
 use ruma_federation_api::{
     authorization::get_event_authorization,
     backfill::get_backfill,
-    event::{get_missing_events, get_room_state, get_room_state_ids},
+    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
 };
 
 use super::{Origin, event_lists::pages, membership::unknown_room};
 use crate::{Body, Context, Failure, OrAbsent, Routes};
 
+/// Rooms asked at the same time whether they have an event.
+const ROOMS_AT_ONCE: usize = 16;
 /// The most events that a server gets for one question.
 const EVENTS_MAX: u64 = 100;
 
 pub(super) fn routes(routes: &mut Routes) {
+    routes.add(event);
     routes.add_body(state);
     routes.add(state_ids);
     routes.add_body(event_auth);
     routes.add(backfill);
     routes.add(missing_events);
+}
+
+/// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked.
+async fn event(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_event::v1::Request,
+) -> Result<get_event::v1::Response, Failure> {
+    let missing = || Refusal::NotFound("There is no such event that you may see".to_owned());
+    let rooms = cx.call(origin.as_str(), &GetSharedRooms {}).await.or_absent(missing())?;
+    let call = GetEventsForServer { server: origin, wanted: Wanted::Event(request.event_id) };
+    let call = &call;
+    let asked = stream::iter(rooms).map(async |room_id| cx.room(&room_id).call(call).await);
+    let mut answers = asked.buffer_unordered(ROOMS_AT_ONCE);
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(events) => {
+                if let Some(pdu) = events.into_iter().next() {
+                    let (us, now) = (cx.server_name().to_owned(), millis(cx.now_ms()));
+                    return Ok(get_event::v1::Response::new(us, now, pdu));
+                }
+            }
+            Err(Failure::Absent | Failure::Refused(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(missing().into())
 }
 
 /// `GET /state/{roomId}`.

@@ -26,6 +26,8 @@ mod user_keys;
 mod version;
 
 #[cfg(test)]
+mod room_tests;
+#[cfg(test)]
 mod tests;
 
 pub use ask::{AskError, Bounds};

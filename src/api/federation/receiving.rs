@@ -30,7 +30,7 @@ const STATE_ONE_BY_ONE_MAX: usize = 50;
 /// Events asked for at the same time.
 const EVENTS_AT_ONCE: usize = 8;
 /// The largest state that is taken in one answer, in bytes.
-const STATE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const STATE_BYTES_MAX: usize = 24 * 1024 * 1024;
 const STATE_TIMEOUT_MS: u64 = 60_000;
 
 /// A room of which events come from a server.

@@ -19,7 +19,7 @@ const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@alice:local
 const NOW: u64 = 1_700_000_000_000;
 const DAY: u64 = 86_400_000;
 
-fn identity(name: &str, version: &str, seed: u8) -> Identity {
+pub(super) fn identity(name: &str, version: &str, seed: u8) -> Identity {
     Identity::new(OwnedServerName::try_from(name).unwrap(), version, [seed; 32]).unwrap()
 }
 
@@ -36,7 +36,7 @@ fn unreachable() -> Answered {
 }
 
 /// What others were asked: where, as whom, what.
-type Asked = Rc<RefCell<Vec<String>>>;
+pub(super) type Asked = Rc<RefCell<Vec<String>>>;
 
 fn noted(asked: &Asked, request: &OutgoingRequest) {
     let peer = &request.peer;
@@ -45,7 +45,7 @@ fn noted(asked: &Asked, request: &OutgoingRequest) {
 }
 
 /// Our server, and others that publish these keys wherever they are asked.
-fn server_among(others: Vec<Identity>, pairs: &[(&str, &str)]) -> (TestServer, Asked) {
+pub(super) fn server_among(others: Vec<Identity>, pairs: &[(&str, &str)]) -> (TestServer, Asked) {
     let server = TestServer::new(&[&[("REGISTRATION", "open"), ("TRUSTED_KEY_SERVERS", "")], pairs].concat());
     let asked = Asked::default();
     let notes = asked.clone();
@@ -61,14 +61,20 @@ fn server_among(others: Vec<Identity>, pairs: &[(&str, &str)]) -> (TestServer, A
 }
 
 /// A request that `origin` signs for `destination`.
-fn signed(origin: &Identity, destination: &str, method: Method, uri: &str, content: &str) -> Request<bytes::Bytes> {
+pub(super) fn signed(
+    origin: &Identity,
+    destination: &str,
+    method: Method,
+    uri: &str,
+    content: &str,
+) -> Request<bytes::Bytes> {
     let what = SignedRequest { method: method.as_str(), uri, content: content.as_bytes() };
     let header = what.authorization(origin, <&ServerName>::try_from(destination).unwrap()).unwrap();
     let request = Request::builder().method(method).uri(uri).header(header::AUTHORIZATION, header);
     request.body(content.to_owned().into()).unwrap()
 }
 
-fn answered(server: &TestServer, request: Request<bytes::Bytes>) -> (StatusCode, Value) {
+pub(super) fn answered(server: &TestServer, request: Request<bytes::Bytes>) -> (StatusCode, Value) {
     let response = server.answer(request);
     (response.status(), serde_json::from_slice(response.body()).unwrap_or_default())
 }

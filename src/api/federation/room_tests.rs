@@ -1,0 +1,93 @@
+//! A server that the test plays is let into a room, and asks for what is in it.
+
+use domain::{Identity, RoomVersion, event};
+use http::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json, value::to_raw_value};
+
+use super::tests::{answered, identity, server_among, signed};
+use crate::testing::TestServer;
+
+fn encoded(part: &str) -> String {
+    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+}
+
+fn asks(server: &TestServer, origin: &Identity, method: Method, uri: &str, content: &str) -> (StatusCode, Value) {
+    answered(server, signed(origin, "localhost", method, uri, content))
+}
+
+fn gets(server: &TestServer, origin: &Identity, uri: &str) -> (StatusCode, Value) {
+    asks(server, origin, Method::GET, uri, "")
+}
+
+/// Has bob join, and answers what his server is told.
+fn joins(server: &TestServer, origin: &Identity, room: &str) -> (String, Value) {
+    let user = format!("@bob:{}", origin.server_name());
+    let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11&ver=12", encoded(room), encoded(&user));
+    let (status, prepared) = gets(server, origin, &make);
+    assert_eq!(status, StatusCode::OK, "{prepared}");
+    let version = RoomVersion::parse(prepared["room_version"].as_str().unwrap()).unwrap();
+    let template = to_raw_value(&prepared["event"]).unwrap();
+    let content = to_raw_value(&prepared["event"]["content"]).unwrap();
+    let join = event::complete(&template, &content, &version, origin, 1_700_000_000_000, [0; 18]).unwrap();
+    let id = join.event_id().to_string();
+    let send = format!("/_matrix/federation/v2/send_join/{}/{}", encoded(room), encoded(&id));
+    let (status, joined) = asks(server, origin, Method::PUT, &send, join.json());
+    assert_eq!(status, StatusCode::OK, "{joined}");
+    assert_eq!(asks(server, origin, Method::PUT, &send, join.json()).0, StatusCode::OK, "the same, repeated");
+    (id, joined)
+}
+
+#[test]
+fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
+    for version in ["11", "12"] {
+        let (b, c) = (identity("b.test", "1", 1), identity("c.test", "1", 2));
+        let (server, _) = server_among(vec![identity("b.test", "1", 1), identity("c.test", "1", 2)], &[]);
+        let alice = server.register("alice");
+        let create = json!({ "preset": "public_chat", "room_version": version });
+        let room =
+            server.post("/_matrix/client/v3/createRoom", &alice, &create).1["room_id"].as_str().unwrap().to_owned();
+        let send = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encoded(&room));
+        let said = server.put(&send, &alice, &json!({ "body": "hello" })).1["event_id"].as_str().unwrap().to_owned();
+        let (join, joined) = joins(&server, &b, &room);
+        let is_create = |event: &Value| event["type"] == "m.room.create";
+        assert!(joined["state"].as_array().unwrap().iter().any(is_create), "{joined}");
+        assert!(joined["auth_chain"].as_array().unwrap().len() >= 2, "{joined}");
+
+        let (room, said, join) = (encoded(&room), encoded(&said), encoded(&join));
+        let event = format!("/_matrix/federation/v1/event/{said}");
+        let state_ids = format!("/_matrix/federation/v1/state_ids/{room}?event_id={join}");
+        let state = format!("/_matrix/federation/v1/state/{room}?event_id={join}");
+        let auth = format!("/_matrix/federation/v1/event_auth/{room}/{join}");
+        let backfill = format!("/_matrix/federation/v1/backfill/{room}?v={join}&limit=3");
+        let (status, answer) = gets(&server, &b, &event);
+        assert_eq!((status, &answer["pdus"][0]["content"]["body"]), (StatusCode::OK, &json!("hello")), "{answer}");
+        let (ids, whole) = (gets(&server, &b, &state_ids).1, gets(&server, &b, &state).1);
+        for (ids, events) in [("pdu_ids", "pdus"), ("auth_chain_ids", "auth_chain")].map(|(a, e)| (&ids[a], &whole[e]))
+        {
+            assert_eq!(ids.as_array().unwrap().len(), events.as_array().unwrap().len());
+            assert!(!ids.as_array().unwrap().is_empty());
+        }
+        assert!(!gets(&server, &b, &auth).1["auth_chain"].as_array().unwrap().is_empty());
+        let before = gets(&server, &b, &backfill).1["pdus"].as_array().unwrap().clone();
+        assert_eq!((before.len(), &before[0]["type"]), (3, &json!("m.room.member")), "the newest first");
+        let earliest: Vec<&Value> = before[2]["prev_events"].as_array().unwrap().iter().collect();
+        let missing = json!({ "earliest_events": earliest, "latest_events": [joined_id(&joined)], "limit": 10 });
+        let missing = missing.to_string();
+        let path = format!("/_matrix/federation/v1/get_missing_events/{room}");
+        let between = asks(&server, &b, Method::POST, &path, &missing).1["events"].as_array().unwrap().clone();
+        assert_eq!(between.last().unwrap()["content"]["body"], "hello", "the oldest first, without the ends");
+
+        for uri in [&event, &state_ids, &state, &auth, &backfill] {
+            assert!(matches!(gets(&server, &c, uri).0.as_u16(), 403 | 404), "{uri}");
+        }
+        assert_eq!(asks(&server, &c, Method::POST, &path, &missing).0, StatusCode::FORBIDDEN);
+    }
+}
+
+/// The id of the join in the answer to it.
+fn joined_id(joined: &Value) -> String {
+    let version = RoomVersion::parse("11").unwrap();
+    let object = serde_json::from_value(joined["event"].clone()).unwrap();
+    event::id_of(&object, &version).unwrap().to_string()
+}
