@@ -5,7 +5,7 @@ use std::{
 
 use domain::{config::Config, identity::Identity};
 use platform::{Address, Fault, ObjectHost, Statement};
-use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
 use ruma_events::room::member::MembershipState;
 use serde::Serialize;
 
@@ -169,6 +169,16 @@ impl<'a> Cx<'a> {
             room: RoomNotes::default(),
             user: UserNotes::default(),
         }
+    }
+
+    /// The name of this server.
+    pub(crate) fn own_server(&self) -> &'a ServerName {
+        self.settings.identity.server_name()
+    }
+
+    /// Whether a user is one of this server's.
+    pub(crate) fn is_local(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.own_server()
     }
 
     /// How many callers wait on this actor.

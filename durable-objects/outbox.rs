@@ -4,6 +4,7 @@
 //! There are two kinds: calls to other actors, whose receivers are idempotent, and projections to metadata, of which
 //! the newest wins wherever they meet (see [`crate::projection`]).
 
+use domain::backoff;
 use platform::{Address, Fault, Row, Sql, Tx};
 use tracing::warn;
 
@@ -82,7 +83,7 @@ pub(crate) fn settle(tx: &Tx<'_>, row: i64, delivered: bool) -> Result<(), Fault
 /// Tries again what is due, and keeps an appointment for the rest.
 pub(crate) fn retry(tx: &Tx<'_>, cx: &Cx<'_>, calls: fn(&str) -> Option<&'static str>) -> Result<(), Error> {
     for stored in due(&**tx, cx.now_ms)? {
-        let pause = RETRY_MS.saturating_mul(2 << stored.attempts.min(9)).min(RETRY_MS_MAX);
+        let pause = backoff::pause_ms(RETRY_MS * 2, u32::try_from(stored.attempts).unwrap_or(u32::MAX), RETRY_MS_MAX);
         tx.execute(
             "UPDATE outbox SET attempts = attempts + 1, due_ms = ?2 WHERE id = ?1",
             &[stored.row.into(), cx.now_ms.saturating_add(pause).into()],

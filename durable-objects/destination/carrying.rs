@@ -6,6 +6,7 @@
 //! [`PAUSE_MS_MAX`], and tried at once when it is heard of.
 //! Spec: Server-Server API, "Transactions".
 
+use domain::backoff;
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
@@ -261,7 +262,7 @@ impl Destination {
         if !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
-        let pause_ms = PAUSE_MS_MIN.saturating_mul(1 << standing.failures.min(16)).min(PAUSE_MS_MAX);
+        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, standing.failures, PAUSE_MS_MAX);
         // Servers that fell silent together are not all tried again together.
         let [chance] = cx.random()?;
         let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);

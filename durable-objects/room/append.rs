@@ -141,13 +141,14 @@ impl Room {
         Ok(Newest { events, state })
     }
 
+    /// The newest position of the log, what this operation added included.
+    pub(super) fn log_end(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Fault> {
+        cx.head.get().map_or_else(|| self.head(sql), Ok)
+    }
+
     /// The next position of the log: never one used before. Whoever takes it, followers must be told.
     pub(super) fn next_position(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
-        let last = match cx.head.get() {
-            Some(head) => head,
-            None => self.heads(sql)?.log,
-        };
-        let position = last.saturating_add(1).max(cx.now_ms).max(store::graph::LOG_START);
+        let position = self.log_end(sql, cx)?.saturating_add(1).max(cx.now_ms).max(store::graph::LOG_START);
         cx.head.set(Some(position));
         cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
         Ok(position)
@@ -155,35 +156,54 @@ impl Room {
 
     /// Puts an accepted event into the log and moves everything that follows from it.
     pub(super) fn insert(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<(), Error> {
+        self.insert_after(tx, cx, pdu, txn, None).map(|_| ())
+    }
+
+    /// As [`Room::insert`], with the state before the event, if that is known already. Answers its position.
+    pub(super) fn insert_after(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        txn: Option<&str>,
+        before: Option<StateAt>,
+    ) -> Result<u64, Error> {
         let extremities = store::graph::extremities(&**tx)?;
         let comes_after = |event_id: &OwnedEventId| pdu.prev_events().contains(event_id);
         if !extremities.ids.iter().all(comes_after) || extremities.ids.len() != pdu.prev_events().len() {
-            let before = self.state_after_all(&**tx, cx, pdu.prev_events())?;
-            let before = before.map_err(|_| Fault::new("an event came after one that is not held"))?;
-            return self.insert_elsewhere(tx, cx, pdu, txn, before).map(|_| ());
+            let before = match before {
+                Some(before) => before,
+                None => {
+                    let before = self.state_after_all(&**tx, cx, pdu.prev_events())?;
+                    before.map_err(|_| Fault::new("an event came after one that is not held"))?
+                }
+            };
+            return self.insert_elsewhere(tx, cx, pdu, txn, before, extremities.ids);
         }
         let position = self.log(tx, cx, pdu, txn)?;
         if extremities.stored {
             store::graph::set_extremities(tx, None)?;
         }
-        let Some(state_key) = pdu.state_key() else { return Ok(()) };
-        let key = (pdu.event_type().to_string(), state_key.to_owned());
-        self.state_changes(tx, cx, position, vec![(key, Some(pdu.event_id().to_owned()))])
+        if let Some(state_key) = pdu.state_key() {
+            let key = (pdu.event_type().to_string(), state_key.to_owned());
+            self.state_changes(tx, cx, position, vec![(key, Some(pdu.event_id().to_owned()))])?;
+        }
+        Ok(position)
     }
 
     /// Puts an accepted event into the log that did not come after everything that is there. Answers its position.
-    pub(super) fn insert_elsewhere(
+    fn insert_elsewhere(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
         pdu: &Pdu,
         txn: Option<&str>,
         before: StateAt,
+        mut extremities: Vec<OwnedEventId>,
     ) -> Result<u64, Error> {
         // What came after it was here first: nothing new is to come after it itself.
         let is_late = store::graph::fill_gap(tx, pdu.event_id())?;
-        let mut extremities = store::graph::extremities(&**tx)?.ids;
-        let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
+        let head = self.log_end(&**tx, cx)?;
         let position = self.log(tx, cx, pdu, txn)?;
         let mut changes = Vec::new();
         if !is_late {
@@ -212,7 +232,7 @@ impl Room {
             None => store::log::insert(tx, position, pdu, txn)?,
         }
         cx.room.public_head.set(Some(position));
-        if pdu.sender().server_name() == cx.settings.identity.server_name() || txn == Some(transactions::RELAYED) {
+        if cx.is_local(pdu.sender()) || txn == Some(transactions::RELAYED) {
             cx.room.outgoing.set(Some(position));
         }
         if let Some(txn) = txn {
@@ -263,15 +283,14 @@ impl Room {
     ) -> Result<(), Error> {
         // Without a membership one is as one who left.
         let membership = event.map_or(Ok(MembershipState::Leave), |event| membership_of(&event.pdu))?;
-        let local = <&UserId>::try_from(user_id)
-            .is_ok_and(|user_id| user_id.server_name() == cx.settings.identity.server_name());
+        let local = <&UserId>::try_from(user_id).is_ok_and(|user_id| cx.is_local(user_id));
         let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
         let was_joined = before.as_deref() == Some("join");
         let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
         cx.room.members.borrow_mut().push(moved);
         let joined = membership == MembershipState::Join;
         if !local {
-            return self.move_server(tx, cx, user_id, (was_joined, joined), position);
+            return move_server(tx, cx, user_id, (was_joined, joined), position);
         }
         if !joined && let Ok(user_id) = user_id.try_into() {
             cx.room.typing.borrow_mut().push((user_id, None));
@@ -281,25 +300,16 @@ impl Room {
     }
 }
 
-impl Room {
-    /// A member of another server came, went, or stayed what they were.
-    fn move_server(
-        &self,
-        tx: &Tx<'_>,
-        cx: &Cx<'_>,
-        user_id: &str,
-        joined: (bool, bool),
-        position: u64,
-    ) -> Result<(), Error> {
-        let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
-        match joined {
-            (false, true) => store::servers::joins(tx, server, position)?,
-            (true, false) => store::servers::leaves(tx, server, position)?,
-            _ => return Ok(()),
-        }
-        cx.room.servers.borrow_mut().insert(server.to_owned());
-        Ok(())
+/// A member of another server came, went, or stayed what they were.
+fn move_server(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, joined: (bool, bool), position: u64) -> Result<(), Error> {
+    let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
+    match joined {
+        (false, true) => store::servers::joins(tx, server, position)?,
+        (true, false) => store::servers::leaves(tx, server, position)?,
+        _ => return Ok(()),
     }
+    cx.room.servers.borrow_mut().insert(server.to_owned());
+    Ok(())
 }
 
 /// Tells a local user again what became of their membership.
@@ -367,7 +377,7 @@ pub(super) fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal
         membership: String,
     }
     let target = draft.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
-    let remote = target.is_some_and(|user| user.server_name() != cx.settings.identity.server_name());
+    let remote = target.is_some_and(|user| !cx.is_local(user));
     let invites = || serde_json::from_str::<Content>(draft.content.get()).is_ok_and(|it| it.membership == "invite");
     if remote && is_membership(draft) && invites() {
         return Err(Refusal::Forbidden("the other server has to sign this invitation first".to_owned()));

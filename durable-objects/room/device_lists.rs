@@ -79,7 +79,7 @@ impl Room {
         let position = self.next_position(&**tx, cx)?;
         store::device_lists::put(tx, user_id, call.changed_ms, position)?;
         cx.room.public_head.set(Some(position));
-        if call.user.server_name() == cx.settings.identity.server_name() {
+        if cx.is_local(&call.user) {
             self.tell_servers_of_devices(tx, cx, &call.user, position)?;
         }
         Ok(())

@@ -16,6 +16,7 @@ mod tests;
 
 use std::{collections::BTreeMap, ops::Bound};
 
+use domain::backoff;
 use platform::{Fault, Sql, Tx};
 
 use super::{
@@ -247,7 +248,7 @@ impl Followers {
             // It was told only who types: nobody tries that again.
             Some(Err(CallError::Fault(_))) | None if nudged.to == 0 => live.typing = nudged.typing,
             Some(Err(CallError::Fault(_))) | None => {
-                let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << live.failures.min(10)).min(NUDGE_PAUSE_MS_MAX);
+                let pause_ms = backoff::pause_ms(NUDGE_CHECK_MS, live.failures, NUDGE_PAUSE_MS_MAX);
                 live.failures = live.failures.saturating_add(1);
                 live.not_before_ms = cx.now_ms.saturating_add(pause_ms);
                 cx.set_alarm(live.not_before_ms)?;

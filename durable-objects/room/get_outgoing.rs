@@ -17,7 +17,6 @@ use super::{
     Room,
     append::membership_of,
     resident::check_acl,
-    servers::own_server,
     store::{
         self,
         graph::{Node, Verdict},
@@ -183,7 +182,7 @@ impl Room {
         let scanned = store::log::forwards(sql, call.after, call.up_to, SCAN_MAX)?;
         let is_all = (scanned.len() as u64) < SCAN_MAX;
         for event in scanned {
-            if is_outgoing(&event, own_server(cx)) && event.pdu.sender().server_name() != call.server {
+            if is_outgoing(&event, cx) && event.pdu.sender().server_name() != call.server {
                 if page.events.len() as u64 >= call.limit || bytes > PAGE_BYTES_MAX {
                     return Ok(page);
                 }
@@ -256,7 +255,7 @@ impl Room {
         let before = node
             .state_before(sql)?
             .ok_or_else(|| Refusal::NotFound("the state before this event is not known here".to_owned()))?;
-        let head = cx.head.get().map_or_else(|| self.head(sql), Ok)?;
+        let head = self.log_end(sql, cx)?;
         let before = before.rebased(sql, head)?;
         let mut state: std::collections::BTreeMap<_, _> =
             store::graph::state_at(sql, head)?.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
@@ -264,7 +263,7 @@ impl Room {
         let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
         let auth_chain = store::graph::auth_chain(sql, &state)?;
         let mut servers = store::servers::joined(sql)?;
-        servers.push(own_server(cx).to_owned());
+        servers.push(cx.own_server().to_string());
         Ok(StateIds { state, auth_chain, servers })
     }
 
@@ -332,8 +331,8 @@ impl Room {
 }
 
 /// Whether we are the one to tell other servers of an event.
-pub(super) fn is_outgoing(event: &Logged, own_server: &str) -> bool {
-    event.pdu.sender().server_name().as_str() == own_server || event.txn.as_deref() == Some(transactions::RELAYED)
+fn is_outgoing(event: &Logged, cx: &Cx<'_>) -> bool {
+    cx.is_local(event.pdu.sender()) || event.txn.as_deref() == Some(transactions::RELAYED)
 }
 
 /// These events and those before them, newest first, as far as they are held; no further than `stop`.

@@ -96,7 +96,7 @@ impl Room {
                 told.insert((event_type.to_string(), state_key), event_id);
             }
         }
-        let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
+        let head = self.log_end(&**tx, cx)?;
         let before = StateAt::of_events(&**tx, head, told)?;
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
             return Ok(Received::Rejected(refusal.to_string()));

@@ -205,7 +205,7 @@ impl Room {
                 state.insert((event_type.to_string(), state_key), event_id.clone());
             }
         }
-        let head = cx.head.get().map_or_else(|| self.head(sql), Ok)?;
+        let head = self.log_end(sql, cx)?;
         Ok(StateAt::of_events(sql, head, state)?)
     }
 
@@ -305,21 +305,13 @@ impl Room {
 
     fn accept(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, before: StateAt, txn: Option<&str>) -> Result<(), Error> {
         let missing = store::graph::missing(&**tx, pdu.prev_events())?;
-        let in_turn = missing.is_empty() && {
-            let extremities = store::graph::extremities(&**tx)?.ids;
-            extremities.len() == pdu.prev_events().len() && extremities.iter().all(|id| pdu.prev_events().contains(id))
-        };
-        if in_turn {
-            self.insert(tx, cx, pdu, txn)?;
-        } else {
-            if !missing.is_empty() {
-                // Room for what may still be found of it: positions are arrivals, and history comes before them.
-                let head = cx.head.get().map_or_else(|| self.head(&**tx), Ok)?;
-                cx.head.set(Some(head.max(cx.now_ms).saturating_add(GAP_POSITIONS)));
-            }
-            let position = self.insert_elsewhere(tx, cx, pdu, txn, before)?;
-            store::graph::insert_gap(tx, &missing, position)?;
+        if !missing.is_empty() {
+            // Room for what may still be found of it: positions are arrivals, and history comes before them.
+            let end = self.log_end(&**tx, cx)?.max(cx.now_ms);
+            cx.head.set(Some(end.saturating_add(GAP_POSITIONS)));
         }
+        let position = self.insert_after(tx, cx, pdu, txn, Some(before))?;
+        store::graph::insert_gap(tx, &missing, position)?;
         self.redactions_follow(tx, cx, pdu)
     }
 

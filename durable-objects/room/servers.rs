@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::backoff;
 use platform::{Fault, Sql, Tx};
 
 use super::{
@@ -147,7 +148,7 @@ impl Room {
         let mut servers = self.servers.borrow_mut();
         let servers = match servers.as_mut() {
             Some(servers) => servers,
-            None => servers.insert(Servers::load(sql, store::log::newest_outgoing(sql, own_server(cx))?)?),
+            None => servers.insert(Servers::load(sql, store::log::newest_outgoing(sql, cx.own_server().as_str())?)?),
         };
         servers.tell(cx)?;
         let untold = servers.following.values().filter(|server| server.is_untold(servers.head));
@@ -182,15 +183,11 @@ impl Room {
                 servers.following.remove(&nudged.follower);
             }
         } else {
-            let pause_ms = NUDGE_CHECK_MS.saturating_mul(1 << server.failures.min(10)).min(PAUSE_MS_MAX);
+            let pause_ms = backoff::pause_ms(NUDGE_CHECK_MS, server.failures, PAUSE_MS_MAX);
             server.failures = server.failures.saturating_add(1);
             server.not_before_ms = cx.now_ms.saturating_add(pause_ms);
             cx.set_alarm(server.not_before_ms)?;
         }
         servers.tell(cx)
     }
-}
-
-pub(super) fn own_server<'a>(cx: &Cx<'a>) -> &'a str {
-    cx.settings.identity.server_name().as_str()
 }

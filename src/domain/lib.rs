@@ -13,6 +13,7 @@ pub mod address_range;
 pub mod alias;
 pub mod auth;
 mod authority;
+pub mod backoff;
 pub mod config;
 pub mod directory;
 pub mod event;

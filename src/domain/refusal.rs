@@ -64,8 +64,6 @@ pub enum Refusal {
     },
     /// 400 `M_UNABLE_TO_GRANT_JOIN`: the user meets a condition, and another server has to let them in.
     UnableToGrantJoin(String),
-    /// 400 `M_UNABLE_TO_AUTHORISE_JOIN`: none of the conditions can be looked at here.
-    UnableToAuthoriseJoin(String),
     /// 400 `M_ROOM_IN_USE`: the alias is taken.
     RoomInUse(String),
     /// 400 `M_INVALID_ROOM_STATE`: the initial state of a new room contradicts itself.
@@ -127,7 +125,6 @@ impl Refusal {
             | Self::UnsupportedRoomVersion(_)
             | Self::IncompatibleRoomVersion { .. }
             | Self::UnableToGrantJoin(_)
-            | Self::UnableToAuthoriseJoin(_)
             | Self::RoomInUse(_)
             | Self::InvalidRoomState(_)
             | Self::WeakPassword(_)
@@ -176,7 +173,6 @@ impl Refusal {
             Self::UnsupportedRoomVersion(_) => "M_UNSUPPORTED_ROOM_VERSION",
             Self::IncompatibleRoomVersion { .. } => "M_INCOMPATIBLE_ROOM_VERSION",
             Self::UnableToGrantJoin(_) => "M_UNABLE_TO_GRANT_JOIN",
-            Self::UnableToAuthoriseJoin(_) => "M_UNABLE_TO_AUTHORISE_JOIN",
             Self::RoomInUse(_) => "M_ROOM_IN_USE",
             Self::InvalidRoomState(_) => "M_INVALID_ROOM_STATE",
             Self::BadState(_) => "M_BAD_STATE",
@@ -213,7 +209,6 @@ impl Refusal {
             | Self::Exclusive(sentence)
             | Self::TooLarge(sentence)
             | Self::UnableToGrantJoin(sentence)
-            | Self::UnableToAuthoriseJoin(sentence)
             | Self::RoomInUse(sentence)
             | Self::InvalidRoomState(sentence)
             | Self::BadState(sentence)

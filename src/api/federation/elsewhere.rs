@@ -10,7 +10,6 @@ use actors::{
 };
 use domain::{Pdu, Refusal, RoomVersion, event};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma_common::{OwnedEventId, OwnedServerName, RoomId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::Deserialize;
@@ -21,7 +20,7 @@ use serde_json::{
 
 use super::{
     AskError, Bounds,
-    pdus::{ReadPdu, checked},
+    pdus::{ReadPdu, checked, path_in_room, raw},
 };
 use crate::{Context, Failure, metadata::register_room};
 
@@ -83,7 +82,7 @@ impl Elsewhere<'_> {
     pub(crate) async fn join(&self, call_id: &str) -> Result<(), Failure> {
         let (server, join, version) = self.prepare("join", &MembershipState::Join).await?;
         register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
-        let path = self.path("v2/send_join", join.event_id().as_str());
+        let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
         let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
         let answer = self.send(&server, &path, &join, bounds).await?;
         self.take_in(&server, &answer, &join, &version, call_id).await
@@ -96,7 +95,7 @@ impl Elsewhere<'_> {
             knock_room_state: Vec<Box<RawValue>>,
         }
         let (server, knock, _) = self.prepare("knock", &MembershipState::Knock).await?;
-        let path = self.path("v1/send_knock", knock.event_id().as_str());
+        let path = path_in_room("v1/send_knock", self.room_id, knock.event_id().as_str());
         let answer = self.send(&server, &path, &knock, Bounds::default()).await?;
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
@@ -110,7 +109,7 @@ impl Elsewhere<'_> {
     pub(crate) async fn leave(&self) -> Result<(), Failure> {
         let told = async {
             let (server, leave, _) = self.prepare("leave", &MembershipState::Leave).await?;
-            let path = self.path("v2/send_leave", leave.event_id().as_str());
+            let path = path_in_room("v2/send_leave", self.room_id, leave.event_id().as_str());
             self.send(&server, &path, &leave, Bounds::default()).await.map(drop)
         };
         if let Err(Failure::Refused(refusal)) = told.await {
@@ -119,18 +118,13 @@ impl Elsewhere<'_> {
         self.tell_user(MembershipState::Leave, Vec::new()).await
     }
 
-    fn path(&self, what: &str, last: &str) -> String {
-        let encoded = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
-        format!("/_matrix/federation/{what}/{}/{}", encoded(self.room_id.as_str()), encoded(last))
-    }
-
     /// The membership, completed and signed, and the server that prepared it.
     async fn prepare(
         &self,
         what: &str,
         membership: &MembershipState,
     ) -> Result<(OwnedServerName, Pdu, RoomVersion), Failure> {
-        let mut path = self.path(&format!("v1/make_{what}"), self.user_id.as_str());
+        let mut path = path_in_room(&format!("v1/make_{what}"), self.room_id, self.user_id.as_str());
         for (index, version) in RoomVersion::ALL.iter().enumerate() {
             path.push(if index == 0 { '?' } else { '&' });
             path.push_str("ver=");
@@ -190,8 +184,7 @@ impl Elsewhere<'_> {
     }
 
     async fn send(&self, server: &ServerName, path: &str, pdu: &Pdu, bounds: Bounds) -> Result<bytes::Bytes, Failure> {
-        let content = RawValue::from_string(pdu.json().to_owned())?;
-        match self.cx.ask_raw(server, Method::PUT, path, Some(content), bounds).await {
+        match self.cx.ask_raw(server, Method::PUT, path, Some(raw(pdu)?), bounds).await {
             Ok((_, body)) => Ok(body),
             Err(error) => {
                 tracing::info!(%server, room_id = %self.room_id, %error, "a server did not take a membership");
@@ -261,7 +254,7 @@ impl Elsewhere<'_> {
         if let Some(told) = told
             && let Ok(read) = ReadPdu::read(told, version)
             && read.event_id == *join.event_id()
-            && let Some((_, Ok(pdu))) = self.cx.check_pdus(version, vec![read]).await?.pop()
+            && let Ok(pdu) = self.cx.check_pdu(version, read).await?
         {
             return Ok(checked(&pdu));
         }
@@ -269,15 +262,28 @@ impl Elsewhere<'_> {
     }
 
     async fn tell_user(&self, membership: MembershipState, stripped_state: Vec<Box<RawValue>>) -> Result<(), Failure> {
+        self.cx.tell_of_membership(self.user_id, self.room_id, membership, stripped_state).await
+    }
+}
+
+impl Context {
+    /// Tells a user of ours what became of their membership of a room that is not here.
+    pub(super) async fn tell_of_membership(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        membership: MembershipState,
+        stripped_state: Vec<Box<RawValue>>,
+    ) -> Result<(), Failure> {
         let call = MembershipChanged {
-            room_id: self.room_id.to_owned(),
-            position: self.cx.now_ms(),
+            room_id: room_id.to_owned(),
+            position: self.now_ms(),
             membership,
             profile: None,
             stripped_state,
             predecessor: None,
         };
-        self.cx.user(self.user_id).call(&call).await
+        self.user(user_id).call(&call).await
     }
 }
 
@@ -296,14 +302,17 @@ pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
     events.filter_map(|event| to_raw_value(&event).ok()).collect()
 }
 
+/// What another server says of a room whose version somebody does not know.
+pub(super) fn incompatible(body: &Map<String, Value>) -> Refusal {
+    let room_version = body.get("room_version").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Refusal::IncompatibleRoomVersion { room_version }
+}
+
 /// What a user is told of another server's no; `None` where it is none.
 fn refused(error: &AskError) -> Option<Refusal> {
     let AskError::Refused { status, errcode, message, body } = error else { return None };
     Some(match (errcode.as_str(), status.as_u16()) {
-        ("M_INCOMPATIBLE_ROOM_VERSION", _) => {
-            let room_version = body.get("room_version").and_then(Value::as_str).unwrap_or_default().to_owned();
-            Refusal::IncompatibleRoomVersion { room_version }
-        }
+        ("M_INCOMPATIBLE_ROOM_VERSION", _) => incompatible(body),
         (_, 404) => Refusal::NotFound(message.clone()),
         ("M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN" | "M_FORBIDDEN", _) | (_, 403) => {
             Refusal::Forbidden(message.clone())

@@ -2,12 +2,10 @@
 
 use actors::{
     room::{AdmitMembership, PrepareInvite},
-    user::{AskInvite, MembershipChanged},
+    user::AskInvite,
 };
 use domain::{Pdu, Refusal, RoomVersion, event};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use platform::Fault;
 use ruma_common::{OwnedEventId, OwnedUserId, RoomId, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use ruma_federation_api::membership::create_invite;
@@ -16,8 +14,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     AskError, Bounds, Origin,
-    elsewhere::{residence, stripped},
-    pdus::{ReadPdu, checked},
+    elsewhere::{incompatible, residence, stripped},
+    pdus::{ReadPdu, checked, path_in_room, raw},
 };
 use crate::{Context, Failure, OrAbsent, Routes};
 
@@ -45,34 +43,19 @@ async fn invite(
     if read.event_id != request.event_id {
         return Err(Refusal::BadJson("The invitation has another id".to_owned()).into());
     }
-    let pdu = match cx.check_pdus(&version, vec![read]).await?.pop() {
-        Some((_, Ok(pdu))) => pdu,
-        Some((_, Err(why))) => return Err(Refusal::Forbidden(why).into()),
-        None => return Err(Fault::new("an event was checked without outcome").into()),
-    };
+    let pdu = cx.check_pdu(&version, read).await?.map_err(Refusal::Forbidden)?;
     let invited = invited(&pdu).filter(|_| *pdu.room_id() == *request.room_id && pdu.sender().server_name() == origin);
     let Some(invited) = invited.filter(|user_id| cx.is_local(user_id)) else {
         let sentence = "This is no invitation, to this room, by a user of yours, of a user of ours";
         return Err(Refusal::InvalidParam(sentence.to_owned()).into());
     };
     cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
-    let signed = event::countersign(&to_raw(&pdu)?, &version, cx.identity())?;
+    let signed = event::countersign(&raw(&pdu)?, &version, cx.identity())?;
     if !residence(cx, pdu.room_id()).await?.here {
-        let call = MembershipChanged {
-            room_id: pdu.room_id().to_owned(),
-            position: cx.now_ms(),
-            membership: MembershipState::Invite,
-            profile: None,
-            stripped_state: shown(&request.invite_room_state, &pdu)?,
-            predecessor: None,
-        };
-        cx.user(&invited).call(&call).await?;
+        let stripped_state = shown(&request.invite_room_state, &pdu)?;
+        cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, stripped_state).await?;
     }
     Ok(create_invite::v2::Response::new(signed))
-}
-
-fn to_raw(pdu: &Pdu) -> Result<Box<RawValue>, Failure> {
-    Ok(RawValue::from_string(pdu.json().to_owned())?)
 }
 
 /// Who is invited by this event.
@@ -132,12 +115,7 @@ impl Context {
         let event = RawValue::from_string(prepared.event.json.clone())?;
         let invitation =
             Invitation { room_version: version.as_str(), event: &event, invite_room_state: &prepared.state };
-        let encoded = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
-        let path = format!(
-            "/_matrix/federation/v2/invite/{}/{}",
-            encoded(room_id.as_str()),
-            encoded(prepared.event.event_id.as_str())
-        );
+        let path = path_in_room("v2/invite", room_id, prepared.event.event_id.as_str());
         let server = target.server_name();
         let asked = self.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&invitation)?), Bounds::default());
         let answer = asked.await.and_then(|(_, body)| {
@@ -149,7 +127,7 @@ impl Context {
         let Some(signed) = signed else {
             return Err(Refusal::Unknown(format!("{server} signed something else")).into());
         };
-        let Some((_, Ok(pdu))) = self.check_pdus(&version, vec![signed]).await?.pop() else {
+        let Ok(pdu) = self.check_pdu(&version, signed).await? else {
             return Err(Refusal::Unknown(format!("{server} made the invitation invalid")).into());
         };
         let call = AdmitMembership { server: self.server_name().to_owned(), event: checked(&pdu) };
@@ -162,10 +140,7 @@ impl Context {
 fn not_invited(error: &AskError, target: &UserId) -> Refusal {
     match error {
         AskError::Refused { errcode, .. } if errcode == "M_INVITE_BLOCKED" => Refusal::InviteBlocked,
-        AskError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
-            let room_version = body.get("room_version").and_then(serde_json::Value::as_str).unwrap_or_default();
-            Refusal::IncompatibleRoomVersion { room_version: room_version.to_owned() }
-        }
+        AskError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => incompatible(body),
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{} refuses: {message}", target.server_name())),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
         AskError::Unreachable(_) | AskError::Nonsense(_) => {

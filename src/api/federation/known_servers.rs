@@ -1,6 +1,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use domain::federation::{discovery::Route, server_keys::KnownKeys};
+use domain::{
+    backoff::pause_ms,
+    federation::{discovery::Route, server_keys::KnownKeys},
+};
 use ruma_common::{OwnedServerName, ServerName};
 
 use crate::recent::Recent;
@@ -93,7 +96,7 @@ impl KnownServers {
     pub(super) fn did_not_answer(&self, server: &ServerName, now_ms: u64) {
         let mut all = lock(&self.down);
         let down = all.of(server.to_owned());
-        down.until_ms = now_ms.saturating_add(backoff(DOWN_MS, DOWN_MS_MAX, down.failures));
+        down.until_ms = now_ms.saturating_add(pause_ms(DOWN_MS, down.failures, DOWN_MS_MAX));
         down.failures = down.failures.saturating_add(1);
     }
 
@@ -135,7 +138,7 @@ impl Asking<'_> {
     pub(super) fn end(self, answered: bool, now_ms: u64) {
         let mut all = lock(&self.known.keys);
         let of = all.of(self.server.clone());
-        of.ask_again_ms = now_ms.saturating_add(backoff(ASK_AGAIN_MS, ASK_AGAIN_MS_MAX, of.failures));
+        of.ask_again_ms = now_ms.saturating_add(pause_ms(ASK_AGAIN_MS, of.failures, ASK_AGAIN_MS_MAX));
         of.failures = if answered { 0 } else { of.failures.saturating_add(1) };
     }
 }
@@ -144,11 +147,6 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         lock(&self.known.keys).of(self.server.clone()).asking_until_ms = 0;
     }
-}
-
-/// How long to wait after so many failures before: twice as long each time.
-fn backoff(first_ms: u64, max_ms: u64, failures_before: u32) -> u64 {
-    first_ms.saturating_mul(1 << failures_before.min(32)).min(max_ms)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

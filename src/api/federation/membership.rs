@@ -171,12 +171,7 @@ async fn admit(
     if membership == MembershipState::Join && vouches {
         json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
     }
-    let mut outcomes = cx.check_pdus(&version, vec![read(&json)?]).await?;
-    let pdu = match outcomes.pop() {
-        Some((_, Ok(pdu))) => pdu,
-        Some((_, Err(why))) => return Err(Refusal::Forbidden(why).into()),
-        None => return Err(Fault::new("an event was checked without outcome").into()),
-    };
+    let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::Forbidden)?;
     let call = AdmitMembership { server: origin.to_owned(), event: checked(&pdu) };
     cx.room(room_id).call(&call).await?;
     Ok(pdu)

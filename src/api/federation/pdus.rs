@@ -9,6 +9,8 @@ use domain::{
     event::{self, PDU_BYTES_MAX},
     federation::server_keys::Signed,
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use platform::Fault;
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId};
 use ruma_events::TimelineEventType;
 use ruma_signatures::{PublicKeyMap, required_server_signatures_to_verify_event};
@@ -86,6 +88,17 @@ impl ReadPdu {
     }
 }
 
+/// An event as it goes to another server.
+pub(super) fn raw(pdu: &Pdu) -> Result<Box<RawValue>, Failure> {
+    Ok(RawValue::from_string(pdu.json().to_owned())?)
+}
+
+/// The path of an endpoint that names a room, and last an event or a user.
+pub(super) fn path_in_room(endpoint: &str, room_id: &RoomId, last: &str) -> String {
+    let encoded = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+    format!("/_matrix/federation/{endpoint}/{}/{}", encoded(room_id.as_str()), encoded(last))
+}
+
 /// What a room is given of an event.
 pub(crate) fn checked(pdu: &Pdu) -> CheckedEvent {
     CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
@@ -104,6 +117,19 @@ impl Context {
         let keys = self.server_keys(pdus.iter().flat_map(ReadPdu::needed_keys)).await?;
         let check = |pdu: ReadPdu| (pdu.event_id.clone(), pdu.check(version, &keys));
         Ok(pdus.into_iter().map(check).collect())
+    }
+
+    /// As [`Context::check_pdus`], of one event.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn check_pdu(&self, version: &RoomVersion, pdu: ReadPdu) -> Result<Result<Pdu, String>, Failure> {
+        let (_, outcome) = self
+            .check_pdus(version, vec![pdu])
+            .await?
+            .pop()
+            .ok_or_else(|| Fault::new("an event was checked without outcome"))?;
+        Ok(outcome)
     }
 
     /// As [`Context::check_pdus`], of events of one room: those that pass, and are of it.

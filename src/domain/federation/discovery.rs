@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use ruma_common::{OwnedServerName, ServerName};
 use serde::Deserialize;
 
+use crate::backoff::pause_ms;
+
 /// Where servers listen that say nothing else.
 const DEFAULT_PORT: u16 = 8448;
 /// Redirects of a `/.well-known` that are followed.
@@ -158,7 +160,7 @@ pub fn cached_ms(cache_control: Option<&str>) -> u64 {
 
 /// How long it holds that there was no such answer, in milliseconds, after so many failures one after the other.
 pub fn error_cached_ms(failures: u32) -> u64 {
-    ERROR_CACHED_MIN_MS.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(ERROR_CACHED_MAX_MS)
+    pause_ms(ERROR_CACHED_MIN_MS, failures.saturating_sub(1), ERROR_CACHED_MAX_MS)
 }
 
 #[cfg(test)]
