@@ -35,6 +35,13 @@ const proven = (client) => async (request) => {
   const identifier = { type: 'm.id.user', user: client.getUserId() };
   await request({ type: 'm.login.password', identifier, password, session: challenge.session });
 };
+/** A further device takes its user's identity from secret storage. */
+const unlocks = async (client) => {
+  await client.getCrypto().userHasCrossSigningKeys(client.getUserId(), true);
+  await client.getCrypto().bootstrapCrossSigning({});
+};
+/** The current backup, as the server has it: the client asks once and remembers. */
+const backup = (client) => client.http.authedRequest('GET', '/room_keys/version');
 const identity = (client, owner) =>
   client.getCrypto().getUserCrossSigningKeys(owner.getUserId()).then((keys) => JSON.stringify(keys?.master_key?.keys));
 
@@ -47,6 +54,29 @@ const phase = (request, wanted) =>
     request.on(VerificationRequestEvent.Change, ask);
     ask();
   });
+
+/** Alice asks, the other accepts, both are shown the same and say so; each has verified the other then. */
+const compareEmoji = async (other, asks) => {
+  const asked = new Promise((resolve) => other.once(CryptoEvent.VerificationRequestReceived, resolve));
+  const hers = await asks();
+  const his = await asked;
+  await his.accept();
+  await phase(hers, VerificationPhase.Ready);
+  const verifiers = [await hers.startVerification('m.sas.v1')];
+  await phase(his, VerificationPhase.Started);
+  verifiers.push(his.verifier);
+  const shown = verifiers.map((verifier) => new Promise((resolve) => verifier.once(VerifierEvent.ShowSas, resolve)));
+  const done = verifiers.map((verifier) => verifier.verify());
+  const both = await Promise.all(shown);
+  const [emoji, same] = both.map(({ sas }) => JSON.stringify(sas.emoji));
+  assert(emoji && emoji === same, `${emoji} and ${same}`);
+  await Promise.all(both.map((callbacks) => callbacks.confirm()));
+  await Promise.all(done);
+  for (const [client, verified] of [[alice, other], [other, alice]]) {
+    const status = () => client.getCrypto().getUserVerificationStatus(verified.getUserId());
+    await untilAsked(client, async () => (await status()).isCrossSigningVerified());
+  }
+};
 
 /** Alice and somebody are in a new room. */
 const meets = async (other) => {
@@ -99,25 +129,7 @@ const steps = {
   async 'two compare emoji'() {
     await alice.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(alice) });
     await isSigned(bob, alice);
-    const asked = new Promise((resolve) => bob.once(CryptoEvent.VerificationRequestReceived, resolve));
-    const hers = await alice.getCrypto().requestDeviceVerification(bob.getUserId(), bob.getDeviceId());
-    const his = await asked;
-    await his.accept();
-    await phase(hers, VerificationPhase.Ready);
-    const verifiers = [await hers.startVerification('m.sas.v1')];
-    await phase(his, VerificationPhase.Started);
-    verifiers.push(his.verifier);
-    const shown = verifiers.map((verifier) => new Promise((resolve) => verifier.once(VerifierEvent.ShowSas, resolve)));
-    const verified = verifiers.map((verifier) => verifier.verify());
-    const both = await Promise.all(shown);
-    const [emoji, same] = both.map(({ sas }) => JSON.stringify(sas.emoji));
-    assert(emoji && emoji === same, `${emoji} and ${same}`);
-    await Promise.all(both.map((callbacks) => callbacks.confirm()));
-    await Promise.all(verified);
-    for (const [client, other] of [[alice, bob], [bob, alice]]) {
-      const status = () => client.getCrypto().getUserVerificationStatus(other.getUserId());
-      await untilAsked(client, async () => (await status()).isCrossSigningVerified());
-    }
+    await compareEmoji(bob, () => alice.getCrypto().requestDeviceVerification(bob.getUserId(), bob.getDeviceId()));
   },
   async 'a removed device is seen going'() {
     await proven(bob)((auth) => bob.deleteMultipleDevices([tablet.getDeviceId()], auth));
@@ -129,6 +141,42 @@ const steps = {
     await bob.getCrypto().bootstrapCrossSigning({ setupNewCrossSigning: true, authUploadDeviceSigningKeys: proven(bob) });
     await untilAsked(alice, async () => (await identity(alice, bob)) !== before);
     await isSigned(alice, bob);
+  },
+  async 'two compare emoji in their room'() {
+    const carol = await encrypts(await register('carol'));
+    await carol.getCrypto().bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(carol) });
+    await meets(carol);
+    await isSigned(alice, carol);
+    await isSigned(carol, alice);
+    await compareEmoji(carol, () => alice.getCrypto().requestVerificationDM(carol.getUserId(), roomId));
+    carol.stopClient();
+  },
+  async 'a new device reads the past from the backup'() {
+    const dora = await encrypts(await register('dora'), secrets);
+    const crypto = dora.getCrypto();
+    recovery = await crypto.createRecoveryKeyFromPassphrase();
+    await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: proven(dora) });
+    const created = { createSecretStorageKey: async () => recovery, setupNewSecretStorage: true, setupNewKeyBackup: true };
+    await crypto.bootstrapSecretStorage(created);
+    await meets(dora);
+    await alice.sendTextMessage(roomId, 'kept for later');
+    await reads(dora, 'kept for later');
+    await untilAsked(dora, async () => (await backup(dora)).count > 0);
+    dora.stopClient();
+    const next = await encrypts(dora.getUserId(), secrets);
+    await unlocks(next);
+    await isSigned(next, next);
+    await next.getCrypto().loadSessionBackupPrivateKeyFromSecretStorage();
+    const { total, imported } = await next.getCrypto().restoreKeyBackup();
+    assert(total > 0 && imported === total, `${imported} of ${total} keys`);
+    await reads(next, 'kept for later');
+    // Whoever replaces the backup keeps what they can read.
+    const { version } = await backup(next);
+    await next.getCrypto().resetKeyBackup();
+    await untilAsked(next, async () => {
+      const replaced = await backup(next);
+      return replaced.version !== version && replaced.count >= imported;
+    });
   },
   async 'a device that nobody is logged in on reads for the next one'() {
     const carol = await encrypts(await register('carol'), secrets);
@@ -145,9 +193,8 @@ const steps = {
     await untilAsked(alice, async () => (await devicesSeen(alice, carol)).length === 1);
     await alice.sendTextMessage(roomId, 'while nobody was there');
     const next = await encrypts(carol.getUserId(), secrets);
-    // Its user's identity is in secret storage, and so is what the device was dried with.
-    await next.getCrypto().userHasCrossSigningKeys(carol.getUserId(), true);
-    await next.getCrypto().bootstrapCrossSigning({});
+    // In secret storage there is also what the device was dried with.
+    await unlocks(next);
     await next.getCrypto().startDehydration();
     await reads(next, 'while nobody was there');
   },

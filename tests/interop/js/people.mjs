@@ -30,6 +30,7 @@ const KEYS_MOVED = [
   CryptoEvent.DevicesUpdated,
   CryptoEvent.UserTrustStatusChanged,
   CryptoEvent.KeysChanged,
+  CryptoEvent.KeyBackupSessionsRemaining,
   MatrixEventEvent.Decrypted,
 ];
 
