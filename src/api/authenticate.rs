@@ -126,7 +126,7 @@ pub(crate) async fn handled<W: Who, T>(
         }
         return Err(Refusal::GuestAccessForbidden.into());
     }
-    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_on(rules.limits.limited)) {
+    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_of_a_user(rules.limits.limited)) {
         // Or whoever claims to be somebody could use up what is theirs.
         bearer.verify(cx).await?;
     }

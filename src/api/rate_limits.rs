@@ -1,6 +1,7 @@
 //! Rate limits: which endpoint is limited by what, and how much of each limit is used up. Spec: "Rate limiting".
 //!
-//! The limits of an endpoint stand in [`of_endpoints`] and hold before its handler runs. Only what a handler alone knows
+//! The limits of an endpoint stand in [`of_endpoints`] and hold before its handler runs; whatever else the specification
+//! says is rate-limited has [`Limits::of_any`]. Only what a handler alone knows
 //! is taken by it, with [`Context::limit`](crate::Context::limit): whose account a login is for, whether the password was
 //! right.
 //!
@@ -20,16 +21,21 @@ use domain::{RateLimit, RateLimited, Refusal, TokenBucket};
 use http::{Method, Request};
 use ruma_client_api::{
     account::{check_registration_token_validity, register},
+    directory::{get_public_rooms, get_public_rooms_filtered},
     knock::knock_room,
     media::{create_content, create_mxc_uri},
     membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
     profile::{delete_profile_field, set_profile_field},
+    read_marker::set_read_marker,
+    receipt::create_receipt,
     redact::redact_event,
-    room::{create_room, upgrade_room},
+    reporting::report_user,
+    room::{create_room, report_content, report_room, upgrade_room},
     session::login,
     state::send_state_event,
+    typing::create_typing_event,
     uiaa::get_uiaa_fallback_page,
     user_directory::search_users,
 };
@@ -56,6 +62,13 @@ pub(crate) struct Limits {
     pub limited: &'static [RateLimited],
     /// The path ends in a transaction id: the same request again is the same event.
     pub is_transaction: bool,
+}
+
+impl Limits {
+    /// Those of an endpoint that has none of its own, but that the specification has limited.
+    pub(crate) fn of_any() -> Self {
+        Self { limited: &[RateLimited::Requests], is_transaction: false }
+    }
 }
 
 /// What limits which endpoint.
@@ -85,6 +98,15 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<set_presence::v3::Request>(&mut table, &[By::Presence]);
     limit::<create_mxc_uri::v1::Request>(&mut table, &[By::MediaCreate]);
     limit::<create_content::v3::Request>(&mut table, &[By::MediaCreate]);
+    limit::<create_receipt::v3::Request>(&mut table, &[By::Receipts]);
+    limit::<set_read_marker::v3::Request>(&mut table, &[By::Receipts]);
+    limit::<create_typing_event::v3::Request>(&mut table, &[By::Receipts]);
+    limit::<report_room::v3::Request>(&mut table, &[By::Reports]);
+    limit::<report_content::v3::Request>(&mut table, &[By::Reports]);
+    limit::<report_user::v3::Request>(&mut table, &[By::Reports]);
+    // The specification has these unlimited, but they search.
+    limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);
     table
 }
 
@@ -122,7 +144,13 @@ impl Asked<'_> {
             | RateLimited::RoomCreation
             | RateLimited::UserDirectory
             | RateLimited::Presence
-            | RateLimited::MediaCreate => vec![digest(self.user_id)],
+            | RateLimited::MediaCreate
+            | RateLimited::Receipts
+            | RateLimited::Reports => vec![digest(self.user_id)],
+            RateLimited::Requests => match token(self.request) {
+                Some(token) => vec![digest(token)],
+                None => vec![digest(self.address.map(network))],
+            },
             RateLimited::JoinsPerRoom | RateLimited::InvitesPerRoom => vec![digest(self.path_args.first())],
             RateLimited::InvitesPerUser => self.invited().iter().map(digest).collect(),
             // A room with more invitations than the burst uses all of it up, or it could never be made.
@@ -190,9 +218,9 @@ impl RateLimits {
         Self { limits: limits.clone(), used: Mutex::default() }
     }
 
-    /// Whether any of these is on.
-    pub(crate) fn any_is_on(&self, limited: &[RateLimited]) -> bool {
-        limited.iter().any(|limited| self.limits.contains_key(limited))
+    /// Whether any of these is on that counts for a user: a token counts for itself, whosever it is.
+    pub(crate) fn any_is_of_a_user(&self, limited: &[RateLimited]) -> bool {
+        limited.iter().any(|limited| *limited != RateLimited::Requests && self.limits.contains_key(limited))
     }
 
     /// Takes what a request needs of all its limits, or nothing of any.

@@ -25,7 +25,7 @@ use crate::{
     body::whole,
     failure::json_bytes,
     guest_access,
-    rate_limits::{self, OfEndpoints},
+    rate_limits::{self, Limits, OfEndpoints},
 };
 
 type Endpoint = Box<
@@ -187,7 +187,7 @@ impl Routes {
         handler: impl AsyncFn(&Context, W, Request<Bytes>, Vec<String>) -> Result<Response<Bytes>, Failure> + 'static,
     ) {
         let handler = Rc::new(handler);
-        let rules = self.rules(&method, pattern);
+        let rules = self.rules(&method, pattern, Limits::default());
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
@@ -212,7 +212,7 @@ impl Routes {
         let handler = Rc::new(handler);
         for pattern in R::PATH_BUILDER.all_paths() {
             let handler = handler.clone();
-            let rules = self.rules(&R::METHOD, pattern);
+            let rules = self.rules(&R::METHOD, pattern, of_any::<R>());
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
@@ -264,7 +264,7 @@ impl Routes {
         let handler = Rc::new(handler);
         for pattern in R::PATH_BUILDER.all_paths() {
             let handler = handler.clone();
-            let rules = self.rules(&R::METHOD, pattern);
+            let rules = self.rules(&R::METHOD, pattern, of_any::<R>());
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
@@ -280,9 +280,9 @@ impl Routes {
         }
     }
 
-    fn rules(&self, method: &Method, pattern: &'static str) -> Rules {
+    fn rules(&self, method: &Method, pattern: &'static str, of_any: Limits) -> Rules {
         Rules {
-            limits: self.limits.get(&(method.clone(), pattern)).copied().unwrap_or_default(),
+            limits: self.limits.get(&(method.clone(), pattern)).copied().unwrap_or(of_any),
             guest_access: guest_access::of_endpoint(method, pattern),
         }
     }
@@ -353,6 +353,11 @@ impl Node {
         }
         found
     }
+}
+
+/// What limits an endpoint that has no limits of its own.
+fn of_any<R: Metadata>() -> Limits {
+    if R::RATE_LIMITED { Limits::of_any() } else { Limits::default() }
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {

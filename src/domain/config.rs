@@ -293,6 +293,18 @@ impl Config {
         key("RC_ROOM_CREATION", Some("0.016,10"), "rooms created, per user: per_second,burst, or 0"),
         key("RC_USER_DIRECTORY", Some("0.016,200"), "searches of the user directory, per user: per_second,burst, or 0"),
         key("RC_MEDIA_CREATE", Some("10,50"), "media created and uploaded, per user: per_second,burst, or 0"),
+        key(
+            "RC_RECEIPTS",
+            Some("10,100"),
+            "receipts, read markers and notices of typing, per user: per_second,burst, or 0",
+        ),
+        key("RC_REPORTS", Some("1,5"), "reports to the administrators, per user: per_second,burst, or 0"),
+        key(
+            "RC_REQUESTS",
+            Some("50,500"),
+            "whatever else the specification has limited, per access token, or per address where there is none: \
+             per_second,burst, or 0",
+        ),
         key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
         key(
             "RC_REMOTE_QUERIES",

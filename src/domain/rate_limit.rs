@@ -51,11 +51,17 @@ pub enum RateLimited {
     RemoteQueries,
     /// Media created and uploaded, per user.
     MediaCreate,
+    /// Receipts, read markers and notices of typing, per user: each is told to a whole room.
+    Receipts,
+    /// Reports to the administrators, per user.
+    Reports,
+    /// Whatever else the specification has limited, per access token, or per address where there is none.
+    Requests,
 }
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -72,6 +78,9 @@ impl RateLimited {
         Self::Presence,
         Self::RemoteQueries,
         Self::MediaCreate,
+        Self::Receipts,
+        Self::Reports,
+        Self::Requests,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -93,6 +102,9 @@ impl RateLimited {
             Self::Presence => "RC_PRESENCE",
             Self::RemoteQueries => "RC_REMOTE_QUERIES",
             Self::MediaCreate => "RC_MEDIA_CREATE",
+            Self::Receipts => "RC_RECEIPTS",
+            Self::Reports => "RC_REPORTS",
+            Self::Requests => "RC_REQUESTS",
         }
     }
 
@@ -109,7 +121,10 @@ impl RateLimited {
             | Self::UserDirectory
             | Self::Presence
             | Self::RemoteQueries
-            | Self::MediaCreate => None,
+            | Self::MediaCreate
+            | Self::Receipts
+            | Self::Reports
+            | Self::Requests => None,
         }
     }
 }

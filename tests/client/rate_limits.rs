@@ -12,6 +12,8 @@ on_each_host![
     registrations_are_limited_by_address,
     guessing_registration_tokens_takes_long,
     an_address_cannot_be_made_up,
+    receipts_and_reports_are_limited,
+    whatever_else_is_limited_counts_for_a_token,
 ];
 
 /// So slow that no story sees it end.
@@ -176,4 +178,40 @@ fn an_address_cannot_be_made_up(server: &Server) {
     limited(registers(&server, "198.51.100.2, 192.0.2.1", &dummy));
     limited(registers(&server, "192.0.2.1", &dummy));
     registers(&server, "198.51.100.1", &dummy).ok();
+}
+
+fn receipts_and_reports_are_limited(server: &Server) {
+    let server = server_with(server, &[("RC_RECEIPTS", "0.001,3"), ("RC_REPORTS", ONCE)]);
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let event_id = alice.sends(&room, "read this");
+    bob.reads(&room, "m.read", &event_id, json!({})).ok();
+    bob.post(&format!("/rooms/{room}/read_markers"), json!({ "m.fully_read": event_id })).ok();
+    bob.types(&room, json!({ "typing": true, "timeout": 30_000 })).ok();
+    limited(bob.reads(&room, "m.read", &event_id, json!({})));
+    limited(bob.post(&format!("/rooms/{room}/read_markers"), json!({ "m.fully_read": event_id })));
+    limited(bob.types(&room, json!({ "typing": false })));
+    alice.types(&room, json!({ "typing": true, "timeout": 30_000 })).ok();
+
+    bob.post(&format!("/rooms/{room}/report"), json!({ "reason": "noise" })).ok();
+    limited(bob.post(&format!("/rooms/{room}/report/{event_id}"), json!({ "reason": "noise" })));
+    limited(bob.post(&format!("/users/{}/report", alice.id), json!({ "reason": "noise" })));
+}
+
+fn whatever_else_is_limited_counts_for_a_token(server: &Server) {
+    let server = server_with(server, &[("RC_REQUESTS", ONCE)]);
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let laptop = alice.logs_in_again();
+    alice.get("/account/whoami").ok();
+    limited(alice.get("/capabilities"));
+    limited(alice.get("/publicRooms"));
+    laptop.get("/account/whoami").ok();
+    bob.get("/publicRooms").ok();
+    // What is not limited, as the specification has it.
+    alice.get("/devices").ok();
+
+    let asks = |address: &str| server.anonymous().from_address(address).get("/_matrix/client/v3/login");
+    asks("192.0.2.1").ok();
+    limited(asks("192.0.2.1"));
+    asks("192.0.2.2").ok();
 }
