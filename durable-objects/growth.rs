@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use domain::power::Preset;
+use domain::{power::Preset, signed_key::testing::Signer};
 use platform::{ActorKind, Address, Sql, Value};
 use ruma_common::{OwnedRoomId, RoomId, UserId, user_id};
 use serde::de::DeserializeOwned;
@@ -13,13 +13,18 @@ use serde_json::json;
 use crate::{
     Call,
     room::{Delta, GetStateEvent, MembershipAction, Messages},
-    user::{Create, MembershipChanged, NewDevice, Nudge, Plan, SyncClose, SyncPlan},
+    user::{
+        ClaimKeys, Create, GetKeys, LogIn, MembershipChanged, NewDevice, Nudge, Plan, ReceiveToDevice, SyncClose,
+        SyncPlan, UploadKeys,
+    },
     world::{MemorySql, World},
 };
 
 /// How much less and more there is.
 const SMALL: u64 = 100;
 const LARGE: u64 = 10_000;
+/// Of one user.
+const DEVICES: u64 = 500;
 /// A tree that is so much larger is a little deeper.
 const GROWS_MAX: f64 = 1.5;
 
@@ -180,6 +185,43 @@ fn with_the_rooms_of_a_user() {
     does_not_grow(&costs(SMALL), &costs(SMALL * 20));
 }
 
+/// A device that encrypts, among many of its user's.
+#[test]
+fn with_the_devices_of_a_user() {
+    let costs = |devices: u64| {
+        let phone = Syncing::new();
+        for number in 1..devices {
+            phone.has_another(number);
+        }
+        phone.uploads("hash", "PHONE", 0);
+        let plan = phone.plans(None);
+        let since = phone.closes(None, &plan, phone.world.now_ms());
+        let message = |number: u64, device: &str| {
+            phone.calls::<ReceiveToDevice>(json!({
+                "sender": "@bob:myelin.test", "sender_device": "TABLET", "txn_id": number.to_string(),
+                "type": "m.room.encrypted", "messages": { device: { "ciphertext": "x" } },
+            }));
+        };
+        // The first one to be received arms an alarm that forgets it some day.
+        message(1, "PHONE");
+        let mut costs = vec![
+            ("keys come", phone.costs(|| phone.uploads("hash", "PHONE", 1)).0),
+            ("a key is claimed", phone.costs(|| phone.claims("PHONE")).0),
+            ("a message to a device", phone.costs(|| message(2, "PHONE")).0),
+        ];
+        let (cost, plan) = phone.costs(|| phone.plans(Some(&since)));
+        costs.push(("plan", cost));
+        costs.push(("close", phone.costs(|| phone.closes(Some(&since), &plan, 0)).0));
+        let each = |what, cost: u64| (what, cost / devices);
+        costs.push(each("a message to all, for each", phone.costs(|| message(3, "*")).0));
+        let (cost, keys) = phone.costs(|| phone.calls::<GetKeys>(json!({ "devices": [] })));
+        assert_eq!(keys.devices.len() as u64, devices);
+        costs.push(each("all keys, for each", cost));
+        costs
+    };
+    does_not_grow(&costs(DEVICES / 20), &costs(DEVICES));
+}
+
 struct Syncing {
     world: Rc<World>,
     sql: Rc<MemorySql>,
@@ -189,7 +231,8 @@ impl Syncing {
     fn new() -> Self {
         let world = World::new(1);
         let device = NewDevice::new("PHONE".to_owned(), "hash".to_owned());
-        let create = Create { device: Some(device), call_id: "create".to_owned(), ..Create::default() };
+        let password_hash = Some("hash".to_owned());
+        let create = Create { device: Some(device), password_hash, call_id: "create".to_owned(), ..Create::default() };
         world.call(alice().as_str(), &create).unwrap();
         let sql = world.sql(&Address::new(ActorKind::User, alice().as_str()));
         Self { world, sql }
@@ -204,6 +247,29 @@ impl Syncing {
     fn calls<C: Call + DeserializeOwned>(&self, call: serde_json::Value) -> C::Reply {
         let call: C = serde_json::from_value(call).unwrap();
         self.world.call(alice().as_str(), &call).unwrap()
+    }
+
+    /// Another device logs in, and shows its keys.
+    fn has_another(&self, number: u64) {
+        let (id, token_hash) = (format!("D{number}"), format!("hash{number}"));
+        let device = NewDevice::new(id.clone(), token_hash.clone());
+        self.world.call(alice().as_str(), &LogIn { password_hash: "hash".to_owned(), device }).unwrap();
+        self.uploads(&token_hash, &id, number);
+    }
+
+    fn uploads(&self, token_hash: &str, device_id: &str, number: u64) {
+        let key = format!("signed_curve25519:{device_id}{number}");
+        let call = json!({
+            "token_hash": token_hash,
+            "device_keys": Signer::new(1).device(alice().as_str(), device_id),
+            "one_time_keys": { key: { "key": "c" } },
+        });
+        self.calls::<UploadKeys>(call);
+    }
+
+    fn claims(&self, device_id: &str) {
+        let keys = self.calls::<ClaimKeys>(json!({ "devices": { device_id: "signed_curve25519" } }));
+        assert_eq!(keys.len(), 1);
     }
 
     fn joins(&self, number: u64) {

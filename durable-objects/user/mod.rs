@@ -151,6 +151,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_key_backup.sql"),
     include_str!("migrations/0010_dehydrated_device.sql"),
     include_str!("migrations/0011_bounds_of_keys.sql"),
+    include_str!("migrations/0012_changed_keys.sql"),
 ];
 
 /// The user whose actor this is.

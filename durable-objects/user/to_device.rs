@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use domain::Refusal;
-use platform::{ActorKind, Sql, Tx};
+use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -41,6 +41,8 @@ const LOOKED_AT_MS: u64 = 2 * REMEMBERED_MS;
 const SENDERS_AT_ONCE: u64 = if cfg!(test) { 3 } else { 1_000 };
 /// The schedule's name for forgetting them.
 pub(super) const SENDERS_DUE: &str = "to_device_senders";
+/// Devices looked up one by one.
+const LOOKED_UP_MAX: usize = 20;
 /// All devices of the user.
 const ALL_DEVICES: &str = "*";
 
@@ -87,12 +89,11 @@ impl User {
             return Ok(());
         }
         let mut last = None;
-        for device in store::device::all(&**tx)? {
-            let device_id = &*device.device_id;
+        for device_id in receiving(&**tx, &call.messages)? {
             let message = call.messages.get(device_id.as_str()).or_else(|| call.messages.get(ALL_DEVICES));
             let Some(content) = message else { continue };
             let position = self.own_position(&**tx, cx)?;
-            keep(tx, device_id, position, (sender, &call.event_type, content.get()))?;
+            keep(tx, &device_id, position, (sender, &call.event_type, content.get()))?;
             last = Some(position);
         }
         // What reached nobody may be repeated.
@@ -167,6 +168,17 @@ impl User {
         }
         Ok(page)
     }
+}
+
+/// The user's devices that messages may be for. A few that are named are looked up, however many there are.
+fn receiving(sql: &dyn Sql, messages: &BTreeMap<String, Box<RawValue>>) -> Result<Vec<OwnedDeviceId>, Fault> {
+    let devices = if messages.contains_key(ALL_DEVICES) || messages.len() > LOOKED_UP_MAX {
+        store::device::all(sql)?
+    } else {
+        let named = messages.keys().map(|id| store::device::get(sql, id.as_str().into()));
+        named.filter_map(Result::transpose).collect::<Result<_, _>>()?
+    };
+    Ok(devices.into_iter().map(|device| device.device_id).collect())
 }
 
 /// Keeps a message for a device, in the place of the oldest where there are too many or too large ones. What that costs

@@ -75,7 +75,7 @@ pub(crate) fn cross_signing(sql: &dyn Sql, usage: Usage) -> Result<Option<Signed
 pub(crate) fn changed_since(sql: &dyn Sql, position: u64) -> Result<(bool, Vec<String>), Fault> {
     let (mut own, mut signed) = (false, Vec::new());
     for mut row in
-        sql.query("SELECT kind, id FROM public_key WHERE changed > ?1 ORDER BY kind, id", &[position.into()])?
+        sql.query("SELECT kind, id FROM public_key WHERE changed > ?1 ORDER BY changed", &[position.into()])?
     {
         if row.text(0)? == Kind::Signature.as_str() {
             signed.push(row.text(1)?);
