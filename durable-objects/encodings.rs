@@ -282,6 +282,24 @@ fn what_a_room_is_asked_about_times_and_states() {
 }
 
 #[test]
+fn what_a_room_says_of_itself() {
+    let get = |asker| room::GetSummary { asker, children: true, suggested_only: false };
+    let asked = |asker: Value| json!({ "asker": asker, "children": true, "suggested_only": false });
+    pinned(&get(room::Asker::Anyone), asked(json!("anyone")));
+    pinned(&get(room::Asker::User(alice())), asked(json!({ "user": "@alice:a" })));
+    pinned(&get(room::Asker::Server("b".try_into().unwrap())), asked(json!({ "server": "b" })));
+    pinned_reply::<room::GetSummary>(json!({
+        "here": true, "accessible": "to_members", "membership": "leave",
+        "room": {
+            "room_id": "!room:a", "num_joined_members": 1, "world_readable": false, "guest_can_join": false,
+            "join_rule": "restricted", "allowed_room_ids": ["!b:a"], "encryption": "e", "room_version": "11",
+        },
+        "children": [{ "type": "m.space.child" }],
+    }));
+    pinned(&room::IsServerJoined { server: "b".try_into().unwrap() }, json!({ "server": "b" }));
+}
+
+#[test]
 fn what_a_room_is_told_of_aliases_and_the_directory() {
     pinned(&room::GetAccess { user: alice() }, json!({ "user": "@alice:a" }));
     pinned_reply::<room::GetAccess>(json!({ "joined": true, "world_readable": false }));

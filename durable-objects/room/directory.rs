@@ -131,7 +131,8 @@ pub(super) fn refresh(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
     listing.show(tx, cx, Some(shown(&**tx, cx)?), false)
 }
 
-fn shown(sql: &dyn Sql, cx: &Cx<'_>) -> Result<PublishedRoom, Error> {
+/// What is shown of the room as it is now.
+pub(super) fn shown(sql: &dyn Sql, cx: &Cx<'_>) -> Result<PublishedRoom, Error> {
     let (joined, _invited) = store::members::counts(sql)?;
     let content = |event_type: &str| {
         let event = store::state::current(sql, event_type, "")?;

@@ -34,6 +34,7 @@
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
 //! | [`SetPublished`], [`IsPublished`] | its place in the directory |
+//! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
 //! | [`TellPresence`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
@@ -77,6 +78,7 @@ mod set_canonical_alias;
 
 mod state;
 mod store;
+mod summary;
 mod synced_state;
 mod thread;
 mod token;
@@ -137,6 +139,7 @@ pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
+pub use summary::{Asker, GetSummary, IsServerJoined, Summary};
 pub use synced_state::MoreState;
 pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
@@ -266,6 +269,8 @@ impl Logic for Room {
             read GetJoinedMembers => joined_members,
             read GetAccess => access,
             read IsPublished => is_published,
+            read GetSummary => get_summary,
+            read IsServerJoined => is_server_joined,
             read TellPresence => tell_presence,
         }
     }

@@ -185,11 +185,13 @@ impl Room {
     }
 
     pub(super) fn get_residence(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: GetResidence) -> Result<Residence, Error> {
-        let servers = store::servers::joined(sql)?;
-        // A room that nobody is in any more is as much here as anywhere.
-        let here = !store::members::joined_locals(sql, 1)?.is_empty()
-            || (servers.is_empty() && store::log::head_position(sql)? > 0);
-        Ok(Residence { here, servers })
+        Ok(Residence { here: self.is_resident(sql)?, servers: store::servers::joined(sql)? })
+    }
+
+    /// Whether this server knows what happens in the room. One that nobody is in any more is as much here as anywhere.
+    pub(super) fn is_resident(&self, sql: &dyn Sql) -> Result<bool, Error> {
+        Ok(!store::members::joined_locals(sql, 1)?.is_empty()
+            || (store::servers::joined(sql)?.is_empty() && store::log::head_position(sql)? > 0))
     }
 
     pub(super) fn get_stripped_state(

@@ -4,7 +4,7 @@
 //! again with what it learnt. The room believes only what its join rules, as they are by then, still ask for; it names
 //! the member of ours in whose name it lets the user in, and has the rules judge the result.
 
-use domain::{Authority, Refusal, event::Draft, restricted_join};
+use domain::{Authority, Refusal, RoomVersion, event::Draft, restricted_join};
 use platform::{ActorKind, Fault, Sql};
 use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use ruma_events::TimelineEventType;
@@ -102,8 +102,7 @@ impl Room {
         if matches!(membership.as_deref(), Some("join" | "invite" | "ban")) {
             return Ok(Vec::new());
         }
-        let Some(join_rules) = store::state::current(sql, "m.room.join_rules", "")? else { return Ok(Vec::new()) };
-        Ok(restricted_join::allowed_rooms(&join_rules.pdu, &*self.version(sql)?))
+        allowed_rooms(sql, &*self.version(sql)?)
     }
 
     /// The member who lets the user in, if they meet a condition; `None` where the rules must do without.
@@ -136,6 +135,12 @@ impl Room {
             None => Err(Refusal::Forbidden("nobody of this server may invite to this room".to_owned()).into()),
         }
     }
+}
+
+/// The rooms whose members may join.
+pub(super) fn allowed_rooms(sql: &dyn Sql, version: &RoomVersion) -> Result<Vec<OwnedRoomId>, Error> {
+    let Some(join_rules) = store::state::current(sql, "m.room.join_rules", "")? else { return Ok(Vec::new()) };
+    Ok(restricted_join::allowed_rooms(&join_rules.pdu, version))
 }
 
 /// Whether a draft is a membership.

@@ -36,7 +36,8 @@ pub struct PublishedRoom {
     pub world_readable: bool,
     /// Whether guests may join.
     pub guest_can_join: bool,
-    /// The join rule, such as `public`.
+    /// The join rule, such as `public`, which is what another server means that says none.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// The name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,6 +99,10 @@ impl PublishedRoom {
         let shown: Vec<String> = shown.into_iter().flatten().map(|text| folded(text)).collect();
         shown.join("\n")
     }
+}
+
+fn public() -> String {
+    "public".to_owned()
 }
 
 /// A text without regard to case, and without NUL, which not every database keeps.

@@ -36,6 +36,7 @@ mod room_directory;
 mod room_state;
 mod room_versions;
 mod sending;
+mod spaces;
 mod standards;
 mod sync;
 mod sync_gaps;

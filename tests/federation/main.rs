@@ -8,5 +8,6 @@ mod keys;
 mod network;
 mod queries;
 mod rooms;
+mod spaces;
 mod synapse;
 mod user_keys;

@@ -116,6 +116,16 @@ pub(crate) fn waiting_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, F
     .collect()
 }
 
+/// Whether somebody of another server is invited.
+pub(crate) fn is_server_invited(sql: &dyn Sql, server: &str) -> Result<bool, Fault> {
+    let rows = sql.query(
+        "SELECT 1 FROM member WHERE membership = 'invite' AND follower IS NULL
+         AND substr(user_id, instr(user_id, ':') + 1) = ?1 LIMIT 1",
+        &[server.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
 /// Up to `limit` users who are in the room since `position` at least.
 pub(crate) fn joined_by(sql: &dyn Sql, position: u64, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(

@@ -19,6 +19,7 @@ mod push_rules;
 pub(crate) mod register;
 mod reports;
 mod rooms;
+mod spaces;
 mod sync;
 mod tags;
 mod to_device;
@@ -52,5 +53,6 @@ pub(crate) fn routes(routes: &mut Routes) {
     to_device::routes(routes);
     reports::routes(routes);
     rooms::routes(routes);
+    spaces::routes(routes);
     sync::routes(routes);
 }

@@ -1,15 +1,20 @@
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{
     backoff::pause_ms,
     federation::{discovery::Route, server_keys::KnownKeys},
 };
-use ruma_common::{OwnedServerName, ServerName};
+use ruma_common::{OwnedRoomId, OwnedServerName, ServerName};
 
+use super::SpaceElsewhere;
 use crate::recent::Recent;
 
 /// How many other servers are remembered for certain.
 const SERVERS_MAX: usize = 4_000;
+/// How many spaces of others are remembered for certain: some may be large.
+const SPACES_MAX: usize = 20;
+/// How long what was told of a space is believed, in milliseconds. Spec: «should be cached for a period of time».
+const SPACE_MS: u64 = 60_000;
 /// A server whose keys were just fetched is not asked for more of them so soon, in milliseconds.
 const ASK_AGAIN_MS: u64 = 60_000;
 /// Nor one that failed again and again.
@@ -24,6 +29,15 @@ pub struct KnownServers {
     places: Mutex<Recent<String, Place, SERVERS_MAX>>,
     keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
     down: Mutex<Recent<OwnedServerName, Down, SERVERS_MAX>>,
+    /// Spaces of others, whole or as far as they suggest their rooms.
+    spaces: Mutex<Recent<(OwnedRoomId, bool), Told, SPACES_MAX>>,
+}
+
+/// What another server told of a space, and how long that is believed.
+#[derive(Default)]
+struct Told {
+    space: Option<Arc<SpaceElsewhere>>,
+    until_ms: u64,
 }
 
 /// A server that did not answer the last time.
@@ -98,6 +112,15 @@ impl KnownServers {
         let down = all.of(server.to_owned());
         down.until_ms = now_ms.saturating_add(pause_ms(DOWN_MS, down.failures, DOWN_MS_MAX));
         down.failures = down.failures.saturating_add(1);
+    }
+
+    /// A space of others as it was told a moment ago.
+    pub(super) fn space(&self, key: &(OwnedRoomId, bool), now_ms: u64) -> Option<Arc<SpaceElsewhere>> {
+        lock(&self.spaces).get(key).filter(|told| now_ms < told.until_ms).and_then(|told| told.space.clone())
+    }
+
+    pub(super) fn remember_space(&self, key: (OwnedRoomId, bool), space: Arc<SpaceElsewhere>, now_ms: u64) {
+        *lock(&self.spaces).of(key) = Told { space: Some(space), until_ms: now_ms.saturating_add(SPACE_MS) };
     }
 
     /// What is known of a server's keys, if it was loaded.

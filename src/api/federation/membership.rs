@@ -2,7 +2,7 @@
 //! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
 use actors::room::{
-    AdmitMembership, GetJoinConditions, GetStateIds, GetStrippedState, GetVersionForServer, MembershipAction,
+    AdmitMembership, GetJoinConditions, GetStateIds, GetStrippedState, GetVersionForServer, IsJoined, MembershipAction,
     PrepareMembership, PreparedMembership,
 };
 use domain::{Pdu, Refusal, RoomVersion};
@@ -45,7 +45,8 @@ async fn make_join(
     let room = cx.room(&request.room_id);
     let conditions = room.call(&GetJoinConditions { user: request.user_id.clone() }).await?.member_of_any;
     if !conditions.is_empty() {
-        call.member_of.extend(first_joined(cx, &request.user_id, conditions).await?);
+        let is_joined = IsJoined { user: request.user_id.clone() };
+        call.member_of.extend(first_joined(cx, &is_joined, conditions).await?);
     }
     let is_restricted = !call.member_of.is_empty();
     let prepared = match room.call(&call).await {

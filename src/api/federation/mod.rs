@@ -10,6 +10,7 @@ mod edus;
 pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
+mod hierarchy;
 mod invites;
 mod known_servers;
 mod membership;
@@ -31,6 +32,7 @@ mod room_tests;
 mod tests;
 
 pub use ask::{AskError, Bounds};
+pub(crate) use hierarchy::{Chunk, SpaceElsewhere};
 pub use known_servers::KnownServers;
 pub use origin::Origin;
 pub(crate) use public_rooms::Elsewhere as DirectoryElsewhere;
@@ -46,6 +48,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     membership::routes(routes);
     invites::routes(routes);
     events::routes(routes);
+    hierarchy::routes(routes);
     public_rooms::routes(routes);
     user_keys::routes(routes);
     openid::routes(routes);

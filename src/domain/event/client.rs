@@ -81,6 +81,20 @@ struct StrippedEvent<'a> {
     state_key: &'a str,
     #[serde(rename = "type")]
     event_type: &'a TimelineEventType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_server_ts: Option<u64>,
+}
+
+impl<'a> StrippedEvent<'a> {
+    fn of(pdu: &'a Pdu) -> Self {
+        Self {
+            content: pdu.content(),
+            sender: pdu.sender(),
+            state_key: pdu.state_key().unwrap_or_default(),
+            event_type: pdu.event_type(),
+            origin_server_ts: None,
+        }
+    }
 }
 
 /// The client format of an event; without `room_id` where the answer already says it, as in `/sync`.
@@ -121,12 +135,12 @@ pub fn federation_json(pdu: &Pdu, unsigned: &Unsigned) -> Box<RawValue> {
 
 /// The stripped state format, for who is not in the room: type, state key, sender and content.
 pub fn stripped_json(pdu: &Pdu) -> Box<RawValue> {
-    written(&StrippedEvent {
-        content: pdu.content(),
-        sender: pdu.sender(),
-        state_key: pdu.state_key().unwrap_or_default(),
-        event_type: pdu.event_type(),
-    })
+    written(&StrippedEvent::of(pdu))
+}
+
+/// The same, and when it was sent: how the children of a space are told. Spec: `children_state` of a hierarchy.
+pub fn stripped_json_with_time(pdu: &Pdu) -> Box<RawValue> {
+    written(&StrippedEvent { origin_server_ts: Some(pdu.origin_server_ts().get().into()), ..StrippedEvent::of(pdu) })
 }
 
 fn with_redacts(content: &RawValue, redacts: &EventId) -> Option<Box<RawValue>> {

@@ -20,7 +20,9 @@ use ruma_signatures::reference_hash;
 pub use self::{
     build::{Draft, EventRef, Place, build, complete, countersign, template},
     check::{Checked, check},
-    client::{Unsigned, client_json, federation_json, redaction_without_reason, stripped_json},
+    client::{
+        Unsigned, client_json, federation_json, redaction_without_reason, stripped_json, stripped_json_with_time,
+    },
     fields::EventFields,
     pdu::Pdu,
     redact::redact,

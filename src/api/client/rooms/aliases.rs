@@ -136,7 +136,7 @@ async fn list(cx: &Context, caller: Caller, request: aliases::v3::Request) -> Re
 }
 
 /// The room that a client names by its id or by an alias; of an alias, with servers that are in it.
-pub(super) async fn room_named(
+pub(in crate::client) async fn room_named(
     cx: &Context,
     room: &RoomOrAliasId,
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Failure> {

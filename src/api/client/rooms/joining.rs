@@ -197,20 +197,21 @@ async fn on_conditions<C: Call>(
         outcome => return outcome,
     };
     let conditions = cx.room(room_id).call(&GetJoinConditions { user: user_id.to_owned() }).await?;
-    let Some(met) = first_joined(cx, user_id, conditions.member_of_any).await? else { return Err(refused.into()) };
+    let is_joined = IsJoined { user: user_id.to_owned() };
+    let Some(met) = first_joined(cx, &is_joined, conditions.member_of_any).await? else { return Err(refused.into()) };
     member_of(&mut call).push(met);
     cx.call(room_id.as_str(), &call).await
 }
 
-/// One of these rooms that says that the user is in it. Rooms that are not here say nothing; of one that failed to
-/// answer it matters only if no other lets the user in.
+/// One of these rooms that says that somebody is in it. Rooms that are not here say nothing; of one that failed to
+/// answer it matters only if no other says so.
 pub(crate) async fn first_joined(
     cx: &Context,
-    user_id: &UserId,
+    is_joined: &impl Call<Reply = bool>,
     rooms: Vec<OwnedRoomId>,
 ) -> Result<Option<OwnedRoomId>, Failure> {
     let ask = |room_id: OwnedRoomId| async move {
-        let joined = match cx.room(&room_id).call(&IsJoined { user: user_id.to_owned() }).await {
+        let joined = match cx.call(room_id.as_str(), is_joined).await {
             Err(Failure::Absent) => Ok(false),
             answer => answer,
         };

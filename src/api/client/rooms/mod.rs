@@ -20,6 +20,7 @@ use domain::Refusal;
 use platform::Fault;
 use ruma_common::UserId;
 
+pub(in crate::client) use aliases::room_named;
 pub(crate) use joining::first_joined;
 pub(crate) use messages::{event_filter, wants_room};
 
