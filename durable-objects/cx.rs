@@ -55,6 +55,10 @@ pub(crate) struct RoomNotes {
     pub power_changed: Cell<bool>,
     /// The newest position of what everybody in the room is told of.
     pub public_head: Cell<Option<u64>>,
+    /// The newest position of an event.
+    pub event_head: Cell<Option<u64>>,
+    /// Whose receipts moved, private or not, with their positions.
+    pub own_receipts: RefCell<Vec<(String, u64)>>,
     /// Whose private receipts moved, with their positions.
     pub private: RefCell<Vec<(String, u64)>>,
     /// The newest position of what goes to other servers.

@@ -4,6 +4,7 @@
 
 mod federation;
 mod keys;
+mod push;
 
 use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
@@ -349,22 +350,23 @@ fn what_a_user_is_told_by_rooms() {
             room_id: room(),
             position: 5,
             membership: MembershipState::Invite,
+            event_id: Some("$e".try_into().unwrap()),
             profile: None,
             stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
             predecessor: Some(room()),
         },
         json!({
-            "room_id": "!room:a", "position": 5, "membership": "invite",
+            "room_id": "!room:a", "position": 5, "membership": "invite", "event_id": "$e",
             "stripped_state": [{ "type": "m.room.create" }], "predecessor": "!room:a",
         }),
     );
     pinned(&user::AskInvite {}, json!({}));
     pinned_reply::<user::AskInvite>(json!({ "displayname": "Alice" }));
-    pinned(&user::Nudge { room_id: room(), to: 8, typing: None }, json!({ "room_id": "!room:a", "to": 8 }));
+    pinned(&user::Nudge { room_id: room(), to: 8, notify: 0, typing: None }, json!({ "room_id": "!room:a", "to": 8 }));
     let typing = Some(room::Typing { version: 5, until_ms: 7 });
     pinned(
-        &user::Nudge { room_id: room(), to: 8, typing },
-        json!({ "room_id": "!room:a", "to": 8, "typing": { "version": 5, "until_ms": 7 } }),
+        &user::Nudge { room_id: room(), to: 8, notify: 7, typing },
+        json!({ "room_id": "!room:a", "to": 8, "notify": 7, "typing": { "version": 5, "until_ms": 7 } }),
     );
     pinned(&user::RoomForgotten { room_id: room(), position: 5 }, json!({ "room_id": "!room:a", "position": 5 }));
     pinned_reply::<user::Nudge>(json!({ "silent_until_read": true }));

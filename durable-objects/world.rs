@@ -186,7 +186,7 @@ pub(crate) struct World {
     pub unreachable: RefCell<BTreeSet<Address>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
-    /// Servers to which somebody was asked to carry what there is for them.
+    /// Actors for which somebody was asked to carry what they have for others.
     pub carriers: RefCell<Vec<String>>,
     /// How many rooms were made.
     rooms: Cell<u64>,

@@ -232,6 +232,7 @@ impl Room {
             None => store::log::insert(tx, position, pdu, txn)?,
         }
         cx.room.public_head.set(Some(position));
+        cx.room.event_head.set(Some(position));
         if cx.is_local(pdu.sender()) || txn == Some(transactions::RELAYED) {
             cx.room.outgoing.set(Some(position));
         }
@@ -332,7 +333,8 @@ fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64, event:
     };
     let predecessor = if joined { predecessor(&**tx)? } else { None };
     let room_id = room_id(cx)?;
-    let effect = MembershipChanged { room_id, position, membership, profile, stripped_state, predecessor };
+    let event_id = event.map(|event| event.pdu.event_id().to_owned());
+    let effect = MembershipChanged { room_id, position, membership, event_id, profile, stripped_state, predecessor };
     outbox::owe(tx, cx, user_id, &effect, true)
 }
 

@@ -20,7 +20,7 @@ use domain::backoff;
 use platform::{Fault, Sql, Tx};
 
 use super::{
-    Room, Typing,
+    Heads, Room, Typing,
     append::{owe_membership_again, room_id},
     store,
 };
@@ -50,6 +50,8 @@ pub(super) struct Followers {
     live: BTreeMap<String, Live>,
     /// The newest position that everyone is to be told of.
     public: u64,
+    /// The newest position of an event, which may be worth a push.
+    events: u64,
     /// Who types, as everyone is to be told.
     typing: Typing,
     /// One bit for each follower's number: set while it wants no nudge.
@@ -80,6 +82,8 @@ struct Live {
     told: u64,
     /// The newest position that only this follower is to be told of.
     private: u64,
+    /// Where a receipt of theirs moved last: it may change what is unread.
+    own_receipt: u64,
     typing: Typing,
     in_flight: bool,
     /// The count of reads when this follower read last.
@@ -92,7 +96,17 @@ struct Live {
 impl Live {
     fn new(number: u64, told: u64, read_at: u64) -> Self {
         let typing = Typing::default();
-        Self { number, told, private: 0, typing, in_flight: false, read_at, failures: 0, not_before_ms: 0 }
+        Self {
+            number,
+            told,
+            private: 0,
+            own_receipt: 0,
+            typing,
+            in_flight: false,
+            read_at,
+            failures: 0,
+            not_before_ms: 0,
+        }
     }
 
     /// Up to where this follower is to be told.
@@ -111,7 +125,8 @@ impl Live {
 }
 
 impl Followers {
-    fn load(sql: &dyn Sql, public: u64) -> Result<Self, Fault> {
+    fn load(sql: &dyn Sql, heads: Heads) -> Result<Self, Fault> {
+        let Heads { public, events, .. } = heads;
         let silent = store::meta::blob(sql, "silent")?;
         let numbers = 0..store::members::followers_count(sql)?;
         let numbers: Vec<u64> = numbers.filter(|number| !bit(&silent, *number)).collect();
@@ -122,7 +137,7 @@ impl Followers {
         }
         for (user, position) in store::receipts::private_after(sql, public)? {
             if let Some(live) = live.get_mut(&user) {
-                live.private = position;
+                (live.private, live.own_receipt) = (position, position);
             }
         }
         // It may hold what the operation that reads it has just written.
@@ -130,6 +145,7 @@ impl Followers {
         Ok(Self {
             live,
             public,
+            events,
             typing,
             silent,
             unsaved: false,
@@ -263,7 +279,8 @@ impl Followers {
         let Some(live) = self.live.get(&user) else { return Ok(()) };
         self.uncommitted = true;
         let to = if live.is_untold(public) { live.due(public) } else { 0 };
-        let nudge = Nudge { room_id: room_id(cx)?, to, typing: (live.typing != typing).then_some(typing) };
+        let notify = if to == 0 { 0 } else { self.events.max(live.own_receipt) };
+        let nudge = Nudge { room_id: room_id(cx)?, to, notify, typing: (live.typing != typing).then_some(typing) };
         let nudged = Nudged { follower: user.clone(), to, typing, reads: self.reads, more };
         cx.deliver(user, &nudge, Key::Nudge(nudged), false)
     }
@@ -289,6 +306,11 @@ impl Room {
                 live.private = position;
             }
         }
+        for (user, position) in cx.room.own_receipts.take() {
+            if let Some(live) = followers.live.get_mut(&user) {
+                live.own_receipt = position;
+            }
+        }
         for (user, joined, position) in cx.room.followers.take() {
             if !joined {
                 followers.remove(&user);
@@ -305,11 +327,11 @@ impl Room {
 
     /// The followers who are not silent.
     pub(super) fn live_followers(&self, sql: &dyn Sql) -> Result<Vec<String>, Error> {
-        let public = self.heads(sql)?.public;
+        let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(sql, public)?),
+            None => followers.insert(Followers::load(sql, heads)?),
         };
         Ok(followers.live.keys().cloned().collect())
     }
@@ -349,13 +371,13 @@ impl Room {
 
     /// Tells every follower that was not told yet.
     pub(super) fn nudge(&self, sql: &dyn Sql, cx: &Cx<'_>, typing: Typing) -> Result<(), Error> {
-        let public = self.heads(sql)?.public;
+        let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(sql, public)?),
+            None => followers.insert(Followers::load(sql, heads)?),
         };
-        (followers.public, followers.typing) = (public, typing);
+        (followers.public, followers.events, followers.typing) = (heads.public, heads.events, typing);
         followers.begin();
         followers.tell_some(cx)
     }
@@ -382,11 +404,11 @@ impl Room {
 
     /// A follower reads the log: it wants to be told again.
     pub(super) fn has_read(&self, tx: &Tx<'_>, user: &str, up_to: u64) -> Result<(), Error> {
-        let public = self.heads(&**tx)?.public;
+        let heads = self.heads(&**tx)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(&**tx, public)?),
+            None => followers.insert(Followers::load(&**tx, heads)?),
         };
         followers.reads = followers.reads.saturating_add(1);
         if let Some(live) = followers.live.get_mut(user) {

@@ -99,6 +99,7 @@ impl Room {
                 position,
             };
             store::receipts::put(tx, &moved)?;
+            cx.room.own_receipts.borrow_mut().push((moved.user_id.clone(), position));
             match receipt.kind {
                 ReceiptKind::Public => cx.room.public_head.set(Some(position)),
                 ReceiptKind::Private => cx.room.private.borrow_mut().push((moved.user_id, position)),

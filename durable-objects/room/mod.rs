@@ -35,6 +35,7 @@
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
 //! | [`SetPublished`], [`IsPublished`] | its place in the directory |
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
+//! | [`ReadNotifications`] | what a user's pushers are told of the room |
 //! | [`TellPresence`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
@@ -60,11 +61,13 @@ mod get_outgoing;
 mod graph;
 mod guests;
 mod join_remote;
+mod judge;
 mod mark_read;
 mod members;
 mod messages;
 mod prepare_upgrade;
 mod presence;
+mod read_notifications;
 mod receive;
 mod redact_event;
 mod refresh_member;
@@ -128,6 +131,7 @@ pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage}
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
+pub use read_notifications::{Notification, Notifications, ReadNotifications};
 pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
@@ -186,6 +190,8 @@ struct Heads {
     log: u64,
     /// Of what is for everybody: not of private receipts.
     public: u64,
+    /// Of events.
+    events: u64,
 }
 
 impl Room {
@@ -202,10 +208,12 @@ impl Room {
         if let Some(heads) = self.heads.get() {
             return Ok(heads);
         }
-        let events = store::log::head_position(sql)?.max(store::device_lists::head(sql)?);
+        let events = store::log::head_position(sql)?;
+        let changes = events.max(store::device_lists::head(sql)?);
         let heads = Heads {
-            log: events.max(store::receipts::head(sql)?),
-            public: events.max(store::receipts::public_head(sql)?),
+            log: changes.max(store::receipts::head(sql)?),
+            public: changes.max(store::receipts::public_head(sql)?),
+            events,
         };
         self.heads.set(Some(heads));
         Ok(heads)
@@ -259,6 +267,7 @@ impl Logic for Room {
             write WithdrawAlias => withdraw_alias,
             write SetPublished => set_published,
             write Delta => delta,
+            write ReadNotifications => read_notifications,
             read Messages => messages,
             read GetEvent => event,
             read GetContext => context,
@@ -287,11 +296,10 @@ impl Logic for Room {
         let left = cx.room.left();
         let moved = cx.head.get();
         if let Some(log) = moved {
-            let public = match cx.room.public_head.get() {
-                Some(public) => public,
-                None => self.heads(sql)?.public,
-            };
-            self.heads.set(Some(Heads { log, public }));
+            let before = self.heads(sql)?;
+            let public = cx.room.public_head.get().unwrap_or(before.public);
+            let events = cx.room.event_head.get().unwrap_or(before.events);
+            self.heads.set(Some(Heads { log, public, events }));
             self.remember_transactions(cx);
         }
         self.followers_changed(sql, cx)?;

@@ -16,22 +16,24 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
-    rc::Rc,
 };
 
-use domain::{push, push::Recipient, standing::Standing};
+use domain::push::Verdict;
 use platform::{Fault, Sql};
-use ruma_common::{OwnedUserId, RoomId, UserId, push::Ruleset};
+use ruma_common::{
+    OwnedUserId, RoomId,
+    push::{Action, Ruleset},
+};
 use ruma_events::TimelineEventType;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
-    MemberProfile, Room,
+    Room,
     append::room_id,
+    judge::Judge,
     messages::Direction,
     remembered::Remembered,
-    store::{self, log::Logged, receipts::Receipt},
+    store::{log::Logged, receipts::Receipt},
     thread::{self, MAIN},
     viewer::Viewer,
     walk::Walk,
@@ -47,7 +49,10 @@ const REMEMBERED_MAX: usize = 512;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Unread {
     highlight_count: u64,
-    notification_count: u64,
+    pub notification_count: u64,
+    /// Calls among the notifications: whoever takes one, or declines it, says so in the room and has read it.
+    #[serde(skip)]
+    pub missed_calls: u64,
 }
 
 impl Unread {
@@ -64,6 +69,7 @@ pub(super) fn sum(threads: &UnreadByThread) -> Unread {
     threads.values().fold(Unread::default(), |sum, thread| Unread {
         highlight_count: sum.highlight_count.saturating_add(thread.highlight_count),
         notification_count: sum.notification_count.saturating_add(thread.notification_count),
+        missed_calls: sum.missed_calls.saturating_add(thread.missed_calls),
     })
 }
 
@@ -76,13 +82,13 @@ pub(super) fn apart(mut threads: UnreadByThread) -> (Unread, UnreadByThread) {
 
 /// Up to where a user has read, by positions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Read {
+pub(super) struct Read {
     everywhere: u64,
     threads: HashMap<String, u64>,
 }
 
 impl Read {
-    fn new(viewer: &Viewer, own: &[Receipt]) -> Self {
+    pub(super) fn new(viewer: &Viewer, own: &[Receipt]) -> Self {
         let mut read = Self { everywhere: viewer.joined_at().unwrap_or(0), threads: HashMap::new() };
         for receipt in own {
             if receipt.thread.is_empty() {
@@ -124,25 +130,18 @@ impl Default for Counts {
     }
 }
 
-/// One user's count under way.
-struct Counting<'a> {
+/// A look at what a user has not read, as far as it notifies them.
+pub(super) struct Looking<'a> {
     sql: &'a dyn Sql,
-    room_id: &'a RoomId,
     viewer: &'a Viewer,
-    rules: Option<&'a Ruleset>,
-    /// Made when the first event asks for it.
-    judging: Option<Judging>,
+    judge: Judge<'a>,
     read: Read,
-    threads: UnreadByThread,
 }
 
-/// What decides whether an event notifies the user.
-struct Judging {
-    /// The rules in effect.
-    rules: Ruleset,
-    standing: Rc<Standing>,
-    member_count: u64,
-    display_name: Option<String>,
+/// One user's count under way.
+struct Counting<'a> {
+    looking: Looking<'a>,
+    threads: UnreadByThread,
 }
 
 impl Room {
@@ -162,65 +161,49 @@ impl Room {
         let known = known.filter(|known| known.rules == digest && known.read == read && known.up_to <= to);
         let room_id = room_id(cx)?;
         let (threads, since) = known.map_or((BTreeMap::new(), None), |known| (known.threads, Some(known.up_to)));
-        let mut counting =
-            Counting { sql, room_id: &room_id, viewer, rules, judging: None, read: read.clone(), threads };
+        let looking = Looking::new(self, sql, &room_id, viewer, read.clone(), rules);
+        let mut counting = Counting { looking, threads };
         let is_continued = match since {
-            Some(since) => counting.continues(self, since, to)?,
+            Some(since) => counting.continues(since, to)?,
             None => false,
         };
         if !is_continued {
             counting.threads.clear();
-            counting.starts_anew(self, to)?;
+            counting.starts_anew(to)?;
         }
         let threads = counting.threads;
         let counted = Counted { up_to: to, rules: digest, read, threads: threads.clone() };
         self.counts.borrow_mut().0.put(viewer.user.clone(), counted);
         Ok(threads)
     }
-
-    /// Who has which power in the room now.
-    fn standing(&self, sql: &dyn Sql) -> Result<Rc<Standing>, Error> {
-        if let Some(standing) = &*self.standing.borrow() {
-            return Ok(standing.clone());
-        }
-        let create = store::state::current(sql, "m.room.create", "")?;
-        let create = create.ok_or_else(|| Fault::new("the room has no create event"))?.pdu;
-        let levels = store::state::current(sql, "m.room.power_levels", "")?.map(|levels| levels.pdu);
-        let standing = Rc::new(Standing::new(&*self.version(sql)?, &create, levels.as_ref()));
-        Ok(self.standing.borrow_mut().insert(standing).clone())
-    }
 }
 
-impl Counting<'_> {
-    /// Adds what happened since the last count. `false`: too much of it, or something that changes what was counted.
-    fn continues(&mut self, room: &Room, since: u64, to: u64) -> Result<bool, Error> {
-        let mut walk = Walk::new(self.sql, self.viewer, Direction::Forwards, (since, to), SCAN_MAX);
-        while let Some(event) = walk.next()? {
-            if *event.pdu.event_type() == TimelineEventType::RoomRedaction || walk.scanned() > SCAN_MAX {
-                return Ok(false);
-            }
-            match self.read_by_sending(&event)? {
-                Some(thread) => drop(self.threads.remove(&thread)),
-                None => self.count(room, &event)?,
-            }
-        }
-        Ok(true)
+impl<'a> Looking<'a> {
+    /// `rules` is what the viewer changed of the push rules.
+    pub(super) fn new(
+        room: &'a Room,
+        sql: &'a dyn Sql,
+        room_id: &'a RoomId,
+        viewer: &'a Viewer,
+        read: Read,
+        rules: Option<&'a Ruleset>,
+    ) -> Self {
+        Self { sql, viewer, judge: Judge::new(room, sql, room_id, &viewer.user, rules), read }
     }
 
-    /// Counts from the newest event back.
-    fn starts_anew(&mut self, room: &Room, to: u64) -> Result<(), Error> {
-        let span = (self.read.everywhere, to);
-        let mut walk = Walk::new(self.sql, self.viewer, Direction::Backwards, span, SCAN_MAX);
-        while let Some(event) = walk.next()? {
-            if walk.scanned() > SCAN_MAX {
-                break;
-            }
-            match self.read_by_sending(&event)? {
-                Some(thread) => self.read.up_to(&thread, event.position),
-                None => self.count(room, &event)?,
-            }
+    /// A walk from the newest of `(after, up_to]` back to where everything is read.
+    pub(super) fn backwards(&self, after: u64, up_to: u64) -> Walk<'a> {
+        let span = (self.read.everywhere.max(after), up_to);
+        Walk::new(self.sql, self.viewer, Direction::Backwards, span, SCAN_MAX)
+    }
+
+    /// The actions for an event on such a walk, if it is unread and notifies the viewer.
+    pub(super) fn meets(&mut self, event: &Logged) -> Result<Option<&[Action]>, Error> {
+        if let Some(thread) = self.read_by_sending(event)? {
+            self.read.up_to(&thread, event.position);
+            return Ok(None);
         }
-        Ok(())
+        Ok(self.notifies(event)?.map(|(_, actions)| actions))
     }
 
     /// The thread that the user has read by sending this event into it.
@@ -233,48 +216,64 @@ impl Counting<'_> {
         Ok(thread::place(self.sql, event)?.thread.map_or_else(|| MAIN.to_owned(), String::from))
     }
 
-    /// Counts an event of somebody else, if it is unread and a rule notifies of it.
-    fn count(&mut self, room: &Room, event: &Logged) -> Result<(), Error> {
+    /// The thread and the actions for an event of somebody else, if it is unread and a rule notifies of it.
+    fn notifies(&mut self, event: &Logged) -> Result<Option<(String, &[Action])>, Error> {
         let is_own = event.pdu.sender() == self.viewer.user;
         if is_own || event.redacted_by.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let thread = self.thread(event)?;
         if self.read.has(&thread, event.position) {
-            return Ok(());
+            return Ok(None);
         }
-        let json: Value = serde_json::from_str(event.pdu.json())?;
-        let judging = match &self.judging {
-            Some(judging) => judging,
-            None => self.judging.insert(Judging {
-                rules: push::effective(&self.viewer.user, self.rules.cloned()),
-                standing: room.standing(self.sql)?,
-                member_count: room.company(self.sql)?.joined,
-                display_name: display_name(self.sql, &self.viewer.user)?,
-            }),
-        };
-        let recipient = Recipient {
-            user_id: &self.viewer.user,
-            room_id: self.room_id,
-            display_name: judging.display_name.as_deref(),
-            member_count: judging.member_count,
-            sender_level: judging.standing.level(event.pdu.sender()),
-            notification_levels: judging.standing.notifications(),
-        };
-        let verdict = push::verdict(&judging.rules, &json, &recipient);
-        if verdict.notify {
-            let unread = self.threads.entry(thread).or_default();
-            unread.notification_count = unread.notification_count.saturating_add(1);
-            unread.highlight_count = unread.highlight_count.saturating_add(u64::from(verdict.highlight));
-        }
-        Ok(())
+        let actions = self.judge.actions(event)?;
+        Ok(Verdict::of(actions).notify.then_some((thread, actions)))
     }
 }
 
-/// What the user is called in the room.
-fn display_name(sql: &dyn Sql, user_id: &UserId) -> Result<Option<String>, Fault> {
-    let member = store::state::current(sql, "m.room.member", user_id.as_str())?;
-    Ok(member.and_then(|member| member.pdu.content_as::<MemberProfile>().ok()).and_then(|profile| profile.displayname))
+impl Counting<'_> {
+    /// Adds what happened since the last count. `false`: too much of it, or something that changes what was counted.
+    fn continues(&mut self, since: u64, to: u64) -> Result<bool, Error> {
+        let Looking { sql, viewer, .. } = self.looking;
+        let mut walk = Walk::new(sql, viewer, Direction::Forwards, (since, to), SCAN_MAX);
+        while let Some(event) = walk.next()? {
+            if *event.pdu.event_type() == TimelineEventType::RoomRedaction || walk.scanned() > SCAN_MAX {
+                return Ok(false);
+            }
+            match self.looking.read_by_sending(&event)? {
+                Some(thread) => drop(self.threads.remove(&thread)),
+                None => self.count(&event)?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Counts from the newest event back.
+    fn starts_anew(&mut self, to: u64) -> Result<(), Error> {
+        let mut walk = self.looking.backwards(0, to);
+        while let Some(event) = walk.next()? {
+            if walk.scanned() > SCAN_MAX {
+                break;
+            }
+            match self.looking.read_by_sending(&event)? {
+                Some(thread) => self.looking.read.up_to(&thread, event.position),
+                None => self.count(&event)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an event of somebody else, if it is unread and a rule notifies of it.
+    fn count(&mut self, event: &Logged) -> Result<(), Error> {
+        if let Some((thread, actions)) = self.looking.notifies(event)? {
+            let is_call = *event.pdu.event_type() == TimelineEventType::CallInvite;
+            let unread = self.threads.entry(thread).or_default();
+            unread.notification_count = unread.notification_count.saturating_add(1);
+            unread.highlight_count = unread.highlight_count.saturating_add(u64::from(Verdict::of(actions).highlight));
+            unread.missed_calls = unread.missed_calls.saturating_add(u64::from(is_call));
+        }
+        Ok(())
+    }
 }
 
 /// What tells one user's changes of the rules from another version of them.

@@ -296,6 +296,7 @@ mod tests {
             room_id: room(),
             position,
             membership,
+            event_id: None,
             profile: None,
             stripped_state: Vec::new(),
             predecessor: None,

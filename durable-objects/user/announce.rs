@@ -8,7 +8,7 @@ use platform::{Sql, Tx};
 use ruma_common::{OwnedUserId, RoomId};
 
 use super::{
-    ROOMS_BEFORE_ANSWER_MAX, User, own_id, profile,
+    CLOCKS_APART_MS, ROOMS_BEFORE_ANSWER_MAX, User, own_id, profile,
     store::{self, announcement, profile::Profile},
 };
 use crate::{
@@ -62,9 +62,6 @@ impl Announcing {
 
 /// How long a slice may take, in milliseconds, before the alarm looks what became of it.
 const RETRY_MS: u64 = 10_000;
-
-/// How far the clocks of a user and a room may be apart, in milliseconds.
-const CLOCKS_APART_MS: u64 = 1_000;
 
 /// The slice that is on its way.
 struct Slice {

@@ -112,6 +112,7 @@ pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> R
     store::device::delete(tx, device_id)?;
     store::rooms::forget_spilled(tx, device_id)?;
     store::to_device::drop_all(tx, device_id)?;
+    store::pushers::remove_of_device(tx, device_id)?;
     cx.user.gone.borrow_mut().push(device_id.to_owned());
     cx.wake();
     Ok(())

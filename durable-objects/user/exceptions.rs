@@ -147,6 +147,7 @@ mod tests {
                 room_id: format!("!room{number}:a").try_into().unwrap(),
                 position: 10,
                 membership: MembershipState::Join,
+                event_id: None,
                 profile: None,
                 stripped_state: Vec::new(),
                 predecessor: None,

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::OwnedRoomId;
+use ruma_common::{OwnedEventId, OwnedRoomId};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,6 +16,9 @@ pub struct MembershipChanged {
     /// The room's position of the change.
     pub position: u64,
     pub membership: MembershipState,
+    /// The event that made it so, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<OwnedEventId>,
     /// For joins: what the room shows of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<MemberProfile>,
@@ -60,7 +63,7 @@ impl User {
             MembershipState::Invite | MembershipState::Knock => Some(serde_json::to_string(&call.stripped_state)?),
             _ => None,
         };
-        self.with_moves(&**tx, |moves| {
+        let number = self.with_moves(&**tx, |moves| {
             let position = moves.next_position(cx.now_ms);
             let changed = same.map_or(position, |known| known.changed);
             let number = store::rooms::put(tx, call.room_id.as_str(), membership, call.position, changed, stripped)?;
@@ -71,8 +74,11 @@ impl User {
             } else {
                 moves.moved(tx, number, call.position, cx.now_ms)?;
             }
-            Ok(())
+            Ok(number)
         })?;
+        if same.is_none() {
+            self.owe_pushes_of_membership(tx, cx, number, &call)?;
+        }
         if let Some(predecessor) = &call.predecessor
             && same.is_none()
             && store::rooms::by_id(&**tx, predecessor.as_str())?.is_some()

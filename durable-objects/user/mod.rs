@@ -14,6 +14,8 @@
 //! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
+//! | [`SetPusher`], [`RemovePusher`], [`DropPusher`], [`GetPushers`] | where those notifications are sent |
+//! | [`TakePushes`], [`AcknowledgePushes`], [`ReportPushFailure`] | what is to be sent there, and what was |
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
 //! | [`GetDeviceListUpdates`] | what other servers are told of the user's devices |
 //! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
@@ -60,6 +62,8 @@ mod own_presence;
 mod password_hash;
 mod profile;
 mod push_rules;
+mod pushers;
+mod pushes;
 mod refresh;
 mod room_forgotten;
 mod set_presence;
@@ -124,6 +128,8 @@ pub use own_device_lists::GetOwnDeviceLists;
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use push_rules::{ChangePushRules, GetPushRules};
+pub use pushers::{DropPusher, GetPushers, RemovePusher, SetPusher};
+pub use pushes::{AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, TakePushes, ToldRoom, Unread};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use set_presence::SetPresence;
@@ -152,6 +158,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_dehydrated_device.sql"),
     include_str!("migrations/0011_bounds_of_keys.sql"),
     include_str!("migrations/0012_changed_keys.sql"),
+    include_str!("migrations/0013_pushers.sql"),
 ];
 
 /// The user whose actor this is.
@@ -164,6 +171,9 @@ const ROOMS_BEFORE_ANSWER_MAX: usize = 50;
 
 /// How long work that is done in slices rests after one, in milliseconds.
 const NEXT_SLICE_MS: u64 = 1_000;
+
+/// How far the clocks of a user and a room may be apart, in milliseconds.
+const CLOCKS_APART_MS: u64 = 1_000;
 
 /// The User actor's memory. Everything in it can be read again from its database, but for who types and how others are.
 #[derive(Default)]
@@ -180,6 +190,7 @@ pub(crate) struct User {
     own_presence: RefCell<Option<own_presence::OwnPresence>>,
     /// How others are, as rooms told it.
     others: RefCell<Option<others_presence::Others>>,
+    pushing: RefCell<pushes::Pushing>,
 }
 
 impl User {
@@ -248,6 +259,13 @@ impl Logic for User {
             read IsAsked => is_asked,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
+            write SetPusher => set_pusher,
+            write RemovePusher => remove_pusher,
+            write DropPusher => drop_pusher,
+            read GetPushers => pushers,
+            read TakePushes => take_pushes,
+            write AcknowledgePushes => acknowledge_pushes,
+            write ReportPushFailure => report_push_failure,
             write MembershipChanged => membership_changed,
             write RoomForgotten => room_forgotten,
             write Nudge => nudge,
@@ -290,6 +308,9 @@ impl Logic for User {
 
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         User::write_notes(tx, cx)?;
+        if !cx.user.gone.borrow().is_empty() {
+            self.pushers_changed();
+        }
         self.keys_of_removed(tx, cx)?;
         if cx.user.device_list_changed.take() {
             self.announce_device_list(tx, cx)?;
@@ -316,10 +337,12 @@ impl Logic for User {
             *moves = None;
         }
         self.presence_rolled_back();
+        self.pushers_changed();
     }
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        self.presence_checked(tx, cx)
+        self.presence_checked(tx, cx)?;
+        self.look_for_a_carrier(&**tx, cx)
     }
 
     fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {

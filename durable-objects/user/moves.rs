@@ -29,8 +29,8 @@ pub(super) struct Moves {
     pub head: u64,
     /// The newest position at which anything else changed than what rooms hold: a membership, account data.
     pub own_head: u64,
-    /// The position at which a plan was answered last; `None`: unknown, so perhaps just now.
-    pub planned: Option<u64>,
+    /// The position at which a plan was answered last, or the newest one from before this memory: since then none was.
+    pub planned: u64,
     /// Whether an operation changed this memory and is not committed yet.
     pub uncommitted: bool,
 }
@@ -49,7 +49,7 @@ impl Moves {
         }
         let head = ring.back().map_or(0, |moved| moved.position).max(own_head);
         // It may hold what the operation that reads it has just written.
-        Ok(Self { ring, last, head, own_head, planned: None, uncommitted: true })
+        Ok(Self { ring, last, head, own_head, planned: head, uncommitted: true })
     }
 
     /// The stream's next position: never one used before.
@@ -74,7 +74,7 @@ impl Moves {
     /// The room has news up to `up_to`. Answers whether every device is sure to read the room with its next plan.
     pub(super) fn moved(&mut self, tx: &Tx<'_>, room: u64, up_to: u64, now_ms: u64) -> Result<bool, Fault> {
         let (last, told) = self.last.get(&room).copied().unwrap_or((0, 0));
-        let no_plan_since = self.planned.is_some_and(|planned| last > planned);
+        let no_plan_since = last > self.planned;
         if up_to <= told || no_plan_since {
             return Ok(no_plan_since);
         }

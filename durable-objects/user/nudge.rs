@@ -14,9 +14,16 @@ const LINGER_MS: u64 = 60_000;
 pub struct Nudge {
     pub room_id: OwnedRoomId,
     pub to: u64,
+    /// The newest position of what may be worth a push, or change what is unread: an event, a receipt of the user's own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub notify: u64,
     /// Who types there, if that changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<Typing>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,7 +59,9 @@ impl User {
         if is_news || others_type != Some(false) {
             cx.wake();
         }
-        let silent_until_read = will_read && !membership_unknown && !self.lingers(cx) && cx.waiting() == 0;
+        let has_pushers = self.owe_pushes(tx, cx, number, call.notify)?;
+        let nobody_listens = !self.lingers(cx) && cx.waiting() == 0 && !has_pushers;
+        let silent_until_read = will_read && !membership_unknown && nobody_listens;
         if silent_until_read {
             // Nor is the user told of presence there.
             self.others_forgotten(cx.now_ms);

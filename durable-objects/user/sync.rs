@@ -236,7 +236,7 @@ impl User {
                 return Ok(None);
             }
             if !quiet {
-                moves.planned = Some(moves.head);
+                moves.planned = moves.head;
             }
             Ok(Some((moves.head, rooms, quiet)))
         })?;

@@ -158,6 +158,7 @@ mod tests {
                     room_id: room(name),
                     position: world.now_ms(),
                     membership,
+                    event_id: None,
                     profile: None,
                     stripped_state: Vec::new(),
                     predecessor: predecessor.clone(),

@@ -19,6 +19,7 @@ mod metadata;
 mod new_login;
 mod operator;
 mod password;
+mod push;
 mod rate_limits;
 mod recent;
 mod router;
@@ -126,12 +127,17 @@ impl Server {
         self.respond(request, request_id, found).instrument(span).await
     }
 
-    /// Carries to another server what its Destination has for it; a host does so when that asks for it.
-    pub async fn carry(&self, server: &str) {
+    /// Carries out of this server what an actor has for others: a Destination, which has the other server's name, for that
+    /// server; a User, who has a user id, for their push gateways. A host does so when the actor asks for it.
+    pub async fn carry(&self, actor: &str) {
         let request_id = self.request_id();
-        let span = info_span!("carry", request_id = &*request_id, server);
+        let span = info_span!("carry", request_id = &*request_id, actor);
         let cx = Context::new(self.services.clone(), request_id, None);
-        federation::carrier::carry(&cx, server).instrument(span).await;
+        if actor.starts_with('@') {
+            push::carry(&cx, actor).instrument(span).await;
+        } else {
+            federation::carrier::carry(&cx, actor).instrument(span).await;
+        }
     }
 
     async fn respond(

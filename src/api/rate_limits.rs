@@ -28,6 +28,7 @@ use ruma_client_api::{
     message::send_message_event,
     presence::set_presence,
     profile::{delete_profile_field, set_profile_field},
+    push::set_pusher,
     read_marker::set_read_marker,
     receipt::create_receipt,
     redact::redact_event,
@@ -104,6 +105,8 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<report_room::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_content::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_user::v3::Request>(&mut table, &[By::Reports]);
+    // A handler that takes what ruma does not read.
+    limit::<set_pusher::v3::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they search.
     limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);

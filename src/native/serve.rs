@@ -163,7 +163,7 @@ fn open_max(executors: usize) -> usize {
 /// One thread of the request tier.
 struct Tier {
     inbox: mpsc::UnboundedSender<Accepted>,
-    /// Servers to which something is to be carried.
+    /// Actors that have something for others.
     errands: mpsc::UnboundedSender<String>,
     thread: thread::JoinHandle<()>,
 }
@@ -249,10 +249,10 @@ async fn serve(
                 }
                 None => break,
             },
-            Some(other_server) = errands.recv() => {
+            Some(actor) = errands.recv() => {
                 let server = server.clone();
                 // Cut off when the process ends: what was not acknowledged is sent again.
-                tokio::task::spawn_local(async move { server.carry(&other_server).await });
+                tokio::task::spawn_local(async move { server.carry(&actor).await });
             }
             Some(_) = connections.join_next() => {}
         }

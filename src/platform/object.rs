@@ -34,9 +34,9 @@ pub trait ObjectHost: Clock + Random {
     /// How many calls wait on this actor (see [`Actors::wait`]).
     fn waiting(&self) -> usize;
 
-    /// Has the request tier carry to `server` what its Destination has for it, soon after. It may fail to: whoever asked
-    /// looks again.
-    fn carry(&self, server: &str);
+    /// Has the request tier carry out of this server what the actor with this id has for others, soon after. It may fail to:
+    /// whoever asked looks again.
+    fn carry(&self, actor: &str);
 
     /// Asks the actor again about each waiting call; those it now answers stop waiting.
     fn wake(&self);

@@ -62,9 +62,9 @@ function keeperOf(ctx) {
   return (work) => ctx.waitUntil(unlessLost(work).catch((error) => failed(error, 503, null)));
 }
 
-/** Has the request tier carry something to another server: it is done after this, and not in the object. */
+/** Has the request tier carry what an actor has for others: it is done after this, and not in the object. */
 function carrierOf(ctx) {
-  return (server) => ctx.waitUntil(ctx.exports.Carrier.carry(server).catch((error) => failed(error, 503, null)));
+  return (actor) => ctx.waitUntil(ctx.exports.Carrier.carry(actor).catch((error) => failed(error, 503, null)));
 }
 
 /** A body made piece by piece, as fast as the client takes it. Cancelled, it drops the work that makes it. */
@@ -143,8 +143,8 @@ export const Appservice = objectClass('appservice');
 
 /** Reached by objects of this deployment alone. */
 export class Carrier extends WorkerEntrypoint {
-  async carry(server) {
-    this.ctx.waitUntil(guarded(() => carry(server, this.env)).catch((error) => failed(error, 503, null)));
+  async carry(actor) {
+    this.ctx.waitUntil(guarded(() => carry(actor, this.env)).catch((error) => failed(error, 503, null)));
   }
 }
 

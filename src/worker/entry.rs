@@ -46,14 +46,14 @@ pub fn answer(request: Request, env: Env) -> Promise {
     })
 }
 
-/// Carries to another server what its Destination has for it. Never rejects.
+/// Carries out of this server what an actor has for others. Never rejects.
 #[wasm_bindgen]
-pub fn carry(server: String, env: Env) -> Promise {
+pub fn carry(actor: String, env: Env) -> Promise {
     future_to_promise(async move {
         match services(&env).await {
             Ok(services) => {
                 let routes = routes(&services.settings);
-                Server::new(services, routes).carry(&server).await;
+                Server::new(services, routes).carry(&actor).await;
             }
             Err(fault) => tracing::error!(%fault, "the server cannot start"),
         }

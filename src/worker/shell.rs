@@ -49,7 +49,7 @@ struct Inner {
 #[wasm_bindgen]
 impl Shell {
     /// `keep_awake` takes a promise, and keeps the object awake until it settles or this instance is lost.
-    /// `call_carrier` takes a server's name, and has the request tier carry to it what there is for it.
+    /// `call_carrier` takes an actor's id, and has the request tier carry out of this server what it has for others.
     #[wasm_bindgen(constructor)]
     pub fn new(kind: String, state: ObjectState, env: Env, keep_awake: Function, call_carrier: Function) -> Self {
         Self(Rc::new(Inner { kind, state, env, keep_awake, call_carrier, object: OnceCell::new() }))
@@ -268,9 +268,9 @@ impl ObjectHost for Host {
         let _ = self.keep_awake.call1(&JsValue::NULL, &promise);
     }
 
-    fn carry(&self, server: &str) {
+    fn carry(&self, actor: &str) {
         // Whether somebody comes does not matter here: the object asks again.
-        let _ = self.call_carrier.call1(&JsValue::NULL, &server.into());
+        let _ = self.call_carrier.call1(&JsValue::NULL, &actor.into());
     }
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {

@@ -25,6 +25,7 @@ mod messages;
 mod presence;
 mod profile;
 mod push_rules;
+mod pushers;
 mod rate_limits;
 mod receipts;
 mod redaction;

@@ -20,9 +20,7 @@ pub fn ours(host: Host) -> &'static Server {
 
 /// One with some settings of its own; dies with the value.
 pub fn ours_with(host: Host, settings: &[(&str, &str)]) -> Server {
-    let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
-    let all = [&[("ALLOW_PRIVATE_ADDRESSES", "on"), ("EXTRA_CA_FILE", authority)], settings].concat();
-    Server::with(host, &all)
+    Server::with_network(host, settings)
 }
 
 /// Runs each named `fn(Host)` once per host, as `native::name` and `worker::name`.

@@ -18,6 +18,7 @@
 mod answer;
 mod authority;
 mod client;
+mod gateway;
 mod homeserver;
 mod host;
 mod https;
@@ -32,6 +33,7 @@ mod user;
 pub use answer::Answer;
 pub use authority::Authority;
 pub use client::{Client, encode, query};
+pub use gateway::Gateway;
 pub use homeserver::Homeserver;
 pub use host::{Host, run};
 pub use https::{Https, Received, Reply};

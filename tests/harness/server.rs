@@ -16,7 +16,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::{Client, Database, Host, PASSWORD, User, process::Process};
+use crate::{Authority, Client, Database, Host, PASSWORD, User, process::Process};
 
 /// The name in every user and room id.
 pub const SERVER_NAME: &str = "myelin.test";
@@ -43,6 +43,12 @@ impl Server {
     /// A server with some settings of its own; dies with the value.
     pub fn with(host: Host, settings: &[(&str, &str)]) -> Self {
         Self::start(host, settings, None).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Server::with`], for one that reaches others on this machine, and believes the tests' own authority.
+    pub fn with_network(host: Host, settings: &[(&str, &str)]) -> Self {
+        let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
+        Self::with(host, &[&[("ALLOW_PRIVATE_ADDRESSES", "on"), ("EXTRA_CA_FILE", authority)], settings].concat())
     }
 
     /// A server of its own whose metadata lies in this PostgreSQL.

@@ -8,5 +8,6 @@ pub(crate) mod device;
 pub(crate) mod filter;
 pub(crate) mod keys;
 pub(crate) mod profile;
+pub(crate) mod pushers;
 pub(crate) mod rooms;
 pub(crate) mod to_device;

@@ -16,6 +16,7 @@ pub(crate) mod openid;
 mod presence;
 mod profile;
 mod push_rules;
+mod pushers;
 pub(crate) mod register;
 mod reports;
 mod rooms;
@@ -47,6 +48,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     filter::routes(routes);
     account_data::routes(routes);
     push_rules::routes(routes);
+    pushers::routes(routes);
     tags::routes(routes);
     keys::routes(routes);
     key_backup::routes(routes);

@@ -25,7 +25,7 @@ const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 /// How we call ourselves.
 pub(super) const NAME: &str = "Myelin";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
-const USER_AGENT: &str = concat!("Myelin/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("Myelin/", env!("CARGO_PKG_VERSION"));
 
 /// How much of an answer is taken, and how long it may take.
 #[derive(Debug, Clone, Copy)]

@@ -262,7 +262,7 @@ impl Elsewhere<'_> {
     }
 
     async fn tell_user(&self, membership: MembershipState, stripped_state: Vec<Box<RawValue>>) -> Result<(), Failure> {
-        self.cx.tell_of_membership(self.user_id, self.room_id, membership, stripped_state).await
+        self.cx.tell_of_membership(self.user_id, self.room_id, membership, None, stripped_state).await
     }
 }
 
@@ -273,12 +273,14 @@ impl Context {
         user_id: &UserId,
         room_id: &RoomId,
         membership: MembershipState,
+        event_id: Option<OwnedEventId>,
         stripped_state: Vec<Box<RawValue>>,
     ) -> Result<(), Failure> {
         let call = MembershipChanged {
             room_id: room_id.to_owned(),
             position: self.now_ms(),
             membership,
+            event_id,
             profile: None,
             stripped_state,
             predecessor: None,

@@ -53,7 +53,8 @@ async fn invite(
     let signed = event::countersign(&raw(&pdu)?, &version, cx.identity())?;
     if !residence(cx, pdu.room_id()).await?.here {
         let stripped_state = shown(&request.invite_room_state, &pdu)?;
-        cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, stripped_state).await?;
+        let event_id = Some(pdu.event_id().to_owned());
+        cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
     }
     Ok(create_invite::v2::Response::new(signed))
 }

@@ -31,6 +31,7 @@ mod room_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ask::USER_AGENT;
 pub use ask::{AskError, Bounds};
 pub(crate) use hierarchy::{Chunk, SpaceElsewhere};
 pub use known_servers::KnownServers;

@@ -41,11 +41,12 @@ pub struct Verdict {
     pub highlight: bool,
 }
 
-/// Whether the event, a whole one, notifies the user, by their effective rules.
-pub fn verdict(rules: &Ruleset, event: &Value, recipient: &Recipient<'_>) -> Verdict {
-    let actions = actions(rules, event, recipient);
-    let notify = actions.iter().any(Action::should_notify);
-    Verdict { notify, highlight: notify && actions.iter().any(Action::is_highlight) }
+impl Verdict {
+    /// What a rule with these actions says.
+    pub fn of(actions: &[Action]) -> Self {
+        let notify = actions.iter().any(Action::should_notify);
+        Self { notify, highlight: notify && actions.iter().any(Action::is_highlight) }
+    }
 }
 
 /// The actions of the rule with the highest priority that matches; none if no rule does, and for the user's own events.

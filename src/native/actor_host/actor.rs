@@ -196,8 +196,8 @@ impl ObjectHost for Shared {
         self.0.alarm.set(at_ms, self.0.database.in_transaction())
     }
 
-    fn carry(&self, server: &str) {
-        self.0.carriers.carry(server);
+    fn carry(&self, actor: &str) {
+        self.0.carriers.carry(actor);
     }
 
     fn waiting(&self) -> usize {

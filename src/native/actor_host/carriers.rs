@@ -5,8 +5,8 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The way from a Destination to the request tier, which carries to another server what there is for it. Before the tier
-/// is there, nobody comes: Destinations ask again.
+/// The way from an actor to the request tier, which carries out of this server what there is for others. Before the tier
+/// is there, nobody comes: actors ask again.
 #[derive(Clone, Default)]
 pub(crate) struct Carriers(Arc<OnceLock<Vec<UnboundedSender<String>>>>);
 
@@ -17,14 +17,14 @@ impl Carriers {
         let _ = self.0.set(tiers);
     }
 
-    pub(super) fn carry(&self, server: &str) {
+    pub(super) fn carry(&self, actor: &str) {
         let tiers = self.0.get().map(Vec::as_slice).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
-        server.hash(&mut hasher);
+        actor.hash(&mut hasher);
         let place = usize::try_from(hasher.finish() % (tiers.len().max(1) as u64)).unwrap_or_default();
         if let Some(tier) = tiers.get(place) {
             // A tier that stops carries nothing any more.
-            let _ = tier.send(server.to_owned());
+            let _ = tier.send(actor.to_owned());
         }
     }
 }

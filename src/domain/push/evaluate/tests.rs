@@ -26,7 +26,7 @@ fn told(rules: &Ruleset, event: &Value, change: impl FnOnce(&mut Recipient<'_>))
         notification_levels: &levels,
     };
     change(&mut recipient);
-    verdict(rules, event, &recipient)
+    Verdict::of(actions(rules, event, &recipient))
 }
 
 const SILENT: Verdict = Verdict { notify: false, highlight: false };

@@ -1,0 +1,98 @@
+//! Which events notify a user, by their push rules and the room as it is now: how many are in it, who has which power, what
+//! the user is called there.
+
+use std::rc::Rc;
+
+use domain::{
+    push::{self, Recipient},
+    standing::Standing,
+};
+use platform::{Fault, Sql};
+use ruma_common::{
+    RoomId, UserId,
+    push::{Action, Ruleset},
+};
+use serde_json::Value;
+
+use super::{
+    MemberProfile, Room,
+    store::{self, log::Logged},
+};
+use crate::Error;
+
+/// Judges events for one user.
+pub(super) struct Judge<'a> {
+    room: &'a Room,
+    sql: &'a dyn Sql,
+    room_id: &'a RoomId,
+    user: &'a UserId,
+    changes: Option<&'a Ruleset>,
+    /// Made when the first event asks for it.
+    grounds: Option<Grounds>,
+}
+
+/// What decides.
+struct Grounds {
+    /// The rules in effect.
+    rules: Ruleset,
+    standing: Rc<Standing>,
+    member_count: u64,
+    display_name: Option<String>,
+}
+
+impl<'a> Judge<'a> {
+    /// `changes` is what the user changed of the rules that everyone starts with.
+    pub(super) fn new(
+        room: &'a Room,
+        sql: &'a dyn Sql,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+        changes: Option<&'a Ruleset>,
+    ) -> Self {
+        Self { room, sql, room_id, user, changes, grounds: None }
+    }
+
+    /// The actions of the rule that matches the event.
+    pub(super) fn actions(&mut self, event: &Logged) -> Result<&[Action], Error> {
+        let json: Value = serde_json::from_str(event.pdu.json())?;
+        let grounds = match self.grounds.take() {
+            Some(grounds) => grounds,
+            None => Grounds {
+                rules: push::effective(self.user, self.changes.cloned()),
+                standing: self.room.standing(self.sql)?,
+                member_count: self.room.company(self.sql)?.joined,
+                display_name: display_name(self.sql, self.user)?,
+            },
+        };
+        let grounds = self.grounds.insert(grounds);
+        let recipient = Recipient {
+            user_id: self.user,
+            room_id: self.room_id,
+            display_name: grounds.display_name.as_deref(),
+            member_count: grounds.member_count,
+            sender_level: grounds.standing.level(event.pdu.sender()),
+            notification_levels: grounds.standing.notifications(),
+        };
+        Ok(push::actions(&grounds.rules, &json, &recipient))
+    }
+}
+
+impl Room {
+    /// Who has which power in the room now.
+    fn standing(&self, sql: &dyn Sql) -> Result<Rc<Standing>, Error> {
+        if let Some(standing) = &*self.standing.borrow() {
+            return Ok(standing.clone());
+        }
+        let create = store::state::current(sql, "m.room.create", "")?;
+        let create = create.ok_or_else(|| Fault::new("the room has no create event"))?.pdu;
+        let levels = store::state::current(sql, "m.room.power_levels", "")?.map(|levels| levels.pdu);
+        let standing = Rc::new(Standing::new(&*self.version(sql)?, &create, levels.as_ref()));
+        Ok(self.standing.borrow_mut().insert(standing).clone())
+    }
+}
+
+/// What a user is called in the room.
+pub(super) fn display_name(sql: &dyn Sql, user_id: &UserId) -> Result<Option<String>, Fault> {
+    let member = store::state::current(sql, "m.room.member", user_id.as_str())?;
+    Ok(member.and_then(|member| member.pdu.content_as::<MemberProfile>().ok()).and_then(|profile| profile.displayname))
+}

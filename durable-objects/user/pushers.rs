@@ -1,0 +1,103 @@
+//! Where the user's notifications are sent. A pusher belongs to the device that made it, and goes with it.
+//! Spec: "Push Notifications".
+
+use domain::{Refusal, push::Pusher};
+use platform::{ActorKind, Sql, Tx};
+use serde::{Deserialize, Serialize};
+
+use super::{User, authenticate, store};
+use crate::{Call, Cx, Error};
+
+/// The most pushers of a user: each is a row for every event that notifies them.
+const PUSHERS_MAX: usize = 20;
+
+/// Adds a pusher, or changes the one with its `app_id` and `pushkey`, which then belongs to the caller's device.
+///
+/// Refused: `UnknownToken`; `TooLarge` for one too many. Whether the pusher can be is checked before.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetPusher {
+    pub token_hash: String,
+    pub pusher: Pusher,
+}
+
+impl Call for SetPusher {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "set_pusher";
+    type Reply = ();
+}
+
+/// Removes a pusher of the user's; one that is gone is no matter.
+///
+/// Refused: `UnknownToken`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemovePusher {
+    pub token_hash: String,
+    pub app_id: String,
+    pub pushkey: String,
+}
+
+impl Call for RemovePusher {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "remove_pusher";
+    type Reply = ();
+}
+
+/// The pusher is another user's from now on, or its gateway knows it no longer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DropPusher {
+    pub app_id: String,
+    pub pushkey: String,
+}
+
+impl Call for DropPusher {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "drop_pusher";
+    type Reply = ();
+}
+
+/// The user's pushers.
+///
+/// Refused: `UnknownToken`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetPushers {
+    pub token_hash: String,
+}
+
+impl Call for GetPushers {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "get_pushers";
+    type Reply = Vec<Pusher>;
+}
+
+impl User {
+    pub(super) fn set_pusher(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SetPusher) -> Result<(), Error> {
+        let device_id = authenticate(&**tx, cx, &call.token_hash)?;
+        let all = store::pushers::all(&**tx)?;
+        let is_it = |known: &Pusher| known.app_id == call.pusher.app_id && known.pushkey == call.pusher.pushkey;
+        match all.iter().find(|known| is_it(&known.pusher)) {
+            Some(known) if known.pusher == call.pusher && known.device_id == device_id.as_str() => return Ok(()),
+            Some(known) => store::pushers::update(tx, known.id, &device_id, &call.pusher, cx.now_ms)?,
+            None if all.len() >= PUSHERS_MAX => {
+                return Err(Refusal::TooLarge(format!("A user may have {PUSHERS_MAX} pushers")).into());
+            }
+            None => store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?,
+        }
+        self.pushers_changed();
+        self.look_for_a_carrier(&**tx, cx)
+    }
+
+    pub(super) fn remove_pusher(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RemovePusher) -> Result<(), Error> {
+        authenticate(&**tx, cx, &call.token_hash)?;
+        self.drop_pusher(tx, cx, DropPusher { app_id: call.app_id, pushkey: call.pushkey })
+    }
+
+    pub(super) fn drop_pusher(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: DropPusher) -> Result<(), Error> {
+        self.pushers_changed();
+        Ok(store::pushers::remove(tx, &call.app_id, &call.pushkey)?)
+    }
+
+    pub(super) fn pushers(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetPushers) -> Result<Vec<Pusher>, Error> {
+        authenticate(sql, cx, &call.token_hash)?;
+        Ok(store::pushers::all(sql)?.into_iter().map(|stored| stored.pusher).collect())
+    }
+}

@@ -1,0 +1,131 @@
+//! Spec: "Push Notifications", `/pushers`.
+
+use actors::user::{DropPusher, GetPushers, RemovePusher, SetPusher};
+use bytes::Bytes;
+use domain::{
+    Refusal,
+    push::{Pusher, check_key},
+};
+use http::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{Bearer, Context, Failure, Routes, failure, metadata, router::kept_json};
+
+pub(super) fn routes(routes: &mut Routes) {
+    // Not through ruma's types: they do not tell a missing field from a malformed one, and know fewer kinds of `data`.
+    for version in ["v3", "r0"] {
+        let [get_path, set_path] = match version {
+            "v3" => ["/_matrix/client/v3/pushers", "/_matrix/client/v3/pushers/set"],
+            _ => ["/_matrix/client/r0/pushers", "/_matrix/client/r0/pushers/set"],
+        };
+        routes.add_raw(Method::GET, get_path, get);
+        routes.add_raw(Method::POST, set_path, set);
+    }
+}
+
+async fn get(cx: &Context, bearer: Bearer, _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    #[derive(Serialize)]
+    struct Shown {
+        kind: &'static str,
+        #[serde(flatten)]
+        pusher: Pusher,
+    }
+    let pushers = bearer.call(cx, &GetPushers { token_hash: bearer.token_hash.clone() }).await?;
+    let shown: Vec<_> = pushers.into_iter().map(|pusher| Shown { kind: "http", pusher }).collect();
+    Ok(failure::json(StatusCode::OK, &json!({ "pushers": serde_json::to_value(shown)? })))
+}
+
+/// A pusher as it is sent.
+#[derive(Deserialize)]
+struct Sent {
+    /// Not there, `null`, or a string.
+    #[serde(default, deserialize_with = "given")]
+    kind: Option<Option<String>>,
+    app_id: Option<String>,
+    pushkey: Option<String>,
+    app_display_name: Option<String>,
+    device_display_name: Option<String>,
+    profile_tag: Option<String>,
+    lang: Option<String>,
+    data: Option<Map<String, Value>>,
+    #[serde(default)]
+    append: Option<bool>,
+}
+
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+async fn set(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let sent: Sent = kept_json(request.body())?;
+    let missing =
+        [("kind", sent.kind.is_none()), ("app_id", sent.app_id.is_none()), ("pushkey", sent.pushkey.is_none())];
+    let (Some(kind), Some(app_id), Some(pushkey)) = (sent.kind, sent.app_id, sent.pushkey) else {
+        return Err(are_missing(&missing).into());
+    };
+    let token_hash = bearer.token_hash.clone();
+    match kind.as_deref() {
+        None => {
+            check_key(&app_id, &pushkey)?;
+            let call = RemovePusher { token_hash, app_id, pushkey };
+            bearer.call(cx, &call).await?;
+            metadata::pusher::forget(cx.metadata(), &call.app_id, &call.pushkey, &bearer.user_id).await?;
+        }
+        Some("http") => {
+            let missing = [
+                ("app_display_name", sent.app_display_name.is_none()),
+                ("device_display_name", sent.device_display_name.is_none()),
+                ("lang", sent.lang.is_none()),
+                ("data", sent.data.is_none()),
+            ];
+            let (Some(app_display_name), Some(device_display_name), Some(lang), Some(data)) =
+                (sent.app_display_name, sent.device_display_name, sent.lang, sent.data)
+            else {
+                return Err(are_missing(&missing).into());
+            };
+            let profile_tag = sent.profile_tag;
+            let pusher = Pusher { app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data };
+            pusher.check()?;
+            let call = SetPusher { token_hash, pusher };
+            bearer.call(cx, &call).await?;
+            is_of(cx, &bearer, &call.pusher, sent.append.unwrap_or(false)).await?;
+        }
+        Some("email") => {
+            return Err(
+                Refusal::InvalidParam("This server sends no mail: there are pushers of kind http".to_owned()).into()
+            );
+        }
+        Some(_) => return Err(Refusal::InvalidParam("There is no such kind of pushers".to_owned()).into()),
+    }
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+fn are_missing(missing: &[(&str, bool)]) -> Refusal {
+    let names: Vec<_> = missing.iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| *name).collect();
+    Refusal::MissingParam(format!("Missing parameters: {}", names.join(", ")))
+}
+
+/// The pusher is the caller's: «the homeserver must remove any other pushers with the same App ID and pushkey for
+/// different users», unless it shall be added to them.
+async fn is_of(cx: &Context, bearer: &Bearer, pusher: &Pusher, is_added: bool) -> Result<(), Failure> {
+    let Pusher { app_id, pushkey, .. } = pusher;
+    metadata::pusher::note(cx.metadata(), app_id, pushkey, &bearer.user_id).await?;
+    if is_added {
+        return Ok(());
+    }
+    for other in metadata::pusher::others(cx.metadata(), app_id, pushkey, &bearer.user_id).await? {
+        let call = DropPusher { app_id: app_id.clone(), pushkey: pushkey.clone() };
+        match cx.user(&other).call(&call).await {
+            Ok(()) | Err(Failure::Absent) => {}
+            Err(failure) => return Err(failure),
+        }
+        metadata::pusher::forget(cx.metadata(), app_id, pushkey, &other).await?;
+    }
+    Ok(())
+}
