@@ -79,3 +79,23 @@ pub fn shown(rules: &Ruleset) -> impl Serialize + '_ {
         underride: &rules.underride,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::user_id;
+    use serde_json::{Value, json};
+
+    use super::{effective, shown};
+
+    /// Spec: "Predefined Rules", as they stand there.
+    #[test]
+    fn everyone_starts_with_the_rules_of_the_specification() {
+        let user_id = user_id!("@alice:example.org");
+        let written = include_str!("predefined.json").replace("[the user's Matrix ID]", user_id.as_str());
+        let mut expected: Value = serde_json::from_str(&written).unwrap();
+        for kind in ["content", "room", "sender"] {
+            expected[kind] = json!([]);
+        }
+        assert_eq!(serde_json::to_value(shown(&effective(user_id, None))).unwrap(), expected);
+    }
+}
