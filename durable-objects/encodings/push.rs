@@ -69,3 +69,26 @@ fn what_a_room_is_asked_for_them() {
         }],
     }));
 }
+
+#[test]
+fn what_is_listed() {
+    pinned(&user::GetNotifyingRooms { token_hash: "h".into() }, json!({ "token_hash": "h" }));
+    pinned_reply::<user::GetNotifyingRooms>(json!({ "device": "D", "rooms": ["!room:a"], "push_rules": {} }));
+    let list = |before, only_highlights| rooms::ListNotifications {
+        user: alice(),
+        device: "D".into(),
+        before,
+        limit: 3,
+        only_highlights,
+        push_rules: None,
+    };
+    pinned(&list(None, false), json!({ "user": "@alice:a", "device": "D", "limit": 3 }));
+    pinned(
+        &list(Some(9), true),
+        json!({ "user": "@alice:a", "device": "D", "before": 9, "limit": 3, "only_highlights": true }),
+    );
+    pinned_reply::<rooms::ListNotifications>(json!({}));
+    pinned_reply::<rooms::ListNotifications>(json!({
+        "notifications": [{ "position": 8, "event": {}, "actions": ["notify"], "read": true }], "looked_from": 7,
+    }));
+}

@@ -306,11 +306,6 @@ impl Room {
                 live.private = position;
             }
         }
-        for (user, position) in cx.room.own_receipts.take() {
-            if let Some(live) = followers.live.get_mut(&user) {
-                live.own_receipt = position;
-            }
-        }
         for (user, joined, position) in cx.room.followers.take() {
             if !joined {
                 followers.remove(&user);
@@ -378,6 +373,11 @@ impl Room {
             None => followers.insert(Followers::load(sql, heads)?),
         };
         (followers.public, followers.events, followers.typing) = (heads.public, heads.events, typing);
+        for (user, position) in cx.room.own_receipts.take() {
+            if let Some(live) = followers.live.get_mut(&user) {
+                live.own_receipt = position;
+            }
+        }
         followers.begin();
         followers.tell_some(cx)
     }

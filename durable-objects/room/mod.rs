@@ -36,6 +36,7 @@
 //! | [`SetPublished`], [`IsPublished`] | its place in the directory |
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
+//! | [`ListNotifications`] | what of it a user was notified of, read or not |
 //! | [`TellPresence`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
@@ -62,6 +63,7 @@ mod graph;
 mod guests;
 mod join_remote;
 mod judge;
+mod list_notifications;
 mod mark_read;
 mod members;
 mod messages;
@@ -126,6 +128,7 @@ pub use get_outgoing::{
 pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
 pub use join_remote::{BeginJoin, CompleteJoin};
+pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
@@ -268,6 +271,7 @@ impl Logic for Room {
             write SetPublished => set_published,
             write Delta => delta,
             write ReadNotifications => read_notifications,
+            read ListNotifications => list_notifications,
             read Messages => messages,
             read GetEvent => event,
             read GetContext => context,

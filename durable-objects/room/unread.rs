@@ -218,16 +218,28 @@ impl<'a> Looking<'a> {
 
     /// The thread and the actions for an event of somebody else, if it is unread and a rule notifies of it.
     fn notifies(&mut self, event: &Logged) -> Result<Option<(String, &[Action])>, Error> {
-        let is_own = event.pdu.sender() == self.viewer.user;
-        if is_own || event.redacted_by.is_some() {
+        if self.is_beside_the_point(event) {
             return Ok(None);
         }
         let thread = self.thread(event)?;
         if self.read.has(&thread, event.position) {
             return Ok(None);
         }
+        Ok(self.judges(event)?.map(|actions| (thread, actions)))
+    }
+
+    /// The actions for an event of somebody else, read or not, if a rule notifies of it.
+    pub(super) fn judges(&mut self, event: &Logged) -> Result<Option<&[Action]>, Error> {
+        if self.is_beside_the_point(event) {
+            return Ok(None);
+        }
         let actions = self.judge.actions(event)?;
-        Ok(Verdict::of(actions).notify.then_some((thread, actions)))
+        Ok(Verdict::of(actions).notify.then_some(actions))
+    }
+
+    /// Whether it is the user's own, or nothing is left of it.
+    fn is_beside_the_point(&self, event: &Logged) -> bool {
+        event.pdu.sender() == self.viewer.user || event.redacted_by.is_some()
     }
 }
 

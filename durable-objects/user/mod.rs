@@ -14,6 +14,7 @@
 //! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
 //! | [`SetTag`], [`RemoveTag`], [`GetTags`] | how they sort their rooms |
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
+//! | [`GetNotifyingRooms`] | where they may have been notified |
 //! | [`SetPusher`], [`RemovePusher`], [`DropPusher`], [`GetPushers`] | where those notifications are sent |
 //! | [`TakePushes`], [`AcknowledgePushes`], [`ReportPushFailure`] | what is to be sent there, and what was |
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
@@ -55,6 +56,7 @@ mod log_in;
 mod log_out;
 mod membership_changed;
 mod moves;
+mod notifying_rooms;
 mod nudge;
 mod others_presence;
 mod own_device_lists;
@@ -122,6 +124,7 @@ use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
+pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
 pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
 pub use own_device_lists::GetOwnDeviceLists;
@@ -259,6 +262,7 @@ impl Logic for User {
             read IsAsked => is_asked,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
+            read GetNotifyingRooms => notifying_rooms,
             write SetPusher => set_pusher,
             write RemovePusher => remove_pusher,
             write DropPusher => drop_pusher,

@@ -339,8 +339,11 @@ fn owed_room(
     let invitation = match owed.membership.as_str() {
         "invite" => Some(invitation(sql, cx, &room_id, &owed, changes)?),
         // There is nothing to be read where the user is not, and may never have been.
-        "join" => None,
-        _ => Some(Notifications { to: owed.owed, ..Notifications::default() }),
+        "leave" | "ban" | "knock" | store::rooms::FORGOTTEN => {
+            Some(Notifications { to: owed.owed, ..Notifications::default() })
+        }
+        // The room knows whether they are in it, also while the news of that is on its way.
+        _ => None,
     };
     let Owed { number, told, badge, .. } = owed;
     Ok(Some(OwedRoom { number, room_id, after: told, badge: badge.into(), is_first, invitation }))
@@ -377,8 +380,8 @@ fn invitation(
     let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), &owed.invitation) else {
         return Ok(told);
     };
-    let mut event = json!({ "type": "m.room.member", "state_key": user_id, "sender": invite.sender });
-    event["content"] = serde_json::from_str::<Value>(invite.content.get())?;
+    let content: Value = serde_json::from_str(invite.content.get())?;
+    let event = json!({ "type": "m.room.member", "state_key": user_id, "sender": invite.sender, "content": content });
     let recipient = Recipient {
         user_id: &user_id,
         room_id,

@@ -22,6 +22,7 @@ mod media;
 mod media_administration;
 mod membership;
 mod messages;
+mod notifications;
 mod presence;
 mod profile;
 mod push_rules;

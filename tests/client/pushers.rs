@@ -317,7 +317,7 @@ fn a_key_is_one_users(server: &Server) {
     let mut appended = pusher(&gateway, &key);
     appended["append"] = true.into();
     sets(&bob, &appended);
-    assert_eq!([&alice, &bob].map(|user| keys(user)), [[key.clone()], [key.clone()]]);
+    assert_eq!([&alice, &bob].map(keys), [[key.clone()], [key.clone()]]);
     sets(&carol, &pusher(&gateway, &key));
     assert_eq!([&alice, &bob, &carol].map(|user| keys(user).len()), [0, 0, 1]);
 }

@@ -48,8 +48,7 @@ fn two(seed: u64) -> (Rc<World>, ruma_common::OwnedRoomId) {
 
 fn speaks(world: &World, room_id: &RoomId) -> OwnedEventId {
     let content = json!({ "msgtype": "m.text", "body": "hello" });
-    let event_id = world.sends(alice(), room_id, "m.room.message", None, &content).unwrap();
-    event_id
+    world.sends(alice(), room_id, "m.room.message", None, &content).unwrap()
 }
 
 fn takes(world: &World, carrier: &str) -> Pushes {
@@ -141,10 +140,28 @@ fn a_push_costs_two_rows_and_nothing_without_pushers() {
         is_called(&world)
     };
     assert!(!mark(alice(), ReceiptKind::Public));
-    assert!(mark(bob(), ReceiptKind::Private), "the badge falls");
+    // Also in a room that remembers nothing.
+    world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+    assert!(mark(bob(), ReceiptKind::Public), "the badge falls");
     let pushes = takes(&world, "one");
     assert_eq!(pushes.pushers[0].badge.unread, 6);
     assert_eq!(reads(&world, &pushes.pushers[0].rooms[0]).unread, 0);
+}
+
+#[test]
+fn what_a_room_says_before_its_membership_arrives_is_pushed() {
+    let (world, _) = two(1);
+    sets_pusher(&world, "k");
+    carries(&world, "one");
+    let room_id = world.creates_room(alice(), "12", Preset::PublicChat);
+    world.unreachable.borrow_mut().insert(bobs());
+    world.changes(bob(), &room_id, bob(), MembershipAction::Join).unwrap();
+    world.settle();
+    world.unreachable.borrow_mut().clear();
+    world.passes(6_000);
+    let event_id = speaks(&world, &room_id);
+    world.settle();
+    assert_eq!(carries(&world, "one"), [("k".to_owned(), event_id)]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod key_backup;
 pub(crate) mod keys;
 mod login;
 mod logout;
+mod notifications;
 pub(crate) mod openid;
 mod presence;
 mod profile;
@@ -49,6 +50,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     account_data::routes(routes);
     push_rules::routes(routes);
     pushers::routes(routes);
+    notifications::routes(routes);
     tags::routes(routes);
     keys::routes(routes);
     key_backup::routes(routes);
