@@ -4,6 +4,7 @@
 
 mod federation;
 mod keys;
+mod people;
 mod push;
 
 use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};

@@ -25,6 +25,7 @@ pub(crate) trait Projection: Serialize + DeserializeOwned {
 pub(crate) fn stored(name: &str, body: &str) -> Result<Option<(&'static str, Statement)>, Error> {
     match name {
         DirectoryEntry::NAME => read::<DirectoryEntry>(body).map(Some),
+        OpenRoom::NAME => read::<OpenRoom>(body).map(Some),
         _ => Ok(None),
     }
 }
@@ -64,6 +65,27 @@ impl Projection for DirectoryEntry {
                 room.map(PublishedRoom::words).unwrap_or_default().into(),
                 room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
             ],
+        ))
+    }
+}
+
+/// Whether everybody may join a room, or read it: those in it are found by whoever looks for people.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OpenRoom {
+    pub room_id: OwnedRoomId,
+    pub version: u64,
+    pub open: bool,
+}
+
+impl Projection for OpenRoom {
+    const NAME: &'static str = "open_room";
+
+    fn statement(&self) -> Result<Statement, Error> {
+        Ok(Statement::new(
+            "INSERT INTO open_room (room_id, version, open) VALUES (?1, ?2, ?3)
+             ON CONFLICT (room_id) DO UPDATE SET version = excluded.version, open = excluded.open
+             WHERE excluded.version > open_room.version",
+            vec![self.room_id.as_str().into(), self.version.into(), self.open.into()],
         ))
     }
 }

@@ -101,7 +101,8 @@ impl Sql for MemorySql {
 }
 
 /// The tables that actors project to.
-const METADATA_SCHEMA: &str = include_str!("../d1-migrations/0002_directory.sql");
+const METADATA_SCHEMA: [&str; 2] =
+    [include_str!("../d1-migrations/0002_directory.sql"), include_str!("../d1-migrations/0006_open_room.sql")];
 
 /// Metadata in memory, at the end of a line that loses what it carries.
 struct MemoryMetadata {
@@ -112,7 +113,7 @@ struct MemoryMetadata {
 impl MemoryMetadata {
     fn new(world: Weak<World>) -> Self {
         let sql = MemorySql::new();
-        sql.connection.execute_batch(METADATA_SCHEMA).unwrap();
+        sql.connection.execute_batch(&METADATA_SCHEMA.concat()).unwrap();
         Self { world, sql }
     }
 

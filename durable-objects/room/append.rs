@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use super::{
     Room, directory,
     graph::StateAt,
+    open,
     restricted_join::is_membership,
     store::{
         self,
@@ -267,6 +268,7 @@ impl Room {
                 _ => {}
             }
             directory::follow(tx, cx, &event_type, &state_key)?;
+            open::follow(tx, cx, &event_type, &state_key)?;
         }
         if guests_concerned {
             self.expel_guests(tx, cx)?;

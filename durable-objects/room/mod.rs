@@ -37,6 +37,7 @@
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
 //! | [`ListNotifications`] | what of it a user was notified of, read or not |
+//! | [`SearchMembers`] | the members who are called like something |
 //! | [`TellPresence`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
@@ -67,6 +68,7 @@ mod list_notifications;
 mod mark_read;
 mod members;
 mod messages;
+mod open;
 mod prepare_upgrade;
 mod presence;
 mod read_notifications;
@@ -76,6 +78,7 @@ mod refresh_member;
 mod remembered;
 mod resident;
 mod restricted_join;
+mod search_members;
 mod send_event;
 mod sent_members;
 mod servers;
@@ -143,6 +146,7 @@ pub use resident::{
     PreparedMembership, Residence,
 };
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
+pub use search_members::{FoundMember, FoundMembers, SearchMembers};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
@@ -284,6 +288,7 @@ impl Logic for Room {
             read IsPublished => is_published,
             read GetSummary => get_summary,
             read IsServerJoined => is_server_joined,
+            read SearchMembers => search_members,
             read TellPresence => tell_presence,
         }
     }

@@ -27,7 +27,7 @@
 //! | [`GetInviter`], [`IsAsked`] | who invited the user to a room; whether they are invited, or knocked |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
-//! | [`JoinedRooms`], [`SharesRoom`] | the rooms the user is in |
+//! | [`JoinedRooms`], [`SharesRoom`], [`GetSharedWith`] | the rooms the user is in |
 //! | [`GetOwnDeviceLists`] | whose keys changed, as far as the user's own stream tells |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
@@ -136,7 +136,7 @@ pub use pushes::{AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFail
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use set_presence::SetPresence;
-pub use shares_room::SharesRoom;
+pub use shares_room::{GetSharedWith, SharesRoom};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
 pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device};
@@ -275,6 +275,7 @@ impl Logic for User {
             write Nudge => nudge,
             read JoinedRooms => joined_rooms,
             read SharesRoom => shares_room,
+            read GetSharedWith => get_shared_with,
             read GetOwnDeviceLists => device_lists,
             wait SyncPlan => sync_plan,
             write SyncClose => sync_close,

@@ -5,7 +5,7 @@
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, which servers may take part, the events of a new room, aliases, what the
-//! directory shows of a room, spaces, push rules, the keys of devices and users, our signing identity, other servers' places and
+//! directory shows of a room, spaces, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
 //! keys, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
@@ -34,6 +34,7 @@ pub mod standing;
 pub mod state;
 mod token_bucket;
 pub mod upgrade;
+pub mod user_search;
 pub mod visibility;
 
 #[cfg(test)]

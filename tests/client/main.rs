@@ -51,4 +51,5 @@ mod to_device;
 mod typing;
 mod unread_counts;
 mod upgrades;
+mod user_directory;
 mod user_interactive;

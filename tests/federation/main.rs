@@ -10,4 +10,5 @@ mod queries;
 mod rooms;
 mod spaces;
 mod synapse;
+mod user_directory;
 mod user_keys;

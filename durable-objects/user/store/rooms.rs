@@ -86,6 +86,18 @@ pub(crate) fn is_in_any(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<bool, Fa
     Ok(!rooms.is_empty())
 }
 
+/// Those of these rooms that the user is in.
+pub(crate) fn joined_among(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT room_id FROM room WHERE room_id IN (SELECT value FROM json_each(?1)) AND membership = 'join'
+         ORDER BY room_id",
+        &[serde_json::to_string(rooms)?.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
 /// The stripped state of a room of which the user has this membership.
 pub(crate) fn stripped_state(sql: &dyn Sql, room_id: &str, membership: &str) -> Result<Option<String>, Fault> {
     let rows = sql.query(

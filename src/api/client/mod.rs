@@ -25,6 +25,7 @@ mod spaces;
 mod sync;
 mod tags;
 mod to_device;
+mod user_directory;
 mod versions;
 mod whoami;
 
@@ -56,6 +57,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     key_backup::routes(routes);
     to_device::routes(routes);
     reports::routes(routes);
+    user_directory::routes(routes);
     rooms::routes(routes);
     spaces::routes(routes);
     sync::routes(routes);

@@ -9,6 +9,7 @@ pub(crate) mod directory;
 pub(crate) mod media;
 mod migrations;
 pub(crate) mod nonce;
+pub(crate) mod open_room;
 pub(crate) mod pusher;
 pub(crate) mod registration_token;
 mod registry;

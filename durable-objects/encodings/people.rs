@@ -1,0 +1,31 @@
+//! What is said of people who are looked for.
+
+use serde_json::json;
+
+use super::{alice, pinned, pinned_reply, room as room_id};
+use crate::{
+    projection::{self, OpenRoom},
+    room, user,
+};
+
+#[test]
+fn who_looks_for_people() {
+    pinned(
+        &room::SearchMembers { user: alice(), term: "bob".into(), limit: 10 },
+        json!({ "user": "@alice:a", "term": "bob", "limit": 10 }),
+    );
+    pinned_reply::<room::SearchMembers>(json!({
+        "members": [{ "user_id": "@bob:b", "display_name": "Bob", "avatar_url": "mxc://a/b" }, { "user_id": "@c:b" }],
+        "limited": true,
+    }));
+    pinned(&user::GetSharedWith { rooms: vec![room_id()] }, json!({ "rooms": ["!room:a"] }));
+    pinned_reply::<user::GetSharedWith>(json!(["!room:a"]));
+}
+
+#[test]
+fn what_is_owed_of_open_rooms() {
+    let open = json!({ "room_id": "!room:a", "version": 5, "open": true });
+    let decoded: OpenRoom = serde_json::from_value(open.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&decoded).unwrap(), open);
+    assert!(projection::stored("open_room", &open.to_string()).unwrap().is_some());
+}
