@@ -4,6 +4,7 @@
 //! environment, file and flags natively) is the host's.
 
 mod federation;
+mod turn;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,6 +13,7 @@ use ruma_common::OwnedServerName;
 use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange, federation::ServerPatterns};
 
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
+pub use turn::Turn;
 
 /// A key of the configuration, for listings and generated documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Config {
     pub media_retention_ms: Option<u64>,
     /// Whether what is uploaded from now on is served to users only.
     pub authenticated_media: bool,
+    /// Where calls are relayed.
+    pub turn: Option<Turn>,
     /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<AddressRange>,
     /// The limits that are on.
@@ -250,6 +254,9 @@ impl Config {
             "whether media uploaded from now on is served only to those with an access token, and not by the deprecated \
              endpoints: on or off",
         ),
+        key("TURN_URIS", None, "where calls are relayed: turn: and turns: URIs separated by commas"),
+        key("TURN_SHARED_SECRET", None, "secret. The one that the TURN servers know; goes with TURN_URIS"),
+        key("TURN_USER_LIFETIME", Some("86400"), "how long credentials for them are good, in seconds: 60 to 31536000"),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
@@ -353,6 +360,7 @@ impl Config {
                 text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
             })?,
             authenticated_media: values.required("AUTHENTICATED_MEDIA", parse_switch)?,
+            turn: values.turn()?,
             metrics: values.required("METRICS", parse_switch)?,
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,

@@ -102,6 +102,16 @@ pub enum Refusal {
     InvalidSignature(String),
     /// 405 `M_BAD_JSON`: the server alone writes this account data.
     ServerManaged(String),
+    /// 400 `M_THREEPID_MEDIUM_NOT_SUPPORTED`: contacts of this kind cannot be added.
+    ThreepidMediumNotSupported(String),
+    /// 403 `M_THREEPID_DENIED`: the address is not allowed.
+    ThreepidDenied(String),
+    /// 400 `M_THREEPID_NOT_FOUND`: the address is nobody's.
+    ThreepidNotFound(String),
+    /// 403 `M_THREEPID_AUTH_FAILED`: whose the address is was not proven.
+    ThreepidAuthFailed(String),
+    /// 403 `M_SERVER_NOT_TRUSTED`: an identity server that this one does not work with.
+    ServerNotTrusted(String),
     /// 502 `M_UNKNOWN`: another server, on whose answer ours depends, gives none.
     OtherServer(String),
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
@@ -132,6 +142,8 @@ impl Refusal {
             | Self::BadAlias(_)
             | Self::KeyTooLarge
             | Self::ProfileTooLarge
+            | Self::ThreepidMediumNotSupported(_)
+            | Self::ThreepidNotFound(_)
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
@@ -139,6 +151,9 @@ impl Refusal {
             | Self::UserDeactivated
             | Self::InviteBlocked
             | Self::WrongRoomKeysVersion { .. }
+            | Self::ThreepidDenied(_)
+            | Self::ThreepidAuthFailed(_)
+            | Self::ServerNotTrusted(_)
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::TooSlow => 408,
@@ -192,6 +207,11 @@ impl Refusal {
             Self::KeyTooLarge => "M_KEY_TOO_LARGE",
             Self::ProfileTooLarge => "M_PROFILE_TOO_LARGE",
             Self::InvalidSignature(_) => "M_INVALID_SIGNATURE",
+            Self::ThreepidMediumNotSupported(_) => "M_THREEPID_MEDIUM_NOT_SUPPORTED",
+            Self::ThreepidDenied(_) => "M_THREEPID_DENIED",
+            Self::ThreepidNotFound(_) => "M_THREEPID_NOT_FOUND",
+            Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
+            Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
             Self::WrongRoomKeysVersion { .. } => "M_WRONG_ROOM_KEYS_VERSION",
         }
     }
@@ -219,6 +239,11 @@ impl Refusal {
             | Self::BadAlias(sentence)
             | Self::InvalidSignature(sentence)
             | Self::OtherServer(sentence)
+            | Self::ThreepidMediumNotSupported(sentence)
+            | Self::ThreepidDenied(sentence)
+            | Self::ThreepidNotFound(sentence)
+            | Self::ThreepidAuthFailed(sentence)
+            | Self::ServerNotTrusted(sentence)
             | Self::ServerManaged(sentence) => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::TooSlow => "The request did not arrive in time".to_owned(),
@@ -344,6 +369,16 @@ mod tests {
             ),
             (Refusal::InvalidSignature(s()), r#"{"invalid_signature":"x"}"#, 400, "M_INVALID_SIGNATURE"),
             (Refusal::ServerManaged(s()), r#"{"server_managed":"x"}"#, 405, "M_BAD_JSON"),
+            (
+                Refusal::ThreepidMediumNotSupported(s()),
+                r#"{"threepid_medium_not_supported":"x"}"#,
+                400,
+                "M_THREEPID_MEDIUM_NOT_SUPPORTED",
+            ),
+            (Refusal::ThreepidDenied(s()), r#"{"threepid_denied":"x"}"#, 403, "M_THREEPID_DENIED"),
+            (Refusal::ThreepidNotFound(s()), r#"{"threepid_not_found":"x"}"#, 400, "M_THREEPID_NOT_FOUND"),
+            (Refusal::ThreepidAuthFailed(s()), r#"{"threepid_auth_failed":"x"}"#, 403, "M_THREEPID_AUTH_FAILED"),
+            (Refusal::ServerNotTrusted(s()), r#"{"server_not_trusted":"x"}"#, 403, "M_SERVER_NOT_TRUSTED"),
             (Refusal::OtherServer(s()), r#"{"other_server":"x"}"#, 502, "M_UNKNOWN"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
         ];

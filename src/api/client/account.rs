@@ -1,14 +1,13 @@
-//! Spec: "Account management", "Adding Account Administrative Contact Information".
+//! Spec: "Account management".
 
 use actors::user::{ChangePassword, Deactivate};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use ruma_client_api::account::get_3pids::v3 as contacts;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    Bearer, Caller, Context, Failure, Routes, failure, password,
+    Bearer, Context, Failure, Routes, failure, password,
     router::{bad_json, json_or_default},
     uiaa::{self, Auth, Operation},
 };
@@ -21,7 +20,6 @@ pub(super) fn routes(routes: &mut Routes) {
     for path in ["/_matrix/client/v3/account/deactivate", "/_matrix/client/r0/account/deactivate"] {
         routes.add_raw(Method::POST, path, deactivate);
     }
-    routes.add_json(get_contacts);
 }
 
 #[derive(Deserialize)]
@@ -84,9 +82,4 @@ async fn deactivate(
     bearer.call(cx, &call).await?;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
-}
-
-/// Nobody here has contacts: there is no way to add one yet.
-async fn get_contacts(_: &Context, _: Caller, _: contacts::Request) -> Result<String, Failure> {
-    Ok(json!({ "threepids": [] }).to_string())
 }

@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod capabilities;
+mod contacts;
 mod dehydrated_device;
 mod device_lists;
 mod devices;
@@ -24,9 +25,11 @@ mod rooms;
 mod spaces;
 mod sync;
 mod tags;
+mod third_party_networks;
 mod to_device;
 mod user_directory;
 mod versions;
+mod voip;
 mod whoami;
 
 pub(crate) use rooms::{directory, first_joined};
@@ -42,6 +45,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     openid::routes(routes);
     whoami::routes(routes);
     account::routes(routes);
+    contacts::routes(routes);
     devices::routes(routes);
     dehydrated_device::routes(routes);
     fallback::routes(routes);
@@ -57,7 +61,9 @@ pub(crate) fn routes(routes: &mut Routes) {
     key_backup::routes(routes);
     to_device::routes(routes);
     reports::routes(routes);
+    third_party_networks::routes(routes);
     user_directory::routes(routes);
+    voip::routes(routes);
     rooms::routes(routes);
     spaces::routes(routes);
     sync::routes(routes);

@@ -43,6 +43,9 @@ fn every_key_is_read() {
         ("MAX_UPLOAD_SIZE", "512K"),
         ("MEDIA_RETENTION", "90"),
         ("AUTHENTICATED_MEDIA", "off"),
+        ("TURN_URIS", "turn:a.org?transport=udp, turns:a.org"),
+        ("TURN_SHARED_SECRET", "relay sesame"),
+        ("TURN_USER_LIFETIME", "3600"),
         ("METRICS", "on"),
         ("LOG_LEVEL", "debug"),
         ("TEST_HOOKS", "on"),
@@ -70,6 +73,8 @@ fn every_key_is_read() {
     assert_eq!(config.access_token_lifetime_ms, 60_000);
     assert_eq!((config.max_upload_size, config.authenticated_media), (524_288, false));
     assert_eq!(config.media_retention_ms, Some(7_776_000_000));
+    let turn = config.turn.as_ref().unwrap();
+    assert_eq!((turn.uris.len(), turn.secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
     assert_eq!(config.default_room_version.as_str(), "10");
     assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
     assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));
@@ -122,6 +127,10 @@ fn errors_name_the_key_and_not_the_value() {
         ("MAX_UPLOAD_SIZE", "50MB"),
         ("MAX_UPLOAD_SIZE", "17G"),
         ("MEDIA_RETENTION", "0"),
+        ("TURN_URIS", "https://a.org"),
+        ("TURN_URIS", ""),
+        ("TURN_SHARED_SECRET", ""),
+        ("TURN_USER_LIFETIME", "59"),
         ("METRICS", "yes"),
         ("LOG_LEVEL", "trace"),
         ("TEST_HOOKS", "1"),
@@ -148,6 +157,11 @@ fn errors_name_the_key_and_not_the_value() {
     assert!(unknown.to_string().starts_with("REGISTRATON: there is no such key. Known keys: SERVER_NAME, "));
     assert_eq!(config(&[("SERVER_NAME", "a")]).unwrap_err(), ConfigError::Twice { name: "SERVER_NAME".to_owned() });
     assert_eq!(Config::from_pairs([]).unwrap_err(), ConfigError::Missing { name: "SERVER_NAME" });
+    for (given, value, name) in
+        [("TURN_URIS", "turn:a.org", "TURN_SHARED_SECRET"), ("TURN_SHARED_SECRET", "sesame", "TURN_URIS")]
+    {
+        assert_eq!(config(&[(given, value)]).unwrap_err(), ConfigError::Missing { name });
+    }
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Addresses by which people could be known elsewhere. This server sends no mail and no messages to phones, and works
+//! with no identity server: nobody has such an address here, and each endpoint says so in the words of the spec.
+//! Spec: "Adding Account Administrative Contact Information", "Account registration", "Password management".
+
+use bytes::Bytes;
+use domain::Refusal;
+use http::{Method, Request, Response};
+use ruma_client_api::account::{
+    add_3pid, bind_3pid, delete_3pid, get_3pids, request_3pid_management_token_via_email as contact_email,
+    request_3pid_management_token_via_msisdn as contact_phone,
+    request_password_change_token_via_email as password_email,
+    request_password_change_token_via_msisdn as password_phone, request_registration_token_via_email as register_email,
+    request_registration_token_via_msisdn as register_phone, unbind_3pid,
+};
+use ruma_common::api::IncomingRequest;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{Caller, Context, Failure, Routes, authenticate::Authenticate, router::bad_json};
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_json(contacts);
+    refuse::<contact_email::v3::Request>(routes, medium_not_supported);
+    refuse::<contact_phone::v3::Request>(routes, medium_not_supported);
+    refuse::<register_email::v3::Request>(routes, denied);
+    refuse::<register_phone::v3::Request>(routes, denied);
+    refuse::<password_email::v3::Request>(routes, not_found);
+    refuse::<password_phone::v3::Request>(routes, not_found);
+    refuse::<add_3pid::v3::Request>(routes, not_proven);
+    refuse::<bind_3pid::v3::Request>(routes, not_trusted);
+    routes.add_json(async |_, _, _: delete_3pid::v3::Request| Ok(not_bound()));
+    routes.add_json(async |_, _, _: unbind_3pid::v3::Request| Ok(not_bound()));
+    for path in ["/_matrix/client/v3/account/3pid", "/_matrix/client/r0/account/3pid"] {
+        routes.add_raw(Method::POST, path, add_deprecated);
+    }
+}
+
+/// Adds an endpoint that understands what it is asked, and has one answer.
+fn refuse<R>(routes: &mut Routes, refusal: fn() -> Refusal)
+where
+    R: IncomingRequest + 'static,
+    R::Authentication: Authenticate,
+{
+    routes.add_json::<R, Vec<u8>>(async move |_, _, _| Err(refusal().into()));
+}
+
+/// `GET /account/3pid`.
+async fn contacts(_: &Context, _: Caller, _: get_3pids::v3::Request) -> Result<String, Failure> {
+    Ok(json!({ "threepids": [] }).to_string())
+}
+
+/// `POST /account/3pid`, deprecated: ruma has it no more.
+async fn add_deprecated(
+    _: &Context,
+    _: Caller,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "three_pid_creds")]
+        _credentials: Value,
+    }
+    let _: Body = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    Err(not_proven().into())
+}
+
+/// «If the homeserver does not know the original `id_server`, it MUST return a `id_server_unbind_result` of
+/// `no-support`.»
+fn not_bound() -> String {
+    json!({ "id_server_unbind_result": "no-support" }).to_string()
+}
+
+fn medium_not_supported() -> Refusal {
+    Refusal::ThreepidMediumNotSupported("This server can prove neither email addresses nor phone numbers".to_owned())
+}
+
+fn denied() -> Refusal {
+    Refusal::ThreepidDenied("This server registers nobody by an email address or a phone number".to_owned())
+}
+
+fn not_found() -> Refusal {
+    Refusal::ThreepidNotFound("Nobody is known here by this address".to_owned())
+}
+
+fn not_proven() -> Refusal {
+    Refusal::ThreepidAuthFailed("Nobody has proven here that this address is theirs".to_owned())
+}
+
+fn not_trusted() -> Refusal {
+    Refusal::ServerNotTrusted("This server works with no identity server".to_owned())
+}
