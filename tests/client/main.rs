@@ -10,6 +10,7 @@ mod dehydrated_device;
 mod devices;
 mod discovery;
 mod encryption_keys;
+mod endpoint_matrix;
 mod filtering;
 mod forgetting;
 mod guests;

@@ -46,13 +46,13 @@ fn who_shares_a_room_is_found(server: &Server) {
     let room = alice.creates_room(json!({ "preset": "private_chat", "invite": [bob.id] }));
     assert!(finds(&alice, &bob.id).is_empty(), "who is invited is not in the room");
     bob.joins(&room).ok();
-    for term in [&name, &bob.id, bob.localpart(), &name[..5]] {
+    for term in [&name, &bob.id, bob.localpart(), "winif"] {
         let answer = asks(&alice, term, Some(10)).ok();
         let found = answer["results"].as_array().unwrap().iter().find(|found| found["user_id"] == bob.id.as_str());
         let expected = json!({ "user_id": bob.id, "display_name": name, "avatar_url": "mxc://a/b" });
         assert_eq!(found, Some(&expected), "{term}");
     }
-    assert_eq!(finds(&bob, &alice.id), [alice.id.clone()]);
+    assert_eq!(finds(&bob, &alice.id), std::slice::from_ref(&alice.id));
     assert!(finds(&bob, &bob.id).is_empty(), "nobody looks for themselves");
     bob.leaves(&room).ok();
     assert!(finds(&alice, &name).is_empty());
@@ -72,7 +72,7 @@ fn who_is_in_a_room_open_to_everybody_is_found(server: &Server) {
         ),
     ] {
         sets(kind, open);
-        assert_eq!(finds(&alice, &bob.id), [bob.id.clone()], "{kind}");
+        assert_eq!(finds(&alice, &bob.id), std::slice::from_ref(&bob.id), "{kind}");
         sets(kind, closed);
         assert!(finds(&alice, &bob.id).is_empty(), "{kind}");
     }

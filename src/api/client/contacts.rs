@@ -90,3 +90,60 @@ fn not_proven() -> Refusal {
 fn not_trusted() -> Refusal {
     Refusal::ServerNotTrusted("This server works with no identity server".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn each_endpoint_says_that_nobody_has_an_address_here() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let asks = |path: &str, token: &str, body| server.post(&format!("/_matrix/client/v3/{path}"), token, body);
+        let email = json!({ "client_secret": "s", "email": "a@example.org", "send_attempt": 1 });
+        let phone = json!({ "client_secret": "s", "country": "GB", "phone_number": "07700900001", "send_attempt": 1 });
+        for (path, status, errcode) in [
+            ("account/3pid", 400, "M_THREEPID_MEDIUM_NOT_SUPPORTED"),
+            ("register", 403, "M_THREEPID_DENIED"),
+            ("account/password", 400, "M_THREEPID_NOT_FOUND"),
+        ] {
+            for (medium, body) in [("email", &email), ("msisdn", &phone)] {
+                let answer = asks(&format!("{path}/{medium}/requestToken"), "", body);
+                assert_eq!(refused(answer), (status, errcode.to_owned()), "{path} {medium}");
+            }
+        }
+        let session = json!({ "client_secret": "s", "sid": "1" });
+        let bound = json!({ "client_secret": "s", "sid": "1", "id_server": "id.test", "id_access_token": "t" });
+        let nested = json!({ "three_pid_creds": session });
+        for (path, body, errcode) in [
+            ("account/3pid/add", &session, "M_THREEPID_AUTH_FAILED"),
+            ("account/3pid", &nested, "M_THREEPID_AUTH_FAILED"),
+            ("account/3pid/bind", &bound, "M_SERVER_NOT_TRUSTED"),
+        ] {
+            assert_eq!(refused(asks(path, &alice, body)), (403, errcode.to_owned()), "{path}");
+        }
+        let address = json!({ "medium": "email", "address": "a@example.org" });
+        for path in ["account/3pid/delete", "account/3pid/unbind"] {
+            let expected = (StatusCode::OK, json!({ "id_server_unbind_result": "no-support" }));
+            assert_eq!(asks(path, &alice, &address), expected, "{path}");
+        }
+        assert_eq!(server.get("/_matrix/client/v3/account/3pid", &alice).1, json!({ "threepids": [] }));
+    }
+
+    #[test]
+    fn there_are_no_other_networks_and_no_relays() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let gets = |path: &str| server.get(&format!("/_matrix/client/v3/{path}"), &alice);
+        for path in ["thirdparty/protocols", "voip/turnServer"] {
+            assert_eq!(gets(path), (StatusCode::OK, json!({})), "{path}");
+        }
+        for path in ["protocol/irc", "location/irc", "user/irc", "location?alias=%23a:b", "user?userid=@a:b"] {
+            let missing = (404, "M_NOT_FOUND".to_owned());
+            assert_eq!(refused(gets(&format!("thirdparty/{path}"))), missing, "{path}");
+        }
+    }
+}

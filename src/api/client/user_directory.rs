@@ -175,3 +175,77 @@ async fn joined(cx: &Context, user_id: &UserId, rooms: Vec<OwnedRoomId>) -> Resu
     let answers: Vec<_> = asked.buffered(ROOMS_AT_ONCE).collect().await;
     answers.into_iter().filter_map(Result::transpose).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    fn room(server: &TestServer, token: &str, request: &Value) -> String {
+        let (status, created) = server.post("/_matrix/client/v3/createRoom", token, request);
+        assert_eq!(status, StatusCode::OK, "{created}");
+        created["room_id"].as_str().unwrap().to_owned()
+    }
+
+    fn joins(server: &TestServer, token: &str, room: &str) {
+        let (status, answer) = server.post(&format!("/_matrix/client/v3/rooms/{room}/join"), token, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+
+    #[test]
+    fn who_shares_a_room_or_is_in_an_open_one_is_found() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| server.register(name));
+        let finds = |token: &str, term: &str| {
+            let body = json!({ "search_term": term });
+            let (status, answer) = server.post("/_matrix/client/v3/user_directory/search", token, &body);
+            assert_eq!((status, &answer["limited"]), (StatusCode::OK, &json!(false)), "{answer}");
+            let results = answer["results"].as_array().unwrap();
+            results.iter().map(|found| found["user_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let private = room(&server, &alice, &json!({ "preset": "private_chat", "invite": ["@bob:localhost"] }));
+        assert!(finds(&alice, "bob").is_empty() && finds(&carol, "alice").is_empty());
+        joins(&server, &bob, &private);
+        assert_eq!(finds(&alice, "BOB"), ["@bob:localhost"]);
+        assert!(finds(&carol, "").is_empty());
+        let open = room(&server, &bob, &json!({ "preset": "public_chat" }));
+        assert_eq!(server.texts("SELECT room_id FROM open_room WHERE open = 1"), [open.as_str()]);
+        assert_eq!(finds(&carol, ""), ["@bob:localhost"]);
+        let rules = format!("/_matrix/client/v3/rooms/{open}/state/m.room.join_rules");
+        server.put(&rules, &bob, &json!({ "join_rule": "invite" }));
+        assert!(finds(&carol, "").is_empty());
+    }
+
+    #[test]
+    fn the_rooms_that_two_share_come_in_order() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let mut shared = Vec::new();
+        for _ in 0..3 {
+            let shared_room = room(&server, &alice, &json!({ "preset": "public_chat" }));
+            joins(&server, &bob, &shared_room);
+            shared.push(shared_room);
+        }
+        room(&server, &alice, &json!({}));
+        shared.sort();
+        let asks = |query: &str| server.get(&format!("{}?{query}", super::MUTUAL_ROOMS), &alice);
+        let expected = json!({ "joined": shared, "count": 3 });
+        assert_eq!(asks("user_id=@bob:localhost").1, expected);
+        let after = asks(&format!("user_id=@bob:localhost&from={}", shared[0])).1;
+        assert_eq!(after, json!({ "joined": shared[1..], "count": 3 }));
+        for nobody in ["@nobody:localhost", "@nobody:away.test"] {
+            assert_eq!(asks(&format!("user_id={nobody}")).1, json!({ "joined": [], "count": 0 }));
+        }
+        for (query, errcode) in [
+            ("", "M_MISSING_PARAM"),
+            ("user_id=bob", "M_INVALID_PARAM"),
+            ("user_id=@Bob:localhost", "M_INVALID_PARAM"),
+            ("user_id=@alice:localhost", "M_INVALID_PARAM"),
+            ("user_id=@bob:localhost&from=x", "M_INVALID_PARAM"),
+        ] {
+            assert_eq!(refused(asks(query)), (400, errcode.to_owned()), "{query}");
+        }
+    }
+}
