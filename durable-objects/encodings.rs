@@ -180,12 +180,13 @@ fn what_a_room_is_asked_for_a_sync() {
             typing: Some(0),
             device_lists: true,
             push_rules: Some(Ruleset::default()),
+            ignored: vec![alice()],
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
             "format": { "federation": true, "fields": ["type"] }, "ephemeral": {}, "typing": 0,
-            "device_lists": true, "push_rules": {},
+            "device_lists": true, "push_rules": {}, "ignored": ["@alice:a"],
         }),
     );
     pinned_reply::<room::Delta>(json!({
@@ -201,6 +202,7 @@ fn what_a_room_is_asked() {
         &room::Messages {
             user: alice(),
             device: "D".into(),
+            ignored: Vec::new(),
             from: None,
             to: Some(1),
             direction: room::Direction::Backwards,
@@ -211,18 +213,50 @@ fn what_a_room_is_asked() {
         }),
     );
     pinned_reply::<room::Messages>(json!({ "chunk": [{ "a": 1 }], "start": "t1", "end": "t0" }));
-    let (user, device) = (alice(), "D".into());
+    let (user, device, ignored) = (alice(), "D".into(), vec![alice()]);
     pinned(
-        &room::GetEvent { user, device, event_id: "$e".try_into().unwrap() },
-        json!({ "user": "@alice:a", "device": "D", "event_id": "$e" }),
+        &room::GetEvent { user, device, ignored, event_id: "$e".try_into().unwrap() },
+        json!({ "user": "@alice:a", "device": "D", "ignored": ["@alice:a"], "event_id": "$e" }),
     );
+    pinned(
+        &room::GetRelations {
+            user: alice(),
+            device: "D".into(),
+            ignored: Vec::new(),
+            event_id: "$e".try_into().unwrap(),
+            rel_type: Some("m.thread".into()),
+            event_type: Some("m.room.message".into()),
+            from: Some(2),
+            to: Some(1),
+            direction: room::Direction::Backwards,
+            limit: Some(5),
+            recurse: Some(true),
+        },
+        json!({
+            "user": "@alice:a", "device": "D", "event_id": "$e", "rel_type": "m.thread", "event_type": "m.room.message",
+            "from": 2, "to": 1, "direction": "backwards", "limit": 5, "recurse": true,
+        }),
+    );
+    pinned(
+        &room::GetThreads {
+            user: alice(),
+            device: "D".into(),
+            ignored: Vec::new(),
+            participated: true,
+            from: Some(2),
+            limit: Some(5),
+        },
+        json!({ "user": "@alice:a", "device": "D", "participated": true, "from": 2, "limit": 5 }),
+    );
+    pinned_reply::<room::GetThreads>(json!({ "chunk": [{ "a": 1 }], "next_batch": "t1" }));
+    pinned_reply::<room::GetRelations>(json!({ "chunk": [{ "a": 1 }], "next_batch": "t1", "recursion_depth": 3 }));
 }
 
 #[test]
 fn what_a_room_is_asked_about_times_and_states() {
     let (user, device, event_id) = (alice(), "D".into(), "$e".try_into().unwrap());
     pinned(
-        &room::GetContext { user, device, event_id, limit: 5, filter: EventFilter::default() },
+        &room::GetContext { user, device, ignored: Vec::new(), event_id, limit: 5, filter: EventFilter::default() },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e", "limit": 5, "filter": {} }),
     );
     pinned_reply::<room::GetContext>(json!({
@@ -534,6 +568,7 @@ fn what_a_sync_says() {
     pinned_reply::<user::SyncPlan>(json!({
         "device": "D", "position": 3,
         "rooms": [{ "number": 1, "room_id": "!room:a", "from": 2, "typing": { "seen": 5, "known": 0 } }],
+        "ignored": ["@alice:a"],
     }));
     let read_typing = Some(user::ReadTyping { known: 0, now: room::Typing { version: 5, until_ms: 7 } });
     pinned(

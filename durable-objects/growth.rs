@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     Call,
-    room::{Delta, GetStateEvent, MembershipAction, Messages},
+    room::{Delta, GetRelations, GetStateEvent, MembershipAction, Messages},
     user::{
         ClaimKeys, Create, GetKeys, LogIn, MembershipChanged, NewDevice, Nudge, Plan, ReceiveToDevice, SyncClose,
         SyncPlan, UploadKeys,
@@ -92,6 +92,20 @@ impl Grown {
         self.calls::<Delta>("a sync after a join", by_alice(json!({ "from": from })));
         self.calls::<Messages>("the newest page", by_alice(json!({ "direction": "backwards" })));
         self.calls::<Messages>("the oldest page", by_alice(json!({ "direction": "forwards" })));
+        let root =
+            self.world.sends(alice(), &self.room_id, "m.room.message", None, &json!({ "body": "root" })).unwrap();
+        for _ in 0..5 {
+            let relation = json!({ "rel_type": "m.thread", "event_id": root });
+            let content = json!({ "body": "in a thread", "m.relates_to": relation });
+            self.costs("a message in a thread", |world, room_id| {
+                world.sends(alice(), room_id, "m.room.message", None, &content).unwrap();
+            });
+        }
+        let related = by_alice(json!({ "direction": "backwards", "event_id": root, "limit": 3 }));
+        self.calls::<GetRelations>("a page of relations", related.clone());
+        let mut recursing = related;
+        recursing["recurse"] = true.into();
+        self.calls::<GetRelations>("a page of relations of relations", recursing);
         let name = by_alice(json!({ "type": "m.room.join_rules", "state_key": "" }));
         self.calls::<GetStateEvent>("one state event", name);
     }

@@ -392,7 +392,10 @@ fn who_hides_stays_hidden_and_who_is_idle_comes_back_with_what_they_do() {
     let (world, _, mut alice, mut bob) = two_who_wait();
     let acts = |device: &Device| {
         world
-            .call(device.user.as_str(), &user::Verify { token_hash: device.token_hash.clone(), active: true })
+            .call(
+                device.user.as_str(),
+                &user::Verify { token_hash: device.token_hash.clone(), active: true, ignored: false },
+            )
             .unwrap();
         world.passes(0);
     };

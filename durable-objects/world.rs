@@ -41,6 +41,8 @@ pub(crate) struct MemorySql {
     depth: Cell<u32>,
     /// What SQLite did: operations of its virtual machine.
     pub steps: Cell<u64>,
+    /// How many statements were run.
+    pub statements: Cell<u64>,
     /// The most rows that one statement answered.
     pub rows_at_once: Cell<usize>,
 }
@@ -48,7 +50,13 @@ pub(crate) struct MemorySql {
 impl MemorySql {
     pub(crate) fn new() -> Self {
         let connection = rusqlite::Connection::open_in_memory().unwrap();
-        Self { connection, depth: Cell::new(0), steps: Cell::new(0), rows_at_once: Cell::new(0) }
+        Self {
+            connection,
+            depth: Cell::new(0),
+            steps: Cell::new(0),
+            statements: Cell::new(0),
+            rows_at_once: Cell::new(0),
+        }
     }
 }
 
@@ -83,6 +91,7 @@ impl Sql for MemorySql {
         drop(rows);
         let steps = prepared.reset_status(rusqlite::StatementStatus::VmStep);
         self.steps.set(self.steps.get() + u64::try_from(steps).unwrap_or(0));
+        self.statements.set(self.statements.get() + 1);
         self.rows_at_once.set(self.rows_at_once.get().max(all.len()));
         Ok(all)
     }

@@ -85,6 +85,7 @@ impl Device {
             typing: None,
             device_lists: true,
             push_rules: None,
+            ignored: Vec::new(),
         }
     }
 
@@ -202,6 +203,7 @@ impl Story {
             let call = room::Messages {
                 user: device.user.clone(),
                 device: "ANY".into(),
+                ignored: Vec::new(),
                 from: Some(from.parse::<room::RoomToken>().unwrap().0),
                 to: None,
                 direction: room::Direction::Backwards,

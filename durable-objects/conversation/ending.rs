@@ -123,6 +123,7 @@ impl Story {
         let call = room::Messages {
             user: self.rooms_creator(),
             device: "ANY".into(),
+            ignored: Vec::new(),
             from: None,
             to: None,
             direction: room::Direction::Forwards,

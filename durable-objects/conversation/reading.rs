@@ -151,6 +151,7 @@ impl Reader<'_> {
             let mut call = room::Messages {
                 user: self.user.clone(),
                 device: "ANY".into(),
+                ignored: Vec::new(),
                 from: None,
                 to: None,
                 direction,
@@ -179,7 +180,12 @@ impl Reader<'_> {
     /// `GET …/event/{eventId}`.
     fn looks_at(&self, entry: &Entry) {
         let event_id = OwnedEventId::try_from(entry.event_id.as_str()).unwrap();
-        let found = self.calls(&room::GetEvent { user: self.user.clone(), device: "ANY".into(), event_id });
+        let found = self.calls(&room::GetEvent {
+            user: self.user.clone(),
+            device: "ANY".into(),
+            ignored: Vec::new(),
+            event_id,
+        });
         if self.view.reads[self.index_of_id(&entry.event_id)] {
             self.are_shown_truly(&parsed(&[found.unwrap()]));
         } else {
@@ -193,6 +199,7 @@ impl Reader<'_> {
         let context = self.calls(&room::GetContext {
             user: self.user.clone(),
             device: "ANY".into(),
+            ignored: Vec::new(),
             event_id: entry.event_id.as_str().try_into().unwrap(),
             limit: CONTEXT_EVENTS,
             filter: EventFilter::default(),

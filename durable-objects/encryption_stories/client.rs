@@ -66,6 +66,7 @@ impl Client {
             typing: None,
             device_lists: self.since.is_some(),
             push_rules: None,
+            ignored: Vec::new(),
         }
     }
 }

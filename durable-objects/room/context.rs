@@ -1,7 +1,7 @@
 //! What happened around an event.
 
 use domain::Refusal;
-use platform::{ActorKind, Sql};
+use platform::{ActorKind, Fault, Sql};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -23,6 +23,8 @@ use crate::{Call, Cx, Error};
 pub struct GetContext {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     pub event_id: OwnedEventId,
     /// The most events before and after together.
     pub limit: u64,
@@ -52,7 +54,7 @@ impl Call for GetContext {
 
 impl Room {
     pub(super) fn context(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetContext) -> Result<EventContext, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let head = self.head(sql)?;
         viewer.sight()?;
         let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
@@ -76,15 +78,14 @@ impl Room {
                 state.events.push(viewer.sees(sql, cx, member, true)?);
             }
         }
-        let show = |events: &[Logged]| {
-            events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
-        };
+        let around: Vec<&Logged> = before.events.iter().chain([&event]).chain(&after.events).collect();
+        let mut shown = viewer.sees_all(sql, cx, &around, true)?.into_iter();
         Ok(EventContext {
             start: RoomToken(before.place).to_string(),
             end: RoomToken(after.place).to_string(),
-            events_before: show(&before.events)?,
-            event: viewer.sees(sql, cx, &event, true)?,
-            events_after: show(&after.events)?,
+            events_before: shown.by_ref().take(before.events.len()).collect(),
+            event: shown.next().ok_or_else(|| Fault::new("an event was not shown"))?,
+            events_after: shown.collect(),
             state,
         })
     }

@@ -64,6 +64,9 @@ pub struct Delta {
     /// What the user has changed of the push rules that everyone starts with, as far as it matters here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_rules: Option<Ruleset>,
+    /// Whom the user ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
 }
 
 /// The position read to, and what to show.
@@ -160,7 +163,9 @@ pub(super) struct Newest {
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
         let heads = self.heads(&**tx)?;
-        let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?.with_format(&call.format);
+        let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?
+            .with_format(&call.format)
+            .ignoring(call.ignored.clone());
         let nothing = |to| Ok(DeltaReply::nothing(to, Section::None)?);
         match viewer.membership() {
             Some((MembershipState::Join, _)) => {
@@ -294,11 +299,14 @@ impl Shown {
     /// A reply that says this, and nothing else yet.
     fn render(self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta) -> Result<DeltaReply, Error> {
         let Shown { timeline, state: ShownState { events, more, .. }, summary, ephemeral, unread } = self;
-        let timeline = Timeline {
-            events: timeline.events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<_, _>>()?,
-            limited: timeline.limited,
-            prev_batch: RoomToken(timeline.start).to_string(),
+        // Spec: bundled «when the relevant section has a `limited` value of `true`». Otherwise the client has it all.
+        let shown = if timeline.limited {
+            viewer.sees_all(sql, cx, &timeline.events.iter().collect::<Vec<_>>(), false)?
+        } else {
+            timeline.events.iter().map(|event| viewer.sees(sql, cx, event, false)).collect::<Result<_, _>>()?
         };
+        let timeline =
+            Timeline { events: shown, limited: timeline.limited, prev_batch: RoomToken(timeline.start).to_string() };
         let state = Some(Events { events });
         let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
         let (unread_notifications, unread_thread_notifications) = match unread {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::Refusal;
-use platform::{ActorKind, Sql};
+use platform::{ActorKind, Fault, Sql};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -33,6 +33,8 @@ const PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub struct Messages {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     /// Where to start: from the end or the beginning of the log, by direction, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
@@ -78,6 +80,8 @@ impl Call for Messages {
 pub struct GetEvent {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     pub event_id: OwnedEventId,
 }
 
@@ -89,7 +93,7 @@ impl Call for GetEvent {
 
 impl Room {
     pub(super) fn messages(&self, sql: &dyn Sql, cx: &Cx<'_>, call: Messages) -> Result<MessagesPage, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let head = self.head(sql)?;
         let newest = match viewer.sight()? {
             Sight::Now => head,
@@ -109,23 +113,21 @@ impl Room {
             let at = page.events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
             state = senders(sql, page.events.iter(), at)?;
         }
-        let show = |events: &[Logged]| {
-            events.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<Vec<_>, _>>()
-        };
         Ok(MessagesPage {
-            chunk: show(&page.events)?,
+            chunk: viewer.sees_all(sql, cx, &page.events.iter().collect::<Vec<_>>(), true)?,
             start: RoomToken(start).to_string(),
             end: (!page.is_last).then(|| RoomToken(page.place).to_string()),
-            state: show(&state)?,
+            state: state.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<_, _>>()?,
         })
     }
 
     pub(super) fn event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetEvent) -> Result<Box<RawValue>, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
         let event =
             event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
-        Ok(viewer.sees(sql, cx, &event, true)?)
+        let shown = viewer.sees_all(sql, cx, &[&event], true)?.pop();
+        Ok(shown.ok_or_else(|| Fault::new("an event was not shown"))?)
     }
 }
 

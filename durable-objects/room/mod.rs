@@ -28,6 +28,7 @@
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Messages`] | a page of history |
 //! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
+//! | [`GetRelations`], [`GetThreads`] | the events that relate to one, and those that threads begin with, in pages |
 //! | [`EventByTimestamp`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
@@ -45,7 +46,9 @@
 
 mod access;
 mod append;
+mod bundle;
 mod change_membership;
+mod check_relation;
 mod company;
 mod complete_upgrade;
 mod context;
@@ -60,6 +63,8 @@ mod event_format;
 mod follow;
 mod forget;
 mod get_outgoing;
+mod get_relations;
+mod get_threads;
 mod graph;
 mod guests;
 mod join_remote;
@@ -127,6 +132,8 @@ pub use get_outgoing::{
     Extremities, GetEventsForServer, GetExtremities, GetHeldEvents, GetMissing, GetOutgoing, GetStateIds,
     GetVersionForServer, Outgoing, StateIds, Wanted,
 };
+pub use get_relations::{GetRelations, RelationsPage};
+pub use get_threads::{GetThreads, ThreadsPage};
 #[cfg(test)]
 pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
@@ -168,6 +175,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_device_lists.sql"),
     include_str!("migrations/0008_graph.sql"),
     include_str!("migrations/0009_servers.sql"),
+    include_str!("migrations/0010_relations.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -279,6 +287,8 @@ impl Logic for Room {
             read Messages => messages,
             read GetEvent => event,
             read GetContext => context,
+            read GetRelations => relations,
+            read GetThreads => threads,
             read EventByTimestamp => event_by_timestamp,
             read GetState => state,
             read GetStateEvent => state_event,

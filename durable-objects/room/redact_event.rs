@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn seen(world: &World, room_id: &RoomId, event_id: &OwnedEventId) -> Value {
-        let call = GetEvent { user: alice(), device: "PHONE".into(), event_id: event_id.clone() };
+        let call = GetEvent { user: alice(), device: "PHONE".into(), ignored: Vec::new(), event_id: event_id.clone() };
         serde_json::from_str(world.call(room_id.as_str(), &call).unwrap().get()).unwrap()
     }
 
@@ -209,6 +209,7 @@ mod tests {
             let call = Messages {
                 user: alice(),
                 device: "PHONE".into(),
+                ignored: Vec::new(),
                 from: None,
                 to: None,
                 direction: Direction::Forwards,

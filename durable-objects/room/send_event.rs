@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     Room,
     append::{check_invitation, check_joined},
+    check_relation::check_relation,
     redact_event::Redaction,
     transactions::{self, check_length},
 };
@@ -17,8 +18,8 @@ use crate::{Call, Cx, Error};
 
 /// Appends a message or state event and answers its id; repeated, answers the same id and appends nothing.
 ///
-/// Refused: `Forbidden` by the room's rules, `BadJson` for content its type does not allow, `TooLarge`.
-/// Spec: "Sending events to a room".
+/// Refused: `Forbidden` by the room's rules, `BadJson` for content its type does not allow, `TooLarge`,
+/// `DuplicateAnnotation`, and `Unknown` for a thread that begins with what relates to something itself. Spec: "Sending events to a room".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SendEvent {
     pub sender: OwnedUserId,
@@ -89,6 +90,7 @@ impl Room {
             redacts: None,
         };
         check_invitation(cx, &draft)?;
+        check_relation(&**tx, &draft)?;
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {

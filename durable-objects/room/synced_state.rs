@@ -177,6 +177,7 @@ mod tests {
             typing: None,
             device_lists: false,
             push_rules: None,
+            ignored: Vec::new(),
         }
     }
 

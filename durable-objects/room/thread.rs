@@ -1,8 +1,8 @@
 //! Which thread an event belongs to. Spec: "Threading", "Threaded read receipts".
 
+use domain::event::Relation;
 use platform::{Fault, Sql};
 use ruma_common::OwnedEventId;
-use serde::Deserialize;
 
 use super::store::{self, log::Logged};
 
@@ -31,30 +31,18 @@ impl Place {
     }
 }
 
-#[derive(Deserialize)]
-struct Related {
-    #[serde(rename = "m.relates_to")]
-    relates_to: Relation,
-}
-
-#[derive(Deserialize)]
-struct Relation {
-    rel_type: String,
-    event_id: OwnedEventId,
-}
-
 /// Follows the event's relations to its thread. One that is malformed is none.
 pub(super) fn place(sql: &dyn Sql, event: &Logged) -> Result<Place, Fault> {
     let mut topmost = event.pdu.event_id().to_owned();
-    let mut related = event.pdu.content_as::<Related>().ok();
+    let mut relation = Relation::of(event.pdu.content());
     for _hop in 0..HOPS_MAX {
-        let Some(Related { relates_to }) = related else { break };
-        if relates_to.rel_type == "m.thread" {
-            return Ok(Place { thread: Some(relates_to.event_id), topmost });
+        let Some(Relation { rel_type, event_id, .. }) = relation else { break };
+        if rel_type == "m.thread" {
+            return Ok(Place { thread: Some(event_id), topmost });
         }
-        topmost = relates_to.event_id;
+        topmost = event_id;
         let parent = store::log::by_id(sql, topmost.as_str())?;
-        related = parent.and_then(|parent| parent.pdu.content_as().ok());
+        relation = parent.and_then(|parent| Relation::of(parent.pdu.content()));
     }
     Ok(Place { thread: None, topmost })
 }

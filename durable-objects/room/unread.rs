@@ -115,7 +115,7 @@ impl Read {
 /// A user's counts as they were.
 pub(super) struct Counted {
     up_to: u64,
-    /// A digest of what the user has changed of the push rules.
+    /// A digest of what the user has changed of the push rules, and of whom they ignore.
     rules: u64,
     read: Read,
     threads: UnreadByThread,
@@ -155,7 +155,7 @@ impl Room {
         rules: Option<&Ruleset>,
         to: u64,
     ) -> Result<UnreadByThread, Error> {
-        let digest = digest(rules)?;
+        let digest = digest(rules, viewer.ignored())?;
         let read = Read::new(viewer, own);
         let known = self.counts.borrow_mut().0.take(&*viewer.user);
         let known = known.filter(|known| known.rules == digest && known.read == read && known.up_to <= to);
@@ -288,10 +288,12 @@ impl Counting<'_> {
     }
 }
 
-/// What tells one user's changes of the rules from another version of them.
-fn digest(rules: Option<&Ruleset>) -> Result<u64, Error> {
-    let Some(rules) = rules else { return Ok(0) };
+/// What tells one user's changes of the rules, and whom they ignore, from another version of them.
+fn digest(rules: Option<&Ruleset>, ignored: &[OwnedUserId]) -> Result<u64, Error> {
+    if rules.is_none() && ignored.is_empty() {
+        return Ok(0);
+    }
     let mut hasher = DefaultHasher::new();
-    serde_json::to_string(rules)?.hash(&mut hasher);
+    (serde_json::to_string(&rules)?, ignored).hash(&mut hasher);
     Ok(hasher.finish())
 }

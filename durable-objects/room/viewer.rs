@@ -19,11 +19,15 @@ use serde_json::value::RawValue;
 
 use super::{
     EventFormat,
+    bundle::Bundles,
     event_format::Writing,
-    store::{self, log::Logged},
+    store::{self, log::Logged, relations::Visible},
     transactions,
 };
 use crate::{Cx, Error};
+
+/// No position is larger.
+const POSITION_MAX: u64 = (1 << 53) - 1;
 
 /// One user looking at the room.
 pub(super) struct Viewer {
@@ -31,6 +35,8 @@ pub(super) struct Viewer {
     /// The device that asks: it alone sees the transaction ids of what it sent.
     pub device: OwnedDeviceId,
     writing: Writing,
+    /// Whose messages the user does not want to see.
+    ignored: Vec<OwnedUserId>,
     /// When the user's membership became what; oldest first.
     memberships: Vec<(u64, MembershipState)>,
     /// For one who forgot the room, and to whom it is as to a stranger: the position with which they were out of it.
@@ -70,8 +76,8 @@ impl Viewer {
             .into_iter()
             .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
-        let (writing, stretches) = (Writing::default(), Vec::new());
-        let viewer = Self { user, device, writing, memberships, forgotten, visibilities, stretches };
+        let (writing, ignored, stretches) = (Writing::default(), Vec::new(), Vec::new());
+        let viewer = Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches };
         Ok(Self { stretches: viewer.stretches(), ..viewer })
     }
 
@@ -86,6 +92,35 @@ impl Viewer {
     /// The same viewer, who gets to see events in this form.
     pub(super) fn with_format(self, format: &EventFormat) -> Self {
         Self { writing: Writing::of(format), ..self }
+    }
+
+    /// The same viewer, without what these users say: it is not shown, nor counted, nor bundled with what others say.
+    pub(super) fn ignoring(self, ignored: Vec<OwnedUserId>) -> Self {
+        Self { ignored, ..self }
+    }
+
+    /// Whether the user does not want to see the event. Spec: "Ignoring Users", «with the exception of state events».
+    pub(super) fn ignores(&self, event: &Logged) -> bool {
+        event.pdu.state_key().is_none() && self.ignored.iter().any(|ignored| ignored == event.pdu.sender())
+    }
+
+    pub(super) fn ignored(&self) -> &[OwnedUserId] {
+        &self.ignored
+    }
+
+    /// What the user may see, for queries that go through more of the log than is to be shown.
+    pub(super) fn visible(&self) -> Result<Visible, Fault> {
+        let ends = self.stretches.iter().skip(1).map(|(start, _)| start.saturating_sub(1)).chain([POSITION_MAX]);
+        let seen = self.stretches.iter().zip(ends).filter(|((_, sees), _)| *sees);
+        let mut stretches: Vec<(u64, u64)> = Vec::new();
+        for ((first, _), last) in seen {
+            match stretches.last_mut() {
+                Some(before) if before.1.saturating_add(1) == *first => before.1 = last,
+                _ => stretches.push((*first.max(&store::graph::LOG_START), last)),
+            }
+        }
+        let (stretches, ignored) = (serde_json::to_string(&stretches)?, serde_json::to_string(&self.ignored)?);
+        Ok(Visible { stretches, ignored })
     }
 
     pub(super) fn membership_at(&self, position: u64) -> MembershipState {
@@ -212,7 +247,31 @@ impl Viewer {
         event: &Logged,
         with_room_id: bool,
     ) -> Result<Box<RawValue>, Fault> {
-        let mut unsigned = self.unsigned(cx, event);
+        self.sees_with(sql, cx, event, with_room_id, None)
+    }
+
+    /// Events with what is bundled with each.
+    pub(super) fn sees_all(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        events: &[&Logged],
+        with_room_id: bool,
+    ) -> Result<Vec<Box<RawValue>>, Fault> {
+        let mut bundles = Bundles::load(sql, cx, self, events, with_room_id)?;
+        events.iter().map(|event| self.sees_with(sql, cx, event, with_room_id, bundles.take(event))).collect()
+    }
+
+    /// The event with what `unsigned` tells this user, and with what relates to it.
+    pub(super) fn sees_with(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        event: &Logged,
+        with_room_id: bool,
+        relations: Option<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Fault> {
+        let mut unsigned = Unsigned { relations, ..self.unsigned(cx, event) };
         if let Some(state_key) = event.pdu.state_key()
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?

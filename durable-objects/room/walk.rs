@@ -60,7 +60,7 @@ impl<'a> Walk<'a> {
         self.stepped_over
     }
 
-    /// The next event that the user may see.
+    /// The next event that the user may see, and wants to.
     pub(super) fn next(&mut self) -> Result<Option<Logged>, Fault> {
         loop {
             let Some(event) = self.batch.next() else {
@@ -74,7 +74,7 @@ impl<'a> Walk<'a> {
                 Direction::Backwards => self.up_to = event.position.saturating_sub(1),
                 Direction::Forwards => self.after = event.position,
             }
-            if self.viewer.may_see(&event) {
+            if self.viewer.may_see(&event) && !self.viewer.ignores(&event) {
                 return Ok(Some(event));
             }
         }

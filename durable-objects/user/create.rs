@@ -96,7 +96,8 @@ mod tests {
         world.call(ALICE, &create("a")).expect("the same registration, repeated");
         let other = world.call(ALICE, &create("b"));
         assert!(matches!(other, Err(CallError::Refused(Refusal::UserInUse))), "{other:?}");
-        let verified = world.call(ALICE, &Verify { token_hash: "hash".to_owned(), active: false }).unwrap();
+        let verified =
+            world.call(ALICE, &Verify { token_hash: "hash".to_owned(), active: false, ignored: false }).unwrap();
         assert_eq!((verified.device_id.as_str(), verified.admin), ("PHONE", true));
         assert_eq!(world.call(ALICE, &GetProfile {}).unwrap()["displayname"], "Alice");
     }
@@ -119,7 +120,7 @@ mod tests {
         let world = World::new(1);
         let absent = |outcome: Result<(), CallError>| assert!(matches!(outcome, Err(CallError::Absent)), "{outcome:?}");
         absent(world.call(ALICE, &PasswordHash {}).map(drop));
-        absent(world.call(ALICE, &Verify { token_hash: "hash".to_owned(), active: false }).map(drop));
+        absent(world.call(ALICE, &Verify { token_hash: "hash".to_owned(), active: false, ignored: false }).map(drop));
         absent(world.call(ALICE, &GetProfile {}).map(drop));
     }
 

@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn a_token_dies_with_its_device() {
         let world = alice();
-        let is_good = |token: &str| world.call(ALICE, &Verify { token_hash: token.to_owned(), active: false }).is_ok();
+        let is_good = |token: &str| {
+            world.call(ALICE, &Verify { token_hash: token.to_owned(), active: false, ignored: false }).is_ok()
+        };
         let wrong = world.call(ALICE, &delete(vec!["LAPTOP"], "other"));
         assert!(matches!(wrong, Err(CallError::Refused(Refusal::Forbidden(_)))), "{wrong:?}");
         let many = world.call(ALICE, &delete(vec!["LAPTOP"; DELETED_MAX + 1], "h"));

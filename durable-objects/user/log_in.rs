@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn device_of(world: &World, token_hash: &str) -> Option<String> {
-        match world.call(ALICE, &Verify { token_hash: token_hash.to_owned(), active: false }) {
+        match world.call(ALICE, &Verify { token_hash: token_hash.to_owned(), active: false, ignored: false }) {
             Ok(verified) => Some(verified.device_id.to_string()),
             Err(CallError::Refused(Refusal::UnknownToken { soft_logout: false })) => None,
             Err(error) => panic!("{error}"),

@@ -50,6 +50,7 @@ mod filter;
 mod get_inviter;
 mod get_keys;
 mod get_presence;
+mod ignored;
 mod key_backup;
 mod key_counts;
 mod log_in;

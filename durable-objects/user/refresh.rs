@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn is_good(world: &World, token_hash: &str) -> bool {
-        world.call(ALICE, &Verify { token_hash: token_hash.to_owned(), active: false }).is_ok()
+        world.call(ALICE, &Verify { token_hash: token_hash.to_owned(), active: false, ignored: false }).is_ok()
     }
 
     fn is_soft(outcome: Result<(), CallError>) -> bool {
@@ -135,7 +135,7 @@ mod tests {
     fn tokens_end_by_themselves_and_with_their_device() {
         let world = alice();
         world.passes(LIFETIME_MS);
-        let late = world.call(ALICE, &Verify { token_hash: "a1".to_owned(), active: false }).map(drop);
+        let late = world.call(ALICE, &Verify { token_hash: "a1".to_owned(), active: false, ignored: false }).map(drop);
         assert!(is_soft(late));
         refresh(&world, "r1", 2).unwrap();
         assert!(is_good(&world, "a2"));

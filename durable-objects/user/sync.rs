@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, ToDeviceMessage, User, account_data,
     exceptions::Exceptions,
+    ignored::ignored_users,
     moves::Moves,
     own_device_lists::own_changed,
     push_rules,
@@ -65,6 +66,9 @@ pub struct Plan {
     /// What the user has changed of the push rules that everyone starts with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_rules: Option<Ruleset>,
+    /// Whom the user ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
 }
 
 /// A room to be read.
@@ -244,8 +248,11 @@ impl User {
             self.presence_planned(sql, cx, &device, plan.as_ref().map(|(_, _, quiet)| *quiet))?;
         }
         let Some((position, rooms, quiet)) = plan else { return Ok(None) };
-        let push_rules = if rooms.is_empty() { None } else { push_rules::changes(sql)? };
-        Ok(Some(Plan { device, position, rooms, quiet, filter, push_rules }))
+        let (push_rules, ignored) = match &*rooms {
+            [] => (None, Vec::new()),
+            _ => (push_rules::changes(sql)?, ignored_users(sql)?),
+        };
+        Ok(Some(Plan { device, position, rooms, quiet, filter, push_rules, ignored }))
     }
 
     pub(super) fn sync_close(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SyncClose) -> Result<Closed, Error> {

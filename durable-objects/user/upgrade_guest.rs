@@ -79,7 +79,9 @@ mod tests {
         for _ in 0..2 {
             world.call(GUEST, &upgrade("guest", "h")).expect("the same again");
         }
-        let is_good = |token: &str| world.call(GUEST, &Verify { token_hash: token.to_owned(), active: false }).is_ok();
+        let is_good = |token: &str| {
+            world.call(GUEST, &Verify { token_hash: token.to_owned(), active: false, ignored: false }).is_ok()
+        };
         assert_eq!(["guest", "user"].map(is_good), [false, true]);
         let again = world.call(GUEST, &upgrade("user", "i"));
         assert!(matches!(again, Err(CallError::Refused(Refusal::Forbidden(_)))), "{again:?}");

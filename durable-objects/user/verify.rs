@@ -1,9 +1,9 @@
 use domain::Refusal;
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{DeviceId, OwnedDeviceId};
+use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{User, store};
+use super::{User, ignored::ignored_users, store};
 use crate::{Call, Cx, Error};
 
 /// How long a device that was seen is not written down again, in milliseconds: ten minutes.
@@ -20,6 +20,9 @@ pub struct Verify {
     /// Whether the person behind the device did something.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub active: bool,
+    /// Whether it matters whom the user ignores.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignored: bool,
 }
 
 /// The token is good.
@@ -28,6 +31,9 @@ pub struct Verified {
     pub device_id: OwnedDeviceId,
     /// Whether the user is a server administrator.
     pub admin: bool,
+    /// Whom the user ignores, if that was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
 }
 
 impl Call for Verify {
@@ -42,7 +48,8 @@ impl User {
         if call.active && cx.settings.config.presence {
             self.presence_active(sql, cx, &device_id)?;
         }
-        Ok(Verified { device_id, admin: store::account::get(sql)?.admin })
+        let ignored = if call.ignored { ignored_users(sql)? } else { Vec::new() };
+        Ok(Verified { device_id, admin: store::account::get(sql)?.admin, ignored })
     }
 
     /// Writes down what an operation, one that only reads perhaps, learned of its caller's device.
@@ -92,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_encoding_stays() {
-        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: false }).unwrap(), @r#"{"token_hash":"t"}"#);
-        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: true }).unwrap(), @r#"{"token_hash":"t","active":true}"#);
-        let verified = Verified { device_id: "PHONE".into(), admin: false };
+        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: false, ignored: false }).unwrap(), @r#"{"token_hash":"t"}"#);
+        insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: true, ignored: true }).unwrap(), @r#"{"token_hash":"t","active":true,"ignored":true}"#);
+        let verified = Verified { device_id: "PHONE".into(), admin: false, ignored: Vec::new() };
         insta::assert_snapshot!(serde_json::to_string(&verified).unwrap(), @r#"{"device_id":"PHONE","admin":false}"#);
     }
 }

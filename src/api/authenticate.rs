@@ -34,6 +34,8 @@ pub struct Caller {
     pub administrator: bool,
     /// Whether the user is a guest. Who is gets no further than [`guest_access`](crate::guest_access) allows.
     pub is_guest: bool,
+    /// Whom the user ignores; nobody, at endpoints that show no messages.
+    pub ignored: Vec<OwnedUserId>,
 }
 
 /// Whoever holds a token: not checked yet. Its only use is inside a call to that user's own actor, which checks the
@@ -70,7 +72,7 @@ impl Bearer {
 
     /// Whose device the token belongs to, for what asks more before it calls the User.
     pub(crate) async fn verify(&self, cx: &Context) -> Result<Verified, Failure> {
-        self.call(cx, &Verify { token_hash: self.token_hash.clone(), active: false }).await
+        self.call(cx, &Verify { token_hash: self.token_hash.clone(), active: false, ignored: false }).await
     }
 
     /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
@@ -174,9 +176,13 @@ impl Who for Bearer {
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let bearer = Bearer::of(cx, request).await?;
-        let call = Verify { token_hash: bearer.token_hash.clone(), active: is_activity(request) };
-        let Verified { device_id, admin } = bearer.call(cx, &call).await?;
-        Ok(Caller { user_id: bearer.user_id, device_id, administrator: admin, is_guest: bearer.is_guest })
+        let call = Verify {
+            token_hash: bearer.token_hash.clone(),
+            active: is_activity(request),
+            ignored: shows_messages(request),
+        };
+        let Verified { device_id, admin, ignored } = bearer.call(cx, &call).await?;
+        Ok(Caller { user_id: bearer.user_id, device_id, administrator: admin, is_guest: bearer.is_guest, ignored })
     }
 
     fn user_id(&self) -> Option<&UserId> {
@@ -205,6 +211,12 @@ impl Who for Administrator {
 /// Whether a person did this: whatever is written to a room. Spec: "Last active ago", «a pro-active event».
 fn is_activity(request: &Request<Bytes>) -> bool {
     request.method() != Method::GET && request.uri().path().contains("/rooms/")
+}
+
+/// Whether the answer may show what others say.
+fn shows_messages(request: &Request<Bytes>) -> bool {
+    let path = request.uri().path();
+    request.method() == Method::GET && path.contains("/rooms/") || path.ends_with("/search")
 }
 
 impl Who for Option<Caller> {

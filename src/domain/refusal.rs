@@ -114,6 +114,8 @@ pub enum Refusal {
     ServerNotTrusted(String),
     /// 502 `M_UNKNOWN`: another server, on whose answer ours depends, gives none.
     OtherServer(String),
+    /// 400 `M_DUPLICATE_ANNOTATION`: the user annotated the event with the same key before.
+    DuplicateAnnotation,
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
     Unavailable {
         /// Milliseconds after which to try again.
@@ -144,6 +146,7 @@ impl Refusal {
             | Self::ProfileTooLarge
             | Self::ThreepidMediumNotSupported(_)
             | Self::ThreepidNotFound(_)
+            | Self::DuplicateAnnotation
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
@@ -212,6 +215,7 @@ impl Refusal {
             Self::ThreepidNotFound(_) => "M_THREEPID_NOT_FOUND",
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
+            Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::WrongRoomKeysVersion { .. } => "M_WRONG_ROOM_KEYS_VERSION",
         }
     }
@@ -260,6 +264,7 @@ impl Refusal {
             }
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
+            Self::DuplicateAnnotation => "You have annotated this event with this key already".to_owned(),
             Self::GuestAccessForbidden => "Guests may not do this".to_owned(),
             Self::KeyTooLarge => "The field's name may have 255 bytes".to_owned(),
             Self::ProfileTooLarge => "A profile may have 64 KiB".to_owned(),
@@ -379,6 +384,7 @@ mod tests {
             (Refusal::ThreepidNotFound(s()), r#"{"threepid_not_found":"x"}"#, 400, "M_THREEPID_NOT_FOUND"),
             (Refusal::ThreepidAuthFailed(s()), r#"{"threepid_auth_failed":"x"}"#, 403, "M_THREEPID_AUTH_FAILED"),
             (Refusal::ServerNotTrusted(s()), r#"{"server_not_trusted":"x"}"#, 403, "M_SERVER_NOT_TRUSTED"),
+            (Refusal::DuplicateAnnotation, r#""duplicate_annotation""#, 400, "M_DUPLICATE_ANNOTATION"),
             (Refusal::OtherServer(s()), r#"{"other_server":"x"}"#, 502, "M_UNKNOWN"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),
         ];

@@ -34,6 +34,7 @@ mod receipts;
 mod redaction;
 mod refreshing;
 mod registration;
+mod relations;
 mod reports;
 mod restricted_joins;
 mod room_directory;

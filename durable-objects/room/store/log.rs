@@ -25,7 +25,7 @@ pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
     Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)?, redacted_by: row.unsigned_or_null(4)? })
 }
 
-fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
+pub(super) fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
     rows.into_iter().map(|mut row| logged(&mut row)).collect()
 }
 
@@ -97,6 +97,15 @@ pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Res
 /// The event with this id, if it is in the log.
 pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
     Ok(anywhere(sql, event_id)?.filter(|event| event.position >= LOG_START))
+}
+
+/// Those of these events that are in the log, in its order.
+pub(crate) fn with_ids(sql: &dyn Sql, event_ids: &[&str]) -> Result<Vec<Logged>, Fault> {
+    all(sql.query(
+        "SELECT position, event_id, json, txn, redacted_by FROM event
+         WHERE event_id IN (SELECT value FROM json_each(?1)) AND position >= ?2 ORDER BY position",
+        &[serde_json::to_string(event_ids)?.into(), LOG_START.into()],
+    )?)
 }
 
 /// The event with this id, in the log or beside it.

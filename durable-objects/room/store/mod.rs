@@ -6,5 +6,6 @@ pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;
 pub(super) mod receipts;
+pub(super) mod relations;
 pub(super) mod servers;
 pub(super) mod state;

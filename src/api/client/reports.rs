@@ -63,7 +63,8 @@ async fn report_an_event(
     check_reason(&reason)?;
     let room = cx.room(&request.room_id);
     let access = GetAccess { user: caller.user_id.clone() };
-    let event = GetEvent { user: caller.user_id, device: caller.device_id, event_id: request.event_id };
+    let event =
+        GetEvent { user: caller.user_id, device: caller.device_id, ignored: Vec::new(), event_id: request.event_id };
     let found = match try_join(room.call(&access), room.call(&event)).await {
         Ok((access, found)) if access.joined => found,
         // In the same words, whether it is the room that is not there, the event or the reporter.

@@ -22,7 +22,7 @@ use ruma_client_api::{
     filter::{self, FilterDefinition, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
-use ruma_common::{OwnedDeviceId, RoomId, push::Ruleset};
+use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId, push::Ruleset};
 use tracing::warn;
 
 use self::{
@@ -161,6 +161,7 @@ impl Round<'_> {
             state_after: self.state_after,
             is_incremental: call.since.is_some(),
             push_rules: plan.push_rules.clone(),
+            ignored: plan.ignored.clone(),
         };
         if plan.rooms.len() > ROOMS_AT_A_TIME {
             return Ok(Outcome::Streamed(streamed::body(reading, call.since.clone(), plan)));
@@ -241,6 +242,8 @@ struct Reading {
     is_incremental: bool,
     /// What the user has changed of the push rules.
     push_rules: Option<Ruleset>,
+    /// Whom the user ignores.
+    ignored: Vec<OwnedUserId>,
 }
 
 impl Reading {
@@ -302,6 +305,7 @@ impl Reading {
             typing: Some(room.typing.seen),
             device_lists: self.is_incremental,
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
+            ignored: self.ignored.clone(),
         };
         let mut reply = match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.

@@ -11,6 +11,7 @@ pub mod client;
 mod fields;
 mod pdu;
 mod redact;
+mod relation;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use self::{
     fields::EventFields,
     pdu::Pdu,
     redact::redact,
+    relation::Relation,
 };
 use crate::{Refusal, RoomVersion};
 

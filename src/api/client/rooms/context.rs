@@ -33,6 +33,7 @@ async fn context(cx: &Context, caller: Caller, request: get_context::v3::Request
     let call = GetContext {
         user: caller.user_id,
         device: caller.device_id,
+        ignored: caller.ignored,
         event_id: request.event_id,
         limit: request.limit.into(),
         filter: event_filter(&request.filter, &request.room_id),

@@ -24,16 +24,14 @@ pub(super) fn routes(routes: &mut Routes) {
 /// `GET …/messages`.
 async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3::Request) -> Result<Vec<u8>, Failure> {
     checked_room_events("filter", &request.filter)?;
-    let place = async |token: &Option<String>| match token {
-        Some(token) => position(cx, &caller, &request.room_id, token).await.map(Some),
-        None => Ok(None),
-    };
-    let (from, to) = (place(&request.from).await?, place(&request.to).await?);
+    let from = place(cx, &caller, &request.room_id, request.from.as_deref()).await?;
+    let to = place(cx, &caller, &request.room_id, request.to.as_deref()).await?;
     let mut filter = event_filter(&request.filter, &request.room_id);
     filter.limit = Some(filter.limit.unwrap_or(u64::MAX).min(request.limit.into()));
     let call = Messages {
         user: caller.user_id,
         device: caller.device_id,
+        ignored: caller.ignored,
         from,
         to,
         direction: direction(request.dir),
@@ -48,7 +46,8 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
 
 /// `GET …/event/{eventId}`.
 async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Request) -> Result<Box<RawValue>, Failure> {
-    let call = GetEvent { user: caller.user_id, device: caller.device_id, event_id: request.event_id };
+    let Caller { user_id: user, device_id: device, ignored, .. } = caller;
+    let call = GetEvent { user, device, ignored, event_id: request.event_id };
     // In the words of the room itself, for an event that the user may not see.
     let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
     cx.room(&request.room_id).call(&call).await.or_absent(unseen)
@@ -58,6 +57,19 @@ pub(super) fn direction(direction: api::Direction) -> Direction {
     match direction {
         api::Direction::Backward => Direction::Backwards,
         api::Direction::Forward => Direction::Forwards,
+    }
+}
+
+/// [`position`], if there is a token.
+pub(super) async fn place(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &OwnedRoomId,
+    token: Option<&str>,
+) -> Result<Option<u64>, Failure> {
+    match token {
+        Some(token) => position(cx, caller, room_id, token).await.map(Some),
+        None => Ok(None),
     }
 }
 

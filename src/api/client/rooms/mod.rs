@@ -11,8 +11,10 @@ mod messages;
 pub(in crate::client) mod pages;
 mod receipts;
 mod redact;
+mod relations;
 mod send;
 mod state;
+mod threads;
 mod typing;
 mod upgrade;
 
@@ -37,8 +39,10 @@ pub(crate) fn routes(routes: &mut Routes) {
     messages::routes(routes);
     receipts::routes(routes);
     redact::routes(routes);
+    relations::routes(routes);
     send::routes(routes);
     state::routes(routes);
+    threads::routes(routes);
     upgrade::routes(routes);
     typing::routes(routes);
 }

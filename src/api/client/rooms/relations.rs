@@ -1,0 +1,72 @@
+//! The events that relate to one. Spec: "Relationships API".
+
+use actors::room::GetRelations;
+use bytes::Bytes;
+use domain::Refusal;
+use http::{Method, Request, Response, StatusCode};
+use ruma_common::{OwnedEventId, OwnedRoomId, api::Direction};
+use serde::Deserialize;
+
+use super::messages::{direction, place};
+use crate::{Caller, Context, Failure, OrAbsent, Routes, failure::json_bytes};
+
+pub(super) fn routes(routes: &mut Routes) {
+    // Not ruma's types: to them, `recurse=false` is as if nothing was said, and the answer differs.
+    for path in [
+        "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}",
+        "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}",
+        "/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}",
+        "/_matrix/client/unstable/rooms/{room_id}/relations/{event_id}",
+        "/_matrix/client/unstable/rooms/{room_id}/relations/{event_id}/{rel_type}",
+        "/_matrix/client/unstable/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type}",
+    ] {
+        routes.add_raw(Method::GET, path, relations);
+    }
+}
+
+#[derive(Deserialize)]
+struct Query {
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<u64>,
+    #[serde(default)]
+    dir: Direction,
+    recurse: Option<bool>,
+}
+
+/// `GET …/relations/{eventId}` and what narrows it down.
+async fn relations(
+    cx: &Context,
+    caller: Caller,
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let invalid = |error: String| Refusal::InvalidParam(error);
+    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
+        .map_err(|error| invalid(format!("the query: {error}")))?;
+    let mut path_args = path_args.into_iter();
+    let room_id = OwnedRoomId::try_from(path_args.next().unwrap_or_default())
+        .map_err(|error| invalid(format!("room_id: {error}")))?;
+    let event_id = OwnedEventId::try_from(path_args.next().unwrap_or_default())
+        .map_err(|error| invalid(format!("event_id: {error}")))?;
+    let from = place(cx, &caller, &room_id, query.from.as_deref()).await?;
+    let to = place(cx, &caller, &room_id, query.to.as_deref()).await?;
+    let call = GetRelations {
+        user: caller.user_id,
+        device: caller.device_id,
+        ignored: caller.ignored,
+        event_id,
+        rel_type: path_args.next(),
+        event_type: path_args.next(),
+        from,
+        to,
+        direction: direction(query.dir),
+        limit: query.limit,
+        recurse: query.recurse,
+    };
+    // In the words of the room itself, for an event that the user may not see.
+    let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
+    let mut page = cx.room(&room_id).call(&call).await.or_absent(unseen)?;
+    page.prev_batch = query.from;
+    Ok(json_bytes(StatusCode::OK, serde_json::to_vec(&page)?.into()))
+}
