@@ -6,6 +6,7 @@ mod federation;
 mod keys;
 mod people;
 mod push;
+mod relations;
 
 use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
@@ -218,38 +219,6 @@ fn what_a_room_is_asked() {
         &room::GetEvent { user, device, ignored, event_id: "$e".try_into().unwrap() },
         json!({ "user": "@alice:a", "device": "D", "ignored": ["@alice:a"], "event_id": "$e" }),
     );
-    pinned(
-        &room::GetRelations {
-            user: alice(),
-            device: "D".into(),
-            ignored: Vec::new(),
-            event_id: "$e".try_into().unwrap(),
-            rel_type: Some("m.thread".into()),
-            event_type: Some("m.room.message".into()),
-            from: Some(2),
-            to: Some(1),
-            direction: room::Direction::Backwards,
-            limit: Some(5),
-            recurse: Some(true),
-        },
-        json!({
-            "user": "@alice:a", "device": "D", "event_id": "$e", "rel_type": "m.thread", "event_type": "m.room.message",
-            "from": 2, "to": 1, "direction": "backwards", "limit": 5, "recurse": true,
-        }),
-    );
-    pinned(
-        &room::GetThreads {
-            user: alice(),
-            device: "D".into(),
-            ignored: Vec::new(),
-            participated: true,
-            from: Some(2),
-            limit: Some(5),
-        },
-        json!({ "user": "@alice:a", "device": "D", "participated": true, "from": 2, "limit": 5 }),
-    );
-    pinned_reply::<room::GetThreads>(json!({ "chunk": [{ "a": 1 }], "next_batch": "t1" }));
-    pinned_reply::<room::GetRelations>(json!({ "chunk": [{ "a": 1 }], "next_batch": "t1", "recursion_depth": 3 }));
 }
 
 #[test]

@@ -29,6 +29,7 @@
 //! | [`Messages`] | a page of history |
 //! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
 //! | [`GetRelations`], [`GetThreads`] | the events that relate to one, and those that threads begin with, in pages |
+//! | [`Search`], [`GetSearchResults`] | the events with some words in them |
 //! | [`EventByTimestamp`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
@@ -83,7 +84,9 @@ mod refresh_member;
 mod remembered;
 mod resident;
 mod restricted_join;
+mod search;
 mod search_members;
+mod search_results;
 mod send_event;
 mod sent_members;
 mod servers;
@@ -153,7 +156,9 @@ pub use resident::{
     PreparedMembership, Residence,
 };
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
+pub use search::{Found, Hit, Reached, Search, SearchKey, SearchOrder};
 pub use search_members::{FoundMember, FoundMembers, SearchMembers};
+pub use search_results::{GetSearchResults, ResultContext, SearchResult, WantedContext};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
@@ -289,6 +294,8 @@ impl Logic for Room {
             read GetContext => context,
             read GetRelations => relations,
             read GetThreads => threads,
+            write Search => search,
+            read GetSearchResults => search_results,
             read EventByTimestamp => event_by_timestamp,
             read GetState => state,
             read GetStateEvent => state_event,
@@ -351,6 +358,7 @@ impl Logic for Room {
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
         match what {
             directory::DUE => directory::refresh(tx, cx).map(|()| true),
+            search::DUE => self.index_on(tx, cx).map(|()| true),
             _ => Ok(false),
         }
     }

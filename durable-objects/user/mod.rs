@@ -28,6 +28,7 @@
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`JoinedRooms`], [`SharesRoom`], [`GetSharedWith`] | the rooms the user is in |
+//! | [`GetSearchRooms`] | the rooms that a search goes through |
 //! | [`GetOwnDeviceLists`] | whose keys changed, as far as the user's own stream tells |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
 //! | [`PositionIn`] | where in a room a sync token stands |
@@ -69,6 +70,7 @@ mod pushers;
 mod pushes;
 mod refresh;
 mod room_forgotten;
+mod search_rooms;
 mod set_presence;
 mod shares_room;
 mod store;
@@ -136,6 +138,7 @@ pub use pushers::{DropPusher, GetPushers, RemovePusher, SetPusher};
 pub use pushes::{AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, TakePushes, ToldRoom, Unread};
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
+pub use search_rooms::{GetSearchRooms, SearchRooms};
 pub use set_presence::SetPresence;
 pub use shares_room::{GetSharedWith, SharesRoom};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
@@ -277,6 +280,7 @@ impl Logic for User {
             read JoinedRooms => joined_rooms,
             read SharesRoom => shares_room,
             read GetSharedWith => get_shared_with,
+            read GetSearchRooms => search_rooms,
             read GetOwnDeviceLists => device_lists,
             wait SyncPlan => sync_plan,
             write SyncClose => sync_close,

@@ -180,11 +180,11 @@ impl Routes {
     /// Adds a handler for what ruma does not model: it gets the request as it came and the path's decoded variables.
     ///
     /// Its second argument says who may call: [`crate::Caller`], [`Bearer`], `Option<Caller>`, or `()` for everyone.
-    pub fn add_raw<W: Who + 'static>(
+    pub fn add_raw<W: Who + 'static, B: Into<Body> + 'static>(
         &mut self,
         method: Method,
         pattern: &'static str,
-        handler: impl AsyncFn(&Context, W, Request<Bytes>, Vec<String>) -> Result<Response<Bytes>, Failure> + 'static,
+        handler: impl AsyncFn(&Context, W, Request<Bytes>, Vec<String>) -> Result<Response<B>, Failure> + 'static,
     ) {
         let handler = Rc::new(handler);
         let rules = self.rules(&method, pattern, Limits::default());
@@ -193,7 +193,7 @@ impl Routes {
             Box::pin(async move {
                 let request = whole(request).await?;
                 let handle = async |who: W, request, path_args| handler(cx, who, request, path_args).await;
-                Ok(handled(cx, request, path_args, rules, handle).await?.map(Body::from))
+                Ok(handled(cx, request, path_args, rules, handle).await?.map(Into::into))
             })
         });
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
@@ -455,7 +455,7 @@ pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Res
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }
 }
 
-fn json_body(body: Body) -> Response<Body> {
+pub(crate) fn json_body(body: Body) -> Response<Body> {
     let (head, _) = json_bytes(StatusCode::OK, Bytes::new()).into_parts();
     Response::from_parts(head, body)
 }

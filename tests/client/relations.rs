@@ -185,6 +185,8 @@ fn relations_of_relations_are_found_on_request(server: &Server) {
     let page = relations(&alice, &room, &root, "", &[("recurse", "true")]).ok();
     assert_eq!(ids(&page), [&*edit, &threaded]);
     assert!(page["recursion_depth"].as_u64().is_some_and(|depth| depth >= 3), "{page}");
+    let by_its_old_name = relations(&alice, &room, &root, "", &[("org.matrix.msc3981.recurse", "true")]).ok();
+    assert_eq!(ids(&by_its_old_name), ids(&page));
     let page = relations(&alice, &room, &root, "/m.thread", &[("recurse", "true")]).ok();
     assert_eq!(ids(&page), [&*threaded]);
     let page = relations(&alice, &room, &root, "", &[("recurse", "false")]).ok();

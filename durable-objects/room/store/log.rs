@@ -4,7 +4,7 @@ use domain::Pdu;
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::OwnedEventId;
 
-use super::graph::LOG_START;
+use super::{graph::LOG_START, search};
 
 /// An event with its place in the log.
 #[derive(Clone, Debug)]
@@ -128,6 +128,7 @@ pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Logged>, Fault>
 
 /// Leaves of the event at `position` what a redaction leaves, for good: what it was is gone from the database.
 pub(crate) fn redact(tx: &Tx<'_>, position: u64, redacted: &Pdu, redacted_by: u64) -> Result<(), Fault> {
+    search::forget(tx, position)?;
     tx.execute(
         "UPDATE event SET json = ?2, redacted_by = ?3 WHERE position = ?1",
         &[position.into(), redacted.json().into(), redacted_by.into()],

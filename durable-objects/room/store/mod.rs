@@ -7,5 +7,6 @@ pub(super) mod members;
 pub(super) mod meta;
 pub(super) mod receipts;
 pub(super) mod relations;
+pub(super) mod search;
 pub(super) mod servers;
 pub(super) mod state;

@@ -25,12 +25,12 @@ pub(crate) struct Visible {
 }
 
 /// The first two parameters of a query: what is visible.
-const VISIBLE: &str = "visible AS MATERIALIZED
+pub(super) const VISIBLE: &str = "visible AS MATERIALIZED
   (SELECT json_extract(value, '$[0]') AS first, json_extract(value, '$[1]') AS last FROM json_each(?1)),
  ignored AS MATERIALIZED (SELECT value AS user FROM json_each(?2))";
 
 /// Whether an event of this name is.
-fn is_visible(event: &str) -> String {
+pub(super) fn is_visible(event: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM visible WHERE {event}.position BETWEEN first AND last)
          AND {event}.sender NOT IN (SELECT user FROM ignored)"

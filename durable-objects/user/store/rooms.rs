@@ -77,6 +77,24 @@ pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec
     .collect()
 }
 
+/// Up to `limit` rooms the user is in, or was and did not forget, with numbers below `number`, the newest first: number
+/// and id. `only`: of these alone.
+pub(crate) fn seen_below(
+    sql: &dyn Sql,
+    number: u64,
+    only: Option<&[OwnedRoomId]>,
+    limit: u64,
+) -> Result<Vec<(u64, String)>, Fault> {
+    sql.query(
+        "SELECT number, room_id FROM room WHERE number < ?1 AND membership IN ('join', 'leave', 'ban')
+         AND (?2 IS NULL OR room_id IN (SELECT value FROM json_each(?2))) ORDER BY number DESC LIMIT ?3",
+        &[number.into(), only.map(serde_json::to_string).transpose()?.as_deref().into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .collect()
+}
+
 /// Whether the user is in one of these rooms.
 pub(crate) fn is_in_any(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<bool, Fault> {
     let rooms = sql.query(

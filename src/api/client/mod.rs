@@ -22,6 +22,7 @@ mod pushers;
 pub(crate) mod register;
 mod reports;
 mod rooms;
+mod search;
 mod spaces;
 mod sync;
 mod tags;
@@ -65,6 +66,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     user_directory::routes(routes);
     voip::routes(routes);
     rooms::routes(routes);
+    search::routes(routes);
     spaces::routes(routes);
     sync::routes(routes);
 }

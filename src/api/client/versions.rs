@@ -15,6 +15,14 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn versions(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
-    let unstable_features = json!({ "org.matrix.msc3814": true });
+    let unstable_features = json!({
+        "org.matrix.msc3814": true,
+        // Without these, or v1.4 whole, Element Web knows no threads, nor their list, nor relations in the order of time.
+        "org.matrix.msc3440.stable": true,
+        "org.matrix.msc3856.stable": true,
+        "org.matrix.msc3715.stable": true,
+        // Relations of relations, which it asks for by that name.
+        "org.matrix.msc3981": true,
+    });
     Ok(failure::json(StatusCode::OK, &json!({ "versions": VERSIONS, "unstable_features": unstable_features })))
 }

@@ -31,6 +31,7 @@ struct Query {
     limit: Option<u64>,
     #[serde(default)]
     dir: Direction,
+    #[serde(alias = "org.matrix.msc3981.recurse")]
     recurse: Option<bool>,
 }
 
