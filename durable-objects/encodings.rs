@@ -207,6 +207,7 @@ fn what_a_room_is_asked() {
             from: None,
             to: Some(1),
             direction: room::Direction::Backwards,
+            past_gaps: false,
             filter: EventFilter { not_types: vec!["m.*".into()], ..EventFilter::default() },
         },
         json!({
@@ -225,7 +226,15 @@ fn what_a_room_is_asked() {
 fn what_a_room_is_asked_about_times_and_states() {
     let (user, device, event_id) = (alice(), "D".into(), "$e".try_into().unwrap());
     pinned(
-        &room::GetContext { user, device, ignored: Vec::new(), event_id, limit: 5, filter: EventFilter::default() },
+        &room::GetContext {
+            user,
+            device,
+            ignored: Vec::new(),
+            event_id,
+            limit: 5,
+            filter: EventFilter::default(),
+            past_gaps: false,
+        },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e", "limit": 5, "filter": {} }),
     );
     pinned_reply::<room::GetContext>(json!({

@@ -288,7 +288,7 @@ impl World {
         let version = RoomVersion::parse(version).unwrap();
         let new = NewRoom::new(creator.to_owned(), preset);
         let number = self.rooms.replace(self.rooms.get() + 1);
-        let room_id = RoomId::parse(format!("!room{number}:myelin.test")).unwrap();
+        let room_id = RoomId::parse(format!("!room{number}:{}", creator.server_name())).unwrap();
         let place = Place {
             room_id: (!version.room_id_is_create_event()).then_some(&*room_id),
             prev_events: &[],

@@ -208,6 +208,7 @@ impl Story {
                 to: None,
                 direction: room::Direction::Backwards,
                 filter: room::EventFilter { limit: Some(2), ..room::EventFilter::default() },
+                past_gaps: false,
             };
             let page = self.world.call(room_id.as_str(), &call).unwrap();
             for event in &page.chunk {

@@ -128,6 +128,7 @@ impl Story {
             to: None,
             direction: room::Direction::Forwards,
             filter: room::EventFilter { limit: Some(1_000), ..room::EventFilter::default() },
+            past_gaps: false,
         };
         let page = self.world.call(room_id.as_str(), &call).unwrap();
         assert!(page.end.is_none());

@@ -156,6 +156,7 @@ impl Reader<'_> {
                 to: None,
                 direction,
                 filter: EventFilter { limit: Some(limit), ..EventFilter::default() },
+                past_gaps: false,
             };
             let mut found = Vec::new();
             loop {
@@ -203,6 +204,7 @@ impl Reader<'_> {
             event_id: entry.event_id.as_str().try_into().unwrap(),
             limit: CONTEXT_EVENTS,
             filter: EventFilter::default(),
+            past_gaps: false,
         });
         if self.view.state == State::Nothing {
             return assert!(is_forbidden(&context), "{} looks around", self.user);

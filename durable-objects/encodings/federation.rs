@@ -140,3 +140,17 @@ fn what_a_destination_is_told_and_asked() {
     pinned(&destination::GetSharedRooms {}, json!({}));
     pinned_reply::<destination::GetSharedRooms>(json!(["!room:a"]));
 }
+
+#[test]
+fn what_a_room_is_given_of_its_history() {
+    let encoded = json!({ "event_id": "$e", "json": "{}" });
+    let states = vec![("$e".try_into().unwrap(), vec!["$s".try_into().unwrap()])];
+    pinned(
+        &rooms::PlaceHistory { edge: 5, events: vec![event()], states, is_final: true },
+        json!({ "edge": 5, "events": [encoded], "states": [["$e", ["$s"]]], "is_final": true }),
+    );
+    pinned_reply::<rooms::PlaceHistory>(json!({ "placed": 3 }));
+    pinned_reply::<rooms::PlaceHistory>(json!({ "needs": { "states": ["$e"], "auth_events": ["$a"] } }));
+    let gap = json!({ "edge": 5, "missing": ["$m"], "servers": ["one.test"], "room_version": "12" });
+    pinned_reply::<rooms::Messages>(json!({ "chunk": [], "start": "t1", "end": "t0", "gap": gap }));
+}

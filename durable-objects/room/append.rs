@@ -229,7 +229,7 @@ impl Room {
     pub(super) fn log(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<u64, Error> {
         let position = self.next_position(&**tx, cx)?;
         match store::graph::by_id(&**tx, pdu.event_id())? {
-            Some(held) => store::graph::enter_log(tx, &held, position)?,
+            Some(held) => store::graph::enter_log(tx, &held, position, txn)?,
             None => store::log::insert(tx, position, pdu, txn)?,
         }
         cx.room.public_head.set(Some(position));
@@ -251,6 +251,17 @@ impl Room {
         position: u64,
         changes: Vec<((String, String), Option<OwnedEventId>)>,
     ) -> Result<(), Error> {
+        self.state_changes_since(tx, cx, (position, position), changes)
+    }
+
+    /// As [`Room::state_changes`], for a state that was so since an earlier place, and is news at `position`.
+    pub(super) fn state_changes_since(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        (since, position): (u64, u64),
+        changes: Vec<((String, String), Option<OwnedEventId>)>,
+    ) -> Result<(), Error> {
         let mut guests_concerned = false;
         for ((event_type, state_key), event_id) in changes {
             let event = match &event_id {
@@ -260,7 +271,7 @@ impl Room {
                 }
                 None => None,
             };
-            store::state::set(tx, &event_type, &state_key, position, event.as_ref().map(|event| event.position))?;
+            store::state::set(tx, &event_type, &state_key, since, event.as_ref().map(|event| event.position))?;
             match event_type.as_str() {
                 "m.room.power_levels" => cx.room.power_changed.set(true),
                 "m.room.member" => self.move_member(tx, cx, &state_key, position, event.as_ref())?,

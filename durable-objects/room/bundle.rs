@@ -354,6 +354,7 @@ mod tests {
                 to: None,
                 direction: Direction::Backwards,
                 filter: EventFilter { limit: Some(limit), ..EventFilter::default() },
+                past_gaps: false,
             };
             let page = story.world.call(story.room_id.as_str(), &call).unwrap();
             let bundled = page.chunk.iter().filter(|event| event.get().contains("m.relations")).count();

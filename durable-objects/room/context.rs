@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Direction, EventFilter, Room, RoomToken, StatePage,
-    messages::{page, senders},
+    Direction, EventFilter, Gap, Room, RoomToken, StatePage,
+    messages::senders,
     state::StateSpan,
     store::{self, log::Logged},
     viewer::Viewer,
@@ -30,6 +30,9 @@ pub struct GetContext {
     pub limit: u64,
     #[serde(default)]
     pub filter: EventFilter,
+    /// Whether to go on where history is missing, as if nothing were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub past_gaps: bool,
 }
 
 /// What surrounds an event; of the state, the first page.
@@ -44,6 +47,9 @@ pub struct EventContext {
     /// Oldest first.
     pub events_after: Vec<Box<RawValue>>,
     pub state: StatePage,
+    /// What is missing before the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
 }
 
 impl Call for GetContext {
@@ -64,10 +70,11 @@ impl Room {
         let limit = call.limit.min(call.filter.limit.unwrap_or(u64::MAX));
         let around = |direction, span, limit| {
             let filter = EventFilter { limit: Some(limit), ..call.filter.clone() };
-            page(sql, &viewer, &filter, direction, span)
+            let past_gaps = call.past_gaps || direction == Direction::Forwards;
+            self.page_back(sql, cx, (&viewer, &filter, direction), span, past_gaps)
         };
-        let before = around(Direction::Backwards, (0, event.position.saturating_sub(1)), limit / 2)?;
-        let after = around(Direction::Forwards, (event.position, head), limit.saturating_sub(limit / 2))?;
+        let (before, gap) = around(Direction::Backwards, (0, event.position.saturating_sub(1)), limit / 2)?;
+        let (after, _) = around(Direction::Forwards, (event.position, head), limit.saturating_sub(limit / 2))?;
 
         let last = after.events.last().unwrap_or(&event).position;
         let wanted = |event: &Logged| Ok(call.filter.allows(event));
@@ -87,6 +94,7 @@ impl Room {
             event: shown.next().ok_or_else(|| Fault::new("an event was not shown"))?,
             events_after: shown.collect(),
             state,
+            gap,
         })
     }
 }

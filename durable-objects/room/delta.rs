@@ -333,13 +333,16 @@ impl Shown {
 /// The newest events in `(after, up_to]` that the viewer may see and wants.
 fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
     let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
+    // Nor does it reach past where history is missing, or was: what was found of that is old.
+    let edge = store::history::newest(sql, after, up_to)?;
+    let after = edge.map_or(after, |edge| edge.position.saturating_sub(1));
     let mut walk = Walk::new(sql, viewer, Direction::Backwards, (after, up_to), wanted);
     let (mut events, mut bytes) = (Vec::new(), 0_usize);
     let limited = loop {
         if walk.scanned() >= TIMELINE_SCAN_MAX {
             break true;
         }
-        let Some(event) = walk.next()? else { break false };
+        let Some(event) = walk.next()? else { break edge.is_some() };
         // A timeline has no hole: what lies before a stretch that is hidden comes by paging.
         if walk.has_stepped_over() && !events.is_empty() {
             break true;

@@ -332,7 +332,11 @@ impl Room {
 
 /// Whether we are the one to tell other servers of an event.
 fn is_outgoing(event: &Logged, cx: &Cx<'_>) -> bool {
-    cx.is_local(event.pdu.sender()) || event.txn.as_deref() == Some(transactions::RELAYED)
+    match event.txn.as_deref() {
+        Some(transactions::RELAYED) => true,
+        Some(transactions::HISTORY) => false,
+        _ => cx.is_local(event.pdu.sender()),
+    }
 }
 
 /// These events and those before them, newest first, as far as they are held; no further than `stop`.

@@ -47,25 +47,10 @@ impl StateAt {
         Self { base: position, changes: BTreeMap::new(), snapshot: None }
     }
 
-    /// The one that these events make, told by how it differs from the log's at `position`.
-    pub(super) fn of_events(
-        sql: &dyn Sql,
-        position: u64,
-        events: impl IntoIterator<Item = (Key, OwnedEventId)>,
-    ) -> Result<Self, Fault> {
-        let mut changes: BTreeMap<Key, Option<OwnedEventId>> =
-            events.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
-        for (key, in_log) in store::graph::state_at(sql, position)? {
-            match changes.get(&key) {
-                Some(Some(event_id)) if *event_id == in_log => {
-                    changes.remove(&key);
-                }
-                Some(_) => {}
-                None => {
-                    changes.insert(key, None);
-                }
-            }
-        }
+    /// The one that these held events make, told by how it differs from the log's at `position`. Whoever says that a
+    /// refused event is part of a state is not believed: the state is as it is without it. A soft-failed one may be.
+    pub(super) fn told(sql: &dyn Sql, position: u64, events: &[OwnedEventId]) -> Result<Self, Fault> {
+        let changes = store::history::differences(sql, position, events)?.into_iter().collect();
         Ok(Self { base: position, changes, snapshot: None })
     }
 
@@ -104,13 +89,6 @@ impl StateAt {
         Ok(Some(node.ok_or_else(|| Fault::new("an event of a state is not held"))?.pdu))
     }
 
-    /// The same state with something else for one key.
-    pub(super) fn with(mut self, key: Key, event: Option<OwnedEventId>) -> Self {
-        self.snapshot = None;
-        self.changes.insert(key, event);
-        self
-    }
-
     /// The state after an event that this is the state before of.
     pub(super) fn after(mut self, sql: &dyn Sql, pdu: &Pdu, verdict: Verdict) -> Result<Self, Fault> {
         let Some(state_key) = pdu.state_key() else { return Ok(self) };
@@ -130,21 +108,31 @@ impl StateAt {
     }
 
     /// The same state, told by how it differs from a later one of the log.
-    pub(super) fn rebased(mut self, sql: &dyn Sql, base: u64) -> Result<Self, Fault> {
+    pub(super) fn rebased(self, sql: &dyn Sql, base: u64) -> Result<Self, Fault> {
         if base <= self.base {
             return Ok(self);
         }
-        let mut keys: BTreeSet<Key> = store::graph::changed_keys(sql, self.base, base)?.into_iter().collect();
+        let changes = self.differences(sql, base)?;
+        Ok(Self { base, changes, snapshot: None })
+    }
+
+    /// Where it differs from the log's state at a position, before its base or after.
+    pub(super) fn differences(
+        &self,
+        sql: &dyn Sql,
+        position: u64,
+    ) -> Result<BTreeMap<Key, Option<OwnedEventId>>, Fault> {
+        let (after, up_to) = (self.base.min(position), self.base.max(position));
+        let mut keys: BTreeSet<Key> = store::graph::changed_keys(sql, after, up_to)?.into_iter().collect();
         keys.extend(self.changes.keys().cloned());
         let mut changes = BTreeMap::new();
         for key in keys {
             let event = self.get(sql, &key.0, &key.1)?;
-            if store::graph::event_at(sql, (&key.0, &key.1), base)? != event {
+            if store::graph::event_at(sql, (&key.0, &key.1), position)? != event {
                 changes.insert(key, event);
             }
         }
-        (self.base, self.changes, self.snapshot) = (base, changes, None);
-        Ok(self)
+        Ok(changes)
     }
 
     /// Where it differs from the log's state at its base, and what it has there.

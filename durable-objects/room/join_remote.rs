@@ -8,18 +8,16 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Refusal, RoomVersion, state::key_of};
+use domain::{Pdu, Refusal, RoomVersion};
 use platform::{ActorKind, Fault, Tx};
-use ruma_common::OwnedEventId;
+use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
     CheckedEvent, Needs, ReceiveEvent, Received, Room,
     graph::StateAt,
-    store::{
-        self,
-        graph::{StateBefore, Verdict},
-    },
+    state::MEMBER,
+    store::{self, graph::Key, history::Edge},
     transactions,
 };
 use crate::{Call, Cx, Error};
@@ -88,31 +86,46 @@ impl Room {
         if needs != Needs::default() {
             return Ok(Received::Needs(needs));
         }
-        let mut told = BTreeMap::new();
-        for event_id in state {
-            let node = store::graph::by_id(&**tx, &event_id)?;
-            let node = node.ok_or_else(|| Fault::new("an event of a state is not held"))?;
-            if let (Verdict::Accepted, Some((event_type, state_key))) = (node.verdict, key_of(&node.pdu)) {
-                told.insert((event_type.to_string(), state_key), event_id);
-            }
-        }
         let head = self.log_end(&**tx, cx)?;
-        let before = StateAt::of_events(&**tx, head, told)?;
+        let before = StateAt::told(&**tx, head, &state)?;
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
             return Ok(Received::Rejected(refusal.to_string()));
         }
-        let own = (pdu.event_type().to_string(), pdu.state_key().unwrap_or_default().to_owned());
-        let replaced = before.get(&**tx, &own.0, &own.1)?;
-        let mut changes = before.into_changes();
-        changes.insert(own.clone(), Some(pdu.event_id().to_owned()));
+        let floor = self.keep_free(&**tx, cx)?;
         let position = self.log(tx, cx, &pdu, Some(&txn))?;
-        // The state before it is the log's from now on, but for the join.
-        let before = StateAt::of_log(position).with(own, replaced).write(tx)?;
-        store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;
         store::graph::set_extremities(tx, None)?;
-        self.state_changes(tx, cx, position, changes.into_iter().collect())?;
-        let missing = store::graph::missing(&**tx, pdu.prev_events())?;
+        self.state_is_found(tx, cx, &pdu, (floor, position), before.into_changes())?;
+        let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
+        store::history::insert(tx, Edge { position, floor, place: position })?;
         store::graph::insert_gap(tx, &missing, position)?;
         Ok(Received::Accepted)
+    }
+
+    /// The state before a join becomes the room's, from `floor` on, and the join at its `position`.
+    fn state_is_found(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        join: &Pdu,
+        (floor, position): (u64, u64),
+        changes: BTreeMap<Key, Option<OwnedEventId>>,
+    ) -> Result<(), Error> {
+        let own = (join.event_type().to_string(), join.state_key().unwrap_or_default().to_owned());
+        let is_told_later = |key: &Key| {
+            let user = <&UserId>::try_from(key.1.as_str()).ok().filter(|_| key.0 == MEMBER);
+            user.is_some_and(|user| cx.is_local(user))
+        };
+        // Users of ours learn of what became of them when it came here.
+        let (mut later, before): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(key, _)| is_told_later(key));
+        self.state_changes_since(tx, cx, (floor, position), before)?;
+        if let Some(index) = later.iter().position(|(key, _)| *key == own)
+            && let (key, Some(event_id)) = later.swap_remove(index)
+        {
+            let held = store::graph::by_id(&**tx, &event_id)?;
+            let held = held.ok_or_else(|| Fault::new("an event of a state is not held"))?;
+            store::state::set(tx, &key.0, &key.1, floor, Some(held.number))?;
+        }
+        later.push((own, Some(join.event_id().to_owned())));
+        self.state_changes(tx, cx, position, later)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    EventFilter, Room, RoomToken,
+    EventFilter, Gap, Room, RoomToken,
     state::MEMBER,
     store::{self, log::Logged},
     viewer::{Sight, Viewer},
@@ -44,6 +44,9 @@ pub struct Messages {
     pub direction: Direction,
     #[serde(default)]
     pub filter: EventFilter,
+    /// Whether to go on where history is missing, as if nothing were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub past_gaps: bool,
 }
 
 /// Which way a page goes.
@@ -65,6 +68,9 @@ pub struct MessagesPage {
     pub end: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<Box<RawValue>>,
+    /// What is missing where the page ends too early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
 }
 
 impl Call for Messages {
@@ -107,7 +113,8 @@ impl Room {
             Direction::Backwards => (call.to.unwrap_or(0), start),
             Direction::Forwards => (start, call.to.unwrap_or(head).min(head)),
         };
-        let page = page(sql, &viewer, &call.filter, call.direction, span)?;
+        let past_gaps = call.past_gaps || call.direction == Direction::Forwards;
+        let (page, gap) = self.page_back(sql, cx, (&viewer, &call.filter, call.direction), span, past_gaps)?;
         let mut state = Vec::new();
         if call.filter.lazy_load_members {
             let at = page.events.iter().map(|event| event.position).max().unwrap_or(0).min(newest);
@@ -118,7 +125,37 @@ impl Room {
             start: RoomToken(start).to_string(),
             end: (!page.is_last).then(|| RoomToken(page.place).to_string()),
             state: state.iter().map(|event| viewer.sees(sql, cx, event, true)).collect::<Result<_, _>>()?,
+            gap,
         })
+    }
+
+    /// A page; one that goes back stops where history is missing, unless it is to go past that, and says what is.
+    pub(super) fn page_back(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        (viewer, filter, direction): (&Viewer, &EventFilter, Direction),
+        (after, up_to): (u64, u64),
+        past_gaps: bool,
+    ) -> Result<(Page, Option<Gap>), Error> {
+        let stop = if past_gaps { None } else { self.history_stop(sql, up_to)?.filter(|stop| stop.place > after) };
+        let span = (stop.as_ref().map_or(after, |stop| stop.place), up_to);
+        let mut page = page(sql, viewer, filter, direction, span)?;
+        if !page.is_last {
+            return Ok((page, None));
+        }
+        if let Some(stop) = stop {
+            (page.place, page.is_last) = (stop.place, false);
+            let gap = if page.is_full { None } else { Some(self.gap_at(sql, cx, &stop)?) };
+            return Ok((page, gap));
+        }
+        if direction == Direction::Backwards
+            && let Some(edge) = store::history::open_at_beginning(sql)?.filter(|edge| edge.floor > after)
+        {
+            // It was not the beginning.
+            (page.place, page.is_last) = (edge.place.saturating_sub(1).min(up_to), false);
+        }
+        Ok((page, None))
     }
 
     pub(super) fn event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetEvent) -> Result<Box<RawValue>, Error> {
@@ -138,6 +175,8 @@ pub(super) struct Page {
     pub place: u64,
     /// Whether there is nothing on the next page.
     pub is_last: bool,
+    /// Whether it has as much as was wanted.
+    is_full: bool,
 }
 
 /// One page of `(after, up_to]`, in the given direction.
@@ -155,11 +194,11 @@ pub(super) fn page(
         let place = walk.place();
         let is_full = events.len() as u64 == wanted || bytes >= PAGE_BYTES_MAX;
         if walk.scanned() >= PAGE_SCAN_MAX {
-            return Ok(Page { events, place, is_last: false });
+            return Ok(Page { events, place, is_last: false, is_full });
         }
-        let Some(event) = walk.next()? else { return Ok(Page { events, place, is_last: true }) };
+        let Some(event) = walk.next()? else { return Ok(Page { events, place, is_last: true, is_full }) };
         if is_full {
-            return Ok(Page { events, place, is_last: false });
+            return Ok(Page { events, place, is_last: false, is_full });
         }
         if filter.allows(&event) {
             bytes = bytes.saturating_add(event.pdu.json().len());

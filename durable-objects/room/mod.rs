@@ -16,6 +16,7 @@
 //! | [`GetOutgoing`] | what goes to another server |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
 //! | [`GetExtremities`], [`GetMissing`] | what is to be asked of another server |
+//! | [`PlaceHistory`] | places what other servers had of the room's history |
 //! | [`HoldEvents`] | keeps events of states and auth chains beside the log |
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
@@ -68,6 +69,7 @@ mod get_relations;
 mod get_threads;
 mod graph;
 mod guests;
+mod history;
 mod join_remote;
 mod judge;
 mod list_notifications;
@@ -140,6 +142,7 @@ pub use get_threads::{GetThreads, ThreadsPage};
 #[cfg(test)]
 pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
+pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
 pub use join_remote::{BeginJoin, CompleteJoin};
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
@@ -181,6 +184,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_graph.sql"),
     include_str!("migrations/0009_servers.sql"),
     include_str!("migrations/0010_relations.sql"),
+    include_str!("migrations/0011_history.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -257,6 +261,7 @@ impl Logic for Room {
             write RedactEvent => redact_event,
             write ReceiveEvent => receive_event,
             write HoldEvents => hold_events,
+            write PlaceHistory => place_history,
             found BeginJoin => begin_join,
             write CompleteJoin => complete_join,
             read PrepareMembership => prepare_membership,

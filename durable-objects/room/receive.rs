@@ -6,9 +6,9 @@
 //! brought. Received again, it changes nothing.
 //! Spec: Server-Server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction, state::key_of};
+use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction};
 use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{EventId, OwnedEventId};
 use ruma_events::TimelineEventType;
@@ -22,6 +22,7 @@ use super::{
     store::{
         self,
         graph::{Node, StateBefore, Verdict},
+        history::Edge,
     },
 };
 use crate::{Call, Cx, Error};
@@ -185,28 +186,11 @@ impl Room {
             }
             (Err(_), Some(told)) => {
                 needs.state = store::graph::missing(sql, told)?;
-                if needs.state.is_empty() { Some(self.state_of(sql, cx, told)?) } else { None }
+                let head = self.log_end(sql, cx)?;
+                if needs.state.is_empty() { Some(StateAt::told(sql, head, told)?) } else { None }
             }
         };
         Ok(before.filter(|_| needs.is_empty()).ok_or(needs))
-    }
-
-    /// The state that these held events make.
-    fn state_of(&self, sql: &dyn Sql, cx: &Cx<'_>, events: &[OwnedEventId]) -> Result<StateAt, Error> {
-        let mut state = BTreeMap::new();
-        for event_id in events {
-            let node = store::graph::by_id(sql, event_id)?;
-            let node = node.ok_or_else(|| Fault::new("an event of a state is not held"))?;
-            // Who says that a refused event is part of a state is not believed.
-            if node.verdict == Verdict::Rejected {
-                continue;
-            }
-            if let Some((event_type, state_key)) = key_of(&node.pdu) {
-                state.insert((event_type.to_string(), state_key), event_id.clone());
-            }
-        }
-        let head = self.log_end(sql, cx)?;
-        Ok(StateAt::of_events(sql, head, state)?)
     }
 
     /// Steps 4 and 5. The inner error says which rule was broken.
@@ -285,7 +269,7 @@ impl Room {
     }
 
     /// Keeps an event beside the log, with the state before it, for those that may come after it.
-    fn hold(
+    pub(super) fn hold(
         &self,
         tx: &Tx<'_>,
         pdu: &Pdu,
@@ -304,20 +288,31 @@ impl Room {
     }
 
     fn accept(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, before: StateAt, txn: Option<&str>) -> Result<(), Error> {
-        let missing = store::graph::missing(&**tx, pdu.prev_events())?;
-        if !missing.is_empty() {
-            // Room for what may still be found of it: positions are arrivals, and history comes before them.
-            let end = self.log_end(&**tx, cx)?.max(cx.now_ms);
-            cx.head.set(Some(end.saturating_add(GAP_POSITIONS)));
-        }
+        let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
+        let floor = if missing.is_empty() { None } else { Some(self.keep_free(&**tx, cx)?) };
         let position = self.insert_after(tx, cx, pdu, txn, Some(before))?;
-        store::graph::insert_gap(tx, &missing, position)?;
-        self.redactions_follow(tx, cx, pdu)
+        if let Some(floor) = floor {
+            store::history::insert(tx, Edge { position, floor, place: position })?;
+            store::graph::insert_gap(tx, &missing, position)?;
+        }
+        self.redactions_follow(tx, cx, pdu, position)
+    }
+
+    /// Leaves positions free before the next event, for history that may still be found: positions are arrivals, and it
+    /// comes before them. Answers the first one.
+    pub(super) fn keep_free(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
+        let end = self.log_end(sql, cx)?;
+        if end < store::graph::LOG_START {
+            // All of them are free.
+            return Ok(store::graph::LOG_START);
+        }
+        let end = end.max(cx.now_ms);
+        cx.head.set(Some(end.saturating_add(GAP_POSITIONS)));
+        Ok(end.saturating_add(1))
     }
 
     /// A redaction that came takes effect, on what is here or on what will come; so does one that was here first.
-    fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu) -> Result<(), Error> {
-        let position = cx.head.get().ok_or_else(|| Fault::new("an event was appended at no position"))?;
+    pub(super) fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, position: u64) -> Result<(), Error> {
         let version = self.version(&**tx)?;
         if let Some(redacts) = pdu.redacts(&version) {
             if store::graph::by_id(&**tx, &redacts)?.is_some() {

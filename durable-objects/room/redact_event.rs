@@ -214,6 +214,7 @@ mod tests {
                 to: None,
                 direction: Direction::Forwards,
                 filter: EventFilter { limit: Some(100), ..EventFilter::default() },
+                past_gaps: false,
             };
             let page = world.call(room_id.as_str(), &call).unwrap();
             page.chunk.iter().map(|event| event.get().to_owned()).collect::<Vec<_>>()

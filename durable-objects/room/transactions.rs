@@ -118,6 +118,9 @@ pub(super) fn shows_profile(name: Option<&str>) -> bool {
 /// The name of what other servers asked us to bring into the room for their users: we tell all the others of it.
 pub(super) const RELAYED: &str = "relayed";
 
+/// The name of what other servers had of the room's history: it happened long ago.
+pub(super) const HISTORY: &str = "history";
+
 /// The name under which an upgrade closes the old room.
 pub(super) const CLOSING: &str = "closing";
 

@@ -35,6 +35,7 @@ use super::{
     remembered::Remembered,
     store::{log::Logged, receipts::Receipt},
     thread::{self, MAIN},
+    transactions,
     viewer::Viewer,
     walk::Walk,
 };
@@ -209,7 +210,7 @@ impl<'a> Looking<'a> {
     /// The thread that the user has read by sending this event into it.
     fn read_by_sending(&self, event: &Logged) -> Result<Option<String>, Fault> {
         let is_own_message = event.pdu.sender() == self.viewer.user && event.pdu.state_key().is_none();
-        if is_own_message { self.thread(event).map(Some) } else { Ok(None) }
+        if is_own_message && !is_history(event) { self.thread(event).map(Some) } else { Ok(None) }
     }
 
     fn thread(&self, event: &Logged) -> Result<String, Fault> {
@@ -239,8 +240,13 @@ impl<'a> Looking<'a> {
 
     /// Whether it is the user's own, or nothing is left of it.
     fn is_beside_the_point(&self, event: &Logged) -> bool {
-        event.pdu.sender() == self.viewer.user || event.redacted_by.is_some()
+        event.pdu.sender() == self.viewer.user || event.redacted_by.is_some() || is_history(event)
     }
+}
+
+/// Whether an event came as history: it notified nobody.
+fn is_history(event: &Logged) -> bool {
+    event.txn.as_deref() == Some(transactions::HISTORY)
 }
 
 impl Counting<'_> {

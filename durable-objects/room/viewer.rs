@@ -276,8 +276,14 @@ impl Viewer {
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
         {
-            // Spec: «and the client has permission to see the previous event».
-            if self.may_see(&replaced) {
+            // Spec: «and the client has permission to see the previous event». One that is known only as part of the state
+            // is seen with that.
+            let may_see = if replaced.position >= store::graph::LOG_START {
+                self.may_see(&replaced)
+            } else {
+                self.may_see_state_at(event.position.saturating_sub(1))
+            };
+            if may_see {
                 unsigned.prev_content = Some(replaced.pdu.content().to_owned());
             }
             unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());

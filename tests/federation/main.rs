@@ -3,6 +3,7 @@
 mod authentication;
 mod connections;
 mod discovery;
+mod history;
 mod hostile;
 mod keys;
 mod network;

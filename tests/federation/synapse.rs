@@ -13,13 +13,13 @@ on_each_host![
 ];
 
 /// Synapse, by the name of the proxy that does its TLS.
-struct Neighbour {
-    synapse: Synapse,
-    proxy: Proxy,
+pub struct Neighbour {
+    pub synapse: Synapse,
+    pub proxy: Proxy,
 }
 
 impl Neighbour {
-    fn starts() -> Option<Self> {
+    pub fn starts() -> Option<Self> {
         let python = Synapse::python()?;
         let proxy = Proxy::starts();
         let synapse = Synapse::starts(&python, &proxy.name);

@@ -115,7 +115,7 @@ pub(crate) fn missing<'a>(
     .collect()
 }
 
-fn event_id(text: &str) -> Result<OwnedEventId, Fault> {
+pub(crate) fn event_id(text: &str) -> Result<OwnedEventId, Fault> {
     OwnedEventId::try_from(text).map_err(|_| Fault::new("a stored event id is none"))
 }
 
@@ -144,10 +144,10 @@ pub(crate) fn judge(tx: &Tx<'_>, number: u64, verdict: Verdict, before: StateBef
     Ok(())
 }
 
-/// An event beside the log gets a position; what the state says of it follows.
-pub(crate) fn enter_log(tx: &Tx<'_>, node: &Node, position: u64) -> Result<(), Fault> {
+/// An event beside the log gets a position, and the transaction that brought it; what the state says of it follows.
+pub(crate) fn enter_log(tx: &Tx<'_>, node: &Node, position: u64, txn: Option<&str>) -> Result<(), Fault> {
     let (from, to) = (node.number.into(), position.into());
-    tx.execute("UPDATE event SET position = ?2 WHERE position = ?1", &[from, to])?;
+    tx.execute("UPDATE event SET position = ?2, txn = ?3 WHERE position = ?1", &[from, to, txn.into()])?;
     let Some(state_key) = node.pdu.state_key() else { return Ok(()) };
     let key = || [node.pdu.event_type().to_string().into(), state_key.into(), node.number.into(), position.into()];
     tx.execute("UPDATE state SET position = ?4 WHERE type = ?1 AND state_key = ?2 AND position = ?3", &key())?;
@@ -322,10 +322,11 @@ pub(crate) fn fill_gap(tx: &Tx<'_>, event_id: &EventId) -> Result<bool, Fault> {
     Ok(!rows.is_empty())
 }
 
-/// Notes a redaction of an event that is not held.
+/// Notes a redaction of an event that is not held; of several the first one in the room's order.
 pub(crate) fn insert_early_redaction(tx: &Tx<'_>, event_id: &EventId, position: u64) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO early_redaction (event_id, position) VALUES (?1, ?2) ON CONFLICT (event_id) DO NOTHING",
+        "INSERT INTO early_redaction (event_id, position) VALUES (?1, ?2)
+         ON CONFLICT (event_id) DO UPDATE SET position = min(position, excluded.position)",
         &[event_id.as_str().into(), position.into()],
     )?;
     Ok(())

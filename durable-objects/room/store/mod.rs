@@ -2,6 +2,7 @@
 
 pub(super) mod device_lists;
 pub(super) mod graph;
+pub(super) mod history;
 pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;

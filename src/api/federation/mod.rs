@@ -11,6 +11,7 @@ pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
 mod hierarchy;
+pub(crate) mod history;
 mod invites;
 mod known_servers;
 mod membership;

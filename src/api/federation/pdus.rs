@@ -25,6 +25,8 @@ const CALL_BYTES_MAX: usize = 1024 * 1024;
 /// An event of which nothing is known but that it is one by its form.
 pub(crate) struct ReadPdu {
     pub event_id: OwnedEventId,
+    /// Whether it is old enough that it may name any number of events.
+    is_old: bool,
     object: CanonicalJsonObject,
     signers: BTreeSet<OwnedServerName>,
     signed: Signed,
@@ -46,7 +48,7 @@ impl ReadPdu {
             _ => return Err("it has no time".to_owned()),
         };
         let signed = if version.looks_at_key_validity() { Signed::Event { at_ms } } else { Signed::EventOfAnyTime };
-        Ok(Self { event_id, object, signers, signed })
+        Ok(Self { event_id, is_old: false, object, signers, signed })
     }
 
     fn key_ids<'a>(&'a self, server: &OwnedServerName) -> impl Iterator<Item = &'a str> {
@@ -83,7 +85,8 @@ impl ReadPdu {
 
     fn check(self, version: &RoomVersion, keys: &ServerKeys) -> Result<Pdu, String> {
         let public_keys = self.public_keys(keys);
-        let checked = event::check(self.object, version, &public_keys).map_err(|error| error.to_string())?;
+        let check = if self.is_old { event::check_old } else { event::check };
+        let checked = check(self.object, version, &public_keys).map_err(|error| error.to_string())?;
         Ok(checked.pdu)
     }
 }
@@ -142,8 +145,32 @@ impl Context {
         version: &RoomVersion,
         pdus: &[Box<RawValue>],
     ) -> Result<Vec<Pdu>, Failure> {
+        self.good_pdus_of(room_id, version, pdus, false).await
+    }
+
+    /// As [`Context::good_pdus`], of history. Spec: `/backfill`: «the response of backfill MUST NOT be validated on»
+    /// how many events an event names.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn old_pdus(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersion,
+        pdus: &[Box<RawValue>],
+    ) -> Result<Vec<Pdu>, Failure> {
+        self.good_pdus_of(room_id, version, pdus, true).await
+    }
+
+    async fn good_pdus_of(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersion,
+        pdus: &[Box<RawValue>],
+        are_old: bool,
+    ) -> Result<Vec<Pdu>, Failure> {
         let read = pdus.iter().filter_map(|json| match ReadPdu::read(json, version) {
-            Ok(pdu) => Some(pdu),
+            Ok(pdu) => Some(ReadPdu { is_old: are_old, ..pdu }),
             Err(why) => {
                 tracing::debug!(%room_id, why, "an event is dropped");
                 None

@@ -137,7 +137,7 @@ impl Receiving<'_> {
     }
 
     /// The ids of the state before an event, all of it held; `None` if it is not to be had.
-    async fn fetch_state(&self, pdu: &Pdu) -> Result<Option<Vec<OwnedEventId>>, Failure> {
+    pub(super) async fn fetch_state(&self, pdu: &Pdu) -> Result<Option<Vec<OwnedEventId>>, Failure> {
         let request = get_room_state_ids::v1::Request::new(pdu.event_id().to_owned(), self.room_id.to_owned());
         let ids = match self.cx.ask_within(self.origin, request, state_bounds()).await {
             Ok(ids) => ids,
@@ -174,7 +174,14 @@ impl Receiving<'_> {
         Ok(Some(ids.pdu_ids.into_iter().filter(|event_id| !lost.contains(event_id)).collect()))
     }
 
-    async fn fetch_one_by_one(&self, event_ids: Vec<OwnedEventId>) -> Result<(), Failure> {
+    /// Those of these events that the room does not hold, as many as are asked for one by one.
+    pub(super) async fn missing_of(&self, event_ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>, Failure> {
+        let mut missing = self.cx.room(self.room_id).call(&GetMissing { event_ids }).await?;
+        missing.truncate(STATE_ONE_BY_ONE_MAX);
+        Ok(missing)
+    }
+
+    pub(super) async fn fetch_one_by_one(&self, event_ids: Vec<OwnedEventId>) -> Result<(), Failure> {
         let asked = stream::iter(event_ids)
             .map(async |event_id| self.cx.ask(self.origin, get_event::v1::Request::new(event_id)).await);
         let answers: Vec<_> = asked.buffer_unordered(EVENTS_AT_ONCE).collect().await;

@@ -25,9 +25,18 @@ pub struct Checked {
 /// # Errors
 /// An event with any error is dropped: it is as if it had not come.
 pub fn check(
+    object: CanonicalJsonObject,
+    version: &RoomVersion,
+    public_keys: &PublicKeyMap,
+) -> Result<Checked, EventError> {
+    check_with(object, version, public_keys, References::AsManyAsNow)
+}
+
+fn check_with(
     mut object: CanonicalJsonObject,
     version: &RoomVersion,
     public_keys: &PublicKeyMap,
+    references: References,
 ) -> Result<Checked, EventError> {
     let bytes = text_of(&object)?.len();
     if bytes > PDU_BYTES_MAX {
@@ -38,7 +47,7 @@ pub fn check(
             return Err(EventError::TooLarge(format!("`{field}` is over {FIELD_BYTES_MAX} bytes")));
         }
     }
-    check_format(&mut object, version)?;
+    check_format(&mut object, version, references)?;
     let verified = verify_event(public_keys, &object, version.rules())
         .map_err(|error| EventError::Signature(error.to_string()))?;
     object.remove("unsigned");
@@ -51,14 +60,77 @@ pub fn check(
     Ok(Checked { pdu: Pdu::from_stored(event_id, text_of(&object)?, false)?, redacted })
 }
 
+/// As [`check`], of an event of the past: it may name more events before it, and as its authorisation, than events may
+/// now. Spec: Server-Server API, `/backfill`.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_old(
+    object: CanonicalJsonObject,
+    version: &RoomVersion,
+    public_keys: &PublicKeyMap,
+) -> Result<Checked, EventError> {
+    check_with(object, version, public_keys, References::AnyNumber)
+}
+
+/// As many events as any list in an event may name now.
+const REFERENCES_CHECKED_MAX: usize = 10;
+
+/// How many events an event may name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum References {
+    AsManyAsNow,
+    AnyNumber,
+}
+
 /// ruma allows 65,535 bytes where the spec allows 65,536. It does not look at the content, so it gets to see an event
 /// without one; the size is checked above.
-fn check_format(object: &mut CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
+fn check_format(
+    object: &mut CanonicalJsonObject,
+    version: &RoomVersion,
+    references: References,
+) -> Result<(), EventError> {
     let content = match object.remove("content") {
         Some(CanonicalJsonValue::Object(content)) => content,
         Some(_) | None => return Err(EventError::Malformed("`content` is not an object".to_owned())),
     };
-    check_pdu_format(object, &version.rules().event_format).map_err(EventError::Malformed)?;
+    match references {
+        References::AsManyAsNow => check_listed(object, version)?,
+        References::AnyNumber => check_in_parts(object, version)?,
+    }
     object.insert("content".to_owned(), CanonicalJsonValue::Object(content));
     Ok(())
+}
+
+fn check_listed(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
+    check_pdu_format(object, &version.rules().event_format).map_err(EventError::Malformed)
+}
+
+/// Checks an event as if it named few events, then others, until it named them all.
+fn check_in_parts(object: &mut CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
+    let names = ["prev_events", "auth_events"];
+    let lists: Vec<_> = names.into_iter().filter_map(|name| Some((name, listed(object, name)?))).collect();
+    if lists.iter().all(|(_, list)| list.len() <= REFERENCES_CHECKED_MAX) {
+        return check_listed(object, version);
+    }
+    let parts = lists.iter().map(|(_, list)| list.len().div_ceil(REFERENCES_CHECKED_MAX)).max().unwrap_or(0);
+    let outcome = (0..parts).try_for_each(|part| {
+        for (name, list) in &lists {
+            let start = part.saturating_mul(REFERENCES_CHECKED_MAX);
+            let few = list.iter().skip(start).take(REFERENCES_CHECKED_MAX).cloned().collect();
+            object.insert((*name).to_owned(), CanonicalJsonValue::Array(few));
+        }
+        check_listed(object, version)
+    });
+    for (name, list) in lists {
+        object.insert(name.to_owned(), CanonicalJsonValue::Array(list));
+    }
+    outcome
+}
+
+fn listed(object: &CanonicalJsonObject, name: &str) -> Option<Vec<CanonicalJsonValue>> {
+    match object.get(name) {
+        Some(CanonicalJsonValue::Array(list)) => Some(list.clone()),
+        _ => None,
+    }
 }

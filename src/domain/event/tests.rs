@@ -5,7 +5,7 @@ use ruma_events::StateEventType;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, client_json, object_of, redact, reference, stripped_json,
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact, reference, stripped_json,
 };
 use crate::{
     Refusal,
@@ -350,5 +350,27 @@ fn stored_text_that_is_no_event_is_refused() {
     for json in ["", "{}", "[]", r#"{"type":"m.room.message"}"#] {
         let stored = Pdu::from_stored(owned_event_id!("$x"), json, false);
         assert!(matches!(stored, Err(EventError::Malformed(_))), "{json}");
+    }
+}
+
+#[test]
+fn history_may_name_more_events_than_one_may_now() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let keys = identity().public_keys();
+        let pdu = room.build(&message("alice", json!({ "body": "long ago" }))).unwrap();
+        let named = value(RawValue::from_string(pdu.json().to_owned()).unwrap().as_ref())["prev_events"][0].clone();
+        let naming = |field: &'static str, count: usize| {
+            tampered(&pdu, |object| {
+                object.insert(field.to_owned(), json!(vec![named.clone(); count]).try_into().unwrap());
+            })
+        };
+        for (field, most) in [("prev_events", 20), ("auth_events", 10)] {
+            let malformed = |outcome| matches!(outcome, Err(EventError::Malformed(_)));
+            assert!(malformed(check(naming(field, most + 1), &room.version, &keys).map(drop)));
+            // It is read further: what was signed was another event.
+            assert!(!malformed(check_old(naming(field, 35), &room.version, &keys).map(drop)), "{field}");
+        }
+        assert_eq!(&check_old(object_of(pdu.json()).unwrap(), &room.version, &keys).unwrap().pdu, &pdu);
     }
 }

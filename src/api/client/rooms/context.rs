@@ -10,7 +10,7 @@ use super::{
     not_in_room,
     pages::{in_pages, of_state},
 };
-use crate::{Body, Caller, Context, Failure, OrAbsent, Routes, client::filter::checked_room_events};
+use crate::{Body, Caller, Context, Failure, OrAbsent, Routes, client::filter::checked_room_events, federation::history::{Backfill, Filled}};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_body(context);
@@ -30,15 +30,25 @@ struct Around<'a> {
 /// `GET …/context/{eventId}`.
 async fn context(cx: &Context, caller: Caller, request: get_context::v3::Request) -> Result<Body, Failure> {
     checked_room_events("filter", &request.filter)?;
-    let call = GetContext {
+    let mut call = GetContext {
         user: caller.user_id,
         device: caller.device_id,
         ignored: caller.ignored,
         event_id: request.event_id,
         limit: request.limit.into(),
         filter: event_filter(&request.filter, &request.room_id),
+        past_gaps: false,
     };
-    let found = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    let mut backfill = Backfill::new(cx, &request.room_id);
+    let found = loop {
+        let found = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+        let Some(gap) = &found.gap else { break found };
+        match backfill.fill(gap).await? {
+            Filled::More => {}
+            Filled::Nothing => call.past_gaps = true,
+            Filled::Enough => break found,
+        }
+    };
     let around = Around {
         start: &found.start,
         end: &found.end,

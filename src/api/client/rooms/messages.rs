@@ -14,7 +14,11 @@ use ruma_common::{OwnedRoomId, RoomId, api};
 use serde_json::value::RawValue;
 
 use super::not_in_room;
-use crate::{Caller, Context, Failure, OrAbsent, Routes, client::filter::checked_room_events};
+use crate::{
+    Caller, Context, Failure, OrAbsent, Routes,
+    client::filter::checked_room_events,
+    federation::history::{Backfill, Filled},
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(messages);
@@ -28,7 +32,7 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
     let to = place(cx, &caller, &request.room_id, request.to.as_deref()).await?;
     let mut filter = event_filter(&request.filter, &request.room_id);
     filter.limit = Some(filter.limit.unwrap_or(u64::MAX).min(request.limit.into()));
-    let call = Messages {
+    let mut call = Messages {
         user: caller.user_id,
         device: caller.device_id,
         ignored: caller.ignored,
@@ -36,8 +40,18 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
         to,
         direction: direction(request.dir),
         filter,
+        past_gaps: false,
     };
-    let mut page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    let mut backfill = Backfill::new(cx, &request.room_id);
+    let mut page = loop {
+        let mut page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+        let Some(gap) = page.gap.take() else { break page };
+        match backfill.fill(&gap).await? {
+            Filled::More => {}
+            Filled::Nothing => call.past_gaps = true,
+            Filled::Enough => break page,
+        }
+    };
     if let Some(from) = request.from {
         page.start = from;
     }

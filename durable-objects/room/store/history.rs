@@ -1,0 +1,210 @@
+//! Where history is missing, and the state in the places that are kept free for it.
+
+use platform::{Fault, Row, Sql, Tx, Value};
+use ruma_common::{EventId, OwnedEventId};
+
+use super::graph::{Key, LOG_START};
+
+/// A place of the log before which history is missing, or was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edge {
+    /// The event that came without what is before it.
+    pub position: u64,
+    /// From here on numbers are free for what is before; the state here is that before the earliest event found.
+    pub floor: u64,
+    /// The earliest event found.
+    pub place: u64,
+}
+
+const OPEN: &str = "EXISTS (SELECT 1 FROM gap WHERE gap.position BETWEEN edge.place AND edge.position)";
+
+fn edge(row: &mut Row) -> Result<Edge, Fault> {
+    Ok(Edge { position: row.unsigned(0)?, floor: row.unsigned(1)?, place: row.unsigned(2)? })
+}
+
+pub(crate) fn insert(tx: &Tx<'_>, edge: Edge) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO edge (position, floor, place) VALUES (?1, ?2, ?3) ON CONFLICT (position) DO NOTHING",
+        &[edge.position.into(), edge.floor.into(), edge.place.into()],
+    )?;
+    Ok(())
+}
+
+pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Edge>, Fault> {
+    let rows = sql.query("SELECT position, floor, place FROM edge WHERE position = ?1", &[position.into()])?;
+    rows.into_iter().next().map(|mut row| edge(&mut row)).transpose()
+}
+
+/// The newest edge in `(after, up_to]`.
+pub(crate) fn newest(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Option<Edge>, Fault> {
+    sql.query(
+        "SELECT position, floor, place FROM edge WHERE position > ?1 AND position <= ?2 ORDER BY position DESC LIMIT 1",
+        &[after.into(), up_to.into()],
+    )?
+    .into_iter()
+    .next()
+    .map(|mut row| edge(&mut row))
+    .transpose()
+}
+
+/// The first edge, with something missing, that a way back from `up_to` reaches.
+pub(crate) fn open_below(sql: &dyn Sql, up_to: u64) -> Result<Option<Edge>, Fault> {
+    sql.query(
+        &format!(
+            "SELECT position, floor, place FROM edge WHERE floor <= ?1 AND {OPEN} ORDER BY position DESC LIMIT 1"
+        ),
+        &[up_to.into()],
+    )?
+    .into_iter()
+    .next()
+    .map(|mut row| edge(&mut row))
+    .transpose()
+}
+
+/// The edge with something missing that nothing of the log is before.
+pub(crate) fn open_at_beginning(sql: &dyn Sql) -> Result<Option<Edge>, Fault> {
+    sql.query(
+        &format!(
+            "SELECT position, floor, place FROM edge
+             WHERE {OPEN} AND NOT EXISTS (SELECT 1 FROM event WHERE event.position >= ?1 AND event.position < edge.floor)
+             ORDER BY position LIMIT 1"
+        ),
+        &[LOG_START.into()],
+    )?
+    .into_iter()
+    .next()
+    .map(|mut row| edge(&mut row))
+    .transpose()
+}
+
+/// What was found before an edge begins at `place` now.
+pub(crate) fn move_place(tx: &Tx<'_>, position: u64, place: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE edge SET place = ?2 WHERE position = ?1", &[position.into(), place.into()])?;
+    Ok(())
+}
+
+/// The events that are missing at an edge, up to `limit`.
+pub(crate) fn missing_at(sql: &dyn Sql, edge: Edge, limit: u64) -> Result<Vec<OwnedEventId>, Fault> {
+    sql.query(
+        "SELECT event_id FROM gap WHERE position BETWEEN ?1 AND ?2 ORDER BY position, event_id LIMIT ?3",
+        &[edge.place.into(), edge.position.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| super::graph::event_id(&row.text(0)?))
+    .collect()
+}
+
+/// An event is missing no longer.
+pub(crate) fn found(tx: &Tx<'_>, event_id: &EventId) -> Result<(), Fault> {
+    tx.execute("DELETE FROM gap WHERE event_id = ?1", &[event_id.as_str().into()])?;
+    Ok(())
+}
+
+/// Of these events, those that have no place in the graph: not held, or held beside it for what they say of a state.
+pub(crate) fn not_in_graph<'a>(
+    sql: &dyn Sql,
+    event_ids: impl IntoIterator<Item = &'a OwnedEventId>,
+) -> Result<Vec<OwnedEventId>, Fault> {
+    let event_ids: Vec<&OwnedEventId> = event_ids.into_iter().collect();
+    sql.query(
+        "SELECT value FROM json_each(?1) WHERE NOT EXISTS
+         (SELECT 1 FROM event WHERE event_id = value AND (position >= ?2 OR base IS NOT NULL))",
+        &[serde_json::to_string(&event_ids)?.into(), LOG_START.into()],
+    )?
+    .into_iter()
+    .map(|mut row| super::graph::event_id(&row.text(0)?))
+    .collect()
+}
+
+/// How the state that events make differs from the log's at `position`; refused ones among them count for nothing.
+pub(crate) fn differences(
+    sql: &dyn Sql,
+    position: u64,
+    event_ids: &[OwnedEventId],
+) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
+    const IN_LOG: &str = "SELECT state.type, state.state_key, event_id FROM state JOIN event ON event.position =
+         (SELECT after FROM state_change
+          WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?2
+          ORDER BY position DESC LIMIT 1)";
+    let rows = sql.query(
+        &format!(
+            "WITH told AS MATERIALIZED
+             (SELECT event.type, state_key, event_id FROM json_each(?1) JOIN event ON event_id = value
+              WHERE state_key IS NOT NULL AND verdict IS NOT 1),
+             here AS MATERIALIZED ({IN_LOG})
+             SELECT type, state_key, event_id FROM told WHERE event_id NOT IN (SELECT event_id FROM here)
+             UNION ALL
+             SELECT type, state_key, NULL FROM here WHERE (type, state_key) NOT IN (SELECT type, state_key FROM told)"
+        ),
+        &[serde_json::to_string(event_ids)?.into(), position.into()],
+    )?;
+    rows.into_iter()
+        .map(|mut row| {
+            let event = row.text_or_null(2)?.map(|text| super::graph::event_id(&text)).transpose()?;
+            Ok(((row.text(0)?, row.text(1)?), event))
+        })
+        .collect()
+}
+
+/// What the state for one key is from `position` on: in the places kept free for history, where nobody looked before.
+pub(crate) fn set_state(tx: &Tx<'_>, key: &Key, position: u64, event: Option<u64>) -> Result<(), Fault> {
+    let values = || [key.0.as_str().into(), key.1.as_str().into(), position.into(), event.into()];
+    tx.execute(
+        "INSERT INTO state_change (type, state_key, position, before, after) VALUES (?1, ?2, ?3,
+         (SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position < ?3
+          ORDER BY position DESC LIMIT 1), ?4)
+         ON CONFLICT (type, state_key, position) DO UPDATE SET after = excluded.after",
+        &values(),
+    )?;
+    // The keys of any time are among those of now.
+    let [event_type, state_key, ..] = values();
+    tx.execute(
+        "INSERT INTO state (type, state_key, position) VALUES (?1, ?2, 0) ON CONFLICT (type, state_key) DO NOTHING",
+        &[event_type, state_key],
+    )?;
+    Ok(())
+}
+
+/// The state for one key stays what it is from `position` on, whatever becomes of it before.
+pub(crate) fn keep_state(tx: &Tx<'_>, key: &Key, position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO state_change (type, state_key, position, before, after) VALUES (?1, ?2, ?3, NULL,
+         (SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3
+          ORDER BY position DESC LIMIT 1))
+         ON CONFLICT (type, state_key, position) DO NOTHING",
+        &[key.0.as_str().into(), key.1.as_str().into(), position.into()],
+    )?;
+    Ok(())
+}
+
+/// Forgets changes at `position` that change nothing.
+pub(crate) fn forget_idle_changes(tx: &Tx<'_>, position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM state_change AS idle WHERE position = ?1 AND after IS
+         (SELECT after FROM state_change AS earlier
+          WHERE earlier.type = idle.type AND earlier.state_key = idle.state_key AND earlier.position < ?1
+          ORDER BY earlier.position DESC LIMIT 1)",
+        &[position.into()],
+    )?;
+    Ok(())
+}
+
+/// The servers with most members joined in the state at `position`, as far as a look at `members` of them tells.
+pub(crate) fn servers_at(sql: &dyn Sql, position: u64, members: u64, limit: u64) -> Result<Vec<String>, Fault> {
+    let bound: [Value; 3] = [position.into(), members.into(), limit.into()];
+    sql.query(
+        "SELECT server FROM
+         (SELECT substr(state_key, instr(state_key, ':') + 1) AS server,
+          (SELECT after FROM state_change
+           WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?1
+           ORDER BY position DESC LIMIT 1) AS event
+          FROM state WHERE type = 'm.room.member' LIMIT ?2) AS entry
+         JOIN event ON event.position = entry.event
+         WHERE json_extract(json, '$.content.membership') = 'join'
+         GROUP BY server ORDER BY count(*) DESC, server LIMIT ?3",
+        &bound,
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}

@@ -1,0 +1,124 @@
+//! History that this server does not have: other servers are asked for it, when somebody here reads that far.
+//!
+//! The room says what is missing and who was there ([`Gap`]); this asks one server after the other, and has the room place
+//! what comes. Whatever is not to be had within [`BUDGET_MS`] the reader does without.
+//! Spec: Server-Server API, "Backfilling and retrieving missing events".
+
+use actors::room::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
+use domain::{Pdu, RoomVersion};
+use js_int::UInt;
+use ruma_common::{OwnedEventId, RoomId, ServerName};
+use ruma_federation_api::backfill::get_backfill;
+
+use super::{Bounds, pdus::checked, receiving::Receiving};
+use crate::{Context, Failure};
+
+/// Gaps, or parts of one, that are filled for one reader's page.
+const FILLED_MAX: usize = 5;
+/// Servers asked for one part of a gap.
+const SERVERS_ASKED_MAX: usize = 5;
+/// For all that a reader waits for: after that nobody is asked any more, in milliseconds.
+const BUDGET_MS: u64 = 20_000;
+/// The longest that one server is waited for, in milliseconds.
+const ANSWER_MS: u64 = 10_000;
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Calls of the room for one answer.
+const ROUNDS_MAX: usize = 3;
+
+/// What one reader waits for.
+pub(crate) struct Backfill<'a> {
+    cx: &'a Context,
+    room_id: &'a RoomId,
+    left: usize,
+    until_ms: u64,
+}
+
+/// What became of a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// It is smaller.
+    More,
+    /// Nobody has what is missing.
+    Nothing,
+    /// Enough was asked for this reader.
+    Enough,
+}
+
+impl<'a> Backfill<'a> {
+    pub(crate) fn new(cx: &'a Context, room_id: &'a RoomId) -> Self {
+        Self { cx, room_id, left: FILLED_MAX, until_ms: cx.now_ms().saturating_add(BUDGET_MS) }
+    }
+
+    /// Asks for what is missing.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn fill(&mut self, gap: &Gap) -> Result<Filled, Failure> {
+        if self.left == 0 {
+            return Ok(Filled::Enough);
+        }
+        self.left = self.left.saturating_sub(1);
+        let version = RoomVersion::parse(&gap.room_version)?;
+        for server in gap.servers.iter().take(SERVERS_ASKED_MAX) {
+            let timeout_ms = self.until_ms.saturating_sub(self.cx.now_ms()).min(ANSWER_MS);
+            if timeout_ms == 0 {
+                return Ok(Filled::Enough);
+            }
+            let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms };
+            let limit = UInt::try_from(HISTORY_EVENTS_MAX).unwrap_or_default();
+            let request = get_backfill::v1::Request::new(self.room_id.to_owned(), gap.missing.clone(), limit);
+            let pdus = match self.cx.ask_within(server, request, bounds).await {
+                Ok(response) => response.pdus,
+                Err(error) => {
+                    tracing::debug!(room_id = %self.room_id, %server, %error, "a server does not tell of history");
+                    continue;
+                }
+            };
+            let pdus = pdus.get(..HISTORY_EVENTS_MAX).unwrap_or(&pdus);
+            let events = self.cx.old_pdus(self.room_id, &version, pdus).await?;
+            if self.place(server, &version, gap, &events).await? > 0 {
+                return Ok(Filled::More);
+            }
+        }
+        Ok(Filled::Nothing)
+    }
+
+    /// Has the room place events, with whatever it needs from who gave them. Answers how many were.
+    async fn place(
+        &self,
+        server: &ServerName,
+        version: &RoomVersion,
+        gap: &Gap,
+        events: &[Pdu],
+    ) -> Result<usize, Failure> {
+        let giver = Receiving { cx: self.cx, origin: server, room_id: self.room_id, version };
+        let mut call = PlaceHistory {
+            edge: gap.edge,
+            events: events.iter().map(checked).collect(),
+            states: Vec::new(),
+            is_final: false,
+        };
+        for round in 0..=ROUNDS_MAX {
+            call.is_final = round == ROUNDS_MAX;
+            let (states, auth_events) = match self.cx.room(self.room_id).call(&call).await? {
+                Placed::Placed(count) => return Ok(count),
+                Placed::Needs { states, auth_events } => (states, auth_events),
+            };
+            for event_id in states {
+                call.states.extend(self.state_before(&giver, events, &event_id).await?);
+            }
+            giver.fetch_one_by_one(giver.missing_of(auth_events).await?).await?;
+        }
+        Ok(0)
+    }
+
+    async fn state_before(
+        &self,
+        giver: &Receiving<'_>,
+        events: &[Pdu],
+        event_id: &OwnedEventId,
+    ) -> Result<Option<(OwnedEventId, Vec<OwnedEventId>)>, Failure> {
+        let Some(pdu) = events.iter().find(|pdu| pdu.event_id() == event_id) else { return Ok(None) };
+        Ok(giver.fetch_state(pdu).await?.map(|state| (event_id.clone(), state)))
+    }
+}
