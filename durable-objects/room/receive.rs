@@ -340,7 +340,8 @@ impl Room {
     ) -> Result<(), Error> {
         let version = self.version(&**tx)?;
         let Some(event) = store::log::anywhere(&**tx, event_id.as_str())? else { return Ok(()) };
-        if event.redacted_by.is_some() || event.pdu.room_id() != because.room_id() {
+        // Of several redactions the first one in the room's order counts; history may bring it last.
+        if event.redacted_by.is_some_and(|by| by <= position) || event.pdu.room_id() != because.room_id() {
             return Ok(());
         }
         let node = store::graph::by_id(&**tx, because.event_id())?;
