@@ -246,7 +246,6 @@ fn what_a_room_is_asked_about_times_and_states() {
         &room::EventByTimestamp { user, device, ts_ms: 5, direction: room::Direction::Forwards },
         json!({ "user": "@alice:a", "device": "D", "ts_ms": 5, "direction": "forwards" }),
     );
-    pinned_reply::<room::EventByTimestamp>(json!({ "event_id": "$e", "origin_server_ts": 5 }));
     pinned(
         &room::GetState {
             user: alice(),

@@ -326,10 +326,10 @@ impl Reader<'_> {
                 Direction::Backwards => times.filter(|time| *time <= ts_ms).max(),
             };
             let Some(closest) = closest else {
-                assert!(is_not_found(&found), "{} finds something", self.user);
+                assert!(found.unwrap().event.is_none(), "{} finds something", self.user);
                 continue;
             };
-            let found = found.unwrap();
+            let found = found.unwrap().event.unwrap();
             assert!(self.view.reads[self.index_of_id(found.event_id.as_str())], "{} finds it", self.user);
             assert_eq!(u64::from(MilliSecondsSinceUnixEpoch::get(&found.origin_server_ts)), closest);
         }

@@ -146,11 +146,25 @@ fn what_a_room_is_given_of_its_history() {
     let encoded = json!({ "event_id": "$e", "json": "{}" });
     let states = vec![("$e".try_into().unwrap(), vec!["$s".try_into().unwrap()])];
     pinned(
-        &rooms::PlaceHistory { edge: 5, events: vec![event()], states, is_final: true },
+        &rooms::PlaceHistory { edge: 5, events: vec![event()], states, is_apart: false, is_final: true },
         json!({ "edge": 5, "events": [encoded], "states": [["$e", ["$s"]]], "is_final": true }),
     );
     pinned_reply::<rooms::PlaceHistory>(json!({ "placed": 3 }));
     pinned_reply::<rooms::PlaceHistory>(json!({ "needs": { "states": ["$e"], "auth_events": ["$a"] } }));
     let gap = json!({ "edge": 5, "missing": ["$m"], "servers": ["one.test"], "room_version": "12" });
     pinned_reply::<rooms::Messages>(json!({ "chunk": [], "start": "t1", "end": "t0", "gap": gap }));
+}
+
+#[test]
+fn what_a_room_is_asked_about_times() {
+    pinned_reply::<rooms::EventByTimestamp>(json!({
+        "event": { "event_id": "$e", "origin_server_ts": 5 },
+        "gap": { "edge": 5, "missing": ["$m"], "servers": ["b"], "room_version": "12" },
+    }));
+    let server = "b".try_into().unwrap();
+    pinned(
+        &rooms::EventByTimestampForServer { server, ts_ms: 5, direction: rooms::Direction::Backwards },
+        json!({ "server": "b", "ts_ms": 5, "direction": "backwards" }),
+    );
+    pinned_reply::<rooms::EventByTimestampForServer>(json!({ "event_id": "$e", "origin_server_ts": 5 }));
 }

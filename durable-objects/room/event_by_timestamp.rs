@@ -1,13 +1,16 @@
 //! Which event happened at a time.
+//!
+//! Where history is missing next to the time, there may be a closer event: the reply says whom to ask for it
+//! ([`super::Gap`]). Spec: "Getting events for a room"; Server-Server API, "Retrieving events".
 
-use domain::Refusal;
 use platform::{ActorKind, Fault, Sql};
-use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedUserId};
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Direction, Room,
-    store::{self, log::Logged},
+    Direction, Gap, Room,
+    get_outgoing::ServerSight,
+    store::{self, graph::Verdict, log::Logged},
     viewer::Viewer,
     walk::Walk,
 };
@@ -18,11 +21,13 @@ use crate::{Call, Cx, Error};
 const AROUND: u64 = 100;
 /// Log entries looked at for an event that the user may see.
 const SCAN_MAX: u64 = 2_000;
+/// As that, for one that another server may see: each is looked at by itself.
+const SERVER_SCAN_MAX: u64 = 500;
 
 /// The event that the user may see closest to a time, by `origin_server_ts`, in a direction.
 /// Spec: `GET /rooms/{roomId}/timestamp_to_event`.
 ///
-/// Refused: `Forbidden` for who was never in the room, unless it is world-readable; `NotFound` if there is none.
+/// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EventByTimestamp {
     pub user: OwnedUserId,
@@ -32,8 +37,28 @@ pub struct EventByTimestamp {
     pub direction: Direction,
 }
 
-/// An event and its time.
+/// What was found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ClosestEvent {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<TimedEvent>,
+    /// What is missing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
+}
+
+/// As [`EventByTimestamp`], for another server.
+///
+/// Refused: `Forbidden` for a server that is not in the room, or that its ACL keeps out.
 #[derive(Debug, Serialize, Deserialize)]
+pub struct EventByTimestampForServer {
+    pub server: OwnedServerName,
+    pub ts_ms: u64,
+    pub direction: Direction,
+}
+
+/// An event and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
     pub event_id: OwnedEventId,
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
@@ -42,22 +67,87 @@ pub struct TimedEvent {
 impl Call for EventByTimestamp {
     const ACTOR: ActorKind = ActorKind::Room;
     const NAME: &'static str = "event_by_timestamp";
-    type Reply = TimedEvent;
+    type Reply = ClosestEvent;
+}
+
+impl Call for EventByTimestampForServer {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "event_by_timestamp_for_server";
+    type Reply = Option<TimedEvent>;
 }
 
 impl Room {
     pub(super) fn event_by_timestamp(
         &self,
         sql: &dyn Sql,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         call: EventByTimestamp,
-    ) -> Result<TimedEvent, Error> {
+    ) -> Result<ClosestEvent, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?;
         viewer.sight()?;
-        let head = self.head(sql)?;
-        let passes = passes(sql, call.ts_ms, head)?;
+        let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
+        let mut walk = Walk::new(sql, &viewer, call.direction, search.span, AROUND);
+        let found = search.closest(&mut || if walk.scanned() < SCAN_MAX { walk.next() } else { Ok(None) })?;
+        Ok(ClosestEvent { event: found.as_ref().map(timed), gap: self.gap_around(sql, cx, search.passes)? })
+    }
+
+    pub(super) fn event_by_timestamp_for_server(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        call: EventByTimestampForServer,
+    ) -> Result<Option<TimedEvent>, Error> {
+        self.check_server(sql, &call.server)?;
+        let sight = ServerSight::load(sql, &call.server)?;
+        let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
+        let (after, up_to) = search.span;
+        let mut events = match call.direction {
+            Direction::Forwards => store::log::forwards(sql, after, up_to, SERVER_SCAN_MAX)?,
+            Direction::Backwards => store::log::backwards(sql, after, up_to, SERVER_SCAN_MAX)?,
+        }
+        .into_iter();
+        let found = search.closest(&mut || {
+            for event in events.by_ref() {
+                let node = store::graph::by_id(sql, event.pdu.event_id())?;
+                if let Some(node) = node.filter(|node| node.verdict == Verdict::Accepted)
+                    && sight.sees(sql, &node)?
+                {
+                    return Ok(Some(event));
+                }
+            }
+            Ok(None)
+        })?;
+        Ok(found.as_ref().map(timed))
+    }
+
+    /// What is missing between the last event before `position` and the first one from there on.
+    fn gap_around(&self, sql: &dyn Sql, cx: &Cx<'_>, position: u64) -> Result<Option<Gap>, Error> {
+        let Some(stop) = self.history_stop(sql, position.saturating_sub(1))? else { return Ok(None) };
+        let between = store::log::backwards(sql, stop.place, position.saturating_sub(1), 1)?;
+        if between.is_empty() { self.gap_at(sql, cx, &stop).map(Some) } else { Ok(None) }
+    }
+}
+
+fn timed(event: &Logged) -> TimedEvent {
+    TimedEvent { event_id: event.pdu.event_id().to_owned(), origin_server_ts: event.pdu.origin_server_ts() }
+}
+
+/// Where to look for the event at a time.
+struct Search {
+    ts_ms: u64,
+    direction: Direction,
+    /// Where the times pass the given one.
+    passes: u64,
+    /// From where on, in the direction, the first event found is good enough.
+    from: u64,
+    span: (u64, u64),
+}
+
+impl Search {
+    fn new(sql: &dyn Sql, ts_ms: u64, direction: Direction, head: u64) -> Result<Self, Fault> {
+        let passes = passes(sql, ts_ms, head)?;
         // A little beyond, against the direction: there may be events as close.
-        let (from, span) = match call.direction {
+        let (from, span) = match direction {
             Direction::Forwards => {
                 let from = store::log::backwards(sql, 0, passes.saturating_sub(1), AROUND)?;
                 let from = from.last().map_or(0, |event| event.position.saturating_sub(1));
@@ -68,12 +158,34 @@ impl Room {
                 (passes, (0, from.last().map_or(head, |event| event.position)))
             }
         };
-        let found = closest(Walk::new(sql, &viewer, call.direction, span, AROUND), call.ts_ms, call.direction, from)?;
-        let found = found.ok_or_else(|| {
-            let direction = if call.direction == Direction::Forwards { "after" } else { "before" };
-            Refusal::NotFound(format!("there is no event {direction} {} that you may see", call.ts_ms))
-        })?;
-        Ok(TimedEvent { event_id: found.pdu.event_id().to_owned(), origin_server_ts: found.pdu.origin_server_ts() })
+        Ok(Self { ts_ms, direction, passes, from, span })
+    }
+
+    /// The event with the time closest on its side: of the first `AROUND` beyond `from`, if there is one, or else the
+    /// first of all.
+    fn closest(&self, next: &mut dyn FnMut() -> Result<Option<Logged>, Fault>) -> Result<Option<Logged>, Fault> {
+        let mut closest: Option<Logged> = None;
+        let mut beyond = 0_u64;
+        while closest.is_none() || beyond < AROUND {
+            let Some(event) = next()? else { break };
+            let is_beyond = match self.direction {
+                Direction::Forwards => event.position >= self.from,
+                Direction::Backwards => event.position < self.from,
+            };
+            beyond = beyond.saturating_add(is_beyond.into());
+            let closer = match self.direction {
+                Direction::Forwards => {
+                    time(&event) >= self.ts_ms && closest.as_ref().is_none_or(|last| time(&event) < time(last))
+                }
+                Direction::Backwards => {
+                    time(&event) <= self.ts_ms && closest.as_ref().is_none_or(|last| time(&event) > time(last))
+                }
+            };
+            if closer {
+                closest = Some(event);
+            }
+        }
+        Ok(closest)
     }
 }
 
@@ -97,42 +209,15 @@ fn passes(sql: &dyn Sql, ts_ms: u64, head: u64) -> Result<u64, Fault> {
     Ok(passes)
 }
 
-/// The event with the time closest to `ts_ms` on its side: of the first `AROUND` beyond `from`, if there is one, or else
-/// the first of all.
-fn closest(mut walk: Walk<'_>, ts_ms: u64, direction: Direction, from: u64) -> Result<Option<Logged>, Fault> {
-    let mut closest: Option<Logged> = None;
-    let mut beyond = 0_u64;
-    while walk.scanned() < SCAN_MAX && (closest.is_none() || beyond < AROUND) {
-        let Some(event) = walk.next()? else { break };
-        let is_beyond = match direction {
-            Direction::Forwards => event.position >= from,
-            Direction::Backwards => event.position < from,
-        };
-        beyond = beyond.saturating_add(is_beyond.into());
-        let closer = match direction {
-            Direction::Forwards => {
-                time(&event) >= ts_ms && closest.as_ref().is_none_or(|last| time(&event) < time(last))
-            }
-            Direction::Backwards => {
-                time(&event) <= ts_ms && closest.as_ref().is_none_or(|last| time(&event) > time(last))
-            }
-        };
-        if closer {
-            closest = Some(event);
-        }
-    }
-    Ok(closest)
-}
-
 #[cfg(test)]
 mod tests {
-    use domain::{Refusal, power::Preset};
+    use domain::power::Preset;
     use platform::{ActorKind, Address, Sql};
     use ruma_common::{OwnedUserId, user_id};
     use serde_json::json;
 
     use super::{Direction, EventByTimestamp, passes};
-    use crate::{CallError, world::World};
+    use crate::world::World;
 
     fn alice() -> OwnedUserId {
         user_id!("@alice:myelin.test").to_owned()
@@ -178,14 +263,14 @@ mod tests {
             (Backwards, 999_999, Some(20_000)),
         ] {
             let call = EventByTimestamp { user: alice(), device: "PHONE".into(), ts_ms: began + offset, direction };
-            let found = world.call(room_id.as_str(), &call).ok();
+            let found = world.call(room_id.as_str(), &call).unwrap().event;
             let found = found.map(|event| u64::from(event.origin_server_ts.get()) - began);
             assert_eq!(found, expected, "{direction:?} {offset}");
         }
         for (direction, ts_ms) in [(Backwards, began - 1), (Backwards, 0), (Forwards, u64::MAX)] {
             let call = EventByTimestamp { user: alice(), device: "PHONE".into(), ts_ms, direction };
-            let outcome = world.call(room_id.as_str(), &call);
-            assert!(matches!(outcome, Err(CallError::Refused(Refusal::NotFound(_)))), "{direction:?} {ts_ms}");
+            let found = world.call(room_id.as_str(), &call).unwrap();
+            assert!(found.event.is_none() && found.gap.is_none(), "{direction:?} {ts_ms}");
         }
     }
 

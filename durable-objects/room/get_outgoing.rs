@@ -359,27 +359,30 @@ fn before(
             continue;
         }
         let Some(node) = store::graph::by_id(sql, &event_id)? else { continue };
-        if node.verdict == Verdict::Rejected || node.pdu.depth() < min_depth {
+        if node.pdu.depth() < min_depth {
             continue;
         }
         ahead.extend(node.pdu.prev_events().iter().cloned());
-        nodes.push(node);
+        // A refused event is not told of; what was before it is.
+        if node.verdict != Verdict::Rejected {
+            nodes.push(node);
+        }
     }
     nodes.sort_by_key(|node| std::cmp::Reverse((node.pdu.depth(), node.number)));
     Ok(nodes)
 }
 
 /// What the users of a server may see, taken together.
-struct ServerSight {
+pub(super) struct ServerSight {
     users: Vec<String>,
 }
 
 impl ServerSight {
-    fn load(sql: &dyn Sql, server: &ServerName) -> Result<Self, Fault> {
+    pub(super) fn load(sql: &dyn Sql, server: &ServerName) -> Result<Self, Fault> {
         Ok(Self { users: store::servers::users(sql, server.as_str(), USERS_MAX)? })
     }
 
-    fn sees(&self, sql: &dyn Sql, node: &Node) -> Result<bool, Fault> {
+    pub(super) fn sees(&self, sql: &dyn Sql, node: &Node) -> Result<bool, Fault> {
         // State that was before us, and what was refused, is held for what others say of it.
         let Some(state) = node.state_before(sql)? else { return Ok(true) };
         let visibility = state.event(sql, "m.room.history_visibility", "")?;

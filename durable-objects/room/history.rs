@@ -62,6 +62,9 @@ pub struct PlaceHistory {
     /// For some of them the state before, by ids; all of them held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<(OwnedEventId, Vec<OwnedEventId>)>,
+    /// Whether this is one event from further back than what is missing next: it gets a place, and an edge, of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_apart: bool,
     /// Whether to do without what is needed and not there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_final: bool,
@@ -137,14 +140,19 @@ impl Room {
                 None => drop(found.insert(pdu.event_id().to_owned(), pdu)),
             }
         }
-        let mut ordered = ordered(&missing, &found);
+        let mut ordered = if call.is_apart { found.into_values().take(1).collect() } else { ordered(&missing, &found) };
         let free = usize::try_from(edge.place.saturating_sub(edge.floor).saturating_sub(2) / 2).unwrap_or(usize::MAX);
         ordered.drain(..ordered.len().saturating_sub(free));
         let states: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = call.states.into_iter().collect();
-        let placing = Placing { room: self, edge, is_still: self.is_still(&**tx, edge, &ordered)?, states };
+        let is_still = !call.is_apart && self.is_still(&**tx, edge, &ordered)?;
+        let placing = Placing { room: self, edge, is_still, states };
         let needs = placing.needs(&**tx, cx, &ordered)?;
         if !call.is_final && needs != Placed::Placed(0) {
             return Ok(needs);
+        }
+        if call.is_apart {
+            let Some(lower) = placing.split() else { return Ok(Placed::Placed(0)) };
+            return lower.place_apart(edge, tx, cx, &ordered);
         }
         placing.place(tx, cx, &ordered)
     }
@@ -222,6 +230,30 @@ impl Placing<'_> {
             return Ok(Placed::Placed(0));
         }
         Ok(Placed::Needs { states, auth_events })
+    }
+
+    /// The lower half of the numbers that are free: what stands between is looked for later.
+    fn split(&self) -> Option<Self> {
+        let Edge { floor, place, .. } = self.edge;
+        let middle = floor.midpoint(place);
+        let edge = Edge { position: middle, floor, place: middle.saturating_add(2) };
+        (middle.saturating_sub(floor) > 2 && place.saturating_sub(middle) > 4).then(|| Self {
+            room: self.room,
+            edge,
+            is_still: false,
+            states: self.states.clone(),
+        })
+    }
+
+    /// Places one event in the middle of the free numbers, and lets the upper ones begin above it.
+    fn place_apart(&self, upper: Edge, tx: &Tx<'_>, cx: &Cx<'_>, event: &[Pdu]) -> Result<Placed, Error> {
+        let placed = self.place(tx, cx, event)?;
+        if placed == Placed::Placed(1) {
+            let edge = Edge { place: self.edge.position, ..self.edge };
+            store::history::insert(tx, edge)?;
+            store::history::raise_floor(tx, upper.position, self.edge.place.saturating_sub(1))?;
+        }
+        Ok(placed)
     }
 
     fn place(&self, tx: &Tx<'_>, cx: &Cx<'_>, ordered: &[Pdu]) -> Result<Placed, Error> {

@@ -31,7 +31,7 @@
 //! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
 //! | [`GetRelations`], [`GetThreads`] | the events that relate to one, and those that threads begin with, in pages |
 //! | [`Search`], [`GetSearchResults`] | the events with some words in them |
-//! | [`EventByTimestamp`] | the event closest to a time |
+//! | [`EventByTimestamp`], [`EventByTimestampForServer`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
@@ -129,7 +129,7 @@ pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use device_lists::{DeviceListChanged, DeviceLists, GetDeviceLists};
 pub use directory::{IsPublished, SetPublished};
-pub use event_by_timestamp::{EventByTimestamp, TimedEvent};
+pub use event_by_timestamp::{ClosestEvent, EventByTimestamp, EventByTimestampForServer, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
@@ -302,6 +302,7 @@ impl Logic for Room {
             write Search => search,
             read GetSearchResults => search_results,
             read EventByTimestamp => event_by_timestamp,
+            read EventByTimestampForServer => event_by_timestamp_for_server,
             read GetState => state,
             read GetStateEvent => state_event,
             read GetMembers => members,

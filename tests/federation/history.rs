@@ -1,7 +1,7 @@
 //! Spec: server-server API, «Backfilling and retrieving missing events»: what happened in a room before a server was in it,
 //! or while it heard nothing, between two servers of ours and with Synapse.
 
-use harness::{Host, User, Value, bodies, encode, json};
+use harness::{Host, User, Value, bodies, encode, event_ids, json};
 
 use crate::{
     network::{Federated, on_each_host},
@@ -11,6 +11,7 @@ use crate::{
 on_each_host![
     what_was_before_the_join_is_read_as_the_room_allows,
     nobody_answers_and_what_is_here_is_shown,
+    an_event_of_a_time_before_the_join_is_found,
     synapse_reads_our_history_and_we_read_its,
     what_synapse_does_not_send_again_is_asked_for,
 ];
@@ -106,6 +107,28 @@ fn nobody_answers_and_what_is_here_is_shown(host: Host) {
     let mut rest = bodies(&bob.pages_back(&room, Some(&end), 20));
     rest.reverse();
     assert_eq!(rest, said);
+}
+
+fn an_event_of_a_time_before_the_join_is_found(host: Host) {
+    let (here, there) = (Federated::starts(host), Federated::starts(Host::Native));
+    for (at, from) in [(&there, &here), (&here, &there)] {
+        let (alice, bob) = (at.server.registers("alice"), from.server.registers("bob"));
+        let (room, said) = talks(&alice, "shared", "12", 30);
+        let wanted = alice.pages_back(&room, None, 50).into_iter().find(|event| event["content"]["body"] == *said[9]);
+        let wanted = wanted.expect("it was said");
+        let time = wanted["origin_server_ts"].as_u64().expect("a time");
+        let expected = alice.event_at(&room, time, "f").ok();
+        joins_by(&bob, &room, &at.name).ok();
+        assert_eq!(bob.event_at(&room, time, "f").ok(), expected);
+        let event_id = expected["event_id"].as_str().expect("an id");
+        let context = bob.context(&room, event_id, &[("limit", "4")]).ok();
+        let before = alice.context(&room, event_id, &[("limit", "4")]).ok();
+        let ids = |context: &Value| event_ids(context["events_before"].as_array().expect("a list"));
+        assert_eq!(ids(&context), ids(&before));
+        let mut all = bodies(&bob.pages_back(&room, None, 20));
+        all.reverse();
+        assert_eq!(all, said);
+    }
 }
 
 fn synapse_reads_our_history_and_we_read_its(host: Host) {

@@ -50,9 +50,7 @@ pub(crate) fn newest(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Option<Edg
 /// The first edge, with something missing, that a way back from `up_to` reaches.
 pub(crate) fn open_below(sql: &dyn Sql, up_to: u64) -> Result<Option<Edge>, Fault> {
     sql.query(
-        &format!(
-            "SELECT position, floor, place FROM edge WHERE floor <= ?1 AND {OPEN} ORDER BY position DESC LIMIT 1"
-        ),
+        &format!("SELECT position, floor, place FROM edge WHERE floor <= ?1 AND {OPEN} ORDER BY position DESC LIMIT 1"),
         &[up_to.into()],
     )?
     .into_iter()
@@ -80,6 +78,12 @@ pub(crate) fn open_at_beginning(sql: &dyn Sql) -> Result<Option<Edge>, Fault> {
 /// What was found before an edge begins at `place` now.
 pub(crate) fn move_place(tx: &Tx<'_>, position: u64, place: u64) -> Result<(), Fault> {
     tx.execute("UPDATE edge SET place = ?2 WHERE position = ?1", &[position.into(), place.into()])?;
+    Ok(())
+}
+
+/// The numbers that are free before an edge begin at `floor` now.
+pub(crate) fn raise_floor(tx: &Tx<'_>, position: u64, floor: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE edge SET floor = ?2 WHERE position = ?1", &[position.into(), floor.into()])?;
     Ok(())
 }
 

@@ -3,15 +3,17 @@
 
 use actors::{
     destination::GetSharedRooms,
-    room::{GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted},
+    room::{
+        Direction, EventByTimestampForServer, GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted,
+    },
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
-use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId};
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, api};
 use ruma_federation_api::{
     authorization::get_event_authorization,
     backfill::get_backfill,
-    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    event::{get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids},
 };
 
 use super::{Origin, event_lists::pages, membership::unknown_room};
@@ -29,6 +31,7 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add_body(event_auth);
     routes.add(backfill);
     routes.add(missing_events);
+    routes.add(by_timestamp);
 }
 
 /// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked.
@@ -125,6 +128,22 @@ async fn missing_events(
     let call = GetEventsForServer { server: origin, wanted };
     let events = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
     Ok(get_missing_events::v1::Response::new(events))
+}
+
+/// `GET /timestamp_to_event/{roomId}`.
+async fn by_timestamp(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: get_event_by_timestamp::v1::Request,
+) -> Result<get_event_by_timestamp::v1::Response, Failure> {
+    let direction = match request.dir {
+        api::Direction::Backward => Direction::Backwards,
+        api::Direction::Forward => Direction::Forwards,
+    };
+    let call = EventByTimestampForServer { server: origin, ts_ms: request.ts.get().into(), direction };
+    let found = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
+    let found = found.ok_or_else(|| Refusal::NotFound("There is no event there that you may see".to_owned()))?;
+    Ok(get_event_by_timestamp::v1::Response::new(found.event_id, found.origin_server_ts))
 }
 
 fn millis(ms: u64) -> MilliSecondsSinceUnixEpoch {

@@ -4,11 +4,14 @@
 //! what comes. Whatever is not to be had within [`BUDGET_MS`] the reader does without.
 //! Spec: Server-Server API, "Backfilling and retrieving missing events".
 
-use actors::room::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
+use actors::room::{Direction, Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed, TimedEvent};
 use domain::{Pdu, RoomVersion};
 use js_int::UInt;
-use ruma_common::{OwnedEventId, RoomId, ServerName};
-use ruma_federation_api::backfill::get_backfill;
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, api};
+use ruma_federation_api::{
+    backfill::get_backfill,
+    event::{get_event, get_event_by_timestamp},
+};
 
 use super::{Bounds, pdus::checked, receiving::Receiving};
 use crate::{Context, Failure};
@@ -60,11 +63,7 @@ impl<'a> Backfill<'a> {
         self.left = self.left.saturating_sub(1);
         let version = RoomVersion::parse(&gap.room_version)?;
         for server in gap.servers.iter().take(SERVERS_ASKED_MAX) {
-            let timeout_ms = self.until_ms.saturating_sub(self.cx.now_ms()).min(ANSWER_MS);
-            if timeout_ms == 0 {
-                return Ok(Filled::Enough);
-            }
-            let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms };
+            let Some(bounds) = self.bounds() else { return Ok(Filled::Enough) };
             let limit = UInt::try_from(HISTORY_EVENTS_MAX).unwrap_or_default();
             let request = get_backfill::v1::Request::new(self.room_id.to_owned(), gap.missing.clone(), limit);
             let pdus = match self.cx.ask_within(server, request, bounds).await {
@@ -76,11 +75,61 @@ impl<'a> Backfill<'a> {
             };
             let pdus = pdus.get(..HISTORY_EVENTS_MAX).unwrap_or(&pdus);
             let events = self.cx.old_pdus(self.room_id, &version, pdus).await?;
-            if self.place(server, &version, gap, &events).await? > 0 {
+            if self.place(server, &version, gap, &events, false).await? > 0 {
                 return Ok(Filled::More);
             }
         }
         Ok(Filled::Nothing)
+    }
+
+    /// Asks for an event closer to a time than the one that is here, and has the room place it apart. Whether there was
+    /// one.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn find(
+        &self,
+        gap: &Gap,
+        ts_ms: u64,
+        direction: Direction,
+        here: Option<&TimedEvent>,
+    ) -> Result<bool, Failure> {
+        let version = RoomVersion::parse(&gap.room_version)?;
+        let is_closer = |time: MilliSecondsSinceUnixEpoch| {
+            let distance = |time: MilliSecondsSinceUnixEpoch| match direction {
+                Direction::Forwards => u64::from(time.get()).checked_sub(ts_ms),
+                Direction::Backwards => ts_ms.checked_sub(time.get().into()),
+            };
+            let here = here.and_then(|here| distance(here.origin_server_ts));
+            distance(time).is_some_and(|distance| here.is_none_or(|here| distance < here))
+        };
+        for server in gap.servers.iter().take(SERVERS_ASKED_MAX) {
+            let Some(bounds) = self.bounds() else { return Ok(false) };
+            let dir = match direction {
+                Direction::Forwards => api::Direction::Forward,
+                Direction::Backwards => api::Direction::Backward,
+            };
+            let ts = MilliSecondsSinceUnixEpoch(UInt::try_from(ts_ms).unwrap_or(UInt::MAX));
+            let request = get_event_by_timestamp::v1::Request::new(self.room_id.to_owned(), ts, dir);
+            let Ok(found) = self.cx.ask_within(server, request, bounds).await else { continue };
+            if !is_closer(found.origin_server_ts) {
+                continue;
+            }
+            let request = get_event::v1::Request::new(found.event_id.clone());
+            let Ok(answer) = self.cx.ask_within(server, request, bounds).await else { continue };
+            let mut events = self.cx.old_pdus(self.room_id, &version, &[answer.pdu]).await?;
+            events.retain(|pdu| pdu.event_id() == found.event_id && is_closer(pdu.origin_server_ts()));
+            if !events.is_empty() && self.place(server, &version, gap, &events, true).await? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// For the next question; `None` when the time is over.
+    fn bounds(&self) -> Option<Bounds> {
+        let timeout_ms = self.until_ms.saturating_sub(self.cx.now_ms()).min(ANSWER_MS);
+        (timeout_ms > 0).then_some(Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms })
     }
 
     /// Has the room place events, with whatever it needs from who gave them. Answers how many were.
@@ -90,12 +139,14 @@ impl<'a> Backfill<'a> {
         version: &RoomVersion,
         gap: &Gap,
         events: &[Pdu],
+        is_apart: bool,
     ) -> Result<usize, Failure> {
         let giver = Receiving { cx: self.cx, origin: server, room_id: self.room_id, version };
         let mut call = PlaceHistory {
             edge: gap.edge,
             events: events.iter().map(checked).collect(),
             states: Vec::new(),
+            is_apart,
             is_final: false,
         };
         for round in 0..=ROUNDS_MAX {

@@ -4,9 +4,10 @@ use actors::{
     room::{AdmitMembership, PrepareInvite},
     user::AskInvite,
 };
+use bytes::Bytes;
 use domain::{Pdu, Refusal, RoomVersion, event};
-use http::Method;
-use ruma_common::{OwnedEventId, OwnedUserId, RoomId, UserId};
+use http::{Method, Request, Response, StatusCode};
+use ruma_common::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use ruma_federation_api::membership::create_invite;
 use serde::{Deserialize, Serialize};
@@ -17,13 +18,14 @@ use super::{
     elsewhere::{incompatible, residence, stripped},
     pdus::{ReadPdu, checked, path_in_room, raw},
 };
-use crate::{Context, Failure, OrAbsent, Routes};
+use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
 
 /// The largest event of the state that comes with an invitation, in bytes: it is kept in the user's own storage.
 const STRIPPED_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(invite);
+    routes.add_raw(Method::PUT, "/_matrix/federation/v1/invite/{room_id}/{event_id}", invite_of_old);
 }
 
 /// `PUT /v2/invite/{roomId}/{eventId}`: a user of ours is invited; we sign that we know.
@@ -39,24 +41,79 @@ async fn invite(
             return Err(Refusal::IncompatibleRoomVersion { room_version }.into());
         }
     };
-    let read = ReadPdu::read(&request.event, &version).map_err(Refusal::BadJson)?;
-    if read.event_id != request.event_id {
-        return Err(Refusal::BadJson("The invitation has another id".to_owned()).into());
+    let mut state = Vec::with_capacity(request.invite_room_state.len());
+    for event in &request.invite_room_state {
+        state.push(to_raw_value(event)?);
     }
-    let pdu = cx.check_pdu(&version, read).await?.map_err(Refusal::Forbidden)?;
-    let invited = invited(&pdu).filter(|_| *pdu.room_id() == *request.room_id && pdu.sender().server_name() == origin);
-    let Some(invited) = invited.filter(|user_id| cx.is_local(user_id)) else {
-        let sentence = "This is no invitation, to this room, by a user of yours, of a user of ours";
-        return Err(Refusal::InvalidParam(sentence.to_owned()).into());
-    };
-    cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
-    let signed = event::countersign(&raw(&pdu)?, &version, cx.identity())?;
-    if !residence(cx, pdu.room_id()).await?.here {
-        let stripped_state = shown(&request.invite_room_state, &pdu)?;
-        let event_id = Some(pdu.event_id().to_owned());
-        cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
+    let invitation =
+        Invitation { room_id: &request.room_id, event_id: &request.event_id, event: &request.event, state };
+    Ok(create_invite::v2::Response::new(invitation.signed(cx, &origin, &version).await?))
+}
+
+/// `PUT /v1/invite/{roomId}/{eventId}`: the same, from a server of old. Spec: «Servers which receive a v1 invite request
+/// must assume that the room version is either "1" or "2"»: their events are alike.
+async fn invite_of_old(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: Request<Bytes>,
+    path: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Default, Deserialize)]
+    struct Unsigned {
+        #[serde(default)]
+        invite_room_state: Vec<Box<RawValue>>,
     }
-    Ok(create_invite::v2::Response::new(signed))
+    #[derive(Deserialize)]
+    struct Event {
+        #[serde(default)]
+        unsigned: Unsigned,
+    }
+    let invalid = |what: &str| Refusal::InvalidParam(format!("This is no {what}"));
+    let [room_id, event_id] = <[String; 2]>::try_from(path).map_err(|_| invalid("path of an invitation"))?;
+    let room_id = OwnedRoomId::try_from(room_id).map_err(|_| invalid("room's id"))?;
+    let event_id = OwnedEventId::try_from(event_id).map_err(|_| invalid("event's id"))?;
+    let malformed = |error: serde_json::Error| Refusal::BadJson(format!("The invitation: {error}"));
+    let event: Box<RawValue> = serde_json::from_slice(request.body()).map_err(malformed)?;
+    let Event { unsigned } = serde_json::from_str(event.get()).map_err(malformed)?;
+    let version = RoomVersion::parse("1")?;
+    let state = unsigned.invite_room_state;
+    let invitation = Invitation { room_id: &room_id, event_id: &event_id, event: &event, state };
+    let signed = invitation.signed(cx, &origin, &version).await?;
+    let body = serde_json::to_vec(&(200, serde_json::json!({ "event": signed })))?;
+    Ok(json_bytes(StatusCode::OK, body.into()))
+}
+
+/// An invitation by another server.
+struct Invitation<'a> {
+    room_id: &'a RoomId,
+    event_id: &'a EventId,
+    event: &'a RawValue,
+    /// What lets the user recognise the room.
+    state: Vec<Box<RawValue>>,
+}
+
+impl Invitation<'_> {
+    /// Checks it, tells the user, and signs it.
+    async fn signed(self, cx: &Context, origin: &ServerName, version: &RoomVersion) -> Result<Box<RawValue>, Failure> {
+        let read = ReadPdu::read(self.event, version).map_err(Refusal::BadJson)?;
+        if read.event_id != self.event_id {
+            return Err(Refusal::BadJson("The invitation has another id".to_owned()).into());
+        }
+        let pdu = cx.check_pdu(version, read).await?.map_err(Refusal::InvalidParam)?;
+        let invited = invited(&pdu).filter(|_| pdu.room_id() == self.room_id && pdu.sender().server_name() == origin);
+        let Some(invited) = invited.filter(|user_id| cx.is_local(user_id)) else {
+            let sentence = "This is no invitation, to this room, by a user of yours, of a user of ours";
+            return Err(Refusal::InvalidParam(sentence.to_owned()).into());
+        };
+        cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
+        let signed = event::countersign(&raw(&pdu)?, version, cx.identity())?;
+        if !residence(cx, pdu.room_id()).await?.here {
+            let stripped_state = shown(self.state, &pdu);
+            let event_id = Some(pdu.event_id().to_owned());
+            cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
+        }
+        Ok(signed)
+    }
 }
 
 /// Who is invited by this event.
@@ -71,20 +128,11 @@ fn invited(pdu: &Pdu) -> Option<OwnedUserId> {
 }
 
 /// What the user is shown of the room.
-fn shown(
-    state: &[ruma_federation_api::membership::RawStrippedState],
-    invite: &Pdu,
-) -> Result<Vec<Box<RawValue>>, Failure> {
-    let mut events = Vec::new();
-    for event in state {
-        let event = to_raw_value(event)?;
-        if event.get().len() <= STRIPPED_BYTES_MAX {
-            events.push(event);
-        }
-    }
-    let mut shown = stripped(&events);
+fn shown(mut state: Vec<Box<RawValue>>, invite: &Pdu) -> Vec<Box<RawValue>> {
+    state.retain(|event| event.get().len() <= STRIPPED_BYTES_MAX);
+    let mut shown = stripped(&state);
     shown.push(event::stripped_json(invite));
-    Ok(shown)
+    shown
 }
 
 impl Context {
@@ -101,7 +149,7 @@ impl Context {
         absent: Refusal,
     ) -> Result<OwnedEventId, Failure> {
         #[derive(Serialize)]
-        struct Invitation<'a> {
+        struct Content<'a> {
             room_version: &'a str,
             event: &'a RawValue,
             invite_room_state: &'a [Box<RawValue>],
@@ -114,8 +162,7 @@ impl Context {
         let prepared = self.room(room_id).call(&call).await.or_absent(absent)?;
         let version = RoomVersion::parse(&prepared.room_version)?;
         let event = RawValue::from_string(prepared.event.json.clone())?;
-        let invitation =
-            Invitation { room_version: version.as_str(), event: &event, invite_room_state: &prepared.state };
+        let invitation = Content { room_version: version.as_str(), event: &event, invite_room_state: &prepared.state };
         let path = path_in_room("v2/invite", room_id, prepared.event.event_id.as_str());
         let server = target.server_name();
         let asked = self.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&invitation)?), Bounds::default());

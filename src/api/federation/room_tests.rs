@@ -6,7 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json, value::to_raw_value};
 
 use super::tests::{answered, identity, server_among, signed};
-use crate::testing::TestServer;
+use crate::testing::{TestServer, refused};
 
 fn encoded(part: &str) -> String {
     utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
@@ -78,7 +78,19 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
         let between = asks(&server, &b, Method::POST, &path, &missing).1["events"].as_array().unwrap().clone();
         assert_eq!(between.last().unwrap()["content"]["body"], "hello", "the oldest first, without the ends");
 
-        for uri in [&event, &state_ids, &state, &auth, &backfill] {
+        let closest = |ts: u64, dir: &str| {
+            let path = format!("/_matrix/federation/v1/timestamp_to_event/{room}?ts={ts}&dir={dir}");
+            gets(&server, &b, &path)
+        };
+        let (status, first) = closest(0, "f");
+        assert_eq!(status, StatusCode::OK, "{first}");
+        let (_, newest) = closest(u64::from(u32::MAX) * 1_000, "b");
+        assert!(first["origin_server_ts"].as_u64() <= newest["origin_server_ts"].as_u64(), "{first} {newest}");
+        assert_eq!(encoded(newest["event_id"].as_str().unwrap()), join);
+        assert_eq!(refused(closest(0, "b")), (404, "M_NOT_FOUND".to_owned()));
+
+        let timestamp = format!("/_matrix/federation/v1/timestamp_to_event/{room}?ts=0&dir=f");
+        for uri in [&event, &state_ids, &state, &auth, &backfill, &timestamp] {
             assert!(matches!(gets(&server, &c, uri).0.as_u16(), 403 | 404), "{uri}");
         }
         assert_eq!(asks(&server, &c, Method::POST, &path, &missing).0, StatusCode::FORBIDDEN);
@@ -90,4 +102,42 @@ fn joined_id(joined: &Value) -> String {
     let version = RoomVersion::parse("11").unwrap();
     let object = serde_json::from_value(joined["event"].clone()).unwrap();
     event::id_of(&object, &version).unwrap().to_string()
+}
+
+#[test]
+fn a_server_of_old_invites_into_a_room_of_old() {
+    let b = identity("b.test", "1", 1);
+    let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let alice = server.register("alice");
+    let invitation = |version: &str, target: &str, membership: &str| {
+        let version = RoomVersion::parse(version).unwrap();
+        let template = json!({
+            "type": "m.room.member", "room_id": "!old:b.test", "sender": "@bob:b.test", "state_key": target,
+            "content": { "membership": membership }, "depth": 5, "prev_events": [], "auth_events": [],
+            "origin": "b.test", "origin_server_ts": 1,
+        });
+        let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
+        let pdu = event::complete(&template, &content, &version, &b, 1_700_000_000_000, [3; 18]).unwrap();
+        let mut body: Value = serde_json::from_str(pdu.json()).unwrap();
+        let name =
+            json!({ "type": "m.room.name", "state_key": "", "sender": "@bob:b.test", "content": { "name": "Old" } });
+        body["unsigned"] = json!({ "invite_room_state": [name] });
+        let path =
+            format!("/_matrix/federation/v1/invite/{}/{}", encoded("!old:b.test"), encoded(pdu.event_id().as_str()));
+        asks(&server, &b, Method::PUT, &path, &body.to_string())
+    };
+    let (status, answer) = invitation("1", "@alice:localhost", "invite");
+    assert_eq!((status, &answer[0]), (StatusCode::OK, &json!(200)), "{answer}");
+    let signatures = answer[1]["event"]["signatures"].as_object().unwrap();
+    assert!(signatures.contains_key("localhost") && signatures.contains_key("b.test"), "{answer}");
+    let (_, sync) = server.get("/_matrix/client/v3/sync", &alice);
+    let shown = sync["rooms"]["invite"]["!old:b.test"]["invite_state"]["events"].as_array().unwrap();
+    assert!(shown.iter().any(|event| event["content"]["name"] == "Old"), "{sync}");
+
+    for (target, membership) in [("@alice:localhost", "join"), ("@alice:b.test", "invite")] {
+        assert_eq!(refused(invitation("1", target, membership)), (400, "M_INVALID_PARAM".to_owned()), "{target}");
+    }
+    assert_eq!(refused(invitation("1", "@nobody:localhost", "invite")), (404, "M_NOT_FOUND".to_owned()));
+    // Its id is in the event in rooms of old.
+    assert_eq!(invitation("11", "@alice:localhost", "invite").0, StatusCode::BAD_REQUEST);
 }

@@ -5,7 +5,8 @@ use ruma_events::StateEventType;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact, reference, stripped_json,
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact, reference,
+    stripped_json,
 };
 use crate::{
     Refusal,

@@ -1,6 +1,7 @@
 //! What happened around an event, and at a time. Spec: "Event Context", "Getting events for a room".
 
-use actors::room::{EventByTimestamp, EventFilter, GetContext, GetState};
+use actors::room::{Direction, EventByTimestamp, EventFilter, GetContext, GetState};
+use domain::Refusal;
 use ruma_client_api::{context::get_context, room::get_event_by_timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,7 +11,11 @@ use super::{
     not_in_room,
     pages::{in_pages, of_state},
 };
-use crate::{Body, Caller, Context, Failure, OrAbsent, Routes, client::filter::checked_room_events, federation::history::{Backfill, Filled}};
+use crate::{
+    Body, Caller, Context, Failure, OrAbsent, Routes,
+    client::filter::checked_room_events,
+    federation::history::{Backfill, Filled},
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_body(context);
@@ -77,6 +82,17 @@ async fn by_timestamp(
         ts_ms: request.ts.get().into(),
         direction: direction(request.dir),
     };
-    let found = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    let room = cx.room(&request.room_id);
+    let mut closest = room.call(&call).await.or_absent(not_in_room(&call.user))?;
+    if let Some(gap) = &closest.gap {
+        let elsewhere = Backfill::new(cx, &request.room_id);
+        if elsewhere.find(gap, call.ts_ms, call.direction, closest.event.as_ref()).await? {
+            closest = room.call(&call).await?;
+        }
+    }
+    let found = closest.event.ok_or_else(|| {
+        let side = if call.direction == Direction::Forwards { "after" } else { "before" };
+        Refusal::NotFound(format!("There is no event {side} {} that you may see", call.ts_ms))
+    })?;
     Ok(get_event_by_timestamp::v1::Response::new(found.event_id, found.origin_server_ts))
 }
