@@ -225,16 +225,9 @@ fn what_a_room_is_asked() {
 #[test]
 fn what_a_room_is_asked_about_times_and_states() {
     let (user, device, event_id) = (alice(), "D".into(), "$e".try_into().unwrap());
+    let filter = EventFilter::default();
     pinned(
-        &room::GetContext {
-            user,
-            device,
-            ignored: Vec::new(),
-            event_id,
-            limit: 5,
-            filter: EventFilter::default(),
-            past_gaps: false,
-        },
+        &room::GetContext { user, device, ignored: vec![], event_id, limit: 5, filter, past_gaps: false },
         json!({ "user": "@alice:a", "device": "D", "event_id": "$e", "limit": 5, "filter": {} }),
     );
     pinned_reply::<room::GetContext>(json!({

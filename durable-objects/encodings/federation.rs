@@ -33,10 +33,19 @@ fn what_a_room_receives() {
     );
     pinned(&rooms::HoldEvents { events: vec![event()] }, json!({ "events": [encoded] }));
     pinned_reply::<rooms::HoldEvents>(json!(["$a"]));
-    pinned(&rooms::BeginJoin { room_version: "12".into() }, json!({ "room_version": "12" }));
     pinned(
-        &rooms::CompleteJoin { call_id: "c".into(), event: event(), state: vec!["$s".try_into().unwrap()] },
-        json!({ "call_id": "c", "event": encoded, "state": ["$s"] }),
+        &rooms::BeginJoin { room_version: "12".into(), join: "j".into() },
+        json!({ "room_version": "12", "join": "j" }),
+    );
+    pinned(
+        &rooms::StageEvents { join: "j".into(), first: 500, are_state: true, events: vec![event()] },
+        json!({ "join": "j", "first": 500, "are_state": true, "events": [encoded] }),
+    );
+    pinned(&rooms::JudgeStaged { join: "j".into(), after: 7 }, json!({ "join": "j", "after": 7 }));
+    pinned_reply::<rooms::JudgeStaged>(json!({ "next": 8, "held": 500, "waiting": 1 }));
+    pinned(
+        &rooms::CompleteJoin { call_id: "c".into(), event: event(), join: "j".into() },
+        json!({ "call_id": "c", "event": encoded, "join": "j" }),
     );
 }
 

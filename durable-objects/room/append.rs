@@ -251,17 +251,6 @@ impl Room {
         position: u64,
         changes: Vec<((String, String), Option<OwnedEventId>)>,
     ) -> Result<(), Error> {
-        self.state_changes_since(tx, cx, (position, position), changes)
-    }
-
-    /// As [`Room::state_changes`], for a state that was so since an earlier place, and is news at `position`.
-    pub(super) fn state_changes_since(
-        &self,
-        tx: &Tx<'_>,
-        cx: &Cx<'_>,
-        (since, position): (u64, u64),
-        changes: Vec<((String, String), Option<OwnedEventId>)>,
-    ) -> Result<(), Error> {
         let mut guests_concerned = false;
         for ((event_type, state_key), event_id) in changes {
             let event = match &event_id {
@@ -271,7 +260,7 @@ impl Room {
                 }
                 None => None,
             };
-            store::state::set(tx, &event_type, &state_key, since, event.as_ref().map(|event| event.position))?;
+            store::state::set(tx, &event_type, &state_key, position, event.as_ref().map(|event| event.position))?;
             match event_type.as_str() {
                 "m.room.power_levels" => cx.room.power_changed.set(true),
                 "m.room.member" => self.move_member(tx, cx, &state_key, position, event.as_ref())?,

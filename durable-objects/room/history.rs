@@ -336,6 +336,7 @@ impl Placing<'_> {
             }
             None => store::log::insert(tx, position, pdu, Some(transactions::HISTORY))?,
         }
+        store::search::add_late(tx, position)?;
         if let Some(state_key) = pdu.state_key() {
             let key = (pdu.event_type().to_string(), state_key.to_owned());
             self.state_turns(tx, &key, position, Some(pdu.event_id().to_owned()))?;

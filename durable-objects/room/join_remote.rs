@@ -1,9 +1,8 @@
 //! A room of other servers, which a user of ours joins through one that is in it.
 //!
 //! That server answers the join with the whole state before it and the auth chain of that. The request tier checks these
-//! and brings them in slices ([`super::HoldEvents`]); nothing shows of them until [`CompleteJoin`] makes them the state of
-//! the room, with the join as the newest event, in one transaction. What a join that was given up left behind serves the
-//! next one. Where nobody of ours was in the room any more, its old state gives way: it knows less than the new one.
+//! and brings them in slices ([`super::staging`]); nothing shows of them until [`CompleteJoin`] makes them the state of
+//! the room, with the join as the newest event, in one transaction. Where nobody of ours was in the room any more, its old state gives way: it knows less than the new one.
 //! Spec: Server-Server API, "Joining Rooms".
 
 use std::collections::BTreeMap;
@@ -14,7 +13,7 @@ use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckedEvent, Needs, ReceiveEvent, Received, Room,
+    CheckedEvent, Needs, ReceiveEvent, Received, Room, directory,
     graph::StateAt,
     state::MEMBER,
     store::{self, graph::Key, history::Edge},
@@ -22,12 +21,17 @@ use super::{
 };
 use crate::{Call, Cx, Error};
 
+/// Keys of the state that are written by one statement.
+const STATE_AT_ONCE: usize = 1_000;
+
 /// Makes the room ready to hold what comes with a join.
 ///
 /// Refused: `UnsupportedRoomVersion`, and `Unknown` where the room is held with another version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginJoin {
     pub room_version: String,
+    /// The name under which events are staged.
+    pub join: String,
 }
 
 impl Call for BeginJoin {
@@ -44,8 +48,8 @@ pub struct CompleteJoin {
     pub call_id: String,
     /// The join, as that server has it.
     pub event: CheckedEvent,
-    /// The state before it, by ids; all of them held.
-    pub state: Vec<OwnedEventId>,
+    /// The name under which the state before it is staged.
+    pub join: String,
 }
 
 impl Call for CompleteJoin {
@@ -55,36 +59,49 @@ impl Call for CompleteJoin {
 }
 
 impl Room {
-    pub(super) fn begin_join(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: BeginJoin) -> Result<(), Error> {
+    pub(super) fn begin_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: BeginJoin) -> Result<(), Error> {
         let version = RoomVersion::parse(&call.room_version)?;
         match store::meta::text(&**tx, "version")? {
             Some(known) if known != version.as_str() => {
-                Err(Refusal::Unknown(format!("the room is known to have version {known}")).into())
+                return Err(Refusal::Unknown(format!("the room is known to have version {known}")).into());
             }
-            Some(_) => Ok(()),
-            None => Ok(store::meta::set(tx, "version", version.as_str().into())?),
+            Some(_) => {}
+            None => store::meta::set(tx, "version", version.as_str().into())?,
         }
+        self.begin_stage(tx, cx, &call.join)
     }
 
     pub(super) fn complete_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteJoin) -> Result<Received, Error> {
-        let CompleteJoin { call_id, event, state } = call;
-        let txn = transactions::of_membership(&call_id);
+        let CompleteJoin { call_id, event, join } = call;
+        if store::graph::by_id(&**tx, &event.event_id)?.is_some_and(|node| node.is_in_log()) {
+            return Ok(Received::Accepted);
+        }
+        let state = self.staged_state(&**tx, &join)?;
+        let received = self.complete(tx, cx, &call_id, event, state)?;
+        if received == Received::Accepted {
+            self.end_stage(tx, &join)?;
+        }
+        Ok(received)
+    }
+
+    fn complete(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        call_id: &str,
+        event: CheckedEvent,
+        state: Vec<OwnedEventId>,
+    ) -> Result<Received, Error> {
+        let txn = transactions::of_membership(call_id);
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
             // Somebody else of ours is in the room: it is one more event from elsewhere.
             let receive = ReceiveEvent { event, state_before: Some(state) };
             return self.receive(tx, cx, receive, Some(&txn));
         }
         let pdu = event.pdu(cx)?;
-        if store::graph::by_id(&**tx, pdu.event_id())?.is_some_and(|node| node.is_in_log()) {
-            return Ok(Received::Accepted);
-        }
-        let needs = Needs {
-            auth_events: self.missing_authorisation(&**tx, cx, &pdu)?,
-            state: store::graph::missing(&**tx, &state)?,
-            ..Needs::default()
-        };
-        if needs != Needs::default() {
-            return Ok(Received::Needs(needs));
+        let auth_events = self.missing_authorisation(&**tx, cx, &pdu)?;
+        if !auth_events.is_empty() {
+            return Ok(Received::Needs(Needs { auth_events, ..Needs::default() }));
         }
         let head = self.log_end(&**tx, cx)?;
         let before = StateAt::told(&**tx, head, &state)?;
@@ -117,7 +134,22 @@ impl Room {
         };
         // Users of ours learn of what became of them when it came here.
         let (mut later, before): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(key, _)| is_told_later(key));
-        self.state_changes_since(tx, cx, (floor, position), before)?;
+        let is_guest_access = |(key, _): &(Key, Option<OwnedEventId>)| key.0 == "m.room.guest_access";
+        let concerns_guests = before.iter().any(is_guest_access);
+        for slice in before.chunks(STATE_AT_ONCE) {
+            let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
+            let entries = serde_json::to_string(&entries)?;
+            store::stage::set_state(tx, &entries, floor)?;
+            store::stage::set_members(tx, &entries, position)?;
+        }
+        store::stage::count_servers(tx, position)?;
+        self.forget_company();
+        for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
+            directory::follow(tx, cx, event_type, state_key)?;
+        }
+        if concerns_guests {
+            self.expel_guests(tx, cx)?;
+        }
         if let Some(index) = later.iter().position(|(key, _)| *key == own)
             && let (key, Some(event_id)) = later.swap_remove(index)
         {

@@ -12,7 +12,7 @@
 //! | [`GetResidence`] | whether this server knows what happens in it |
 //! | [`PrepareInvite`] | invites a user of another server |
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetStrippedState`] | lets in a user of another server, or out |
-//! | [`BeginJoin`], [`CompleteJoin`] | a user of ours joins a room of other servers |
+//! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`] | a user of ours joins a room of other servers |
 //! | [`GetOutgoing`] | what goes to another server |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
 //! | [`GetExtremities`], [`GetMissing`] | what is to be asked of another server |
@@ -93,6 +93,7 @@ mod send_event;
 mod sent_members;
 mod servers;
 mod set_canonical_alias;
+mod staging;
 
 mod state;
 mod store;
@@ -164,6 +165,7 @@ pub use search_members::{FoundMember, FoundMembers, SearchMembers};
 pub use search_results::{GetSearchResults, ResultContext, SearchResult, WantedContext};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
+pub use staging::{JudgeStaged, Judged, StageEvents};
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
 pub use summary::{Asker, GetSummary, IsServerJoined, Summary};
 pub use synced_state::MoreState;
@@ -185,6 +187,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_servers.sql"),
     include_str!("migrations/0010_relations.sql"),
     include_str!("migrations/0011_history.sql"),
+    include_str!("migrations/0012_stage.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -243,6 +246,14 @@ impl Room {
         Ok(heads)
     }
 
+    /// Forgets who is in the room, and what follows from it: it is read again.
+    fn forget_company(&self) {
+        *self.company.borrow_mut() = None;
+        *self.standing.borrow_mut() = None;
+        *self.servers.borrow_mut() = None;
+        *self.presences.borrow_mut() = None;
+    }
+
     /// The newest position of the log.
     fn head(&self, sql: &dyn Sql) -> Result<u64, Fault> {
         Ok(self.heads(sql)?.log)
@@ -263,6 +274,8 @@ impl Logic for Room {
             write HoldEvents => hold_events,
             write PlaceHistory => place_history,
             found BeginJoin => begin_join,
+            write StageEvents => stage_events,
+            write JudgeStaged => judge_staged,
             write CompleteJoin => complete_join,
             read PrepareMembership => prepare_membership,
             write AdmitMembership => admit_membership,
@@ -365,6 +378,7 @@ impl Logic for Room {
         match what {
             directory::DUE => directory::refresh(tx, cx).map(|()| true),
             search::DUE => self.index_on(tx, cx).map(|()| true),
+            staging::DUE => self.stage_due(tx, cx).map(|()| true),
             _ => Ok(false),
         }
     }

@@ -6,7 +6,10 @@
 //! brought. Received again, it changes nothing.
 //! Spec: Server-Server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure".
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction};
 use platform::{ActorKind, Fault, Sql, Tx};
@@ -114,7 +117,7 @@ impl CheckedEvent {
 impl Room {
     pub(super) fn hold_events(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: HoldEvents) -> Result<Vec<OwnedEventId>, Error> {
         let version = self.version(&**tx)?;
-        let mut missing = BTreeSet::new();
+        let (mut missing, named) = (BTreeSet::new(), Named::default());
         for event in call.events.into_iter().take(HELD_AT_ONCE_MAX) {
             let pdu = event.pdu(cx)?;
             if store::graph::by_id(&**tx, pdu.event_id())?.is_some() {
@@ -122,7 +125,7 @@ impl Room {
             }
             let not_held = self.missing_authorisation(&**tx, cx, &pdu)?;
             if not_held.is_empty() {
-                let verdict = match self.check_by_own_events(&**tx, cx, &pdu, &version)? {
+                let verdict = match self.check_by_own_events(&**tx, cx, &pdu, &version, &named)? {
                     Ok(()) => Verdict::Accepted,
                     Err(_) => Verdict::Rejected,
                 };
@@ -202,7 +205,7 @@ impl Room {
         before: &StateAt,
     ) -> Result<Result<(), Refusal>, Error> {
         let version = self.version(sql)?;
-        if let Err(refusal) = self.check_by_own_events(sql, cx, pdu, &version)? {
+        if let Err(refusal) = self.check_by_own_events(sql, cx, pdu, &version, &Named::default())? {
             return Ok(Err(refusal));
         }
         self.check_by_state(sql, pdu, &version, Some(before))
@@ -221,22 +224,23 @@ impl Room {
     }
 
     /// Step 4: «Passes authorisation rules based on the event's auth events».
-    fn check_by_own_events(
+    pub(super) fn check_by_own_events(
         &self,
         sql: &dyn Sql,
         cx: &Cx<'_>,
         pdu: &Pdu,
         version: &RoomVersion,
+        known: &Named,
     ) -> Result<Result<(), Refusal>, Error> {
         if *pdu.event_type() == TimelineEventType::RoomCreate {
             return Ok(auth::check_create(pdu, version));
         }
         let mut named = Vec::new();
         for event_id in pdu.auth_events() {
-            named.extend(store::graph::by_id(sql, event_id)?.map(|node| node.pdu));
+            named.extend(known.event(sql, event_id)?);
         }
         if let Some(create) = implied_create(cx, version)? {
-            named.extend(store::graph::by_id(sql, &create)?.map(|node| node.pdu));
+            named.extend(known.event(sql, &create)?);
         }
         let find = |event_id: &EventId| named.iter().find(|event| event.event_id() == event_id).cloned();
         Ok(auth::check_auth_events(pdu, version, &find)
@@ -372,6 +376,30 @@ impl Room {
             directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;
         }
         Ok(())
+    }
+}
+
+/// Events that others name as their authorisation: many name the same, and these are read once.
+#[derive(Default)]
+pub(super) struct Named(RefCell<BTreeMap<OwnedEventId, Pdu>>);
+
+/// How many of them are remembered.
+const NAMED_MAX: usize = 100;
+
+impl Named {
+    fn event(&self, sql: &dyn Sql, event_id: &EventId) -> Result<Option<Pdu>, Fault> {
+        if let Some(pdu) = self.0.borrow().get(event_id) {
+            return Ok(Some(pdu.clone()));
+        }
+        let pdu = store::graph::by_id(sql, event_id)?.map(|node| node.pdu);
+        let mut known = self.0.borrow_mut();
+        // Who joined or was invited is asked for once.
+        if known.len() < NAMED_MAX
+            && let Some(pdu) = pdu.as_ref().filter(|pdu| pdu.state_key() == Some(""))
+        {
+            known.insert(event_id.to_owned(), pdu.clone());
+        }
+        Ok(pdu)
     }
 }
 

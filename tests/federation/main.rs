@@ -6,6 +6,7 @@ mod discovery;
 mod history;
 mod hostile;
 mod keys;
+mod large_rooms;
 mod network;
 mod queries;
 mod rooms;

@@ -216,6 +216,24 @@ impl Server {
         self.anonymous().post(path, body)
     }
 
+    /// The most memory it had, in bytes; `None` where that is not known.
+    pub fn memory_peak(&self) -> Option<u64> {
+        if self.host == Host::Worker {
+            // It never gives any back.
+            return Some(self.counter("myelin_wasm_memory_bytes"));
+        }
+        let state = self.state.to_str()?;
+        let runs_on_it = |folder: &std::path::Path| {
+            let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+            let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            words.iter().any(|word| word.contains(state)) && words.first().is_some_and(|word| word.ends_with("myelin"))
+        };
+        let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+        let status = std::fs::read_to_string(processes.find(|folder| runs_on_it(folder))?.join("status")).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(peak.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
+    }
+
     /// One counter of /metrics.
     #[track_caller]
     pub fn counter(&self, name: &str) -> u64 {

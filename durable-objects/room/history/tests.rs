@@ -12,8 +12,8 @@ use super::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
 use crate::{
     room::{
         BeginJoin, CheckedEvent, CompleteJoin, Delta, Direction, EventByTimestamp, EventByTimestampForServer,
-        EventFilter, GetContext, GetEventsForServer, GetStateIds, HoldEvents, MembershipAction, Messages, MessagesPage,
-        Received, RedactEvent, Wanted,
+        EventFilter, GetContext, GetEventsForServer, GetStateIds, HoldEvents, JudgeStaged, MembershipAction, Messages,
+        MessagesPage, Received, RedactEvent, StageEvents, Wanted,
     },
     world::{World, seeds},
 };
@@ -106,10 +106,21 @@ fn joins(far: &World, near: &World, room_id: &RoomId, version: &str) {
     let sql = far.sql(&Address::new(ActorKind::Room, room_id.as_str()));
     let rows = sql.query("SELECT event_id FROM event ORDER BY position DESC LIMIT 1", &[]).unwrap();
     let join: OwnedEventId = rows.into_iter().next().unwrap().text(0).unwrap().try_into().unwrap();
-    near.call(room_id.as_str(), &BeginJoin { room_version: version.to_owned() }).unwrap();
-    let state = tells_state(far, near, room_id, &join);
+    let begin = BeginJoin { room_version: version.to_owned(), join: "join".into() };
+    near.call(room_id.as_str(), &begin).unwrap();
+    let call = GetStateIds { server: None, event_id: join.clone(), auth_chain_only: false };
+    let ids = far.call(room_id.as_str(), &call).unwrap();
+    let mut first = 0;
+    for (are_state, ids) in [(true, ids.state), (false, ids.auth_chain)] {
+        let events = checked(far, room_id, ids);
+        let count = events.len() as u64;
+        near.call(room_id.as_str(), &StageEvents { join: "join".into(), first, are_state, events }).unwrap();
+        first += count;
+    }
+    let judged = near.call(room_id.as_str(), &JudgeStaged { join: "join".into(), after: 0 }).unwrap();
+    assert_eq!((judged.next, judged.waiting), (None, 0));
     let [event] = <[_; 1]>::try_from(checked(far, room_id, vec![join])).unwrap();
-    let call = CompleteJoin { call_id: "join".into(), event, state };
+    let call = CompleteJoin { call_id: "join".into(), event, join: "join".into() };
     assert_eq!(near.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     near.settle();
 }
@@ -153,6 +164,7 @@ fn page(world: &World, room_id: &RoomId, from: Option<u64>, limit: u64) -> Messa
     let call = Messages {
         user: bob(),
         device: "ANY".into(),
+        ignored: Vec::new(),
         from,
         to: None,
         direction: Direction::Backwards,
@@ -227,6 +239,7 @@ fn the_state_is_the_same(far: &World, near: &World, room_id: &RoomId, events: &[
             let call = GetContext {
                 user: bob(),
                 device: "ANY".into(),
+                ignored: Vec::new(),
                 event_id: event["event_id"].as_str().unwrap().try_into().unwrap(),
                 limit: 0,
                 filter: EventFilter::default(),
@@ -261,6 +274,7 @@ fn first_look() -> Delta {
         typing: None,
         device_lists: false,
         push_rules: None,
+        ignored: Vec::new(),
     }
 }
 
@@ -302,6 +316,7 @@ fn nobody_answers_and_the_page_says_where_to_go_on() {
     let call = Messages {
         user: bob(),
         device: "ANY".into(),
+        ignored: Vec::new(),
         from: None,
         to: None,
         direction: Direction::Backwards,
@@ -323,6 +338,7 @@ fn messages() -> Messages {
     Messages {
         user: bob(),
         device: "ANY".into(),
+        ignored: Vec::new(),
         from: None,
         to: None,
         direction: Direction::Backwards,

@@ -10,4 +10,5 @@ pub(super) mod receipts;
 pub(super) mod relations;
 pub(super) mod search;
 pub(super) mod servers;
+pub(super) mod stage;
 pub(super) mod state;

@@ -72,6 +72,16 @@ pub(crate) fn add(tx: &Tx<'_>, events: (u64, u64), indexed: Indexed) -> Result<(
     meta::set(tx, INDEXED, serde_json::to_string(&indexed)?.into())
 }
 
+/// Adds an event that came to stand among those that are indexed.
+pub(crate) fn add_late(tx: &Tx<'_>, position: u64) -> Result<(), Fault> {
+    match indexed(&**tx)? {
+        Some(indexed) if position > indexed.after && position <= indexed.up_to => {
+            add(tx, (position.saturating_sub(1), position), indexed)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The last of the first `limit` events in `(after, up_to]`, and whether there are so many.
 pub(crate) fn end_of_first(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Option<(u64, bool)>, Fault> {
     part(sql.query(

@@ -10,6 +10,7 @@ use actors::{
 };
 use domain::{Pdu, Refusal, RoomVersion, event};
 use http::Method;
+use platform::Arriving;
 use ruma_common::{OwnedEventId, OwnedServerName, RoomId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::Deserialize;
@@ -20,17 +21,16 @@ use serde_json::{
 
 use super::{
     AskError, Bounds,
+    arriving_join::ArrivingJoin,
     pdus::{ReadPdu, checked, path_in_room, raw},
 };
 use crate::{Context, Failure, metadata::register_room};
 
 /// Servers asked for one room, one after the other.
 const SERVERS_MAX: usize = 10;
-/// The largest answer to a join, in bytes: the state of a room, twice over in memory.
-const JOIN_BYTES_MAX: usize = 24 * 1024 * 1024;
-const JOIN_TIMEOUT_MS: u64 = 120_000;
-/// Events that are checked and held at once.
-const SLICE_EVENTS: usize = 500;
+/// The largest answer to a join, in bytes: the state of a room, which is taken in slices.
+const JOIN_BYTES_MAX: usize = 512 * 1024 * 1024;
+const JOIN_TIMEOUT_MS: u64 = 300_000;
 /// The most state that comes with an answer to a knock: what lets a user recognise a room.
 const STRIPPED_EVENTS_MAX: usize = 64;
 
@@ -84,8 +84,9 @@ impl Elsewhere<'_> {
         register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
         let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
         let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
-        let answer = self.send(&server, &path, &join, bounds).await?;
-        self.take_in(&server, &answer, &join, &version, call_id).await
+        let asked = self.cx.ask_streamed(&server, Method::PUT, &path, Some(raw(&join)?), bounds);
+        let answer = asked.await.map_err(|error| self.not_taken(&server, &error))?;
+        self.take_in(&server, answer.body, &join, &version, call_id).await
     }
 
     /// Knocks on the room.
@@ -184,63 +185,39 @@ impl Elsewhere<'_> {
     }
 
     async fn send(&self, server: &ServerName, path: &str, pdu: &Pdu, bounds: Bounds) -> Result<bytes::Bytes, Failure> {
-        match self.cx.ask_raw(server, Method::PUT, path, Some(raw(pdu)?), bounds).await {
-            Ok((_, body)) => Ok(body),
-            Err(error) => {
-                tracing::info!(%server, room_id = %self.room_id, %error, "a server did not take a membership");
-                let unclear = || Refusal::Unknown(format!("{server} does not answer"));
-                Err(refused(&error).unwrap_or_else(unclear).into())
-            }
-        }
+        let asked = self.cx.ask_raw(server, Method::PUT, path, Some(raw(pdu)?), bounds);
+        let (_, body) = asked.await.map_err(|error| self.not_taken(server, &error))?;
+        Ok(body)
     }
 
-    /// What came with the join becomes the room.
+    /// What the user is told of a membership that another server did not take.
+    fn not_taken(&self, server: &ServerName, error: &AskError) -> Refusal {
+        tracing::info!(%server, room_id = %self.room_id, %error, "a server did not take a membership");
+        refused(error).unwrap_or_else(|| Refusal::Unknown(format!("{server} does not answer")))
+    }
+
+    /// What comes with the join becomes the room.
     async fn take_in(
         &self,
         server: &ServerName,
-        answer: &[u8],
+        body: Arriving,
         join: &Pdu,
         version: &RoomVersion,
         call_id: &str,
     ) -> Result<(), Failure> {
-        #[derive(Deserialize)]
-        struct Answer<'a> {
-            #[serde(borrow)]
-            state: Vec<&'a RawValue>,
-            #[serde(borrow)]
-            auth_chain: Vec<&'a RawValue>,
-            #[serde(borrow, default)]
-            event: Option<&'a RawValue>,
-        }
-        let nonsense = |why: &str| Refusal::Unknown(format!("{server} answers nonsense: {why}"));
-        let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|error| nonsense(&error.to_string()))?;
-        let event = self.signed_join(answer.event, join, version).await?;
-        self.cx.room(self.room_id).call(&BeginJoin { room_version: version.as_str().to_owned() }).await?;
-
-        // What others are judged by comes first, whatever the order in which it was sent.
-        let mut all = Vec::with_capacity(answer.auth_chain.len().saturating_add(answer.state.len()));
-        for slice in answer.auth_chain.chunks(SLICE_EVENTS).chain(answer.state.chunks(SLICE_EVENTS)) {
-            let slice: Vec<Box<RawValue>> = slice.iter().map(|event| (*event).to_owned()).collect();
-            all.extend(self.cx.good_pdus(self.room_id, version, &slice).await?);
-        }
-        let is_made = all.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
-        if !is_made {
-            return Err(nonsense("a room that was never created").into());
-        }
-        self.cx.hold_pdus(self.room_id, all).await?;
-        let state: Vec<OwnedEventId> = answer
-            .state
-            .iter()
-            .filter_map(|event| ReadPdu::read(event, version).ok().map(|pdu| pdu.event_id))
-            .collect();
-        let missing = actors::room::GetMissing { event_ids: state.clone() };
-        let missing: BTreeSet<_> = self.cx.room(self.room_id).call(&missing).await?.into_iter().collect();
-        let state = state.into_iter().filter(|event_id| !missing.contains(event_id)).collect();
-        let call = CompleteJoin { call_id: call_id.to_owned(), event, state };
-        match self.cx.room(self.room_id).call(&call).await? {
+        let room = self.cx.room(self.room_id);
+        room.call(&BeginJoin { room_version: version.as_str().to_owned(), join: call_id.to_owned() }).await?;
+        let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id };
+        let arrived = arriving.take(body).await?;
+        let event = self.signed_join(arrived.event.as_deref(), join, version).await?;
+        let call = CompleteJoin { call_id: call_id.to_owned(), event, join: call_id.to_owned() };
+        match room.call(&call).await? {
             Received::Accepted => Ok(()),
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
-            Received::SoftFailed | Received::Needs(_) => Err(nonsense("a state without what it builds on").into()),
+            Received::SoftFailed | Received::Needs(_) => {
+                let sentence = format!("{server} answers nonsense: a state without what it builds on");
+                Err(Refusal::Unknown(sentence).into())
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! A handler of an endpoint of theirs gets an [`Origin`], the server whose signature the request bears, as its second
 //! argument. [`Context::ask`] asks another server, [`Context::server_keys`] gets the keys that others sign with.
 
+mod arriving_join;
 mod ask;
 pub(crate) mod carrier;
 mod discovery;
@@ -23,6 +24,7 @@ mod published_keys;
 mod queries;
 mod receiving;
 mod server_keys;
+mod taken_apart;
 mod transactions;
 mod user_keys;
 mod version;
