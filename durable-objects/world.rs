@@ -358,6 +358,24 @@ impl World {
         self.call(room_id.as_str(), &call)
     }
 
+    /// A user of another server joins a room of ours with the help of this one.
+    pub(crate) fn joins_from_elsewhere(&self, room_id: &RoomId, user: &UserId) {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            content: Box<serde_json::value::RawValue>,
+        }
+        let action = room::MembershipAction::Join;
+        let call = room::PrepareMembership { user: user.to_owned(), action, member_of: vec![] };
+        let prepared = self.call(room_id.as_str(), &call).unwrap();
+        let version = RoomVersion::parse(&prepared.room_version).unwrap();
+        let server = user.server_name().to_owned();
+        let identity = Identity::new(server.clone(), "a", [3; 32]).unwrap();
+        let content: Content = serde_json::from_str(prepared.event.get()).unwrap();
+        let pdu = event::complete(&prepared.event, &content.content, &version, &identity, 1, [0; 18]).unwrap();
+        let event = room::CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
+        self.call(room_id.as_str(), &room::AdmitMembership { server, event }).unwrap();
+    }
+
     /// Has many remote users in a room, as if each had joined; the events are of the right form, and nothing more.
     pub(crate) fn crowds(&self, room_id: &RoomId, members: u64) {
         let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));

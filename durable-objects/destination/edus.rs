@@ -90,3 +90,24 @@ impl Destination {
         Ok(rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use platform::{ActorKind, Address};
+    use ruma_common::user_id;
+
+    use super::GetSharedRooms;
+    use crate::world::World;
+
+    /// Also of one that forgot everything before the server came, and in which nothing was said since.
+    #[test]
+    fn a_server_that_comes_is_known_to_share_the_room() {
+        let world = World::new(1);
+        let room = world.creates_room(user_id!("@alice:myelin.test"), "11", Preset::PublicChat);
+        world.evict(&Address::new(ActorKind::Room, room.as_str()));
+        world.joins_from_elsewhere(&room, user_id!("@zoe:there.test"));
+        world.settle();
+        assert_eq!(world.call("there.test", &GetSharedRooms {}).unwrap(), [room]);
+    }
+}

@@ -128,7 +128,17 @@ impl Room {
                 }
                 servers
             }
-            None => servers.insert(Servers::load(sql, 0)?),
+            None => {
+                let servers = servers.insert(Servers::load(sql, 0)?);
+                for (name, told) in &mut servers.following {
+                    // Those that came just now have Destinations that do not know the room yet.
+                    if moved.contains(name) {
+                        servers.head = servers.head.max(told.since);
+                        told.told = told.told.min(told.since.saturating_sub(1));
+                    }
+                }
+                servers
+            }
         };
         servers.head = servers.head.max(outgoing.unwrap_or(0));
         servers.tell(cx)?;
