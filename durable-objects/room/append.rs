@@ -21,6 +21,7 @@ use super::{
     graph::StateAt,
     open,
     restricted_join::is_membership,
+    state_reset,
     store::{
         self,
         graph::{StateBefore, Verdict},
@@ -221,6 +222,7 @@ impl Room {
         let before = before.write(tx)?;
         store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;
         store::graph::set_extremities(tx, (is_late || extremities.len() > 1).then_some(extremities.as_slice()))?;
+        state_reset::note(&**tx, cx, pdu, &changes)?;
         self.state_changes(tx, cx, position, changes)?;
         Ok(position)
     }

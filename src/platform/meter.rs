@@ -41,9 +41,22 @@ pub static METADATA_QUERIES: Counter =
     Counter::new("myelin_metadata_queries_total", "Statements sent to the metadata database");
 pub static CALL_BYTES: Counter =
     Counter::new("myelin_object_bytes_total", "Bytes of calls to actors and of their replies");
+pub static STATE_RESETS: Counter = Counter::new(
+    "myelin_state_resets_total",
+    "Memberships and power levels that resolution took back, and no event: the log says which",
+);
 
-static ALL: [&Counter; 8] =
-    [&REQUESTS, &FAULTS, &OBJECT_CALLS, &OBJECT_ALARMS, &ROWS_READ, &ROWS_WRITTEN, &METADATA_QUERIES, &CALL_BYTES];
+static ALL: [&Counter; 9] = [
+    &REQUESTS,
+    &FAULTS,
+    &OBJECT_CALLS,
+    &OBJECT_ALARMS,
+    &ROWS_READ,
+    &ROWS_WRITTEN,
+    &METADATA_QUERIES,
+    &CALL_BYTES,
+    &STATE_RESETS,
+];
 
 /// All counters in the Prometheus text format.
 pub fn render() -> String {
