@@ -62,6 +62,8 @@ pub enum Refusal {
         /// The version of the room.
         room_version: String,
     },
+    /// 400 `M_UNABLE_TO_AUTHORISE_JOIN`: whether the user meets a condition is not known here.
+    UnableToAuthoriseJoin(String),
     /// 400 `M_UNABLE_TO_GRANT_JOIN`: the user meets a condition, and another server has to let them in.
     UnableToGrantJoin(String),
     /// 400 `M_ROOM_IN_USE`: the alias is taken.
@@ -136,6 +138,7 @@ impl Refusal {
             | Self::Exclusive(_)
             | Self::UnsupportedRoomVersion(_)
             | Self::IncompatibleRoomVersion { .. }
+            | Self::UnableToAuthoriseJoin(_)
             | Self::UnableToGrantJoin(_)
             | Self::RoomInUse(_)
             | Self::InvalidRoomState(_)
@@ -190,6 +193,7 @@ impl Refusal {
             Self::UserDeactivated => "M_USER_DEACTIVATED",
             Self::UnsupportedRoomVersion(_) => "M_UNSUPPORTED_ROOM_VERSION",
             Self::IncompatibleRoomVersion { .. } => "M_INCOMPATIBLE_ROOM_VERSION",
+            Self::UnableToAuthoriseJoin(_) => "M_UNABLE_TO_AUTHORISE_JOIN",
             Self::UnableToGrantJoin(_) => "M_UNABLE_TO_GRANT_JOIN",
             Self::RoomInUse(_) => "M_ROOM_IN_USE",
             Self::InvalidRoomState(_) => "M_INVALID_ROOM_STATE",
@@ -232,6 +236,7 @@ impl Refusal {
             | Self::InvalidUsername(sentence)
             | Self::Exclusive(sentence)
             | Self::TooLarge(sentence)
+            | Self::UnableToAuthoriseJoin(sentence)
             | Self::UnableToGrantJoin(sentence)
             | Self::RoomInUse(sentence)
             | Self::InvalidRoomState(sentence)

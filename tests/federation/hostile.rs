@@ -1,5 +1,7 @@
 //! Servers that mean no good.
 
+mod events;
+
 use std::{
     thread,
     time::{Duration, Instant},

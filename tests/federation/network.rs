@@ -87,9 +87,14 @@ pub struct Federated {
 
 impl Federated {
     pub fn starts(host: Host) -> Self {
+        Self::starts_with(host, &[])
+    }
+
+    /// One with some settings of its own.
+    pub fn starts_with(host: Host, settings: &[(&str, &str)]) -> Self {
         let proxy = Proxy::starts();
         let name = proxy.name.clone();
-        let server = ours_with(host, &[("SERVER_NAME", &name)]);
+        let server = ours_with(host, &[&[("SERVER_NAME", &*name)], settings].concat());
         proxy.leads_to(&server.url());
         Self { server, name, proxy }
     }

@@ -7,7 +7,7 @@ use actors::room::{
 };
 use domain::{Pdu, Refusal, RoomVersion};
 use platform::Fault;
-use ruma_common::{OwnedEventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use ruma_federation_api::membership::{
     create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Origin,
+    elsewhere::residence,
     event_lists::pages,
     pdus::{ReadPdu, checked},
 };
@@ -43,11 +44,7 @@ async fn make_join(
     let mut call =
         PrepareMembership { user: request.user_id.clone(), action: MembershipAction::Join, member_of: Vec::new() };
     let room = cx.room(&request.room_id);
-    let conditions = room.call(&GetJoinConditions { user: request.user_id.clone() }).await?.member_of_any;
-    if !conditions.is_empty() {
-        let is_joined = IsJoined { user: request.user_id.clone() };
-        call.member_of.extend(first_joined(cx, &is_joined, conditions).await?);
-    }
+    call.member_of.extend(met_condition(cx, &request.room_id, &request.user_id).await?);
     let is_restricted = !call.member_of.is_empty();
     let prepared = match room.call(&call).await {
         // Whoever may invite here could: a server with somebody who may is to be asked.
@@ -169,13 +166,39 @@ async fn admit(
     of_origin(draft.sender(), origin)?;
     // In whose name the user comes in, that one's server signs as well.
     let vouches = content.join_authorised_via_users_server.is_some_and(|user| cx.is_local(&user));
+    let mut met = None;
     if membership == MembershipState::Join && vouches {
+        met = met_condition(cx, room_id, &draft.sender().to_owned()).await?;
         json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
     }
     let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::Forbidden)?;
     let call = AdmitMembership { server: origin.to_owned(), event: checked(&pdu) };
-    cx.room(room_id).call(&call).await?;
-    Ok(pdu)
+    match cx.room(room_id).call(&call).await {
+        Err(Failure::Refused(Refusal::Forbidden(rule))) if met.is_some() => {
+            Err(Refusal::UnableToGrantJoin(rule).into())
+        }
+        admitted => admitted.map(|()| pdu),
+    }
+}
+
+/// A room of which the user is a member and that lets them into this one; `None` where nothing such is asked for.
+///
+/// Refused: `Forbidden` for who meets no condition; `UnableToAuthoriseJoin` where none of them can be judged here.
+async fn met_condition(cx: &Context, room_id: &RoomId, user: &OwnedUserId) -> Result<Option<OwnedRoomId>, Failure> {
+    let call = GetJoinConditions { user: user.clone() };
+    let conditions = cx.room(room_id).call(&call).await?.member_of_any;
+    if conditions.is_empty() {
+        return Ok(None);
+    }
+    if let Some(met) = first_joined(cx, &IsJoined { user: user.clone() }, conditions.clone()).await? {
+        return Ok(Some(met));
+    }
+    for room_id in &conditions {
+        if residence(cx, room_id).await?.here {
+            return Err(Refusal::Forbidden(format!("{user} is in none of the rooms whose members may join")).into());
+        }
+    }
+    Err(Refusal::UnableToAuthoriseJoin("this server is in none of the rooms whose members may join".to_owned()).into())
 }
 
 /// Refuses who speaks for somebody of another server.
