@@ -7,7 +7,10 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     CheckedEvent, MemberProfile, MembershipAction, ReceiveEvent, Received, Room,
@@ -125,6 +128,22 @@ pub(super) fn check_acl(sql: &dyn Sql, server: &ServerName) -> Result<(), Error>
     Err(Refusal::Forbidden(format!("{server} is denied access to this room by its server ACL")).into())
 }
 
+/// The content of an invitation that goes back to `m.room.third_party_invite`, with the name that this gave who is
+/// invited; whoever made it may have left since. `None` for any other.
+fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<Box<RawValue>>, Error> {
+    let mut content: Map<String, Value> = serde_json::from_str(content.get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+    let Some(Value::Object(invite)) = content.get_mut("third_party_invite") else { return Ok(None) };
+    let token = invite.get("signed").and_then(|signed| signed.get("token")).and_then(Value::as_str).unwrap_or_default();
+    if let Some(made) = store::state::current(sql, "m.room.third_party_invite", token)? {
+        let made: Map<String, Value> = made.pdu.content_as().unwrap_or_default();
+        if let Some(name) = made.get("display_name").filter(|name| name.is_string()) {
+            invite.insert("display_name".to_owned(), name.clone());
+        }
+    }
+    Ok(Some(to_raw_value(&content)?))
+}
+
 impl Room {
     pub(super) fn prepare_membership(
         &self,
@@ -169,11 +188,20 @@ impl Room {
         cx: &Cx<'_>,
         call: PrepareInvite,
     ) -> Result<PreparedInvite, Error> {
-        check_joined(sql, &call.sender)?;
         check_acl(sql, call.target.server_name())?;
+        let content = match by_third_party(sql, &call.content)? {
+            Some(content) => {
+                self.check_resident(sql)?;
+                content
+            }
+            None => {
+                check_joined(sql, &call.sender)?;
+                call.content
+            }
+        };
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
-            content: call.content,
+            content,
             state_key: Some(call.target.to_string()),
             sender: call.sender,
             redacts: None,

@@ -25,6 +25,7 @@ mod queries;
 mod receiving;
 mod server_keys;
 mod taken_apart;
+mod third_party_invites;
 mod transactions;
 mod user_keys;
 mod version;
@@ -51,6 +52,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     transactions::routes(routes);
     membership::routes(routes);
     invites::routes(routes);
+    third_party_invites::routes(routes);
     events::routes(routes);
     hierarchy::routes(routes);
     public_rooms::routes(routes);

@@ -96,9 +96,13 @@ pub(super) fn raw(pdu: &Pdu) -> Result<Box<RawValue>, Failure> {
     Ok(RawValue::from_string(pdu.json().to_owned())?)
 }
 
+/// Text as a segment of a path.
+pub(super) fn encoded(part: &str) -> String {
+    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+}
+
 /// The path of an endpoint that names a room, and last an event or a user.
 pub(super) fn path_in_room(endpoint: &str, room_id: &RoomId, last: &str) -> String {
-    let encoded = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
     format!("/_matrix/federation/{endpoint}/{}/{}", encoded(room_id.as_str()), encoded(last))
 }
 

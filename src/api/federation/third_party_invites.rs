@@ -1,0 +1,147 @@
+//! Invitations of whoever has an email address, once an identity server found out who that is.
+//! Spec: Server-Server API, "Third-party invites".
+
+use actors::{
+    room::{AdmitMembership, PrepareInvite},
+    user::AskInvite,
+};
+use domain::{Refusal, rate_limit::RateLimited};
+use http::Method;
+use ruma_common::{RoomId, UserId};
+use ruma_events::{StateEventType, room::member::MembershipState};
+use ruma_federation_api::thirdparty::{bind_callback, exchange_invite};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{AskError, Bounds, Origin, elsewhere::residence, membership::unknown_room, pdus::encoded};
+use crate::{Context, Failure, OrAbsent, Routes};
+
+/// The most invitations that are taken from one notification.
+const INVITES_MAX: usize = 20;
+
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add(exchange);
+    routes.add(on_bind);
+}
+
+/// What makes an invitation of it.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    membership: MembershipState,
+    third_party_invite: ThirdPartyInvite,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ThirdPartyInvite {
+    #[serde(default)]
+    display_name: String,
+    signed: Box<RawValue>,
+}
+
+impl Content {
+    fn of(signed: Box<RawValue>) -> Self {
+        let third_party_invite = ThirdPartyInvite { display_name: String::new(), signed };
+        Self { membership: MembershipState::Invite, third_party_invite }
+    }
+
+    /// Its JSON, if it says that this user is meant. Whether the identity server signed that, the room judges.
+    fn checked(&self, target: &UserId) -> Result<Box<RawValue>, Failure> {
+        #[derive(Deserialize)]
+        struct Signed<'a> {
+            mxid: &'a str,
+        }
+        let signed = serde_json::from_str::<Signed<'_>>(self.third_party_invite.signed.get());
+        if self.membership != MembershipState::Invite || signed.is_ok_and(|signed| signed.mxid != target.as_str()) {
+            return Err(Refusal::InvalidParam(format!("This is no invitation of {target}")).into());
+        }
+        Ok(to_raw_value(self)?)
+    }
+}
+
+/// `PUT /exchange_third_party_invite/{roomId}`: a user of the other server turned out to be who was invited to a room of
+/// ours. The room judges the invitation, their server signs it, and it is sent.
+async fn exchange(
+    cx: &Context,
+    Origin(origin): Origin,
+    request: exchange_invite::v1::Request,
+) -> Result<exchange_invite::v1::Response, Failure> {
+    if request.state_key.server_name() != origin {
+        return Err(Refusal::Forbidden(format!("{} is not a user of {origin}", request.state_key)).into());
+    }
+    if request.kind != StateEventType::RoomMember {
+        return Err(Refusal::InvalidParam("This is no m.room.member".to_owned()).into());
+    }
+    let content: Content = serde_json::from_str(request.content.json().get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+    let content = content.checked(&request.state_key)?;
+    if !residence(cx, &request.room_id).await?.here {
+        return Err(unknown_room().into());
+    }
+    cx.invite_elsewhere(&request.room_id, &request.sender, &request.state_key, content, unknown_room()).await?;
+    Ok(exchange_invite::v1::Response::new())
+}
+
+/// `PUT /3pid/onbind`: an identity server tells who is behind an address, and to which rooms they were invited. It is
+/// nobody that we know: each room judges by the keys that its invitation names.
+async fn on_bind(
+    cx: &Context,
+    (): (),
+    request: bind_callback::v1::Request,
+) -> Result<bind_callback::v1::Response, Failure> {
+    cx.limit_by_address(RateLimited::RemoteQueries)?.keep();
+    let no_user = || Refusal::NotFound("There is no such user here".to_owned());
+    if !cx.is_local(&request.mxid) {
+        return Err(no_user().into());
+    }
+    cx.user(&request.mxid).call(&AskInvite {}).await.or_absent(no_user())?;
+    for invite in request.invites.iter().take(INVITES_MAX).filter(|invite| invite.mxid == request.mxid) {
+        match invited(cx, invite).await {
+            // The other invitations may be good.
+            Err(Failure::Refused(refusal)) => {
+                tracing::info!(room_id = %invite.room_id, user_id = %invite.mxid, %refusal, "an invitation by a third party is void");
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(bind_callback::v1::Response::new())
+}
+
+/// Brings an invitation of a user of ours into its room, or has the server of who made it do so.
+async fn invited(cx: &Context, invite: &bind_callback::v1::ThirdPartyInvite) -> Result<(), Failure> {
+    let (room_id, sender, target) = (&*invite.room_id, &*invite.sender, &*invite.mxid);
+    let content = Content::of(invite.signed.json().to_owned()).checked(target)?;
+    if cx.is_local(sender) {
+        // «If the invited homeserver is in the room the invite came from, it can auth the event and send it.»
+        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content };
+        let event = cx.room(room_id).call(&call).await.or_absent(unknown_room())?.event;
+        return cx.room(room_id).call(&AdmitMembership { server: cx.server_name().to_owned(), event }).await;
+    }
+    // The event is in the name of who invited: their server makes it, and tells everybody.
+    exchanged(cx, room_id, sender, target, &content).await
+}
+
+async fn exchanged(
+    cx: &Context,
+    room_id: &RoomId,
+    sender: &UserId,
+    target: &UserId,
+    content: &RawValue,
+) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Partial<'a> {
+        #[serde(rename = "type")]
+        event_type: StateEventType,
+        room_id: &'a RoomId,
+        sender: &'a UserId,
+        state_key: &'a UserId,
+        content: &'a RawValue,
+    }
+    let partial = Partial { event_type: StateEventType::RoomMember, room_id, sender, state_key: target, content };
+    let path = format!("/_matrix/federation/v1/exchange_third_party_invite/{}", encoded(room_id.as_str()));
+    let server = sender.server_name();
+    let asked = cx.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&partial)?), Bounds::default()).await;
+    asked.map(drop).map_err(|error| match error {
+        AskError::Refused { message, .. } => Refusal::Forbidden(format!("{server} refuses: {message}")).into(),
+        error => Failure::from(Refusal::OtherServer(error.to_string())),
+    })
+}
