@@ -137,6 +137,8 @@ pub(crate) enum Key {
     Announcement(Announced),
     /// Presence is told as well as that goes: nothing is settled but memory.
     Presence(PresenceTo),
+    /// Told as well as that goes.
+    Unsettled,
 }
 
 /// Whom presence was told, by a room up to which of its news.

@@ -474,6 +474,7 @@ fn what_is_said_of_presence() {
             status_msg: Some("tea".into()),
             last_active_ms: 5,
             since_ms: 4,
+            currently_active: None,
         },
         profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
     };

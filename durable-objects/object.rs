@@ -127,7 +127,7 @@ impl Object {
         let logic: Box<dyn Logic> = match address.kind {
             ActorKind::Room => Box::new(Room::default()),
             ActorKind::User => Box::new(User::default()),
-            ActorKind::Destination => Box::new(Destination),
+            ActorKind::Destination => Box::new(Destination::default()),
             ActorKind::Appservice => Box::new(Unused),
         };
         Rc::new(Self { address, host, settings, logic, founded: Cell::new(false), alarm_at_ms: Cell::new(None) })
@@ -388,6 +388,7 @@ impl Object {
             Key::Nudge(nudged) => self.logic.nudged(tx, &cx, nudged, outcome.reply.as_deref()),
             Key::Announcement(announced) => self.logic.announced(tx, &cx, announced, outcome.delivered),
             Key::Presence(told) => self.logic.presence_told(tx, &cx, told, outcome.reply.as_deref()),
+            Key::Unsettled => Ok(()),
         })
         .map_err(told)?;
         self.committed(cx)

@@ -30,6 +30,9 @@ pub struct PresenceStatus {
     /// When it became so, by the user's own clock; grows with every change, so the highest is the newest.
     #[serde(default)]
     pub since_ms: u64,
+    /// Whether they do something right now, where that is told and not known from their devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currently_active: Option<bool>,
 }
 
 /// One user's presence.
@@ -58,7 +61,7 @@ struct Content<'a> {
 
 impl Presence {
     /// One of whom nothing is known but that they are not there.
-    pub(crate) fn absent(user: OwnedUserId) -> Self {
+    pub fn absent(user: OwnedUserId) -> Self {
         Self { user, status: PresenceStatus::default(), profile: MemberProfile::default() }
     }
 
@@ -67,15 +70,30 @@ impl Presence {
     }
 
     fn content(&self, now_ms: u64, with_profile: bool) -> Content<'_> {
-        let PresenceStatus { state, status_msg, last_active_ms, since_ms: _ } = &self.status;
+        let PresenceStatus { state, status_msg, last_active_ms, since_ms: _, currently_active } = &self.status;
         Content {
             presence: *state,
             last_active_ago: (*last_active_ms > 0).then(|| now_ms.saturating_sub(*last_active_ms)),
             status_msg: status_msg.as_deref(),
             // Whoever is online is there this moment: a device of theirs syncs. Spec: "Last active ago".
-            currently_active: (*state != PresenceState::Offline).then_some(*state == PresenceState::Online),
+            currently_active: (*state != PresenceState::Offline)
+                .then_some(currently_active.unwrap_or(*state == PresenceState::Online)),
             profile: with_profile.then_some(&self.profile),
         }
+    }
+
+    /// What another server is told. Spec: Server-Server API, "Presence".
+    pub fn to_push(&self, now_ms: u64) -> serde_json::Result<Box<RawValue>> {
+        #[derive(Serialize)]
+        struct Push<'a> {
+            user_id: &'a OwnedUserId,
+            #[serde(flatten)]
+            content: Content<'a>,
+        }
+        let mut content = self.content(now_ms, false);
+        // Required there: who never did anything did not since they are so.
+        content.last_active_ago.get_or_insert(now_ms.saturating_sub(self.status.since_ms));
+        to_raw_value(&Push { user_id: &self.user, content })
     }
 
     /// The answer of `GET /presence/{userId}/status`.
@@ -107,7 +125,13 @@ mod tests {
     fn what_a_client_is_shown() {
         let alice = |state, last_active_ms| Presence {
             user: "@alice:a".try_into().unwrap(),
-            status: PresenceStatus { state, status_msg: Some("tea".to_owned()), last_active_ms, since_ms: 5 },
+            status: PresenceStatus {
+                state,
+                status_msg: Some("tea".to_owned()),
+                last_active_ms,
+                since_ms: 5,
+                currently_active: None,
+            },
             profile: MemberProfile { displayname: Some("Alice".to_owned()), avatar_url: None },
         };
         let status = |presence: Presence| presence.to_status(1_000).unwrap().get().to_owned();

@@ -11,6 +11,8 @@ use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+mod elsewhere;
+
 use crate::{
     CallError,
     presence::PresenceState::{self, Offline, Online, Unavailable},

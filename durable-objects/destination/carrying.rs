@@ -12,13 +12,13 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
 use super::{Destination, store};
-use crate::{Call, Cx, Error, schedule};
+use crate::{Call, Cx, Error, presence::Presence, schedule};
 
 /// The schedule's name for finding a carrier.
 pub(super) const DUE: &str = "carry";
 
 /// How long a carrier may take between two calls, in milliseconds.
-const LEASE_MS: u64 = 90_000;
+pub(super) const LEASE_MS: u64 = 90_000;
 /// How long a server that did not answer is left alone at first, in milliseconds.
 const PAUSE_MS_MIN: u64 = 2_000;
 /// How long it is left alone at most, in milliseconds: one hour.
@@ -34,7 +34,7 @@ pub struct TakeWork {
 }
 
 /// What there is to send.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
     /// Nothing, or somebody else carries it, or the server is left alone for now.
@@ -43,6 +43,8 @@ pub enum Work {
     Repeat(Attempt),
     /// What is owed of these rooms, and of the EDUs; the carrier says how much of it fits into one transaction.
     Owed(Vec<Range>),
+    /// How users of ours are: sent once, as well as that goes.
+    Presence { transaction_id: String, presences: Vec<Presence> },
 }
 
 /// Some of a room's log.
@@ -124,7 +126,7 @@ impl Call for IsUp {
 
 /// How it goes with the server.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Standing {
+pub(super) struct Standing {
     /// Failures in a row.
     #[serde(default)]
     failures: u32,
@@ -140,7 +142,7 @@ struct Standing {
 }
 
 impl Standing {
-    fn load(sql: &dyn Sql) -> Result<Self, Error> {
+    pub(super) fn load(sql: &dyn Sql) -> Result<Self, Error> {
         Ok(match store::fact(sql, "standing")? {
             Some(standing) => serde_json::from_str(&standing)?,
             None => Self::default(),
@@ -157,6 +159,11 @@ impl Standing {
 
     fn is_carried_by(&self, carrier: &str) -> bool {
         self.carrier.as_ref().is_some_and(|(name, _)| name == carrier)
+    }
+
+    /// Whether nobody carries, and it is not left alone.
+    pub(super) fn may_be_tried(&self, now_ms: u64) -> bool {
+        !self.is_carried(now_ms) && self.not_before_ms <= now_ms
     }
 
     fn lease(&mut self, tx: &Tx<'_>, cx: &Cx<'_>, carrier: String) -> Result<(), Error> {
@@ -179,8 +186,11 @@ fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
 impl Destination {
     /// Has a carrier come if there is something to carry and nobody does; else looks again when that may change.
     pub(super) fn look_for_a_carrier(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        if !is_owed_anything(&**tx)? {
+        if !is_owed_anything(&**tx)? && !self.ours.waits() {
             return Ok(());
+        }
+        if let Some(until_ms) = self.ours.carried_until_ms(cx.now_ms) {
+            return Ok(schedule::at(tx, cx, DUE, until_ms)?);
         }
         let standing = Standing::load(&**tx)?;
         if let Some((_, until_ms)) = standing.carrier.as_ref().filter(|_| standing.is_carried(cx.now_ms)) {
@@ -196,7 +206,8 @@ impl Destination {
 
     pub(super) fn take_work(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeWork) -> Result<Work, Error> {
         let mut standing = Standing::load(&**tx)?;
-        let is_others = standing.is_carried(cx.now_ms) && !standing.is_carried_by(&call.carrier);
+        let is_others = (standing.is_carried(cx.now_ms) && !standing.is_carried_by(&call.carrier))
+            || self.ours.is_carried_by_another(&call.carrier, cx.now_ms);
         if is_others || standing.not_before_ms > cx.now_ms {
             return Ok(Work::Nothing);
         }
@@ -217,7 +228,7 @@ impl Destination {
             if standing.carrier.take().is_some() {
                 standing.save(tx)?;
             }
-            return Ok(Work::Nothing);
+            return Ok(self.ours.take(cx, call.carrier)?);
         }
         standing.lease(tx, cx, call.carrier)?;
         Ok(work)
@@ -238,17 +249,19 @@ impl Destination {
     }
 
     pub(super) fn acknowledge(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: Acknowledge) -> Result<(), Error> {
-        // A carrier that was given up may have been successful all the same.
-        let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
-            return Ok(());
-        };
-        for range in &attempt.ranges {
-            store::sent(tx, range.room_id.as_str(), range.up_to)?;
+        if !self.ours.is_acknowledged(&call.transaction_id) {
+            // A carrier that was given up may have been successful all the same.
+            let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
+                return Ok(());
+            };
+            for range in &attempt.ranges {
+                store::sent(tx, range.room_id.as_str(), range.up_to)?;
+            }
+            if let Some(up_to) = attempt.edus_up_to {
+                store::forget_edus(tx, up_to)?;
+            }
+            store::forget_fact(tx, "attempt")?;
         }
-        if let Some(up_to) = attempt.edus_up_to {
-            store::forget_edus(tx, up_to)?;
-        }
-        store::forget_fact(tx, "attempt")?;
         let mut standing = Standing::load(&**tx)?;
         if standing.failures > 0 {
             (standing.failures, standing.not_before_ms) = (0, 0);
@@ -259,7 +272,7 @@ impl Destination {
 
     pub(super) fn report_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportFailure) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
-        if !standing.is_carried_by(&call.carrier) {
+        if !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
         let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, standing.failures, PAUSE_MS_MAX);
@@ -384,20 +397,8 @@ mod tests {
         let world = world();
         let alice = user_id!("@alice:myelin.test");
         let room = world.creates_room(alice, "11", Preset::PublicChat);
-        let joins = |user: OwnedUserId| {
-            use crate::room::{AdmitMembership, CheckedEvent, MembershipAction, PrepareMembership};
-            let call = PrepareMembership { user: user.clone(), action: MembershipAction::Join, member_of: vec![] };
-            let prepared = world.call(room.as_str(), &call).unwrap();
-            let version = domain::RoomVersion::parse(&prepared.room_version).unwrap();
-            let identity = domain::Identity::new(user.server_name().to_owned(), "a", [3; 32]).unwrap();
-            let content: Content = serde_json::from_str(prepared.event.get()).unwrap();
-            let event = &prepared.event;
-            let pdu = domain::event::complete(event, &content.content, &version, &identity, 1, [0; 18]).unwrap();
-            let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
-            world.call(room.as_str(), &AdmitMembership { server: user.server_name().to_owned(), event }).unwrap();
-        };
         for number in 0..40 {
-            joins(OwnedUserId::try_from(format!("@u:s{number}.test")).unwrap());
+            world.joins_from_elsewhere(&room, &OwnedUserId::try_from(format!("@u:s{number}.test")).unwrap());
         }
         world.settle();
         world.carriers.take();
@@ -413,10 +414,5 @@ mod tests {
             };
             assert_eq!(owed.iter().map(|range| &range.room_id).collect::<Vec<&OwnedRoomId>>(), [&room]);
         }
-    }
-
-    #[derive(serde::Deserialize)]
-    struct Content {
-        content: Box<serde_json::value::RawValue>,
     }
 }

@@ -9,6 +9,8 @@
 //! | [`RoomMoved`] | there is something new in a room |
 //! | [`QueueEdu`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
 //! | [`GetSharedRooms`] | the rooms that are shared with the server |
+//! | [`QueuePresence`] | how a user of ours is, for the server |
+//! | [`HearPresence`], [`GetPresences`] | how its users are |
 //! | [`TakeWork`] | a carrier asks what to send; nobody else gets it meanwhile |
 //! | [`StartAttempt`] | a carrier is about to send this: from now on nothing else is sent until it is acknowledged |
 //! | [`Acknowledge`] | the server has it |
@@ -20,25 +22,37 @@
 
 mod carrying;
 mod edus;
+mod our_presence;
 mod room_moved;
 mod store;
+mod their_presence;
 
 use platform::Tx;
 
 pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, TakeWork, Work};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu};
+pub use our_presence::QueuePresence;
 pub use room_moved::RoomMoved;
+pub use their_presence::{GetPresences, HearPresence};
 
 use crate::{
     Cx, Error,
+    cx::PresenceTo,
     object::{Logic, Operation, operations},
 };
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_edus.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_edus.sql"),
+    include_str!("migrations/0003_presence.sql"),
+];
 
-/// The Destination has no memory but its database.
+/// The Destination's memory: presence on its way, which may get lost.
 #[derive(Default)]
-pub(crate) struct Destination;
+pub(crate) struct Destination {
+    ours: our_presence::OurPresence,
+    theirs: their_presence::TheirPresence,
+}
 
 impl Logic for Destination {
     fn migrations(&self) -> &'static [&'static str] {
@@ -51,6 +65,9 @@ impl Logic for Destination {
             found QueueEdu => queue_edu,
             read GetEdus => get_edus,
             read GetSharedRooms => get_shared_rooms,
+            found QueuePresence => queue_presence,
+            write HearPresence => hear_presence,
+            read GetPresences => get_presences,
             write TakeWork => take_work,
             write StartAttempt => start_attempt,
             write Acknowledge => acknowledge,
@@ -66,7 +83,12 @@ impl Logic for Destination {
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
         match what {
             carrying::DUE => self.look_for_a_carrier(tx, cx).map(|()| true),
+            their_presence::SILENCE_DUE => self.look_for_silence(tx, cx).map(|()| true),
             _ => Ok(false),
         }
+    }
+
+    fn presence_told(&self, tx: &Tx<'_>, _cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
+        self.members_heard(tx, &told.peer, reply)
     }
 }

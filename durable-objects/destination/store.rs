@@ -1,6 +1,11 @@
 //! All of the Destination's SQL.
 
-use platform::{Fault, Sql, Tx};
+use std::collections::BTreeMap;
+
+use platform::{Fault, Row, Sql, Tx};
+use ruma_common::OwnedUserId;
+
+use crate::presence::PresenceStatus;
 
 /// A room, and how far the server is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,5 +103,51 @@ pub(super) fn edus(sql: &dyn Sql, up_to: Option<u64>, limit: u64) -> Result<Vec<
 /// The server has the EDUs up to a position.
 pub(super) fn forget_edus(tx: &Tx<'_>, up_to: u64) -> Result<(), Fault> {
     tx.execute("DELETE FROM edu WHERE position <= ?1", &[up_to.into()])?;
+    Ok(())
+}
+
+fn presence(mut row: Row) -> Result<(OwnedUserId, PresenceStatus), Fault> {
+    let user = row.text(0)?.try_into().map_err(|_| Fault::new("a user has an id that is none"))?;
+    Ok((user, serde_json::from_str(&row.text(1)?)?))
+}
+
+/// How these users are, as far as that is kept.
+pub(super) fn presences(sql: &dyn Sql, users: &[OwnedUserId]) -> Result<BTreeMap<OwnedUserId, PresenceStatus>, Fault> {
+    sql.query(
+        "SELECT user_id, status FROM presence WHERE user_id IN (SELECT value FROM json_each(?1))",
+        &[serde_json::to_string(users)?.into()],
+    )?
+    .into_iter()
+    .map(presence)
+    .collect()
+}
+
+/// Those who are there.
+pub(super) fn not_offline(sql: &dyn Sql) -> Result<Vec<(OwnedUserId, PresenceStatus)>, Fault> {
+    sql.query(
+        "SELECT user_id, status FROM presence WHERE json_extract(status, '$.state') <> 'offline' ORDER BY user_id",
+        &[],
+    )?
+    .into_iter()
+    .map(presence)
+    .collect()
+}
+
+pub(super) fn put_presence(tx: &Tx<'_>, user_id: &str, status: &str) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO presence (user_id, status) VALUES (?1, ?2)
+         ON CONFLICT (user_id) DO UPDATE SET status = excluded.status",
+        &[user_id.into(), status.into()],
+    )?;
+    Ok(())
+}
+
+/// Forgets those who are not there since before a time.
+pub(super) fn forget_offline(tx: &Tx<'_>, before_ms: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM presence
+         WHERE json_extract(status, '$.state') = 'offline' AND json_extract(status, '$.since_ms') < ?1",
+        &[before_ms.into()],
+    )?;
     Ok(())
 }

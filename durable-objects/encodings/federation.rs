@@ -5,6 +5,7 @@ use serde_json::{json, value::to_raw_value};
 use super::{alice, pinned, pinned_reply, room};
 use crate::{
     destination::{self, Attempt, Range, Work},
+    presence::{Presence, PresenceState, PresenceStatus},
     room::{self as rooms, CheckedEvent, MembershipAction, Received},
     user,
 };
@@ -176,4 +177,29 @@ fn what_a_room_is_asked_about_times() {
         json!({ "server": "b", "ts_ms": 5, "direction": "backwards" }),
     );
     pinned_reply::<rooms::EventByTimestampForServer>(json!({ "event_id": "$e", "origin_server_ts": 5 }));
+}
+
+#[test]
+fn what_is_said_of_presence_across_servers() {
+    let status = PresenceStatus {
+        state: PresenceState::Online,
+        since_ms: 4,
+        currently_active: Some(false),
+        ..PresenceStatus::default()
+    };
+    let presence = Presence { status, ..Presence::absent(alice()) };
+    let encoded =
+        json!({ "user": "@alice:a", "state": "online", "last_active_ms": 0, "since_ms": 4, "currently_active": false });
+    pinned(&destination::QueuePresence { presence: presence.clone() }, encoded.clone());
+    pinned(&destination::HearPresence { presences: vec![presence.clone()] }, json!({ "presences": [encoded] }));
+    pinned(
+        &destination::GetPresences { room_id: Some(room()), users: vec![alice()] },
+        json!({ "room_id": "!room:a", "users": ["@alice:a"] }),
+    );
+    pinned_reply::<destination::GetPresences>(json!([encoded]));
+    pinned_reply::<destination::TakeWork>(json!({ "presence": { "transaction_id": "t", "presences": [encoded] } }));
+    pinned(&rooms::HearPresences { presences: vec![presence] }, json!({ "presences": [encoded] }));
+    pinned_reply::<rooms::HearPresences>(json!({ "members": ["@alice:a"], "strangers": ["@bob:a"] }));
+    pinned_reply::<rooms::TellPresence>(json!({ "more_comes": true, "servers": ["one.test"] }));
+    pinned(&user::ServersCame { servers: vec!["one.test".into()] }, json!({ "servers": ["one.test"] }));
 }

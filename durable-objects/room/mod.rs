@@ -41,7 +41,7 @@
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
 //! | [`ListNotifications`] | what of it a user was notified of, read or not |
 //! | [`SearchMembers`] | the members who are called like something |
-//! | [`TellPresence`] | passes a member's presence on to the others |
+//! | [`TellPresence`], [`HearPresences`] | passes a member's presence on to the others |
 //!
 //! Out of scope: who a user is, what their devices have read (the User's business); checking signatures, and talking to
 //! other servers (the request tier's).
@@ -79,6 +79,7 @@ mod messages;
 mod open;
 mod prepare_upgrade;
 mod presence;
+mod presence_elsewhere;
 mod read_notifications;
 mod receive;
 mod redact_event;
@@ -96,6 +97,7 @@ mod set_canonical_alias;
 mod staging;
 
 mod state;
+mod state_reset;
 mod store;
 mod summary;
 mod synced_state;
@@ -151,6 +153,7 @@ pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage}
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
+pub use presence_elsewhere::{HearPresences, MembersHeard};
 pub use read_notifications::{Notification, Notifications, ReadNotifications};
 pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received};
 pub use redact_event::RedactEvent;
@@ -326,6 +329,7 @@ impl Logic for Room {
             read IsServerJoined => is_server_joined,
             read SearchMembers => search_members,
             read TellPresence => tell_presence,
+            read HearPresences => hear_presences,
         }
     }
 
@@ -354,6 +358,7 @@ impl Logic for Room {
         }
         self.followers_committed();
         self.servers_committed(sql, cx)?;
+        self.presence_elsewhere_committed(sql, cx)?;
         self.presence_committed(sql, cx, &left)
     }
 
@@ -397,6 +402,10 @@ impl Logic for Room {
     }
 
     fn presence_told(&self, tx: &Tx<'_>, cx: &Cx<'_>, told: &PresenceTo, reply: Option<&[u8]>) -> Result<(), Error> {
-        self.presence_answered(tx, cx, (&told.peer, told.serial), reply)
+        if told.peer.starts_with('@') {
+            self.presence_answered(tx, cx, (&told.peer, told.serial), reply)
+        } else {
+            self.servers_presence(tx, cx, (&told.peer, told.serial), reply)
+        }
     }
 }

@@ -15,12 +15,12 @@ use super::{Room, append::room_id, store};
 use crate::{
     Call, Cx, Error, call,
     cx::{Key, PresenceTo},
-    presence::Presence,
+    presence::{Presence, PresenceState, PresenceStatus},
     user::PresenceTold,
 };
 
 /// A room with more joined members than this passes on nobody's presence.
-const MEMBERS_MAX: u64 = 1_000;
+pub(super) const MEMBERS_MAX: u64 = 1_000;
 /// The most presences in one call.
 const PRESENCES_PER_CALL_MAX: usize = 200;
 
@@ -49,6 +49,9 @@ pub struct WhoIsThere {
     /// The room has to ask its followers first: what they say comes with [`PresenceTold`], and that it is complete.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more_comes: bool,
+    /// For a member who told news: other servers that are to hear of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
 }
 
 impl Call for TellPresence {
@@ -66,8 +69,10 @@ pub(super) struct Presences {
     serial: u64,
     /// Members who asked before the room knew.
     askers: BTreeSet<String>,
+    /// Other servers that were asked how their users are, and whether they answered.
+    pub servers: BTreeMap<String, bool>,
     /// Whether an operation changed this memory and is not committed yet.
-    uncommitted: bool,
+    pub uncommitted: bool,
 }
 
 struct Known {
@@ -91,7 +96,7 @@ struct Listener {
 
 impl Presences {
     /// Takes in a member's presence, as news or as what had been forgotten.
-    fn hears(&mut self, presence: Presence, is_news: bool) {
+    pub(super) fn hears(&mut self, presence: Presence, is_news: bool) {
         let known = self.known.get(presence.user.as_str());
         if known.is_some_and(|known| !known.is_gone && !presence.is_newer_than(&known.presence)) {
             return;
@@ -102,7 +107,7 @@ impl Presences {
     }
 
     /// A member left: they are told nothing, and the others that they are gone.
-    fn leaves(&mut self, user: &str) {
+    pub(super) fn leaves(&mut self, user: &str) {
         self.listeners.remove(user);
         self.askers.remove(user);
         if let Some(known) = self.known.get_mut(user) {
@@ -111,8 +116,19 @@ impl Presences {
         }
     }
 
+    /// How a member is, as far as the room heard.
+    pub(super) fn status_of(&self, user: &str) -> Option<&PresenceStatus> {
+        self.known.get(user).map(|known| &known.presence.status)
+    }
+
+    /// Those members who are there, as far as the room heard.
+    pub(super) fn those_there(&self) -> impl Iterator<Item = String> {
+        let there = |known: &Known| !known.is_gone && known.presence.status.state != PresenceState::Offline;
+        self.known.iter().filter(move |(_, known)| there(known)).map(|(user, _)| user.clone())
+    }
+
     /// Tells one follower what they were not told, if anything, or asks them for their own presence if need be.
-    fn tell(&mut self, cx: &Cx<'_>, follower: &str, asks: bool) -> Result<(), Error> {
+    pub(super) fn tell(&mut self, cx: &Cx<'_>, follower: &str, asks: bool) -> Result<(), Error> {
         let listener = self.listeners.entry(follower.to_owned()).or_default();
         if listener.in_flight || listener.is_deaf || (listener.told >= self.serial && (listener.asked || !asks)) {
             return Ok(());
@@ -148,7 +164,7 @@ impl Presences {
             self.known.contains_key(follower)
                 || self.listeners.get(follower).is_some_and(|listener| listener.asked && !listener.in_flight)
         };
-        followers.iter().all(is_known)
+        followers.iter().all(is_known) && self.servers.values().all(|answered| *answered)
     }
 
     /// Everyone but the asker who is there, and those members of whom that is not known.
@@ -160,7 +176,7 @@ impl Presences {
             .filter(|user| user != asker && !self.known.contains_key(user))
             .filter_map(|user| OwnedUserId::try_from(user).ok())
             .collect();
-        Ok(WhoIsThere { presences, absent, more_comes: false })
+        Ok(WhoIsThere { presences, absent, ..WhoIsThere::default() })
     }
 
     fn has_told_all(&mut self, follower: &str) {
@@ -172,7 +188,7 @@ impl Presences {
     fn answer_askers(&mut self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<(), Error> {
         for asker in std::mem::take(&mut self.askers) {
             self.uncommitted = true;
-            let WhoIsThere { presences, absent, more_comes: _ } = self.who_is_there(sql, &asker)?;
+            let WhoIsThere { presences, absent, .. } = self.who_is_there(sql, &asker)?;
             let call = PresenceTold { room_id: room_id(cx)?, presences, gone: Vec::new(), absent, complete: true };
             let listener = self.listeners.entry(asker.clone()).or_default();
             listener.in_flight = true;
@@ -191,6 +207,7 @@ impl Room {
             return Ok(WhoIsThere::default());
         }
         let followers = self.live_followers(sql)?;
+        let servers = if call.is_news { self.servers_of_presence(sql, cx)? } else { Vec::new() };
         let mut presences = self.presences.borrow_mut();
         let presences = presences.get_or_insert_default();
         presences.uncommitted = true;
@@ -199,14 +216,15 @@ impl Room {
         presences.hears(call.presence, call.is_news);
         followers.iter().try_for_each(|follower| presences.tell(cx, follower, call.asks))?;
         if !call.asks {
-            return Ok(WhoIsThere::default());
+            return Ok(WhoIsThere { servers, ..WhoIsThere::default() });
         }
+        self.ask_servers(sql, cx, presences)?;
         if presences.knows_all(&followers) {
             presences.has_told_all(&user);
-            return Ok(presences.who_is_there(sql, &user)?);
+            return Ok(WhoIsThere { servers, ..presences.who_is_there(sql, &user)? });
         }
         presences.askers.insert(user);
-        Ok(WhoIsThere { more_comes: true, ..WhoIsThere::default() })
+        Ok(WhoIsThere { more_comes: true, servers, ..WhoIsThere::default() })
     }
 
     /// A follower was told, or could not be reached.
@@ -217,7 +235,6 @@ impl Room {
         (follower, serial): (&str, u64),
         reply: Option<&[u8]>,
     ) -> Result<(), Error> {
-        let followers = self.live_followers(&**tx)?;
         let mut presences = self.presences.borrow_mut();
         let Some(presences) = presences.as_mut() else { return Ok(()) };
         let Some(listener) = presences.listeners.get_mut(follower) else { return Ok(()) };
@@ -229,6 +246,12 @@ impl Room {
             listener.is_deaf = !heard.listens;
             presences.hears(heard.own, false);
         }
+        self.pass_presences_on(tx, cx, presences)
+    }
+
+    /// Tells followers what they were not told, and answers those who asked if all is known by now.
+    pub(super) fn pass_presences_on(&self, tx: &Tx<'_>, cx: &Cx<'_>, presences: &mut Presences) -> Result<(), Error> {
+        let followers = self.live_followers(&**tx)?;
         let asks = !presences.askers.is_empty();
         followers.iter().try_for_each(|follower| presences.tell(cx, follower, asks))?;
         if presences.knows_all(&followers) {

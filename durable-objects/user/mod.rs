@@ -34,6 +34,7 @@
 //! | [`PositionIn`] | where in a room a sync token stands |
 //! | [`SetPresence`], [`GetPresence`] | how much of the user is there |
 //! | [`PresenceTold`] | what rooms tell of others' presence |
+//! | [`ServersCame`] | which other servers are to know of the user's presence |
 
 mod account_data;
 mod announce;
@@ -71,6 +72,7 @@ mod pushes;
 mod refresh;
 mod room_forgotten;
 mod search_rooms;
+mod servers_came;
 mod set_presence;
 mod shares_room;
 mod store;
@@ -139,6 +141,7 @@ pub use pushes::{AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFail
 pub use refresh::{NewToken, Refresh};
 pub use room_forgotten::RoomForgotten;
 pub use search_rooms::{GetSearchRooms, SearchRooms};
+pub use servers_came::ServersCame;
 pub use set_presence::SetPresence;
 pub use shares_room::{GetSharedWith, SharesRoom};
 pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
@@ -288,6 +291,7 @@ impl Logic for User {
             write SetPresence => set_presence,
             read GetPresence => presence,
             read PresenceTold => presence_told_by_room,
+            read ServersCame => servers_came,
         }
     }
 

@@ -438,7 +438,8 @@ impl User {
         let rooms = store::rooms::with_membership(sql, "join")?.into_iter();
         let rooms = rooms.filter_map(|room| OwnedRoomId::try_from(room.room_id).ok());
         let rooms: Vec<_> = rooms.filter(|room| !left.contains(room)).collect();
-        if rooms.is_empty() {
+        // Of other servers' users every room that they are in tells by itself.
+        if rooms.is_empty() || !cx.is_local(gone) {
             return Ok(self.with_others(cx.now_ms, |others| others.vanishes(gone, cx.now_ms)));
         }
         let asker = own_id(cx)?;
@@ -488,10 +489,12 @@ impl User {
         // One that was left meanwhile has nothing to say.
         let known = store::rooms::by_id(&**tx, room)?.filter(|room| room.membership == "join");
         let room_id = OwnedRoomId::try_from(room).map_err(|_| Fault::new("a room has an id that is none"))?;
-        let WhoIsThere { presences, absent, more_comes } = match (known, reply.map(call::open::<TellPresence>)) {
+        let WhoIsThere { presences, absent, more_comes, servers } = match (known, reply.map(call::open::<TellPresence>))
+        {
             (Some(_), Some(Ok(reply))) => reply,
             _ => WhoIsThere::default(),
         };
+        self.tell_servers_presence(&**tx, cx, servers)?;
         let told = PresenceTold { room_id, presences, gone: Vec::new(), absent, complete: !more_comes };
         self.hears_of(&**tx, cx, told)
     }

@@ -6,7 +6,7 @@
 //!
 //! Memory may be lost at any time: then whoever waits on the user's actor counts as what was told last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use platform::{Sql, Tx};
 use ruma_common::{OwnedDeviceId, RoomId};
@@ -27,6 +27,9 @@ use crate::{
 pub(super) const PRESENT_MS: u64 = 30_000;
 /// How often an alarm looks whether anybody is still there, in milliseconds: a written row for each look.
 pub(super) const CHECK_MS: u64 = 300_000;
+/// How often other servers are told of who is still there, in milliseconds: they forget who is not heard of for half an
+/// hour.
+const REPEATED_EVERY_MS: u64 = 25 * 60_000;
 /// The most rooms that are told of a presence.
 const ROOMS_TOLD_MAX: usize = 200;
 
@@ -38,6 +41,10 @@ pub(super) struct OwnPresence {
     last_active_ms: u64,
     /// Whether those who wait unknown to this memory count as what was told last.
     trusts_waiting: bool,
+    /// The servers that were told how the user is.
+    pub servers_told: BTreeSet<String>,
+    /// Those that came to a room of the user's, and when they are to be told, in milliseconds since the Unix epoch.
+    pub servers_coming: BTreeMap<String, u64>,
     /// Whether an operation changed this memory and is not committed yet.
     pub uncommitted: bool,
 }
@@ -62,7 +69,15 @@ impl OwnPresence {
         let last_active_ms = status.last_active_ms;
         let told = Presence { user, status, profile };
         // What it holds may just have been written by the operation that reads it.
-        Ok(Self { told, devices: BTreeMap::new(), last_active_ms, trusts_waiting: true, uncommitted: true })
+        Ok(Self {
+            told,
+            devices: BTreeMap::new(),
+            last_active_ms,
+            trusts_waiting: true,
+            servers_told: BTreeSet::new(),
+            servers_coming: BTreeMap::new(),
+            uncommitted: true,
+        })
     }
 
     /// A device asks for a sync that says how it is there. Whoever waits is asked again and again: only the first time
@@ -236,8 +251,14 @@ impl User {
     pub(super) fn presence_checked(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         self.presence_settles(tx, cx)?;
         self.others_overdue(cx)?;
-        let told = self.with_own_presence(&**tx, cx, |own| Ok(own.told.status.state))?;
-        if told != PresenceState::Offline {
+        self.tell_servers_that_came(&**tx, cx)?;
+        let told = self.with_own_presence(&**tx, cx, |own| Ok(own.told.status.clone()))?;
+        if told.state != PresenceState::Offline {
+            // By the clock alone, as memory may be gone: once in so many looks.
+            let period = |ms: u64| ms.saturating_sub(told.since_ms) / REPEATED_EVERY_MS;
+            if cx.settings.config.federation.is_on && period(cx.now_ms) > period(cx.now_ms.saturating_sub(CHECK_MS)) {
+                self.tell_rooms_presence(tx, cx, true)?;
+            }
             // Callers past their time count as waiting until somebody wakes them.
             cx.wake();
             cx.set_alarm(cx.now_ms.saturating_add(CHECK_MS))?;
@@ -284,7 +305,8 @@ impl User {
             }
             own.uncommitted = true;
             let since_ms = own.next_ms(cx.now_ms, newest);
-            own.told.status = PresenceStatus { state, status_msg, last_active_ms: own.last_active_ms, since_ms };
+            let last_active_ms = own.last_active_ms;
+            own.told.status = PresenceStatus { state, status_msg, last_active_ms, since_ms, currently_active: None };
             Ok(true)
         })?;
         if changed { self.tell_presence(tx, cx) } else { Ok(()) }
@@ -324,6 +346,12 @@ impl User {
         let presence = self.with_own_presence(&**tx, cx, |own| Ok(own.current()))?;
         let mut rooms = store::rooms::with_membership(&**tx, "join")?;
         rooms.truncate(ROOMS_TOLD_MAX);
+        if is_news {
+            self.with_own_presence(&**tx, cx, |own| {
+                own.servers_told.clear();
+                Ok(())
+            })?;
+        }
         let asks = self.others_are_wanted();
         let call = TellPresence { presence, is_news, asks };
         for room in &rooms {

@@ -3,14 +3,17 @@
 mod authentication;
 mod connections;
 mod discovery;
+mod guest;
 mod history;
 mod hostile;
 mod keys;
 mod large_rooms;
 mod network;
+mod presence;
 mod queries;
 mod rooms;
 mod spaces;
 mod synapse;
+mod third_party_invites;
 mod user_directory;
 mod user_keys;

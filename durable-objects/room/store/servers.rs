@@ -44,6 +44,12 @@ pub(crate) fn is_joined(sql: &dyn Sql, name: &str) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM server WHERE name = ?1 AND joined > 0", &[name.into()])?.is_empty())
 }
 
+/// How many users of a server are in the room.
+pub(crate) fn joined_users(sql: &dyn Sql, name: &str) -> Result<u64, Fault> {
+    let row = sql.query("SELECT joined FROM server WHERE name = ?1", &[name.into()])?.pop();
+    row.map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
 /// Somebody of a server joined at `position`.
 pub(crate) fn joins(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
     tx.execute(

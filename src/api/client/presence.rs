@@ -1,22 +1,28 @@
 //! Spec: "Presence".
 
 use actors::{
-    presence::PresenceState,
-    room::EventFilter,
+    destination::{GetPresences, GetSharedRooms},
+    presence::{Presence, PresenceState},
+    room::{EventFilter, IsJoined},
     user::{GetPresence, JoinedRooms, SetPresence, SyncPresence},
 };
 use domain::Refusal;
+use futures_util::{StreamExt, stream};
 use ruma_client_api::{
     filter::Filter,
     presence::{get_presence::v3 as get, set_presence::v3 as set},
 };
-use ruma_common::presence::PresenceState as Given;
+use ruma_common::{OwnedRoomId, OwnedUserId, presence::PresenceState as Given};
 use serde_json::value::RawValue;
 
 use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 
 /// The largest filter, in bytes of JSON, that is looked at before a sync has something to say. What waits must be small.
 const WAITING_FILTER_BYTES_MAX: usize = 2_048;
+
+/// The most rooms that are asked whether another server's user is in them.
+const ROOMS_ASKED_MAX: usize = 200;
+const ROOMS_AT_ONCE: usize = 8;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried(set_presence);
@@ -39,11 +45,38 @@ async fn get_presence(cx: &Context, bearer: Bearer, request: get::Request) -> Re
     let rooms = bearer.call(cx, &JoinedRooms { token_hash: bearer.token_hash.clone() }).await?;
     let unknown = || Refusal::NotFound("There is no such user here".to_owned());
     if !cx.is_local(&request.user_id) {
-        return Err(unknown().into());
+        let presence = of_another_server(cx, request.user_id, rooms).await?;
+        return Ok(presence.to_status(cx.now_ms())?);
     }
     let call = GetPresence { asker: bearer.user_id, rooms };
     let presence = cx.user(&request.user_id).call(&call).await.or_absent(unknown())?;
     Ok(presence.to_status(cx.now_ms())?)
+}
+
+/// The presence of another server's user, as that told it, for who is in these rooms.
+async fn of_another_server(cx: &Context, user_id: OwnedUserId, rooms: Vec<OwnedRoomId>) -> Result<Presence, Failure> {
+    let shared = match cx.call(user_id.server_name().as_str(), &GetSharedRooms {}).await {
+        Err(Failure::Absent) => Vec::new(),
+        shared => shared?,
+    };
+    let call = IsJoined { user: user_id.clone() };
+    let call = &call;
+    let common = rooms.into_iter().filter(|room| shared.contains(room)).take(ROOMS_ASKED_MAX);
+    let mut answers =
+        stream::iter(common).map(async |room| cx.room(&room).call(call).await).buffer_unordered(ROOMS_AT_ONCE);
+    let mut shares_room = false;
+    while let Some(is_joined) = answers.next().await {
+        if is_joined? {
+            shares_room = true;
+            break;
+        }
+    }
+    if !shares_room {
+        return Err(Refusal::Forbidden("You share no room with this user".to_owned()).into());
+    }
+    let call = GetPresences { room_id: None, users: vec![user_id.clone()] };
+    let known = cx.call(user_id.server_name().as_str(), &call).await?.pop();
+    Ok(known.unwrap_or_else(|| Presence::absent(user_id)))
 }
 
 /// What a sync says and wants of presence, when it is asked at this time and waits so long; nothing where there is none.

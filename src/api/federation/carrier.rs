@@ -13,7 +13,7 @@ use http::Method;
 use ruma_common::{OwnedServerName, ServerName};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{AskError, Bounds};
+use super::{AskError, Bounds, edus};
 use crate::{Context, Failure};
 
 /// How long one carrier works, in milliseconds: less than a Worker may after its answer.
@@ -63,6 +63,10 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
                 None => Edus::default(),
             };
             (attempt, events, edus.edus)
+        }
+        Work::Presence { transaction_id, presences } => {
+            let attempt = Attempt { transaction_id, ranges: Vec::new(), edus_up_to: None };
+            (attempt, Vec::new(), vec![edus::presence(&presences, cx.now_ms())?])
         }
         Work::Owed(owed) => {
             let (ranges, events) = fill(cx, server, owed).await?;

@@ -1,5 +1,5 @@
 //! What servers tell each other besides events. Spec: Server-Server API, "EDUs", "Typing Notifications", "Receipts",
-//! "Send-to-device messaging", "Device Management".
+//! "Send-to-device messaging", "Device Management", "Presence".
 //!
 //! Each is checked on its own: one that makes no sense, or speaks for users of another server, is left out. They have no
 //! acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
@@ -10,8 +10,12 @@ use std::{
 };
 
 use actors::{
-    destination::{GetSharedRooms, QueueEdu},
-    room::{DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, NewReceipt, ReceiptKind, SetTyping},
+    destination::{GetSharedRooms, HearPresence, QueueEdu},
+    presence::{Presence, PresenceState, PresenceStatus},
+    room::{
+        DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, NewReceipt, ReceiptKind,
+        SetTyping,
+    },
     user::ReceiveToDevice,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -34,6 +38,11 @@ const SERVERS_MAX: usize = 200;
 const ROOMS_AT_ONCE: usize = 16;
 /// Names under which one sender's messages are remembered: each receiver knows the last few of every name.
 const MESSAGE_NAMES: u64 = 16;
+
+/// The most presences that are taken from one EDU.
+const PUSHES_MAX: usize = 200;
+/// The longest status message of another server's user, in bytes: a longer one is not shown.
+const STATUS_MSG_BYTES_MAX: usize = 2_048;
 
 #[derive(Deserialize)]
 struct Edu {
@@ -80,6 +89,22 @@ struct OfUser {
     user_id: OwnedUserId,
 }
 
+#[derive(Deserialize)]
+struct Presences {
+    push: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Push {
+    user_id: OwnedUserId,
+    presence: PresenceState,
+    #[serde(default)]
+    status_msg: Option<String>,
+    last_active_ago: u64,
+    #[serde(default)]
+    currently_active: bool,
+}
+
 /// Takes in what a server tells.
 pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -> Result<(), Failure> {
     let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
@@ -101,7 +126,11 @@ pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -
             Ok(of_user) => changes_devices(cx, origin, of_user.user_id).await,
             Err(_) => Ok(()),
         },
-        // What is not known here, and presence, which is not exchanged.
+        "m.presence" => match serde_json::from_str(content) {
+            Ok(presences) => are_there(cx, origin, presences).await,
+            Err(_) => Ok(()),
+        },
+        // What is not known here.
         _ => Ok(()),
     };
     settled(outcome)
@@ -187,6 +216,36 @@ async fn changes_devices(cx: &Context, origin: &ServerName, user: OwnedUserId) -
     let call = &call;
     let told = stream::iter(rooms).map(async |room_id| settled(cx.room(&room_id).call(call).await));
     told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+}
+
+/// Users of the server are there, or no longer.
+async fn are_there(cx: &Context, origin: &ServerName, presences: Presences) -> Result<(), Failure> {
+    if !cx.config().presence {
+        return Ok(());
+    }
+    let now_ms = cx.now_ms();
+    let pushes = presences.push.iter().take(PUSHES_MAX);
+    // Each for itself: one that makes no sense says nothing of the others.
+    let pushes = pushes.filter_map(|push| serde_json::from_str::<Push>(push.get()).ok());
+    let presences = pushes.filter(|push| is_of(&push.user_id, origin)).map(|push| {
+        let status = PresenceStatus {
+            state: push.presence,
+            status_msg: push.status_msg.filter(|text| !text.is_empty() && text.len() <= STATUS_MSG_BYTES_MAX),
+            last_active_ms: now_ms.saturating_sub(push.last_active_ago),
+            // That of a user who is not there says nothing.
+            currently_active: (push.presence != PresenceState::Offline).then_some(push.currently_active),
+            ..PresenceStatus::default()
+        };
+        Presence { user: push.user_id, status, profile: MemberProfile::default() }
+    });
+    let presences: Vec<_> = presences.collect();
+    if presences.is_empty() { Ok(()) } else { cx.call(origin.as_str(), &HearPresence { presences }).await }
+}
+
+/// What another server is told of how users of ours are.
+pub(super) fn presence(presences: &[Presence], now_ms: u64) -> Result<Box<RawValue>, Failure> {
+    let push: Vec<_> = presences.iter().map(|presence| presence.to_push(now_ms)).collect::<Result<_, _>>()?;
+    Ok(to_raw_value(&json!({ "edu_type": "m.presence", "content": { "push": push } }))?)
 }
 
 impl Context {
