@@ -120,7 +120,7 @@ fn a_room_with_many_members_is_joined_in_slices(host: Host) {
     assert_eq!(sync.joined(&room.id)["summary"]["m.joined_member_count"], members() + 2);
     bob.sends(&room.id, "hello, many");
     if let (Some(before), Some(after)) = (before, after) {
-        assert!(after - before < 96 << 20, "{before} bytes before, {after} at most");
+        assert!(after - before < 64 << 20, "{before} bytes before, {after} at most");
     }
 }
 

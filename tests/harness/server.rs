@@ -226,7 +226,7 @@ impl Server {
         let runs_on_it = |folder: &std::path::Path| {
             let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
             let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-            words.iter().any(|word| word.contains(state)) && words.first().is_some_and(|word| word.ends_with("myelin"))
+            words.iter().any(|word| word.contains(state)) && words.first().is_some_and(|word| !word.ends_with("bash"))
         };
         let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
         let status = std::fs::read_to_string(processes.find(|folder| runs_on_it(folder))?.join("status")).ok()?;
