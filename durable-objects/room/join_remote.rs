@@ -143,6 +143,8 @@ impl Room {
             store::stage::set_members(tx, &entries, position)?;
         }
         store::stage::count_servers(tx, position)?;
+        // Their Destinations are to know that the room is shared, also before anything is said in it.
+        cx.room.servers.borrow_mut().extend(store::servers::joined(&**tx)?);
         self.forget_company();
         for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
             directory::follow(tx, cx, event_type, state_key)?;

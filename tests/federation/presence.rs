@@ -1,17 +1,66 @@
 //! Spec: server-server API, «Presence»: users of two servers of ours, the host under test and a native one, and what a
 //! server that the test plays is told and may tell.
 
-use harness::{Host, User, encode, json};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use harness::{Answer, Host, User, encode, json};
 
 use crate::{
     guest::{Guest, VERSION},
     network::{Federated, on_each_host},
 };
 
-on_each_host![only_ones_own_users_are_believed, nothing_is_told_where_it_is_switched_off];
+on_each_host![who_is_there_is_seen_across, only_ones_own_users_are_believed, nothing_is_told_where_it_is_switched_off,];
+
+/// How long something may take to be told.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
+#[track_caller]
+fn becomes(what: &str, look: impl Fn() -> Answer) {
+    let deadline = Instant::now() + TOLD_WITHIN;
+    loop {
+        // Who shares a room is known a moment after the join.
+        let presence = look().body["presence"].clone();
+        if presence == *what {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it stays {presence}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
 
 fn joins_by(user: &User, room: &str, via: &Federated) -> harness::Answer {
     user.post(&format!("/join/{}?via={}", encode(room), encode(&via.name)), json!({}))
+}
+
+fn who_is_there_is_seen_across(host: Host) {
+    let (here, there) = (Federated::starts(host), Federated::starts(Host::Native));
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    bob.looks_at(&alice).refused(403, "M_FORBIDDEN");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    alice.sets_presence(json!({ "presence": "online", "status_msg": "Tea" })).ok();
+    joins_by(&bob, &room, &here).ok();
+    // Whoever comes learns who is there, and the others of them.
+    becomes("online", || bob.looks_at(&alice));
+    assert_eq!(bob.looks_at(&alice).ok()["status_msg"], "Tea");
+    bob.sets_presence(json!({ "presence": "unavailable", "status_msg": "Coffee" })).ok();
+    becomes("unavailable", || alice.looks_at(&bob));
+    let seen = alice.sees(|sync| sync.shows(&bob, "unavailable"));
+    assert_eq!(seen.presence(&bob.id).unwrap()["status_msg"], "Coffee");
+    for (looker, whom) in [(&alice, &bob), (&bob, &alice)] {
+        let since = looker.syncs().next_batch;
+        for state in ["online", "offline"] {
+            whom.sets_presence(json!({ "presence": state })).ok();
+            looker.syncs_until(&since, |sync| sync.shows(whom, state));
+            becomes(state, || looker.looks_at(whom));
+        }
+    }
+    bob.leaves(&room).ok();
+    alice.sees(|_| alice.looks_at(&bob).status == 403);
+    alice.looks_at(&bob).refused(403, "M_FORBIDDEN");
 }
 
 fn only_ones_own_users_are_believed(host: Host) {
