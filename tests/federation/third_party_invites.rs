@@ -8,7 +8,10 @@ use crate::{
     network::{Federated, on_each_host},
 };
 
-on_each_host![invitations_that_no_identity_server_signed_are_void];
+on_each_host![
+    who_was_invited_by_address_is_invited_once_it_is_known_who_that_is,
+    invitations_that_no_identity_server_signed_are_void,
+];
 
 /// Knows who is behind an address.
 struct IdentityServer(Keys);
@@ -41,6 +44,45 @@ fn tells(to: &Federated, who: &str, inviter: &User, room: &str, signed: &Value) 
     });
     let body = json!({ "medium": "email", "address": "bob@example.org", "mxid": who, "invites": [invite] });
     to.server.anonymous().send("PUT", "/_matrix/federation/v1/3pid/onbind", Some(body.to_string()))
+}
+
+fn who_was_invited_by_address_is_invited_once_it_is_known_who_that_is(host: Host) {
+    let (here, there) = (Federated::starts(host), Federated::starts(Host::Native));
+    let identity = IdentityServer::starts();
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        for version in ["12", "6"] {
+            let alice = at.server.registers("alice");
+            let [bob, carol] = ["bob", "carol"].map(|name| from.server.registers(name));
+            let room = alice.creates_room(json!({ "preset": "private_chat", "name": "Den", "room_version": version }));
+            let since = alice.syncs().next_batch;
+            // Their server is not in the room: it asks that of the inviter.
+            identity.keeps(&alice, &room, "one");
+            tells(from, &bob.id, &alice, &room, &identity.signs(&bob.id, "one")).ok();
+            let shown = bob.sees(|sync| !sync.invite_state(&room).is_empty()).invite_state(&room);
+            assert!(shown.iter().any(|event| event["content"]["name"] == "Den"), "{shown:?}");
+            let invited = |user: &User| {
+                alice.syncs_until(&since, |sync| {
+                    sync.timeline(&room).iter().any(|event| {
+                        event["state_key"] == user.id.as_str() && event["content"]["membership"] == "invite"
+                    })
+                });
+                let content = alice.state(&room, "m.room.member", &user.id).ok();
+                assert_eq!(content["third_party_invite"]["display_name"], "b...@e...", "{content}");
+            };
+            invited(&bob);
+            bob.joins(&room).ok();
+            bob.sends(&room, "it is me");
+            alice.syncs_until(&since, |sync| sync.has_message(&room, "it is me"));
+            // Now it is, and needs nobody.
+            identity.keeps(&alice, &room, "two");
+            alice.sends(&room, "kept");
+            bob.sees(|sync| sync.has_message(&room, "kept"));
+            tells(from, &carol.id, &alice, &room, &identity.signs(&carol.id, "two")).ok();
+            carol.sees(|sync| !sync.invite_state(&room).is_empty());
+            invited(&carol);
+            carol.joins(&room).ok();
+        }
+    }
 }
 
 fn invitations_that_no_identity_server_signed_are_void(host: Host) {
