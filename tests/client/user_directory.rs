@@ -58,7 +58,13 @@ fn who_shares_a_room_is_found(server: &Server) {
     assert!(finds(&alice, &name).is_empty());
 }
 
+/// A server without the rooms of other stories: of those that are open, a search asks so many and no more.
+fn alone(server: &Server) -> Server {
+    Server::with(server.host(), &[])
+}
+
 fn who_is_in_a_room_open_to_everybody_is_found(server: &Server) {
+    let server = alone(server);
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let room = bob.creates_room(json!({ "preset": "private_chat" }));
     let sets = |kind: &str, content: Value| drop(bob.sets_state(&room, kind, "", content).ok());
@@ -90,6 +96,7 @@ fn case_and_accents_do_not_matter(server: &Server) {
 }
 
 fn the_best_come_first_and_not_all_of_them(server: &Server) {
+    let server = alone(server);
     let alice = server.registers("alice");
     let stem = server.unique("quill").replace('-', "");
     let people: Vec<User> = (0..4).map(|_| server.registers("person")).collect();

@@ -25,8 +25,8 @@ const FOUND_MAX: u64 = 50;
 const TERM_BYTES_MAX: usize = 512;
 /// The user's own rooms that are asked, the newest of them.
 const OWN_ROOMS_MAX: usize = 150;
-/// Rooms open to everybody that are asked.
-const OPEN_ROOMS_MAX: u64 = 50;
+/// Rooms open to everybody that are asked: where there are more, an answer says that it is limited.
+const OPEN_ROOMS_MAX: u64 = 200;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
 /// The rooms on a page of those that are shared.
