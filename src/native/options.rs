@@ -3,6 +3,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use domain::Config;
 
+use crate::media_s3::S3Options;
+
 /// Reads the command line, or explains it and ends.
 pub(crate) fn parse() -> Options {
     let command = Options::command().mut_subcommand("serve", |serve| serve.after_help(settings()));
@@ -30,7 +32,7 @@ pub(crate) struct Options {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Serve the client and federation APIs until SIGINT or SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Look after a server's data; the server itself must be stopped
     Admin(Admin),
 }
@@ -51,6 +53,8 @@ pub(crate) struct Serve {
     /// The certificate's private key, as PEM
     #[arg(long, env = "MYELIN_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "Media elsewhere")]
+    pub s3: S3Options,
 }
 
 /// Where a server's settings and data are.
@@ -97,5 +101,19 @@ pub(crate) enum SigningKeyCommand {
 }
 
 /// Environment variables that are options, not settings.
-pub(crate) const OPTION_VARIABLES: [&str; 7] =
-    ["LISTEN", "TLS_LISTEN", "TLS_CERT", "TLS_KEY", "CONFIG", "DATA_DIR", "DATABASE_URL"];
+pub(crate) const OPTION_VARIABLES: [&str; 14] = [
+    "LISTEN",
+    "TLS_LISTEN",
+    "TLS_CERT",
+    "TLS_KEY",
+    "CONFIG",
+    "DATA_DIR",
+    "DATABASE_URL",
+    "S3_ENDPOINT",
+    "S3_BUCKET",
+    "S3_REGION",
+    "S3_PREFIX",
+    "S3_URL_STYLE",
+    "S3_ACCESS_KEY_ID",
+    "S3_SECRET_ACCESS_KEY",
+];

@@ -29,7 +29,7 @@ use crate::{
     heavy::HeavyThreads,
     listen::{Accepted, Listener},
     logs,
-    media_files::MediaFiles,
+    media_store::MediaStore,
     metadata::MetadataSource,
     options::Serve,
     outgoing::Network,
@@ -57,8 +57,8 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let data_dir = &options.storage.data_dir;
     let _claim = claim_data_dir(data_dir)?;
     let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
-    let media = MediaFiles::open(data_dir)?;
     let settings = settings::load(&metadata, config).await?;
+    let media = MediaStore::open(data_dir, &options.s3, &settings.config.outgoing).await?;
     let network = Network::new(&settings.config.outgoing)?;
     // Before any actor is opened: an address in use is why most starts fail.
     let listeners = listeners(&options).await?;
@@ -174,7 +174,7 @@ struct Parts {
     tends: bool,
     router: Router,
     metadata: MetadataSource,
-    media: MediaFiles,
+    media: MediaStore,
     heavy: HeavyThreads,
     settings: Settings,
     rate_limits: Arc<RateLimits>,
@@ -188,7 +188,7 @@ impl Parts {
         let services = Services {
             actors: Rc::new(self.router),
             metadata: self.metadata.connect(),
-            blobs: Rc::new(self.media),
+            blobs: self.media.connect(),
             clock: Rc::new(SystemClock),
             random: Rc::new(Chance),
             heavy: Rc::new(self.heavy),

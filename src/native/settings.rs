@@ -10,7 +10,7 @@ use crate::{chance::Chance, metadata::MetadataSource, options::OPTION_VARIABLES}
 
 const PREFIX: &str = "MYELIN_";
 /// Variables of the test scripts.
-const TEST_PREFIX: &str = "TEST_POSTGRES";
+const TEST_PREFIXES: [&str; 2] = ["TEST_POSTGRES", "TEST_S3"];
 
 /// Reads the configuration; refuses unknown keys and bad values by name.
 pub(crate) fn read_config(file: Option<&Path>) -> Result<Config, Fault> {
@@ -25,7 +25,7 @@ pub(crate) fn read_config(file: Option<&Path>) -> Result<Config, Fault> {
     let variables = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     for (name, value) in variables {
         let Some(key) = name.strip_prefix(PREFIX) else { continue };
-        if OPTION_VARIABLES.contains(&key) || key.starts_with(TEST_PREFIX) {
+        if OPTION_VARIABLES.contains(&key) || TEST_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
             continue;
         }
         let value = value.into_string().map_err(|_| Fault::new(format!("{name} is not UTF-8")))?;

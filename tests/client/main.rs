@@ -22,6 +22,7 @@ mod lazy_loading;
 mod login;
 mod media;
 mod media_administration;
+mod media_in_s3;
 mod membership;
 mod messages;
 mod notifications;

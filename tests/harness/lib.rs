@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `MYELIN_TEST_HOSTS` | hosts to test, by comma; default `native,worker` |
 //! | `MYELIN_TEST_POSTGRES_URL` | a PostgreSQL that may be given databases; tests that need one skip without, or fail if `CI` is `true` |
+//! | `MYELIN_TEST_S3_URL` | an S3-compatible service that takes any credentials; the same holds for tests that need one |
 //! | `MYELIN_BIN` | the native binary; default: `myelin` beside the test binary |
 //! | `MYELIN_SYNAPSE_PYTHON` | a Python that has Synapse; stories with it are left out without, or fail if `CI` is `true` |
 //! | `MYELIN_BUNDLE` | the Worker's folder with `wrangler.toml`; default: the repository |
@@ -25,6 +26,7 @@ mod https;
 mod keys;
 mod postgres;
 mod process;
+mod s3;
 mod server;
 mod synapse;
 mod sync;
@@ -39,6 +41,7 @@ pub use host::{Host, run};
 pub use https::{Https, Received, Reply};
 pub use keys::Keys;
 pub use postgres::Database;
+pub use s3::S3;
 pub use serde_json::{self, Value, json};
 pub use server::{SERVER_NAME, SHARED_SECRET, Server};
 pub use synapse::Synapse;

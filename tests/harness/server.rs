@@ -56,6 +56,14 @@ impl Server {
         Self::start(host, &[], Some(database.url().to_owned())).unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// A server with settings that it may refuse.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn may_start(host: Host, settings: &[(&str, &str)]) -> Result<Self, String> {
+        Self::start(host, settings, None)
+    }
+
     /// Starts a server, or says why it does not start.
     pub(crate) fn start(host: Host, settings: &[(&str, &str)], postgres: Option<String>) -> Result<Self, String> {
         let port = free_port();
