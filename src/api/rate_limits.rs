@@ -161,7 +161,10 @@ impl Asked<'_> {
                 let times = self.invited().len().min(usize::try_from(limit.burst).unwrap_or(usize::MAX));
                 vec![digest(self.user_id); times]
             }
-            RateLimited::LoginAccount | RateLimited::LoginFailedAttempts | RateLimited::RemoteQueries => vec![],
+            RateLimited::LoginAccount
+            | RateLimited::LoginFailedAttempts
+            | RateLimited::RemoteQueries
+            | RateLimited::RemoteMedia => vec![],
         }
     }
 

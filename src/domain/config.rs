@@ -65,8 +65,10 @@ pub struct Config {
     pub test_hooks: bool,
     /// The largest file that may be uploaded, in bytes.
     pub max_upload_size: u64,
-    /// How long media is kept after it was last served, in milliseconds; for ever without.
+    /// How long our users' media is kept after it was last served, in milliseconds; for ever without.
     pub media_retention_ms: Option<u64>,
+    /// How long other servers' media is kept here after it was last served, in milliseconds; for ever without.
+    pub remote_media_retention_ms: Option<u64>,
     /// Whether what is uploaded from now on is served to users only.
     pub authenticated_media: bool,
     /// Where calls are relayed.
@@ -241,12 +243,19 @@ impl Config {
         key(
             "MAX_UPLOAD_SIZE",
             Some("50M"),
-            "the largest file that may be uploaded: bytes, or with K, M or G; 1 to 16G, on Workers never more than 100M",
+            "the largest file that may be uploaded, or is fetched from another server: bytes, or with K, M or G; 1 to 16G, \
+             on Workers never more than 100M",
         ),
         key(
             "MEDIA_RETENTION",
             None,
-            "how many days media is kept after it was last fetched, unless it is protected: 1 to 36500; by default for ever",
+            "how many days our users' media is kept after it was last fetched, unless it is protected: 1 to 36500; by \
+             default for ever",
+        ),
+        key(
+            "REMOTE_MEDIA_RETENTION",
+            Some("90"),
+            "how many days a copy of other servers' media is kept after it was last fetched: 1 to 36500, or 0 for ever",
         ),
         key(
             "AUTHENTICATED_MEDIA",
@@ -318,6 +327,12 @@ impl Config {
             Some("2,200"),
             "questions to other servers for who did not say who they are, per address: per_second,burst, or 0",
         ),
+        key(
+            "RC_REMOTE_MEDIA",
+            Some("10,500"),
+            "media fetched from other servers, per user, or per address for who did not say who they are: \
+             per_second,burst, or 0",
+        ),
     ];
 
     /// Reads a configuration from its pairs.
@@ -356,8 +371,10 @@ impl Config {
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
             presence: values.required("PRESENCE", parse_switch)?,
             max_upload_size: values.required("MAX_UPLOAD_SIZE", parse_size)?,
-            media_retention_ms: values.parsed("MEDIA_RETENTION", |text| {
-                text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
+            media_retention_ms: values.parsed("MEDIA_RETENTION", parse_days_ms)?,
+            remote_media_retention_ms: values.required("REMOTE_MEDIA_RETENTION", |text| match text {
+                "0" => Some(None),
+                text => parse_days_ms(text).map(Some),
             })?,
             authenticated_media: values.required("AUTHENTICATED_MEDIA", parse_switch)?,
             turn: values.turn()?,
@@ -499,6 +516,11 @@ fn parse_size(text: &str) -> Option<u64> {
     let (number, bits) = unit.unwrap_or((text, 0));
     let number: u64 = number.parse().ok()?;
     number.checked_mul(1 << bits).filter(|size| (1..=SIZE_MAX).contains(size))
+}
+
+/// A number of days, in milliseconds.
+fn parse_days_ms(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
 }
 
 fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {

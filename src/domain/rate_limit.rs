@@ -57,11 +57,13 @@ pub enum RateLimited {
     Reports,
     /// Whatever else the specification has limited, per access token, or per address where there is none.
     Requests,
+    /// Media fetched from other servers, per user, or per address for who did not say who they are.
+    RemoteMedia,
 }
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -81,6 +83,7 @@ impl RateLimited {
         Self::Receipts,
         Self::Reports,
         Self::Requests,
+        Self::RemoteMedia,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -105,6 +108,7 @@ impl RateLimited {
             Self::Receipts => "RC_RECEIPTS",
             Self::Reports => "RC_REPORTS",
             Self::Requests => "RC_REQUESTS",
+            Self::RemoteMedia => "RC_REMOTE_MEDIA",
         }
     }
 
@@ -124,7 +128,8 @@ impl RateLimited {
             | Self::MediaCreate
             | Self::Receipts
             | Self::Reports
-            | Self::Requests => None,
+            | Self::Requests
+            | Self::RemoteMedia => None,
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Refusal {
     CannotOverwriteMedia,
     /// 504 `M_NOT_YET_UPLOADED`.
     NotYetUploaded,
+    /// 502 `M_TOO_LARGE`: what another server has is larger than is taken from it.
+    TooLargeElsewhere(String),
     /// 429 `M_LIMIT_EXCEEDED`.
     LimitExceeded {
         /// Milliseconds after which to try again.
@@ -168,7 +170,7 @@ impl Refusal {
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
-            Self::OtherServer(_) => 502,
+            Self::OtherServer(_) | Self::TooLargeElsewhere(_) => 502,
             Self::Unavailable { .. } => 503,
             Self::NotYetUploaded => 504,
         }
@@ -186,7 +188,7 @@ impl Refusal {
             Self::UserInUse => "M_USER_IN_USE",
             Self::InvalidUsername(_) => "M_INVALID_USERNAME",
             Self::Exclusive(_) => "M_EXCLUSIVE",
-            Self::TooLarge(_) => "M_TOO_LARGE",
+            Self::TooLarge(_) | Self::TooLargeElsewhere(_) => "M_TOO_LARGE",
             Self::LimitExceeded { .. } => "M_LIMIT_EXCEEDED",
             Self::UnknownToken { .. } => "M_UNKNOWN_TOKEN",
             Self::MissingToken => "M_MISSING_TOKEN",
@@ -237,6 +239,7 @@ impl Refusal {
             | Self::Exclusive(sentence)
             | Self::TooLarge(sentence)
             | Self::UnableToAuthoriseJoin(sentence)
+            | Self::TooLargeElsewhere(sentence)
             | Self::UnableToGrantJoin(sentence)
             | Self::RoomInUse(sentence)
             | Self::InvalidRoomState(sentence)
@@ -332,6 +335,7 @@ mod tests {
             (Refusal::TooSlow, r#""too_slow""#, 408, "M_UNKNOWN"),
             (Refusal::CannotOverwriteMedia, r#""cannot_overwrite_media""#, 409, "M_CANNOT_OVERWRITE_MEDIA"),
             (Refusal::NotYetUploaded, r#""not_yet_uploaded""#, 504, "M_NOT_YET_UPLOADED"),
+            (Refusal::TooLargeElsewhere(s()), r#"{"too_large_elsewhere":"x"}"#, 502, "M_TOO_LARGE"),
             (
                 Refusal::LimitExceeded { retry_after_ms: 5 },
                 r#"{"limit_exceeded":{"retry_after_ms":5}}"#,

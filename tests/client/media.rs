@@ -37,8 +37,7 @@ const CREATE: &str = "/_matrix/media/v1/create";
 /// Uploads and answers the part of the URI after `mxc://`.
 #[track_caller]
 pub fn uploads(user: &User, content_type: &str, name: Option<&str>, bytes: impl Into<Vec<u8>>) -> String {
-    let path = name.map_or(UPLOAD.to_owned(), |name| format!("{UPLOAD}{}", query(&[("filename", name)])));
-    mxc(&user.client().send_bytes("POST", &path, &[("Content-Type", content_type)], Some(bytes.into())).ok())
+    user.uploads(content_type, name, bytes)
 }
 
 #[track_caller]
@@ -239,9 +238,10 @@ fn what_a_client_has_is_not_sent_again(server: &Server) {
 
 fn media_that_is_not_there(server: &Server) {
     let alice = server.registers("alice");
-    for name in [SERVER_NAME, "elsewhere.test", "elsewhere.test:8448"] {
-        downloads(alice.client(), &format!("{name}/nothing")).refused(404, "M_NOT_FOUND");
-        downloads(alice.client(), &format!("{name}/nothing/file.txt")).refused(404, "M_NOT_FOUND");
+    // Nobody is at home at the other.
+    for (name, status, errcode) in [(SERVER_NAME, 404, "M_NOT_FOUND"), ("localhost:1", 502, "M_UNKNOWN")] {
+        downloads(alice.client(), &format!("{name}/nothing")).refused(status, errcode);
+        downloads(alice.client(), &format!("{name}/nothing/file.txt")).refused(status, errcode);
         server.anonymous().get(&format!("{DEPRECATED}/{name}/nothing")).refused(404, "M_NOT_FOUND");
     }
     for (name, id) in [

@@ -55,6 +55,7 @@ fn only_administrators_do_this(server: &Server) {
         ("POST", format!("user/{user}/media/quarantine")),
         ("POST", format!("media/protect/{}", id(&mxc))),
         ("POST", format!("media/unprotect/{}", id(&mxc))),
+        ("POST", "purge_media_cache?before_ts=1".to_owned()),
     ] {
         admin(&alice, method, &path).refused(403, "M_FORBIDDEN");
     }

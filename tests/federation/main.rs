@@ -8,6 +8,7 @@ mod history;
 mod hostile;
 mod keys;
 mod large_rooms;
+mod media;
 mod network;
 mod presence;
 mod queries;

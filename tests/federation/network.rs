@@ -119,8 +119,8 @@ fn forwarded(url: &str, request: &Received) -> Reply {
     let body = (!request.body.is_empty()).then(|| request.body.clone());
     match client.try_send(&request.method, &request.uri, body) {
         Ok(answer) => {
-            let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
-            Reply::Whole(answer.status, headers, answer.text.into_bytes())
+            let content_type = answer.header("content-type").unwrap_or("application/json").to_owned();
+            Reply::Whole(answer.status, vec![("Content-Type".to_owned(), content_type)], answer.bytes)
         }
         Err(_) => Reply::Raw(Box::new(|_| Ok(()))),
     }

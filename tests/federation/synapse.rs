@@ -10,6 +10,7 @@ on_each_host![
     invitations_cross_and_are_turned_down,
     who_is_banned_here_is_banned_there,
     topics_set_at_once_end_the_same_on_both_sides,
+    files_are_seen_on_both_sides,
 ];
 
 /// Synapse, by the name of the proxy that does its TLS.
@@ -143,4 +144,23 @@ fn topics_set_at_once_end_the_same_on_both_sides(host: Host) {
             assert_eq!(messages.iter().filter(|message| *message == body).count(), 1, "{messages:?}");
         }
     }
+}
+
+fn files_are_seen_on_both_sides(host: Host) {
+    let Some((here, there)) = two(host) else { return };
+    let (alice, bob) = (here.server.registers("alice"), there.synapse.registers("bob"));
+    for (from, to) in [(&alice, &bob), (&bob, &alice)] {
+        let content: Vec<u8> = (0..300_000).map(|place| (place % 251) as u8).collect();
+        let mxc = from.uploads("image/png", Some("Größe.png"), content.clone());
+        let seen = to.downloads(&mxc);
+        assert_eq!((seen.status, seen.bytes == content), (200, true), "{seen:?}");
+        assert_eq!(seen.header("content-type"), Some("image/png"));
+        let disposition = seen.header("content-disposition").unwrap_or_default();
+        assert!(disposition.contains("filename*=utf-8''Gr%C3%B6%C3%9Fe.png"), "{disposition}");
+        let name = mxc.split_once('/').expect("a server and an id").0;
+        to.downloads(&format!("{name}/nothing")).refused(404, "M_NOT_FOUND");
+    }
+    // The other way around there is no file in the envelope.
+    let empty = bob.downloads(&alice.uploads("text/plain", None, ""));
+    assert_eq!((empty.status, empty.bytes.len()), (200, 0));
 }

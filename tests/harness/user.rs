@@ -77,6 +77,21 @@ impl User {
         json!({ "type": "m.login.password", "identifier": identifier, "password": password })
     }
 
+    /// Uploads a file and answers the part of its URI after `mxc://`.
+    #[track_caller]
+    pub fn uploads(&self, content_type: &str, name: Option<&str>, bytes: impl Into<Vec<u8>>) -> String {
+        let named = name.map(|name| query(&[("filename", name)])).unwrap_or_default();
+        let path = format!("/_matrix/media/v3/upload{named}");
+        let answer = self.client.send_bytes("POST", &path, &[("Content-Type", content_type)], Some(bytes.into())).ok();
+        let uri = answer["content_uri"].as_str().unwrap_or_default();
+        uri.strip_prefix("mxc://").unwrap_or_else(|| panic!("no mxc:// URI in {answer}")).to_owned()
+    }
+
+    /// Asks for a file, which comes after `mxc://`.
+    pub fn downloads(&self, mxc: &str) -> Answer {
+        self.client.get(&format!("/_matrix/client/v1/media/download/{mxc}"))
+    }
+
     /// The client beneath, for other prefixes.
     pub fn client(&self) -> &Client {
         &self.client

@@ -13,7 +13,7 @@ use crate::{
     failure,
     media::{self, tend::clear_strays},
     metadata::{
-        deletion::{self, Listed},
+        deletion::{self, Listed, Whose},
         media::Mxc,
     },
 };
@@ -35,6 +35,7 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add_raw(Method::POST, "/_synapse/admin/v1/media/quarantine/{server_name}/{media_id}", quarantine);
     routes.add_raw(Method::POST, "/_synapse/admin/v1/media/unquarantine/{server_name}/{media_id}", release);
     routes.add_raw(Method::POST, "/_synapse/admin/v1/user/{user_id}/media/quarantine", quarantine_of_user);
+    routes.add_raw(Method::POST, "/_synapse/admin/v1/purge_media_cache", purge_copies);
     routes.add_raw(Method::POST, "/_synapse/admin/v1/media/protect/{media_id}", protect);
     routes.add_raw(Method::POST, "/_synapse/admin/v1/media/unprotect/{media_id}", unprotect);
 }
@@ -118,7 +119,8 @@ struct Unused {
 async fn delete_unused(cx: &Context, _: Administrator, request: Request<Bytes>, path_args: Vec<String>) -> Answer {
     let Unused { before_ts, size_gt, keep_profiles } = query(&request)?;
     if path_args.first().is_some_and(|server_name| server_name != cx.server_name().as_str()) {
-        return Err(Refusal::InvalidParam("Only media of this server is here".to_owned()).into());
+        let told = "This is for media of this server; purge_media_cache is for that of others";
+        return Err(Refusal::InvalidParam(told.to_owned()).into());
     }
     if keep_profiles != Some(false) {
         let told = "Which pictures belong to profiles and rooms is not known here: protect those that shall stay, and \
@@ -126,8 +128,25 @@ async fn delete_unused(cx: &Context, _: Administrator, request: Request<Bytes>, 
         return Err(Refusal::InvalidParam(told.to_owned()).into());
     }
     let larger_than = size_gt.saturating_add(1);
-    let unused = deletion::unused(cx.metadata(), before_ts, larger_than, DELETED_MAX).await?;
+    let unused = deletion::unused(cx.metadata(), Whose::Ours, before_ts, larger_than, DELETED_MAX).await?;
     delete_all(cx, unused).await
+}
+
+#[derive(Deserialize)]
+struct Copies {
+    /// Milliseconds since the Unix epoch.
+    before_ts: u64,
+}
+
+/// Deletes copies of other servers' media. Whoever asks for one again has it fetched again.
+async fn purge_copies(cx: &Context, _: Administrator, request: Request<Bytes>, _: Vec<String>) -> Answer {
+    let Copies { before_ts } = query(&request)?;
+    let unused = deletion::unused(cx.metadata(), Whose::Others, before_ts, 0, DELETED_MAX).await?;
+    for media in &unused {
+        deletion::delete(cx.metadata(), media).await?;
+    }
+    clear_strays(cx.services()).await?;
+    Ok(ok(&json!({ "deleted": unused.len() })))
 }
 
 #[derive(Deserialize)]

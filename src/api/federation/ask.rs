@@ -59,6 +59,9 @@ pub enum AskError {
         /// What it said besides.
         body: Map<String, Value>,
     },
+    /// What it answers is larger than is taken.
+    #[error("its answer is too large")]
+    TooLarge,
     /// What it answers makes no sense.
     #[error("it answers nonsense: {0}")]
     Nonsense(String),
@@ -70,7 +73,8 @@ impl From<SendError> for AskError {
             SendError::Unreachable(_) | SendError::TimedOut | SendError::PrivateAddress => {
                 AskError::Unreachable(error.to_string())
             }
-            SendError::TooLarge(_) | SendError::Nonsense(_) => AskError::Nonsense(error.to_string()),
+            SendError::TooLarge(_) => AskError::TooLarge,
+            SendError::Nonsense(_) => AskError::Nonsense(error.to_string()),
         }
     }
 }
@@ -190,6 +194,8 @@ impl Context {
                     let is_done = response.status.is_success();
                     return if is_done { Ok(response) } else { Err(refused(response).await) };
                 }
+                // It answers, and with more than enough.
+                Err(SendError::TooLarge(_)) => return Err(AskError::TooLarge),
                 Err(error) => {
                     let may_be_elsewhere = matches!(error, SendError::Unreachable(_) | SendError::PrivateAddress);
                     failure = error.into();

@@ -1,15 +1,18 @@
 //! Finds out where a server is. Spec: "Resolving server names".
 
-use bytes::Bytes;
 use domain::federation::discovery::{
     REDIRECTS_MAX, Route, SRV_SERVICES, Srv, Step, WELL_KNOWN_BYTES_MAX, after_srv, after_well_known, cached_ms,
     delegated_by, error_cached_ms, first_step,
 };
-use http::{HeaderMap, Method, StatusCode, Uri, header};
-use platform::{OutgoingRequest, Peer, Scheme, SendError};
+use http::{StatusCode, header};
+use platform::SendError;
 use ruma_common::{OwnedServerName, ServerName};
 
-use super::known_servers::Place;
+use super::{
+    ask::Bounds,
+    by_url::{HttpsUrl, redirected},
+    known_servers::Place,
+};
 use crate::Context;
 
 /// A `/.well-known` takes no longer, with all redirects, in milliseconds.
@@ -78,10 +81,11 @@ impl Context {
 
     /// Whom the `/.well-known` of a host delegates to, and for how long, in milliseconds. `None` if it does not say.
     async fn ask_well_known(&self, hostname: &str) -> Option<(OwnedServerName, u64)> {
-        let (mut host, mut port, mut path) = (hostname.to_owned(), None, WELL_KNOWN_PATH.to_owned());
+        let mut url = HttpsUrl { host: hostname.to_owned(), port: None, path_and_query: WELL_KNOWN_PATH.to_owned() };
         let until_ms = self.now_ms().saturating_add(WELL_KNOWN_TIMEOUT_MS);
         for _ in 0..=REDIRECTS_MAX {
-            let request = well_known_request(&host, port, &path, until_ms.saturating_sub(self.now_ms()));
+            let timeout_ms = until_ms.saturating_sub(self.now_ms());
+            let request = url.request(Bounds { response_bytes_max: WELL_KNOWN_BYTES_MAX, timeout_ms });
             let response = match self.services().outgoing.send(request).await {
                 Ok(response) => response.whole().await,
                 Err(error) => Err(error),
@@ -94,7 +98,7 @@ impl Context {
                 }
             };
             if status.is_redirection() {
-                (host, port, path) = redirected(&headers, &host, port)?;
+                url = redirected(&headers, &url)?;
             } else if status == StatusCode::OK {
                 let cache_control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
                 return Some((delegated_by(&body)?, cached_ms(cache_control)));
@@ -108,63 +112,4 @@ impl Context {
 
 fn log_failure(hostname: &str, error: &SendError) {
     tracing::debug!(%error, hostname, "there is no well-known");
-}
-
-fn well_known_request(host: &str, port: Option<u16>, path: &str, timeout_ms: u64) -> OutgoingRequest {
-    // An IPv6 address has brackets in a header, and none where it is connected to.
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    OutgoingRequest {
-        peer: Peer {
-            scheme: Scheme::Https,
-            host: bare.clone(),
-            port: port.unwrap_or(443),
-            certificate_name: bare,
-            host_header: port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
-        },
-        method: Method::GET,
-        path_and_query: path.to_owned(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        response_bytes_max: WELL_KNOWN_BYTES_MAX,
-        timeout_ms,
-    }
-}
-
-/// Where a redirect leads: host, port, path and query. `None` if that is not HTTPS, or nowhere.
-fn redirected(headers: &HeaderMap, host: &str, port: Option<u16>) -> Option<(String, Option<u16>, String)> {
-    let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
-    let path = location.path_and_query().map_or("/", |path| path.as_str());
-    match (location.scheme_str(), location.host()) {
-        (Some("https"), Some(host)) => Some((host.to_owned(), location.port_u16(), path.to_owned())),
-        (None, None) if path.starts_with('/') => Some((host.to_owned(), port, path.to_owned())),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::{HeaderMap, HeaderValue, header};
-
-    use super::redirected;
-
-    #[test]
-    fn redirects_lead_to_https_or_nowhere() {
-        let there = |host: &str, port, path: &str| Some((host.to_owned(), port, path.to_owned()));
-        for (location, expected) in [
-            ("https://b.org/x?y", there("b.org", None, "/x?y")),
-            ("https://b.org:8443", there("b.org", Some(8443), "/")),
-            ("https://[::1]:1/x", there("[::1]", Some(1), "/x")),
-            ("/x", there("a.org", Some(444), "/x")),
-            ("http://b.org/x", None),
-            ("ftp://b.org/x", None),
-            ("//b.org/x", there("a.org", Some(444), "//b.org/x")),
-            ("b.org", None),
-            ("", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::LOCATION, HeaderValue::from_static(location));
-            assert_eq!(redirected(&headers, "a.org", Some(444)), expected, "{location}");
-        }
-        assert_eq!(redirected(&HeaderMap::new(), "a.org", None), None);
-    }
 }

@@ -191,7 +191,7 @@ fn not_invited(error: &AskError, target: &UserId) -> Refusal {
         AskError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => incompatible(body),
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{} refuses: {message}", target.server_name())),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
-        AskError::Unreachable(_) | AskError::Nonsense(_) => {
+        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
             Refusal::Unknown(format!("{} does not answer", target.server_name()))
         }
     }

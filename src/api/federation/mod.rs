@@ -5,17 +5,21 @@
 
 mod arriving_join;
 mod ask;
+mod by_url;
 pub(crate) mod carrier;
 mod discovery;
 mod edus;
 pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
+mod fetches;
 mod hierarchy;
 pub(crate) mod history;
 mod invites;
 mod known_servers;
+mod media;
 mod membership;
+mod multipart;
 mod openid;
 mod origin;
 mod pdus;
@@ -37,8 +41,10 @@ mod tests;
 
 pub(crate) use ask::USER_AGENT;
 pub use ask::{AskError, Bounds};
+pub(crate) use fetches::{Fetching, Turn as FetchTurn};
 pub(crate) use hierarchy::{Chunk, SpaceElsewhere};
 pub use known_servers::KnownServers;
+pub(crate) use media::{FETCH_MS_MAX, not_fetched};
 pub use origin::Origin;
 pub(crate) use public_rooms::Elsewhere as DirectoryElsewhere;
 pub use server_keys::{NeededKey, ServerKeys};
@@ -49,6 +55,7 @@ use crate::Routes;
 pub(crate) fn routes(routes: &mut Routes) {
     published_keys::routes(routes);
     queries::routes(routes);
+    media::routes(routes);
     transactions::routes(routes);
     membership::routes(routes);
     invites::routes(routes);

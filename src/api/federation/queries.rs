@@ -69,12 +69,24 @@ impl Context {
         R: OutgoingRequest + Metadata<Authentication = ServerSignatures>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
+        self.soon(destination, bounds.timeout_ms, self.ask_within(destination, request, bounds)).await
+    }
+
+    /// What comes of asking a server, if that is soon: it is not begun when the server was down a moment ago.
+    ///
+    /// # Errors
+    /// [`AskError`]: whatever kept it from doing so.
+    pub(super) async fn soon<T>(
+        &self,
+        destination: &ServerName,
+        timeout_ms: u64,
+        asking: impl Future<Output = Result<T, AskError>>,
+    ) -> Result<T, AskError> {
         if self.known_servers().is_down(destination, self.now_ms()) {
             return Err(AskError::Unreachable("it was down a moment ago".to_owned()));
         }
-        let asked = std::pin::pin!(self.ask_within(destination, request, bounds));
         // Finding out where it is takes time as well.
-        match select(asked, std::pin::pin!(self.pause(bounds.timeout_ms))).await {
+        match select(std::pin::pin!(asking), std::pin::pin!(self.pause(timeout_ms))).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right(_) => Err(AskError::Unreachable("it took too long".to_owned())),
         }
@@ -121,7 +133,7 @@ pub(super) fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Refus
         // Who does not know the question does not answer it.
         AskError::Refused { status, errcode, .. } if status.as_u16() == 404 && errcode != "M_UNRECOGNIZED" => unknown(),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
-        AskError::Refused { .. } | AskError::Unreachable(_) | AskError::Nonsense(_) => {
+        AskError::Refused { .. } | AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
             tracing::debug!(%error, "another server did not say");
             Refusal::OtherServer("The other server does not say".to_owned())
         }

@@ -286,7 +286,7 @@ fn what_others_say_is_told_apart() {
     assert!(matches!(ask(|| status(StatusCode::NOT_FOUND)), Err(AskError::Nonsense(_))));
     assert!(matches!(ask(|| status(StatusCode::FOUND)), Err(AskError::Nonsense(_))));
     assert!(matches!(ask(|| ok("[")), Err(AskError::Nonsense(_))));
-    assert!(matches!(ask(|| ok(vec![b' '; 9 << 20])), Err(AskError::Nonsense(_))));
+    assert!(matches!(ask(|| ok(vec![b' '; 9 << 20])), Err(AskError::TooLarge)));
 }
 
 fn needs(server: &str, key_id: &str, signed: Signed) -> NeededKey {

@@ -1,16 +1,20 @@
 //! The content repository: files that users upload and that everyone they name them to may download.
 //! Spec: "Content repository".
 //!
-//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), and serving it. Out of scope:
-//! media of other servers, and previews of URLs. Neither an upload nor a download is ever whole in memory.
+//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), and serving it. What other servers'
+//! users uploaded is fetched when somebody asks for it, and a copy kept. Out of scope: asking other servers
+//! (`federation::media`), and previews of URLs. Neither an upload nor a download is ever whole in memory.
 
 mod conditions;
 #[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]
 mod config;
+mod content;
 mod create;
 #[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
 mod download;
+mod remote;
 mod serve;
+mod store;
 mod stray;
 pub(crate) mod tend;
 mod upload;
@@ -18,10 +22,12 @@ mod upload;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::Refusal;
 
-use crate::{
-    Context, Failure, Routes,
-    metadata::media::{self, Media, Mxc},
+pub(crate) use self::{
+    content::{Asked, To, await_content, not_found},
+    remote::ArrivingFile,
+    serve::Served,
 };
+use crate::{Context, Failure, Routes};
 
 pub(crate) fn routes(routes: &mut Routes) {
     config::routes(routes);
@@ -45,15 +51,4 @@ pub(crate) fn check_media_id(media_id: &str) -> Result<(), Refusal> {
 /// A new id of media: nobody guesses one.
 fn new_media_id(cx: &Context) -> Result<String, Failure> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(cx.random::<18>()?))
-}
-
-/// What is known of media, unless it expired before it had its content.
-async fn find(cx: &Context, mxc: Mxc<'_>) -> Result<Option<Media>, Failure> {
-    check_media_id(mxc.media_id)?;
-    if mxc.server_name != cx.server_name() {
-        return Ok(None);
-    }
-    let now_ms = cx.now_ms();
-    let media = media::find(cx.metadata(), mxc).await?;
-    Ok(media.filter(|media| media.content.is_some() || media.expires_ms.is_some_and(|expires_ms| expires_ms > now_ms)))
 }

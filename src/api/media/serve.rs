@@ -14,7 +14,7 @@ const POLICY: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-typ
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// A file as it is served.
-pub(super) struct Served<'a> {
+pub(crate) struct Served<'a> {
     pub file: &'a str,
     pub size: u64,
     /// The same for the same bytes only.

@@ -2,7 +2,10 @@
 
 use platform::{DELETED_KEYS_MAX, Fault};
 
-use crate::{Services, metadata::deletion};
+use crate::{
+    Services,
+    metadata::deletion::{self, Whose},
+};
 
 /// How much of each is done at one time; the rest waits for the next.
 const BATCHES_MAX: usize = 10;
@@ -15,9 +18,13 @@ const BATCHES_MAX: usize = 10;
 pub(crate) async fn tend(services: &Services) -> Result<(), Fault> {
     let (metadata, now_ms) = (&*services.metadata, services.clock.now_ms());
     deletion::delete_expired(metadata, now_ms).await?;
-    if let Some(retention_ms) = services.settings.config.media_retention_ms {
+    let config = &services.settings.config;
+    for (whose, retention_ms) in
+        [(Whose::Ours, config.media_retention_ms), (Whose::Others, config.remote_media_retention_ms)]
+    {
+        let Some(retention_ms) = retention_ms else { continue };
         let before_ms = now_ms.saturating_sub(retention_ms);
-        for media in deletion::unused(metadata, before_ms, 0, DELETED_KEYS_MAX as u64).await? {
+        for media in deletion::unused(metadata, whose, before_ms, 0, DELETED_KEYS_MAX as u64).await? {
             deletion::delete(metadata, &media).await?;
         }
     }

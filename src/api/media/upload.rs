@@ -1,18 +1,17 @@
 //! `POST /media/v3/upload`, and `PUT` to a name that was created before.
 
-use std::{cell::RefCell, rc::Rc};
-
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use domain::Refusal;
 use futures_util::StreamExt;
-use platform::Fault;
 use ruma_client_api::media::{create_content, create_content_async};
 use ruma_common::{OwnedMxcUri, UserId};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::{find, new_media_id, stray};
+use super::{
+    content::find,
+    new_media_id,
+    store::{Limits, store},
+    stray,
+};
 use crate::{
     Arriving, Caller, Context, Failure, Routes, Unread,
     metadata::media::{self, Content, Media, Mxc, Upload},
@@ -21,10 +20,10 @@ use crate::{
 /// How long an upload may take, in milliseconds.
 const UPLOAD_MS_MAX: u64 = 60 * 60 * 1000;
 /// What a content type or a file name may have, in bytes.
-const CONTENT_TYPE_BYTES_MAX: usize = 255;
+pub(super) const CONTENT_TYPE_BYTES_MAX: usize = 255;
 const NAME_BYTES_MAX: usize = 1024;
 /// Spec: "Defaults to application/octet-stream if it is not set".
-const CONTENT_TYPE: &str = "application/octet-stream";
+pub(super) const CONTENT_TYPE: &str = "application/octet-stream";
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_arriving(upload);
@@ -42,7 +41,7 @@ async fn upload(
     body: Arriving,
 ) -> Result<Vec<u8>, Failure> {
     let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
-    let content = store(cx, body).await?;
+    let content = take_in(cx, body).await?;
     let media_id = new_media_id(cx)?;
     let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
     media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
@@ -65,7 +64,7 @@ async fn upload_to_created(
     if content.is_some() {
         return Err(Refusal::CannotOverwriteMedia.into());
     }
-    let content = store(cx, body).await?;
+    let content = take_in(cx, body).await?;
     media::fill(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
     stray::settle(cx, &content.file).await?;
     match find(cx, mxc).await?.map(|media| media.content) {
@@ -90,72 +89,32 @@ fn described<'a>(
     if content_type.len() > CONTENT_TYPE_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A content type may have {CONTENT_TYPE_BYTES_MAX} bytes")));
     }
-    if upload_name.is_some_and(|name| name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control)) {
+    if !upload_name.is_none_or(is_good_name) {
         let allowed = format!("A file name may have {NAME_BYTES_MAX} bytes, and no control characters");
         return Err(Refusal::InvalidParam(allowed));
     }
-    Ok(Upload { uploader, content_type, upload_name, authenticated: cx.config().authenticated_media })
+    Ok(Upload { uploader: Some(uploader), content_type, upload_name, authenticated: cx.config().authenticated_media })
+}
+
+/// Whether a file may be called so.
+pub(super) fn is_good_name(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
 }
 
 /// Stores what arrives as a stray file.
-async fn store(cx: &Context, body: Arriving) -> Result<Content, Failure> {
+async fn take_in(cx: &Context, body: Arriving) -> Result<Content, Failure> {
     let size_max = cx.config().max_upload_size;
+    let too_large = Refusal::TooLarge(format!("A file may have {size_max} bytes"));
     if body.length.is_some_and(|length| length > size_max) {
-        return Err(too_large(size_max).into());
+        return Err(too_large.into());
     }
     let ends_ms = cx.now_ms().saturating_add(UPLOAD_MS_MAX);
-    let file = stray::new_file(cx, ends_ms).await?;
-    let taken = Rc::new(RefCell::new(Taken { size_max, ..Taken::default() }));
-    let pieces = {
-        let (taken, clock) = (taken.clone(), cx.services().clock.clone());
-        body.pieces.map(move |piece| taken.borrow_mut().take(piece, clock.now_ms() > ends_ms))
-    };
-    let stored = cx.services().blobs.put(&file, body.length, Box::pin(pieces)).await;
-    let failure = match (stored, taken.take()) {
-        (Ok(()), Taken { failure: None, hash, size, .. }) => {
-            return Ok(Content { sha256: BASE64_URL_SAFE_NO_PAD.encode(hash.finalize()), size, file });
-        }
-        (_, Taken { failure: Some(failure), .. }) => failure,
-        (Err(fault), Taken { failure: None, .. }) => fault.into(),
-    };
-    stray::discard(cx, &file).await?;
-    Err(failure)
-}
-
-fn too_large(size_max: u64) -> Refusal {
-    Refusal::TooLarge(format!("A file may have {size_max} bytes"))
-}
-
-/// What has arrived of an upload.
-#[derive(Default)]
-struct Taken {
-    hash: Sha256,
-    size: u64,
-    size_max: u64,
-    /// Why no more of it is wanted.
-    failure: Option<Failure>,
-}
-
-impl Taken {
-    fn take(&mut self, piece: Result<Bytes, Unread>, is_late: bool) -> Result<Bytes, Fault> {
-        let accepted = piece.map_err(Failure::from).and_then(|piece| {
-            self.size = self.size.saturating_add(piece.len() as u64);
-            if self.size > self.size_max {
-                return Err(too_large(self.size_max).into());
-            }
-            if is_late { Err(Unread::TooSlow.into()) } else { Ok(piece) }
-        });
-        match accepted {
-            Ok(piece) => {
-                self.hash.update(&piece);
-                Ok(piece)
-            }
-            Err(failure) => {
-                self.failure = Some(failure);
-                Err(Fault::new("an upload was given up"))
-            }
-        }
-    }
+    let clock = cx.services().clock.clone();
+    let pieces = body.pieces.map(move |piece| match piece {
+        Ok(_) if clock.now_ms() > ends_ms => Err(Unread::TooSlow.into()),
+        piece => piece.map_err(Failure::from),
+    });
+    store(cx, body.length, pieces, Limits { size_max, too_large, ends_ms }).await
 }
 
 #[cfg(test)]

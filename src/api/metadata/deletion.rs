@@ -69,18 +69,39 @@ pub(crate) async fn count_of_user(metadata: &dyn Metadata, uploader: &UserId) ->
     rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))
 }
 
+/// Whose media.
+#[derive(Clone, Copy)]
+pub(crate) enum Whose {
+    /// What our users uploaded.
+    Ours,
+    /// Copies of what other servers have.
+    Others,
+}
+
 /// Those last served before a time and larger than a size, but for the protected; the longest unused first.
 pub(crate) async fn unused(
     metadata: &dyn Metadata,
+    whose: Whose,
     before_ms: u64,
     larger_than: u64,
     limit: u64,
 ) -> Result<Vec<Listed>, Fault> {
-    let sql = "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
-            quarantined_by, protected, uploader
-         FROM media WHERE accessed_ms < ?1 AND size >= ?2 AND protected = 0 AND quarantined_by IS NULL
-            AND sha256 IS NOT NULL
-         ORDER BY accessed_ms LIMIT ?3";
+    let sql = match whose {
+        Whose::Ours => {
+            "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
+                quarantined_by, protected, uploader
+             FROM media WHERE accessed_ms < ?1 AND size >= ?2 AND protected = 0 AND quarantined_by IS NULL
+                AND sha256 IS NOT NULL AND uploader IS NOT NULL
+             ORDER BY accessed_ms LIMIT ?3"
+        }
+        Whose::Others => {
+            "SELECT server_name, media_id, sha256, size, content_type, upload_name, created_ms, accessed_ms,
+                quarantined_by, protected, uploader
+             FROM media WHERE accessed_ms < ?1 AND size >= ?2 AND protected = 0 AND quarantined_by IS NULL
+                AND sha256 IS NOT NULL AND uploader IS NULL
+             ORDER BY accessed_ms LIMIT ?3"
+        }
+    };
     query_listed(metadata, sql, vec![before_ms.into(), larger_than.into(), limit.into()]).await
 }
 

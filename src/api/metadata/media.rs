@@ -39,7 +39,8 @@ pub(crate) struct Content {
 
 /// What an upload says of itself.
 pub(crate) struct Upload<'a> {
-    pub uploader: &'a UserId,
+    /// `None` for what comes from another server.
+    pub uploader: Option<&'a UserId>,
     pub content_type: &'a str,
     pub upload_name: Option<&'a str>,
     pub authenticated: bool,
@@ -120,7 +121,8 @@ pub(crate) async fn is_stray(metadata: &dyn Metadata, file: &str) -> Result<bool
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
-/// Makes media of a file. The file stays a stray if there is one with the same content already.
+/// Makes media of a file, unless there is some of that name. The file stays a stray if there is one with the same content
+/// already.
 pub(crate) async fn insert(
     metadata: &dyn Metadata,
     mxc: Mxc<'_>,
@@ -128,22 +130,17 @@ pub(crate) async fn insert(
     content: &Content,
     now_ms: u64,
 ) -> Result<(), Fault> {
-    let keep = Statement::new(
-        // Written anew where it is there, so that nobody who takes it away meanwhile overlooks us.
-        "INSERT INTO media_content (sha256, size, file) VALUES (?1, ?2, ?3)
-         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
-        vec![content.sha256.as_str().into(), content.size.into(), content.file.as_str().into()],
-    );
     let media = Statement::new(
         // What is quarantined stays so by every other name.
         "INSERT INTO media (server_name, media_id, uploader, sha256, size, content_type, upload_name, created_ms,
             accessed_ms, authenticated, quarantined_by, protected)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9,
-            (SELECT max(quarantined_by) FROM media WHERE sha256 = ?4), 0)",
+            (SELECT max(quarantined_by) FROM media WHERE sha256 = ?4), 0)
+         ON CONFLICT (server_name, media_id) DO NOTHING",
         vec![
             mxc.server_name.as_str().into(),
             mxc.media_id.into(),
-            upload.uploader.as_str().into(),
+            upload.uploader.map(UserId::as_str).into(),
             content.sha256.as_str().into(),
             content.size.into(),
             upload.content_type.into(),
@@ -152,7 +149,20 @@ pub(crate) async fn insert(
             upload.authenticated.into(),
         ],
     );
-    metadata.batch(vec![keep, media, no_stray(content)]).await
+    let keep = Statement::new(
+        // Written anew where it is there, so that nobody who takes it away meanwhile overlooks us.
+        "INSERT INTO media_content (sha256, size, file) SELECT ?3, ?4, ?5 WHERE EXISTS
+            (SELECT 1 FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3)
+         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
+        vec![
+            mxc.server_name.as_str().into(),
+            mxc.media_id.into(),
+            content.sha256.as_str().into(),
+            content.size.into(),
+            content.file.as_str().into(),
+        ],
+    );
+    metadata.batch(vec![media, keep, no_stray(content)]).await
 }
 
 /// Gives reserved media its content, unless it has some or has expired. The file stays a stray if it is not used.

@@ -20,7 +20,7 @@ fn a_name_is_enough() {
     assert_eq!((config.allow_guests, &config.terms, config.password_length_min), (false, &None, 1));
     assert_eq!(config.access_token_lifetime_ms, 300_000);
     assert_eq!((config.max_upload_size, config.authenticated_media), (52_428_800, true));
-    assert_eq!(config.media_retention_ms, None);
+    assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (None, Some(7_776_000_000)));
     assert!(config.federation.allows("a.org:8448".try_into().unwrap()) && !config.outgoing.allow_private_addresses);
     assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
 }
@@ -42,6 +42,7 @@ fn every_key_is_read() {
         ("PASSWORD_HASH_COST", "8, 1, 1"),
         ("MAX_UPLOAD_SIZE", "512K"),
         ("MEDIA_RETENTION", "90"),
+        ("REMOTE_MEDIA_RETENTION", "0"),
         ("AUTHENTICATED_MEDIA", "off"),
         ("TURN_URIS", "turn:a.org?transport=udp, turns:a.org"),
         ("TURN_SHARED_SECRET", "relay sesame"),
@@ -72,7 +73,7 @@ fn every_key_is_read() {
     assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
     assert_eq!(config.access_token_lifetime_ms, 60_000);
     assert_eq!((config.max_upload_size, config.authenticated_media), (524_288, false));
-    assert_eq!(config.media_retention_ms, Some(7_776_000_000));
+    assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (Some(7_776_000_000), None));
     let turn = config.turn.as_ref().unwrap();
     assert_eq!((turn.uris.len(), turn.secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
     assert_eq!(config.default_room_version.as_str(), "10");
@@ -127,6 +128,7 @@ fn errors_name_the_key_and_not_the_value() {
         ("MAX_UPLOAD_SIZE", "50MB"),
         ("MAX_UPLOAD_SIZE", "17G"),
         ("MEDIA_RETENTION", "0"),
+        ("REMOTE_MEDIA_RETENTION", "36501"),
         ("TURN_URIS", "https://a.org"),
         ("TURN_URIS", ""),
         ("TURN_SHARED_SECRET", ""),

@@ -1,0 +1,106 @@
+//! Requests to a URL that a stranger named: by HTTPS, and with nothing of ours in them.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri, header};
+use platform::{OutgoingRequest, Peer, Scheme};
+
+use super::ask::Bounds;
+
+/// `https://` and what follows it. Whatever credentials a URL has are not taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HttpsUrl {
+    /// A name, or an IP literal: one of IPv6 in brackets.
+    pub host: String,
+    pub port: Option<u16>,
+    pub path_and_query: String,
+}
+
+impl HttpsUrl {
+    /// Reads a whole URL; `None` if it is none, or not of HTTPS.
+    pub(super) fn parse(url: &str) -> Option<Self> {
+        let url: Uri = url.parse().ok()?;
+        match (url.scheme_str(), url.host()) {
+            (Some("https"), Some(host)) => {
+                Some(Self { host: host.to_owned(), port: url.port_u16(), path_and_query: path_and_query(&url) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks for what is there.
+    pub(super) fn request(&self, bounds: Bounds) -> OutgoingRequest {
+        // An IPv6 address has brackets in a header, and none where it is connected to.
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        OutgoingRequest {
+            peer: Peer {
+                scheme: Scheme::Https,
+                host: bare.clone(),
+                port: self.port.unwrap_or(443),
+                certificate_name: bare,
+                host_header: self.port.map_or_else(|| self.host.clone(), |port| format!("{}:{port}", self.host)),
+            },
+            method: Method::GET,
+            path_and_query: self.path_and_query.clone(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            response_bytes_max: bounds.response_bytes_max,
+            timeout_ms: bounds.timeout_ms,
+        }
+    }
+}
+
+fn path_and_query(url: &Uri) -> String {
+    url.path_and_query().map_or("/", |path| path.as_str()).to_owned()
+}
+
+/// Where a redirect from `from` leads. `None` if that is not HTTPS, or nowhere.
+pub(super) fn redirected(headers: &HeaderMap, from: &HttpsUrl) -> Option<HttpsUrl> {
+    let location = headers.get(header::LOCATION)?.to_str().ok()?;
+    HttpsUrl::parse(location).or_else(|| {
+        let url: Uri = location.parse().ok()?;
+        let path_and_query = path_and_query(&url);
+        let is_here = url.scheme().is_none() && url.host().is_none() && path_and_query.starts_with('/');
+        is_here.then(|| HttpsUrl { path_and_query, ..from.clone() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::{HttpsUrl, redirected};
+
+    #[test]
+    fn redirects_lead_to_https_or_nowhere() {
+        let url =
+            |host: &str, port, path: &str| HttpsUrl { host: host.to_owned(), port, path_and_query: path.to_owned() };
+        let there = |host: &str, port, path: &str| Some(url(host, port, path));
+        let from = url("a.org", Some(444), "/");
+        for (location, expected) in [
+            ("https://b.org/x?y", there("b.org", None, "/x?y")),
+            ("https://b.org:8443", there("b.org", Some(8443), "/")),
+            ("https://[::1]:1/x", there("[::1]", Some(1), "/x")),
+            ("https://me:secret@b.org/x", there("b.org", None, "/x")),
+            ("/x", there("a.org", Some(444), "/x")),
+            ("http://b.org/x", None),
+            ("ftp://b.org/x", None),
+            ("//b.org/x", there("a.org", Some(444), "//b.org/x")),
+            ("b.org", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, HeaderValue::from_static(location));
+            assert_eq!(redirected(&headers, &from), expected, "{location}");
+        }
+        assert_eq!(redirected(&HeaderMap::new(), &from), None);
+    }
+
+    #[test]
+    fn an_address_loses_its_brackets_where_it_is_connected_to() {
+        let bounds = super::Bounds::default();
+        let peer = HttpsUrl::parse("https://[::1]:1/x").unwrap().request(bounds).peer;
+        assert_eq!((&*peer.host, peer.port, &*peer.host_header), ("::1", 1, "[::1]:1"));
+        let peer = HttpsUrl::parse("https://b.org/x").unwrap().request(bounds).peer;
+        assert_eq!((&*peer.certificate_name, peer.port, &*peer.host_header), ("b.org", 443, "b.org"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Media of other servers: fetched when somebody asks for it, by one at a time, and kept as ours is.
+
+use std::rc::Rc;
+
+use domain::{RateLimited, Refusal};
+use futures_util::StreamExt;
+use platform::Arriving;
+use ruma_common::UserId;
+
+use super::{
+    content::{Asked, Found, LOOK_MS_MAX, LOOK_MS_MIN, To},
+    store::{Limits, store},
+    stray,
+    upload::{CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX, is_good_name},
+};
+use crate::{
+    Context, Failure,
+    federation::{FETCH_MS_MAX, FetchTurn, Fetching, not_fetched},
+    metadata::media::{self, Mxc, Upload},
+};
+
+/// A file of another server, as it arrives, and what that says of it.
+pub(crate) struct ArrivingFile {
+    pub content_type: Option<String>,
+    pub name: Option<String>,
+    pub pieces: Arriving,
+}
+
+/// Media of another server; `None` if it is not here and may not be fetched.
+pub(super) async fn find_or_fetch(cx: &Context, asked: &Asked<'_>, wait_ms: u64) -> Result<Option<Found>, Failure> {
+    let mxc = asked.mxc;
+    if let Some(found) = find(cx, mxc).await? {
+        return Ok(Some(found));
+    }
+    // What is fetched after the freeze, the deprecated endpoints do not have.
+    let is_of_use = asked.to != To::Everyone || !cx.config().authenticated_media;
+    if !asked.allow_remote || !is_of_use {
+        return Ok(None);
+    }
+    let name = format!("{}/{}", mxc.server_name, mxc.media_id);
+    let fetches = cx.known_servers().fetches();
+    let fetching = loop {
+        match fetches.begin(&name, cx.now_ms()) {
+            FetchTurn::Mine(fetching) => break fetching,
+            FetchTurn::Refused(refusal) => return Err(refusal.into()),
+            FetchTurn::Others => {
+                let mut look_ms = LOOK_MS_MIN;
+                while fetches.is_under_way(&name, cx.now_ms()) {
+                    cx.pause(look_ms).await;
+                    look_ms = look_ms.saturating_mul(2).min(LOOK_MS_MAX);
+                }
+            }
+        }
+    };
+    // Whoever had the turn before may have it.
+    if let Some(found) = find(cx, mxc).await? {
+        return Ok(Some(found));
+    }
+    let limited = match asked.to {
+        To::User(user_id) => cx.limit(RateLimited::RemoteMedia, user_id.as_str())?,
+        To::Everyone | To::Server => cx.limit_by_address(RateLimited::RemoteMedia)?,
+    };
+    limited.keep();
+    let fetching = Rc::new(fetching);
+    if let Err(failure) = fetch(cx, mxc, wait_ms, &fetching).await {
+        match &failure {
+            // It may come at any moment.
+            Failure::Refused(Refusal::NotYetUploaded) => {}
+            Failure::Refused(refusal) => fetching.is_refused(refusal, cx.now_ms()),
+            _ => {}
+        }
+        return Err(failure);
+    }
+    find(cx, mxc).await
+}
+
+async fn find(cx: &Context, mxc: Mxc<'_>) -> Result<Option<Found>, Failure> {
+    let Some(mut media) = media::find(cx.metadata(), mxc).await? else { return Ok(None) };
+    Ok(media.content.take().map(|content| Found { media, content }))
+}
+
+/// Makes a copy of another server's media.
+async fn fetch(cx: &Context, mxc: Mxc<'_>, wait_ms: u64, fetching: &Rc<Fetching>) -> Result<(), Failure> {
+    let size_max = cx.config().max_upload_size;
+    let ends_ms = cx.now_ms().saturating_add(FETCH_MS_MAX);
+    let ArrivingFile { content_type, name, pieces } = cx.file_elsewhere(mxc, wait_ms).await?;
+    let (fetching, clock) = (fetching.clone(), cx.services().clock.clone());
+    let pieces = pieces.map(move |piece| {
+        fetching.goes_on(clock.now_ms());
+        piece.map_err(|error| not_fetched(&error.into()).into())
+    });
+    let too_large = Refusal::TooLargeElsewhere("Content is too large to serve".to_owned());
+    let content = store(cx, None, pieces, Limits { size_max, too_large, ends_ms }).await?;
+    let content_type = content_type.filter(|content_type| content_type.len() <= CONTENT_TYPE_BYTES_MAX);
+    let name = name.filter(|name| is_good_name(name));
+    let upload = Upload {
+        uploader: None::<&UserId>,
+        content_type: content_type.as_deref().unwrap_or(CONTENT_TYPE),
+        upload_name: name.as_deref(),
+        authenticated: cx.config().authenticated_media,
+    };
+    media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
+    stray::settle(cx, &content.file).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
