@@ -45,6 +45,7 @@ pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use federation::{AskError, Bounds, KnownServers, NeededKey, Origin, ServerKeys};
+pub use media::UrlPreviewer;
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
 pub use operator::may_use_test_hooks;
 pub use rate_limits::RateLimits;
@@ -66,6 +67,7 @@ pub struct Services {
     pub rate_limits: Arc<RateLimits>,
     pub outgoing: Rc<dyn Outgoing>,
     pub known_servers: Arc<KnownServers>,
+    pub url_previewer: Arc<UrlPreviewer>,
 }
 
 /// Names the request in our logs, for whoever reports a problem.
@@ -81,7 +83,7 @@ pub struct Server {
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
     client::routes(&mut routes);
-    media::routes(&mut routes);
+    media::routes(&mut routes, config);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {
         federation::routes(&mut routes);

@@ -21,9 +21,10 @@ use domain::{RateLimit, RateLimited, Refusal, TokenBucket};
 use http::{Method, Request};
 use ruma_client_api::{
     account::{check_registration_token_validity, register},
+    authenticated_media::get_media_preview,
     directory::{get_public_rooms, get_public_rooms_filtered},
     knock::knock_room,
-    media::{create_content, create_mxc_uri},
+    media::{create_content, create_mxc_uri, get_media_preview as get_media_preview_deprecated},
     membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
@@ -110,6 +111,9 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     // The specification has these unlimited, but they search.
     limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_media_preview::v1::Request>(&mut table, &[By::UrlPreviews]);
+    #[expect(deprecated, reason = "it costs as much by its old name")]
+    limit::<get_media_preview_deprecated::v3::Request>(&mut table, &[By::UrlPreviews]);
     table
 }
 
@@ -149,7 +153,8 @@ impl Asked<'_> {
             | RateLimited::Presence
             | RateLimited::MediaCreate
             | RateLimited::Receipts
-            | RateLimited::Reports => vec![digest(self.user_id)],
+            | RateLimited::Reports
+            | RateLimited::UrlPreviews => vec![digest(self.user_id)],
             RateLimited::Requests => match token(self.request) {
                 Some(token) => vec![digest(token)],
                 None => vec![digest(self.address.map(network))],

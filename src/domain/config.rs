@@ -5,6 +5,7 @@
 
 mod federation;
 mod turn;
+mod url_previews;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,6 +15,7 @@ use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange, fe
 
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
 pub use turn::Turn;
+pub use url_previews::UrlPreviews;
 
 /// A key of the configuration, for listings and generated documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Config {
     pub authenticated_media: bool,
     /// Where calls are relayed.
     pub turn: Option<Turn>,
+    /// Which web pages are looked at for users who want to know what is there.
+    pub url_previews: UrlPreviews,
     /// Natively: the reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<AddressRange>,
     /// The limits that are on.
@@ -234,6 +238,12 @@ impl Config {
             "whether other servers may be at addresses that are not public, such as 127.0.0.1 or 10.0.0.1: on or off",
         ),
         key(
+            "DENY_ADDRESSES",
+            Some(""),
+            "addresses that are not connected to even if they are public or ALLOW_PRIVATE_ADDRESSES is on: addresses and \
+             ranges such as 10.0.0.0/8, separated by commas; on Workers those that are given as such, not those of names",
+        ),
+        key(
             "DNS_OVERRIDES",
             Some(""),
             "where names are, whatever the DNS says: name=address or name=address:port, separated by commas; a name that \
@@ -266,6 +276,17 @@ impl Config {
         key("TURN_URIS", None, "where calls are relayed: turn: and turns: URIs separated by commas"),
         key("TURN_SHARED_SECRET", None, "secret. The one that the TURN servers know; goes with TURN_URIS"),
         key("TURN_USER_LIFETIME", Some("86400"), "how long credentials for them are good, in seconds: 60 to 31536000"),
+        key(
+            "URL_PREVIEWS",
+            Some("off"),
+            "whether users are told what is at a URL, which this server then fetches: on or off",
+        ),
+        key(
+            "URL_PREVIEWS_DENY",
+            Some(""),
+            "the hosts it does not fetch from for that: names or addresses separated by commas, in which * stands for any \
+             text and ? for one character",
+        ),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
@@ -321,6 +342,7 @@ impl Config {
             "whatever else the specification has limited, per access token, or per address where there is none: \
              per_second,burst, or 0",
         ),
+        key("RC_URL_PREVIEWS", Some("1,30"), "URLs asked about, per user: per_second,burst, or 0"),
         key("RC_PRESENCE", Some("0.1,1"), "changes of presence, per user: per_second,burst, or 0"),
         key(
             "RC_REMOTE_QUERIES",
@@ -378,6 +400,7 @@ impl Config {
             })?,
             authenticated_media: values.required("AUTHENTICATED_MEDIA", parse_switch)?,
             turn: values.turn()?,
+            url_previews: values.url_previews()?,
             metrics: values.required("METRICS", parse_switch)?,
             log_level: values.required("LOG_LEVEL", parse_log_level)?,
             test_hooks: values.required("TEST_HOOKS", parse_switch)?,
@@ -428,6 +451,7 @@ impl Values {
         Ok(OutgoingRules {
             extra_ca_file: self.parsed("EXTRA_CA_FILE", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             allow_private_addresses: self.required("ALLOW_PRIVATE_ADDRESSES", parse_switch)?,
+            deny_addresses: self.required("DENY_ADDRESSES", parse_address_ranges)?,
             dns_overrides: self.required("DNS_OVERRIDES", DnsOverrides::parse)?,
         })
     }

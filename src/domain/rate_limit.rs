@@ -59,11 +59,13 @@ pub enum RateLimited {
     Requests,
     /// Media fetched from other servers, per user, or per address for who did not say who they are.
     RemoteMedia,
+    /// URLs asked about, per user.
+    UrlPreviews,
 }
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -84,6 +86,7 @@ impl RateLimited {
         Self::Reports,
         Self::Requests,
         Self::RemoteMedia,
+        Self::UrlPreviews,
     ];
 
     /// The key of the configuration that sets the limit.
@@ -109,6 +112,7 @@ impl RateLimited {
             Self::Reports => "RC_REPORTS",
             Self::Requests => "RC_REQUESTS",
             Self::RemoteMedia => "RC_REMOTE_MEDIA",
+            Self::UrlPreviews => "RC_URL_PREVIEWS",
         }
     }
 
@@ -129,7 +133,8 @@ impl RateLimited {
             | Self::Receipts
             | Self::Reports
             | Self::Requests
-            | Self::RemoteMedia => None,
+            | Self::RemoteMedia
+            | Self::UrlPreviews => None,
         }
     }
 }

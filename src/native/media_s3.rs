@@ -85,7 +85,7 @@ impl S3Bucket {
         let bucket = Bucket::new(endpoint.clone(), style, bucket.clone(), options.s3_region.clone())
             .map_err(|error| Fault::new(format!("S3: {error}")))?;
         // The operator's own word, and nobody else's, leads there.
-        let rules = OutgoingRules { allow_private_addresses: true, ..rules.clone() };
+        let rules = OutgoingRules { allow_private_addresses: true, deny_addresses: vec![], ..rules.clone() };
         Ok(Some(Self {
             bucket: Arc::new(bucket),
             credentials: Arc::new(Credentials::new(id.clone(), key.clone())),

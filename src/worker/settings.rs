@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actors::Settings;
-use api::{KnownServers, RateLimits, Routes};
+use api::{KnownServers, RateLimits, Routes, UrlPreviewer};
 use domain::config::Config;
 use platform::{Fault, Metadata};
 use wasm_bindgen::JsValue;
@@ -20,6 +20,7 @@ thread_local! {
     static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
     static RATE_LIMITS: RefCell<Option<Arc<RateLimits>>> = const { RefCell::new(None) };
     static KNOWN_SERVERS: RefCell<Option<Arc<KnownServers>>> = const { RefCell::new(None) };
+    static URL_PREVIEWER: RefCell<Option<Arc<UrlPreviewer>>> = const { RefCell::new(None) };
     static ROUTES: RefCell<Option<Rc<Routes>>> = const { RefCell::new(None) };
 }
 
@@ -37,6 +38,11 @@ pub(crate) fn rate_limits(settings: &Settings) -> Arc<RateLimits> {
 /// What is remembered of other servers.
 pub(crate) fn known_servers() -> Arc<KnownServers> {
     KNOWN_SERVERS.with_borrow_mut(|slot| slot.get_or_insert_default().clone())
+}
+
+/// Which URLs are being looked at.
+pub(crate) fn url_previewer() -> Arc<UrlPreviewer> {
+    URL_PREVIEWER.with_borrow_mut(|slot| slot.get_or_insert_default().clone())
 }
 
 /// The server's settings. The first call of an isolate migrates the metadata database and reads the

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Database, Host, SERVER_NAME, Server, Sync, User, Value, encode, event_ids, json, on_each_host, run};
+use harness::{
+    Database, Host, Https, Reply, SERVER_NAME, Server, Sync, User, Value, encode, event_ids, json, on_each_host, query,
+    run,
+};
 
 on_each_host![metadata_may_lie_in_postgres, one_waiting_sync_too_many_ends_another];
 
@@ -49,13 +52,15 @@ fn keeps_the_contracts(server: &Server) {
 
 fn metadata_may_lie_in_postgres(server: &Server) {
     let Some(database) = Database::create() else { return };
-    let server = Server::on_postgres(server.host(), &database);
+    let settings = [("URL_PREVIEWS", "on"), ("ALLOW_PRIVATE_ADDRESSES", "on")];
+    let server = Server::on_postgres(server.host(), &database, &settings);
     let alice = server.registers("alice");
     assert_eq!(alice.logs_in_again().id, alice.id);
     let taken = json!({ "username": alice.localpart(), "password": "x", "auth": { "type": "m.login.dummy" } });
     server.anonymous().post("/_matrix/client/v3/register", taken).refused(400, "M_USER_IN_USE");
     the_directory_is_found(&alice);
     media_is_found(&alice);
+    previews_are_found(&alice);
     assert_ne!(database.tables(), Vec::<String>::new(), "it lies elsewhere");
     server.dies_and_returns();
     assert_eq!(alice.logs_in_again().id, alice.id);
@@ -114,6 +119,27 @@ fn media_is_found(alice: &User) {
         let answer = alice.client().get(&format!("/_matrix/client/v1/media/download/{mxc}"));
         assert_eq!((answer.status, &*answer.text), (200, "hi"));
     }
+}
+
+/// What was found at URLs, with an image and without.
+fn previews_are_found(alice: &User) {
+    let web = Https::serves_plainly(|request| {
+        let (content_type, body) =
+            if request.uri == "/page" { ("text/html", "<title>Page") } else { ("image/gif", "GIF89a") };
+        Reply::Whole(200, vec![("Content-Type".to_owned(), content_type.to_owned())], body.into())
+    });
+    for path in ["page", "image"] {
+        let url = query(&[("url", &format!("http://127.0.0.1:{}/{path}", web.port))]);
+        let asks = || alice.client().get(&format!("/_matrix/client/v1/media/preview_url{url}")).ok();
+        let told = asks();
+        assert_eq!(
+            (told["og:title"] == "Page", told["og:image"].is_string()),
+            (path == "page", path == "image"),
+            "{told}"
+        );
+        assert_eq!(asks(), told);
+    }
+    assert_eq!(web.takes_received().len(), 2);
 }
 
 fn one_waiting_sync_too_many_ends_another(server: &Server) {

@@ -58,6 +58,7 @@ mod to_device;
 mod typing;
 mod unread_counts;
 mod upgrades;
+mod url_previews;
 mod user_directory;
 mod user_interactive;
 mod voip;

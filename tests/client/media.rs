@@ -26,7 +26,6 @@ on_each_host![
     uploads_are_rate_limited,
     the_configuration_is_told,
     media_survives_the_servers_death,
-    previews_are_not_served_yet,
 ];
 
 const DOWNLOAD: &str = "/_matrix/client/v1/media/download";
@@ -405,12 +404,4 @@ fn media_survives_the_servers_death(server: &Server) {
     let mxc = uploads(&alice, "image/png", None, content.clone());
     server.dies_and_returns();
     assert!(downloads(alice.client(), &mxc).bytes == content);
-}
-
-fn previews_are_not_served_yet(server: &Server) {
-    let alice = server.registers("alice");
-    let url = query(&[("url", "https://example.org")]);
-    for path in ["/_matrix/client/v1/media/preview_url", "/_matrix/media/v3/preview_url"] {
-        alice.client().get(&format!("{path}{url}")).refused(404, "M_UNRECOGNIZED");
-    }
 }

@@ -1,7 +1,7 @@
-//! A server of HTTPS on this machine that answers what a test says: as small as can be, and as odd as a test wants.
+//! A server of HTTP, with or without TLS, on this machine that answers what a test says: as small as can be, and as odd as a test wants.
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -60,6 +60,18 @@ pub struct Https {
 
 impl Https {
     pub fn serves(tls: Arc<ServerConfig>, answers: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serves_with(Some(tls), answers)
+    }
+
+    /// Without TLS.
+    pub fn serves_plainly(answers: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serves_with(None, answers)
+    }
+
+    fn serves_with(
+        tls: Option<Arc<ServerConfig>>,
+        answers: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it has an address").port();
         let received: Arc<Mutex<Vec<Received>>> = Arc::default();
@@ -82,15 +94,28 @@ impl Https {
 
 fn converses(
     stream: TcpStream,
-    tls: Arc<ServerConfig>,
+    tls: Option<Arc<ServerConfig>>,
     noted: &Mutex<Vec<Received>>,
     answers: &Answers,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(READS_WITHIN))?;
+    let Some(tls) = tls else { return talks(&mut BufReader::new(stream), |_| None, noted, answers) };
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
-    while let Some(mut request) = reads(&mut stream)? {
-        request.sni = stream.get_ref().conn.server_name().map(str::to_owned);
+    talks(&mut stream, |stream| stream.conn.server_name().map(str::to_owned), noted, answers)?;
+    let out = stream.get_mut();
+    out.conn.send_close_notify();
+    out.flush()
+}
+
+fn talks<S: Read + Write>(
+    stream: &mut BufReader<S>,
+    sni: impl Fn(&S) -> Option<String>,
+    noted: &Mutex<Vec<Received>>,
+    answers: &Answers,
+) -> io::Result<()> {
+    while let Some(mut request) = reads(stream)? {
+        request.sni = sni(stream.get_ref());
         noted.lock().expect("no holder panics").push(request.clone());
         let out = stream.get_mut();
         match answers(&request) {
@@ -112,9 +137,7 @@ fn converses(
             }
         }
     }
-    let out = stream.get_mut();
-    out.conn.send_close_notify();
-    out.flush()
+    Ok(())
 }
 
 fn reads(stream: &mut impl BufRead) -> io::Result<Option<Received>> {

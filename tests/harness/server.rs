@@ -52,8 +52,8 @@ impl Server {
     }
 
     /// A server of its own whose metadata lies in this PostgreSQL.
-    pub fn on_postgres(host: Host, database: &Database) -> Self {
-        Self::start(host, &[], Some(database.url().to_owned())).unwrap_or_else(|why| panic!("{why}"))
+    pub fn on_postgres(host: Host, database: &Database, settings: &[(&str, &str)]) -> Self {
+        Self::start(host, settings, Some(database.url().to_owned())).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A server with settings that it may refuse.
@@ -77,6 +77,7 @@ impl Server {
             ("METRICS", "on"),
             ("TEST_HOOKS", "on"),
             ("RATE_LIMITS", "off"),
+            ("URL_PREVIEWS", "on"),
             // Nobody's network is needed.
             ("TRUSTED_KEY_SERVERS", ""),
             ("DNS_OVERRIDES", "elsewhere.test=127.0.0.1:1"),

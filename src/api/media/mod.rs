@@ -1,9 +1,9 @@
 //! The content repository: files that users upload and that everyone they name them to may download.
 //! Spec: "Content repository".
 //!
-//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), and serving it. What other servers'
-//! users uploaded is fetched when somebody asks for it, and a copy kept. Out of scope: asking other servers
-//! (`federation::media`), and previews of URLs. Neither an upload nor a download is ever whole in memory.
+//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), serving it, and previews of URLs. What
+//! other servers' users uploaded is fetched when somebody asks for it, and a copy kept. Out of scope: asking other servers
+//! (`federation::media`). Neither an upload nor a download is ever whole in memory.
 
 mod conditions;
 #[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]
@@ -12,6 +12,7 @@ mod content;
 mod create;
 #[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
 mod download;
+mod preview;
 mod remote;
 mod serve;
 mod store;
@@ -20,7 +21,9 @@ pub(crate) mod tend;
 mod upload;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use domain::Refusal;
+use domain::{Config, Refusal};
+
+pub use preview::UrlPreviewer;
 
 pub(crate) use self::{
     content::{Asked, To, await_content, not_found},
@@ -29,11 +32,12 @@ pub(crate) use self::{
 };
 use crate::{Context, Failure, Routes};
 
-pub(crate) fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     config::routes(routes);
     create::routes(routes);
     upload::routes(routes);
     download::routes(routes);
+    preview::routes(routes, config);
 }
 
 /// The longest id of media, in bytes. Ours have 24.

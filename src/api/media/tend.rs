@@ -2,6 +2,7 @@
 
 use platform::{DELETED_KEYS_MAX, Fault};
 
+use super::preview;
 use crate::{
     Services,
     metadata::deletion::{self, Whose},
@@ -28,6 +29,7 @@ pub(crate) async fn tend(services: &Services) -> Result<(), Fault> {
             deletion::delete(metadata, &media).await?;
         }
     }
+    preview::tend(services).await?;
     clear_strays(services).await
 }
 

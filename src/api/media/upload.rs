@@ -102,7 +102,7 @@ pub(super) fn is_good_name(name: &str) -> bool {
 }
 
 /// Stores what arrives as a stray file.
-async fn take_in(cx: &Context, body: Arriving) -> Result<Content, Failure> {
+pub(super) async fn take_in(cx: &Context, body: Arriving) -> Result<Content, Failure> {
     let size_max = cx.config().max_upload_size;
     let too_large = Refusal::TooLarge(format!("A file may have {size_max} bytes"));
     if body.length.is_some_and(|length| length > size_max) {

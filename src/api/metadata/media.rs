@@ -39,7 +39,7 @@ pub(crate) struct Content {
 
 /// What an upload says of itself.
 pub(crate) struct Upload<'a> {
-    /// `None` for what comes from another server.
+    /// `None` for what was fetched from elsewhere.
     pub uploader: Option<&'a UserId>,
     pub content_type: &'a str,
     pub upload_name: Option<&'a str>,
@@ -130,6 +130,11 @@ pub(crate) async fn insert(
     content: &Content,
     now_ms: u64,
 ) -> Result<(), Fault> {
+    metadata.batch(inserting(mxc, upload, content, now_ms)).await
+}
+
+/// What [`insert`] does, to be done together with more.
+pub(crate) fn inserting(mxc: Mxc<'_>, upload: &Upload<'_>, content: &Content, now_ms: u64) -> Vec<Statement> {
     let media = Statement::new(
         // What is quarantined stays so by every other name.
         "INSERT INTO media (server_name, media_id, uploader, sha256, size, content_type, upload_name, created_ms,
@@ -162,7 +167,7 @@ pub(crate) async fn insert(
             content.file.as_str().into(),
         ],
     );
-    metadata.batch(vec![media, keep, no_stray(content)]).await
+    vec![media, keep, no_stray(content)]
 }
 
 /// Gives reserved media its content, unless it has some or has expired. The file stays a stray if it is not used.

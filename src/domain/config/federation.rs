@@ -4,7 +4,7 @@ use ruma_common::{OwnedServerName, ServerName};
 
 use super::list;
 use crate::{
-    address_range::is_public,
+    address_range::{AddressRange, is_public},
     federation::{ServerPatterns, discovery::Srv},
 };
 
@@ -35,6 +35,8 @@ pub struct OutgoingRules {
     pub extra_ca_file: Option<String>,
     /// Whether addresses that are not public may be connected to.
     pub allow_private_addresses: bool,
+    /// Addresses that are not connected to whatever they are.
+    pub deny_addresses: Vec<AddressRange>,
     /// Where names are, whatever the DNS says.
     pub dns_overrides: DnsOverrides,
 }
@@ -45,33 +47,48 @@ pub struct ConnectTo {
     /// A name, or an IP literal without brackets.
     pub host: String,
     pub port: u16,
-    /// Whether an address that the name stands for may be any, or must be public.
-    pub may_be_private: bool,
+    /// Whether the name may stand for any address, or for those only that [`OutgoingRules::may_connect_to`] allows.
+    pub may_be_any: bool,
 }
 
-/// An address that is not public, and must not be connected to.
+/// An address that is not public or denied, and must not be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrivateAddress;
 
 impl OutgoingRules {
-    /// Where the given host and port are. The operator's own word on where a name is may be a private address.
+    /// Where the given host and port are. The operator's own word on where a name is may be any address.
     ///
     /// # Errors
-    /// A private address that nobody allowed.
+    /// A private address that nobody allowed, or a name that stands for nothing else.
     pub fn connect_to(&self, host: &str, port: u16) -> Result<ConnectTo, PrivateAddress> {
         if let Some((host, other_port)) = self.dns_overrides.addresses.get(&host.to_ascii_lowercase()) {
-            return Ok(ConnectTo { host: host.clone(), port: other_port.unwrap_or(port), may_be_private: true });
+            return Ok(ConnectTo { host: host.clone(), port: other_port.unwrap_or(port), may_be_any: true });
         }
-        match host.parse::<IpAddr>() {
-            Ok(address) if !self.may_connect_to(address) => Err(PrivateAddress),
-            _ => Ok(ConnectTo { host: host.to_owned(), port, may_be_private: self.allow_private_addresses }),
+        let is_allowed = match host.parse::<IpAddr>() {
+            Ok(address) => self.may_connect_to(address),
+            Err(_) => self.allow_private_addresses || !is_private_name(host),
+        };
+        if !is_allowed {
+            return Err(PrivateAddress);
         }
+        Ok(ConnectTo { host: host.to_owned(), port, may_be_any: false })
     }
 
     /// Whether this address, of a name that was resolved, may be connected to.
     pub fn may_connect_to(&self, address: IpAddr) -> bool {
-        self.allow_private_addresses || is_public(address)
+        (self.allow_private_addresses || is_public(address))
+            && !self.deny_addresses.iter().any(|range| range.contains(address))
     }
+}
+
+/// Names that are of one machine or one network. RFC 6761, 6762 and 8375; ICANN has set `internal` aside.
+const PRIVATE_NAMES: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
+
+/// Whether a name means something in a private network only. Not every host learns what address a name stands for.
+fn is_private_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let is_below = |above: &str| name.strip_suffix(above).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !name.contains('.') || PRIVATE_NAMES.into_iter().any(is_below)
 }
 
 /// Where names are, whatever the DNS says.
@@ -125,13 +142,13 @@ mod tests {
 
     fn rules(allow_private_addresses: bool, overrides: &str) -> OutgoingRules {
         let dns_overrides = DnsOverrides::parse(overrides).unwrap();
-        OutgoingRules { extra_ca_file: None, allow_private_addresses, dns_overrides }
+        OutgoingRules { allow_private_addresses, dns_overrides, ..OutgoingRules::default() }
     }
 
     #[test]
     fn names_are_where_the_operator_says() {
         let rules = rules(false, "a.test=127.0.0.1:4711, B.test=[::1],c.test=other.test");
-        let there = |host: &str, port, may_be_private| Ok(ConnectTo { host: host.to_owned(), port, may_be_private });
+        let there = |host: &str, port, may_be_any| Ok(ConnectTo { host: host.to_owned(), port, may_be_any });
         for (host, expected) in [
             ("a.test", there("127.0.0.1", 4711, true)),
             ("A.TEST", there("127.0.0.1", 4711, true)),
@@ -141,6 +158,11 @@ mod tests {
             ("1.1.1.1", there("1.1.1.1", 8448, false)),
             ("127.0.0.1", Err(PrivateAddress)),
             ("::1", Err(PrivateAddress)),
+            ("localhost", Err(PrivateAddress)),
+            ("LOCALHOST.", Err(PrivateAddress)),
+            ("db", Err(PrivateAddress)),
+            ("metadata.google.internal", Err(PrivateAddress)),
+            ("nolocalhost.org", there("nolocalhost.org", 8448, false)),
         ] {
             assert_eq!(rules.connect_to(host, 8448), expected, "{host}");
         }
@@ -150,8 +172,22 @@ mod tests {
     #[test]
     fn private_addresses_are_for_those_who_allow_them() {
         let rules = rules(true, "");
-        assert!(rules.connect_to("127.0.0.1", 1).unwrap().may_be_private);
+        for host in ["127.0.0.1", "localhost", "db"] {
+            assert!(rules.connect_to(host, 1).is_ok(), "{host}");
+        }
         assert!(rules.may_connect_to("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_whatever_else_is_allowed() {
+        for allow_private_addresses in [true, false] {
+            let deny_addresses = vec!["1.1.1.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+            let rules = OutgoingRules { deny_addresses, ..rules(allow_private_addresses, "a.test=10.0.0.1") };
+            for (host, expected) in [("1.1.1.1", false), ("1.1.2.1", true), ("10.0.0.1", false), ("a.test", true)] {
+                assert_eq!(rules.connect_to(host, 1).is_ok(), expected, "{host}");
+            }
+            assert!(!rules.may_connect_to("::ffff:1.1.1.1".parse().unwrap()));
+        }
     }
 
     #[test]

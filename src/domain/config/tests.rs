@@ -21,6 +21,7 @@ fn a_name_is_enough() {
     assert_eq!(config.access_token_lifetime_ms, 300_000);
     assert_eq!((config.max_upload_size, config.authenticated_media), (52_428_800, true));
     assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (None, Some(7_776_000_000)));
+    assert!(!config.url_previews.are_on);
     assert!(config.federation.allows("a.org:8448".try_into().unwrap()) && !config.outgoing.allow_private_addresses);
     assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
 }
@@ -47,6 +48,8 @@ fn every_key_is_read() {
         ("TURN_URIS", "turn:a.org?transport=udp, turns:a.org"),
         ("TURN_SHARED_SECRET", "relay sesame"),
         ("TURN_USER_LIFETIME", "3600"),
+        ("URL_PREVIEWS", "on"),
+        ("URL_PREVIEWS_DENY", "*.corp.test, 192.0.2.*"),
         ("METRICS", "on"),
         ("LOG_LEVEL", "debug"),
         ("TEST_HOOKS", "on"),
@@ -56,6 +59,7 @@ fn every_key_is_read() {
         ("TRUSTED_KEY_SERVERS", "a.org,b.org:8448"),
         ("EXTRA_CA_FILE", "/etc/ca.pem"),
         ("ALLOW_PRIVATE_ADDRESSES", "on"),
+        ("DENY_ADDRESSES", "10.0.0.0/8, 192.0.2.1"),
         ("DNS_OVERRIDES", "a.org=127.0.0.1:1"),
         ("RC_LOGIN", "0"),
         ("RC_LOGIN_ACCOUNT", "0.1,9"),
@@ -86,6 +90,9 @@ fn every_key_is_read() {
     assert_eq!(config.outgoing.extra_ca_file.as_deref(), Some("/etc/ca.pem"));
     assert!(config.outgoing.allow_private_addresses);
     assert_eq!(config.outgoing.connect_to("a.org", 2).unwrap().port, 1);
+    assert!(config.outgoing.connect_to("10.0.0.1", 2).is_err());
+    let previewed = ["a.org", "a.corp.test", "a.corp.test.", "192.0.2.7"].map(|host| config.url_previews.allow(host));
+    assert_eq!(previewed, [true, false, false, false]);
     let limit = |limited| config.rate_limits.get(&limited).map(|limit| (limit.per_second, limit.burst));
     for (limited, expected) in [
         (RateLimited::LoginAddress, None),

@@ -27,6 +27,11 @@ impl ServerPatterns {
         let of = |name: &str| self.0.iter().any(|pattern| glob::matches(pattern, name));
         of(server_name.as_str()) || of(server_name.host())
     }
+
+    /// Whether one is of this host.
+    pub fn contain_host(&self, host: &str) -> bool {
+        self.0.iter().any(|pattern| glob::matches(pattern, host))
+    }
 }
 
 #[cfg(test)]
@@ -50,6 +55,9 @@ mod tests {
             ("[::1]:8448", true),
         ] {
             assert_eq!(patterns.contain(<&ServerName>::try_from(name).unwrap()), expected, "{name}");
+        }
+        for (host, expected) in [("a.org", true), ("x.evil.test", true), ("b.org", false), ("x_y.evil.test", true)] {
+            assert_eq!(patterns.contain_host(host), expected, "{host}");
         }
         assert!(ServerPatterns::parse(" , ").unwrap().is_empty());
         assert_eq!(ServerPatterns::parse("https://a.org"), None);

@@ -54,7 +54,7 @@ async fn addresses(connections: &Connections, to: &ConnectTo) -> Result<Vec<Sock
     };
     let is_none = resolved.is_empty();
     // Here and not before: what a name stands for may change between two questions.
-    let may_be = |address| to.may_be_private || connections.network.rules.may_connect_to(address);
+    let may_be = |address| to.may_be_any || connections.network.rules.may_connect_to(address);
     let allowed = resolved.into_iter().filter(|address| may_be(*address)).take(ADDRESSES_MAX);
     let allowed: Vec<_> = allowed.map(|address| SocketAddr::new(address, to.port)).collect();
     match allowed.is_empty() {
