@@ -14,7 +14,6 @@ on_each_host![
     a_deactivation_survives_a_crash,
     an_erased_profile_is_empty,
     deactivation_asks_for_the_password,
-    there_are_no_contacts,
 ];
 
 const NEW_PASSWORD: &str = "another correct horse";
@@ -146,10 +145,4 @@ fn deactivation_asks_for_the_password(server: &Server) {
         assert_eq!(told["flows"], json!([{ "stages": ["m.login.password"] }]), "{told}");
     }
     alice.get("/account/whoami").ok();
-}
-
-fn there_are_no_contacts(server: &Server) {
-    let alice = server.registers("alice");
-    assert_eq!(alice.get("/account/3pid").ok(), json!({ "threepids": [] }));
-    alice.post("/account/3pid/add", json!({ "sid": "1", "client_secret": "x" })).refused(404, "M_UNRECOGNIZED");
 }

@@ -222,7 +222,7 @@ fn strangers_do_not_see_it(server: &Server) {
     alice.sets_presence(json!({ "presence": "online" })).ok();
     bob.looks_at(&alice).refused(403, "M_FORBIDDEN");
     bob.get("/presence/@nobody-at-all:myelin.test/status").refused(404, "M_NOT_FOUND");
-    bob.get("/presence/@alice:elsewhere.example/status").refused(404, "M_NOT_FOUND");
+    bob.get("/presence/@alice:elsewhere.example/status").refused(403, "M_FORBIDDEN");
     server.anonymous().get(&format!("/_matrix/client/v3/presence/{}/status", alice.id)).refused(401, "M_MISSING_TOKEN");
     let room = alice.creates_room(json!({ "invite": [bob.id] }));
     bob.looks_at(&alice).refused(403, "M_FORBIDDEN");
