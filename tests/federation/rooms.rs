@@ -186,9 +186,10 @@ fn who_types_and_who_read_is_told_across(host: Host) {
         bob.sees(|sync| sync.has_message(&room, "read this"));
         let since = alice.syncs().next_batch;
         bob.types(&room, json!({ "typing": true, "timeout": 20_000 })).ok();
-        alice.syncs_until(&since, |sync| sync.typing(&room).is_some_and(|users| users == [bob.id.clone()]));
+        let typing =
+            alice.syncs_until(&since, |sync| sync.typing(&room).is_some_and(|users| users == [bob.id.clone()]));
         bob.types(&room, json!({ "typing": false })).ok();
-        alice.syncs_until(&since, |sync| sync.typing(&room).is_some_and(|users| users.is_empty()));
+        alice.syncs_until(&typing.next_batch, |sync| sync.typing(&room).is_some_and(|users| users.is_empty()));
         bob.reads(&room, "m.read", &said, json!({})).ok();
         bob.reads(&room, "m.read.private", &said, json!({})).ok();
         let receipts = alice.syncs_until(&since, |sync| !sync.receipts(&room, "m.read").is_empty());
