@@ -23,6 +23,8 @@ async fn versions(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Res
         "org.matrix.msc3715.stable": true,
         // Relations of relations, which it asks for by that name.
         "org.matrix.msc3981": true,
+        // Without this, or v1.11 whole, it asks the deprecated endpoints for media, which do not have what needs a token.
+        "org.matrix.msc3916.stable": true,
     });
     Ok(failure::json(StatusCode::OK, &json!({ "versions": VERSIONS, "unstable_features": unstable_features })))
 }
