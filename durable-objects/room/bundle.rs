@@ -161,7 +161,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::{
-        room::{Direction, EventFilter, GetEvent, MembershipAction, Messages, RedactEvent},
+        room::{Direction, EventFilter, GetEvent, MembershipAction, Messages},
         world::World,
     };
 
@@ -177,7 +177,6 @@ mod tests {
     struct Story {
         world: Rc<World>,
         room_id: OwnedRoomId,
-        redactions: std::cell::Cell<u32>,
     }
 
     impl Story {
@@ -185,7 +184,7 @@ mod tests {
             let world = World::new(1);
             let room_id = world.creates_room(&alice(), "12", Preset::PublicChat);
             world.changes(&bob(), &room_id, &bob(), MembershipAction::Join).unwrap();
-            Self { world, room_id, redactions: Default::default() }
+            Self { world, room_id }
         }
 
         fn sends(&self, user: &OwnedUserId, event_type: &str, content: &Value) -> OwnedEventId {
@@ -204,16 +203,7 @@ mod tests {
         }
 
         fn redacts(&self, event_id: &OwnedEventId) {
-            self.redactions.set(self.redactions.get() + 1);
-            let call = RedactEvent {
-                sender: alice(),
-                device: "PHONE".into(),
-                transaction_id: self.redactions.get().to_string().into(),
-                event_id: event_id.clone(),
-                reason: None,
-                administrator: false,
-            };
-            self.world.call(self.room_id.as_str(), &call).unwrap();
+            self.world.redacts(&alice(), &self.room_id, event_id).unwrap();
         }
 
         fn bundle_for(&self, user: OwnedUserId, ignored: &[OwnedUserId], event_id: &OwnedEventId) -> Value {

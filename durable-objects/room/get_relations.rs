@@ -80,16 +80,7 @@ impl Room {
             return Err(Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()).into());
         }
         let head = self.head(sql)?;
-        let (start, span) = match call.direction {
-            Direction::Backwards => {
-                let start = call.from.unwrap_or(head);
-                (start, (call.to.unwrap_or(0), start))
-            }
-            Direction::Forwards => {
-                let start = call.from.unwrap_or(0);
-                (start, (start, call.to.unwrap_or(head).min(head)))
-            }
-        };
+        let (start, span) = call.direction.span(call.from, call.to, head);
         let limit = call.limit.unwrap_or(PAGE_EVENTS_DEFAULT).min(PAGE_EVENTS_MAX);
         let depth = if call.recurse == Some(true) { DEPTH_MAX } else { 1 };
         let wanted = Children {
@@ -128,7 +119,7 @@ mod tests {
     use super::{GetRelations, RelationsPage};
     use crate::{
         CallError,
-        room::{Direction, MembershipAction, RedactEvent, RoomToken},
+        room::{Direction, MembershipAction, RoomToken},
         world::World,
     };
 
@@ -295,15 +286,7 @@ mod tests {
         let root = story.says("root");
         let (gone, kept) =
             (story.relates("m.thread", &root, "m.sticker"), story.relates("m.thread", &root, "m.sticker"));
-        let redaction = RedactEvent {
-            sender: alice(),
-            device: "PHONE".into(),
-            transaction_id: "r".into(),
-            event_id: gone,
-            reason: None,
-            administrator: false,
-        };
-        story.world.call(story.room_id.as_str(), &redaction).unwrap();
+        story.world.redacts(&alice(), &story.room_id, &gone).unwrap();
         assert_eq!(story.ids(&story.asks(&root)), [kept.as_str()]);
         assert_eq!(story.ids(&GetRelations { ignored: vec![alice()], ..story.asks(&root) }), [""; 0]);
         let refused = |user| match story.world.call(story.room_id.as_str(), &GetRelations { user, ..story.asks(&root) })
@@ -345,15 +328,7 @@ mod tests {
         story.annotates(&root, "m.reaction", "👎").unwrap();
         story.annotates(&root, "org.test", "👍").unwrap();
         story.annotates(&threaded, "m.reaction", "👍").unwrap();
-        let redaction = RedactEvent {
-            sender: alice(),
-            device: "PHONE".into(),
-            transaction_id: "r".into(),
-            event_id: reaction,
-            reason: None,
-            administrator: false,
-        };
-        story.world.call(story.room_id.as_str(), &redaction).unwrap();
+        story.world.redacts(&alice(), &story.room_id, &reaction).unwrap();
         story.annotates(&root, "m.reaction", "👍").unwrap();
     }
 }

@@ -137,7 +137,7 @@ fn threads_of(
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, rc::Rc};
+    use std::rc::Rc;
 
     use domain::power::Preset;
     use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, user_id};
@@ -145,7 +145,7 @@ mod tests {
 
     use super::{GetThreads, ThreadsPage};
     use crate::{
-        room::{MembershipAction, RedactEvent, RoomToken},
+        room::{MembershipAction, RoomToken},
         world::World,
     };
 
@@ -160,7 +160,6 @@ mod tests {
     struct Story {
         world: Rc<World>,
         room_id: OwnedRoomId,
-        redactions: Cell<u32>,
     }
 
     impl Story {
@@ -168,7 +167,7 @@ mod tests {
             let world = World::new(1);
             let room_id = world.creates_room(&alice(), "12", Preset::PublicChat);
             world.changes(&bob(), &room_id, &bob(), MembershipAction::Join).unwrap();
-            Self { world, room_id, redactions: Cell::new(0) }
+            Self { world, room_id }
         }
 
         fn says(&self, user: &OwnedUserId, text: &str) -> OwnedEventId {
@@ -181,16 +180,7 @@ mod tests {
         }
 
         fn redacts(&self, event_id: &OwnedEventId) {
-            self.redactions.set(self.redactions.get() + 1);
-            let call = RedactEvent {
-                sender: alice(),
-                device: "PHONE".into(),
-                transaction_id: self.redactions.get().to_string().into(),
-                event_id: event_id.clone(),
-                reason: None,
-                administrator: false,
-            };
-            self.world.call(self.room_id.as_str(), &call).unwrap();
+            self.world.redacts(&alice(), &self.room_id, event_id).unwrap();
         }
 
         fn asks(&self, user: OwnedUserId) -> GetThreads {

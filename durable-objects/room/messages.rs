@@ -59,6 +59,23 @@ pub enum Direction {
     Forwards,
 }
 
+impl Direction {
+    /// Where a page starts that the client wants from one place to another, and the stretch `(after, up_to]` of the log that
+    /// it is taken from.
+    pub(super) fn span(self, from: Option<u64>, to: Option<u64>, head: u64) -> (u64, (u64, u64)) {
+        match self {
+            Self::Backwards => {
+                let start = from.unwrap_or(head);
+                (start, (to.unwrap_or(0), start))
+            }
+            Self::Forwards => {
+                let start = from.unwrap_or(0);
+                (start, (start, to.unwrap_or(head).min(head)))
+            }
+        }
+    }
+}
+
 /// A page in the shape of the answer. No `end`: there is nothing further in this direction.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MessagesPage {
@@ -105,14 +122,7 @@ impl Room {
             Sight::Now => head,
             Sight::Until(left) => left,
         };
-        let start = call.from.unwrap_or(match call.direction {
-            Direction::Backwards => head,
-            Direction::Forwards => 0,
-        });
-        let span = match call.direction {
-            Direction::Backwards => (call.to.unwrap_or(0), start),
-            Direction::Forwards => (start, call.to.unwrap_or(head).min(head)),
-        };
+        let (start, span) = call.direction.span(call.from, call.to, head);
         let past_gaps = call.past_gaps || call.direction == Direction::Forwards;
         let (page, gap) = self.page_back(sql, cx, (&viewer, &call.filter, call.direction), span, past_gaps)?;
         let mut state = Vec::new();

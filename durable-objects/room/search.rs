@@ -245,7 +245,7 @@ mod tests {
 
     use super::{Found, PART_EVENTS, Search, SearchKey, SearchOrder};
     use crate::{
-        room::{EventFilter, MembershipAction, RedactEvent},
+        room::{EventFilter, MembershipAction},
         world::{MemorySql, World},
     };
 
@@ -324,15 +324,7 @@ mod tests {
         }
 
         fn redacts(&self, event_id: &OwnedEventId) {
-            let call = RedactEvent {
-                sender: alice(),
-                device: "PHONE".into(),
-                transaction_id: event_id.as_str().into(),
-                event_id: event_id.clone(),
-                reason: None,
-                administrator: false,
-            };
-            self.world.call(self.room_id.as_str(), &call).unwrap();
+            self.world.redacts(&alice(), &self.room_id, event_id).unwrap();
         }
 
         /// Whether a word stands anywhere in the room's database.

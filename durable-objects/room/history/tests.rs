@@ -1,7 +1,6 @@
 //! A room lives on one server; another joins it late and gets its history page by page.
 
-use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use domain::power::Preset;
 use platform::{ActorKind, Address, Sql};
@@ -13,7 +12,7 @@ use crate::{
     room::{
         BeginJoin, CheckedEvent, CompleteJoin, Delta, Direction, EventByTimestamp, EventByTimestampForServer,
         EventFilter, GetContext, GetEventsForServer, GetStateIds, HoldEvents, JudgeStaged, MembershipAction, Messages,
-        MessagesPage, Received, RedactEvent, StageEvents, Wanted,
+        MessagesPage, Received, StageEvents, Wanted,
     },
     world::{World, seeds},
 };
@@ -49,7 +48,7 @@ fn lives(far: &World, version: &str, steps: usize) -> OwnedRoomId {
             4 => far.sends(&alice, &room_id, "m.room.topic", Some(""), &json!({ "topic": step })).map(drop),
             5 if !said.is_empty() => {
                 let redacts: OwnedEventId = said[far.dice.roll(said.len() as u64) as usize].clone();
-                redacts_it(far, &alice, &room_id, &redacts)
+                far.redacts(&alice, &room_id, &redacts)
             }
             _ => {
                 let sent = far.sends(&alice, &room_id, "m.room.message", None, &json!({ "body": step }));
@@ -59,18 +58,6 @@ fn lives(far: &World, version: &str, steps: usize) -> OwnedRoomId {
         far.settle();
     }
     room_id
-}
-
-fn redacts_it(far: &World, sender: &UserId, room_id: &RoomId, event_id: &EventId) -> Result<(), crate::CallError> {
-    let call = RedactEvent {
-        sender: sender.to_owned(),
-        device: "PHONE".into(),
-        transaction_id: far.dice.roll(1 << 40).to_string().into(),
-        event_id: event_id.to_owned(),
-        reason: None,
-        administrator: false,
-    };
-    far.call(room_id.as_str(), &call).map(drop)
 }
 
 fn checked(far: &World, room_id: &RoomId, event_ids: Vec<OwnedEventId>) -> Vec<CheckedEvent> {
