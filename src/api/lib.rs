@@ -45,7 +45,7 @@ pub use client_address::ClientAddress;
 pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use federation::{AskError, Bounds, KnownServers, NeededKey, Origin, ServerKeys};
-pub use media::UrlPreviewer;
+pub use media::MediaTurns;
 pub use metadata::{export_signing_key, import_signing_key, load_settings};
 pub use operator::may_use_test_hooks;
 pub use rate_limits::RateLimits;
@@ -67,7 +67,7 @@ pub struct Services {
     pub rate_limits: Arc<RateLimits>,
     pub outgoing: Rc<dyn Outgoing>,
     pub known_servers: Arc<KnownServers>,
-    pub url_previewer: Arc<UrlPreviewer>,
+    pub media_turns: Arc<MediaTurns>,
 }
 
 /// Names the request in our logs, for whoever reports a problem.

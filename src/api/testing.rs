@@ -21,7 +21,7 @@ use platform::{
 };
 use serde_json::Value as Json;
 
-use crate::{Arriving, Body, Context, KnownServers, RateLimits, Server, Services, UrlPreviewer, load_settings};
+use crate::{Arriving, Body, Context, KnownServers, MediaTurns, RateLimits, Server, Services, load_settings};
 
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -376,7 +376,7 @@ impl TestServer {
             actors: host.clone(),
             outgoing: others.clone(),
             known_servers: Arc::new(KnownServers::default()),
-            url_previewer: Arc::new(UrlPreviewer::default()),
+            media_turns: Arc::new(MediaTurns::default()),
             metadata,
             blobs: blobs.clone(),
             clock: host.clone(),

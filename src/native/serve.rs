@@ -11,7 +11,7 @@ use std::{
 };
 
 use actors::{Object, Settings};
-use api::{KnownServers, RateLimits, Server, Services, UrlPreviewer};
+use api::{KnownServers, MediaTurns, RateLimits, Server, Services};
 use platform::Fault;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -72,7 +72,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let heavy = HeavyThreads::new(threads);
     let rate_limits = Arc::new(RateLimits::new(&settings.config.rate_limits));
     let known_servers = Arc::new(KnownServers::default());
-    let url_previewer = Arc::new(UrlPreviewer::default());
+    let media_turns = Arc::new(MediaTurns::default());
     let mut tiers = Vec::new();
     for number in 0..threads {
         let parts = Parts {
@@ -85,7 +85,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
             rate_limits: rate_limits.clone(),
             network: network.clone(),
             known_servers: known_servers.clone(),
-            url_previewer: url_previewer.clone(),
+            media_turns: media_turns.clone(),
         };
         tiers.push(Tier::start(parts, stopping.clone())?);
     }
@@ -182,7 +182,7 @@ struct Parts {
     rate_limits: Arc<RateLimits>,
     network: Network,
     known_servers: Arc<KnownServers>,
-    url_previewer: Arc<UrlPreviewer>,
+    media_turns: Arc<MediaTurns>,
 }
 
 impl Parts {
@@ -199,7 +199,7 @@ impl Parts {
             rate_limits: self.rate_limits,
             outgoing: Rc::new(self.network.connections()),
             known_servers: self.known_servers,
-            url_previewer: self.url_previewer,
+            media_turns: self.media_turns,
         };
         Server::new(services, routes)
     }

@@ -23,7 +23,7 @@ use crate::{
     js::{self, Leaving, Reading},
     outgoing,
     r2::R2,
-    settings::{known_servers, metadata, rate_limits, routes, settings, url_previewer},
+    settings::{known_servers, media_turns, metadata, rate_limits, routes, settings},
 };
 
 /// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
@@ -127,7 +127,7 @@ async fn services(env: &Env) -> Result<Services, Fault> {
         rate_limits: rate_limits(&settings),
         outgoing: Rc::new(outgoing::Runtime::new(&settings.config.outgoing)),
         known_servers: known_servers(),
-        url_previewer: url_previewer(),
+        media_turns: media_turns(),
         settings,
     })
 }

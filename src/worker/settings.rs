@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actors::Settings;
-use api::{KnownServers, RateLimits, Routes, UrlPreviewer};
+use api::{KnownServers, MediaTurns, RateLimits, Routes};
 use domain::config::Config;
 use platform::{Fault, Metadata};
 use wasm_bindgen::JsValue;
@@ -20,7 +20,7 @@ thread_local! {
     static SETTINGS: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
     static RATE_LIMITS: RefCell<Option<Arc<RateLimits>>> = const { RefCell::new(None) };
     static KNOWN_SERVERS: RefCell<Option<Arc<KnownServers>>> = const { RefCell::new(None) };
-    static URL_PREVIEWER: RefCell<Option<Arc<UrlPreviewer>>> = const { RefCell::new(None) };
+    static MEDIA_TURNS: RefCell<Option<Arc<MediaTurns>>> = const { RefCell::new(None) };
     static ROUTES: RefCell<Option<Rc<Routes>>> = const { RefCell::new(None) };
 }
 
@@ -41,8 +41,8 @@ pub(crate) fn known_servers() -> Arc<KnownServers> {
 }
 
 /// Which URLs are being looked at.
-pub(crate) fn url_previewer() -> Arc<UrlPreviewer> {
-    URL_PREVIEWER.with_borrow_mut(|slot| slot.get_or_insert_default().clone())
+pub(crate) fn media_turns() -> Arc<MediaTurns> {
+    MEDIA_TURNS.with_borrow_mut(|slot| slot.get_or_insert_default().clone())
 }
 
 /// The server's settings. The first call of an isolate migrates the metadata database and reads the

@@ -6,7 +6,7 @@ use domain::{
 };
 use ruma_common::{OwnedRoomId, OwnedServerName, ServerName};
 
-use super::{SpaceElsewhere, fetches::Fetches};
+use super::SpaceElsewhere;
 use crate::recent::Recent;
 
 /// How many other servers are remembered for certain.
@@ -29,7 +29,6 @@ pub struct KnownServers {
     places: Mutex<Recent<String, Place, SERVERS_MAX>>,
     keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
     down: Mutex<Recent<OwnedServerName, Down, SERVERS_MAX>>,
-    fetches: Arc<Fetches>,
     /// Spaces of others, whole or as far as they suggest their rooms.
     spaces: Mutex<Recent<(OwnedRoomId, bool), Told, SPACES_MAX>>,
 }
@@ -96,11 +95,6 @@ impl KnownServers {
     /// Lets go of where a server is said to be: it was not there.
     pub(super) fn forget_place(&self, hostname: &str) {
         lock(&self.places).remove(hostname);
-    }
-
-    /// Which of their files are being fetched.
-    pub(crate) fn fetches(&self) -> &Arc<Fetches> {
-        &self.fetches
     }
 
     /// Whether a server did not answer a moment ago, and is not worth the time of a person who waits.

@@ -12,7 +12,6 @@ mod edus;
 pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
-mod fetches;
 mod hierarchy;
 pub(crate) mod history;
 mod invites;
@@ -41,7 +40,6 @@ mod tests;
 
 pub(crate) use ask::USER_AGENT;
 pub use ask::{AskError, Bounds};
-pub(crate) use fetches::{Fetching, Turn as FetchTurn};
 pub(crate) use hierarchy::{Chunk, SpaceElsewhere};
 pub use known_servers::KnownServers;
 pub(crate) use media::{FETCH_MS_MAX, not_fetched};

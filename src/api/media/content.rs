@@ -17,8 +17,8 @@ use crate::{
 /// Spec: "The content repository SHOULD impose a maximum value for this parameter".
 const WAIT_MS_MAX: u64 = 60_000;
 /// How often one who waits looks, in milliseconds: the longer it takes, the less.
-pub(super) const LOOK_MS_MIN: u64 = 100;
-pub(super) const LOOK_MS_MAX: u64 = 1_000;
+const LOOK_MS_MIN: u64 = 100;
+const LOOK_MS_MAX: u64 = 1_000;
 /// When media was last served is noted to this precision, in milliseconds: a download seldom writes.
 const ACCESS_PRECISION_MS: u64 = 24 * 60 * 60 * 1000;
 

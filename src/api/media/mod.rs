@@ -18,12 +18,13 @@ mod serve;
 mod store;
 mod stray;
 pub(crate) mod tend;
+mod turns;
 mod upload;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::{Config, Refusal};
 
-pub use preview::UrlPreviewer;
+pub use turns::MediaTurns;
 
 pub(crate) use self::{
     content::{Asked, To, await_content, not_found},

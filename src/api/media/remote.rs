@@ -8,16 +8,22 @@ use platform::Arriving;
 use ruma_common::UserId;
 
 use super::{
-    content::{Asked, Found, LOOK_MS_MAX, LOOK_MS_MIN, To},
+    content::{Asked, Found, To},
     store::{Limits, store},
     stray,
+    turns::Taken,
     upload::{CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX, is_good_name},
 };
 use crate::{
     Context, Failure,
-    federation::{FETCH_MS_MAX, FetchTurn, Fetching, not_fetched},
+    federation::{FETCH_MS_MAX, not_fetched},
     metadata::media::{self, Mxc, Upload},
 };
+
+/// Whoever fetches a file and has got nothing for so long, in milliseconds, may be gone: then somebody else may.
+const SILENT_MS_MAX: u64 = 90_000;
+/// A file that was not to be had is not asked for again so soon, in milliseconds.
+const ASK_AGAIN_MS: u64 = 10_000;
 
 /// A file of another server, as it arrives, and what that says of it.
 pub(crate) struct ArrivingFile {
@@ -38,20 +44,7 @@ pub(super) async fn find_or_fetch(cx: &Context, asked: &Asked<'_>, wait_ms: u64)
         return Ok(None);
     }
     let name = format!("{}/{}", mxc.server_name, mxc.media_id);
-    let fetches = cx.known_servers().fetches();
-    let fetching = loop {
-        match fetches.begin(&name, cx.now_ms()) {
-            FetchTurn::Mine(fetching) => break fetching,
-            FetchTurn::Refused(refusal) => return Err(refusal.into()),
-            FetchTurn::Others => {
-                let mut look_ms = LOOK_MS_MIN;
-                while fetches.is_under_way(&name, cx.now_ms()) {
-                    cx.pause(look_ms).await;
-                    look_ms = look_ms.saturating_mul(2).min(LOOK_MS_MAX);
-                }
-            }
-        }
-    };
+    let fetching = cx.services().media_turns.files.take(cx, &name, SILENT_MS_MAX).await?;
     // Whoever had the turn before may have it.
     if let Some(found) = find(cx, mxc).await? {
         return Ok(Some(found));
@@ -66,7 +59,7 @@ pub(super) async fn find_or_fetch(cx: &Context, asked: &Asked<'_>, wait_ms: u64)
         match &failure {
             // It may come at any moment.
             Failure::Refused(Refusal::NotYetUploaded) => {}
-            Failure::Refused(refusal) => fetching.is_refused(refusal, cx.now_ms()),
+            Failure::Refused(refusal) => fetching.is_refused(refusal, cx.now_ms(), ASK_AGAIN_MS),
             _ => {}
         }
         return Err(failure);
@@ -80,13 +73,13 @@ async fn find(cx: &Context, mxc: Mxc<'_>) -> Result<Option<Found>, Failure> {
 }
 
 /// Makes a copy of another server's media.
-async fn fetch(cx: &Context, mxc: Mxc<'_>, wait_ms: u64, fetching: &Rc<Fetching>) -> Result<(), Failure> {
+async fn fetch(cx: &Context, mxc: Mxc<'_>, wait_ms: u64, fetching: &Rc<Taken>) -> Result<(), Failure> {
     let size_max = cx.config().max_upload_size;
     let ends_ms = cx.now_ms().saturating_add(FETCH_MS_MAX);
     let ArrivingFile { content_type, name, pieces } = cx.file_elsewhere(mxc, wait_ms).await?;
     let (fetching, clock) = (fetching.clone(), cx.services().clock.clone());
     let pieces = pieces.map(move |piece| {
-        fetching.goes_on(clock.now_ms());
+        fetching.goes_on(clock.now_ms(), SILENT_MS_MAX);
         piece.map_err(|error| not_fetched(&error.into()).into())
     });
     let too_large = Refusal::TooLargeElsewhere("Content is too large to serve".to_owned());

@@ -8,7 +8,6 @@ mod fetch;
 mod image;
 mod oembed;
 mod page;
-mod under_way;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::Config;
@@ -19,13 +18,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-pub use under_way::UrlPreviewer;
-
 use self::{
     fetch::{Fetched, Wants},
     image::Image,
     page::Page,
-    under_way::Begun,
 };
 use super::upload::uri;
 use crate::{
@@ -48,8 +44,8 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 /// How long fetching a page may take, with all redirects, in milliseconds; and then what it names.
 const PAGE_MS: u64 = 10_000;
 const NAMED_MS: u64 = 10_000;
-/// How often one who waits for another's attempt looks, in milliseconds.
-const LOOK_MS: u64 = 200;
+/// How long a failure is remembered, in milliseconds.
+const FAILED_MS: u64 = 60_000;
 
 #[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]
 pub(super) fn routes(routes: &mut Routes, config: &Config) {
@@ -70,20 +66,18 @@ async fn preview(cx: &Context, url: &str, at: Option<MilliSecondsSinceUnixEpoch>
     let url = fetch::parsed(url)?;
     let url_sha256 = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(url.as_str()));
     let at_ms = at.map_or(u64::MAX, |at| at.0.into()).min(cx.now_ms());
-    let under_way = loop {
-        if let Some(answer) = url_preview::find(cx.metadata(), &url_sha256, at_ms).await? {
-            return Ok(answer);
-        }
-        match cx.services().url_previewer.begin(&url_sha256, cx.now_ms(), PAGE_MS + NAMED_MS)? {
-            Begun::First(under_way) => break under_way,
-            // Many see the same message at once: the first asks for them all.
-            Begun::After => cx.pause(LOOK_MS).await,
-        }
-    };
+    if let Some(answer) = url_preview::find(cx.metadata(), &url_sha256, at_ms).await? {
+        return Ok(answer);
+    }
+    // Many see the same message at once: the first asks for them all.
+    let taken = cx.services().media_turns.urls.take(cx, &url_sha256, PAGE_MS + NAMED_MS).await?;
+    if let Some(answer) = url_preview::find(cx.metadata(), &url_sha256, at_ms).await? {
+        return Ok(answer);
+    }
     match look(cx, url).await {
         Ok(found) => found.keep(cx, &url_sha256).await,
         Err(Failure::Refused(refusal)) => {
-            under_way.fails(refusal.clone(), cx.now_ms());
+            taken.is_refused(&refusal, cx.now_ms(), FAILED_MS);
             Err(refusal.into())
         }
         Err(failure) => Err(failure),
