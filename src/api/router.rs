@@ -450,6 +450,12 @@ fn levels(json: &[u8]) -> usize {
     deepest
 }
 
+/// What the query says, of a request that ruma does not model.
+pub(crate) fn query<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Refusal> {
+    serde_html_form::from_str(request.uri().query().unwrap_or_default())
+        .map_err(|error| Refusal::InvalidParam(format!("the query: {error}")))
+}
+
 /// A client's JSON, where a body may be missing.
 pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }

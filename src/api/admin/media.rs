@@ -4,7 +4,7 @@ use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{OwnedServerName, OwnedUserId};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         deletion::{self, Listed, Whose},
         media::Mxc,
     },
+    router::query,
 };
 
 /// How many are deleted by one request: each takes a moment.
@@ -44,11 +45,6 @@ type Answer = Result<Response<Bytes>, Failure>;
 
 fn ok(body: &Value) -> Response<Bytes> {
     failure::json(StatusCode::OK, body)
-}
-
-fn query<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Refusal> {
-    serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))
 }
 
 /// The media that a path names.

@@ -6,7 +6,6 @@ use actors::user::{
     DehydratedEvents, DeleteDehydratedDevice, GetDehydratedDevice, GetDehydratedEvents, PutDehydratedDevice,
 };
 use bytes::Bytes;
-use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::dehydrated_device::{
     delete_dehydrated_device::unstable as delete, get_dehydrated_device::unstable as get,
@@ -16,7 +15,7 @@ use ruma_common::{OwnedDeviceId, OwnedOneTimeKeyId, encryption::OneTimeKey, serd
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use crate::{Bearer, Context, Failure, Routes, failure};
+use crate::{Bearer, Context, Failure, Routes, failure, router::query};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried(put);
@@ -76,8 +75,7 @@ async fn events_from(
     struct From {
         from: Option<String>,
     }
-    let From { from } = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let From { from } = query(&request)?;
     let device_id = path_args.into_iter().next().unwrap_or_default().into();
     let DehydratedEvents { events, next_batch, more } = page(cx, &bearer, device_id, from).await?;
     let mut answer = json!({ "events": events });

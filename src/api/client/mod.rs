@@ -33,7 +33,7 @@ mod versions;
 mod voip;
 mod whoami;
 
-pub(crate) use rooms::{directory, first_joined};
+pub(crate) use rooms::{direction, directory, first_joined};
 
 use crate::Routes;
 

@@ -1,13 +1,12 @@
 //! Spec: "Presence".
 
 use actors::{
-    destination::{GetPresences, GetSharedRooms},
+    destination::GetPresences,
     presence::{Presence, PresenceState},
     room::{EventFilter, IsJoined},
     user::{GetPresence, JoinedRooms, SetPresence, SyncPresence},
 };
 use domain::Refusal;
-use futures_util::{StreamExt, stream};
 use ruma_client_api::{
     filter::Filter,
     presence::{get_presence::v3 as get, set_presence::v3 as set},
@@ -15,6 +14,7 @@ use ruma_client_api::{
 use ruma_common::{OwnedRoomId, OwnedUserId, presence::PresenceState as Given};
 use serde_json::value::RawValue;
 
+use super::{first_joined, user_directory::with_server};
 use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 
 /// The largest filter, in bytes of JSON, that is looked at before a sync has something to say. What waits must be small.
@@ -22,7 +22,6 @@ const WAITING_FILTER_BYTES_MAX: usize = 2_048;
 
 /// The most rooms that are asked whether another server's user is in them.
 const ROOMS_ASKED_MAX: usize = 200;
-const ROOMS_AT_ONCE: usize = 8;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried(set_presence);
@@ -55,22 +54,8 @@ async fn get_presence(cx: &Context, bearer: Bearer, request: get::Request) -> Re
 
 /// The presence of another server's user, as that told it, for who is in these rooms.
 async fn of_another_server(cx: &Context, user_id: OwnedUserId, rooms: Vec<OwnedRoomId>) -> Result<Presence, Failure> {
-    let shared = match cx.call(user_id.server_name().as_str(), &GetSharedRooms {}).await {
-        Err(Failure::Absent) => Vec::new(),
-        shared => shared?,
-    };
-    let call = IsJoined { user: user_id.clone() };
-    let call = &call;
-    let common = rooms.into_iter().filter(|room| shared.contains(room)).take(ROOMS_ASKED_MAX);
-    let mut answers =
-        stream::iter(common).map(async |room| cx.room(&room).call(call).await).buffer_unordered(ROOMS_AT_ONCE);
-    let mut shares_room = false;
-    while let Some(is_joined) = answers.next().await {
-        if is_joined? {
-            shares_room = true;
-            break;
-        }
-    }
+    let common = with_server(cx, &user_id, rooms).await?.into_iter().take(ROOMS_ASKED_MAX).collect();
+    let shares_room = first_joined(cx, &IsJoined { user: user_id.clone() }, common).await?.is_some();
     if !shares_room {
         return Err(Refusal::Forbidden("You share no room with this user".to_owned()).into());
     }

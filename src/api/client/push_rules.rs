@@ -15,7 +15,10 @@ use ruma_common::push::{Action, PushCondition, Ruleset};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::{Bearer, Context, Failure, Routes, failure, router::kept_json};
+use crate::{
+    Bearer, Context, Failure, Routes, failure,
+    router::{kept_json, query},
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(get_all);
@@ -98,8 +101,7 @@ async fn put(
 ) -> Result<Response<Bytes>, Failure> {
     let (kind, rule_id) = named(path_args)?;
     let SentRule { actions, conditions, pattern } = body(&request)?;
-    let SentPlace { before, after } = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let SentPlace { before, after } = query(&request)?;
     let actions = required(actions, "actions")?;
     let rule = NewRule { kind, rule_id, actions, conditions, pattern, before, after };
     change(cx, &bearer, Change::Put(rule)).await

@@ -20,7 +20,7 @@ use crate::{
     metadata::{register_account, registration_token},
     new_login::{NewLogin, Tokens, Wanted, letters},
     password,
-    router::json_or_default,
+    router::{json_or_default, query},
     uiaa,
 };
 
@@ -155,8 +155,7 @@ fn answer(cx: &Context, user_id: OwnedUserId, login: Option<&NewLogin>) -> Respo
 }
 
 fn kind(request: &Request<Bytes>) -> Result<Kind, Refusal> {
-    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let query: Query = query(request)?;
     match query.kind.as_deref() {
         None | Some("user") => Ok(Kind::User),
         Some("guest") => Ok(Kind::Guest),

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Bearer, Body, Context, Failure, Routes,
-    router::{bad_json, json_body},
+    router::{bad_json, json_body, query},
 };
 
 /// Rooms in one part.
@@ -130,8 +130,7 @@ async fn search(
     struct Query {
         next_batch: Option<String>,
     }
-    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(format!("the query: {error}")))?;
+    let query: Query = query(&request)?;
     let asked: Asked = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     let Some(criteria) = asked.search_categories.room_events else { return Ok(json_body(of_nothing().into())) };
     if criteria.search_term.len() > TERM_BYTES_MAX {

@@ -130,9 +130,13 @@ async fn here(cx: &Context, room_id: &RoomId, call: &GetSummary) -> Result<Optio
 
 /// The membership of a user in a room that is not here: they may be invited, or have knocked.
 async fn asked_in(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<Option<&'static str>, Failure> {
-    let user = cx.user(user_id);
-    if user.call(&GetInviter { room_id: room_id.to_owned() }).await?.is_some() {
+    if is_invited(cx, room_id, user_id).await? {
         return Ok(Some("invite"));
     }
-    Ok(user.call(&IsAsked { room_id: room_id.to_owned() }).await?.then_some("knock"))
+    Ok(cx.user(user_id).call(&IsAsked { room_id: room_id.to_owned() }).await?.then_some("knock"))
+}
+
+/// Whether a user is invited to a room that is not here.
+async fn is_invited(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<bool, Failure> {
+    Ok(cx.user(user_id).call(&GetInviter { room_id: room_id.to_owned() }).await?.is_some())
 }

@@ -17,7 +17,7 @@ use ruma_client_api::user_directory::search_users::v3 as search_users;
 use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Bearer, Context, Failure, Routes, failure, metadata::open_room};
+use crate::{Bearer, Context, Failure, Routes, failure, metadata::open_room, router::query};
 
 /// The most people that are found at once.
 const FOUND_MAX: u64 = 50;
@@ -112,8 +112,7 @@ async fn mutual_rooms(
         next_batch: Option<OwnedRoomId>,
     }
     let invalid = |why: &str| Refusal::InvalidParam(why.to_owned());
-    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let query: Query = query(&request)?;
     let other = query.user_id.ok_or_else(|| Refusal::MissingParam("`user_id` is required".to_owned()))?;
     let other = UserId::parse(other).map_err(|_| invalid("The user id is none"))?;
     if other.validate_strict().is_err() {
@@ -152,7 +151,7 @@ async fn shared_here(cx: &Context, other: &UserId, own: Vec<OwnedRoomId>) -> Res
 }
 
 /// Those of some rooms that somebody of another user's server is in.
-async fn with_server(
+pub(super) async fn with_server(
     cx: &Context,
     other: &OwnedUserId,
     own: Vec<OwnedRoomId>,

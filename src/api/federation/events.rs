@@ -3,13 +3,11 @@
 
 use actors::{
     destination::GetSharedRooms,
-    room::{
-        Direction, EventByTimestampForServer, GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted,
-    },
+    room::{EventByTimestampForServer, GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
-use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, api};
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId};
 use ruma_federation_api::{
     authorization::get_event_authorization,
     backfill::get_backfill,
@@ -17,7 +15,7 @@ use ruma_federation_api::{
 };
 
 use super::{Origin, event_lists::pages, membership::unknown_room};
-use crate::{Body, Context, Failure, OrAbsent, Routes};
+use crate::{Body, Context, Failure, OrAbsent, Routes, client::direction};
 
 /// Rooms asked at the same time whether they have an event.
 const ROOMS_AT_ONCE: usize = 16;
@@ -136,10 +134,7 @@ async fn by_timestamp(
     Origin(origin): Origin,
     request: get_event_by_timestamp::v1::Request,
 ) -> Result<get_event_by_timestamp::v1::Response, Failure> {
-    let direction = match request.dir {
-        api::Direction::Backward => Direction::Backwards,
-        api::Direction::Forward => Direction::Forwards,
-    };
+    let direction = direction(request.dir);
     let call = EventByTimestampForServer { server: origin, ts_ms: request.ts.get().into(), direction };
     let found = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
     let found = found.ok_or_else(|| Refusal::NotFound("There is no event there that you may see".to_owned()))?;

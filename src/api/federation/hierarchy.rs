@@ -12,13 +12,12 @@ use domain::{
 };
 use futures_util::{StreamExt, stream};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma_common::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use ruma_federation_api::space::get_hierarchy::v1 as get_hierarchy;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AskError, Bounds, Origin, queries};
+use super::{AskError, Bounds, Origin, pdus::encoded, queries};
 use crate::{Context, Failure, Routes, client::first_joined};
 
 /// The rooms of a space that another server is told of.
@@ -162,8 +161,8 @@ impl Context {
         if let Some(space) = self.known_servers().space(&key, self.now_ms()) {
             return Some(space);
         }
-        let encoded = utf8_percent_encode(room_id.as_str(), NON_ALPHANUMERIC);
-        let path = format!("/_matrix/federation/v1/hierarchy/{encoded}?suggested_only={suggested_only}");
+        let path =
+            format!("/_matrix/federation/v1/hierarchy/{}?suggested_only={suggested_only}", encoded(room_id.as_str()));
         let bounds = Bounds { response_bytes_max: SPACE_BYTES_MAX, timeout_ms: queries::TIMEOUT_MS };
         for server in servers {
             if server == self.server_name() || self.known_servers().is_down(server, self.now_ms()) {

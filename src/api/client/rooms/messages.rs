@@ -67,7 +67,7 @@ async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Reques
     cx.room(&request.room_id).call(&call).await.or_absent(unseen)
 }
 
-pub(super) fn direction(direction: api::Direction) -> Direction {
+pub(crate) fn direction(direction: api::Direction) -> Direction {
     match direction {
         api::Direction::Backward => Direction::Backwards,
         api::Direction::Forward => Direction::Forwards,

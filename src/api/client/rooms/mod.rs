@@ -24,6 +24,7 @@ use ruma_common::UserId;
 
 pub(in crate::client) use aliases::room_named;
 pub(crate) use joining::first_joined;
+pub(crate) use messages::direction;
 pub(crate) use messages::{event_filter, wants_room};
 
 use crate::{Context, Routes};

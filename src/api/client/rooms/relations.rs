@@ -8,7 +8,7 @@ use ruma_common::{OwnedEventId, OwnedRoomId, api::Direction};
 use serde::Deserialize;
 
 use super::messages::{direction, place};
-use crate::{Caller, Context, Failure, OrAbsent, Routes, failure::json_bytes};
+use crate::{Caller, Context, Failure, OrAbsent, Routes, failure::json_bytes, router::query};
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not ruma's types: to them, `recurse=false` is as if nothing was said, and the answer differs.
@@ -43,8 +43,7 @@ async fn relations(
     path_args: Vec<String>,
 ) -> Result<Response<Bytes>, Failure> {
     let invalid = |error: String| Refusal::InvalidParam(error);
-    let query: Query = serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| invalid(format!("the query: {error}")))?;
+    let query: Query = query(&request)?;
     let mut path_args = path_args.into_iter();
     let room_id = OwnedRoomId::try_from(path_args.next().unwrap_or_default())
         .map_err(|error| invalid(format!("room_id: {error}")))?;

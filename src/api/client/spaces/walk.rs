@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{asked_in, here, token::Token};
+use super::{here, is_invited, token::Token};
 use crate::{
     Context, Failure,
     client::first_joined,
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
             Accessible::ToMembers => self.is_in_any(&shown.summary.allowed_room_ids).await?,
             Accessible::No => false,
         };
-        if may_know || (!shown.is_here && self.is_invited(&next.room_id).await?) {
+        if may_know || (!shown.is_here && is_invited(self.cx, &next.room_id, &self.user_id).await?) {
             return Ok(Some(shown));
         }
         Ok(None)
@@ -280,10 +280,6 @@ impl<'a> Walk<'a> {
             None => self.joined.extend(unknown.into_iter().map(|room_id| (room_id, false))),
         }
         Ok(met.is_some())
-    }
-
-    async fn is_invited(&self, room_id: &RoomId) -> Result<bool, Failure> {
-        Ok(asked_in(self.cx, room_id, &self.user_id).await? == Some("invite"))
     }
 }
 
