@@ -1,7 +1,7 @@
-//! Appending an event: the one way anything gets into the log.
+//! Appending an event: the one way anything takes a position that is told of (history is placed by [`super::history`]).
 //!
-//! Guarantees: the event is built on the newest event, authorised by the current state, hashed and signed; its
-//! position is new; the current state, its history and the memberships move with it; whoever must learn of a
+//! Guarantees: an event of ours is built on the forward extremities, authorised by the state after them, hashed and signed;
+//! its position is new; the current state, its history and the memberships move with it; whoever must learn of a
 //! changed membership is owed that, in the same transaction.
 
 use std::collections::HashMap;
@@ -264,13 +264,11 @@ impl Room {
             };
             store::state::set(tx, &event_type, &state_key, position, event.as_ref().map(|event| event.position))?;
             match event_type.as_str() {
-                "m.room.power_levels" => cx.room.power_changed.set(true),
                 "m.room.member" => self.move_member(tx, cx, &state_key, position, event.as_ref())?,
                 "m.room.guest_access" => guests_concerned = true,
                 _ => {}
             }
-            directory::follow(tx, cx, &event_type, &state_key)?;
-            open::follow(tx, cx, &event_type, &state_key)?;
+            follow_state(tx, cx, &event_type, &state_key)?;
         }
         if guests_concerned {
             self.expel_guests(tx, cx)?;
@@ -303,6 +301,15 @@ impl Room {
         cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
         owe_membership(tx, cx, user_id, position, event)
     }
+}
+
+/// What is remembered and projected of the room's current state follows what changed of it, or was stripped.
+pub(super) fn follow_state(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str) -> Result<(), Error> {
+    if event_type == "m.room.power_levels" {
+        cx.room.power_changed.set(true);
+    }
+    directory::follow(tx, cx, event_type, state_key)?;
+    open::follow(tx, cx, event_type, state_key)
 }
 
 /// A member of another server came, went, or stayed what they were.

@@ -13,7 +13,8 @@ use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckedEvent, Needs, ReceiveEvent, Received, Room, directory,
+    CheckedEvent, Needs, ReceiveEvent, Received, Room,
+    append::follow_state,
     graph::StateAt,
     state::MEMBER,
     store::{self, graph::Key, history::Edge},
@@ -147,7 +148,7 @@ impl Room {
         cx.room.servers.borrow_mut().extend(store::servers::joined(&**tx)?);
         self.forget_company();
         for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
-            directory::follow(tx, cx, event_type, state_key)?;
+            follow_state(tx, cx, event_type, state_key)?;
         }
         if concerns_guests {
             self.expel_guests(tx, cx)?;

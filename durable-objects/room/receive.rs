@@ -19,8 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Room,
-    append::{AuthState, owe_stripped_state},
-    directory,
+    append::{AuthState, follow_state, owe_stripped_state},
     graph::StateAt,
     store::{
         self,
@@ -367,13 +366,11 @@ impl Room {
 
     /// What follows from an event that was stripped.
     pub(super) fn redacted(&self, tx: &Tx<'_>, cx: &Cx<'_>, redacted: &Pdu) -> Result<(), Error> {
-        match redacted.event_type() {
-            TimelineEventType::RoomGuestAccess => self.expel_guests(tx, cx)?,
-            TimelineEventType::RoomPowerLevels => cx.room.power_changed.set(true),
-            _ => {}
+        if *redacted.event_type() == TimelineEventType::RoomGuestAccess {
+            self.expel_guests(tx, cx)?;
         }
         if let Some(state_key) = redacted.state_key() {
-            directory::follow(tx, cx, &redacted.event_type().to_string(), state_key)?;
+            follow_state(tx, cx, &redacted.event_type().to_string(), state_key)?;
         }
         Ok(())
     }

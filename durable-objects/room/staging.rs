@@ -5,7 +5,7 @@
 //! that was given up leaves its stage to an alarm.
 //! Spec: Server-Server API, "Joining Rooms".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::Refusal;
 use platform::{ActorKind, Sql, Tx};
@@ -178,10 +178,11 @@ impl Room {
         let is_all = (staged.len() as u64) < JUDGED_AT_ONCE;
         let mut judged =
             Judged { next: staged.last().filter(|_| !is_all).map(|last| last.number), held: 0, waiting: 0 };
+        let mut held = BTreeSet::new();
         for event in staged {
             let pdu = CheckedEvent { event_id: event.event_id, json: event.json }.pdu(cx)?;
             // It may have come twice.
-            if store::graph::is_held(&**tx, pdu.event_id())? {
+            if held.contains(pdu.event_id()) {
                 continue;
             }
             if !self.missing_authorisation(&**tx, cx, &pdu)?.is_empty() {
@@ -192,6 +193,7 @@ impl Room {
             let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
             store::graph::insert_beside(tx, &pdu, verdict, StateBefore::Unknown)?;
             judged.held += 1;
+            held.insert(pdu.event_id().to_owned());
         }
         Ok(judged)
     }

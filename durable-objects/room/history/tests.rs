@@ -297,6 +297,12 @@ fn placed(near: &World, room_id: &RoomId, gap: &Gap, events: Vec<CheckedEvent>) 
 }
 
 #[test]
+fn an_open_room_that_was_joined_elsewhere_is_known_to_be_open() {
+    let (_, near, _, _) = joined("11");
+    assert_eq!(near.shows("SELECT open FROM open_room", &[])[0].unsigned(0).unwrap(), 1);
+}
+
+#[test]
 fn nobody_answers_and_the_page_says_where_to_go_on() {
     let (_, near, room_id, gap) = joined("11");
     assert_eq!(gap.servers, ["one.test"]);

@@ -100,11 +100,6 @@ pub(crate) fn by_id(sql: &dyn Sql, event_id: &EventId) -> Result<Option<Node>, F
     .transpose()
 }
 
-/// Whether the event with this id is held, wherever it stands.
-pub(crate) fn is_held(sql: &dyn Sql, event_id: &EventId) -> Result<bool, Fault> {
-    Ok(!sql.query("SELECT 1 FROM event WHERE event_id = ?1", &[event_id.as_str().into()])?.is_empty())
-}
-
 /// Those of these events that are not held at all.
 pub(crate) fn missing<'a>(
     sql: &dyn Sql,
