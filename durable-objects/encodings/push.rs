@@ -56,7 +56,7 @@ fn what_a_user_is_told_of_pushers() {
 #[test]
 fn what_a_room_is_asked_for_them() {
     pinned(
-        &rooms::ReadNotifications { user: alice(), after: 5, push_rules: None },
+        &rooms::ReadNotifications { user: alice(), ignored: Vec::new(), after: 5, push_rules: None },
         json!({ "user": "@alice:a", "after": 5 }),
     );
     pinned_reply::<rooms::ReadNotifications>(json!({ "to": 9, "unread": 0, "missed_calls": 0 }));
@@ -77,6 +77,7 @@ fn what_is_listed() {
     let list = |before, only_highlights| rooms::ListNotifications {
         user: alice(),
         device: "D".into(),
+        ignored: Vec::new(),
         before,
         limit: 3,
         only_highlights,

@@ -37,6 +37,8 @@ const REPLY_BYTES_MAX: usize = 128 * 1024;
 pub struct ListNotifications {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     /// `None`: from the newest one on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u64>,
@@ -82,7 +84,7 @@ impl Room {
         call: ListNotifications,
     ) -> Result<ListedNotifications, Error> {
         let mut listed = ListedNotifications::default();
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let Some((MembershipState::Join, _)) = viewer.membership() else { return Ok(listed) };
         let own = own_receipts(sql, viewer.user.as_str())?;
         let rules = call.push_rules.as_ref();

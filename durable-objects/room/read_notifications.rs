@@ -31,6 +31,8 @@ const AGE_MS_MAX: u64 = 24 * 3_600_000;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadNotifications {
     pub user: OwnedUserId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     pub after: u64,
     /// What the user has changed of the push rules that everyone starts with, as far as it matters here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,7 +91,7 @@ impl Room {
         call: ReadNotifications,
     ) -> Result<Notifications, Error> {
         let heads = self.heads(&**tx)?;
-        let viewer = Viewer::load(&**tx, call.user, String::new().into())?;
+        let viewer = Viewer::load(&**tx, call.user, String::new().into())?.ignoring(call.ignored);
         if !matches!(viewer.membership(), Some((MembershipState::Join, _))) {
             return Ok(Notifications { to: heads.log, ..Notifications::default() });
         }

@@ -1,8 +1,8 @@
 use platform::{ActorKind, Sql};
-use ruma_common::{OwnedDeviceId, OwnedRoomId, push::Ruleset};
+use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
 
-use super::{User, authenticate, push_rules, store};
+use super::{User, authenticate, ignored::ignored_users, push_rules, store};
 use crate::{Call, Cx, Error};
 
 /// The rooms that may notify the user, and by which rules.
@@ -18,6 +18,9 @@ pub struct NotifyingRooms {
     pub device: OwnedDeviceId,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rooms: Vec<OwnedRoomId>,
+    /// Whose messages notify the user of nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     /// What the user has changed of the push rules that everyone starts with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_rules: Option<Ruleset>,
@@ -39,6 +42,6 @@ impl User {
         let device = authenticate(sql, cx, &call.token_hash)?;
         let rooms = store::rooms::with_membership(sql, "join")?;
         let rooms = rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect();
-        Ok(NotifyingRooms { device, rooms, push_rules: push_rules::changes(sql)? })
+        Ok(NotifyingRooms { device, rooms, ignored: ignored_users(sql)?, push_rules: push_rules::changes(sql)? })
     }
 }

@@ -15,13 +15,15 @@ use domain::{
     push::{self, Pusher, Recipient, Verdict},
 };
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::{OwnedRoomId, push::Ruleset};
+use ruma_common::{OwnedRoomId, OwnedUserId, push::Ruleset};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    MembershipChanged, User, own_id, push_rules,
+    MembershipChanged, User,
+    ignored::ignored_users,
+    own_id, push_rules,
     store::{
         self,
         pushers::{Badge, Owed, Stored},
@@ -56,6 +58,9 @@ pub struct Pushes {
     /// What the user has changed of the push rules that everyone starts with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_rules: Option<Ruleset>,
+    /// Whose messages notify the user of nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
     /// Those that are owed anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushers: Vec<OwedPusher>,
@@ -266,7 +271,7 @@ impl User {
             self.pushing.borrow_mut().carrier = None;
             return Ok(Pushes::default());
         }
-        Ok(Pushes { push_rules: changes, pushers })
+        Ok(Pushes { push_rules: changes, ignored: ignored_users(sql)?, pushers })
     }
 
     pub(super) fn acknowledge_pushes(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AcknowledgePushes) -> Result<(), Error> {
@@ -277,11 +282,7 @@ impl User {
         if call.asked_all || call.asked_to.is_some() {
             store::pushers::asked(tx, call.pusher, call.asked_to.filter(|_| !call.asked_all))?;
         }
-        let known = store::pushers::all(&**tx)?.into_iter().find(|known| known.id == call.pusher);
-        if known.is_some_and(|known| known.failures > 0) {
-            store::pushers::set_failures(tx, call.pusher, 0, 0)?;
-        }
-        Ok(())
+        Ok(store::pushers::clear_failures(tx, call.pusher)?)
     }
 
     pub(super) fn report_push_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportPushFailure) -> Result<(), Error> {

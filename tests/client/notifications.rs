@@ -108,6 +108,10 @@ fn what_notifies_nobody_is_not_listed(server: &Server) {
     let gone = alice.sends(&room, "regretted");
     alice.redacts(&room, &gone, "r").ok();
     let heard = alice.sends(&room, "heard");
+    assert_eq!(ids(&lists(&bob, &[])), std::slice::from_ref(&heard));
+    let from_carol = carol.sends(&room, "not wanted");
+    assert_eq!(ids(&lists(&bob, &[]))[0], from_carol);
+    bob.ignores(&carol);
     assert_eq!(ids(&lists(&bob, &[])), [heard]);
     // Nobody is told of a room that they left.
     bob.leaves(&room).ok();

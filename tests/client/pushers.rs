@@ -209,6 +209,8 @@ fn what_does_not_notify_is_not_pushed(server: &Server) {
     alice.sends_content(&room, json!({ "msgtype": "m.notice", "body": "a bot" }));
     alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "t" })).ok();
     bob.sends(&room, "of their own");
+    bob.ignores(&carol);
+    carol.sends(&room, "not wanted");
     let last = alice.sends(&room, "this");
     let told = gateway.takes();
     assert_eq!((&told["event_id"], &told["counts"]), (&json!(last), &json!({ "unread": 1 })), "{told}");

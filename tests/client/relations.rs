@@ -273,9 +273,7 @@ fn whom_one_ignores_is_left_out(server: &Server) {
         let path = format!("/user/{}/account_data/m.ignored_user_list", encode(&alice.id));
         alice.put(&path, json!({ "ignored_users": users })).ok();
     };
-    let mut ignored = json!({});
-    ignored[&bob.id] = json!({});
-    ignores(ignored);
+    alice.ignores(&bob);
     let root_of = |user: &User| bundled(&user.event(&room, &root).ok())["m.thread"].clone();
     assert_eq!((&root_of(&alice)["count"], &root_of(&bob)["count"]), (&json!(1), &json!(2)));
     assert_eq!(root_of(&alice)["latest_event"]["event_id"], hers);

@@ -107,10 +107,7 @@ fn an_ignored_root_is_shown_without_what_it_said(server: &Server) {
     let (his, hers) = (bob.sends(&room, "his"), alice.sends(&room, "hers"));
     alice.sends_in_thread(&room, &his, "in his");
     bob.sends_in_thread(&room, &hers, "in hers");
-    let mut ignored = json!({});
-    ignored[&bob.id] = json!({});
-    let path = format!("/user/{}/account_data/m.ignored_user_list", encode(&alice.id));
-    alice.put(&path, json!({ "ignored_users": ignored })).ok();
+    alice.ignores(&bob);
     let page = threads(&alice, &room, &[]).ok();
     assert_eq!((ids(&page), &page["chunk"][0]["content"]), (vec![his], &json!({})), "{page}");
 }

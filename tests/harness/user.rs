@@ -259,6 +259,12 @@ impl User {
 
     // ---- presence
 
+    /// Has nobody but this user ignored from now on.
+    pub fn ignores(&self, whom: &User) {
+        let path = format!("/user/{}/account_data/m.ignored_user_list", encode(&self.id));
+        self.put(&path, json!({ "ignored_users": { (&whom.id): {} } })).ok();
+    }
+
     pub fn sets_presence(&self, status: Value) -> Answer {
         self.put(&format!("/presence/{}/status", encode(&self.id)), status)
     }

@@ -56,7 +56,7 @@ fn takes(world: &World, carrier: &str) -> Pushes {
 }
 
 fn reads(world: &World, room: &OwedRoom) -> Notifications {
-    let call = ReadNotifications { user: bob().to_owned(), after: room.after, push_rules: None };
+    let call = ReadNotifications { user: bob().to_owned(), ignored: Vec::new(), after: room.after, push_rules: None };
     world.call(room.room_id.as_str(), &call).unwrap()
 }
 

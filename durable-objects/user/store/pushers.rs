@@ -209,6 +209,12 @@ pub(crate) fn asked(tx: &Tx<'_>, pusher: u64, asked_to: Option<u64>) -> Result<(
     Ok(())
 }
 
+/// A gateway answers again; writes nothing where it did before.
+pub(crate) fn clear_failures(tx: &Tx<'_>, pusher: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE pusher SET failures = 0, not_before_ms = 0 WHERE id = ?1 AND failures > 0", &[pusher.into()])?;
+    Ok(())
+}
+
 /// How often a gateway failed in a row, and when it is tried again.
 pub(crate) fn set_failures(tx: &Tx<'_>, pusher: u64, failures: u32, not_before_ms: u64) -> Result<(), Fault> {
     tx.execute(

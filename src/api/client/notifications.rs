@@ -66,15 +66,16 @@ async fn list(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let from = request.from.as_deref().map(Place::parse).transpose()?;
     let limit = request.limit.map_or(NOTIFICATIONS_DEFAULT, u64::from).clamp(1, NOTIFICATIONS_MAX);
     let only_highlights = request.only.as_deref() == Some("highlight");
-    let NotifyingRooms { device, rooms, push_rules } =
+    let NotifyingRooms { device, rooms, ignored, push_rules } =
         bearer.call(cx, &GetNotifyingRooms { token_hash: bearer.token_hash.clone() }).await?;
     let mut newest = Newest { found: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), looked_from: 0 };
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
-        let (from, device, push_rules) = (from.as_ref(), &device, push_rules.as_ref());
+        let (from, device, ignored, push_rules) = (from.as_ref(), &device, &ignored, push_rules.as_ref());
         let asked = rooms.iter().map(|room_id| {
             let call = ListNotifications {
                 user: bearer.user_id.clone(),
                 device: device.clone(),
+                ignored: ignored.clone(),
                 before: from.map(|place| place.before_in(room_id)),
                 limit,
                 only_highlights,

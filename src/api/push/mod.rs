@@ -8,11 +8,13 @@ mod gateway;
 
 use actors::{
     room::{Notifications, ReadNotifications},
-    user::{AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, ReportPushFailure, TakePushes, ToldRoom, Unread},
+    user::{
+        AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, Pushes, ReportPushFailure, TakePushes, ToldRoom, Unread,
+    },
 };
 use domain::push::for_room;
 use futures_util::future::join_all;
-use ruma_common::{OwnedUserId, UserId, push::Ruleset};
+use ruma_common::{OwnedUserId, UserId};
 
 use crate::{Context, Failure, metadata};
 use gateway::Answer;
@@ -43,9 +45,9 @@ async fn carry_once(cx: &Context, user_id: &UserId, until_ms: u64) -> Result<boo
         Err(Failure::Absent) => return Ok(false),
         pushes => pushes?,
     };
-    let rules = pushes.push_rules.as_ref();
+    let pushes = &pushes;
     let told = pushes.pushers.iter().map(|owed| async move {
-        let telling = Telling { cx, user_id, rules, owed, until_ms };
+        let telling = Telling { cx, user_id, pushes, owed, until_ms };
         telling.tell().await
     });
     let told = join_all(told).await.into_iter().collect::<Result<Vec<()>, Failure>>()?;
@@ -56,14 +58,14 @@ async fn carry_once(cx: &Context, user_id: &UserId, until_ms: u64) -> Result<boo
 struct Telling<'a> {
     cx: &'a Context,
     user_id: &'a UserId,
-    rules: Option<&'a Ruleset>,
+    pushes: &'a Pushes,
     owed: &'a OwedPusher,
     until_ms: u64,
 }
 
 impl Telling<'_> {
     async fn tell(&self) -> Result<(), Failure> {
-        let mut badge = self.owed.badge;
+        let (mut badge, mut is_whole) = (self.owed.badge, true);
         for room in &self.owed.rooms {
             if self.cx.now_ms() >= self.until_ms {
                 return Ok(());
@@ -72,7 +74,8 @@ impl Telling<'_> {
                 Ok(found) => found,
                 Err(failure) => {
                     tracing::error!(user_id = %self.user_id, failure = %failure.into_fault(), "a room was not read");
-                    return self.failed().await;
+                    is_whole = false;
+                    continue;
                 }
             };
             let now = Unread { unread: found.unread, missed_calls: found.missed_calls };
@@ -82,6 +85,10 @@ impl Telling<'_> {
                 Answer::Failed => return self.failed().await,
                 Answer::Rejected => return self.is_gone().await,
             }
+        }
+        if !is_whole {
+            // The other rooms do not wait for it.
+            return self.failed().await;
         }
         if self.owed.asks_all || self.owed.asks_to.is_some() {
             let (asked_to, asked_all) = (self.owed.asks_to, self.owed.asks_all);
@@ -94,8 +101,10 @@ impl Telling<'_> {
         if let Some(invitation) = &room.invitation {
             return Ok(invitation.clone());
         }
-        let push_rules = self.rules.and_then(|rules| for_room(rules.clone(), &room.room_id));
-        let call = ReadNotifications { user: self.user_id.to_owned(), after: room.after, push_rules };
+        let Pushes { push_rules, ignored, .. } = self.pushes;
+        let push_rules = push_rules.as_ref().and_then(|rules| for_room(rules.clone(), &room.room_id));
+        let (user, ignored) = (self.user_id.to_owned(), ignored.clone());
+        let call = ReadNotifications { user, ignored, after: room.after, push_rules };
         match self.cx.room(&room.room_id).call(&call).await {
             Err(Failure::Absent) => Ok(Notifications { to: self.cx.now_ms(), ..Notifications::default() }),
             found => found,
