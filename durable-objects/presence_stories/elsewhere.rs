@@ -163,3 +163,19 @@ fn whoever_stays_is_told_again_now_and_then_whatever_is_forgotten() {
     }
     assert!((2..=3).contains(&times), "told {times} times in an hour");
 }
+
+#[test]
+fn an_alarm_for_something_else_tells_nobody_again() {
+    let (world, room_id, mut alice, mut bob) = with_zoe();
+    world.passes(6_000);
+    passes(&world, 24 * 60_000, &mut [&mut alice, &mut bob]);
+    told(&world);
+    let mut times = 0;
+    for number in 0..40 {
+        let newcomer = OwnedUserId::try_from(format!("@yan:server{number}.test")).unwrap();
+        world.joins_from_elsewhere(&room_id, &newcomer);
+        passes(&world, 10_000, &mut [&mut alice, &mut bob]);
+        times += told(&world).iter().filter(|(user, _)| *user == alice.user).count();
+    }
+    assert_eq!(times, 1, "for the twenty-five minutes that are over");
+}

@@ -45,6 +45,8 @@ pub(super) struct OwnPresence {
     pub servers_told: BTreeSet<String>,
     /// Those that came to a room of the user's, and when they are to be told, in milliseconds since the Unix epoch.
     pub servers_coming: BTreeMap<String, u64>,
+    /// When they were told again last, in milliseconds since the Unix epoch.
+    repeated_ms: u64,
     /// Whether an operation changed this memory and is not committed yet.
     pub uncommitted: bool,
 }
@@ -76,6 +78,7 @@ impl OwnPresence {
             trusts_waiting: true,
             servers_told: BTreeSet::new(),
             servers_coming: BTreeMap::new(),
+            repeated_ms: 0,
             uncommitted: true,
         })
     }
@@ -252,11 +255,19 @@ impl User {
         self.presence_settles(tx, cx)?;
         self.others_overdue(cx)?;
         self.tell_servers_that_came(&**tx, cx)?;
-        let told = self.with_own_presence(&**tx, cx, |own| Ok(own.told.status.clone()))?;
+        let (told, repeated_ms) =
+            self.with_own_presence(&**tx, cx, |own| Ok((own.told.status.clone(), own.repeated_ms)))?;
         if told.state != PresenceState::Offline {
             // By the clock alone, as memory may be gone: once in so many looks.
             let period = |ms: u64| ms.saturating_sub(told.since_ms) / REPEATED_EVERY_MS;
-            if cx.settings.config.federation.is_on && period(cx.now_ms) > period(cx.now_ms.saturating_sub(CHECK_MS)) {
+            let is_due = period(cx.now_ms) > period(cx.now_ms.saturating_sub(CHECK_MS));
+            // There are alarms for other things, too.
+            let is_repeated = cx.now_ms.saturating_sub(repeated_ms) < CHECK_MS;
+            if cx.settings.config.federation.is_on && is_due && !is_repeated {
+                self.with_own_presence(&**tx, cx, |own| {
+                    (own.uncommitted, own.repeated_ms) = (true, cx.now_ms);
+                    Ok(())
+                })?;
                 self.tell_rooms_presence(tx, cx, true)?;
             }
             // Callers past their time count as waiting until somebody wakes them.
