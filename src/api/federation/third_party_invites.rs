@@ -51,7 +51,8 @@ impl Content {
             mxid: &'a str,
         }
         let signed = serde_json::from_str::<Signed<'_>>(self.third_party_invite.signed.get());
-        if self.membership != MembershipState::Invite || signed.is_ok_and(|signed| signed.mxid != target.as_str()) {
+        let is_meant = signed.is_ok_and(|signed| signed.mxid == target.as_str());
+        if self.membership != MembershipState::Invite || !is_meant {
             return Err(Refusal::InvalidParam(format!("This is no invitation of {target}")).into());
         }
         Ok(to_raw_value(self)?)
@@ -144,4 +145,26 @@ async fn exchanged(
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{server} refuses: {message}")).into(),
         error => Failure::from(Refusal::OtherServer(error.to_string())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::user_id;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::Content;
+
+    #[test]
+    fn only_what_names_a_user_invites_them() {
+        let bob = user_id!("@bob:b.org");
+        for (signed, is_good) in [
+            (json!({ "mxid": bob }), true),
+            (json!({ "mxid": "@carol:b.org" }), false),
+            (json!({ "mxid": 5 }), false),
+            (json!({}), false),
+            (json!("@bob:b.org"), false),
+        ] {
+            assert_eq!(Content::of(to_raw_value(&signed).unwrap()).checked(bob).is_ok(), is_good, "{signed}");
+        }
+    }
 }
