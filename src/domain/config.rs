@@ -235,7 +235,8 @@ impl Config {
         key(
             "ALLOW_PRIVATE_ADDRESSES",
             Some("off"),
-            "whether other servers may be at addresses that are not public, such as 127.0.0.1 or 10.0.0.1: on or off",
+            "whether other servers, push gateways and what is previewed may be at addresses that are not public, such as \
+             127.0.0.1 or 10.0.0.1: on or off",
         ),
         key(
             "DENY_ADDRESSES",
@@ -317,11 +318,7 @@ impl Config {
         ),
         key("RC_MESSAGE", Some("0.2,10"), "events sent and profiles changed, per user: per_second,burst, or 0"),
         key("RC_JOINS", None, "for every RC_JOINS_* that is not given: per_second,burst, or 0"),
-        key(
-            "RC_JOINS_LOCAL",
-            Some("0.1,10"),
-            "joins of rooms that this server is in, per user: per_second,burst, or 0",
-        ),
+        key("RC_JOINS_LOCAL", Some("0.1,10"), "joins and knocks, per user: per_second,burst, or 0"),
         key("RC_JOINS_PER_ROOM", Some("1,10"), "joins, per room: per_second,burst, or 0"),
         key("RC_INVITES", None, "for every RC_INVITES_* that is not given: per_second,burst, or 0"),
         key("RC_INVITES_PER_ROOM", Some("0.3,10"), "invitations, per room: per_second,burst, or 0"),

@@ -31,7 +31,7 @@ pub enum RateLimited {
     RegistrationTokenValidity,
     /// Events sent, and profiles changed, per user.
     Message,
-    /// Joins, per user.
+    /// Joins and knocks, per user.
     JoinsLocal,
     /// Joins that happened, per room.
     JoinsPerRoom,

@@ -1,5 +1,6 @@
-//! Addresses by which people could be known elsewhere. This server sends no mail and no messages to phones, and works
-//! with no identity server: nobody has such an address here, and each endpoint says so in the words of the spec.
+//! Addresses by which people could be known elsewhere. This server sends no mail and no messages to phones, and asks no
+//! identity server (what one tells it of invitations is `federation::third_party_invites`): nobody has such an address
+//! here, and each endpoint says so in the words of the spec.
 //! Spec: "Adding Account Administrative Contact Information", "Account registration", "Password management".
 
 use bytes::Bytes;
@@ -88,7 +89,7 @@ fn not_proven() -> Refusal {
 }
 
 fn not_trusted() -> Refusal {
-    Refusal::ServerNotTrusted("This server works with no identity server".to_owned())
+    Refusal::ServerNotTrusted("This server asks no identity server".to_owned())
 }
 
 #[cfg(test)]

@@ -29,8 +29,10 @@ pub(crate) async fn tend(services: &Services) -> Result<(), Fault> {
             deletion::delete(metadata, &media).await?;
         }
     }
-    preview::tend(services).await?;
-    clear_strays(services).await
+    // Files are deleted, whatever became of the previews.
+    let previews = preview::tend(services).await;
+    clear_strays(services).await?;
+    previews
 }
 
 /// Deletes files that belong to nothing and that nobody writes.

@@ -79,8 +79,8 @@ async fn knock(
     Ok(knock_room::v3::Response::new(room_id))
 }
 
-/// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event». None can be
-/// pending: this server works with no identity server.
+/// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event». That is not built:
+/// who was invited by an address comes in by the invitation that `federation::third_party_invites` makes of it.
 fn not_by_third_party(signed: Option<&ThirdPartySigned>) -> Result<(), Refusal> {
     match signed {
         Some(_) => Err(Refusal::Forbidden("There is no such third-party invitation to this room".to_owned())),

@@ -147,7 +147,7 @@ fn invitation(reason: Option<String>) -> Result<Box<RawValue>, Failure> {
 
 /// Who is known by an email address only cannot be invited.
 pub(super) fn no_third_parties() -> Refusal {
-    Refusal::Forbidden("This server works with no identity server: invite by user id".to_owned())
+    Refusal::Forbidden("This server asks no identity server: invite by user id".to_owned())
 }
 
 /// `POST …/leave`.
