@@ -58,6 +58,13 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// Where today's clients look for what is at this path, besides the places that ruma knows.
+fn also_at(path: &str) -> Option<&'static str> {
+    // MSC3266's first path: matrix-js-sdk and Nheko.
+    (path == "/_matrix/client/v1/room_summary/{room_id_or_alias}")
+        .then_some("/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}")
+}
+
 /// All endpoints of the server.
 pub struct Routes {
     root: Node,
@@ -262,7 +269,7 @@ impl Routes {
         W: Who + 'static,
     {
         let handler = Rc::new(handler);
-        for pattern in R::PATH_BUILDER.all_paths() {
+        for pattern in R::PATH_BUILDER.all_paths().flat_map(|path| [Some(path), also_at(path)]).flatten() {
             let handler = handler.clone();
             let rules = self.rules(&R::METHOD, pattern, of_any::<R>());
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {

@@ -247,6 +247,8 @@ fn a_room_in_a_few_words(server: &Server) {
         expected
     };
     assert_eq!(summary(alice.client(), &room).ok(), with("join"));
+    let older = format!("/_matrix/client/unstable/im.nheko.summary/summary/{}", encode(&room));
+    assert_eq!(alice.client().get(&older).ok(), with("join"));
     for named in [&room, &alias] {
         assert_eq!(summary(bob.client(), named).ok(), with("leave"));
         assert_eq!(summary(&server.anonymous(), named).ok(), expected, "for everybody, as anybody may join");

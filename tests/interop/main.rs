@@ -5,7 +5,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use harness::{Host, Server};
+use harness::{Gateway, Host, Server};
 
 const USAGE: &str = "usage: interop RUST_CONVERSATION NODE [--host native|worker]…";
 
@@ -38,11 +38,15 @@ fn main() -> ExitCode {
     };
     let (mut passed, mut failed) = (0, 0);
     for host in hosts {
-        let server = Server::with(host, &[]);
+        // It wakes clients through a gateway on this machine.
+        let (server, gateway) = (Server::with_network(host, &[]), Gateway::starts());
         let conversations = [
             ("matrix-js-sdk", script("conversation.mjs").arg(server.url()).output()),
             ("matrix-js-sdk", script("rooms.mjs").arg(server.url()).output()),
             ("matrix-js-sdk", script("account.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("threads.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("finding.mjs").arg(server.url()).output()),
+            ("matrix-js-sdk", script("push.mjs").arg(server.url()).arg(gateway.url()).output()),
             ("matrix-js-sdk", script("encryption.mjs").arg(server.url()).output()),
             ("matrix-sdk", Command::new(&rust).arg(server.url()).output()),
         ];
@@ -51,6 +55,11 @@ fn main() -> ExitCode {
             let told = String::from_utf8_lossy(&conversation.stdout).into_owned();
             for line in told.lines() {
                 println!("{} {client}: {line}", host.name());
+            }
+            for event_id in told.lines().filter_map(|line| line.strip_prefix("pushes ")) {
+                let pushed = gateway.takes();
+                assert_eq!(pushed["event_id"], event_id, "what was pushed next");
+                passed += 1;
             }
             if !conversation.status.success() {
                 eprintln!("{}", String::from_utf8_lossy(&conversation.stderr));
