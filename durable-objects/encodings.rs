@@ -278,6 +278,7 @@ fn what_a_room_is_asked_about_times_and_states() {
     pinned(&room::GetJoinConditions { user: alice() }, json!({ "user": "@alice:a" }));
     pinned_reply::<room::GetJoinConditions>(json!({ "member_of_any": ["!room:a"] }));
     pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned(&room::JoinedAmong { users: vec![alice()] }, json!({ "users": ["@alice:a"] }));
     pinned(
         &room::GetJoinedMembers { user: alice(), after: Some("@bob:a".into()) },
         json!({ "user": "@alice:a", "after": "@bob:a" }),
@@ -522,6 +523,7 @@ fn what_a_sync_says() {
             include_leave: false,
             filter_id: Some("f".into()),
             may_wait: true,
+            looks_only: true,
             ip: Some("192.0.2.1".into()),
             presence: Some(user::SyncPresence {
                 set: PresenceState::Unavailable,
@@ -532,7 +534,7 @@ fn what_a_sync_says() {
         },
         json!({
             "token_hash": "h", "since": "s1_1", "full_state": false, "include_leave": false, "filter_id": "f",
-            "may_wait": true, "ip": "192.0.2.1",
+            "may_wait": true, "looks_only": true, "ip": "192.0.2.1",
             "presence": { "set": "unavailable", "asked_at_ms": 7, "timeout_ms": 30, "filter": { "limit": 1 } },
         }),
     );

@@ -71,6 +71,7 @@ mod graph;
 mod guests;
 mod history;
 mod join_remote;
+mod joined_among;
 mod judge;
 mod list_notifications;
 mod mark_read;
@@ -147,6 +148,7 @@ pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
 pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
 pub use join_remote::{BeginJoin, CompleteJoin};
+pub use joined_among::JoinedAmong;
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
@@ -296,6 +298,7 @@ impl Logic for Room {
             write GuestUpgraded => guest_upgraded,
             read GetJoinConditions => join_conditions,
             read IsJoined => is_joined,
+            read JoinedAmong => joined_among,
             write Forget => forget,
             write PrepareUpgrade => prepare_upgrade,
             write CompleteUpgrade => complete_upgrade,

@@ -73,6 +73,9 @@ impl Typists {
         if self.users.values().any(|until_ms| *until_ms <= now_ms) {
             self.users.retain(|_, until_ms| *until_ms > now_ms);
             self.is_another_set(now_ms);
+        } else if self.told.version != 0 && self.told.until_ms <= now_ms {
+            // What was told is over, and they type on.
+            (self.told.until_ms, self.told_at_ms) = (self.until_ms(), now_ms);
         }
     }
 
@@ -180,6 +183,17 @@ mod tests {
         assert_eq!(typists.told(), first);
         typists.set(alice(), Some(150), 50, EPOCH);
         assert_eq!((typists.told().version, typists.told().until_ms), (first.version, 150));
+    }
+
+    #[test]
+    fn who_types_on_is_told_anew_when_what_was_told_is_over() {
+        let mut typists = Typists::default();
+        typists.set(alice(), Some(100), 0, EPOCH);
+        typists.set(alice(), Some(149), 49, EPOCH);
+        typists.expire(99);
+        assert_eq!(typists.told().until_ms, 100);
+        typists.expire(100);
+        assert_eq!((typists.told().version, typists.told().until_ms), (EPOCH + 1, 149));
     }
 
     #[test]

@@ -144,7 +144,9 @@ pub use search_rooms::{GetSearchRooms, SearchRooms};
 pub use servers_came::ServersCame;
 pub use set_presence::SetPresence;
 pub use shares_room::{GetSharedWith, SharesRoom};
-pub use sync::{Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left};
+pub use sync::{
+    Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left, typing_until,
+};
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
 pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device};
 pub use typing::{PlannedTyping, ReadTyping};

@@ -47,6 +47,9 @@ pub struct SyncPlan {
     /// answered at once, empty or not.
     #[serde(default)]
     pub may_wait: bool,
+    /// Whether nothing but the rooms is wanted: this is no sync, and the device has not received what came before `since`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks_only: bool,
     /// What the sync says and wants of presence; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence: Option<SyncPresence>,
@@ -197,10 +200,12 @@ impl Call for PositionIn {
 impl User {
     pub(super) fn sync_plan(&self, sql: &dyn Sql, cx: &Cx<'_>, call: SyncPlan) -> Result<Option<Plan>, Error> {
         let device = super::authenticate(sql, cx, &call.token_hash)?;
-        super::verify::see(sql, cx, &device, call.ip)?;
         let since = call.since.as_deref().map(|since| SyncToken::of(cx.id, since)).transpose()?;
-        self.received(sql, cx, &device, since.as_ref())?;
-        self.planned_at_ms.set(Some(cx.now_ms));
+        if !call.looks_only {
+            super::verify::see(sql, cx, &device, call.ip)?;
+            self.received(sql, cx, &device, since.as_ref())?;
+            self.planned_at_ms.set(Some(cx.now_ms));
+        }
         let filter = match &call.filter_id {
             Some(id) => Some(super::filter::stored(sql, id)?),
             None => None,
@@ -289,9 +294,18 @@ impl User {
             let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
             let own = if call.rooms_told { call.position } else { moves.head };
             let presence = since.as_ref().and_then(|since| since.presence);
-            let (moves_to, user) = (call.position, Some(mark(cx.id)));
-            let next =
-                SyncToken { moves: moves_to, own, user, presence, spilled, rooms, typing, to_device: None, keys: None };
+            let next = SyncToken {
+                moves: call.position,
+                own,
+                user: Some(mark(cx.id)),
+                presence,
+                spilled,
+                rooms,
+                typing_until: self.typing.borrow().until_ms(&typing, cx.now_ms),
+                typing,
+                to_device: None,
+                keys: None,
+            };
             Ok((next, moves.own_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
@@ -352,6 +366,12 @@ impl User {
 /// The number of keys that a device had left when it got a sync token: what changed since would have been news.
 pub fn keys_left(token: &str) -> KeyCounts {
     token.parse::<SyncToken>().ok().and_then(|token| token.keys).unwrap_or_default()
+}
+
+/// Until when at most those type whom a device saw typing with its last sync, in milliseconds since the Unix epoch: who no
+/// longer does is news that nobody tells. `None`: it saw nobody.
+pub fn typing_until(token: &str) -> Option<u64> {
+    token.parse::<SyncToken>().ok().and_then(|token| token.typing_until)
 }
 
 /// The rooms of a first sync.

@@ -14,7 +14,7 @@ use super::{
 
 /// What a device has seen: `s<moves>_<own>`, `d<position>` in its inbox if that is another, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
 /// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
-/// those where it saw somebody typing, `<room>~<version>`.
+/// those where it saw somebody typing, `<room>~<version>`, with `t<ms>`, until when that holds.
 ///
 /// Spec: "Syncing", `next_batch`. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct SyncToken {
     pub rooms: Rooms,
     /// Who it saw typing.
     pub typing: Seen,
+    /// Until when at most they type in all those rooms, in milliseconds since the Unix epoch.
+    pub typing_until: Option<u64>,
     /// How far it has its messages, where that is not `own`.
     pub to_device: Option<u64>,
     /// How many keys it has left; a token of an older release does not say.
@@ -71,6 +73,9 @@ impl fmt::Display for SyncToken {
         self.rooms.iter().try_for_each(|(room, reached)| {
             write!(f, "_{room}{}{}", if reached.owed { '-' } else { '.' }, reached.position)
         })?;
+        if let Some(until_ms) = self.typing_until {
+            write!(f, "_t{until_ms}")?;
+        }
         self.typing.iter().try_for_each(|(room, version)| write!(f, "_{room}~{version}"))
     }
 }
@@ -108,12 +113,14 @@ fn parse(token: &str) -> Option<SyncToken> {
     let (moves, own) = (number(parts.next()?)?, number(parts.next()?)?);
     let mut user = None;
     let (mut presence, mut rooms, mut spilled, mut typing) = (None, BTreeMap::new(), None, Seen::new());
-    let (mut keys, mut to_device) = (None, None);
+    let (mut keys, mut to_device, mut typing_until) = (None, None, None);
     for part in parts {
         if let Some(row) = part.strip_prefix('x') {
             spilled = Some(number(row)?);
         } else if let Some(mark) = part.strip_prefix('u') {
             user = Some(number(mark)?);
+        } else if let Some(until_ms) = part.strip_prefix('t') {
+            typing_until = Some(number(until_ms)?);
         } else if let Some(had) = part.strip_prefix('d') {
             to_device = Some(number(had)?);
         } else if let Some(seen) = part.strip_prefix('p') {
@@ -136,6 +143,7 @@ fn parse(token: &str) -> Option<SyncToken> {
         spilled,
         rooms,
         typing,
+        typing_until,
         to_device,
         keys,
     })
@@ -184,6 +192,7 @@ mod tests {
                         spilled,
                         rooms: rooms.clone(),
                         typing,
+                        typing_until: presence,
                         to_device: presence,
                         keys,
                     };

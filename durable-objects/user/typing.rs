@@ -42,6 +42,11 @@ impl KnownTyping {
         self.0.get(&room).filter(|typing| typing.until_ms > now_ms).map_or(0, |typing| typing.version)
     }
 
+    /// Until when at most the same type in all these rooms, in milliseconds since the Unix epoch; `None` without rooms.
+    pub(super) fn until_ms(&self, seen: &Seen, now_ms: u64) -> Option<u64> {
+        seen.keys().map(|room| self.0.get(room).map_or(now_ms, |typing| typing.until_ms)).min()
+    }
+
     /// A room said so. Answers whether it is another set than the one known.
     pub(super) fn heard(&mut self, room: u64, typing: Typing, now_ms: u64) -> bool {
         let before = self.version(room, now_ms);
@@ -101,9 +106,11 @@ mod tests {
         assert_eq!(known.moved(&seen, 50), [1]);
         see(&mut seen, 1, typing(7));
         assert!(known.moved(&seen, 50).is_empty());
+        assert_eq!(known.until_ms(&seen, 50), Some(120));
         assert_eq!(known.moved(&seen, 120), [1], "its time is over");
         see(&mut seen, 1, Typing::default());
         assert!(known.moved(&seen, 120).is_empty());
+        assert_eq!(known.until_ms(&seen, 120), None);
     }
 
     #[test]

@@ -308,6 +308,14 @@ fn changes_are_asked_for(server: &Server) {
     let sync = bob.syncs_until(&from, |sync| left(sync, &carol));
     let changes = asked(&from, &sync.next_batch).ok();
     assert_eq!(changes, json!({ "changed": [alice.id], "left": [carol.id] }));
+    // It is no sync: the device has received nothing by asking.
+    let message = json!({ "messages": { (&bob.id): { (&bob.device_id): { "n": 1 } } } });
+    alice.put("/sendToDevice/org.example.a/changes", message).ok();
+    let heard = bob.hears_since(&sync.next_batch);
+    assert_eq!(heard.body["to_device"]["events"][0]["content"]["n"], 1, "{}", heard.body);
+    asked(&heard.next_batch, &heard.next_batch).ok();
+    let again = bob.hears_since(&sync.next_batch);
+    assert_eq!(again.body["to_device"], heard.body["to_device"], "{}", again.body);
     assert_eq!(asked(&sync.next_batch, &sync.next_batch).ok(), json!({ "changed": [], "left": [] }));
     asked("nonsense", &from).refused(400, "M_INVALID_PARAM");
     asked(&from, "nonsense").refused(400, "M_INVALID_PARAM");

@@ -25,6 +25,8 @@ on_each_host![
     state_after_is_given_on_demand,
     state_after_covers_gap_and_timeline,
     state_after_is_everything_at_first,
+    state_after_is_there_where_nothing_happened,
+    the_members_before_a_first_timeline_are_told,
     a_summary_counts_and_names,
     events_have_an_age,
 ];
@@ -330,4 +332,36 @@ fn events_have_an_age(server: &Server) {
     alice.sends(&room, "hello");
     let event = alice.syncs().timeline(&room).pop().expect("an event");
     assert!(event["unsigned"]["age"].is_i64(), "{event}");
+}
+
+fn state_after_is_there_where_nothing_happened(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    let since = alice.syncs().next_batch;
+    alice.put(&format!("/user/{}/rooms/{room}/tags/u.work", alice.id), json!({})).ok();
+    let sync = Sync::from(alice.asks_sync(&[("since", &since), ("use_state_after", "true"), ("timeout", "20000")]));
+    let joined = sync.joined(&room);
+    assert_eq!(joined["account_data"]["events"][0]["type"], "m.tag");
+    assert_eq!(joined["state_after"], json!({ "events": [] }));
+    let sync = alice.syncs_since(&since);
+    assert!(sync.joined(&room)["state_after"].is_null(), "{}", sync.body);
+}
+
+fn the_members_before_a_first_timeline_are_told(server: &Server) {
+    for visibility in ["joined", "invited", "shared"] {
+        let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+        let visibility =
+            json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
+        let room = alice.creates_room(json!({ "preset": "public_chat", "initial_state": [visibility] }));
+        alice.sends(&room, "before");
+        bob.joins(&room).ok();
+        bob.sends(&room, "after");
+        // From the join on.
+        let filter = json!({ "room": { "timeline": { "limit": 2 } } }).to_string();
+        let sync = Sync::from(bob.asks_sync(&[("filter", &filter)]));
+        let at = sync.prev_batch(&room);
+        let answer = bob.get(&format!("/rooms/{room}/members?at={at}")).ok();
+        let members = answer["chunk"].as_array().expect("a list");
+        assert!(members.iter().any(|member| member["state_key"] == alice.id.as_str()), "{visibility}: {answer}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the host
 //! under test and a native one.
 
-use harness::{Host, Keys, User, bodies, encode, json};
+use harness::{Host, Keys, Sync, User, Value, bodies, encode, json};
 
 use crate::network::{Federated, on_each_host};
 
@@ -14,6 +14,7 @@ on_each_host![
     a_knock_is_heard_across_and_answered,
     who_types_and_who_read_is_told_across,
     messages_to_devices_and_changed_devices_cross,
+    who_shares_no_room_any_more_is_told_across,
 ];
 
 /// The host under test, and another server.
@@ -233,4 +234,24 @@ fn messages_to_devices_and_changed_devices_cross(host: Host) {
             changed.contains(&json!(bob.id))
         });
     }
+}
+
+fn who_shares_no_room_any_more_is_told_across(host: Host) {
+    let (here, there) = two(host);
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    let rooms = [(); 2].map(|()| alice.creates_room(json!({ "preset": "public_chat" })));
+    let joined =
+        |sync: &Sync, room: &str| sync.timeline(room).iter().any(|event| event["state_key"] == bob.id.as_str());
+    let mut since = alice.syncs().next_batch;
+    for room in &rooms {
+        joins_by(&bob, room, &here).ok();
+        since = alice.syncs_until(&since, |sync| joined(sync, room)).next_batch;
+    }
+    let left = |sync: &Sync| sync.body["device_lists"]["left"].as_array().cloned().unwrap_or_default();
+    bob.leaves(&rooms[0]).ok();
+    let sync = alice.syncs_until(&since, |sync| joined(sync, &rooms[0]));
+    assert_eq!(left(&sync), Vec::<Value>::new(), "there is another room: {}", sync.body);
+    bob.leaves(&rooms[1]).ok();
+    let sync = alice.syncs_until(&sync.next_batch, |sync| joined(sync, &rooms[1]));
+    assert_eq!(left(&sync), [bob.id.as_str()], "{}", sync.body);
 }

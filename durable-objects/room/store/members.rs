@@ -1,6 +1,7 @@
 //! Who is or was in the room.
 
 use platform::{Fault, Sql, Tx};
+use ruma_common::OwnedUserId;
 
 use super::log::{Logged, logged};
 
@@ -10,6 +11,17 @@ pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>,
         .pop()
         .map(|mut row| row.text(0))
         .transpose()
+}
+
+/// Those of these users who are in the room.
+pub(crate) fn joined_among(sql: &dyn Sql, users: &[OwnedUserId]) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE user_id IN (SELECT value FROM json_each(?1)) AND membership = 'join'",
+        &[serde_json::to_string(users)?.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
 }
 
 /// The position at which a user's membership became what it is.

@@ -123,7 +123,7 @@ pub(crate) fn rename(tx: &Tx<'_>, device_id: &DeviceId, display_name: &str) -> R
 
 pub(crate) fn seen(tx: &Tx<'_>, device_id: &DeviceId, at_ms: u64, ip: Option<&str>) -> Result<(), Fault> {
     tx.execute(
-        "UPDATE device SET last_seen_ms = ?2, last_seen_ip = ?3 WHERE device_id = ?1",
+        "UPDATE device SET last_seen_ms = ?2, last_seen_ip = coalesce(?3, last_seen_ip) WHERE device_id = ?1",
         &[device_id.as_str().into(), at_ms.into(), ip.into()],
     )?;
     Ok(())

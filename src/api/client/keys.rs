@@ -246,7 +246,8 @@ async fn changes(cx: &Context, bearer: Bearer, request: changes::Request) -> Res
     let of_token = |since| GetOwnDeviceLists { token_hash: bearer.token_hash.clone(), since };
     bearer.call(cx, &of_token(to)).await?;
     let own = bearer.call(cx, &of_token(from.clone())).await?;
-    let plan = SyncPlan { token_hash: bearer.token_hash.clone(), since: Some(from), ..SyncPlan::default() };
+    let plan =
+        SyncPlan { token_hash: bearer.token_hash.clone(), since: Some(from), looks_only: true, ..SyncPlan::default() };
     let plan = bearer.call(cx, &plan).await?;
     let calls = plan.rooms.iter().map(|room| async {
         let call = GetDeviceLists { user: bearer.user_id.clone(), from: room.from };

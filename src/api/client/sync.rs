@@ -8,12 +8,13 @@ mod json;
 mod more_state;
 mod streamed;
 
-use std::time::Duration;
+use std::{collections::btree_map::Entry, time::Duration};
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
     user::{
-        Closed, Plan, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, keys_left, waited_until,
+        Closed, Plan, PlannedRoom, ReadRoom, ReadTyping, SyncClose, SyncPlan, SyncPresence, keys_left, typing_until,
+        waited_until,
     },
 };
 use domain::{Refusal, push};
@@ -44,6 +45,10 @@ const PRESENCE_WAIT_MS: u64 = 2_000;
 const ROOMS_AT_A_TIME: usize = 64;
 /// Rooms read at the same time.
 const ROOMS_AT_ONCE: usize = 32;
+/// A little after somebody's typing ends every clock says so, in milliseconds.
+const TYPING_ENDS_MS: u64 = 50;
+/// How long a request waits before it looks again, where somebody goes on typing past the time first told, in milliseconds.
+const TYPING_AGAIN_MS: u64 = 5_000;
 /// Answers without anything in them after which a client gets one, though it would still wait.
 const EMPTY_ANSWERS_MAX: u32 = 20;
 /// What a device is told whose user is gone.
@@ -79,15 +84,24 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         filter_id,
         ip: ip(cx),
         may_wait,
+        looks_only: false,
         presence,
     };
     let mut empty_answers: u32 = 0;
     loop {
-        let wait_ms = until_ms.saturating_sub(cx.now_ms());
+        let (began_ms, typing_ends_ms) = (cx.now_ms(), call.since.as_deref().and_then(typing_until));
+        let left_ms = until_ms.saturating_sub(began_ms);
+        let wait_ms = typing_ends_ms.map_or(left_ms, |ends_ms| left_ms.min(until_typing_ends(ends_ms, began_ms)));
         let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state_after: request.use_state_after };
         let answer = match round.answer(&call, wait_ms).await? {
             Outcome::All(answer) => answer,
             Outcome::Streamed(body) => return Ok(body),
+            // Who typed may be typing still. A host that does not wait is not asked again and again.
+            Outcome::Nothing
+                if may_wait && wait_ms < left_ms && cx.now_ms() >= began_ms.saturating_add(wait_ms / 2) =>
+            {
+                continue;
+            }
             Outcome::Nothing => {
                 // The token still says where the device is.
                 let since = call.since.unwrap_or_default();
@@ -104,6 +118,11 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         empty_answers = empty_answers.saturating_add(1);
         call.since = Some(answer.next_batch);
     }
+}
+
+/// How long to wait for somebody to have stopped typing.
+fn until_typing_ends(ends_ms: u64, now_ms: u64) -> u64 {
+    ends_ms.checked_sub(now_ms).map_or(TYPING_AGAIN_MS, |left_ms| left_ms.saturating_add(TYPING_ENDS_MS))
 }
 
 /// What a round came to.
@@ -177,12 +196,13 @@ impl Round<'_> {
         };
         let closed = cx.user(&bearer.user_id).call(&close).await.or_absent(UNKNOWN_TOKEN)?;
         rooms.device_lists.settle(cx, bearer).await?;
-        Ok(Outcome::All(Box::new(answer(closed, rooms, &reading.filter))))
+        Ok(Outcome::All(Box::new(answer(closed, rooms, &reading)?)))
     }
 }
 
 /// Puts together what the rooms say and what is the user's own, as far as the filter lets it through.
-fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer {
+fn answer(closed: Closed, mut rooms: Rooms, reading: &Reading) -> serde_json::Result<Answer> {
+    let filter = &reading.filter;
     let is_wanted = |room_id: &str| <&RoomId>::try_from(room_id).is_ok_and(|room_id| wants(&filter.room, room_id));
     rooms.invite = closed.invited.into_iter().filter(|room| is_wanted(&room.room_id)).collect();
     rooms.knock = closed.knocked.into_iter().filter(|room| is_wanted(&room.room_id)).collect();
@@ -195,7 +215,11 @@ fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer
         if let Some(left) = rooms.leave.get_mut(&told.room_id) {
             left.account_data.events = told.events;
         } else if told.joined && !rooms.nothing.contains(&told.room_id) {
-            rooms.join.entry(told.room_id).or_default().account_data.events = told.events;
+            let room = match rooms.join.entry(told.room_id) {
+                Entry::Occupied(room) => room.into_mut(),
+                Entry::Vacant(place) => place.insert(Room::at_rest(reading.state_after)?),
+            };
+            room.account_data.events = told.events;
         }
     }
     let mut account_data = closed.account_data;
@@ -208,7 +232,7 @@ fn answer(closed: Closed, mut rooms: Rooms, filter: &FilterDefinition) -> Answer
     answer.keys = closed.keys.into();
     answer.device_lists = std::mem::take(&mut answer.rooms.device_lists);
     answer.device_lists.changed.extend(closed.device_lists);
-    answer
+    Ok(answer)
 }
 
 /// A client's filter for what belongs to the account.

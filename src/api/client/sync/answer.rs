@@ -7,7 +7,10 @@ use actors::user::{AccountDataEvent, KeyCounts, StrippedRoom, ToDeviceMessage};
 use platform::Pieces;
 use ruma_common::{OwnedRoomId, RoomId};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::json::Json;
 use crate::client::device_lists::DeviceLists;
@@ -171,6 +174,13 @@ impl Room {
         Self { told: Some(told), account_data: Events::default() }
     }
 
+    /// A room in which nothing happened. Spec: `state_after` is «required if `use_state_after` was set to `true` in the
+    /// request, even if it is empty».
+    pub(super) fn at_rest(state_after: bool) -> serde_json::Result<Self> {
+        let told = state_after.then(|| to_raw_value(&json!({ "state_after": { "events": [] } }))).transpose()?;
+        Ok(Self { told: told.map(Told::Whole), account_data: Events::default() })
+    }
+
     fn write(self, json: &mut Json, room_id: &RoomId) -> serde_json::Result<()> {
         json.name(room_id.as_str())?;
         json.open();
@@ -190,7 +200,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use futures_util::{StreamExt, stream};
-    use serde_json::{Value, json, value::to_raw_value};
+    use serde_json::Value;
 
     use super::*;
     use crate::testing::block_on;

@@ -131,7 +131,7 @@ impl Telling {
         let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
         self.device_lists.settle(&reading.cx, &reading.bearer).await?;
         let rooms = Rooms { device_lists: std::mem::take(&mut self.device_lists), ..Rooms::default() };
-        Ok(answer(closed, rooms, &reading.filter).into_end(self.is_first)?)
+        Ok(answer(closed, rooms, reading)?.into_end(self.is_first)?)
     }
 }
 
