@@ -155,12 +155,15 @@ impl Log {
             Some(left_at) => State::At(left_at),
             None => State::Nothing,
         };
-        View {
-            reads: reads.collect(),
-            reads_state: (0..self.0.len()).map(from_either_side).collect(),
-            state,
-            is_joined,
-            is_world_readable,
-        }
+        // The state that one came into is told to who came: the `prev_batch` of a first timeline names it, the position
+        // before that of the coming.
+        let comes_next = |index: usize| {
+            let (position, next) = (self.0[index].position, index + 1);
+            self.0.get(next).is_some_and(|entry| entry.position == position + 1)
+                && membership_by(next).is_some()
+                && after[next].allows(joins_later(next))
+        };
+        let reads_state = (0..self.0.len()).map(|index| from_either_side(index) || comes_next(index));
+        View { reads: reads.collect(), reads_state: reads_state.collect(), state, is_joined, is_world_readable }
     }
 }

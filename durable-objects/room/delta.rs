@@ -263,7 +263,10 @@ impl Room {
         };
         if newest.events.last().is_none_or(|last| last.position < left) {
             // It may be hidden by the history visibility from the very one it is about.
-            newest.events.extend(store::log::one(sql, left)?);
+            let has_place =
+                (newest.events.len() as u64) < call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
+            let fits = |event: &Logged| end.is_none() || (has_place && call.timeline.allows(event));
+            newest.events.extend(store::log::one(sql, left)?.filter(fits));
         }
         let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
         let device_lists = match since {
@@ -343,14 +346,16 @@ fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_t
             break true;
         }
         let Some(event) = walk.next()? else { break edge.is_some() };
+        let is_wanted = filter.allows(&event);
         // A timeline has no hole: what lies before a stretch that is hidden comes by paging.
         if walk.has_stepped_over() && !events.is_empty() {
             break true;
         }
-        if events.len() as u64 == wanted || bytes >= TIMELINE_BYTES_MAX {
+        // What the filter leaves out is not what the limit cuts off.
+        if is_wanted && (events.len() as u64 == wanted || bytes >= TIMELINE_BYTES_MAX) {
             break true;
         }
-        if filter.allows(&event) {
+        if is_wanted {
             bytes = bytes.saturating_add(event.pdu.json().len());
             events.push(event);
         }

@@ -216,9 +216,12 @@ impl Viewer {
     }
 
     /// Whether the user may see the state as it was at `position`. What changed there and then decides from either side,
-    /// as it does for the event that changed it: whoever leaves sees the state they left.
+    /// as it does for the event that changed it: whoever leaves sees the state they left, whoever comes the one they came
+    /// into.
     pub(super) fn may_see_state_at(&self, position: u64) -> bool {
-        self.sees_at(position) || self.sees_at(position.saturating_sub(1))
+        let next = position.saturating_add(1);
+        let comes = self.memberships.binary_search_by_key(&next, |(position, _)| *position).is_ok();
+        self.sees_at(position) || self.sees_at(position.saturating_sub(1)) || (comes && self.sees_at(next))
     }
 
     /// Whether the user may see an ordinary event at `position`.

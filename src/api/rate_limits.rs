@@ -20,7 +20,7 @@ use bytes::Bytes;
 use domain::{RateLimit, RateLimited, Refusal, TokenBucket};
 use http::{Method, Request};
 use ruma_client_api::{
-    account::{check_registration_token_validity, register},
+    account::{change_password, check_registration_token_validity, deactivate, register},
     authenticated_media::get_media_preview,
     directory::{get_public_rooms, get_public_rooms_filtered},
     knock::knock_room,
@@ -29,12 +29,13 @@ use ruma_client_api::{
     message::send_message_event,
     presence::set_presence,
     profile::{delete_profile_field, set_profile_field},
-    push::set_pusher,
+    push::{set_pusher, set_pushrule},
     read_marker::set_read_marker,
     receipt::create_receipt,
     redact::redact_event,
     reporting::report_user,
     room::{create_room, report_content, report_room, upgrade_room},
+    search::search_events,
     session::login,
     state::send_state_event,
     typing::create_typing_event,
@@ -106,8 +107,12 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<report_room::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_content::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_user::v3::Request>(&mut table, &[By::Reports]);
-    // A handler that takes what ruma does not read.
+    // Handlers that take what ruma does not read.
     limit::<set_pusher::v3::Request>(&mut table, &[By::Requests]);
+    limit::<change_password::v3::Request>(&mut table, &[By::Requests]);
+    limit::<deactivate::v3::Request>(&mut table, &[By::Requests]);
+    limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
+    limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they search.
     limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);

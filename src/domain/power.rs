@@ -284,22 +284,22 @@ fn membership(membership: &str, displayname: Option<&str>, avatar_url: Option<&O
 pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String, Value>, Refusal> {
     let rules = &version.rules().authorization;
     let replaced = object(room.power_level_content_override.as_deref(), "power_level_content_override")?;
+    // What `initial_state` says comes after what is generated, and so in its place.
     let mut content = match room.initial(&StateEventType::RoomPowerLevels) {
         Some(state) => object(Some(&state.content), "content")?,
-        None => default_power_levels(room, version),
+        None => {
+            let mut content = default_power_levels(room, version);
+            content.extend(replaced);
+            content
+        }
     };
-    content.extend(replaced);
     if rules.explicitly_privilege_room_creators {
-        // «The power level for sending m.room.tombstone events MUST explicitly be higher than state_default.»
+        // «… MUST be explicitly defined and given a power level higher than `state_default` … Clients may override this».
         let state_default = content.get("state_default").and_then(Value::as_i64).unwrap_or(50);
         let level = state_default.saturating_add(1).max(TOMBSTONE_LEVEL_V12);
         let events = content.entry("events").or_insert_with(|| json!({}));
         if let Value::Object(events) = events {
-            let level = events.entry("m.room.tombstone").or_insert_with(|| level.into());
-            if level.as_i64().is_none_or(|level| level <= state_default) {
-                let sentence = format!("The level of m.room.tombstone must be higher than {state_default}");
-                return Err(Refusal::InvalidRoomState(sentence));
-            }
+            events.entry("m.room.tombstone").or_insert_with(|| level.into());
         }
         let creators = creators(room, version)?;
         let users = content.get("users").and_then(Value::as_object);

@@ -69,7 +69,7 @@ fn an_alias_is_taken_once(server: &Server) {
     let (hers, his) = (alice.creates_room(json!({})), bob.creates_room(json!({})));
     let tea = alias(&alice, "tea");
     adds(&alice, &tea, &hers).ok();
-    adds(&alice, &tea, &hers).ok();
+    adds(&alice, &tea, &hers).refused(409, "M_UNKNOWN");
     adds(&bob, &tea, &his).refused(409, "M_UNKNOWN");
     let another = alice.creates_room(json!({}));
     adds(&alice, &tea, &another).refused(409, "M_UNKNOWN");

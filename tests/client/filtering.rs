@@ -81,6 +81,12 @@ fn the_timeline_is_limited(server: &Server) {
     assert!(!sync.is_limited(&room));
     assert_eq!(sync.timeline(&room).first().expect("an event")["type"], "m.room.create");
     assert!(sync.state(&room).is_empty(), "all state is in the timeline");
+    // What else there is the filter leaves out, and not the limit.
+    for (limit, limited) in [(4, true), (5, false)] {
+        let filter = json!({ "limit": limit, "types": ["m.room.message"] });
+        let sync = syncs_with(&alice, &json!({ "room": { "timeline": filter } }));
+        assert_eq!((sync.timeline(&room).len(), sync.is_limited(&room)), (limit, limited));
+    }
 }
 
 fn types_are_chosen(server: &Server) {
@@ -172,6 +178,10 @@ fn urls_are_chosen(server: &Server) {
         let page = alice.messages(&room, &[("dir", "b"), ("filter", &filter.to_string())]).ok();
         assert_eq!(bodies(page["chunk"].as_array().expect("a chunk")), expected);
     }
+    // Whatever it is.
+    alice.sends_event(&room, "org.example.a", "odd", json!({ "url": 7 })).ok();
+    let filter = json!({ "room": { "timeline": { "contains_url": true, "types": ["org.example.a"] } } });
+    assert_eq!(syncs_with(&alice, &filter).timeline(&room).len(), 1);
 }
 
 fn what_is_excluded_wins(server: &Server) {

@@ -1,12 +1,18 @@
 //! Spec: server-server API, «Querying for information», «Published Room Directory».
 
-use harness::{Homeserver, Host, Reply, SERVER_NAME, Value, encode, json};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use harness::{Homeserver, Host, Reply, SERVER_NAME, User, Value, encode, json};
 
 use crate::network::{Federated, on_each_host, ours};
 
 on_each_host![
     profiles_are_asked_for_where_their_users_are,
     aliases_are_asked_for_where_they_were_made,
+    an_alias_of_another_server_is_listed_where_it_points_here,
     our_aliases_are_told,
     a_room_is_joined_by_the_alias_of_another_server,
     our_directory_is_shown,
@@ -58,6 +64,40 @@ fn aliases_are_asked_for_where_they_were_made(host: Host) {
     assert_eq!(find("tea").ok(), json!({ "room_id": "!tea:b.test", "servers": ["b.test", "c.test:1"] }));
     find("coffee").refused(404, "M_NOT_FOUND");
     find("odd").refused(502, "M_UNKNOWN");
+}
+
+fn an_alias_of_another_server_is_listed_where_it_points_here(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let (here, asked) = (room.clone(), Arc::new(AtomicBool::new(false)));
+    let is_asked = asked.clone();
+    other.answers(move |request| {
+        match request.uri.strip_prefix("/_matrix/federation/v1/query/directory?room_alias=") {
+            Some(alias) if alias.starts_with("%23tea") => {
+                is_asked.store(true, Relaxed);
+                Some(Reply::json(200, &json!({ "room_id": here, "servers": [SERVER_NAME] })))
+            }
+            Some(alias) if alias.starts_with("%23elsewhere") => {
+                Some(Reply::json(200, &json!({ "room_id": "!tea:b.test", "servers": ["b.test"] })))
+            }
+            Some(_) => Some(not_found()),
+            None => None,
+        }
+    });
+    let [tea, elsewhere, nowhere] = ["tea", "elsewhere", "nowhere"].map(|name| format!("#{name}:{}", other.name));
+    let lists = |user: &User, aliases: &[&String]| {
+        user.sets_state(&room, "m.room.canonical_alias", "", json!({ "alt_aliases": aliases }))
+    };
+    lists(&bob, &[&tea]).refused(403, "M_FORBIDDEN");
+    assert!(!asked.load(Relaxed), "another server is asked for nobody");
+    for wrong in [&elsewhere, &nowhere] {
+        lists(&alice, &[&tea, wrong]).refused(400, "M_BAD_ALIAS");
+    }
+    lists(&alice, &[&tea]).ok();
+    let listed = alice.state(&room, "m.room.canonical_alias", "").ok();
+    assert_eq!(listed, json!({ "alt_aliases": [tea] }));
 }
 
 fn our_aliases_are_told(host: Host) {

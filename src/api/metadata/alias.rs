@@ -17,8 +17,10 @@ pub(crate) struct Held {
 /// What became of a claim.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// The alias points to the room, by this user's doing: now, or with an earlier claim that is repeated.
+    /// The alias points to the room now.
     Ours,
+    /// It did before, by this user's doing: an earlier claim is repeated.
+    OursAlready,
     /// It is somebody else's, or another room's.
     Taken(Held),
     /// The room has [`ALIASES_PER_ROOM_MAX`].
@@ -47,7 +49,13 @@ pub(crate) async fn claim(
     );
     Ok(match metadata.query(statement).await?.pop().map(held).transpose()? {
         None => Claim::TooMany,
-        Some(held) if held.room_id == room_id && held.creator == creator => Claim::Ours,
+        Some(held) if held.room_id == room_id && held.creator == creator => {
+            if held.created_ms == now_ms {
+                Claim::Ours
+            } else {
+                Claim::OursAlready
+            }
+        }
         Some(held) => Claim::Taken(held),
     })
 }
@@ -148,7 +156,7 @@ mod tests {
             let claims = async |room, user, now_ms| claim(metadata, tea, room, user, now_ms).await.unwrap();
             let held = Held { room_id: one.to_owned(), creator: alice.to_owned(), created_ms: 1 };
             assert_eq!(claims(one, alice, 1).await, Claim::Ours);
-            assert_eq!(claims(one, alice, 2).await, Claim::Ours, "repeated");
+            assert_eq!(claims(one, alice, 2).await, Claim::OursAlready, "repeated");
             for (room, user) in [(other, alice), (one, bob), (other, bob)] {
                 assert_eq!(claims(room, user, 3).await, Claim::Taken(held.clone()));
             }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use actors::room::{GetAccess, GetStateEvent, IsPublished, SetCanonicalAlias, WithdrawAlias};
 use domain::{Refusal, alias};
+use futures_util::future::join_all;
 use ruma_client_api::{
     alias::{create_alias, delete_alias, get_alias},
     room::aliases,
@@ -24,6 +25,8 @@ use crate::{
     metadata::alias::{self as stored, ALIASES_PER_ROOM_MAX, Claim, Held},
 };
 
+/// The most aliases of other servers that are looked up when a room is to list them.
+const ALIASES_ELSEWHERE_MAX: usize = 10;
 /// How long the creation of a room may take between the claim of its alias and the room, in milliseconds.
 const CREATION_MS_MAX: u64 = 60_000;
 
@@ -36,7 +39,9 @@ pub(super) fn routes(routes: &mut Routes) {
 
 /// What became of a wish for an alias.
 pub(super) enum Claimed {
-    Yes,
+    Now,
+    /// It did already, by this user's doing.
+    Before,
     /// It points elsewhere.
     Taken,
 }
@@ -57,8 +62,10 @@ async fn create(
         return Err(not_in_room(&call.user).into());
     }
     match claim(cx, &alias, &request.room_id, &call.user).await? {
-        Claimed::Yes => Ok(create_alias::v3::Response::new()),
-        Claimed::Taken => Err(Refusal::AliasExists(format!("The alias {alias} exists already")).into()),
+        Claimed::Now => Ok(create_alias::v3::Response::new()),
+        Claimed::Before | Claimed::Taken => {
+            Err(Refusal::AliasExists(format!("The alias {alias} exists already")).into())
+        }
     }
 }
 
@@ -70,11 +77,12 @@ pub(super) async fn claim(
     creator: &UserId,
 ) -> Result<Claimed, Failure> {
     match stored::claim(cx.metadata(), alias, room_id, creator, cx.now_ms()).await? {
-        Claim::Ours => Ok(Claimed::Yes),
+        Claim::Ours => Ok(Claimed::Now),
+        Claim::OursAlready => Ok(Claimed::Before),
         Claim::TooMany => Err(Refusal::InvalidParam(format!("A room may have {ALIASES_PER_ROOM_MAX} aliases")).into()),
         Claim::Taken(held) if is_abandoned(cx, &held).await? => {
             let ours = stored::take_over(cx.metadata(), alias, &held, room_id, creator, cx.now_ms()).await?;
-            Ok(if ours { Claimed::Yes } else { Claimed::Taken })
+            Ok(if ours { Claimed::Now } else { Claimed::Taken })
         }
         Claim::Taken(_) => Ok(Claimed::Taken),
     }
@@ -172,8 +180,31 @@ pub(super) async fn set_canonical(
         let ours: HashSet<&str> = ours.iter().map(|alias| alias.as_str()).collect();
         unproven.retain(|alias| !ours.contains(alias.as_str()));
     }
-    let call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
-    cx.room(room_id).call(&call).await.or_absent(not_in_room(&call.sender))
+    let mut call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
+    let answer = match cx.room(room_id).call(&call).await {
+        // Only now is it known that they may: for nobody else are other servers asked.
+        Err(Failure::Refused(Refusal::BadAlias(_))) if prove_elsewhere(cx, room_id, &mut call.unproven).await => {
+            cx.room(room_id).call(&call).await
+        }
+        answer => answer,
+    };
+    answer.or_absent(not_in_room(&call.sender))
+}
+
+/// Asks other servers where their aliases point, and answers whether some of them point to the room: those are proven.
+async fn prove_elsewhere(cx: &Context, room_id: &RoomId, unproven: &mut Vec<String>) -> bool {
+    let theirs = unproven.iter().filter_map(|alias| alias::parse(alias).ok());
+    let theirs: Vec<_> = theirs.filter(|alias| alias.server_name() != cx.server_name()).collect();
+    if theirs.len() > ALIASES_ELSEWHERE_MAX {
+        return false;
+    }
+    let found = join_all(theirs.iter().map(|alias| async move {
+        // Who does not answer proves nothing.
+        cx.room_elsewhere(alias).await.is_ok_and(|(found, _)| found == room_id).then_some(alias.as_str())
+    }));
+    let proven: HashSet<&str> = found.await.into_iter().flatten().collect();
+    unproven.retain(|alias| !proven.contains(alias.as_str()));
+    !proven.is_empty()
 }
 
 /// A room takes the place of another: the aliases of that lead to it from now on, and it lists them where the old one

@@ -125,7 +125,8 @@ async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom, published: b
         call.create_event = FirstEvent { event_id: create.event_id().to_owned(), json: create.json().to_owned() };
         if let Some(alias) = &room.alias {
             match aliases::claim(cx, alias, &room_id, &room.creator).await? {
-                Claimed::Yes => {}
+                // Before: with an earlier attempt at this room.
+                Claimed::Now | Claimed::Before => {}
                 Claimed::Taken => return Err(Refusal::RoomInUse(format!("The alias {alias} is taken")).into()),
             }
         }

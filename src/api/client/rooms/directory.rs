@@ -22,7 +22,7 @@ use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
     federation::DirectoryElsewhere,
     metadata::directory::{self, Entry, From, Place, ROOM_TYPES_MAX, Wanted},
-    router::bad_json,
+    router::json_or_default,
 };
 
 /// The most rooms on a page, and how many there are unless a client wants fewer.
@@ -57,22 +57,20 @@ async fn set_visibility(
     request: Request<Bytes>,
     path_args: Vec<String>,
 ) -> Result<Response<Bytes>, Failure> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     struct Body {
-        #[serde(default = "public")]
-        visibility: Visibility,
+        visibility: Option<Visibility>,
     }
     let Ok([room_id]) = <[String; 1]>::try_from(path_args) else { return Err(no_such_room().into()) };
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    let body: Body = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
-    let call =
-        SetPublished { user: caller.user_id, admin: caller.administrator, published: is_public(&body.visibility)? };
+    let body: Body = json_or_default(request.body())?;
+    let call = SetPublished {
+        user: caller.user_id,
+        admin: caller.administrator,
+        published: is_public(&body.visibility.unwrap_or(Visibility::Public))?,
+    };
     cx.room(&room_id).call(&call).await.or_absent(no_such_room())?;
     Ok(failure::json(StatusCode::OK, &Map::new()))
-}
-
-fn public() -> Visibility {
-    Visibility::Public
 }
 
 /// Whether a room of this visibility is published.
