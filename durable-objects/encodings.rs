@@ -84,6 +84,7 @@ fn what_a_room_is_told() {
             event_id: "$e".try_into().unwrap(),
             reason: Some("r".into()),
             administrator: true,
+            own_only: false,
         },
         json!({
             "sender": "@alice:a", "device": "D", "transaction_id": "t", "event_id": "$e", "reason": "r",

@@ -38,6 +38,7 @@ impl Story {
             event_id: entry.event_id.as_str().try_into().unwrap(),
             reason: Some(format!("reason {}", self.sent)),
             administrator: false,
+            own_only: false,
         };
         if self.world.call(room_id.as_str(), &call).is_ok() {
             self.redacted.entry(room_id.to_owned()).or_default().extend(secrets(&entry.json));

@@ -29,3 +29,12 @@ fn what_is_owed_of_open_rooms() {
     assert_eq!(serde_json::to_value(&decoded).unwrap(), open);
     assert!(projection::stored("open_room", &open.to_string()).unwrap().is_some());
 }
+
+#[test]
+fn who_administers_accounts() {
+    pinned(&user::GetModeration {}, json!({}));
+    pinned_reply::<user::GetModeration>(json!({ "locked": true, "suspended": true, "admin": true }));
+    pinned(&user::Moderate { locked: Some(true), suspended: Some(false) }, json!({ "locked": true, "suspended": false }));
+    pinned(&user::GetSessions {}, json!({}));
+    pinned_reply::<user::GetSessions>(json!([{ "device_id": "D", "last_seen_ms": 1, "last_seen_ip": "192.0.2.1" }]));
+}

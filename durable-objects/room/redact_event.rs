@@ -23,7 +23,7 @@ use crate::{Call, Cx, Error};
 
 /// Redacts an event of the room and answers the redaction's id; repeated, answers the same id and changes nothing.
 ///
-/// Refused: `Forbidden` by the room's rules and for events of others without the power to redact; `NotFound` for an
+/// Refused: `Forbidden` by the room's rules and for events of others without the power to redact; `UserSuspended` for those of others; `NotFound` for an
 /// event that is not in this room, or that the sender neither sees nor has power over. Spec: "Redactions".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RedactEvent {
@@ -36,6 +36,9 @@ pub struct RedactEvent {
     /// Whether the sender administers this server: they may redact events of its users.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub administrator: bool,
+    /// Whether the sender may redact none but their own events: they are suspended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_only: bool,
 }
 
 impl Call for RedactEvent {
@@ -49,6 +52,7 @@ pub(super) struct Redaction {
     pub sender: OwnedUserId,
     pub device: OwnedDeviceId,
     pub administrator: bool,
+    pub own_only: bool,
     pub event_id: OwnedEventId,
     /// The content without `redacts`: where that stands is the room version's to say.
     pub content: Box<RawValue>,
@@ -70,6 +74,7 @@ impl Room {
             sender: call.sender,
             device: call.device,
             administrator: call.administrator,
+            own_only: call.own_only,
             event_id: call.event_id,
             content: serde_json::value::to_raw_value(&Content { reason: call.reason })?,
         };
@@ -130,6 +135,9 @@ impl Room {
             let may_know = viewer.may_see(&event) || redaction::may_redact_others(&viewer.user, &version, &state)?;
             return Err(if may_know { refusal } else { missing() }.into());
         }
+        if redaction.own_only && event.pdu.sender() != redaction.sender {
+            return Err(Refusal::UserSuspended.into());
+        }
         Ok(event)
     }
 }
@@ -164,6 +172,7 @@ mod tests {
             event_id: event_id.clone(),
             reason: Some("said in anger".to_owned()),
             administrator: false,
+            own_only: false,
         }
     }
 

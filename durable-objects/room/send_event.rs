@@ -112,5 +112,5 @@ fn redaction(call: SendEvent) -> Result<Redaction, Error> {
         .and_then(|redacts| serde_json::from_str(redacts.get()).ok())
         .ok_or_else(|| Refusal::BadJson("the content of m.room.redaction says in `redacts` which event".to_owned()))?;
     let content = to_raw_value(&content)?;
-    Ok(Redaction { sender: call.sender, device: call.device, administrator: false, event_id, content })
+    Ok(Redaction { sender: call.sender, device: call.device, administrator: false, own_only: false, event_id, content })
 }

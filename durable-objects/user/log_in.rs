@@ -12,7 +12,7 @@ const DEVICE_NAME_CHARS_MAX: usize = 100;
 /// Logs a device in. The caller checked the password against `password_hash`; if that is no longer the user's, the
 /// login is refused. A device that exists keeps its name and gets this token instead of its old one.
 ///
-/// Refused: `Forbidden`, `UserDeactivated`, `InvalidParam` as [`NewDevice::check`]. Spec: "Login".
+/// Refused: `Forbidden`, `UserDeactivated`, `UserLocked`, `InvalidParam` as [`NewDevice::check`]. Spec: "Login".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LogIn {
     pub password_hash: String,
@@ -80,6 +80,9 @@ impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
         call.device.check()?;
         check_password_hash(&**tx, &call.password_hash)?;
+        if store::account::get(&**tx)?.locked {
+            return Err(Refusal::UserLocked.into());
+        }
         if store::keys::is_cross_signing(&**tx, &call.device.device_id)? {
             return Err(Refusal::Forbidden("This device id is the name of one of your keys".to_owned()).into());
         }

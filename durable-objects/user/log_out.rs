@@ -2,8 +2,9 @@ use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    User, authenticate,
+    User,
     device::{remove_device, remove_devices_but},
+    verify::known_token,
 };
 use crate::{Call, Cx, Error};
 
@@ -28,7 +29,7 @@ impl Call for LogOut {
 
 impl User {
     pub(super) fn log_out(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogOut) -> Result<LoggedOut, Error> {
-        let device_id = authenticate(&**tx, cx, &call.token_hash)?;
+        let device_id = known_token(&**tx, cx, &call.token_hash)?.device_id;
         if call.all {
             remove_devices_but(tx, cx, None)?;
         } else {

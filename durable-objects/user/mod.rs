@@ -9,6 +9,7 @@
 //! | [`Verify`] | whose device a token belongs to |
 //! | [`GetDevices`], [`RenameDevice`], [`DeleteDevices`] | the user looks after their devices |
 //! | [`ChangePassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
+//! | [`GetModeration`], [`Moderate`], [`GetSessions`] | administrators lock and suspend it, and look at it |
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
 //! | [`SetAccountData`], [`GetAccountData`], [`RoomsAccountData`], [`SetFullyRead`] | account data, of the account and for rooms |
@@ -58,6 +59,7 @@ mod key_counts;
 mod log_in;
 mod log_out;
 mod membership_changed;
+mod moderation;
 mod moves;
 mod notifying_rooms;
 mod nudge;
@@ -129,6 +131,7 @@ use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
+pub use moderation::{GetModeration, GetSessions, Moderate, Moderation};
 pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
 pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
@@ -171,6 +174,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_bounds_of_keys.sql"),
     include_str!("migrations/0012_changed_keys.sql"),
     include_str!("migrations/0013_pushers.sql"),
+    include_str!("migrations/0014_moderation.sql"),
 ];
 
 /// The user whose actor this is.
@@ -236,6 +240,9 @@ impl Logic for User {
             write ChangePassword => change_password,
             write Deactivate => deactivate,
             write UpgradeGuest => upgrade_guest,
+            read GetModeration => moderation,
+            write Moderate => moderate,
+            read GetSessions => sessions,
             read GetProfile => profile,
             write SetProfileField => set_profile_field,
             write AddFilter => add_filter,

@@ -11,7 +11,7 @@ use crate::{Call, Cx, Error};
 /// The old ones stay good until one of the new is used: whoever lost the answer refreshes again, and what the lost one
 /// gave out is forgotten.
 ///
-/// Refused: `UnknownToken`, a soft logout as long as the device exists. Spec: "Refreshing access tokens".
+/// Refused: `UnknownToken`, a soft logout as long as the device exists; `UserLocked`. Spec: "Refreshing access tokens".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Refresh {
     pub device_id: OwnedDeviceId,
@@ -46,6 +46,9 @@ impl User {
             store::device::succeed(tx, &call.device_id)?;
         } else if hashes.current.as_ref() != Some(&call.refresh_hash) {
             return Err(unknown(true).into());
+        }
+        if store::account::get(&**tx)?.locked {
+            return Err(Refusal::UserLocked.into());
         }
         store::device::put_next(tx, &call.device_id, &call.next)?;
         Ok(())

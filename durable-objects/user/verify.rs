@@ -3,7 +3,11 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{User, ignored::ignored_users, store};
+use super::{
+    User,
+    ignored::ignored_users,
+    store::{self, device::Token},
+};
 use crate::{Call, Cx, Error};
 
 /// How long a device that was seen is not written down again, in milliseconds: ten minutes.
@@ -12,7 +16,7 @@ pub(super) const SEEN_AGAIN_MS: u64 = 600_000;
 /// Whose device a token belongs to. Only what calls another actor than the caller's own User needs this: a call to
 /// that User carries the token and checks it in its own transaction, see [`authenticate`].
 ///
-/// Refused: `UnknownToken`. Spec: "Using access tokens".
+/// Refused: `UnknownToken`, and `UserLocked` as [`authenticate`]. Spec: "Using access tokens".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Verify {
     /// The token's SHA-256 in URL-safe base64.
@@ -31,6 +35,9 @@ pub struct Verified {
     pub device_id: OwnedDeviceId,
     /// Whether the user is a server administrator.
     pub admin: bool,
+    /// Whether the account is suspended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// Whom the user ignores, if that was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<OwnedUserId>,
@@ -49,7 +56,8 @@ impl User {
             self.presence_active(sql, cx, &device_id)?;
         }
         let ignored = if call.ignored { ignored_users(sql)? } else { Vec::new() };
-        Ok(Verified { device_id, admin: store::account::get(sql)?.admin, ignored })
+        let account = store::account::get(sql)?;
+        Ok(Verified { device_id, admin: account.admin, suspended: account.suspended, ignored })
     }
 
     /// Writes down what an operation, one that only reads perhaps, learned of its caller's device.
@@ -69,8 +77,19 @@ impl User {
 
 /// The device whose token this is. A token dies with its device, in the same transaction, or when its time is over.
 ///
-/// The hash of 256 random bits is looked up, not the token: how long that takes tells nothing about other tokens.
+/// Refused: `UnknownToken`; `UserLocked` for every token of an account that is.
 pub(crate) fn authenticate(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Result<OwnedDeviceId, Error> {
+    let token = known_token(sql, cx, token_hash)?;
+    if token.locked {
+        return Err(Refusal::UserLocked.into());
+    }
+    Ok(token.device_id)
+}
+
+/// As [`authenticate`], for what whoever is locked may do, too: to log out.
+///
+/// The hash of 256 random bits is looked up, not the token: how long that takes tells nothing about other tokens.
+pub(super) fn known_token(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Result<Token, Error> {
     let unknown = |soft_logout| Refusal::UnknownToken { soft_logout };
     let token = store::device::of_token(sql, token_hash)?.ok_or_else(|| unknown(false))?;
     if token.expires_ms.is_some_and(|expires_ms| expires_ms <= cx.now_ms) {
@@ -80,7 +99,7 @@ pub(crate) fn authenticate(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Resu
         // Spec: "The old refresh token remains valid until the new access token or refresh token is used".
         *cx.user.first_use.borrow_mut() = Some(token.device_id.clone());
     }
-    Ok(token.device_id)
+    Ok(token)
 }
 
 /// The device is here now: noted, unless that was done a moment ago. For operations that clients repeat all the time
@@ -101,7 +120,7 @@ mod tests {
     fn the_encoding_stays() {
         insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: false, ignored: false }).unwrap(), @r#"{"token_hash":"t"}"#);
         insta::assert_snapshot!(serde_json::to_string(&Verify { token_hash: "t".to_owned(), active: true, ignored: true }).unwrap(), @r#"{"token_hash":"t","active":true,"ignored":true}"#);
-        let verified = Verified { device_id: "PHONE".into(), admin: false, ignored: Vec::new() };
+        let verified = Verified { device_id: "PHONE".into(), admin: false, suspended: false, ignored: Vec::new() };
         insta::assert_snapshot!(serde_json::to_string(&verified).unwrap(), @r#"{"device_id":"PHONE","admin":false}"#);
     }
 }

@@ -76,6 +76,7 @@ impl World {
             event_id: event_id.to_owned(),
             reason: None,
             administrator: false,
+            own_only: false,
         };
         self.call(room_id.as_str(), &call).map(drop)
     }

@@ -34,6 +34,8 @@ pub struct Caller {
     pub administrator: bool,
     /// Whether the user is a guest. Who is gets no further than [`guest_access`](crate::guest_access) allows.
     pub is_guest: bool,
+    /// Whether the user is suspended. Who is gets no further than [`suspension`](crate::suspension) allows.
+    pub is_suspended: bool,
     /// Whom the user ignores; nobody, at endpoints that show no messages.
     pub ignored: Vec<OwnedUserId>,
 }
@@ -75,6 +77,14 @@ impl Bearer {
         self.call(cx, &Verify { token_hash: self.token_hash.clone(), active: false, ignored: false }).await
     }
 
+    /// The device that the token belongs to: whether a person did something with it, and whether it matters whom they ignore.
+    pub(crate) async fn checked(self, cx: &Context, active: bool, ignored: bool) -> Result<Caller, Failure> {
+        let call = Verify { token_hash: self.token_hash.clone(), active, ignored };
+        let Verified { device_id, admin, suspended, ignored } = self.call(cx, &call).await?;
+        let Self { user_id, is_guest, .. } = self;
+        Ok(Caller { user_id, device_id, administrator: admin, is_guest, is_suspended: suspended, ignored })
+    }
+
     /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
     pub async fn call<C: Call>(&self, cx: &Context, call: &C) -> Result<C::Reply, Failure> {
         cx.user(&self.user_id).call(call).await.or_absent(Refusal::UnknownToken { soft_logout: false })
@@ -96,6 +106,11 @@ pub trait Who: Sized {
         false
     }
 
+    /// Whether the user is known to be suspended.
+    fn is_suspended(&self) -> bool {
+        false
+    }
+
     /// The token that a handler has yet to carry to its user, who checks it.
     fn unchecked(&self) -> Option<Bearer> {
         None
@@ -107,6 +122,8 @@ pub trait Who: Sized {
 pub(crate) struct Rules {
     pub limits: Limits,
     pub guest_access: GuestAccess,
+    /// Whether whoever is suspended is kept from it.
+    pub forbids_suspended: bool,
 }
 
 /// Finds out who sent the request and has it handled, within the limits of its endpoint.
@@ -127,6 +144,15 @@ pub(crate) async fn handled<W: Who, T>(
             bearer.verify(cx).await?;
         }
         return Err(Refusal::GuestAccessForbidden.into());
+    }
+    if rules.forbids_suspended {
+        let is_suspended = match &unchecked {
+            Some(bearer) => bearer.verify(cx).await?.suspended,
+            None => who.is_suspended(),
+        };
+        if is_suspended {
+            return Err(Refusal::UserSuspended.into());
+        }
     }
     if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_of_a_user(rules.limits.limited)) {
         // Or whoever claims to be somebody could use up what is theirs.
@@ -176,13 +202,7 @@ impl Who for Bearer {
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let bearer = Bearer::of(cx, request).await?;
-        let call = Verify {
-            token_hash: bearer.token_hash.clone(),
-            active: is_activity(request),
-            ignored: shows_messages(request),
-        };
-        let Verified { device_id, admin, ignored } = bearer.call(cx, &call).await?;
-        Ok(Caller { user_id: bearer.user_id, device_id, administrator: admin, is_guest: bearer.is_guest, ignored })
+        bearer.checked(cx, is_activity(request), shows_messages(request)).await
     }
 
     fn user_id(&self) -> Option<&UserId> {
@@ -191,6 +211,10 @@ impl Who for Caller {
 
     fn is_guest(&self) -> bool {
         self.is_guest
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.is_suspended
     }
 }
 

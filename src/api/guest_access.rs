@@ -63,7 +63,7 @@ pub(crate) fn of_endpoint(method: &Method, pattern: &str) -> GuestAccess {
 }
 
 /// A client-server path without its version and without the names of its variables; empty for others.
-fn after_version(pattern: &str) -> String {
+pub(crate) fn after_version(pattern: &str) -> String {
     let rest = pattern.strip_prefix("/_matrix/client/").and_then(|rest| rest.split_once('/'));
     let segments = rest.map_or("", |(_version, rest)| rest).split('/');
     segments.map(|segment| if segment.starts_with('{') { "{}" } else { segment }).collect::<Vec<_>>().join("/")

@@ -26,6 +26,7 @@ use crate::{
     failure::json_bytes,
     guest_access,
     rate_limits::{self, Limits, OfEndpoints},
+    suspension,
 };
 
 type Endpoint = Box<
@@ -291,6 +292,7 @@ impl Routes {
         Rules {
             limits: self.limits.get(&(method.clone(), pattern)).copied().unwrap_or(of_any),
             guest_access: guest_access::of_endpoint(method, pattern),
+            forbids_suspended: suspension::forbids(method, pattern),
         }
     }
 

@@ -57,6 +57,10 @@ pub enum Refusal {
     MissingToken,
     /// 403 `M_USER_DEACTIVATED`.
     UserDeactivated,
+    /// 401 `M_USER_LOCKED`: the account cannot be used for the time being.
+    UserLocked,
+    /// 403 `M_USER_SUSPENDED`: the account cannot be used for this.
+    UserSuspended,
     /// 400 `M_UNSUPPORTED_ROOM_VERSION`: carries the version asked for.
     UnsupportedRoomVersion(String),
     /// 400 `M_INCOMPATIBLE_ROOM_VERSION`: the room has a version the other server does not support.
@@ -153,10 +157,11 @@ impl Refusal {
             | Self::ThreepidNotFound(_)
             | Self::DuplicateAnnotation
             | Self::InvalidSignature(_) => 400,
-            Self::UnknownToken { .. } | Self::MissingToken | Self::Unauthorized(_) => 401,
+            Self::UnknownToken { .. } | Self::MissingToken | Self::UserLocked | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
             | Self::BadState(_)
             | Self::UserDeactivated
+            | Self::UserSuspended
             | Self::InviteBlocked
             | Self::WrongRoomKeysVersion { .. }
             | Self::ThreepidDenied(_)
@@ -193,6 +198,8 @@ impl Refusal {
             Self::UnknownToken { .. } => "M_UNKNOWN_TOKEN",
             Self::MissingToken => "M_MISSING_TOKEN",
             Self::UserDeactivated => "M_USER_DEACTIVATED",
+            Self::UserLocked => "M_USER_LOCKED",
+            Self::UserSuspended => "M_USER_SUSPENDED",
             Self::UnsupportedRoomVersion(_) => "M_UNSUPPORTED_ROOM_VERSION",
             Self::IncompatibleRoomVersion { .. } => "M_INCOMPATIBLE_ROOM_VERSION",
             Self::UnableToAuthoriseJoin(_) => "M_UNABLE_TO_AUTHORISE_JOIN",
@@ -266,6 +273,8 @@ impl Refusal {
             Self::UnknownToken { soft_logout: false } => "This access token is not known".to_owned(),
             Self::MissingToken => "This request needs an access token".to_owned(),
             Self::UserDeactivated => "This account has been deactivated".to_owned(),
+            Self::UserLocked => "This account has been locked".to_owned(),
+            Self::UserSuspended => "You cannot perform this action while suspended".to_owned(),
             Self::UnsupportedRoomVersion(version) => format!("Room version {version:?} is not supported here"),
             Self::IncompatibleRoomVersion { room_version } => {
                 format!("The room has version {room_version:?}, which your server does not support")
@@ -294,6 +303,10 @@ impl Refusal {
         }
         if let Self::UnknownToken { soft_logout } = self {
             body.insert("soft_logout".to_owned(), (*soft_logout).into());
+        }
+        if matches!(self, Self::UserLocked) {
+            // What the client has stays good for when the account is unlocked.
+            body.insert("soft_logout".to_owned(), true.into());
         }
         if let Self::IncompatibleRoomVersion { room_version } = self {
             body.insert("room_version".to_owned(), room_version.as_str().into());
@@ -350,6 +363,8 @@ mod tests {
             ),
             (Refusal::MissingToken, r#""missing_token""#, 401, "M_MISSING_TOKEN"),
             (Refusal::UserDeactivated, r#""user_deactivated""#, 403, "M_USER_DEACTIVATED"),
+            (Refusal::UserLocked, r#""user_locked""#, 401, "M_USER_LOCKED"),
+            (Refusal::UserSuspended, r#""user_suspended""#, 403, "M_USER_SUSPENDED"),
             (
                 Refusal::UnsupportedRoomVersion(s()),
                 r#"{"unsupported_room_version":"x"}"#,

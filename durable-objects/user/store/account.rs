@@ -12,6 +12,8 @@ pub(crate) struct Account {
     pub admin: bool,
     pub guest: bool,
     pub deactivated: bool,
+    pub locked: bool,
+    pub suspended: bool,
 }
 
 pub(crate) fn insert(tx: &Tx<'_>, now_ms: u64, account: &Create) -> Result<(), Fault> {
@@ -26,7 +28,7 @@ pub(crate) fn insert(tx: &Tx<'_>, now_ms: u64, account: &Create) -> Result<(), F
 
 pub(crate) fn get(sql: &dyn Sql) -> Result<Account, Fault> {
     let mut row = sql
-        .query("SELECT password_hash, admin, guest, deactivated_ms FROM account WHERE id = 1", &[])?
+        .query("SELECT password_hash, admin, guest, deactivated_ms, locked, suspended FROM account WHERE id = 1", &[])?
         .pop()
         .ok_or_else(|| Fault::new("the user has no account"))?;
     Ok(Account {
@@ -34,6 +36,8 @@ pub(crate) fn get(sql: &dyn Sql) -> Result<Account, Fault> {
         admin: row.flag(1)?,
         guest: row.flag(2)?,
         deactivated: row.unsigned_or_null(3)?.is_some(),
+        locked: row.flag(4)?,
+        suspended: row.flag(5)?,
     })
 }
 
@@ -61,6 +65,11 @@ pub(crate) fn set_password_hash(tx: &Tx<'_>, password_hash: &str) -> Result<(), 
 /// A guest becomes a user like any other.
 pub(crate) fn upgrade(tx: &Tx<'_>, password_hash: &str) -> Result<(), Fault> {
     tx.execute("UPDATE account SET guest = 0, password_hash = ?1 WHERE id = 1", &[password_hash.into()])?;
+    Ok(())
+}
+
+pub(crate) fn moderate(tx: &Tx<'_>, locked: bool, suspended: bool) -> Result<(), Fault> {
+    tx.execute("UPDATE account SET locked = ?1, suspended = ?2 WHERE id = 1", &[locked.into(), suspended.into()])?;
     Ok(())
 }
 

@@ -16,15 +16,23 @@ pub(crate) struct Token {
     pub expires_ms: Option<u64>,
     /// Whether a refresh gave it out and it was not used yet.
     pub is_next: bool,
+    /// Whether the account is locked.
+    pub locked: bool,
 }
 
 pub(crate) fn of_token(sql: &dyn Sql, token_hash: &str) -> Result<Option<Token>, Fault> {
     let token = |mut row: Row| {
-        Ok(Token { device_id: row.text(0)?.into(), expires_ms: row.unsigned_or_null(1)?, is_next: row.flag(2)? })
+        Ok(Token {
+            device_id: row.text(0)?.into(),
+            expires_ms: row.unsigned_or_null(1)?,
+            is_next: row.flag(2)?,
+            locked: row.flag(3)?,
+        })
     };
     sql.query(
-        "SELECT device_id, expires_ms, 0 FROM device WHERE token_hash = ?1
-         UNION ALL SELECT device_id, next_expires_ms, 1 FROM device WHERE next_token_hash = ?1",
+        "SELECT device_id, expires_ms, 0, (SELECT locked FROM account WHERE id = 1) FROM device WHERE token_hash = ?1
+         UNION ALL SELECT device_id, next_expires_ms, 1, (SELECT locked FROM account WHERE id = 1) FROM device
+         WHERE next_token_hash = ?1",
         &[token_hash.into()],
     )?
     .pop()

@@ -10,10 +10,10 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(capabilities);
 }
 
-async fn capabilities(cx: &Context, _: Caller, _: Request) -> Result<Vec<u8>, Failure> {
+async fn capabilities(cx: &Context, caller: Caller, _: Request) -> Result<Vec<u8>, Failure> {
     let available: Map<String, Value> =
         RoomVersion::ALL.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
-    let capabilities = json!({
+    let mut capabilities = json!({
         "capabilities": {
             "m.room_versions": { "default": cx.config().default_room_version.as_str(), "available": available },
             "m.change_password": { "enabled": true },
@@ -24,6 +24,10 @@ async fn capabilities(cx: &Context, _: Caller, _: Request) -> Result<Vec<u8>, Fa
             "m.get_login_token": { "enabled": false },
         }
     });
+    if caller.administrator {
+        // «This property should be omitted altogether if `suspend` and `lock` would be `false`.»
+        capabilities["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    }
     Ok(serde_json::to_vec(&capabilities)?)
 }
 

@@ -2,6 +2,7 @@
 
 mod account;
 mod account_data;
+mod administration;
 mod capabilities;
 mod contacts;
 mod dehydrated_device;
@@ -46,6 +47,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     openid::routes(routes);
     whoami::routes(routes);
     account::routes(routes);
+    administration::routes(routes);
     contacts::routes(routes);
     devices::routes(routes);
     dehydrated_device::routes(routes);

@@ -23,6 +23,7 @@ async fn redact(
         event_id: request.event_id,
         reason: request.reason,
         administrator: caller.administrator,
+        own_only: caller.is_suspended,
     };
     let event_id = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.sender))?;
     Ok(redact_event::v3::Response::new(event_id))
