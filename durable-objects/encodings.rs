@@ -532,6 +532,7 @@ fn what_a_sync_says() {
                 timeout_ms: 30,
                 filter: EventFilter { limit: Some(1), ..EventFilter::default() },
             }),
+            without_messages: false,
         },
         json!({
             "token_hash": "h", "since": "s1_1", "full_state": false, "include_leave": false, "filter_id": "f",
@@ -557,6 +558,7 @@ fn what_a_sync_says() {
             ],
             rooms_told: false,
             presence: None,
+            without_messages: false,
         },
         json!({
             "token_hash": "h", "position": 3,

@@ -156,6 +156,7 @@ impl Device {
             rooms: read.collect(),
             rooms_told: false,
             presence,
+            without_messages: false,
         };
         if std::mem::take(&mut self.forgets_before_closing) {
             self.world.evict(&address(&self.user));
@@ -480,6 +481,7 @@ fn a_new_name_is_told_with_the_presence() {
         rooms: Vec::new(),
         rooms_told: false,
         presence: Some(presence),
+        without_messages: false,
     };
     let closed = world.call(bob.user.as_str(), &close).unwrap();
     let event: Value = serde_json::from_str(closed.presence[0].get()).unwrap();

@@ -167,6 +167,7 @@ impl Story {
             rooms: read,
             rooms_told: false,
             presence: None,
+            without_messages: false,
         };
         let closed = self.world.call(device.user.as_str(), &close).unwrap();
         device.since = Some(closed.next_batch);

@@ -38,3 +38,26 @@ fn who_administers_accounts() {
     pinned(&user::GetSessions {}, json!({}));
     pinned_reply::<user::GetSessions>(json!([{ "device_id": "D", "last_seen_ms": 1, "last_seen_ip": "192.0.2.1" }]));
 }
+
+#[test]
+fn who_watches_a_room() {
+    let call = room::Watch {
+        user: alice(),
+        device: "D".into(),
+        ignored: Vec::new(),
+        since: room::WatchedSince::After(5),
+        up_to: Some(7),
+        may_wait: true,
+    };
+    pinned(
+        &call,
+        json!({ "user": "@alice:a", "device": "D", "since": { "after": 5 }, "up_to": 7, "may_wait": true }),
+    );
+    let since = [json!("now"), json!("joined")];
+    for (encoded, since) in since.into_iter().zip([room::WatchedSince::Now, room::WatchedSince::Joined]) {
+        assert_eq!(serde_json::to_value(since).unwrap(), encoded);
+    }
+    pinned_reply::<room::Watch>(json!({
+        "events": [{ "a": 1 }], "start": "t5", "end": "t7", "reached": 7, "more": true,
+    }));
+}

@@ -101,6 +101,7 @@ impl Story {
             rooms: read,
             rooms_told: false,
             presence: None,
+            without_messages: false,
         };
         let closed = self.world.call(client.user.as_str(), &close).unwrap();
         let device = &self.devices[&client.device()];

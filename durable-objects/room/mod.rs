@@ -27,6 +27,7 @@
 //! | [`MarkRead`] | receipts: how far a user has read |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
+//! | [`Watch`] | what happens, for who need not be in the room |
 //! | [`Messages`] | a page of history |
 //! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
 //! | [`GetRelations`], [`GetThreads`] | the events that relate to one, and those that threads begin with, in pages |
@@ -109,6 +110,7 @@ mod typing;
 mod unread;
 mod viewer;
 mod walk;
+mod watch;
 mod withdraw_alias;
 
 use std::{
@@ -178,6 +180,7 @@ pub use token::RoomToken;
 pub use typing::{SetTyping, Typing};
 #[cfg(test)]
 pub(crate) use unread::SCAN_MAX as UNREAD_SCAN_MAX;
+pub use watch::{Watch, Watched, WatchedSince};
 pub use withdraw_alias::WithdrawAlias;
 
 const MIGRATIONS: &[&str] = &[
@@ -315,6 +318,7 @@ impl Logic for Room {
             read ListNotifications => list_notifications,
             read Messages => messages,
             read GetEvent => event,
+            wait Watch => watch,
             read GetContext => context,
             read GetRelations => relations,
             read GetThreads => threads,
@@ -353,6 +357,8 @@ impl Logic for Room {
             let events = cx.room.event_head.get().unwrap_or(before.events);
             self.heads.set(Some(Heads { log, public, events }));
             self.remember_transactions(cx);
+            // Whoever watches without being in the room is nobody's follower.
+            cx.wake();
         }
         self.followers_changed(sql, cx)?;
         let typing = self.typing_committed(cx)?;

@@ -323,7 +323,15 @@ mod tests {
             world
                 .call(
                     ALICE,
-                    &SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false, presence: None },
+                    &SyncClose {
+                        token_hash,
+                        since,
+                        position: plan.position,
+                        rooms,
+                        rooms_told: false,
+                        presence: None,
+                        without_messages: false,
+                    },
                 )
                 .unwrap(),
         )
@@ -393,7 +401,15 @@ mod tests {
         let rooms = vec![ReadRoom { number: 1, to: 2_000, failed: false, anew: false, left: true, typing: None }];
         let (token_hash, since) = ("one".to_owned(), Some(first.next_batch.clone()));
         let position = first.next_batch.strip_prefix('s').unwrap().split('_').next().unwrap().parse().unwrap();
-        let close = SyncClose { token_hash, since, position, rooms, rooms_told: false, presence: None };
+        let close = SyncClose {
+            token_hash,
+            since,
+            position,
+            rooms,
+            rooms_told: false,
+            presence: None,
+            without_messages: false,
+        };
         let mut closed = world.call(ALICE, &close).unwrap();
         for late in [false, true] {
             set(&world, Some(room()), "a", json!({ "late": late })).unwrap();

@@ -130,7 +130,15 @@ mod tests {
         let plan = world.asks(ALICE, &plan)?;
         let read = |number| ReadRoom { number, to: 1_000, failed: false, anew: false, left: false, typing: None };
         let rooms = plan.rooms.iter().map(|room| read(room.number)).collect();
-        let close = SyncClose { token_hash, since, position: plan.position, rooms, rooms_told: false, presence: None };
+        let close = SyncClose {
+            token_hash,
+            since,
+            position: plan.position,
+            rooms,
+            rooms_told: false,
+            presence: None,
+            without_messages: false,
+        };
         Some(world.call(ALICE, &close).unwrap().next_batch)
     }
 

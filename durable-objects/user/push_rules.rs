@@ -121,7 +121,15 @@ mod tests {
         let plan =
             SyncPlan { token_hash: token_hash.clone(), since: since.clone(), may_wait: true, ..SyncPlan::default() };
         let position = world.asks(ALICE, &plan)?.position;
-        let close = SyncClose { token_hash, since, position, rooms: Vec::new(), rooms_told: false, presence: None };
+        let close = SyncClose {
+            token_hash,
+            since,
+            position,
+            rooms: Vec::new(),
+            rooms_told: false,
+            presence: None,
+            without_messages: false,
+        };
         Some(world.call(ALICE, &close).unwrap())
     }
 

@@ -53,6 +53,9 @@ pub struct SyncPlan {
     /// What the sync says and wants of presence; `None`: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence: Option<SyncPresence>,
+    /// Whether the device's messages are left where they are: they are no news to who does not take them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_messages: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,6 +116,9 @@ pub struct SyncClose {
     /// As in the plan, with the filter that holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence: Option<SyncPresence>,
+    /// As in the plan.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_messages: bool,
 }
 
 /// How far a planned room was read.
@@ -237,7 +243,7 @@ impl User {
                 moves.own_head > since.own
                     || !moves.remembers(since.moves)
                     || since.keys.is_none()
-                    || since.to_device.is_some()
+                    || since.to_device.is_some() && !call.without_messages
             });
             let quiet = rooms.is_empty() && !news && !presence_is_new;
             let awaits_presence = since.is_none() && is_awaited && !rooms.is_empty();
@@ -327,8 +333,13 @@ impl User {
         if let Some(asked) = &call.presence {
             (presence, next.presence) = self.presence_news(tx, cx, asked, next.presence)?;
         }
-        let to_device;
-        (to_device, next.to_device) = self.to_device_news(&**tx, &device, known_since.as_ref(), next.own)?;
+        let mut to_device = Vec::new();
+        if call.without_messages {
+            let had = self.had(&**tx, known_since.as_ref())?;
+            next.to_device = (had != next.own).then_some(had);
+        } else {
+            (to_device, next.to_device) = self.to_device_news(&**tx, &device, known_since.as_ref(), next.own)?;
+        }
         let keys = store::keys::counts(&**tx, &device)?;
         next.keys = Some(keys.clone());
         // A device that begins anew asks for everything by itself.

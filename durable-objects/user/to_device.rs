@@ -119,7 +119,7 @@ impl User {
 
     /// How far a device has its messages that comes with this token. One from beyond the stream is of a stream that was
     /// lost: it says nothing of these messages.
-    fn had(&self, sql: &dyn Sql, since: Option<&SyncToken>) -> Result<u64, Error> {
+    pub(super) fn had(&self, sql: &dyn Sql, since: Option<&SyncToken>) -> Result<u64, Error> {
         let head = self.with_moves(sql, |moves| Ok(moves.head))?;
         let had = since.map_or(0, |since| since.to_device.unwrap_or(since.own));
         Ok(if had <= head { had } else { 0 })
@@ -271,8 +271,15 @@ mod tests {
         let (token_hash, since) = (token.to_owned(), since.map(ToOwned::to_owned));
         let plan = SyncPlan { token_hash: token_hash.clone(), since: since.clone(), ..SyncPlan::default() };
         let plan = world.call(ALICE, &plan).unwrap();
-        let close =
-            SyncClose { token_hash, since, position: plan.position, rooms: vec![], rooms_told: false, presence: None };
+        let close = SyncClose {
+            token_hash,
+            since,
+            position: plan.position,
+            rooms: vec![],
+            rooms_told: false,
+            presence: None,
+            without_messages: false,
+        };
         (!plan.quiet).then(|| world.call(ALICE, &close).unwrap())
     }
 

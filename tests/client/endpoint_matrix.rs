@@ -83,8 +83,12 @@ impl Operation {
             encode(value)
         });
         let path = segments.collect::<Vec<_>>().join("/");
-        // A backup is named first of all.
-        if self.path.contains("/room_keys/keys") { format!("{path}?version=999") } else { path }
+        match self.path {
+            // A backup is named first of all.
+            backup if backup.contains("/room_keys/keys") => format!("{path}?version=999"),
+            waiting if waiting.ends_with("/events") => format!("{path}?timeout=0"),
+            _ => path,
+        }
     }
 
     fn asks(&self, client: &harness::Client, uri: &str, body: &str) -> Answer {

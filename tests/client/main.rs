@@ -12,6 +12,7 @@ mod devices;
 mod discovery;
 mod encryption_keys;
 mod endpoint_matrix;
+mod event_stream;
 mod filtering;
 mod forgetting;
 mod guests;

@@ -4,6 +4,8 @@
 //! user's own. Waiting happens here, not in an actor. Cost: the User twice, each moved room once.
 
 mod answer;
+mod events;
+mod initial_sync;
 mod json;
 mod more_state;
 mod streamed;
@@ -58,6 +60,8 @@ const FAILED_PAUSE_MS: u64 = 1_000;
 
 pub(crate) fn routes(routes: &mut Routes) {
     routes.add_carried_body(sync);
+    events::routes(routes);
+    initial_sync::routes(routes);
 }
 
 async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Failure> {
@@ -86,6 +90,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         may_wait,
         looks_only: false,
         presence,
+        without_messages: false,
     };
     let mut empty_answers: u32 = 0;
     loop {
@@ -160,18 +165,11 @@ impl Round<'_> {
         Ok(Some(user.call(call).await.or_absent(UNKNOWN_TOKEN)?))
     }
 
-    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Outcome, Failure> {
-        let Self { cx, bearer, .. } = *self;
-        let plan = self.plan(call, wait_ms).await?;
-        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Outcome::Nothing) };
-        let filter = match (self.filter, &plan.filter) {
-            (Some(filter), _) => filter.clone(),
-            (None, Some(stored)) => serde_json::from_str(stored.get())?,
-            (None, None) => FilterDefinition::default(),
-        };
-        let reading = Reading {
-            cx: cx.clone(),
-            bearer: bearer.clone(),
+    /// How the rooms of a plan are read.
+    fn reading(&self, call: &SyncPlan, plan: &Plan, filter: FilterDefinition) -> Reading {
+        Reading {
+            cx: self.cx.clone(),
+            bearer: self.bearer.clone(),
             device: plan.device.clone(),
             format: event_format(&filter),
             presence: presence::closing(call.presence.as_ref(), &filter.presence),
@@ -181,7 +179,19 @@ impl Round<'_> {
             is_incremental: call.since.is_some(),
             push_rules: plan.push_rules.clone(),
             ignored: plan.ignored.clone(),
+        }
+    }
+
+    async fn answer(&self, call: &SyncPlan, wait_ms: u64) -> Result<Outcome, Failure> {
+        let Self { cx, bearer, .. } = *self;
+        let plan = self.plan(call, wait_ms).await?;
+        let Some(plan) = plan.filter(|plan| !plan.quiet) else { return Ok(Outcome::Nothing) };
+        let filter = match (self.filter, &plan.filter) {
+            (Some(filter), _) => filter.clone(),
+            (None, Some(stored)) => serde_json::from_str(stored.get())?,
+            (None, None) => FilterDefinition::default(),
         };
+        let reading = self.reading(call, &plan, filter);
         if plan.rooms.len() > ROOMS_AT_A_TIME {
             return Ok(Outcome::Streamed(streamed::body(reading, call.since.clone(), plan)));
         }
@@ -193,6 +203,7 @@ impl Round<'_> {
             rooms: read,
             rooms_told: false,
             presence: reading.presence.clone(),
+            without_messages: false,
         };
         let closed = cx.user(&bearer.user_id).call(&close).await.or_absent(UNKNOWN_TOKEN)?;
         rooms.device_lists.settle(cx, bearer).await?;
@@ -284,11 +295,8 @@ impl Reading {
         for (room, reply) in replies {
             match reply {
                 Ok((reply, told)) => {
+                    read.push(was_read(room, &reply));
                     rooms.device_lists.add(reply.device_lists);
-                    let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
-                    let (number, to) = (room.number, reply.to);
-                    let left = matches!(reply.section, Section::Leave);
-                    read.push(ReadRoom { number, to, failed: false, anew: reply.anew, left, typing });
                     let section = if wants(&self.filter.room, &room.room_id) { reply.section } else { Section::None };
                     match section {
                         Section::Join => rooms.join.insert(room.room_id.clone(), Room::told(told)),
@@ -315,6 +323,14 @@ impl Reading {
     }
 
     async fn delta(&self, room: &PlannedRoom) -> Looked {
+        let (call, mut reply) = self.ask(room).await?;
+        let Delta { user, device, state: filter, format, .. } = call;
+        let told = Reader { user, device, filter, format }.told(&self.cx, &room.room_id, &mut reply)?;
+        Ok((reply, told))
+    }
+
+    /// What the room replies, and what it was asked.
+    async fn ask(&self, room: &PlannedRoom) -> Result<(Delta, DeltaReply), Failure> {
         let filter = &self.filter.room;
         let call = Delta {
             user: self.bearer.user_id.clone(),
@@ -331,13 +347,18 @@ impl Reading {
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
             ignored: self.ignored.clone(),
         };
-        let mut reply = match self.cx.room(&room.room_id).call(&call).await {
+        let reply = match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is gone: then there is nothing to read.
             Err(Failure::Absent) => DeltaReply::nothing(room.from.unwrap_or(0), Section::None)?,
             reply => reply?,
         };
-        let Delta { user, device, state: filter, format, .. } = call;
-        let told = Reader { user, device, filter, format }.told(&self.cx, &room.room_id, &mut reply)?;
-        Ok((reply, told))
+        Ok((call, reply))
     }
+}
+
+/// How far the room was read that replied this.
+fn was_read(room: &PlannedRoom, reply: &DeltaReply) -> ReadRoom {
+    let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
+    let left = matches!(reply.section, Section::Leave);
+    ReadRoom { number: room.number, to: reply.to, failed: false, anew: reply.anew, left, typing }
 }

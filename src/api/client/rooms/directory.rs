@@ -11,7 +11,7 @@ use ruma_client_api::{
     room::Visibility,
 };
 use ruma_common::{
-    OwnedRoomId, ServerName,
+    OwnedRoomId, RoomId, ServerName,
     directory::{Filter, RoomNetwork},
 };
 use serde::{Deserialize, Serialize};
@@ -46,8 +46,14 @@ async fn visibility(
     (): (),
     request: get_room_visibility::v3::Request,
 ) -> Result<get_room_visibility::v3::Response, Failure> {
-    let published = cx.room(&request.room_id).call(&IsPublished {}).await.or_absent(no_such_room())?;
-    Ok(get_room_visibility::v3::Response::new(if published { Visibility::Public } else { Visibility::Private }))
+    let visibility = visibility_of(cx, &request.room_id).await.or_absent(no_such_room())?;
+    Ok(get_room_visibility::v3::Response::new(visibility))
+}
+
+/// Whether the room is in the directory.
+pub(in crate::client) async fn visibility_of(cx: &Context, room_id: &RoomId) -> Result<Visibility, Failure> {
+    let published = cx.room(room_id).call(&IsPublished {}).await?;
+    Ok(if published { Visibility::Public } else { Visibility::Private })
 }
 
 /// `PUT /directory/list/room/{roomId}`. Not ruma's type: to that one, the visibility has no default.

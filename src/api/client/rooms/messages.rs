@@ -88,7 +88,7 @@ pub(super) async fn place(
 }
 
 /// Where in a room's log a token stands: one of the room itself, or a sync's `next_batch`.
-pub(super) async fn position(
+pub(in crate::client) async fn position(
     cx: &Context,
     caller: &Caller,
     room_id: &OwnedRoomId,

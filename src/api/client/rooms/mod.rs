@@ -4,6 +4,7 @@ mod aliases;
 mod context;
 mod create;
 pub(crate) mod directory;
+mod initial_sync;
 mod joining;
 mod members;
 mod membership;
@@ -25,6 +26,7 @@ use ruma_common::UserId;
 pub(in crate::client) use aliases::room_named;
 pub(crate) use joining::first_joined;
 pub(crate) use messages::direction;
+pub(in crate::client) use messages::position;
 pub(crate) use messages::{event_filter, wants_room};
 
 use crate::{Context, Routes};
@@ -34,6 +36,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     context::routes(routes);
     create::routes(routes);
     directory::routes(routes);
+    initial_sync::routes(routes);
     joining::routes(routes);
     members::routes(routes);
     membership::routes(routes);
@@ -55,7 +58,7 @@ fn no_such_room() -> Refusal {
 
 /// What a room that nobody made here is to who wants to read it: the same as a room they are not in, so that asking
 /// does not tell which rooms there are.
-fn not_in_room(user_id: &UserId) -> Refusal {
+pub(in crate::client) fn not_in_room(user_id: &UserId) -> Refusal {
     Refusal::Forbidden(format!("{user_id} is not in this room"))
 }
 

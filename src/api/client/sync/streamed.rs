@@ -126,6 +126,7 @@ impl Telling {
             rooms: std::mem::take(&mut self.read),
             rooms_told: true,
             presence: reading.presence.clone(),
+            without_messages: false,
         };
         let user = reading.cx.user(&reading.bearer.user_id);
         let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
@@ -140,7 +141,7 @@ fn text(text: &'static [u8]) -> Pieces {
 }
 
 /// Why an answer ends before its time.
-fn cut(failure: Failure) -> Fault {
+pub(super) fn cut(failure: Failure) -> Fault {
     match failure {
         Failure::Fault(fault) => fault,
         Failure::Refused(refusal) => Fault::new(format!("refused in the middle of a sync: {}", refusal.errcode())),
