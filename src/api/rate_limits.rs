@@ -74,8 +74,9 @@ impl Limits {
     }
 }
 
-/// What asks every room of a user, and is not of ruma's.
-const ASKING_ALL_ROOMS: [&str; 4] = [
+/// What ruma does not model: what the specification has limited, and what asks every room of a user.
+const UNKNOWN_TO_RUMA: [&str; 5] = [
+    "/_matrix/client/v1/mutual_rooms",
     "/_matrix/client/v3/initialSync",
     "/_matrix/client/r0/initialSync",
     "/_matrix/client/v3/events/{event_id}",
@@ -127,9 +128,7 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<get_media_preview::v1::Request>(&mut table, &[By::UrlPreviews]);
     #[expect(deprecated, reason = "it costs as much by its old name")]
     limit::<get_media_preview_deprecated::v3::Request>(&mut table, &[By::UrlPreviews]);
-    // What ruma does not model, and which asks every room of the user.
-    let all_rooms = Limits { limited: &[By::Requests], is_transaction: false };
-    table.extend(ASKING_ALL_ROOMS.map(|path| ((Method::GET, path), all_rooms)));
+    table.extend(UNKNOWN_TO_RUMA.map(|path| ((Method::GET, path), Limits::of_any())));
     table
 }
 

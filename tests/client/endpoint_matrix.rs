@@ -20,15 +20,7 @@ const NOT_BUILT: &str = include_str!("not_built.txt");
 const TOKEN_OPTIONAL: &[&str] = &["getVersions", "getRoomSummary"];
 
 /// Operations of the method POST or PUT that expect no JSON, or an object in which nothing can be.
-const NO_JSON: &[&str] = &[
-    "createContent",
-    "forgetRoom",
-    "logout",
-    "logout_all",
-    "requestOpenIdToken",
-    "uploadContent",
-    "uploadContentToMXC",
-];
+const NO_JSON: &[&str] = &["createContent", "logout", "logout_all", "uploadContent", "uploadContentToMXC"];
 
 struct Operation {
     api: &'static str,

@@ -205,6 +205,8 @@ fn whatever_else_is_limited_counts_for_a_token(server: &Server) {
     alice.get("/account/whoami").ok();
     limited(alice.get("/capabilities"));
     limited(alice.get("/publicRooms"));
+    limited(alice.client().get("/_matrix/client/v1/mutual_rooms?user_id=%40bob%3Amyelin.test"));
+    limited(alice.get("/initialSync"));
     laptop.get("/account/whoami").ok();
     bob.get("/publicRooms").ok();
     // What is not limited, as the specification has it.

@@ -4,21 +4,26 @@ use actors::{
     room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
     user::{AskInvite, GetProfile, IsAsked},
 };
+use bytes::Bytes;
 use domain::Refusal;
-use ruma_client_api::membership::{ban_user, forget_room, invite_user, kick_user, leave_room, unban_user};
-use ruma_common::{OwnedUserId, RoomId, UserId};
+use http::{Method, Request, Response, StatusCode};
+use ruma_client_api::membership::{ban_user, invite_user, kick_user, leave_room, unban_user};
+use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{
-    Map,
+    Map, Value,
     value::{RawValue, to_raw_value},
 };
 
 use super::{call_id, joining::elsewhere, not_in_room};
-use crate::{Caller, Context, Failure, OrAbsent, Routes};
+use crate::{Caller, Context, Failure, OrAbsent, Routes, failure, router::json_or_default};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(invite);
     routes.add(leave);
-    routes.add(forget);
+    // Not through ruma's type: it takes any body.
+    for path in ["/_matrix/client/v3/rooms/{room_id}/forget", "/_matrix/client/r0/rooms/{room_id}/forget"] {
+        routes.add_raw(Method::POST, path, forget);
+    }
     routes.add(kick);
     routes.add(ban);
     routes.add(unban);
@@ -172,10 +177,14 @@ async fn leave(
 async fn forget(
     cx: &Context,
     caller: Caller,
-    request: forget_room::v3::Request,
-) -> Result<forget_room::v3::Response, Failure> {
-    match cx.room(&request.room_id).call(&Forget { user: caller.user_id }).await {
-        Ok(()) | Err(Failure::Absent) => Ok(forget_room::v3::Response::new()),
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    json_or_default::<Map<String, Value>>(request.body())?;
+    let room_id = path_args.into_iter().next().unwrap_or_default();
+    let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    match cx.room(&room_id).call(&Forget { user: caller.user_id }).await {
+        Ok(()) | Err(Failure::Absent) => Ok(failure::json(StatusCode::OK, &Map::new())),
         Err(failure) => Err(failure),
     }
 }
