@@ -34,9 +34,25 @@ fn what_is_owed_of_open_rooms() {
 fn who_administers_accounts() {
     pinned(&user::GetModeration {}, json!({}));
     pinned_reply::<user::GetModeration>(json!({ "locked": true, "suspended": true, "admin": true }));
-    pinned(&user::Moderate { locked: Some(true), suspended: Some(false) }, json!({ "locked": true, "suspended": false }));
+    pinned(
+        &user::Moderate { locked: Some(true), suspended: Some(false) },
+        json!({ "locked": true, "suspended": false }),
+    );
     pinned(&user::GetSessions {}, json!({}));
     pinned_reply::<user::GetSessions>(json!([{ "device_id": "D", "last_seen_ms": 1, "last_seen_ip": "192.0.2.1" }]));
+}
+
+#[test]
+fn who_logs_in_by_token() {
+    let (token_hash, password_hash, login_hash) = ("t".to_owned(), "p".to_owned(), "l".to_owned());
+    pinned(
+        &user::AddLoginToken { token_hash, password_hash, login_hash, expires_ms: 5 },
+        json!({ "token_hash": "t", "password_hash": "p", "login_hash": "l", "expires_ms": 5 }),
+    );
+    pinned(
+        &user::LogInByToken { login_hash: "l".into(), device: user::NewDevice::new("D", "t") },
+        json!({ "login_hash": "l", "device": { "device_id": "D", "token_hash": "t" } }),
+    );
 }
 
 #[test]
@@ -49,10 +65,7 @@ fn who_watches_a_room() {
         up_to: Some(7),
         may_wait: true,
     };
-    pinned(
-        &call,
-        json!({ "user": "@alice:a", "device": "D", "since": { "after": 5 }, "up_to": 7, "may_wait": true }),
-    );
+    pinned(&call, json!({ "user": "@alice:a", "device": "D", "since": { "after": 5 }, "up_to": 7, "may_wait": true }));
     let since = [json!("now"), json!("joined")];
     for (encoded, since) in since.into_iter().zip([room::WatchedSince::Now, room::WatchedSince::Joined]) {
         assert_eq!(serde_json::to_value(since).unwrap(), encoded);

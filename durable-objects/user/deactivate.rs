@@ -45,6 +45,7 @@ impl User {
         // The hash of the password stays: it tells the user apart who is told that the account is deactivated.
         store::account::deactivate(tx, cx.now_ms)?;
         remove_devices_but(tx, cx, None)?;
+        store::login_token::clear(tx, cx.now_ms, 0)?;
         // Nobody can read these any more.
         for version in store::backup::versions(&**tx)? {
             store::backup::delete(tx, version)?;

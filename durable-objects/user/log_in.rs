@@ -80,19 +80,25 @@ impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
         call.device.check()?;
         check_password_hash(&**tx, &call.password_hash)?;
+        Self::put_logged_in(tx, cx, &call.device)?;
+        Ok(LoggedIn {})
+    }
+
+    /// Logs a device in of a user who has proven who they are.
+    pub(super) fn put_logged_in(tx: &Tx<'_>, cx: &Cx<'_>, device: &NewDevice) -> Result<(), Error> {
         if store::account::get(&**tx)?.locked {
             return Err(Refusal::UserLocked.into());
         }
-        if store::keys::is_cross_signing(&**tx, &call.device.device_id)? {
+        if store::keys::is_cross_signing(&**tx, &device.device_id)? {
             return Err(Refusal::Forbidden("This device id is the name of one of your keys".to_owned()).into());
         }
-        if store::device::dehydrated(&**tx)?.is_some_and(|device| device.device_id == call.device.device_id) {
+        if store::device::dehydrated(&**tx)?.is_some_and(|dehydrated| dehydrated.device_id == device.device_id) {
             return Err(Refusal::Forbidden("This device id is your dehydrated device's".to_owned()).into());
         }
-        store::device::put(tx, &call.device, cx.now_ms)?;
+        store::device::put(tx, device, cx.now_ms)?;
         // Whoever waits with the device's old token learns that it is none any more.
         cx.wake();
-        Ok(LoggedIn {})
+        Ok(())
     }
 }
 

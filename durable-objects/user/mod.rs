@@ -5,6 +5,7 @@
 //! | [`Create`] | registers the user, and a first device |
 //! | [`PasswordHash`] | what a password is checked against |
 //! | [`LogIn`], [`LogOut`] | a device and its token come and go |
+//! | [`AddLoginToken`], [`LogInByToken`] | and come by a token that another client made |
 //! | [`Refresh`] | new tokens for a device |
 //! | [`Verify`] | whose device a token belongs to |
 //! | [`GetDevices`], [`RenameDevice`], [`DeleteDevices`] | the user looks after their devices |
@@ -58,6 +59,7 @@ mod key_backup;
 mod key_counts;
 mod log_in;
 mod log_out;
+mod login_token;
 mod membership_changed;
 mod moderation;
 mod moves;
@@ -130,6 +132,7 @@ pub use key_counts::KeyCounts;
 use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
+pub use login_token::{AddLoginToken, LogInByToken};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use moderation::{GetModeration, GetSessions, Moderate, Moderation};
 pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
@@ -175,6 +178,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_changed_keys.sql"),
     include_str!("migrations/0013_pushers.sql"),
     include_str!("migrations/0014_moderation.sql"),
+    include_str!("migrations/0015_login_token.sql"),
 ];
 
 /// The user whose actor this is.
@@ -232,6 +236,8 @@ impl Logic for User {
             read PasswordHash => password_hash,
             write LogIn => log_in,
             write LogOut => log_out,
+            write AddLoginToken => add_login_token,
+            write LogInByToken => log_in_by_token,
             write Refresh => refresh,
             read Verify => verify,
             read GetDevices => devices,

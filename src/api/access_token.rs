@@ -5,6 +5,7 @@
 //! | `mye_<localpart>.<secret>` | an access token |
 //! | `myg_<localpart>.<secret>` | a guest's |
 //! | `myr_<localpart>.<device id>.<secret>` | a token that refreshes a device |
+//! | `myl_<localpart>.<secret>` | a token for one login |
 //!
 //! Each part is URL-safe base64. A token names its user, so whoever gets it can ask the right actor; actors keep only its
 //! hash. It says besides whether the user is a guest, so that who is can be refused without asking anyone: another prefix
@@ -20,6 +21,7 @@ use crate::Context;
 const USER_PREFIX: &str = "mye_";
 const GUEST_PREFIX: &str = "myg_";
 const REFRESH_PREFIX: &str = "myr_";
+const LOGIN_PREFIX: &str = "myl_";
 
 /// The longest token looked at, in bytes: user and device ids have at most 255 each.
 const TOKEN_BYTES_MAX: usize = 1024;
@@ -39,6 +41,11 @@ pub(crate) fn make(cx: &Context, user_id: &UserId, is_guest: bool) -> Result<Str
 /// Makes a token that refreshes the device.
 pub(crate) fn make_refresh(cx: &Context, user_id: &UserId, device_id: &DeviceId) -> Result<String, Fault> {
     Ok(encode(REFRESH_PREFIX, &[user_id.localpart(), device_id.as_str()], cx.random()?))
+}
+
+/// Makes a token for one login of the user.
+pub(crate) fn make_login(cx: &Context, user_id: &UserId) -> Result<String, Fault> {
+    Ok(encode(LOGIN_PREFIX, &[user_id.localpart()], cx.random()?))
 }
 
 fn encode(prefix: &str, names: &[&str], secret: [u8; 32]) -> String {
@@ -61,6 +68,12 @@ pub(crate) fn named(token: &str, server_name: &ServerName) -> Option<Named> {
 pub(crate) fn refreshed(token: &str, server_name: &ServerName) -> Option<(OwnedUserId, OwnedDeviceId)> {
     let [localpart, device_id] = names(token, token.strip_prefix(REFRESH_PREFIX)?)?;
     Some((local_user(&localpart, server_name)?, device_id.into()))
+}
+
+/// Who logs in with a token; `None` if it is none of ours. Says nothing about whether it is good.
+pub(crate) fn logs_in(token: &str, server_name: &ServerName) -> Option<OwnedUserId> {
+    let [localpart] = names(token, token.strip_prefix(LOGIN_PREFIX)?)?;
+    local_user(&localpart, server_name)
 }
 
 /// The names before the secret.

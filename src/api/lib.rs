@@ -83,7 +83,7 @@ pub struct Server {
 /// Every endpoint that the configuration allows. A host whose services live for one request makes this once.
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
-    client::routes(&mut routes);
+    client::routes(&mut routes, config);
     media::routes(&mut routes, config);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {

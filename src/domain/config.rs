@@ -4,6 +4,7 @@
 //! environment, file and flags natively) is the host's.
 
 mod federation;
+mod support;
 mod turn;
 mod url_previews;
 
@@ -14,6 +15,7 @@ use ruma_common::OwnedServerName;
 use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange, federation::ServerPatterns};
 
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
+pub use support::{Support, SupportContact};
 pub use turn::Turn;
 pub use url_previews::UrlPreviews;
 
@@ -51,6 +53,12 @@ pub struct Config {
     pub password_length_min: usize,
     /// How long the access tokens of clients that refresh them last, in milliseconds.
     pub access_token_lifetime_ms: u64,
+    /// Whether users may make tokens that other clients log in with.
+    pub login_tokens: bool,
+    /// How to get help with the server.
+    pub support: Option<Support>,
+    /// The key of the policy server of this name, in unpadded base64.
+    pub policy_server_key: Option<String>,
     /// Lets who knows it register users through the admin API.
     pub registration_shared_secret: Option<Secret>,
     /// The version of a new room that names none.
@@ -206,6 +214,23 @@ impl Config {
             "ACCESS_TOKEN_LIFETIME",
             Some("300"),
             "how long the access tokens of clients that refresh them last, in seconds: 1 to 31536000",
+        ),
+        key(
+            "LOGIN_TOKENS",
+            Some("on"),
+            "whether users may make a token with which another client logs in, once, within two minutes: on or off",
+        ),
+        key(
+            "SUPPORT_CONTACTS",
+            Some(""),
+            "who helps with the server, separated by commas: a role (m.role.admin, m.role.security or one of your own), a \
+             user id, an email address, or both, separated by spaces",
+        ),
+        key("SUPPORT_PAGE", None, "the https:// or http:// URL of a page that helps"),
+        key(
+            "POLICY_SERVER_KEY",
+            None,
+            "the ed25519 public key of the policy server that goes by SERVER_NAME: 32 bytes in base64 without padding",
         ),
         key("DEFAULT_ROOM_VERSION", Some("12"), "the version of new rooms: 1 to 12"),
         key(
@@ -385,6 +410,9 @@ impl Config {
             access_token_lifetime_ms: values.required("ACCESS_TOKEN_LIFETIME", |text| {
                 text.parse().ok().filter(|seconds| (1..=31_536_000_u64).contains(seconds)).map(|seconds| seconds * 1000)
             })?,
+            login_tokens: values.required("LOGIN_TOKENS", parse_switch)?,
+            support: values.support()?,
+            policy_server_key: values.policy_server_key()?,
             registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", parse_secret)?,
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,

@@ -7,6 +7,9 @@ use harness::{Server, Value, encode, json, on_each_host};
 on_each_host![
     versions_are_listed_to_anybody,
     the_well_known_names_the_base_url,
+    a_server_says_whom_to_turn_to,
+    a_policy_server_says_its_key,
+    nobody_signs_on_elsewhere,
     capabilities_need_a_token,
     capabilities_name_every_room_version,
     health_is_served,
@@ -40,6 +43,42 @@ fn the_well_known_names_the_base_url(server: &Server) {
     assert_eq!(base_url.trim_end_matches('/'), server.url());
 }
 
+fn a_server_says_whom_to_turn_to(server: &Server) {
+    let support = "/.well-known/matrix/support";
+    server.anonymous().get(support).refused(404, "M_NOT_FOUND");
+    let contacts = "m.role.admin @admin:myelin.test admin@example.org, m.role.security security@example.org";
+    let settings = [("SUPPORT_CONTACTS", contacts), ("SUPPORT_PAGE", "https://example.org/help")];
+    let helpful = Server::with(server.host(), &settings);
+    let answer = helpful.anonymous().get(support);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    let admin =
+        json!({ "role": "m.role.admin", "matrix_id": "@admin:myelin.test", "email_address": "admin@example.org" });
+    let security = json!({ "role": "m.role.security", "email_address": "security@example.org" });
+    assert_eq!(answer.ok(), json!({ "contacts": [admin, security], "support_page": "https://example.org/help" }));
+    let page = Server::with(server.host(), &[("SUPPORT_PAGE", "https://example.org/help")]);
+    assert_eq!(page.anonymous().get(support).ok(), json!({ "support_page": "https://example.org/help" }));
+}
+
+fn a_policy_server_says_its_key(server: &Server) {
+    let policy_server = "/.well-known/matrix/policy_server";
+    server.anonymous().get(policy_server).refused(404, "M_NOT_FOUND");
+    let key = "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s";
+    let policing = Server::with(server.host(), &[("POLICY_SERVER_KEY", key)]);
+    assert_eq!(policing.anonymous().get(policy_server).ok(), json!({ "public_keys": { "ed25519": key } }));
+}
+
+fn nobody_signs_on_elsewhere(server: &Server) {
+    let anonymous = server.anonymous();
+    for metadata in ["/_matrix/client/v1/auth_metadata", "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"] {
+        anonymous.get(metadata).refused(404, "M_UNRECOGNIZED");
+    }
+    for provider in ["", "/unknown"] {
+        let path = format!("/_matrix/client/v3/login/sso/redirect{provider}");
+        anonymous.get(&path).refused(400, "M_MISSING_PARAM");
+        anonymous.get(&format!("{path}?redirectUrl=https%3A%2F%2Fclient.example")).refused(404, "M_NOT_FOUND");
+    }
+}
+
 fn capabilities_need_a_token(server: &Server) {
     server.anonymous().get("/_matrix/client/v3/capabilities").refused(401, "M_MISSING_TOKEN");
     let alice = server.registers("alice");
@@ -49,12 +88,8 @@ fn capabilities_need_a_token(server: &Server) {
     }
     let display_name = format!("/profile/{}/displayname", encode(&alice.id));
     alice.put(&display_name, json!({ "displayname": "A" })).ok();
-    for name in ["m.3pid_changes", "m.get_login_token"] {
-        assert_eq!(claimed[name]["enabled"], false, "{name}");
-    }
+    assert_eq!(claimed["m.3pid_changes"]["enabled"], false);
     alice.post("/account/3pid/add", json!({ "sid": "1", "client_secret": "x" })).refused(403, "M_THREEPID_AUTH_FAILED");
-    let get_token = "/_matrix/client/v1/login/get_token";
-    alice.client().post(get_token, json!({})).refused(404, "M_UNRECOGNIZED");
 }
 
 fn capabilities_name_every_room_version(server: &Server) {

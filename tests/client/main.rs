@@ -22,6 +22,7 @@ mod key_backup;
 mod knocking;
 mod lazy_loading;
 mod login;
+mod login_tokens;
 mod media;
 mod media_administration;
 mod media_in_s3;

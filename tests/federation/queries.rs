@@ -14,6 +14,7 @@ on_each_host![
     aliases_are_asked_for_where_they_were_made,
     an_alias_of_another_server_is_listed_where_it_points_here,
     our_aliases_are_told,
+    what_nobody_specified_is_not_understood,
     a_room_is_joined_by_the_alias_of_another_server,
     our_directory_is_shown,
     other_directories_are_asked_for,
@@ -112,6 +113,14 @@ fn our_aliases_are_told(host: Host) {
     other.gets(server, &path(&format!("#nothing:{SERVER_NAME}"))).refused(404, "M_NOT_FOUND");
     other.gets(server, &path("nothing")).refused(400, "M_INVALID_PARAM");
     server.anonymous().get(&path("#x:y")).refused(401, "M_UNAUTHORIZED");
+}
+
+fn what_nobody_specified_is_not_understood(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    let query = "/_matrix/federation/v1/query/org.example.weather?where=here";
+    other.gets(server, query).refused(404, "M_UNRECOGNIZED");
+    server.anonymous().get(query).refused(401, "M_UNAUTHORIZED");
 }
 
 fn a_room_is_joined_by_the_alias_of_another_server(host: Host) {

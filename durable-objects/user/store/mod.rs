@@ -7,6 +7,7 @@ pub(crate) mod backup;
 pub(crate) mod device;
 pub(crate) mod filter;
 pub(crate) mod keys;
+pub(crate) mod login_token;
 pub(crate) mod profile;
 pub(crate) mod pushers;
 pub(crate) mod rooms;

@@ -14,21 +14,19 @@ async fn capabilities(cx: &Context, caller: Caller, _: Request) -> Result<Vec<u8
     let available: Map<String, Value> =
         RoomVersion::ALL.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
     let mut capabilities = json!({
-        "capabilities": {
-            "m.room_versions": { "default": cx.config().default_room_version.as_str(), "available": available },
-            "m.change_password": { "enabled": true },
-            "m.set_displayname": { "enabled": true },
-            "m.set_avatar_url": { "enabled": true },
-            "m.profile_fields": { "enabled": true },
-            "m.3pid_changes": { "enabled": false },
-            "m.get_login_token": { "enabled": false },
-        }
+        "m.room_versions": { "default": cx.config().default_room_version.as_str(), "available": available },
+        "m.change_password": { "enabled": true },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": true },
+        "m.profile_fields": { "enabled": true },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": cx.config().login_tokens },
     });
-    if caller.administrator {
-        // «This property should be omitted altogether if `suspend` and `lock` would be `false`.»
-        capabilities["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    // «This property should be omitted altogether if `suspend` and `lock` would be `false`.»
+    if let Some(capabilities) = capabilities.as_object_mut().filter(|_| caller.administrator) {
+        capabilities.insert("m.account_moderation".to_owned(), json!({ "suspend": true, "lock": true }));
     }
-    Ok(serde_json::to_vec(&capabilities)?)
+    Ok(serde_json::to_vec(&json!({ "capabilities": capabilities }))?)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Spec: "Login", "Refreshing access tokens".
 
-use actors::user::{LogIn, Refresh};
+use actors::user::{LogIn, LogInByToken, Refresh};
 use bytes::Bytes;
 use domain::{RateLimited, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::session::{
-    get_login_types::v3::{self as login_types, LoginType, PasswordLoginType},
+    get_login_types::v3::{self as login_types, LoginType, PasswordLoginType, TokenLoginType},
     refresh_token::v3 as refreshing,
 };
 use ruma_common::{OwnedDeviceId, OwnedUserId, ServerName};
@@ -17,7 +17,7 @@ use crate::{
     credentials::{NamedUser, check_password, counted, wrong},
     failure,
     new_login::{NewLogin, Tokens, Wanted, refreshed},
-    router::bad_json,
+    router::{bad_json, query},
 };
 
 /// A login with a password. Not ruma's type: that one panics when the request has no `type`.
@@ -48,19 +48,54 @@ pub(super) fn routes(routes: &mut Routes) {
         routes.add_raw(Method::POST, path, login);
     }
     routes.add_json(refresh);
+    for path in ["/_matrix/client/v3/login/sso/redirect", "/_matrix/client/r0/login/sso/redirect"] {
+        routes.add_raw(Method::GET, path, no_single_sign_on);
+    }
+    for path in ["/_matrix/client/v3/login/sso/redirect/{idp_id}", "/_matrix/client/r0/login/sso/redirect/{idp_id}"] {
+        routes.add_raw(Method::GET, path, no_single_sign_on);
+    }
 }
 
-async fn flows(_: &Context, (): (), _: login_types::Request) -> Result<login_types::Response, Failure> {
-    Ok(login_types::Response::new(vec![LoginType::Password(PasswordLoginType::new())]))
+async fn flows(cx: &Context, (): (), _: login_types::Request) -> Result<login_types::Response, Failure> {
+    let mut flows = vec![LoginType::Password(PasswordLoginType::new())];
+    if cx.config().login_tokens {
+        let mut by_token = TokenLoginType::new();
+        by_token.get_login_token = true;
+        flows.push(LoginType::Token(by_token));
+    }
+    Ok(login_types::Response::new(flows))
+}
+
+/// No identity provider is known here: «404: The IdP ID was not recognized by the server».
+async fn no_single_sign_on(
+    _: &Context,
+    (): (),
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Query {
+        redirect_url: Option<String>,
+    }
+    let Query { redirect_url } = query(&request)?;
+    if redirect_url.is_none() {
+        return Err(Refusal::MissingParam("`redirectUrl` is required".to_owned()).into());
+    }
+    Err(Refusal::NotFound("This server has no such identity provider to log in with".to_owned()).into())
 }
 
 async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
     let body: Value = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     match body.get("type").and_then(Value::as_str) {
-        Some("m.login.password") => {}
-        Some(_) => return Err(Refusal::Unknown("This login type is not supported".to_owned()).into()),
-        None => return Err(Refusal::BadJson("The login has no type".to_owned()).into()),
+        Some("m.login.password") => by_password(cx, body).await,
+        Some("m.login.token") if cx.config().login_tokens => by_token(cx, body).await,
+        Some(_) => Err(Refusal::Unknown("This login type is not supported".to_owned()).into()),
+        None => Err(Refusal::BadJson("The login has no type".to_owned()).into()),
     }
+}
+
+async fn by_password(cx: &Context, body: Value) -> Result<Response<Bytes>, Failure> {
     let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
     let user_id = request.user.user_id(cx)?;
     let account = counted(&user_id);
@@ -69,14 +104,35 @@ async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) ->
     let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, request.device)?;
     let call = LogIn { password_hash, device };
     cx.user(&user_id).call(&call).await.or_absent(wrong())?;
+    Ok(logged_in(cx, user_id, call.device.device_id, tokens))
+}
+
+/// With a token that another client made, see [`super::login_token`].
+async fn by_token(cx: &Context, body: Value) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Login {
+        token: String,
+        #[serde(flatten)]
+        device: Wanted,
+    }
+    let Login { token, device } = Login::deserialize(body).map_err(|error| bad_json(&error))?;
+    let unknown = || Refusal::Forbidden("This login token is not good, or no longer".to_owned());
+    let user_id = access_token::logs_in(&token, cx.server_name()).ok_or_else(unknown)?;
+    let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, device)?;
+    let call = LogInByToken { login_hash: access_token::hash(&token), device };
+    cx.user(&user_id).call(&call).await.or_absent(unknown())?;
+    Ok(logged_in(cx, user_id, call.device.device_id, tokens))
+}
+
+fn logged_in(cx: &Context, user_id: OwnedUserId, device_id: OwnedDeviceId, tokens: Tokens) -> Response<Bytes> {
     let answer = Answer {
         user_id,
         home_server: cx.server_name(),
-        device_id: call.device.device_id,
+        device_id,
         tokens,
         well_known: new_address(cx).map(|base_url| json!({ "m.homeserver": { "base_url": base_url } })),
     };
-    Ok(failure::json(StatusCode::OK, &answer))
+    failure::json(StatusCode::OK, &answer)
 }
 
 async fn refresh(cx: &Context, (): (), request: refreshing::Request) -> Result<Vec<u8>, Failure> {
@@ -114,7 +170,8 @@ mod tests {
     fn a_user_logs_in_by_id_or_localpart() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
         server.register("alice");
-        assert_eq!(server.get(LOGIN, "").1, json!({ "flows": [{ "type": "m.login.password" }] }));
+        let by_token = json!({ "type": "m.login.token", "get_login_token": true });
+        assert_eq!(server.get(LOGIN, "").1, json!({ "flows": [{ "type": "m.login.password" }, by_token] }));
         let old = json!({ "type": "m.login.password", "user": "alice", "password": "secret" });
         for body in [body("alice", "secret"), body("@alice:localhost", "secret"), body("Alice", "secret"), old] {
             let (status, answer) = server.post(LOGIN, "", &body);

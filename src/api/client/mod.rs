@@ -13,6 +13,7 @@ mod filter;
 mod key_backup;
 pub(crate) mod keys;
 mod login;
+mod login_token;
 mod logout;
 mod notifications;
 pub(crate) mod openid;
@@ -36,13 +37,18 @@ mod whoami;
 
 pub(crate) use rooms::{direction, directory, first_joined};
 
+use domain::Config;
+
 use crate::Routes;
 
-pub(crate) fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     versions::routes(routes);
     capabilities::routes(routes);
     register::routes(routes);
     login::routes(routes);
+    if config.login_tokens {
+        login_token::routes(routes);
+    }
     logout::routes(routes);
     openid::routes(routes);
     whoami::routes(routes);

@@ -1,8 +1,10 @@
 //! What other servers ask about our users and aliases, and what we ask about theirs. Spec: "Querying for information".
 
 use actors::user::GetProfile;
+use bytes::Bytes;
 use domain::{RateLimited, Refusal};
 use futures_util::future::{Either, select};
+use http::{Method, Request, Response};
 use ruma_common::{
     OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UserId,
     api::{Metadata, OutgoingRequest, path_builder::PathBuilder},
@@ -27,6 +29,7 @@ const ALIAS_BYTES_MAX: usize = 1024 * 1024;
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(profile);
     routes.add(room_of_alias);
+    routes.add_raw(Method::GET, "/_matrix/federation/v1/query/{query_type}", unknown_query);
 }
 
 async fn profile(cx: &Context, _: Origin, request: profile::Request) -> Result<Vec<u8>, Failure> {
@@ -44,6 +47,11 @@ async fn room_of_alias(cx: &Context, _: Origin, request: directory::Request) -> 
     let held = alias::find(cx.metadata(), &request.room_alias).await?;
     let held = held.ok_or_else(|| unknown_alias(&request.room_alias))?;
     Ok(directory::Response::new(held.room_id, vec![cx.server_name().to_owned()]))
+}
+
+/// «Known query types are specified as their own endpoints»: others are not understood.
+async fn unknown_query(_: &Context, _: Origin, _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+    Err(Refusal::Unrecognized { status: 404 }.into())
 }
 
 fn unknown_user() -> Refusal {

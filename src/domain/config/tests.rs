@@ -23,6 +23,7 @@ fn a_name_is_enough() {
     assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (None, Some(7_776_000_000)));
     assert!(!config.url_previews.are_on);
     assert!(config.federation.allows("a.org:8448".try_into().unwrap()) && !config.outgoing.allow_private_addresses);
+    assert_eq!((config.login_tokens, config.support, config.policy_server_key), (true, None, None));
     assert_eq!((config.well_known_server, config.registration_shared_secret), (None, None));
 }
 
@@ -39,6 +40,10 @@ fn every_key_is_read() {
         ("TERMS_VERSION", "2.1"),
         ("PASSWORD_LENGTH_MIN", "8"),
         ("ACCESS_TOKEN_LIFETIME", "60"),
+        ("LOGIN_TOKENS", "off"),
+        ("SUPPORT_CONTACTS", "m.role.admin @a:example.org, m.role.security b@example.org"),
+        ("SUPPORT_PAGE", "https://example.org/help"),
+        ("POLICY_SERVER_KEY", "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s"),
         ("DEFAULT_ROOM_VERSION", "10"),
         ("PASSWORD_HASH_COST", "8, 1, 1"),
         ("MAX_UPLOAD_SIZE", "512K"),
@@ -76,6 +81,9 @@ fn every_key_is_read() {
     assert_eq!(terms, Some(("https://example.org/terms?lang=en#1", "House Rules", "2.1")));
     assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
     assert_eq!(config.access_token_lifetime_ms, 60_000);
+    let support = config.support.as_ref().map(|support| (support.contacts.len(), support.page.as_deref()));
+    assert_eq!((config.login_tokens, support), (false, Some((2, Some("https://example.org/help")))));
+    assert_eq!(config.policy_server_key.as_deref(), Some("6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s"));
     assert_eq!((config.max_upload_size, config.authenticated_media), (524_288, false));
     assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (Some(7_776_000_000), None));
     let turn = config.turn.as_ref().unwrap();
@@ -131,6 +139,10 @@ fn errors_name_the_key_and_not_the_value() {
         ("PASSWORD_LENGTH_MIN", "0"),
         ("PASSWORD_LENGTH_MIN", "129"),
         ("ACCESS_TOKEN_LIFETIME", "0"),
+        ("LOGIN_TOKENS", "yes"),
+        ("SUPPORT_CONTACTS", "admin@example.org"),
+        ("SUPPORT_PAGE", "help"),
+        ("POLICY_SERVER_KEY", "c2hvcnQ"),
         ("MAX_UPLOAD_SIZE", "0"),
         ("MAX_UPLOAD_SIZE", "50MB"),
         ("MAX_UPLOAD_SIZE", "17G"),
