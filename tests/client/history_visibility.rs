@@ -10,6 +10,7 @@ on_each_host![
     a_change_does_not_open_the_past,
     sync_shows_no_more_than_messages,
     a_leaver_keeps_the_state_of_the_leave,
+    each_event_says_what_one_was,
     a_world_readable_state_is_open,
     every_read_of_a_shared_room,
     every_read_of_an_invited_room,
@@ -334,4 +335,15 @@ fn every_read_of_a_joined_room(server: &Server) {
 
 fn every_read_of_a_world_readable_room(server: &Server) {
     every_read(server, "world_readable");
+}
+
+fn each_event_says_what_one_was(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let ids = [alice.sends(&room, "before"), {
+        bob.joins(&room).ok();
+        alice.sends(&room, "while joined")
+    }];
+    let memberships = ids.map(|id| bob.event(&room, &id).ok()["unsigned"]["membership"].clone());
+    assert_eq!(memberships, [json!("leave"), json!("join")]);
 }

@@ -64,4 +64,5 @@ mod upgrades;
 mod url_previews;
 mod user_directory;
 mod user_interactive;
+mod versions;
 mod voip;
