@@ -27,6 +27,8 @@ pub(crate) struct Database {
     state: RefCell<State>,
     /// How many transactions are open, one inside the other.
     depth: Cell<usize>,
+    /// Statements that changed the schema: SQLite counts none of them among its changes.
+    definitions: Cell<u64>,
 }
 
 enum State {
@@ -47,7 +49,8 @@ impl Database {
             Some(connection) => State::Open(connection),
             None => State::absent()?,
         };
-        Ok(Self { files, address, gate, alarm, state: RefCell::new(state), depth: Cell::new(0) })
+        let state = RefCell::new(state);
+        Ok(Self { files, address, gate, alarm, state, depth: Cell::new(0), definitions: Cell::new(0) })
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -68,6 +71,14 @@ impl Database {
 
     fn path(&self) -> PathBuf {
         self.files.path(&self.address)
+    }
+
+    /// Counts what was written: another number after a transaction is another content of the file.
+    fn changes(&self) -> u64 {
+        match &*self.state.borrow() {
+            State::Open(connection) => connection.total_changes().saturating_add(self.definitions.get()),
+            State::Absent(_) | State::Closed => 0,
+        }
     }
 
     fn control(&self, statement: &str) -> Result<(), Fault> {
@@ -124,6 +135,9 @@ impl Sql for Database {
         match &*self.state.borrow() {
             State::Absent(connection) => sqlite::query(connection, statement, params),
             State::Open(connection) => {
+                if is_definition(statement) {
+                    self.definitions.set(self.definitions.get().saturating_add(1));
+                }
                 let before = connection.total_changes();
                 let rows = sqlite::query(connection, statement, params)?;
                 platform::meter::ROWS_READ.add(rows.len() as u64);
@@ -138,13 +152,22 @@ impl Sql for Database {
         if self.depth.get() > 0 {
             return self.run(NESTED, body).map(|_| ());
         }
-        let kept = if self.is_absent() { self.founding(body)? } else { self.run(OUTERMOST, body)? };
+        let (founds, before) = (self.is_absent(), self.changes());
+        let kept = if founds { self.founding(body)? } else { self.run(OUTERMOST, body)? };
         if kept {
-            self.gate.committed();
+            // What changed nothing left nothing in the log, and waits for no disk.
+            if founds || self.changes() != before {
+                self.gate.committed();
+            }
             self.alarm.commit();
         }
         Ok(())
     }
+}
+
+fn is_definition(statement: &str) -> bool {
+    let verb = statement.split_ascii_whitespace().next().unwrap_or_default();
+    ["CREATE", "DROP", "ALTER"].iter().any(|definition| verb.eq_ignore_ascii_case(definition))
 }
 
 impl State {

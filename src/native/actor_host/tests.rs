@@ -46,6 +46,12 @@ impl Counter {
             "add" => self.add(None, false),
             "add, then alarm" => self.add(number, false),
             "fail" => self.add(Some(1), true),
+            "change nothing" => {
+                transact(self.host.sql(), |tx| tx.execute("UPDATE count SET n = n WHERE id = 9", &[]).map(drop))
+            }
+            "define" => {
+                transact(self.host.sql(), |tx| tx.execute("CREATE TABLE IF NOT EXISTS more (n)", &[]).map(drop))
+            }
             "panic" => transact(self.host.sql(), |tx| {
                 tx.execute(ADD, &[])?;
                 panic!("as a test asked");
@@ -249,6 +255,23 @@ fn a_reply_leaves_only_after_its_sync_and_waiting_ones_share_the_next() {
         assert_eq!(rest.await, ("2".to_owned(), "2".to_owned()));
         assert_eq!(disk.asked.load(Ordering::SeqCst), 2);
         Rc::into_inner(host).unwrap().stop();
+    });
+}
+
+#[test]
+fn what_changes_nothing_waits_for_no_sync() {
+    story(|dir| async move {
+        let disk = Arc::new(SlowDisk::default());
+        let host = Host::start(dir.path(), Arc::new(DiskOf(disk.clone())), 8);
+        assert_eq!(host.call(&room("!a"), "add", "").await, "1");
+        let asked = disk.asked.load(Ordering::SeqCst);
+        assert_eq!(host.call(&room("!a"), "change nothing", "").await, "1");
+        assert_eq!(disk.asked.load(Ordering::SeqCst), asked);
+        assert_eq!(host.call(&room("!a"), "define", "").await, "1");
+        assert_eq!(disk.asked.load(Ordering::SeqCst), asked + 1);
+        assert_eq!(host.call(&room("!a"), "add", "").await, "2");
+        assert_eq!(disk.asked.load(Ordering::SeqCst), asked + 2);
+        host.stop();
     });
 }
 
