@@ -167,7 +167,10 @@ fn head_is_get_without_the_body() {
 /// for each of them.
 #[test]
 fn every_operation_of_the_specification_is_there_or_said_not_to_be() {
-    let not_built: Vec<&str> = include_str!("../../../tests/client/not_built.txt").lines().collect();
+    let not_built = include_str!("../../../tests/client/not_built.txt").lines();
+    // What is answered as if it were not there, because the server does not offer what it is about.
+    let not_offered = include_str!("../../../tests/client/not_offered.txt").lines();
+    let not_built: Vec<&str> = not_built.chain(not_offered).collect();
     let routes = crate::routes(&config(&[("URL_PREVIEWS", "on")]));
     let (mut missing, mut built) = (Vec::new(), Vec::new());
     for line in include_str!("../../../tests/client/endpoints.tsv").lines().skip(1) {
