@@ -1,6 +1,6 @@
 //! What a handler has at hand: the way to the actors and to everything else a host supplies.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::mpsc};
 
 use actors::{Call, CallError};
 use domain::{Config, Identity, RateLimited, Refusal};
@@ -85,8 +85,15 @@ impl Context {
     }
 
     /// Runs long computation where it disturbs least.
-    pub async fn heavy(&self, work: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Vec<u8>, Fault> {
-        self.services.heavy.run(Box::new(work)).await
+    pub async fn heavy<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+        let (done, outcome) = mpsc::channel();
+        let work = move || {
+            // Whoever left does not want it any more.
+            let _ = done.send(work());
+            Vec::new()
+        };
+        self.services.heavy.run(Box::new(work)).await?;
+        outcome.try_recv().map_err(|_| Fault::new("a computation came to nothing"))
     }
 
     pub(crate) fn rate_limits(&self) -> &RateLimits {

@@ -52,21 +52,18 @@ pub(crate) async fn verify(cx: &Context, password: String, hash: Option<String>)
         return Ok(false);
     }
     let argon2 = argon2(cx.config().password_hash_cost)?;
-    let good = cx
-        .heavy(move || {
-            let good = match hash {
-                // The hash says what it cost, whatever is configured now.
-                Some(hash) => phc::PasswordHash::new(&hash)
-                    .is_ok_and(|hash| argon2.verify_password(password.as_bytes(), &hash).is_ok()),
-                None => {
-                    let _ = std::hint::black_box(argon2.hash_password_with_salt(password.as_bytes(), &[0; 16]));
-                    false
-                }
-            };
-            vec![good.into()]
+    let is_good = cx
+        .heavy(move || match hash {
+            // The hash says what it cost, whatever is configured now.
+            Some(hash) => phc::PasswordHash::new(&hash)
+                .is_ok_and(|hash| argon2.verify_password(password.as_bytes(), &hash).is_ok()),
+            None => {
+                let _ = std::hint::black_box(argon2.hash_password_with_salt(password.as_bytes(), &[0; 16]));
+                false
+            }
         })
         .await?;
-    Ok(good == [1])
+    Ok(is_good)
 }
 
 fn argon2(cost: PasswordHashCost) -> Result<Argon2<'static>, Fault> {

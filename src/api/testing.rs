@@ -434,7 +434,7 @@ impl TestServer {
         self.texts("SELECT file FROM media_stray ORDER BY file")
     }
 
-    /// How many long computations there were: passwords hashed and verified.
+    /// How many long computations there were: passwords hashed and verified, pictures looked at.
     pub(crate) fn computations(&self) -> usize {
         self.host.computations.get()
     }

@@ -56,6 +56,7 @@ mod sync_membership;
 mod tags;
 mod third_party_networks;
 mod threads;
+mod thumbnails;
 mod timestamp;
 mod to_device;
 mod typing;

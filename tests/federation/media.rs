@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Answer, Authority, Homeserver, Host, Https, Reply, SHARED_SECRET, Server, User, json};
+use harness::{
+    Answer, Authority, Homeserver, Host, Https, Reply, SHARED_SECRET, Server, User, json,
+    pictures::{encoded, only_a_head, two_colours},
+};
+use image::{GenericImageView, ImageFormat};
 
 use crate::network::{Federated, on_each_host, ours, ours_with};
 
@@ -19,6 +23,8 @@ on_each_host![
     nobody_leads_us_to_a_private_address,
     old_servers_are_asked_as_they_know_it,
     administrators_hide_and_purge_copies,
+    thumbnails_of_files_on_another_server,
+    thumbnails_for_other_servers,
 ];
 
 const FEDERATION: &str = "/_matrix/federation/v1/media/download";
@@ -268,4 +274,54 @@ fn administrators_hide_and_purge_copies(host: Host) {
     admin(&format!("media/unquarantine/{hidden}")).ok();
     assert_eq!(alice.downloads(&hidden).text, "hidden");
     admin("purge_media_cache").refused(400, "M_INVALID_PARAM");
+}
+
+fn thumbnails_of_files_on_another_server(host: Host) {
+    let [here, there] = [Federated::starts(host), Federated::starts(Host::Native)];
+    let [alice, bob] = [there.server.registers("alice"), here.server.registers("bob")];
+    let picture = encoded(&two_colours(500, 500), ImageFormat::Png);
+    for (from, to) in [(&alice, &bob), (&bob, &alice)] {
+        let sees =
+            |mxc: &str, query: &str| to.client().get(&format!("/_matrix/client/v1/media/thumbnail/{mxc}?{query}"));
+        let mxc = from.uploads("image/png", None, picture.clone());
+        for (query, side) in [("width=32&height=32&method=crop", 32), ("width=320&height=240&method=scale", 240)] {
+            let seen = image::load_from_memory(&sees(&mxc, query).bytes).expect("a picture");
+            assert_eq!(seen.dimensions(), (side, side));
+        }
+        let text = from.uploads("image/png", None, "no picture");
+        sees(&text, "width=32&height=32").refused(400, "M_UNKNOWN");
+        let large = from.uploads("image/png", None, only_a_head(6_000, 6_000));
+        sees(&large, "width=32&height=32").refused(502, "M_TOO_LARGE");
+        from.client()
+            .get(&format!("/_matrix/client/v1/media/thumbnail/{large}?width=32&height=32"))
+            .refused(413, "M_TOO_LARGE");
+    }
+}
+
+fn thumbnails_for_other_servers(host: Host) {
+    let server = ours(host);
+    let alice = server.registers("alice");
+    let other = Homeserver::starts();
+    let mxc = alice.uploads("image/png", None, encoded(&two_colours(500, 500), ImageFormat::Png));
+    let asks = |media_id: &str, query: &str| {
+        other.gets(server, &format!("/_matrix/federation/v1/media/thumbnail/{media_id}?{query}"))
+    };
+    let told = asks(id(&mxc), "width=32&height=32&method=crop&animated=false");
+    let boundary = told.header("content-type").and_then(|told| told.strip_prefix("multipart/mixed; boundary="));
+    let boundary = boundary.expect("a boundary").to_owned();
+    let (head, rest) = told.text.split_once("\r\n\r\n{}\r\n").expect("a first part");
+    assert_eq!(head, format!("--{boundary}\r\nContent-Type: application/json"));
+    assert!(
+        rest.contains("content-type: image/jpeg\r\n") && rest.contains("inline; filename=thumbnail.jpeg\r\n"),
+        "{rest}"
+    );
+    let begin = told.bytes.windows(4).rposition(|four| four == b"\r\n\r\n").expect("a second part") + 4;
+    let content = told.bytes[begin..].strip_suffix(format!("\r\n--{boundary}--\r\n").as_bytes()).expect("an end");
+    assert_eq!(image::load_from_memory(content).expect("a picture").dimensions(), (32, 32));
+    asks("nothing", "width=32&height=32").refused(404, "M_NOT_FOUND");
+    asks(id(&mxc), "width=0&height=32").refused(400, "M_INVALID_PARAM");
+    let text = alice.uploads("image/png", None, "no picture");
+    asks(id(&text), "width=32&height=32").refused(400, "M_UNKNOWN");
+    let path = format!("/_matrix/federation/v1/media/thumbnail/{}?width=32&height=32", id(&mxc));
+    server.anonymous().get(&path).refused(401, "M_UNAUTHORIZED");
 }

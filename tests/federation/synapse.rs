@@ -1,7 +1,11 @@
 //! Spec: server-server API, with Synapse at the other end: what we send another implementation takes, and what it sends we
 //! take.
 
-use harness::{Host, Synapse, User, bodies, encode, json};
+use harness::{
+    Host, Synapse, User, bodies, encode, json,
+    pictures::{encoded, two_colours},
+};
+use image::{GenericImageView, ImageFormat};
 
 use crate::network::{Federated, Proxy, on_each_host};
 
@@ -11,6 +15,7 @@ on_each_host![
     who_is_banned_here_is_banned_there,
     topics_set_at_once_end_the_same_on_both_sides,
     files_are_seen_on_both_sides,
+    thumbnails_are_seen_on_both_sides,
 ];
 
 /// Synapse, by the name of the proxy that does its TLS.
@@ -163,4 +168,15 @@ fn files_are_seen_on_both_sides(host: Host) {
     // The other way around there is no file in the envelope.
     let empty = bob.downloads(&alice.uploads("text/plain", None, ""));
     assert_eq!((empty.status, empty.bytes.len()), (200, 0));
+}
+
+fn thumbnails_are_seen_on_both_sides(host: Host) {
+    let Some((here, there)) = two(host) else { return };
+    let (alice, bob) = (here.server.registers("alice"), there.synapse.registers("bob"));
+    for (from, to) in [(&alice, &bob), (&bob, &alice)] {
+        let mxc = from.uploads("image/png", None, encoded(&two_colours(500, 500), ImageFormat::Png));
+        let path = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=96&height=96&method=crop");
+        let seen = image::load_from_memory(&to.client().get(&path).bytes).expect("a picture");
+        assert_eq!(seen.dimensions(), (96, 96));
+    }
 }

@@ -24,6 +24,7 @@ mod homeserver;
 mod host;
 mod https;
 mod keys;
+pub mod pictures;
 mod postgres;
 mod process;
 mod s3;

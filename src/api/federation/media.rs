@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use platform::{Fault, OutgoingResponse};
 use ruma_common::http_headers::ContentDisposition;
-use ruma_federation_api::authenticated_media::get_content::v1 as download;
+use ruma_federation_api::authenticated_media::{get_content::v1 as download, get_content_thumbnail::v1 as thumbnail};
 
 use super::{
     AskError, Bounds, Origin,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Body, Context, Failure, Routes,
-    media::{self, ArrivingFile, Asked, Served, To, not_found},
+    media::{self, ArrivingFile, Asked, Look, Served, To, not_found},
     metadata::media::Mxc,
 };
 
@@ -28,6 +28,7 @@ const BEGIN_MS_MAX: u64 = 10_000;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_file(download);
+    routes.add_file(thumbnail);
 }
 
 async fn download(
@@ -41,6 +42,19 @@ async fn download(
     let found = media::await_content(cx, &asked).await?;
     let served = found.served(None);
     answer(cx, &served).await?.ok_or_else(not_found)
+}
+
+async fn thumbnail(
+    cx: &Context,
+    _: Origin,
+    request: thumbnail::Request,
+    _: HeaderMap,
+) -> Result<Response<Body>, Failure> {
+    let mxc = Mxc { server_name: cx.server_name(), media_id: &request.media_id };
+    let asked = Asked { mxc, timeout: request.timeout_ms, to: To::Server, allow_remote: false };
+    let look = Look::of(request.method.as_ref(), request.width.into(), request.height.into(), request.animated)?;
+    let thumbnail = media::thumbnail_of(cx, &asked, look).await?;
+    answer(cx, &thumbnail.served()).await?.ok_or_else(not_found)
 }
 
 /// A file in its envelope; `None` if it is not there.

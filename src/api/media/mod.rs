@@ -1,7 +1,7 @@
 //! The content repository: files that users upload and that everyone they name them to may download.
 //! Spec: "Content repository".
 //!
-//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), serving it, and previews of URLs. What
+//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), serving it, thumbnails of it, and previews of URLs. What
 //! other servers' users uploaded is fetched when somebody asks for it, and a copy kept. Out of scope: asking other servers
 //! (`federation::media`). Neither an upload nor a download is ever whole in memory.
 
@@ -18,6 +18,8 @@ mod serve;
 mod store;
 mod stray;
 pub(crate) mod tend;
+#[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
+mod thumbnail;
 mod turns;
 mod upload;
 
@@ -30,6 +32,7 @@ pub(crate) use self::{
     content::{Asked, To, await_content, not_found},
     remote::ArrivingFile,
     serve::Served,
+    thumbnail::{Look, thumbnail_of},
 };
 use crate::{Context, Failure, Routes};
 
@@ -38,6 +41,7 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     create::routes(routes);
     upload::routes(routes);
     download::routes(routes);
+    thumbnail::routes(routes);
     preview::routes(routes, config);
 }
 

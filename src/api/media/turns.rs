@@ -7,6 +7,7 @@ use std::{
 
 use domain::Refusal;
 
+use super::thumbnail::Pictures;
 use crate::Context;
 
 /// Files that are remembered while they are fetched, and for a moment if they were not to be had.
@@ -21,16 +22,17 @@ const RETRY_MS: u64 = 2_000;
 const LOOK_MS_MIN: u64 = 100;
 const LOOK_MS_MAX: u64 = 1_000;
 
-/// Who fetches which file of another server, and who looks at which URL.
+/// Who fetches which file of another server, who looks at which URL, and how many work on pictures.
 pub struct MediaTurns {
     pub(super) files: Turns,
     pub(super) urls: Turns,
+    pub(super) pictures: Pictures,
 }
 
 impl Default for MediaTurns {
     fn default() -> Self {
         let (files, urls) = (Turns::new(FILES_MAX, usize::MAX), Turns::new(URLS_MAX, URLS_AT_ONCE));
-        Self { files, urls }
+        Self { files, urls, pictures: Pictures::default() }
     }
 }
 

@@ -16,6 +16,7 @@ mod registry;
 pub(crate) mod remote_key;
 pub(crate) mod report;
 mod signing_key;
+pub(crate) mod thumbnail;
 pub(crate) mod url_preview;
 
 use actors::Settings;

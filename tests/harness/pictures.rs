@@ -1,0 +1,115 @@
+//! Pictures to be uploaded: harmless ones, moving ones, and those made to do harm.
+
+use std::io::{Cursor, Write};
+
+use flate2::{Compression, write::ZlibEncoder};
+use image::{Delay, DynamicImage, Frame, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage, codecs::gif::GifEncoder};
+
+const PNG_MARK: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// Each frame of what moves has a grey of its own.
+const GREYS: [u8; 3] = [10, 120, 240];
+
+/// A picture in two colours: red on the left, blue on the right.
+pub fn two_colours(width: u32, height: u32) -> DynamicImage {
+    let colour = |x, _| if x < width / 2 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) };
+    RgbImage::from_fn(width, height, colour).into()
+}
+
+/// The file of a picture.
+pub fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    picture.write_to(&mut file, format).expect("it is encoded");
+    file.into_inner()
+}
+
+fn grey(width: u32, height: u32, grey: u8) -> RgbaImage {
+    RgbaImage::from_pixel(width, height, Rgba([grey, grey, grey, 255]))
+}
+
+pub fn moving_gif(width: u32, height: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = GifEncoder::new(&mut file);
+    for value in GREYS {
+        let frame = Frame::from_parts(grey(width, height, value), 0, 0, Delay::from_numer_denom_ms(100, 1));
+        encoder.encode_frame(frame).expect("it is encoded");
+    }
+    drop(encoder);
+    file
+}
+
+pub fn moving_png(width: u32, height: u32) -> Vec<u8> {
+    let mut file = PNG_MARK.to_vec();
+    file.extend(chunk(b"IHDR", &head(width, height)));
+    file.extend(chunk(b"acTL", &[0, 0, 0, 3, 0, 0, 0, 0]));
+    let mut number = 0_u32;
+    let mut next = || {
+        number += 1;
+        (number - 1).to_be_bytes()
+    };
+    for (frame, value) in GREYS.into_iter().enumerate() {
+        let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+        let (place, delay) = ([0; 8], [0, 1, 0, 10]);
+        file.extend(chunk(b"fcTL", &[&next()[..], &size, &place, &delay, &[0, 0]].concat()));
+        // Each row begins with how it is filtered.
+        let row: Vec<u8> = std::iter::once(0).chain([value, value, value, 255].repeat(width as usize)).collect();
+        let data = compressed(&row.repeat(height as usize));
+        file.extend(if frame == 0 { chunk(b"IDAT", &data) } else { chunk(b"fdAT", &[&next()[..], &data].concat()) });
+    }
+    file.extend(chunk(b"IEND", &[]));
+    file
+}
+
+pub fn moving_webp(width: u32, height: u32) -> Vec<u8> {
+    let part = |name: &[u8; 4], body: &[u8]| {
+        let length = u32::try_from(body.len()).expect("it is short").to_le_bytes();
+        [name, &length[..], body, &vec![0; body.len() % 2]].concat()
+    };
+    let size = |side: u32| (side - 1).to_le_bytes()[..3].to_vec();
+    let size = [size(width), size(height)].concat();
+    let mut parts = b"WEBP".to_vec();
+    // It moves; the canvas.
+    parts.extend(part(b"VP8X", &[&[2, 0, 0, 0], &*size].concat()));
+    parts.extend(part(b"ANIM", &[0; 6]));
+    for value in GREYS {
+        let still = encoded(&grey(width, height, value).into(), ImageFormat::WebP);
+        parts.extend(part(b"ANMF", &[&[0; 6], &*size, &[100, 0, 0, 2], &still[12..]].concat()));
+    }
+    part(b"RIFF", &parts)
+}
+
+/// A PNG with nothing but a head that says it is this large.
+pub fn only_a_head(width: u32, height: u32) -> Vec<u8> {
+    let parts = [chunk(b"IHDR", &head(width, height)), chunk(b"IDAT", &compressed(&[])), chunk(b"IEND", &[])];
+    [PNG_MARK, &parts.concat()].concat()
+}
+
+/// A PNG with a part, a profile or a text, that takes 300 MB when it is unpacked.
+pub fn with_a_bomb(picture: &DynamicImage, kind: &[u8; 4]) -> Vec<u8> {
+    let png = encoded(picture, ImageFormat::Png);
+    let (begin, rest) = png.split_at(PNG_MARK.len() + 25);
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..300 {
+        encoder.write_all(&vec![0; 1 << 20]).expect("it is compressed");
+    }
+    let bomb = encoder.finish().expect("it is compressed");
+    [begin, &chunk(kind, &[b"bomb\0\0", &*bomb].concat()), rest].concat()
+}
+
+/// What a PNG with eight bits for each of four colours says of itself.
+fn head(width: u32, height: u32) -> Vec<u8> {
+    [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 6, 0, 0, 0]].concat()
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("it is compressed");
+    encoder.finish().expect("it is compressed")
+}
+
+fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("it is short").to_be_bytes();
+    let body = [name, body].concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(&body);
+    [&length[..], &body, &crc.sum().to_be_bytes()].concat()
+}
