@@ -56,6 +56,11 @@ fn who_logs_in_by_token() {
 }
 
 #[test]
+fn who_is_erased() {
+    pinned(&room::EraseSender { user: alice() }, json!({ "user": "@alice:a" }));
+}
+
+#[test]
 fn who_watches_a_room() {
     let call = room::Watch {
         user: alice(),

@@ -225,9 +225,11 @@ impl Room {
             }
         };
         let version = self.version(sql)?;
+        let came = store::servers::one(sql, call.server.as_str())?.map_or(0, |following| following.since);
+        let erased = store::erased::for_who_came_at(sql, came)?;
         let (mut events, mut bytes) = (Vec::new(), 0);
         for node in nodes {
-            let json = if sight.sees(sql, &node)? {
+            let json = if sight.sees(sql, &node)? && !erased.has(&node.pdu) {
                 node.pdu.json().to_owned()
             } else {
                 let redacted = event::redact(&node.pdu, &version, None);

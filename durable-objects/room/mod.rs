@@ -21,6 +21,7 @@
 //! | [`ChangeMembership`] | join, invite, leave, kick, ban, unban, knock |
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
 //! | [`Forget`] | a user who left forgets the room |
+//! | [`EraseSender`] | who comes later sees nothing of what a user said |
 //! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
 //! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
 //! | [`DeviceListChanged`], [`GetDeviceLists`] | a member's devices or keys changed; whose did |
@@ -60,6 +61,7 @@ mod delta;
 mod device_lists;
 mod directory;
 mod ephemeral;
+mod erase_sender;
 mod event_by_timestamp;
 mod event_filter;
 mod event_format;
@@ -135,6 +137,7 @@ pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use device_lists::{DeviceListChanged, DeviceLists, GetDeviceLists};
 pub use directory::{IsPublished, SetPublished};
+pub use erase_sender::EraseSender;
 pub use event_by_timestamp::{ClosestEvent, EventByTimestamp, EventByTimestampForServer, TimedEvent};
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
@@ -196,6 +199,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_relations.sql"),
     include_str!("migrations/0011_history.sql"),
     include_str!("migrations/0012_stage.sql"),
+    include_str!("migrations/0013_erased.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -303,6 +307,7 @@ impl Logic for Room {
             read IsJoined => is_joined,
             read JoinedAmong => joined_among,
             write Forget => forget,
+            write EraseSender => erase_sender,
             write PrepareUpgrade => prepare_upgrade,
             write CompleteUpgrade => complete_upgrade,
             write RefreshMember => refresh_member,

@@ -131,7 +131,7 @@ impl Room {
         if unfinished {
             schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(NEXT_PART_MS))?;
         }
-        let matching = Matching { expression: &expression, visible: &viewer.visible()? };
+        let matching = Matching { expression: &expression, visible: &viewer.legible()? };
         Ok(Found { unfinished, ..found(&**tx, &call, &matching)? })
     }
 

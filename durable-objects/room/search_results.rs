@@ -85,7 +85,7 @@ impl Room {
             return Err(Refusal::InvalidParam(format!("at most {RESULTS_MAX} results at once")).into());
         }
         let mut events = store::log::at(sql, &call.positions)?;
-        events.retain(|event| viewer.may_see(event) && event.redacted_by.is_none());
+        events.retain(|event| viewer.may_see(event) && event.redacted_by.is_none() && !viewer.is_erased(event));
         let shown = viewer.sees_all(sql, cx, &events.iter().collect::<Vec<_>>(), true)?;
         let mut bytes = shown.iter().map(|event| event.get().len()).fold(0_usize, usize::saturating_add);
         let mut results = Vec::with_capacity(events.len());

@@ -226,7 +226,7 @@ impl Room {
         };
         let event =
             event.ok_or_else(|| Refusal::NotFound(format!("the room has no {event_type} with this state key")))?;
-        let content = event.pdu.content().to_owned();
+        let content = viewer.shown(sql, &event)?.content().to_owned();
         Ok(StateEvent { event: viewer.sees(sql, cx, &event, true)?, content })
     }
 }

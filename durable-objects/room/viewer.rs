@@ -2,10 +2,10 @@
 //!
 //! Every read path asks here: membership and history visibility decide. Spec: "Room history visibility".
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use domain::{
-    Refusal,
+    Pdu, Refusal, RoomVersion,
     event::{self, Unsigned},
     visibility,
 };
@@ -21,7 +21,7 @@ use super::{
     EventFormat,
     bundle::Bundles,
     event_format::Writing,
-    store::{self, log::Logged, relations::Visible},
+    store::{self, erased::Erased, log::Logged, relations::Visible},
     transactions,
 };
 use crate::{Cx, Error};
@@ -45,6 +45,8 @@ pub(super) struct Viewer {
     visibilities: Vec<(u64, HistoryVisibility)>,
     /// From where on the user may see ordinary events, or may not; oldest first.
     stretches: Vec<(u64, bool)>,
+    /// Whose accounts were erased before the user came.
+    erased: Erased,
 }
 
 /// How far a user's sight of the room's state reaches.
@@ -76,8 +78,10 @@ impl Viewer {
             .into_iter()
             .map(|(position, text)| (position, text.map_or_else(|| visibility::setting(None), HistoryVisibility::from)))
             .collect();
+        let first_joined = memberships.iter().find(|(_, membership)| *membership == MembershipState::Join);
+        let erased = store::erased::for_who_came_at(sql, first_joined.map_or(POSITION_MAX, |(position, _)| *position))?;
         let (writing, ignored, stretches) = (Writing::default(), Vec::new(), Vec::new());
-        let viewer = Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches };
+        let viewer = Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches, erased };
         Ok(Self { stretches: viewer.stretches(), ..viewer })
     }
 
@@ -104,6 +108,22 @@ impl Viewer {
         event.pdu.state_key().is_none() && self.ignored.iter().any(|ignored| ignored == event.pdu.sender())
     }
 
+    /// Whether the event is shown redacted, because its sender's account was erased before the user came.
+    pub(super) fn is_erased(&self, event: &Logged) -> bool {
+        self.erased.has(&event.pdu)
+    }
+
+    /// The event as the user may see it.
+    pub(super) fn shown<'a>(&self, sql: &dyn Sql, event: &'a Logged) -> Result<Cow<'a, Pdu>, Fault> {
+        if !self.is_erased(event) {
+            return Ok(Cow::Borrowed(&event.pdu));
+        }
+        let version = store::meta::text(sql, "version")?.ok_or_else(|| Fault::new("the room has no version"))?;
+        let version = RoomVersion::parse(&version).map_err(|refusal| Fault::new(refusal.to_string()))?;
+        let redacted = event::redact(&event.pdu, &version, None);
+        Ok(Cow::Owned(redacted.map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?))
+    }
+
     pub(super) fn ignored(&self) -> &[OwnedUserId] {
         &self.ignored
     }
@@ -121,6 +141,13 @@ impl Viewer {
         }
         let (stretches, ignored) = (serde_json::to_string(&stretches)?, serde_json::to_string(&self.ignored)?);
         Ok(Visible { stretches, ignored })
+    }
+
+    /// The same for queries that look at what was said.
+    pub(super) fn legible(&self) -> Result<Visible, Fault> {
+        let ignored = self.ignored.iter().map(|user| user.as_str());
+        let unread: Vec<&str> = ignored.chain(self.erased.users().iter().map(String::as_str)).collect();
+        Ok(Visible { ignored: serde_json::to_string(&unread)?, ..self.visible()? })
     }
 
     pub(super) fn membership_at(&self, position: u64) -> MembershipState {
@@ -287,7 +314,7 @@ impl Viewer {
                 self.may_see_state_at(event.position.saturating_sub(1))
             };
             if may_see {
-                unsigned.prev_content = Some(replaced.pdu.content().to_owned());
+                unsigned.prev_content = Some(self.shown(sql, &replaced)?.content().to_owned());
             }
             unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());
         }
@@ -296,7 +323,8 @@ impl Viewer {
         {
             unsigned.redacted_because = Some(self.sees_redaction(cx, &redaction, with_room_id));
         }
-        Ok(self.writing.write(&event.pdu, &unsigned, with_room_id))
+        let shown = self.shown(sql, event)?;
+        Ok(self.writing.write(&shown, &unsigned, with_room_id))
     }
 
     /// The redaction inside the event it redacted: as it stands, whatever befell it in turn. To one who had left by then

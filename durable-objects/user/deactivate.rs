@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Call, Cx, Error, outbox,
-    room::{ChangeMembership, MemberProfile, MembershipAction},
+    room::{ChangeMembership, EraseSender, MemberProfile, MembershipAction},
 };
 
 /// Memberships that a user who is gone must not have.
@@ -24,7 +24,7 @@ pub struct Deactivate {
     pub token_hash: String,
     /// What the caller checked the user's password against.
     pub password_hash: String,
-    /// Whether what the user keeps here is to be forgotten.
+    /// Whether what the user keeps here is to be forgotten, and what they said kept from who comes later.
     #[serde(default)]
     pub erase: bool,
 }
@@ -54,6 +54,11 @@ impl User {
         store::keys::clear(tx, store::keys::Kind::Signature)?;
         if call.erase {
             store::account::erase(tx)?;
+            let rooms = store::rooms::all(&**tx)?;
+            let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
+            for room in rooms {
+                outbox::owe(tx, cx, room.room_id, &EraseSender { user: own_id(cx)? }, before_answer)?;
+            }
         }
         let mut rooms = Vec::new();
         for membership in PRESENT {

@@ -101,7 +101,7 @@ use crate::{
     Call, Cx, Error,
     cx::PresenceTo,
     object::{Logic, Operation, operations},
-    room::{ChangeMembership, DeviceListChanged, GuestUpgraded, RefreshMember},
+    room::{ChangeMembership, DeviceListChanged, EraseSender, GuestUpgraded, RefreshMember},
 };
 use moves::Moves;
 
@@ -330,8 +330,13 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        const OWED: [&str; 4] =
-            [RefreshMember::NAME, DeviceListChanged::NAME, ChangeMembership::NAME, GuestUpgraded::NAME];
+        const OWED: [&str; 5] = [
+            RefreshMember::NAME,
+            DeviceListChanged::NAME,
+            ChangeMembership::NAME,
+            GuestUpgraded::NAME,
+            EraseSender::NAME,
+        ];
         |name| OWED.into_iter().find(|known| *known == name)
     }
 

@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Password management», «Account deactivation», «Current account information».
 
-use harness::{Answer, PASSWORD, Server, User, Value, json, on_each_host};
+use harness::{Answer, PASSWORD, Server, User, Value, bodies, encode, json, on_each_host};
 
 on_each_host![
     a_password_changes_with_the_old_one,
@@ -13,6 +13,8 @@ on_each_host![
     who_is_deactivated_is_not_invited_back,
     a_deactivation_survives_a_crash,
     an_erased_profile_is_empty,
+    who_comes_later_sees_nothing_of_what_an_erased_user_said,
+    what_a_deactivated_user_said_stays_unless_it_is_erased,
     deactivation_asks_for_the_password,
 ];
 
@@ -136,6 +138,62 @@ fn an_erased_profile_is_empty(server: &Server) {
     alice.post("/account/deactivate", json!({ "erase": true, "auth": alice.proof(PASSWORD) })).ok();
     let profile = server.registers("bob").get(&format!("/profile/{}", alice.id));
     assert!(profile.body.get("displayname").is_none(), "{}", profile.body);
+}
+
+fn who_comes_later_sees_nothing_of_what_an_erased_user_said(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    alice.put(&format!("/profile/{}/displayname", alice.id), json!({ "displayname": "Alice In Person" })).ok();
+    let room = bob.creates_room(json!({ "preset": "public_chat" }));
+    alice.joins(&room).ok();
+    let said = alice.sends(&room, "a secret");
+    let edit = json!({
+        "msgtype": "m.text", "body": "* a secret anew", "m.new_content": { "msgtype": "m.text", "body": "a secret anew" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": said },
+    });
+    alice.sends_content(&room, edit);
+    let answer = bob.sends(&room, "an answer");
+    alice.post("/account/deactivate", json!({ "erase": true, "auth": alice.proof(PASSWORD) })).ok();
+    carol.joins(&room).ok();
+
+    let event = carol.event(&room, &said).ok();
+    assert_eq!((&event["sender"], &event["content"]), (&json!(alice.id), &json!({})), "{event}");
+    let pages = carol.pages_back(&room, None, 50);
+    assert_eq!(bodies(&pages), ["an answer"]);
+    let search = json!({ "search_categories": { "room_events": { "search_term": "secret" } } });
+    let reads = [
+        Value::from(pages),
+        event,
+        carol.syncs().body,
+        carol.context(&room, &answer, &[]).ok(),
+        carol.full_state(&room).ok(),
+        carol.state(&room, "m.room.member", &alice.id).ok(),
+        carol.get(&format!("/rooms/{}/members", encode(&room))).ok(),
+        carol.get(&format!("/rooms/{}/initialSync", encode(&room))).ok(),
+        carol.post("/search", search.clone()).ok()["search_categories"]["room_events"]["results"].clone(),
+    ];
+    for read in reads {
+        let text = read.to_string();
+        assert!(!text.contains("secret") && !text.contains("In Person"), "{text}");
+    }
+    // Who was there keeps what they saw, also if they come back.
+    bob.invites(&room, &server.registers("dave")).ok();
+    assert_eq!(bob.event(&room, &said).ok()["content"]["body"], "a secret");
+    assert_eq!(
+        bob.post("/search", search).ok()["search_categories"]["room_events"]["results"][0]["result"]["sender"],
+        alice.id
+    );
+    server.evicts("room", &room);
+    assert_eq!(carol.event(&room, &said).ok()["content"], json!({}));
+}
+
+fn what_a_deactivated_user_said_stays_unless_it_is_erased(server: &Server) {
+    let (alice, bob, carol) = (server.registers("alice"), server.registers("bob"), server.registers("carol"));
+    let room = bob.creates_room(json!({ "preset": "public_chat" }));
+    alice.joins(&room).ok();
+    let said = alice.sends(&room, "for everybody");
+    alice.post("/account/deactivate", json!({ "auth": alice.proof(PASSWORD) })).ok();
+    carol.joins(&room).ok();
+    assert_eq!(carol.event(&room, &said).ok()["content"]["body"], "for everybody");
 }
 
 fn deactivation_asks_for_the_password(server: &Server) {

@@ -1,7 +1,7 @@
 //! Spec: server-server API, «Backfilling and retrieving missing events»: what happened in a room before a server was in it,
 //! or while it heard nothing, between two servers of ours and with Synapse.
 
-use harness::{Host, User, Value, bodies, encode, event_ids, json};
+use harness::{Host, PASSWORD, User, Value, bodies, encode, event_ids, json};
 
 use crate::{
     network::{Federated, on_each_host},
@@ -11,6 +11,7 @@ use crate::{
 on_each_host![
     what_was_before_the_join_is_read_as_the_room_allows,
     nobody_answers_and_what_is_here_is_shown,
+    servers_that_come_later_get_nothing_of_what_an_erased_user_said,
     an_event_of_a_time_before_the_join_is_found,
     synapse_reads_our_history_and_we_read_its,
     what_synapse_does_not_send_again_is_asked_for,
@@ -107,6 +108,22 @@ fn nobody_answers_and_what_is_here_is_shown(host: Host) {
     let mut rest = bodies(&bob.pages_back(&room, Some(&end), 20));
     rest.reverse();
     assert_eq!(rest, said);
+}
+
+fn servers_that_come_later_get_nothing_of_what_an_erased_user_said(host: Host) {
+    let (here, there) = (Federated::starts(host), Federated::starts(Host::Native));
+    let [alice, bob] = [here.server.registers("alice"), here.server.registers("bob")];
+    let room = bob.creates_room(json!({ "preset": "public_chat" }));
+    alice.joins(&room).ok();
+    alice.sends(&room, "a secret");
+    bob.sends(&room, "an answer");
+    alice.post("/account/deactivate", json!({ "erase": true, "auth": alice.proof(PASSWORD) })).ok();
+    let carol = there.server.registers("carol");
+    joins_by(&carol, &room, &here.name).ok();
+    let events = carol.pages_back(&room, None, 20);
+    assert_eq!(bodies(&events), ["an answer"]);
+    let said = events.iter().find(|event| event["type"] == "m.room.message" && event["sender"] == alice.id);
+    assert_eq!(said.expect("that something was said")["content"], json!({}));
 }
 
 fn an_event_of_a_time_before_the_join_is_found(host: Host) {

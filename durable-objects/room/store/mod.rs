@@ -1,6 +1,7 @@
 //! All of the Room's SQL.
 
 pub(super) mod device_lists;
+pub(super) mod erased;
 pub(super) mod graph;
 pub(super) mod history;
 pub(super) mod log;

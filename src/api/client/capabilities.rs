@@ -41,7 +41,7 @@ mod tests {
         let server = TestServer::new(&[("REGISTRATION", "open"), ("DEFAULT_ROOM_VERSION", "11")]);
         let alice = server.register("alice");
         let (_, versions) = server.get("/_matrix/client/versions", "");
-        assert_eq!(versions["versions"][0], "v1.1");
+        assert!(versions["versions"].as_array().unwrap().contains(&json!("v1.1")));
         let (_, capabilities) = server.get("/_matrix/client/v3/capabilities", &alice);
         let versions = &capabilities["capabilities"]["m.room_versions"];
         assert_eq!((&versions["default"], &versions["available"]["12"]), (&json!("11"), &json!("stable")));

@@ -6,9 +6,10 @@ use serde_json::json;
 
 use crate::{Context, Failure, Routes, failure};
 
-/// The first is what today's clients ask for at least. Each of the others is here because everything it added is served,
-/// which `tests/client/versions.tsv` goes through.
-const VERSIONS: [&str; 9] = ["v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9"];
+/// Each is here because everything that it had, or added, is served: `tests/client/versions.tsv` goes through that. Today's
+/// clients ask for v1.1 at least, old ones for the one before.
+const VERSIONS: [&str; 13] =
+    ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"];
 
 pub(super) fn routes(routes: &mut Routes) {
     // A token may come along; nothing here depends on it, so it is not checked.
