@@ -17,7 +17,7 @@ const EVENTS_MAX: u64 = 100;
 /// nothing, if it may. It follows nothing: whoever watches asks again. Spec: "Room Previews".
 ///
 /// Refused: `Forbidden` for who was never in the room, unless it is world-readable.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Watch {
     pub user: OwnedUserId,
     pub device: OwnedDeviceId,

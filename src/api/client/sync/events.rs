@@ -99,9 +99,10 @@ async fn of_room(
     let start = from.unwrap_or_else(|| watched.start.clone());
     if watched.events.is_empty() && !watched.more && timeout_ms > 0 {
         call.since = WatchedSince::After(watched.reached);
-        call.may_wait = true;
-        if let Some(news) = room.wait(&call, timeout_ms).await.or_absent(unseen())? {
-            watched = news;
+        // What waits must be small, and whom one ignores may be many: that is heeded once something happened.
+        let waiting = Watch { ignored: Vec::new(), may_wait: true, ..call.clone() };
+        if room.wait(&waiting, timeout_ms).await.or_absent(unseen())?.is_some() {
+            watched = room.call(&call).await?;
         }
     }
     Ok(Chunk { start, end: watched.end, chunk: watched.events })
