@@ -23,14 +23,22 @@ const FORBIDDEN: &[(Method, &str)] = &[
     (Method::DELETE, "profile/{}/{}"),
 ];
 
-/// Whether whoever is suspended is kept from an endpoint.
+/// Whether whoever is suspended is kept from an endpoint, by whichever of its paths: those from before it was stable have
+/// the name of its proposal before them.
 pub(crate) fn forbids(method: &Method, pattern: &str) -> bool {
     let path = after_version(pattern);
-    FORBIDDEN.iter().any(|(forbidden, path_of_forbidden)| forbidden == method && *path_of_forbidden == path)
+    let is_unstable = pattern.starts_with("/_matrix/client/unstable/");
+    let is = |forbidden: &str| match path.strip_suffix(forbidden) {
+        Some("") => true,
+        Some(proposal) => is_unstable && proposal.ends_with('/'),
+        None => false,
+    };
+    FORBIDDEN.iter().any(|(forbidden, path_of_forbidden)| forbidden == method && is(path_of_forbidden))
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use ruma_client_api::{
         knock::knock_room,
         membership::{
@@ -48,8 +56,7 @@ mod tests {
 
     fn is_forbidden<R: Metadata>() -> bool {
         let paths = R::PATH_BUILDER;
-        let mut paths = paths.all_paths().filter(|pattern| !pattern.contains("/unstable/"));
-        paths.all(|pattern| forbids(&R::METHOD, pattern))
+        paths.all_paths().all(|pattern| forbids(&R::METHOD, pattern))
     }
 
     #[test]
@@ -66,6 +73,8 @@ mod tests {
         assert!(is_forbidden::<send_message_event::v3::Request>());
         assert!(is_forbidden::<send_state_event::v3::Request>());
         assert!(is_forbidden::<delete_profile_field::v3::Request>());
+        assert!(forbids(&Method::DELETE, "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{field}"));
+        assert!(!forbids(&Method::DELETE, "/_matrix/client/unstable/uk.tcpip.msc4133/myprofile/{user_id}/{field}"));
         assert!(!is_forbidden::<redact_event::v3::Request>());
         assert!(!is_forbidden::<leave_room::v3::Request>());
     }

@@ -181,6 +181,9 @@ fn a_suspended_user_does_not_speak(server: &Server) {
         suspended(alice.put(&path, json!({ field: "mxc://a/b" })));
         suspended(alice.delete(&path, json!({})));
     }
+    let unstable = "/_matrix/client/unstable/uk.tcpip.msc4133/profile";
+    let by_its_old_name = format!("{unstable}/{}/displayname", encode(&alice.id));
+    suspended(alice.client().send("DELETE", &by_its_old_name, Some("{}".to_owned())));
     suspends(&admin, &alice, false);
     alice.sends(&room, "hello");
     alice.joins(&asked).ok();
