@@ -26,6 +26,25 @@ pub struct Peer {
     pub host_header: String,
 }
 
+impl Peer {
+    /// Whom a URL names: a name, or an IP literal, one of IPv6 in brackets; without a port, that of the scheme.
+    pub fn at(scheme: Scheme, host: &str, port: Option<u16>) -> Self {
+        // An IPv6 address has brackets in a header, and none where it is connected to.
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let known = match scheme {
+            Scheme::Https => 443,
+            Scheme::Http => 80,
+        };
+        Self {
+            scheme,
+            host: bare.to_owned(),
+            port: port.unwrap_or(known),
+            certificate_name: bare.trim_end_matches('.').to_owned(),
+            host_header: port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+        }
+    }
+}
+
 /// A request to somebody else's server.
 #[derive(Debug, Clone)]
 pub struct OutgoingRequest {
@@ -103,4 +122,22 @@ pub trait Outgoing {
 
     /// The SRV records of a name; none if there are none.
     fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Peer, Scheme};
+
+    #[test]
+    fn a_url_names_whom_to_connect_to_and_how_to_address_it() {
+        for (scheme, host, port, expected) in [
+            (Scheme::Https, "[::1]", Some(1), ("::1", 1, "::1", "[::1]:1")),
+            (Scheme::Https, "b.org", None, ("b.org", 443, "b.org", "b.org")),
+            (Scheme::Http, "b.org.", None, ("b.org.", 80, "b.org", "b.org.")),
+            (Scheme::Http, "192.0.2.1", Some(80), ("192.0.2.1", 80, "192.0.2.1", "192.0.2.1:80")),
+        ] {
+            let peer = Peer::at(scheme, host, port);
+            assert_eq!((&*peer.host, peer.port, &*peer.certificate_name, &*peer.host_header), expected);
+        }
+    }
 }

@@ -29,16 +29,8 @@ impl HttpsUrl {
 
     /// Asks for what is there.
     pub(super) fn request(&self, bounds: Bounds) -> OutgoingRequest {
-        // An IPv6 address has brackets in a header, and none where it is connected to.
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         OutgoingRequest {
-            peer: Peer {
-                scheme: Scheme::Https,
-                host: bare.clone(),
-                port: self.port.unwrap_or(443),
-                certificate_name: bare,
-                host_header: self.port.map_or_else(|| self.host.clone(), |port| format!("{}:{port}", self.host)),
-            },
+            peer: Peer::at(Scheme::Https, &self.host, self.port),
             method: Method::GET,
             path_and_query: self.path_and_query.clone(),
             headers: HeaderMap::new(),
@@ -93,14 +85,5 @@ mod tests {
             assert_eq!(redirected(&headers, &from), expected, "{location}");
         }
         assert_eq!(redirected(&HeaderMap::new(), &from), None);
-    }
-
-    #[test]
-    fn an_address_loses_its_brackets_where_it_is_connected_to() {
-        let bounds = super::Bounds::default();
-        let peer = HttpsUrl::parse("https://[::1]:1/x").unwrap().request(bounds).peer;
-        assert_eq!((&*peer.host, peer.port, &*peer.host_header), ("::1", 1, "[::1]:1"));
-        let peer = HttpsUrl::parse("https://b.org/x").unwrap().request(bounds).peer;
-        assert_eq!((&*peer.certificate_name, peer.port, &*peer.host_header), ("b.org", 443, "b.org"));
     }
 }

@@ -175,13 +175,7 @@ fn request(gateway: Gateway, body: Bytes) -> OutgoingRequest {
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     OutgoingRequest {
-        peer: Peer {
-            scheme: Scheme::Https,
-            certificate_name: gateway.host.clone(),
-            host: gateway.host,
-            port: gateway.port,
-            host_header: gateway.authority,
-        },
+        peer: Peer::at(Scheme::Https, &gateway.host, gateway.port),
         method: Method::POST,
         path_and_query: gateway.path_and_query,
         headers,

@@ -34,11 +34,9 @@ pub struct Pusher {
 /// Where a push gateway is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
-    /// A name, or an IP literal without brackets.
+    /// A name, or an IP literal: one of IPv6 in brackets.
     pub host: String,
-    pub port: u16,
-    /// Host and port as the URL has them.
-    pub authority: String,
+    pub port: Option<u16>,
     pub path_and_query: String,
 }
 
@@ -107,8 +105,9 @@ fn gateway(url: &str) -> Option<Gateway> {
     }
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            host.parse::<Ipv6Addr>().ok()?;
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            let host = authority.strip_suffix(port)?;
             (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
         }
         None => {
@@ -118,11 +117,10 @@ fn gateway(url: &str) -> Option<Gateway> {
         }
     };
     let port = match port {
-        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-        None => 443,
+        Some(port) => Some(port.parse().ok().filter(|port| *port != 0)?),
+        None => None,
     };
-    let (host, authority) = (host.to_ascii_lowercase(), authority.to_ascii_lowercase());
-    Some(Gateway { host, port, authority, path_and_query: path_and_query.to_owned() })
+    Some(Gateway { host: host.to_ascii_lowercase(), port, path_and_query: path_and_query.to_owned() })
 }
 
 #[cfg(test)]
@@ -142,11 +140,11 @@ mod tests {
     #[test]
     fn a_gateway_is_reached_by_https_at_its_one_path() {
         for (url, place) in [
-            ("https://push.example/_matrix/push/v1/notify", Some(("push.example", 443, "push.example"))),
-            ("HTTPS://Push.example:8443/_matrix/push/v1/notify", Some(("push.example", 8443, "push.example:8443"))),
-            ("https://push.example/_matrix/push/v1/notify?a=b", Some(("push.example", 443, "push.example"))),
-            ("https://[2001:db8::1]:1/_matrix/push/v1/notify", Some(("2001:db8::1", 1, "[2001:db8::1]:1"))),
-            ("https://192.0.2.1/_matrix/push/v1/notify", Some(("192.0.2.1", 443, "192.0.2.1"))),
+            ("https://push.example/_matrix/push/v1/notify", Some(("push.example", None))),
+            ("HTTPS://Push.example:8443/_matrix/push/v1/notify", Some(("push.example", Some(8443)))),
+            ("https://push.example/_matrix/push/v1/notify?a=b", Some(("push.example", None))),
+            ("https://[2001:db8::1]:1/_matrix/push/v1/notify", Some(("[2001:db8::1]", Some(1)))),
+            ("https://192.0.2.1/_matrix/push/v1/notify", Some(("192.0.2.1", None))),
             ("http://push.example/_matrix/push/v1/notify", None),
             ("https://push.example/_matrix/push/v1/notify/", None),
             ("https://push.example/_matrix/push/v1/notifyall", None),
@@ -164,7 +162,7 @@ mod tests {
             ("", None),
         ] {
             let gateway = pusher(json!({ "url": url })).gateway().ok();
-            let found = gateway.as_ref().map(|it| (it.host.as_str(), it.port, it.authority.as_str()));
+            let found = gateway.as_ref().map(|it| (it.host.as_str(), it.port));
             assert_eq!(found, place, "{url}");
         }
     }

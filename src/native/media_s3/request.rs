@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use platform::{Fault, Outgoing as _, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError};
 use rusty_s3::signing;
-use url::{Host, Url};
+use url::Url;
 
 use super::S3;
 
@@ -123,20 +123,9 @@ impl S3 {
 }
 
 fn peer(url: &Url) -> Result<Peer, Fault> {
-    let nowhere = || Fault::new("S3: the endpoint leads nowhere");
-    let host = match url.host().ok_or_else(nowhere)? {
-        Host::Domain(name) => name.to_owned(),
-        Host::Ipv4(address) => address.to_string(),
-        Host::Ipv6(address) => address.to_string(),
-    };
-    let written = url.host_str().ok_or_else(nowhere)?;
-    Ok(Peer {
-        scheme: if url.scheme() == "https" { Scheme::Https } else { Scheme::Http },
-        certificate_name: host.clone(),
-        host,
-        port: url.port_or_known_default().ok_or_else(nowhere)?,
-        host_header: url.port().map_or_else(|| written.to_owned(), |port| format!("{written}:{port}")),
-    })
+    let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
+    let host = url.host_str().ok_or_else(|| Fault::new("S3: the endpoint leads nowhere"))?;
+    Ok(Peer::at(scheme, host, url.port()))
 }
 
 /// What the service answers.

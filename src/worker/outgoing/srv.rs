@@ -37,13 +37,7 @@ pub(super) async fn ask(runtime: &Runtime, name: &str) -> Result<Vec<SrvRecord>,
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/dns-json"));
     let request = OutgoingRequest {
-        peer: Peer {
-            scheme: Scheme::Https,
-            host: RESOLVER.to_owned(),
-            port: 443,
-            certificate_name: RESOLVER.to_owned(),
-            host_header: RESOLVER.to_owned(),
-        },
+        peer: Peer::at(Scheme::Https, RESOLVER, None),
         method: Method::GET,
         // Names of servers have nothing that would have to be encoded.
         path_and_query: format!("/dns-query?type=SRV&name={name}"),

@@ -5,7 +5,7 @@ use domain::Refusal;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, header};
 use platform::{Arriving, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError};
-use url::{Host, Url};
+use url::Url;
 
 use super::image::IMAGE_BYTES_MAX;
 use crate::{Context, Failure};
@@ -174,22 +174,12 @@ fn path_and_query(url: &Url) -> String {
 /// Whom to ask for a URL, if the configuration lets us.
 fn peer(cx: &Context, url: &Url) -> Result<Peer, Refusal> {
     let nowhere = || Refusal::OtherServer("The URL leads nowhere".to_owned());
-    let (bare, port) = match (url.host().ok_or_else(nowhere)?, url.port_or_known_default().ok_or_else(nowhere)?) {
-        (Host::Domain(name), port) => (name.to_owned(), port),
-        (Host::Ipv4(address), port) => (address.to_string(), port),
-        (Host::Ipv6(address), port) => (address.to_string(), port),
-    };
-    if !cx.config().url_previews.allow(&bare) {
+    let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
+    let peer = Peer::at(scheme, url.host_str().ok_or_else(nowhere)?, url.port());
+    if !cx.config().url_previews.allow(&peer.host) {
         return Err(Refusal::Forbidden("This server does not fetch from there".to_owned()));
     }
-    let with_brackets = url.host_str().ok_or_else(nowhere)?;
-    Ok(Peer {
-        scheme: if url.scheme() == "https" { Scheme::Https } else { Scheme::Http },
-        certificate_name: bare.trim_end_matches('.').to_owned(),
-        host: bare,
-        port,
-        host_header: url.port().map_or_else(|| with_brackets.to_owned(), |port| format!("{with_brackets}:{port}")),
-    })
+    Ok(peer)
 }
 
 #[cfg(test)]
