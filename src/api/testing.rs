@@ -83,19 +83,50 @@ impl Sql for Database {
     }
 }
 
-/// The metadata database, in memory.
+/// The metadata database, in memory. It may be told to fail.
 #[derive(Default)]
-pub(crate) struct MemoryMetadata(Database);
+pub(crate) struct MemoryMetadata {
+    database: Database,
+    /// So many calls are good; then every one fails, done or not.
+    fails: Cell<Option<(usize, IsDone)>>,
+}
+
+/// Whether what fails has happened all the same.
+type IsDone = bool;
+
+impl MemoryMetadata {
+    pub(crate) fn fails_after(&self, good_calls: usize, is_done: IsDone) {
+        self.fails.set(Some((good_calls, is_done)));
+    }
+
+    pub(crate) fn is_well(&self) {
+        self.fails.set(None);
+    }
+
+    fn call<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        match self.fails.get() {
+            Some((0, false)) => Err(Fault::new("the database is gone")),
+            Some((0, true)) => work().and_then(|_| Err(Fault::new("the database does not answer"))),
+            Some((good_calls, is_done)) => {
+                self.fails.set(Some((good_calls - 1, is_done)));
+                work()
+            }
+            None => work(),
+        }
+    }
+}
 
 impl Metadata for MemoryMetadata {
     fn query<'a>(&'a self, statement: Statement) -> LocalFuture<'a, Result<Vec<Row>, Fault>> {
-        Box::pin(async move { self.0.query(statement.sql, &statement.params) })
+        Box::pin(async move { self.call(|| self.database.query(statement.sql, &statement.params)) })
     }
 
     fn batch<'a>(&'a self, statements: Vec<Statement>) -> LocalFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
-            platform::transact(&self.0, |tx| {
-                statements.iter().try_for_each(|statement| tx.execute(statement.sql, &statement.params).map(drop))
+            self.call(|| {
+                platform::transact(&self.database, |tx| {
+                    statements.iter().try_for_each(|statement| tx.execute(statement.sql, &statement.params).map(drop))
+                })
             })
         })
     }
@@ -349,12 +380,14 @@ pub(crate) struct TestServer {
     host: Rc<Host>,
     others: Rc<Others>,
     pub(crate) blobs: Rc<MemoryBlobs>,
+    pub(crate) metadata: Rc<MemoryMetadata>,
 }
 
 impl TestServer {
     /// Starts a server for `localhost` with these settings besides.
     pub(crate) fn new(pairs: &[(&str, &str)]) -> Self {
-        let metadata: Rc<dyn Metadata> = Rc::new(MemoryMetadata::default());
+        let in_memory = Rc::new(MemoryMetadata::default());
+        let metadata: Rc<dyn Metadata> = in_memory.clone();
         let random = TestRandom::default();
         let settings = Rc::new(block_on(load_settings(&*metadata, config(pairs), &random)).unwrap());
         let host = Rc::new_cyclic(|this| Host {
@@ -391,6 +424,7 @@ impl TestServer {
             host,
             others,
             blobs,
+            metadata: in_memory,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod dealings;
+mod deleting;
 mod eviction;
 mod killing;
 mod seed;

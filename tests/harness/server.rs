@@ -251,6 +251,13 @@ impl Server {
         value.unwrap_or_else(|| panic!("no {name} in {metrics}"))
     }
 
+    /// How many files there are in the native host's store of media.
+    pub fn media_files(&self) -> usize {
+        let shelves = std::fs::read_dir(self.state.join("media")).into_iter().flatten().flatten();
+        let shelves = shelves.filter(|shelf| shelf.file_name() != "tmp");
+        shelves.filter_map(|shelf| std::fs::read_dir(shelf.path()).ok()).map(Iterator::count).sum()
+    }
+
     /// Drops one actor's memory, as hibernation or a deploy does at any moment.
     #[track_caller]
     pub fn evicts(&self, kind: &str, id: &str) {

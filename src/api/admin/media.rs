@@ -95,9 +95,7 @@ async fn delete(cx: &Context, _: Administrator, _: Request<Bytes>, path_args: Ve
 
 /// Deletes these, then their files. A file that cannot be deleted now is a stray, and tried again later.
 async fn delete_all(cx: &Context, all: Vec<Listed>) -> Answer {
-    for media in &all {
-        deletion::delete(cx.metadata(), media).await?;
-    }
+    deletion::delete(cx.metadata(), &all).await?;
     clear_strays(cx.services()).await?;
     let ids: Vec<&str> = all.iter().map(|media| &*media.media_id).collect();
     Ok(ok(&json!({ "deleted_media": ids, "total": ids.len() })))
@@ -138,9 +136,7 @@ struct Copies {
 async fn purge_copies(cx: &Context, _: Administrator, request: Request<Bytes>, _: Vec<String>) -> Answer {
     let Copies { before_ts } = query(&request)?;
     let unused = deletion::unused(cx.metadata(), Whose::Others, before_ts, 0, DELETED_MAX).await?;
-    for media in &unused {
-        deletion::delete(cx.metadata(), media).await?;
-    }
+    deletion::delete(cx.metadata(), &unused).await?;
     clear_strays(cx.services()).await?;
     Ok(ok(&json!({ "deleted": unused.len() })))
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How much of each is done at one time; the rest waits for the next.
-const BATCHES_MAX: usize = 10;
+pub(super) const BATCHES_MAX: usize = 10;
 
 /// Deletes files that belong to nothing, names that were never used, and what nobody fetched for as long as the
 /// configuration says. Any number of hosts may do so at once, and whoever is interrupted is taken up from.
@@ -25,9 +25,8 @@ pub(crate) async fn tend(services: &Services) -> Result<(), Fault> {
     {
         let Some(retention_ms) = retention_ms else { continue };
         let before_ms = now_ms.saturating_sub(retention_ms);
-        for media in deletion::unused(metadata, whose, before_ms, 0, DELETED_KEYS_MAX as u64).await? {
-            deletion::delete(metadata, &media).await?;
-        }
+        let unused = deletion::unused(metadata, whose, before_ms, 0, DELETED_KEYS_MAX as u64).await?;
+        deletion::delete(metadata, &unused).await?;
     }
     // Files are deleted, whatever became of the previews.
     let previews = preview::tend(services).await;
@@ -54,8 +53,13 @@ mod tests {
     use http::{Method, Request, StatusCode, header};
     use serde_json::Value;
 
-    use super::tend;
-    use crate::testing::{TestServer, block_on};
+    use platform::Fault;
+
+    use super::{clear_strays, tend};
+    use crate::{
+        metadata::{deletion, media::Mxc},
+        testing::{TestServer, block_on},
+    };
 
     const DAY_MS: u64 = 86_400_000;
 
@@ -105,6 +109,53 @@ mod tests {
         tends(&server);
         assert_eq!((server.blobs.keys().len(), server.strays().len()), (1, 0));
         assert_eq!(downloads(&server, &token, &kept), StatusCode::OK);
+    }
+
+    /// Deletes media and its file; stops where that fails.
+    fn deletes(server: &TestServer, mxc: &str) -> Result<(), Fault> {
+        let cx = server.context();
+        let (_, media_id) = mxc.split_once('/').unwrap();
+        block_on(async {
+            let media = deletion::one(cx.metadata(), Mxc { server_name: cx.server_name(), media_id }).await?.unwrap();
+            deletion::delete(cx.metadata(), &[media]).await?;
+            clear_strays(cx.services()).await
+        })
+    }
+
+    #[test]
+    fn a_deletion_that_is_interrupted_anywhere_leaves_neither_a_file_without_a_row_nor_a_row_without_a_file() {
+        let (mut interrupted, mut went_through) = (0, 0);
+        // Which of the database's calls fails, and whether it happens all the same; or the store's.
+        let faults = (0..8).flat_map(|calls| [Some((calls, false)), Some((calls, true)), None].map(|at| (calls, at)));
+        for (calls, at_database) in faults {
+            let server = TestServer::new(&[("REGISTRATION", "open")]);
+            let token = server.register("alice");
+            let [alone, shared, same] = ["alone", "shared", "shared"].map(|body| uploads(&server, &token, body));
+            for mxc in [&alone, &shared] {
+                match at_database {
+                    Some((calls, is_done)) => server.metadata.fails_after(calls, is_done),
+                    None => server.blobs.fails_after(calls),
+                }
+                let outcome = deletes(&server, mxc);
+                server.metadata.is_well();
+                server.blobs.fails_after(usize::MAX);
+                is_in_order(&server);
+                let is_there = downloads(&server, &token, mxc);
+                assert!(is_there == StatusCode::OK || is_there == StatusCode::NOT_FOUND, "{is_there}");
+                if outcome.is_ok() {
+                    assert_eq!(is_there, StatusCode::NOT_FOUND);
+                    went_through += 1;
+                } else {
+                    interrupted += 1;
+                }
+            }
+            assert_eq!(downloads(&server, &token, &same), StatusCode::OK);
+            tends(&server);
+            let mut files = server.blobs.keys();
+            files.sort();
+            assert_eq!((files, server.strays()), (server.files(), vec![]));
+        }
+        assert!(interrupted > 10 && went_through > 10, "{interrupted} {went_through}");
     }
 
     #[test]

@@ -105,9 +105,21 @@ pub(crate) async fn unused(
     query_listed(metadata, sql, vec![before_ms.into(), larger_than.into(), limit.into()]).await
 }
 
+/// How many are deleted in one transaction.
+pub(crate) const DELETED_TOGETHER: usize = 50;
+
+/// Deletes media, some in one transaction.
+pub(crate) async fn delete(metadata: &dyn Metadata, all: &[Listed]) -> Result<(), Fault> {
+    for some in all.chunks(DELETED_TOGETHER) {
+        let deleting = some.iter().flat_map(|media| deleting(&media.server_name, &media.media_id, &media.sha256));
+        metadata.batch(deleting.collect()).await?;
+    }
+    Ok(())
+}
+
 /// Deletes media of this content; what nothing else refers to becomes a stray, to be deleted at once.
-pub(crate) async fn delete(metadata: &dyn Metadata, media: &Listed) -> Result<(), Fault> {
-    let sha256 = || vec![media.sha256.as_str().into()];
+pub(crate) fn deleting(server_name: &str, media_id: &str, sha256: &str) -> Vec<Statement> {
+    let sha256 = || vec![sha256.into()];
     let claim = Statement::new(
         // Whoever makes media or a thumbnail of this content meanwhile is done first, or waits until we are.
         "UPDATE media_content SET size = size WHERE sha256 = ?1",
@@ -115,7 +127,7 @@ pub(crate) async fn delete(metadata: &dyn Metadata, media: &Listed) -> Result<()
     );
     let delete = Statement::new(
         "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3",
-        vec![media.server_name.as_str().into(), media.media_id.as_str().into(), media.sha256.as_str().into()],
+        [server_name.into(), media_id.into()].into_iter().chain(sha256()).collect(),
     );
     let stray_content = Statement::new(
         "INSERT INTO media_stray (file, written_until_ms) SELECT file, 0 FROM media_content
@@ -137,7 +149,7 @@ pub(crate) async fn delete(metadata: &dyn Metadata, media: &Listed) -> Result<()
         "DELETE FROM media_content WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)",
         sha256(),
     );
-    metadata.batch(vec![claim, delete, stray_content, stray_thumbnails, thumbnails, content]).await
+    vec![claim, delete, stray_content, stray_thumbnails, thumbnails, content]
 }
 
 /// Strays that nobody writes any more.

@@ -1,6 +1,6 @@
 //! What was found at URLs. Spec: "Content repository", `GET /media/preview_url`.
 
-use platform::{Fault, Metadata, Statement};
+use platform::{Fault, Metadata, Row, Statement};
 
 /// What was found at a URL.
 pub(crate) struct Preview<'a> {
@@ -18,7 +18,13 @@ pub(crate) struct Preview<'a> {
 pub(crate) struct Outdated {
     pub url_sha256: String,
     pub expires_ms: u64,
-    pub image_media_id: Option<String>,
+    pub image: Option<Image>,
+}
+
+/// Media of ours that goes with a preview.
+pub(crate) struct Image {
+    pub media_id: String,
+    pub sha256: String,
 }
 
 /// The answer that held at a time; if there is none, the next one after it.
@@ -45,32 +51,40 @@ pub(crate) fn inserting(preview: &Preview<'_>) -> Statement {
     )
 }
 
-/// Those from before a time, and those that are more than `kept_max`; the oldest first.
+/// Those from before a time, and those that are more than `kept_max`; the oldest first. An image that an administrator
+/// keeps, or keeps from being seen, is not among what goes with them.
 pub(crate) async fn outdated(
     metadata: &dyn Metadata,
+    server_name: &str,
     before_ms: u64,
     kept_max: u64,
     limit: u64,
 ) -> Result<Vec<Outdated>, Fault> {
     let statement = Statement::new(
-        "SELECT url_sha256, expires_ms, image_media_id FROM url_preview
-         WHERE fetched_ms < ?1
-            OR fetched_ms <= (SELECT fetched_ms FROM url_preview ORDER BY fetched_ms DESC LIMIT 1 OFFSET ?2)
-         ORDER BY fetched_ms LIMIT ?3",
-        vec![before_ms.into(), kept_max.into(), limit.into()],
+        "SELECT preview.url_sha256, preview.expires_ms, image.media_id, image.sha256
+         FROM url_preview preview LEFT JOIN media image ON image.server_name = ?4
+            AND image.media_id = preview.image_media_id AND image.sha256 IS NOT NULL
+            AND image.protected = 0 AND image.quarantined_by IS NULL
+         WHERE preview.fetched_ms < ?1
+            OR preview.fetched_ms <= (SELECT fetched_ms FROM url_preview ORDER BY fetched_ms DESC LIMIT 1 OFFSET ?2)
+         ORDER BY preview.fetched_ms LIMIT ?3",
+        vec![before_ms.into(), kept_max.into(), limit.into(), server_name.into()],
     );
-    let rows = metadata.query(statement).await?;
-    let outdated = rows.into_iter().map(|mut row| {
-        Ok(Outdated { url_sha256: row.text(0)?, expires_ms: row.unsigned(1)?, image_media_id: row.text_or_null(2)? })
-    });
-    outdated.collect()
+    metadata.query(statement).await?.into_iter().map(outdated_from_row).collect()
 }
 
-/// Forgets a preview; its image is deleted by then.
-pub(crate) async fn forget(metadata: &dyn Metadata, preview: &Outdated) -> Result<(), Fault> {
-    let statement = Statement::new(
+fn outdated_from_row(mut row: Row) -> Result<Outdated, Fault> {
+    let image = match row.text_or_null(2)? {
+        Some(media_id) => Some(Image { media_id, sha256: row.text(3)? }),
+        None => None,
+    };
+    Ok(Outdated { url_sha256: row.text(0)?, expires_ms: row.unsigned(1)?, image })
+}
+
+/// Forgets a preview: the statement goes with those that delete its image.
+pub(crate) fn forgetting(preview: &Outdated) -> Statement {
+    Statement::new(
         "DELETE FROM url_preview WHERE url_sha256 = ?1 AND expires_ms = ?2",
         vec![preview.url_sha256.as_str().into(), preview.expires_ms.into()],
-    );
-    metadata.query(statement).await.map(drop)
+    )
 }

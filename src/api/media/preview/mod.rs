@@ -11,7 +11,7 @@ mod page;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::Config;
-use platform::{DELETED_KEYS_MAX, Fault};
+use platform::Fault;
 use ruma_client_api::{authenticated_media, media as deprecated};
 use ruma_common::MilliSecondsSinceUnixEpoch;
 use serde_json::{Map, Value};
@@ -23,11 +23,11 @@ use self::{
     image::Image,
     page::Page,
 };
-use super::upload::uri;
+use super::{tend::BATCHES_MAX, upload::uri};
 use crate::{
     Caller, Context, Failure, Routes, Services,
     metadata::{
-        deletion,
+        deletion::{DELETED_TOGETHER, deleting},
         media::{self, Mxc},
         url_preview::{self, Preview},
     },
@@ -176,16 +176,19 @@ impl Found {
 pub(super) async fn tend(services: &Services) -> Result<(), Fault> {
     let metadata = &*services.metadata;
     let before_ms = services.clock.now_ms().saturating_sub(KEPT_MS);
-    for preview in url_preview::outdated(metadata, before_ms, KEPT_MAX, DELETED_KEYS_MAX as u64).await? {
-        if let Some(media_id) = &preview.image_media_id {
-            let mxc = Mxc { server_name: &services.settings.config.server_name, media_id };
-            let image = deletion::one(metadata, mxc).await?;
-            // What an administrator keeps, or keeps from being seen, stays.
-            if let Some(image) = image.filter(|image| !image.is_protected && image.quarantined_by.is_none()) {
-                deletion::delete(metadata, &image).await?;
-            }
+    let server_name = services.settings.config.server_name.as_str();
+    for _ in 0..BATCHES_MAX {
+        let outdated =
+            url_preview::outdated(metadata, server_name, before_ms, KEPT_MAX, DELETED_TOGETHER as u64).await?;
+        if outdated.is_empty() {
+            return Ok(());
         }
-        url_preview::forget(metadata, &preview).await?;
+        let forgetting = outdated.iter().flat_map(|preview| {
+            let image = preview.image.iter();
+            let deleting = image.flat_map(|image| deleting(server_name, &image.media_id, &image.sha256));
+            deleting.chain([url_preview::forgetting(preview)]).collect::<Vec<_>>()
+        });
+        metadata.batch(forgetting.collect()).await?;
     }
     Ok(())
 }
