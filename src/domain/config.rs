@@ -4,6 +4,7 @@
 //! environment, file and flags natively) is the host's.
 
 mod federation;
+mod media_quota;
 mod support;
 mod turn;
 mod url_previews;
@@ -12,9 +13,11 @@ use std::{collections::BTreeMap, fmt};
 
 use ruma_common::OwnedServerName;
 
-use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange, federation::ServerPatterns};
+use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
 
+use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
+pub use media_quota::MediaQuota;
 pub use support::{Support, SupportContact};
 pub use turn::Turn;
 pub use url_previews::UrlPreviews;
@@ -75,6 +78,8 @@ pub struct Config {
     pub test_hooks: bool,
     /// The largest file that may be uploaded, in bytes.
     pub max_upload_size: u64,
+    /// How much media one user may have.
+    pub media_quota: MediaQuota,
     /// How long our users' media is kept after it was last served, in milliseconds; for ever without.
     pub media_retention_ms: Option<u64>,
     /// How long other servers' media is kept here after it was last served, in milliseconds; for ever without.
@@ -283,6 +288,21 @@ impl Config {
              on Workers never more than 100M",
         ),
         key(
+            "MEDIA_QUOTA",
+            None,
+            "how much media one user may have: bytes, or with K, M, G or T; up to 1024T; by default without limit",
+        ),
+        key(
+            "MEDIA_QUOTA_DAILY",
+            None,
+            "how much media one user may upload within 24 hours, in the same form; by default without limit",
+        ),
+        key(
+            "MEDIA_QUOTA_INFO_URL",
+            None,
+            "the https:// or http:// URL where users read about MEDIA_QUOTA: who reaches it is sent there",
+        ),
+        key(
             "MEDIA_RETENTION",
             None,
             "how many days our users' media is kept after it was last fetched, unless it is protected: 1 to 36500; by \
@@ -417,7 +437,8 @@ impl Config {
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
             presence: values.required("PRESENCE", parse_switch)?,
-            max_upload_size: values.required("MAX_UPLOAD_SIZE", parse_size)?,
+            max_upload_size: values.required("MAX_UPLOAD_SIZE", |text| parse_size(text, UPLOAD_SIZE_MAX))?,
+            media_quota: values.media_quota()?,
             media_retention_ms: values.parsed("MEDIA_RETENTION", parse_days_ms)?,
             remote_media_retention_ms: values.required("REMOTE_MEDIA_RETENTION", |text| match text {
                 "0" => Some(None),
@@ -461,24 +482,6 @@ impl Values {
         let (name, version) = (self.required("TERMS_NAME", text)?, self.required("TERMS_VERSION", text)?);
         let url = self.parsed("TERMS_URL", parse_link)?;
         Ok(url.map(|url| Terms { url, name, version }))
-    }
-
-    fn federation(&self) -> Result<Federation, ConfigError> {
-        Ok(Federation {
-            is_on: self.required("FEDERATION", parse_switch)?,
-            allow: self.required("FEDERATION_ALLOW", ServerPatterns::parse)?,
-            deny: self.required("FEDERATION_DENY", ServerPatterns::parse)?,
-            trusted_key_servers: self.required("TRUSTED_KEY_SERVERS", |text| list(text, parse_server_name))?,
-        })
-    }
-
-    fn outgoing(&self) -> Result<OutgoingRules, ConfigError> {
-        Ok(OutgoingRules {
-            extra_ca_file: self.parsed("EXTRA_CA_FILE", |text| (!text.is_empty()).then(|| text.to_owned()))?,
-            allow_private_addresses: self.required("ALLOW_PRIVATE_ADDRESSES", parse_switch)?,
-            deny_addresses: self.required("DENY_ADDRESSES", parse_address_ranges)?,
-            dns_overrides: self.required("DNS_OVERRIDES", DnsOverrides::parse)?,
-        })
     }
 
     /// The limits that are on. What is switched off is checked all the same.
@@ -557,23 +560,21 @@ fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
     (enough && numbers.next().is_none()).then_some(cost)
 }
 
+/// The largest file that a configuration may allow, in bytes.
+const UPLOAD_SIZE_MAX: u64 = 16 << 30;
+
 /// A number of bytes.
-fn parse_size(text: &str) -> Option<u64> {
-    const SIZE_MAX: u64 = 16 << 30;
-    let units = [('K', 10_u32), ('M', 20), ('G', 30)];
+fn parse_size(text: &str, size_max: u64) -> Option<u64> {
+    let units = [('K', 10_u32), ('M', 20), ('G', 30), ('T', 40)];
     let unit = units.into_iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
     let (number, bits) = unit.unwrap_or((text, 0));
     let number: u64 = number.parse().ok()?;
-    number.checked_mul(1 << bits).filter(|size| (1..=SIZE_MAX).contains(size))
+    number.checked_mul(1 << bits).filter(|size| (1..=size_max).contains(size))
 }
 
 /// A number of days, in milliseconds.
 fn parse_days_ms(text: &str) -> Option<u64> {
     text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
-}
-
-fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {
-    list(text, |range| range.parse().ok())
 }
 
 /// What is separated by commas.

@@ -37,6 +37,13 @@ pub enum Refusal {
     TooSlow,
     /// 413 `M_TOO_LARGE`.
     TooLarge(String),
+    /// 403 `M_USER_LIMIT_EXCEEDED`: there is a limit to what one account may have.
+    UserLimitExceeded {
+        /// What is said of it.
+        message: String,
+        /// Where more is said.
+        info_uri: String,
+    },
     /// 409 `M_CANNOT_OVERWRITE_MEDIA`.
     CannotOverwriteMedia,
     /// 504 `M_NOT_YET_UPLOADED`.
@@ -159,6 +166,7 @@ impl Refusal {
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::UserLocked | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
+            | Self::UserLimitExceeded { .. }
             | Self::BadState(_)
             | Self::UserDeactivated
             | Self::UserSuspended
@@ -194,6 +202,7 @@ impl Refusal {
             Self::InvalidUsername(_) => "M_INVALID_USERNAME",
             Self::Exclusive(_) => "M_EXCLUSIVE",
             Self::TooLarge(_) | Self::TooLargeElsewhere(_) => "M_TOO_LARGE",
+            Self::UserLimitExceeded { .. } => "M_USER_LIMIT_EXCEEDED",
             Self::LimitExceeded { .. } => "M_LIMIT_EXCEEDED",
             Self::UnknownToken { .. } => "M_UNKNOWN_TOKEN",
             Self::MissingToken => "M_MISSING_TOKEN",
@@ -263,7 +272,8 @@ impl Refusal {
             | Self::ThreepidNotFound(sentence)
             | Self::ThreepidAuthFailed(sentence)
             | Self::ServerNotTrusted(sentence)
-            | Self::ServerManaged(sentence) => sentence.clone(),
+            | Self::ServerManaged(sentence)
+            | Self::UserLimitExceeded { message: sentence, .. } => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::TooSlow => "The request did not arrive in time".to_owned(),
             Self::CannotOverwriteMedia => "This media has its content already".to_owned(),
@@ -300,6 +310,9 @@ impl Refusal {
         body.insert("error".to_owned(), self.message().into());
         if let Self::LimitExceeded { retry_after_ms } | Self::Unavailable { retry_after_ms } = self {
             body.insert("retry_after_ms".to_owned(), (*retry_after_ms).into());
+        }
+        if let Self::UserLimitExceeded { info_uri, .. } = self {
+            body.insert("info_uri".to_owned(), info_uri.as_str().into());
         }
         if let Self::UnknownToken { soft_logout } = self {
             body.insert("soft_logout".to_owned(), (*soft_logout).into());
@@ -345,6 +358,12 @@ mod tests {
             (Refusal::InvalidUsername(s()), r#"{"invalid_username":"x"}"#, 400, "M_INVALID_USERNAME"),
             (Refusal::Exclusive(s()), r#"{"exclusive":"x"}"#, 400, "M_EXCLUSIVE"),
             (Refusal::TooLarge(s()), r#"{"too_large":"x"}"#, 413, "M_TOO_LARGE"),
+            (
+                Refusal::UserLimitExceeded { message: s(), info_uri: s() },
+                r#"{"user_limit_exceeded":{"message":"x","info_uri":"x"}}"#,
+                403,
+                "M_USER_LIMIT_EXCEEDED",
+            ),
             (Refusal::TooSlow, r#""too_slow""#, 408, "M_UNKNOWN"),
             (Refusal::CannotOverwriteMedia, r#""cannot_overwrite_media""#, 409, "M_CANNOT_OVERWRITE_MEDIA"),
             (Refusal::NotYetUploaded, r#""not_yet_uploaded""#, 504, "M_NOT_YET_UPLOADED"),
@@ -427,6 +446,10 @@ mod tests {
             (
                 Refusal::LimitExceeded { retry_after_ms: 7 },
                 r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests: try again in 7 ms","retry_after_ms":7}"#,
+            ),
+            (
+                Refusal::UserLimitExceeded { message: "Full".to_owned(), info_uri: "https://a".to_owned() },
+                r#"{"errcode":"M_USER_LIMIT_EXCEEDED","error":"Full","info_uri":"https://a"}"#,
             ),
             (
                 Refusal::UnknownToken { soft_logout: false },

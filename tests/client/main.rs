@@ -26,6 +26,7 @@ mod login_tokens;
 mod media;
 mod media_administration;
 mod media_in_s3;
+mod media_quotas;
 mod membership;
 mod messages;
 mod notifications;

@@ -4,7 +4,7 @@ use domain::Refusal;
 use ruma_client_api::media::create_mxc_uri::v1::{Request, Response};
 use ruma_common::MilliSecondsSinceUnixEpoch;
 
-use super::{new_media_id, upload::uri};
+use super::{limit::Limit, new_media_id, upload::uri};
 use crate::{
     Caller, Context, Failure, Routes,
     metadata::media::{self, Mxc},
@@ -22,6 +22,8 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn create(cx: &Context, caller: Caller, _: Request) -> Result<Response, Failure> {
+    // What has nothing to be filled with is not made.
+    Limit::of_user(cx, &caller.user_id).await?.check(1)?;
     let media_id = new_media_id(cx)?;
     let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
     let now_ms = cx.now_ms();

@@ -12,6 +12,7 @@ mod content;
 mod create;
 #[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
 mod download;
+mod limit;
 mod preview;
 mod remote;
 mod serve;

@@ -9,7 +9,8 @@ use ruma_common::UserId;
 
 use super::{
     content::{Asked, Found, To},
-    store::{Limits, store},
+    limit::Limit,
+    store::store,
     stray,
     turns::Taken,
     upload::{CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX, is_good_name},
@@ -82,8 +83,8 @@ async fn fetch(cx: &Context, mxc: Mxc<'_>, wait_ms: u64, fetching: &Rc<Taken>) -
         fetching.goes_on(clock.now_ms(), SILENT_MS_MAX);
         piece.map_err(|error| not_fetched(&error.into()).into())
     });
-    let too_large = Refusal::TooLargeElsewhere("Content is too large to serve".to_owned());
-    let content = store(cx, None, pieces, Limits { size_max, too_large, ends_ms }).await?;
+    let refusal = Refusal::TooLargeElsewhere("Content is too large to serve".to_owned());
+    let content = store(cx, None, pieces, Limit { size_max, refusal }, ends_ms).await?;
     let content_type = content_type.filter(|content_type| content_type.len() <= CONTENT_TYPE_BYTES_MAX);
     let name = name.filter(|name| is_good_name(name));
     let upload = Upload {

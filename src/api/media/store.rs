@@ -4,25 +4,15 @@ use std::{cell::RefCell, rc::Rc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use domain::Refusal;
 use futures_util::{Stream, StreamExt};
 use platform::Fault;
 use sha2::{Digest, Sha256};
 
-use super::stray;
+use super::{limit::Limit, stray};
 use crate::{Context, Failure, metadata::media::Content};
 
-/// What is taken in.
-pub(super) struct Limits {
-    /// The largest file, in bytes.
-    pub size_max: u64,
-    /// What is said of a larger one.
-    pub too_large: Refusal,
-    /// When it will have ended, in milliseconds since the Unix epoch.
-    pub ends_ms: u64,
-}
-
-/// Stores what arrives as a stray file. `length` is how many bytes that are, where it is known.
+/// Stores what arrives as a stray file. `length` is how many bytes that are, where it is known, and `ends_ms` when it will
+/// have ended, in milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// The failure that ends the pieces; that there are too many. Then there is no file.
@@ -30,14 +20,15 @@ pub(super) async fn store(
     cx: &Context,
     length: Option<u64>,
     pieces: impl Stream<Item = Result<Bytes, Failure>> + 'static,
-    Limits { size_max, too_large, ends_ms }: Limits,
+    limit: Limit,
+    ends_ms: u64,
 ) -> Result<Content, Failure> {
     let file = stray::new_file(cx, ends_ms).await?;
     let taken = Rc::new(RefCell::new(Taken::default()));
     let taking = taken.clone();
     let pieces = pieces.map(move |piece| {
         let mut taken = taking.borrow_mut();
-        match piece.and_then(|piece| taken.counts(piece, size_max, &too_large)) {
+        match piece.and_then(|piece| taken.counts(piece, &limit)) {
             Ok(piece) => Ok(piece),
             Err(failure) => {
                 taken.failure = Some(failure);
@@ -67,11 +58,9 @@ struct Taken {
 }
 
 impl Taken {
-    fn counts(&mut self, piece: Bytes, size_max: u64, too_large: &Refusal) -> Result<Bytes, Failure> {
+    fn counts(&mut self, piece: Bytes, limit: &Limit) -> Result<Bytes, Failure> {
         self.size = self.size.saturating_add(piece.len() as u64);
-        if self.size > size_max {
-            return Err(too_large.clone().into());
-        }
+        limit.check(self.size)?;
         self.hash.update(&piece);
         Ok(piece)
     }

@@ -6,12 +6,7 @@ use ruma_client_api::media::{create_content, create_content_async};
 use ruma_common::{OwnedMxcUri, UserId};
 use serde_json::json;
 
-use super::{
-    content::find,
-    new_media_id,
-    store::{Limits, store},
-    stray,
-};
+use super::{content::find, limit::Limit, new_media_id, store::store, stray};
 use crate::{
     Arriving, Caller, Context, Failure, Routes, Unread,
     metadata::media::{self, Content, Media, Mxc, Upload},
@@ -41,7 +36,7 @@ async fn upload(
     body: Arriving,
 ) -> Result<Vec<u8>, Failure> {
     let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
-    let content = take_in(cx, body).await?;
+    let content = take_in_from(cx, &caller.user_id, body).await?;
     let media_id = new_media_id(cx)?;
     let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
     media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
@@ -64,7 +59,7 @@ async fn upload_to_created(
     if content.is_some() {
         return Err(Refusal::CannotOverwriteMedia.into());
     }
-    let content = take_in(cx, body).await?;
+    let content = take_in_from(cx, &caller.user_id, body).await?;
     media::fill(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
     stray::settle(cx, &content.file).await?;
     match find(cx, mxc).await?.map(|media| media.content) {
@@ -101,20 +96,27 @@ pub(super) fn is_good_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
 }
 
-/// Stores what arrives as a stray file.
-pub(super) async fn take_in(cx: &Context, body: Arriving) -> Result<Content, Failure> {
-    let size_max = cx.config().max_upload_size;
-    let too_large = Refusal::TooLarge(format!("A file may have {size_max} bytes"));
-    if body.length.is_some_and(|length| length > size_max) {
-        return Err(too_large.into());
+/// Stores what arrives from a user as a stray file.
+async fn take_in_from(cx: &Context, user_id: &UserId, body: Arriving) -> Result<Content, Failure> {
+    let content = take_in(cx, body, Limit::of_user(cx, user_id).await?).await?;
+    // Others of the user's uploads may have ended meanwhile.
+    if let Err(refusal) = Limit::of_user(cx, user_id).await?.check(content.size) {
+        stray::discard(cx, &content.file).await?;
+        return Err(refusal.into());
     }
+    Ok(content)
+}
+
+/// Stores what arrives as a stray file.
+pub(super) async fn take_in(cx: &Context, body: Arriving, limit: Limit) -> Result<Content, Failure> {
+    limit.check(body.length.unwrap_or_default())?;
     let ends_ms = cx.now_ms().saturating_add(UPLOAD_MS_MAX);
     let clock = cx.services().clock.clone();
     let pieces = body.pieces.map(move |piece| match piece {
         Ok(_) if clock.now_ms() > ends_ms => Err(Unread::TooSlow.into()),
         piece => piece.map_err(Failure::from),
     });
-    store(cx, body.length, pieces, Limits { size_max, too_large, ends_ms }).await
+    store(cx, body.length, pieces, limit, ends_ms).await
 }
 
 #[cfg(test)]

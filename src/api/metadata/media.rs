@@ -101,6 +101,33 @@ pub(crate) async fn reserve(
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
+/// How much media a user has.
+pub(crate) struct Used {
+    /// In bytes, as all sizes here.
+    pub stored: u64,
+    /// What came since a time, and when the first of that did.
+    pub recent: u64,
+    pub recent_from_ms: Option<u64>,
+}
+
+/// How much media a user has, and has uploaded since a time.
+pub(crate) async fn used(metadata: &dyn Metadata, uploader: &UserId, since_ms: u64) -> Result<Used, Fault> {
+    let statement = Statement::new(
+        // Sums of BIGINT are something else in PostgreSQL.
+        "SELECT CAST(COALESCE(sum(size), 0) AS BIGINT),
+            CAST(COALESCE(sum(CASE WHEN created_ms > ?2 THEN size ELSE 0 END), 0) AS BIGINT),
+            min(CASE WHEN created_ms > ?2 THEN created_ms END)
+         FROM media WHERE uploader = ?1 AND sha256 IS NOT NULL",
+        vec![uploader.as_str().into(), since_ms.into()],
+    );
+    match metadata.query(statement).await?.pop() {
+        Some(mut row) => {
+            Ok(Used { stored: row.unsigned(0)?, recent: row.unsigned(1)?, recent_from_ms: row.unsigned_or_null(2)? })
+        }
+        None => Ok(Used { stored: 0, recent: 0, recent_from_ms: None }),
+    }
+}
+
 /// Lists a file that is about to be written.
 pub(crate) async fn expect_file(metadata: &dyn Metadata, file: &str, written_until_ms: u64) -> Result<(), Fault> {
     let statement = Statement::new(

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ruma_common::{OwnedServerName, ServerName};
 
-use super::list;
+use super::{ConfigError, Values, list, parse_server_name, parse_switch};
 use crate::{
     address_range::{AddressRange, is_public},
     federation::{ServerPatterns, discovery::Srv},
@@ -132,6 +132,30 @@ fn parse_override(text: &str) -> Option<(String, String, Option<u16>)> {
     let at = <&ServerName>::try_from(at.trim()).ok()?;
     let host = at.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     (!name.is_empty() && name.chars().all(is_name)).then_some((name, host, at.port()))
+}
+
+impl Values {
+    pub(super) fn federation(&self) -> Result<Federation, ConfigError> {
+        Ok(Federation {
+            is_on: self.required("FEDERATION", parse_switch)?,
+            allow: self.required("FEDERATION_ALLOW", ServerPatterns::parse)?,
+            deny: self.required("FEDERATION_DENY", ServerPatterns::parse)?,
+            trusted_key_servers: self.required("TRUSTED_KEY_SERVERS", |text| list(text, parse_server_name))?,
+        })
+    }
+
+    pub(super) fn outgoing(&self) -> Result<OutgoingRules, ConfigError> {
+        Ok(OutgoingRules {
+            extra_ca_file: self.parsed("EXTRA_CA_FILE", |text| (!text.is_empty()).then(|| text.to_owned()))?,
+            allow_private_addresses: self.required("ALLOW_PRIVATE_ADDRESSES", parse_switch)?,
+            deny_addresses: self.required("DENY_ADDRESSES", parse_address_ranges)?,
+            dns_overrides: self.required("DNS_OVERRIDES", DnsOverrides::parse)?,
+        })
+    }
+}
+
+pub(super) fn parse_address_ranges(text: &str) -> Option<Vec<AddressRange>> {
+    list(text, |range| range.parse().ok())
 }
 
 #[cfg(test)]

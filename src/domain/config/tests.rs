@@ -47,6 +47,9 @@ fn every_key_is_read() {
         ("DEFAULT_ROOM_VERSION", "10"),
         ("PASSWORD_HASH_COST", "8, 1, 1"),
         ("MAX_UPLOAD_SIZE", "512K"),
+        ("MEDIA_QUOTA", "2T"),
+        ("MEDIA_QUOTA_DAILY", "1G"),
+        ("MEDIA_QUOTA_INFO_URL", "https://example.org/quota#more"),
         ("MEDIA_RETENTION", "90"),
         ("REMOTE_MEDIA_RETENTION", "0"),
         ("AUTHENTICATED_MEDIA", "off"),
@@ -88,6 +91,9 @@ fn every_key_is_read() {
     assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (Some(7_776_000_000), None));
     let turn = config.turn.as_ref().unwrap();
     assert_eq!((turn.uris.len(), turn.secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
+    let quota = &config.media_quota;
+    assert_eq!((quota.stored_max, quota.daily_max), (Some(2 << 40), Some(1 << 30)));
+    assert_eq!(quota.info_url.as_deref(), Some("https://example.org/quota#more"));
     assert_eq!(config.default_room_version.as_str(), "10");
     assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
     assert_eq!((config.metrics, config.test_hooks, config.log_level), (true, true, LogLevel::Debug));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::fetch::{Fetched, failed};
 use crate::{
     Arriving, Context, Failure, Unread,
-    media::upload,
+    media::{limit::Limit, upload},
     metadata::media::{Content, Upload},
 };
 
@@ -45,7 +45,7 @@ pub(super) async fn store(cx: &Context, fetched: Fetched) -> Result<Option<Image
         left = left.checked_sub(piece.len()).ok_or(Unread::Broken)?;
         Ok(piece)
     });
-    match upload::take_in(cx, Arriving::new(None, pieces)).await {
+    match upload::take_in(cx, Arriving::new(None, pieces), Limit::of_any(cx)).await {
         Ok(content) => Ok(Some(Image { content, content_type, size })),
         Err(Failure::Refused(_)) => Err(Refusal::OtherServer("The image could not be fetched".to_owned()).into()),
         Err(failure) => Err(failure),

@@ -127,7 +127,21 @@ fn who_waits_has_the_other_server_wait() {
     for (query, told) in [("?timeout_ms=5", "timeout_ms=5"), ("?timeout_ms=999999", "timeout_ms=60000")] {
         server.get(&format!("{FILE}{query}"), &token);
         assert!(asked.borrow().last().unwrap().path_and_query.ends_with(told), "{query}");
+        server.pass_ms(1_000);
     }
+}
+
+#[test]
+fn nobody_waits_longer_for_an_upload_for_others_having_waited() {
+    let (server, token, asked) = among(&[], |_| no(504, "M_NOT_YET_UPLOADED"));
+    let begun_ms = server.context().now_ms();
+    // Who asks, when that is over, and how often the other server was asked by then.
+    for (timeout_ms, ended_ms, times) in [(5, 0, 1), (0, 0, 1), (500, 500, 1), (3_000, 1_500, 2)] {
+        let refused = refused(server.get(&format!("{FILE}?timeout_ms={timeout_ms}"), &token));
+        assert_eq!(refused, (504, "M_NOT_YET_UPLOADED".to_owned()));
+        assert_eq!((server.context().now_ms() - begun_ms, asked.borrow().len()), (ended_ms, times), "{timeout_ms}");
+    }
+    assert!(asked.borrow().last().unwrap().path_and_query.ends_with("timeout_ms=2000"), "what is left of the time");
 }
 
 #[test]
