@@ -25,6 +25,8 @@ use crate::{
 const SILENT_MS_MAX: u64 = 90_000;
 /// A file that was not to be had is not asked for again so soon, in milliseconds.
 const ASK_AGAIN_MS: u64 = 10_000;
+/// Nor is one that is not yet uploaded so soon: as long as those who wait look for their turn.
+const ASK_ABOUT_UPLOAD_MS: u64 = 1_000;
 
 /// A file of another server, as it arrives, and what that says of it.
 pub(crate) struct ArrivingFile {
@@ -45,7 +47,17 @@ pub(super) async fn find_or_fetch(cx: &Context, asked: &Asked<'_>, wait_ms: u64)
         return Ok(None);
     }
     let name = format!("{}/{}", mxc.server_name, mxc.media_id);
-    let fetching = cx.services().media_turns.files.take(cx, &name, SILENT_MS_MAX).await?;
+    // However often somebody else had the turn, nobody waits longer than they said.
+    let deadline_ms = cx.now_ms().saturating_add(wait_ms);
+    let fetching = loop {
+        match cx.services().media_turns.files.take(cx, &name, SILENT_MS_MAX).await {
+            // Whoever asked did not wait for so long.
+            Err(Refusal::NotYetUploaded) if cx.now_ms() < deadline_ms => {
+                cx.pause(deadline_ms.saturating_sub(cx.now_ms()).min(ASK_ABOUT_UPLOAD_MS)).await;
+            }
+            taken => break taken?,
+        }
+    };
     // Whoever had the turn before may have it.
     if let Some(found) = find(cx, mxc).await? {
         return Ok(Some(found));
@@ -56,10 +68,13 @@ pub(super) async fn find_or_fetch(cx: &Context, asked: &Asked<'_>, wait_ms: u64)
     };
     limited.keep();
     let fetching = Rc::new(fetching);
-    if let Err(failure) = fetch(cx, mxc, wait_ms, &fetching).await {
+    let left_ms = deadline_ms.saturating_sub(cx.now_ms());
+    if let Err(failure) = fetch(cx, mxc, left_ms, &fetching).await {
         match &failure {
-            // It may come at any moment.
-            Failure::Refused(Refusal::NotYetUploaded) => {}
+            // It may come at any moment, and those who waited as long are told now.
+            Failure::Refused(refusal @ Refusal::NotYetUploaded) => {
+                fetching.is_refused(refusal, cx.now_ms(), ASK_ABOUT_UPLOAD_MS);
+            }
             Failure::Refused(refusal) => fetching.is_refused(refusal, cx.now_ms(), ASK_AGAIN_MS),
             _ => {}
         }
