@@ -7,6 +7,7 @@ use ruma_common::{
 };
 use ruma_signatures::{KeyPair as _, verify_canonical_json_bytes};
 
+use super::sorted_json::sorted;
 use crate::Identity;
 
 const SCHEME: &str = "X-Matrix";
@@ -28,8 +29,9 @@ pub struct SignedRequest<'a> {
 pub struct NotCanonical(String);
 
 impl SignedRequest<'_> {
-    fn bytes(&self, origin: &ServerName, destination: &ServerName) -> Result<String, NotCanonical> {
-        let mut object: CanonicalJsonObject = [
+    /// What is signed, with the content in its canonical form.
+    fn bytes(&self, origin: &ServerName, destination: &ServerName, content: Option<&str>) -> String {
+        let object: CanonicalJsonObject = [
             ("method", self.method),
             ("uri", self.uri),
             ("origin", origin.as_str()),
@@ -38,11 +40,20 @@ impl SignedRequest<'_> {
         .into_iter()
         .map(|(field, value)| (field.to_owned(), CanonicalJsonValue::String(value.to_owned())))
         .collect();
-        if !self.content.is_empty() {
-            let content = serde_json::from_slice(self.content).map_err(|error| NotCanonical(error.to_string()))?;
-            object.insert("content".to_owned(), content);
+        let bytes = CanonicalJsonValue::Object(object).to_string();
+        match content {
+            // The first name of all.
+            Some(content) => bytes.replacen('{', &format!(r#"{{"content":{content},"#), 1),
+            None => bytes,
         }
-        Ok(CanonicalJsonValue::Object(object).to_string())
+    }
+
+    fn canonical_content(&self) -> Result<Option<String>, NotCanonical> {
+        if self.content.is_empty() {
+            return Ok(None);
+        }
+        let content = serde_json::from_slice::<CanonicalJsonValue>(self.content);
+        content.map(|content| Some(content.to_string())).map_err(|error| NotCanonical(error.to_string()))
     }
 
     /// The `Authorization` header for a request of ours.
@@ -50,7 +61,7 @@ impl SignedRequest<'_> {
     /// # Errors
     /// The content is not canonical JSON.
     pub fn authorization(&self, us: &Identity, destination: &ServerName) -> Result<String, NotCanonical> {
-        let bytes = self.bytes(us.server_name(), destination)?;
+        let bytes = self.bytes(us.server_name(), destination, self.canonical_content()?.as_deref());
         let signature = us.key_pair().sign(bytes.as_bytes()).base64();
         let (origin, key_id) = (us.server_name(), us.key_id());
         Ok(format!(r#"{SCHEME} origin="{origin}",destination="{destination}",key="{key_id}",sig="{signature}""#))
@@ -88,10 +99,12 @@ impl XMatrix {
         })
     }
 
-    /// Whether `origin` signed this request to `destination` with this key.
+    /// Whether `origin` signed this request to `destination` with this key: its content in canonical form, but for numbers
+    /// that this does not know.
     pub fn is_of(&self, request: &SignedRequest<'_>, destination: &ServerName, public_key: &Base64) -> bool {
         let verify = || {
-            let bytes = request.bytes(&self.origin, destination).ok()?;
+            let content = if request.content.is_empty() { None } else { Some(sorted(request.content)?) };
+            let bytes = request.bytes(&self.origin, destination, content.as_deref());
             let (key, signature) = (public_key.as_bytes(), self.signature.as_bytes());
             verify_canonical_json_bytes(&SigningKeyAlgorithm::Ed25519, key, signature, bytes.as_bytes()).ok()
         };
