@@ -189,6 +189,8 @@ pub(crate) struct World {
     pub nudges: RefCell<BTreeMap<String, Vec<u64>>>,
     /// Actors that no call reaches.
     pub unreachable: RefCell<BTreeSet<Address>>,
+    /// Actors whose replies are lost.
+    pub silenced: RefCell<BTreeSet<Address>>,
     /// Who waits on which actor, for what [`ObjectHost::waiting`] answers.
     pub waiting: RefCell<HashMap<Address, usize>>,
     /// Actors for which somebody was asked to carry what they have for others.
@@ -220,6 +222,7 @@ impl World {
             spawned_at_once: Cell::new(0),
             nudges: RefCell::default(),
             unreachable: RefCell::default(),
+            silenced: RefCell::default(),
             waiting: RefCell::default(),
             carriers: RefCell::default(),
             rooms: Cell::new(0),
@@ -369,7 +372,8 @@ impl Actors for World {
                 self.nudges.borrow_mut().entry(to.id.clone()).or_default().push(nudge.to);
             }
             let reply = self.object(to).call(call, &body).await;
-            if self.loses() { Err(Fault::retriable("the reply was lost")) } else { Ok(reply) }
+            let is_lost = self.silenced.borrow().contains(to) || self.loses();
+            if is_lost { Err(Fault::retriable("the reply was lost")) } else { Ok(reply) }
         })
     }
 

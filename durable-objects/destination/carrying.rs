@@ -89,6 +89,12 @@ pub struct ReportFailure {
     pub carrier: String,
 }
 
+/// A carrier stops although there may be more: the next one need not wait for the end of its lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopCarrying {
+    pub carrier: String,
+}
+
 /// The server was heard of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IsUp {}
@@ -115,6 +121,12 @@ impl Call for Acknowledge {
 impl Call for ReportFailure {
     const ACTOR: ActorKind = ActorKind::Destination;
     const NAME: &'static str = "report_failure";
+    type Reply = ();
+}
+
+impl Call for StopCarrying {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "stop_carrying";
     type Reply = ();
 }
 
@@ -287,6 +299,17 @@ impl Destination {
         Ok(schedule::at(tx, cx, DUE, standing.not_before_ms)?)
     }
 
+    pub(super) fn stop_carrying(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StopCarrying) -> Result<(), Error> {
+        let mut standing = Standing::load(&**tx)?;
+        if standing.is_carried_by(&call.carrier) {
+            standing.carrier = None;
+            standing.save(tx)?;
+        } else if !self.ours.has_failed(&call.carrier) {
+            return Ok(());
+        }
+        self.look_for_a_carrier(tx, cx)
+    }
+
     pub(super) fn is_up(&self, tx: &Tx<'_>, cx: &Cx<'_>, _call: IsUp) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
         if standing.not_before_ms <= cx.now_ms {
@@ -305,7 +328,9 @@ mod tests {
     use domain::power::Preset;
     use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
 
-    use super::{Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, TakeWork, Work};
+    use super::{
+        Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+    };
     use crate::{CallError, destination::RoomMoved, world::World};
 
     const THERE: &str = "there.test";
@@ -365,6 +390,24 @@ mod tests {
         moves(&world, 40);
         world.passes(10 * LEASE_MS);
         assert!(!is_called(&world), "it is quiet in the end");
+    }
+
+    #[test]
+    fn a_carrier_that_stops_leaves_the_rest_to_the_next_one_at_once() {
+        let world = world();
+        moves(&world, 30);
+        let attempt = start(&world, "one", 20).unwrap();
+        acknowledges(&world, &attempt);
+        is_called(&world);
+        let stops = |carrier: &str| world.call(THERE, &StopCarrying { carrier: carrier.to_owned() }).unwrap();
+        stops("two");
+        assert!(!is_called(&world), "who does not carry has nothing to leave");
+        assert_eq!(take(&world, "two"), Work::Nothing);
+        stops("one");
+        assert!(is_called(&world));
+        assert_eq!(start(&world, "two", 30).unwrap().ranges[0].after, 20);
+        stops("one");
+        assert_eq!(take(&world, "one"), Work::Nothing, "it is the other one's now");
     }
 
     #[test]

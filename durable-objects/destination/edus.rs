@@ -53,7 +53,11 @@ impl Call for GetEdus {
 
 /// The rooms that are shared with the server, as far as it was told of them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GetSharedRooms {}
+pub struct GetSharedRooms {
+    /// Only so many, those first of which the server was owed something last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<u64>,
+}
 
 impl Call for GetSharedRooms {
     const ACTOR: ActorKind = ActorKind::Destination;
@@ -84,9 +88,12 @@ impl Destination {
         &self,
         sql: &dyn Sql,
         _cx: &Cx<'_>,
-        _call: GetSharedRooms,
+        call: GetSharedRooms,
     ) -> Result<Vec<OwnedRoomId>, Error> {
-        let rooms = store::rooms(sql)?;
+        let rooms = match call.newest {
+            Some(limit) => store::newest_rooms(sql, limit)?,
+            None => store::rooms(sql)?,
+        };
         Ok(rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect())
     }
 }
@@ -98,7 +105,7 @@ mod tests {
     use ruma_common::user_id;
 
     use super::GetSharedRooms;
-    use crate::world::World;
+    use crate::{destination::RoomMoved, world::World};
 
     /// Also of one that forgot everything before the server came, and in which nothing was said since.
     #[test]
@@ -108,6 +115,20 @@ mod tests {
         world.evict(&Address::new(ActorKind::Room, room.as_str()));
         world.joins_from_elsewhere(&room, user_id!("@zoe:there.test"));
         world.settle();
-        assert_eq!(world.call("there.test", &GetSharedRooms {}).unwrap(), [room]);
+        assert_eq!(world.call("there.test", &GetSharedRooms { newest: None }).unwrap(), [room]);
+    }
+
+    #[test]
+    fn the_rooms_in_which_something_happened_last_come_first() {
+        let world = World::new(1);
+        for (name, to) in [("a", 30), ("b", 50), ("c", 40)] {
+            let room_id = format!("!{name}:myelin.test").try_into().unwrap();
+            world.call("there.test", &RoomMoved { room_id, since: 10, to }).unwrap();
+        }
+        let newest = |newest| {
+            let rooms = world.call("there.test", &GetSharedRooms { newest }).unwrap();
+            rooms.iter().filter_map(|room_id| room_id.as_str().chars().nth(1)).collect::<String>()
+        };
+        assert_eq!((newest(Some(2)), newest(Some(9)), newest(None)), ("bc".into(), "bca".into(), "abc".into()));
     }
 }

@@ -15,6 +15,7 @@
 //! | [`StartAttempt`] | a carrier is about to send this: from now on nothing else is sent until it is acknowledged |
 //! | [`Acknowledge`] | the server has it |
 //! | [`ReportFailure`] | the server could not be reached, or did not take it |
+//! | [`StopCarrying`] | a carrier's time is over |
 //! | [`IsUp`] | the server was heard of: what waits for it is tried at once |
 //!
 //! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: where the
@@ -29,7 +30,7 @@ mod their_presence;
 
 use platform::Tx;
 
-pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, TakeWork, Work};
+pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu};
 pub use our_presence::QueuePresence;
 pub use room_moved::RoomMoved;
@@ -72,6 +73,7 @@ impl Logic for Destination {
             write StartAttempt => start_attempt,
             write Acknowledge => acknowledge,
             write ReportFailure => report_failure,
+            write StopCarrying => stop_carrying,
             write IsUp => is_up,
         }
     }

@@ -64,6 +64,14 @@ pub(super) fn rooms(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
     sql.query("SELECT room_id FROM room ORDER BY room_id", &[])?.into_iter().map(|mut row| row.text(0)).collect()
 }
 
+/// Up to `limit` of them, those first in which something happened last.
+pub(super) fn newest_rooms(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT room_id FROM room ORDER BY owed DESC, room_id LIMIT ?1", &[limit.into()])?
+        .into_iter()
+        .map(|mut row| row.text(0))
+        .collect()
+}
+
 /// Whether this very EDU waits.
 pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM edu WHERE key = ?1 AND json = ?2", &[key.into(), json.into()])?.is_empty())
@@ -131,6 +139,11 @@ pub(super) fn not_offline(sql: &dyn Sql) -> Result<Vec<(OwnedUserId, PresenceSta
     .into_iter()
     .map(presence)
     .collect()
+}
+
+/// Whether anybody's is kept.
+pub(super) fn is_any_presence(sql: &dyn Sql) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM presence LIMIT 1", &[])?.is_empty())
 }
 
 pub(super) fn put_presence(tx: &Tx<'_>, user_id: &str, status: &str) -> Result<(), Fault> {

@@ -100,6 +100,12 @@ fn is_same(one: &PresenceStatus, other: &PresenceStatus) -> bool {
     (one.state, &one.status_msg, one.currently_active) == (other.state, &other.status_msg, other.currently_active)
 }
 
+/// That of one who is not there any more.
+fn gone(was: &PresenceStatus, cx: &Cx<'_>) -> PresenceStatus {
+    let since_ms = cx.now_ms.max(was.since_ms.saturating_add(1));
+    PresenceStatus { last_active_ms: was.last_active_ms, since_ms, ..PresenceStatus::default() }
+}
+
 impl Destination {
     pub(super) fn hear_presence(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: HearPresence) -> Result<(), Error> {
         note_heard(tx, cx)?;
@@ -107,18 +113,21 @@ impl Destination {
             call.presences.into_iter().take(PRESENCES_MAX).map(|presence| (presence.user.clone(), presence)).collect();
         let users: Vec<_> = told.keys().cloned().collect();
         let mut known = store::presences(&**tx, &users)?;
+        let mut unconfirmed = self.theirs.unconfirmed.borrow_mut();
         let mut news = Vec::new();
         for (user, mut presence) in told {
-            let before = known.remove(&user).unwrap_or_default();
-            if !is_same(&before, &presence.status) {
-                presence.status.since_ms = cx.now_ms.max(before.since_ms.saturating_add(1));
-                news.push(presence);
+            let kept = known.remove(&user);
+            // What no room has confirmed may have been heard all the same: its answer was lost.
+            if kept.as_ref().is_some_and(|kept| is_same(kept, &presence.status)) {
+                continue;
             }
+            let told = unconfirmed.get(&user).map(|told| told.since_ms).max(kept.map(|kept| kept.since_ms));
+            presence.status.since_ms = cx.now_ms.max(told.map_or(0, |since_ms| since_ms.saturating_add(1)));
+            news.push(presence);
         }
         if news.is_empty() {
             return Ok(());
         }
-        let mut unconfirmed = self.theirs.unconfirmed.borrow_mut();
         if unconfirmed.len() >= UNCONFIRMED_MAX {
             unconfirmed.clear();
         }
@@ -176,13 +185,20 @@ impl Destination {
         }
         let mut news = Vec::new();
         for (user, status) in store::not_offline(&**tx)? {
-            let since_ms = cx.now_ms.max(status.since_ms.saturating_add(1));
-            let last_active_ms = status.last_active_ms;
-            let status = PresenceStatus { last_active_ms, since_ms, ..PresenceStatus::default() };
+            let status = gone(&status, cx);
             store::put_presence(tx, user.as_str(), &serde_json::to_string(&status)?)?;
             news.push(Presence { status, ..Presence::absent(user) });
         }
-        news.chunks(PRESENCES_MAX).try_for_each(|news| self.tell_rooms(&**tx, cx, news))
+        for (user, status) in std::mem::take(&mut *self.theirs.unconfirmed.borrow_mut()) {
+            if !news.iter().any(|told| told.user == user) {
+                news.push(Presence { status: gone(&status, cx), ..Presence::absent(user) });
+            }
+        }
+        news.chunks(PRESENCES_MAX).try_for_each(|news| self.tell_rooms(&**tx, cx, news))?;
+        if store::is_any_presence(&**tx)? {
+            schedule::at(tx, cx, SILENCE_DUE, cx.now_ms.saturating_add(OFFLINE_KEPT_MS).saturating_add(1))?;
+        }
+        Ok(())
     }
 }
 

@@ -71,7 +71,7 @@ fn what_a_room_does_for_other_servers() {
     pinned_reply::<rooms::PrepareInvite>(json!({ "room_version": "12", "event": encoded, "state": [{}] }));
     pinned(&rooms::GetResidence {}, json!({}));
     pinned_reply::<rooms::GetResidence>(json!({ "here": true, "servers": ["one.test"] }));
-    pinned(&rooms::GetStrippedState { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned(&rooms::GetShownState { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(
         &rooms::GetOutgoing { server: server(), after: 1, up_to: 2, limit: 3 },
         json!({ "server": "one.test", "after": 1, "up_to": 2, "limit": 3 }),
@@ -142,12 +142,14 @@ fn what_a_destination_is_told_and_asked() {
         json!({ "carrier": "c", "transaction_id": "5" }),
     );
     pinned(&destination::ReportFailure { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(&destination::StopCarrying { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&destination::IsUp {}, json!({}));
     let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();
     pinned(&destination::QueueEdu { key: "k".into(), edu }, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
     pinned(&destination::GetEdus { up_to: Some(7) }, json!({ "up_to": 7 }));
     pinned_reply::<destination::GetEdus>(json!({ "edus": [{ "edu_type": "m.x" }], "up_to": 7 }));
-    pinned(&destination::GetSharedRooms {}, json!({}));
+    pinned(&destination::GetSharedRooms { newest: None }, json!({}));
+    pinned(&destination::GetSharedRooms { newest: Some(9) }, json!({ "newest": 9 }));
     pinned_reply::<destination::GetSharedRooms>(json!(["!room:a"]));
 }
 
@@ -156,10 +158,18 @@ fn what_a_room_is_given_of_its_history() {
     let encoded = json!({ "event_id": "$e", "json": "{}" });
     let states = vec![("$e".try_into().unwrap(), vec!["$s".try_into().unwrap()])];
     pinned(
-        &rooms::PlaceHistory { edge: 5, events: vec![event()], states, is_apart: false, is_final: true },
-        json!({ "edge": 5, "events": [encoded], "states": [["$e", ["$s"]]], "is_final": true }),
+        &rooms::PlaceHistory {
+            edge: 5,
+            missing: vec!["$m".try_into().unwrap()],
+            events: vec![event()],
+            states,
+            is_apart: false,
+            is_final: true,
+        },
+        json!({ "edge": 5, "missing": ["$m"], "events": [encoded], "states": [["$e", ["$s"]]], "is_final": true }),
     );
     pinned_reply::<rooms::PlaceHistory>(json!({ "placed": 3 }));
+    pinned_reply::<rooms::PlaceHistory>(json!("moved"));
     pinned_reply::<rooms::PlaceHistory>(json!({ "needs": { "states": ["$e"], "auth_events": ["$a"] } }));
     let gap = json!({ "edge": 5, "missing": ["$m"], "servers": ["one.test"], "room_version": "12" });
     pinned_reply::<rooms::Messages>(json!({ "chunk": [], "start": "t1", "end": "t0", "gap": gap }));

@@ -50,6 +50,7 @@ fn what_a_user_is_told_of_pushers() {
             "asked_all": true,
         }),
     );
+    pinned(&user::StopPushing { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&user::ReportPushFailure { carrier: "c".into(), pusher: 1 }, json!({ "carrier": "c", "pusher": 1 }));
 }
 

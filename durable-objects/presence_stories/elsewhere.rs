@@ -14,7 +14,7 @@ use crate::{
     user::SetPresence,
     world::World,
 };
-use platform::{ActorKind, Address};
+use platform::{ActorKind, Address, Sql};
 
 const THERE: &str = "there.test";
 
@@ -116,6 +116,49 @@ fn of_a_server_that_falls_silent_nobody_is_there() {
     hears(&world, &zoe(), Online);
     alice.goes_on();
     assert_eq!(sees(&alice), Online);
+}
+
+/// The room heard that they are there, and the Destination not that it did: it tells what comes next all the same.
+#[test]
+fn a_reply_that_is_lost_leaves_nobody_there() {
+    for forgets in [false, true] {
+        for falls_silent in [false, true] {
+            let (world, room_id, mut alice, _) = with_zoe();
+            let there = Address::new(ActorKind::Destination, THERE);
+            let status = PresenceStatus { state: Online, ..PresenceStatus::default() };
+            let presences = vec![Presence { status, ..Presence::absent(zoe()) }];
+            world.call(THERE, &HearPresence { presences }).unwrap();
+            // The call arrives, and nobody waits for its answer any more.
+            world.silenced.borrow_mut().insert(Address::new(ActorKind::Room, room_id.as_str()));
+            world.passes(0);
+            world.silenced.take();
+            alice.goes_on();
+            assert_eq!((sees(&alice), kept(&world, &zoe())), (Online, None), "it was heard, and is not kept");
+            if forgets && !falls_silent {
+                world.evict(&there);
+            }
+            if falls_silent {
+                passes(&world, 45 * 60_000, &mut [&mut alice]);
+            } else {
+                hears(&world, &zoe(), Offline);
+                alice.goes_on();
+            }
+            assert_eq!(sees(&alice), Offline);
+        }
+    }
+}
+
+#[test]
+fn of_a_server_that_is_gone_nothing_is_kept_for_ever() {
+    let (world, _, mut alice, _) = with_zoe();
+    hears(&world, &zoe(), Online);
+    passes(&world, 45 * 60_000, &mut [&mut alice]);
+    assert_eq!(kept(&world, &zoe()), Some(Offline));
+    world.passes(25 * 3_600_000);
+    assert_eq!(kept(&world, &zoe()), None);
+    let sql = world.sql(&Address::new(ActorKind::Destination, THERE));
+    let due = sql.query("SELECT what FROM due WHERE what = 'silence'", &[]).unwrap();
+    assert!(due.is_empty(), "it is quiet in the end");
 }
 
 #[test]

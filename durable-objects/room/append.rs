@@ -21,7 +21,6 @@ use super::{
     graph::StateAt,
     open,
     restricted_join::is_membership,
-    state_reset,
     store::{
         self,
         graph::{StateBefore, Verdict},
@@ -207,7 +206,7 @@ impl Room {
         let is_late = store::graph::fill_gap(tx, pdu.event_id())?;
         let head = self.log_end(&**tx, cx)?;
         let position = self.log(tx, cx, pdu, txn)?;
-        let mut changes = Vec::new();
+        let mut now = StateAt::of_log(head);
         if !is_late {
             let behind = self.behind(&**tx, pdu)?;
             extremities.retain(|event_id| !behind.contains(event_id));
@@ -216,14 +215,14 @@ impl Room {
                 .states_after(&**tx, &extremities)?
                 .map_err(|_| Fault::new("the state at an extremity is not known"))?;
             states.push(before.clone().after(&**tx, pdu, Verdict::Accepted)?);
-            changes.extend(self.meet(&**tx, cx, states)?.rebased(&**tx, head)?.into_changes());
+            now = self.meet(&**tx, cx, states)?.rebased(&**tx, head)?;
             extremities.push(pdu.event_id().to_owned());
         }
         let before = before.write(tx)?;
         store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;
         store::graph::set_extremities(tx, (is_late || extremities.len() > 1).then_some(extremities.as_slice()))?;
-        state_reset::note(&**tx, cx, pdu, &changes)?;
-        self.state_changes(tx, cx, position, changes)?;
+        self.note_taken_back(&**tx, cx, pdu, &now)?;
+        self.state_changes(tx, cx, position, now.into_changes().into_iter().collect())?;
         Ok(position)
     }
 

@@ -3,6 +3,7 @@
 //! Where history is missing next to the time, there may be a closer event: the reply says whom to ask for it
 //! ([`super::Gap`]). Spec: "Getting events for a room"; Server-Server API, "Retrieving events".
 
+use domain::Pdu;
 use platform::{ActorKind, Fault, Sql};
 use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedEventId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,10 @@ impl Room {
         viewer.sight()?;
         let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
         let mut walk = Walk::new(sql, &viewer, call.direction, search.span, AROUND);
-        let found = search.closest(&mut || if walk.scanned() < SCAN_MAX { walk.next() } else { Ok(None) })?;
+        let found = search.closest(&mut || {
+            let next = if walk.scanned() < SCAN_MAX { walk.next()? } else { None };
+            Ok(next.map(|Logged { position, pdu, .. }| Timed { position, pdu }))
+        })?;
         Ok(ClosestEvent { event: found.as_ref().map(timed), gap: self.gap_around(sql, cx, search.passes)? })
     }
 
@@ -102,17 +106,14 @@ impl Room {
         let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
         let (after, up_to) = search.span;
         let mut events = match call.direction {
-            Direction::Forwards => store::log::forwards(sql, after, up_to, SERVER_SCAN_MAX)?,
-            Direction::Backwards => store::log::backwards(sql, after, up_to, SERVER_SCAN_MAX)?,
+            Direction::Forwards => store::graph::forwards(sql, after, up_to, SERVER_SCAN_MAX)?,
+            Direction::Backwards => store::graph::backwards(sql, after, up_to, SERVER_SCAN_MAX)?,
         }
         .into_iter();
         let found = search.closest(&mut || {
-            for event in events.by_ref() {
-                let node = store::graph::by_id(sql, event.pdu.event_id())?;
-                if let Some(node) = node.filter(|node| node.verdict == Verdict::Accepted)
-                    && sight.sees(sql, &node)?
-                {
-                    return Ok(Some(event));
+            for node in events.by_ref().filter(|node| node.verdict == Verdict::Accepted) {
+                if sight.sees(sql, &node)? {
+                    return Ok(Some(Timed { position: node.number, pdu: node.pdu }));
                 }
             }
             Ok(None)
@@ -128,7 +129,13 @@ impl Room {
     }
 }
 
-fn timed(event: &Logged) -> TimedEvent {
+/// An event of the log that may be the one.
+struct Timed {
+    position: u64,
+    pdu: Pdu,
+}
+
+fn timed(event: &Timed) -> TimedEvent {
     TimedEvent { event_id: event.pdu.event_id().to_owned(), origin_server_ts: event.pdu.origin_server_ts() }
 }
 
@@ -163,8 +170,8 @@ impl Search {
 
     /// The event with the time closest on its side: of the first `AROUND` beyond `from`, if there is one, or else the
     /// first of all.
-    fn closest(&self, next: &mut dyn FnMut() -> Result<Option<Logged>, Fault>) -> Result<Option<Logged>, Fault> {
-        let mut closest: Option<Logged> = None;
+    fn closest(&self, next: &mut dyn FnMut() -> Result<Option<Timed>, Fault>) -> Result<Option<Timed>, Fault> {
+        let mut closest: Option<Timed> = None;
         let mut beyond = 0_u64;
         while closest.is_none() || beyond < AROUND {
             let Some(event) = next()? else { break };
@@ -175,10 +182,12 @@ impl Search {
             beyond = beyond.saturating_add(is_beyond.into());
             let closer = match self.direction {
                 Direction::Forwards => {
-                    time(&event) >= self.ts_ms && closest.as_ref().is_none_or(|last| time(&event) < time(last))
+                    time(&event.pdu) >= self.ts_ms
+                        && closest.as_ref().is_none_or(|last| time(&event.pdu) < time(&last.pdu))
                 }
                 Direction::Backwards => {
-                    time(&event) <= self.ts_ms && closest.as_ref().is_none_or(|last| time(&event) > time(last))
+                    time(&event.pdu) <= self.ts_ms
+                        && closest.as_ref().is_none_or(|last| time(&event.pdu) > time(&last.pdu))
                 }
             };
             if closer {
@@ -189,8 +198,8 @@ impl Search {
     }
 }
 
-fn time(event: &Logged) -> u64 {
-    event.pdu.origin_server_ts().get().into()
+fn time(pdu: &Pdu) -> u64 {
+    pdu.origin_server_ts().get().into()
 }
 
 /// The first position whose event's time is not before `ts_ms`, where times grow with positions, as they do but for
@@ -201,7 +210,7 @@ fn passes(sql: &dyn Sql, ts_ms: u64, head: u64) -> Result<u64, Fault> {
     while before < up_to {
         let middle = before.midpoint(up_to);
         match store::log::forwards(sql, middle, up_to, 1)?.pop() {
-            Some(event) if time(&event) < ts_ms => before = event.position,
+            Some(event) if time(&event.pdu) < ts_ms => before = event.position,
             Some(event) => (passes, up_to) = (event.position, middle),
             None => up_to = middle,
         }

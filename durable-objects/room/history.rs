@@ -58,6 +58,10 @@ pub struct Gap {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlaceHistory {
     pub edge: u64,
+    /// What was missing there, as [`Gap`] told it. Where that is no longer so, these events are not what is next; empty:
+    /// the caller takes them to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<OwnedEventId>,
     pub events: Vec<CheckedEvent>,
     /// For some of them the state before, by ids; all of them held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -76,6 +80,8 @@ pub struct PlaceHistory {
 pub enum Placed {
     /// So many were placed; the others are here already, or have no place.
     Placed(usize),
+    /// Nothing changed: another reader filled some of the gap meanwhile, and something else is missing there now.
+    Moved,
     /// Nothing changed: first bring these.
     Needs {
         /// Events of which the state before is not known.
@@ -129,6 +135,9 @@ impl Room {
     pub(super) fn place_history(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: PlaceHistory) -> Result<Placed, Error> {
         let Some(edge) = store::history::one(&**tx, call.edge)? else { return Ok(Placed::Placed(0)) };
         let missing = store::history::missing_at(&**tx, edge, ASKED_MAX)?;
+        if !call.is_apart && !call.missing.is_empty() && call.missing != missing {
+            return Ok(Placed::Moved);
+        }
         let mut found = BTreeMap::new();
         for event in call.events.into_iter().take(HISTORY_EVENTS_MAX) {
             let pdu = event.pdu(cx)?;

@@ -79,9 +79,8 @@ impl Room {
         }
         let state = self.staged_state(&**tx, &join)?;
         let received = self.complete(tx, cx, &call_id, event, state)?;
-        if received == Received::Accepted {
-            self.end_stage(tx, &join)?;
-        }
+        // Whatever became of it, nothing more comes of this answer.
+        self.end_stage(tx, &join)?;
         Ok(received)
     }
 

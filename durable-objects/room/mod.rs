@@ -11,7 +11,7 @@
 //! | [`ReceiveEvent`] | takes an event of another server into the graph |
 //! | [`GetResidence`] | whether this server knows what happens in it |
 //! | [`PrepareInvite`] | invites a user of another server |
-//! | [`PrepareMembership`], [`AdmitMembership`], [`GetStrippedState`] | lets in a user of another server, or out |
+//! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
 //! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`] | a user of ours joins a room of other servers |
 //! | [`GetOutgoing`] | what goes to another server |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
@@ -166,8 +166,8 @@ pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEven
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use resident::{
-    AdmitMembership, GetResidence, GetStrippedState, PrepareInvite, PrepareMembership, PreparedInvite,
-    PreparedMembership, Residence,
+    AdmitMembership, GetResidence, GetShownState, PrepareInvite, PrepareMembership, PreparedInvite, PreparedMembership,
+    Residence,
 };
 pub use restricted_join::{GetJoinConditions, IsJoined, JoinConditions};
 pub use search::{Found, Hit, Reached, Search, SearchKey, SearchOrder};
@@ -177,6 +177,8 @@ pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
 pub use staging::{JudgeStaged, Judged, StageEvents};
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
+#[cfg(test)]
+pub(crate) use store::graph::LOG_START;
 pub use summary::{Asker, GetSummary, IsServerJoined, Summary};
 pub use synced_state::MoreState;
 pub use token::RoomToken;
@@ -200,6 +202,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_history.sql"),
     include_str!("migrations/0012_stage.sql"),
     include_str!("migrations/0013_erased.sql"),
+    include_str!("migrations/0014_early_redactions.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -291,7 +294,7 @@ impl Logic for Room {
             write CompleteJoin => complete_join,
             read PrepareMembership => prepare_membership,
             write AdmitMembership => admit_membership,
-            read GetStrippedState => get_stripped_state,
+            read GetShownState => get_shown_state,
             read PrepareInvite => prepare_invite,
             read GetResidence => get_residence,
             read GetOutgoing => get_outgoing,

@@ -247,7 +247,7 @@ impl Room {
     }
 
     /// Whether a state allows the event: that at a place of the graph, or the current one.
-    fn check_by_state(
+    pub(super) fn check_by_state(
         &self,
         sql: &dyn Sql,
         pdu: &Pdu,
@@ -321,15 +321,38 @@ impl Room {
             if store::graph::by_id(&**tx, &redacts)?.is_some() {
                 self.redact_if_allowed(tx, cx, &redacts, pdu, position)?;
             } else {
-                store::graph::insert_early_redaction(tx, &redacts, position)?;
+                self.redacts_early(tx, &redacts, pdu, position)?;
             }
         }
-        if let Some(early) = store::graph::take_early_redaction(tx, pdu.event_id())?
-            && let Some(because) = store::log::one(&**tx, early)?
-        {
-            self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?;
+        for early in store::graph::take_early_redactions(tx, pdu.event_id())? {
+            if let Some(because) = store::log::one(&**tx, early)? {
+                self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?;
+            }
         }
         Ok(())
+    }
+
+    /// A redaction waits for its event. Whether it may redact that is known when it comes, unless it may redact any: then
+    /// none after it will count, and those of whoever has no power do not keep it out.
+    fn redacts_early(&self, tx: &Tx<'_>, redacts: &EventId, because: &Pdu, position: u64) -> Result<(), Error> {
+        let mut kept_max = EARLY_REDACTIONS_MAX;
+        if self.may_redact_others(&**tx, because)? {
+            store::graph::forget_early_redactions_after(tx, redacts, position)?;
+            kept_max = u64::MAX;
+        }
+        Ok(store::graph::insert_early_redaction(tx, redacts, position, kept_max.min(platform::INTEGER_MAX as u64))?)
+    }
+
+    /// Whether the state before a redaction has its sender redact the events of others.
+    fn may_redact_others(&self, sql: &dyn Sql, because: &Pdu) -> Result<bool, Error> {
+        let version = self.version(sql)?;
+        let node = store::graph::by_id(sql, because.event_id())?;
+        let before = node.map(|node| node.state_before(sql)).transpose()?.flatten();
+        let needed = [TimelineEventType::RoomCreate, TimelineEventType::RoomPowerLevels];
+        let needed = needed.map(|event_type| (event_type.to_string().into(), String::new()));
+        let state = AuthState::load(sql, &version, &needed, before.as_ref())?;
+        let state = |event_type: &_, state_key: &str| state.get(event_type, state_key);
+        Ok(redaction::may_redact_others(because.sender(), &version, &state).unwrap_or(false))
     }
 
     /// Spec: Room Version 3, "Handling redactions".
@@ -347,14 +370,8 @@ impl Room {
         if event.redacted_by.is_some_and(|by| by <= position) || event.pdu.room_id() != because.room_id() {
             return Ok(());
         }
-        let node = store::graph::by_id(&**tx, because.event_id())?;
-        let before = node.map(|node| node.state_before(&**tx)).transpose()?.flatten();
-        let needed = [TimelineEventType::RoomCreate, TimelineEventType::RoomPowerLevels];
-        let needed = needed.map(|event_type| (event_type.to_string().into(), String::new()));
-        let state = AuthState::load(&**tx, &version, &needed, before.as_ref())?;
-        let state = |event_type: &_, state_key: &str| state.get(event_type, state_key);
         let same_server = because.sender().server_name() == event.pdu.sender().server_name();
-        if !same_server && !redaction::may_redact_others(because.sender(), &version, &state).unwrap_or(false) {
+        if !same_server && !self.may_redact_others(&**tx, because)? {
             return Ok(());
         }
         let redacted = event::redact(&event.pdu, &version, Some(because))
@@ -409,6 +426,9 @@ fn implied_create(cx: &Cx<'_>, version: &RoomVersion) -> Result<Option<OwnedEven
     Ok(Some(create.map_err(|_| Fault::new("a room's id is no hash"))?))
 }
 
+/// The most redactions by users without power over others that wait for one event: each is judged when it comes.
+const EARLY_REDACTIONS_MAX: u64 = 50;
+
 /// How many positions are left free before an event that came without those before it.
 const GAP_POSITIONS: u64 = 1 << 20;
 
@@ -422,5 +442,73 @@ fn already(node: &Node) -> Option<Received> {
         Verdict::Accepted => None,
         Verdict::Rejected => Some(Received::Rejected("the event was rejected before".to_owned())),
         Verdict::SoftFailed => Some(Received::SoftFailed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{event::Draft, power::Preset};
+    use ruma_common::{EventId, OwnedRoomId, UserId, user_id};
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{CheckedEvent, EARLY_REDACTIONS_MAX, ReceiveEvent, Received};
+    use crate::{room::store, world::World};
+    use platform::{ActorKind, Address};
+
+    fn draft(sender: &UserId, event_type: &str, content: &serde_json::Value) -> Draft {
+        Draft {
+            event_type: event_type.into(),
+            content: to_raw_value(content).unwrap(),
+            state_key: None,
+            sender: sender.to_owned(),
+            redacts: None,
+        }
+    }
+
+    fn redacts(world: &World, room_id: &OwnedRoomId, sender: &UserId, event_id: &EventId, reason: u64) -> CheckedEvent {
+        let draft = draft(sender, "m.room.redaction", &json!({ "redacts": event_id, "reason": reason.to_string() }));
+        world.says_elsewhere(room_id, &draft, &world.newest(room_id, "m.room.power_levels", ""))
+    }
+
+    fn comes(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent) {
+        let call = ReceiveEvent { event: event.clone(), state_before: None };
+        assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+    }
+
+    /// Whoever has no power redacts first, as often as they like: what is to redact the event does.
+    #[test]
+    fn of_redactions_that_come_before_their_event_those_count_that_may_redact_it() {
+        let (zoe, max, yan) = (user_id!("@zoe:there.test"), user_id!("@max:mods.test"), user_id!("@yan:other.test"));
+        let own = user_id!("@yves:other.test");
+        for (floods, redactors, is_redacted) in [
+            (false, vec![zoe], false),
+            (false, vec![zoe, max], true),
+            (false, vec![max, zoe], true),
+            (true, vec![max], true),
+            // A user of the event's own server.
+            (false, vec![zoe, own], true),
+        ] {
+            let world = World::new(1);
+            let alice = user_id!("@alice:myelin.test");
+            let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+            for user in [zoe, max, yan, own] {
+                world.joins_from_elsewhere(&room_id, user);
+            }
+            let levels = json!({ "users": { (alice.as_str()): 100, (max.as_str()): 50 } });
+            world.sends(alice, &room_id, "m.room.power_levels", Some(""), &levels).unwrap();
+            let prev = world.newest(&room_id, "m.room.power_levels", "");
+            let said = world.says_elsewhere(&room_id, &draft(yan, "m.room.message", &json!({ "body": "x" })), &prev);
+            for number in 0..if floods { EARLY_REDACTIONS_MAX + 5 } else { 0 } {
+                comes(&world, &room_id, &redacts(&world, &room_id, zoe, &said.event_id, number));
+            }
+            for redactor in &redactors {
+                comes(&world, &room_id, &redacts(&world, &room_id, redactor, &said.event_id, 1_000));
+            }
+            comes(&world, &room_id, &said);
+            let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+            let event = store::log::by_id(&*sql, said.event_id.as_str()).unwrap().unwrap();
+            assert_eq!(event.redacted_by.is_some(), is_redacted, "{redactors:?}");
+            assert_eq!(event.pdu.content().get() == "{}", is_redacted);
+        }
     }
 }

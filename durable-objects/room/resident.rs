@@ -14,7 +14,7 @@ use serde_json::{
 
 use super::{
     CheckedEvent, MemberProfile, MembershipAction, ReceiveEvent, Received, Room,
-    append::{check_joined, shown_state, stripped_state},
+    append::{check_joined, shown_state},
     change_membership::membership_content,
     get_outgoing::raw,
     store, transactions,
@@ -107,15 +107,16 @@ impl Call for GetResidence {
     type Reply = Residence;
 }
 
-/// What lets a user recognise the room who knocked on it, or is invited. Spec: "Stripped state".
+/// What lets a user of another server recognise the room who knocked on it: whole events. Spec: since v1.16, the state in
+/// the answer to a knock is in the event format of the room's version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GetStrippedState {
+pub struct GetShownState {
     pub user: OwnedUserId,
 }
 
-impl Call for GetStrippedState {
+impl Call for GetShownState {
     const ACTOR: ActorKind = ActorKind::Room;
-    const NAME: &'static str = "get_stripped_state";
+    const NAME: &'static str = "get_shown_state";
     type Reply = Vec<Box<RawValue>>;
 }
 
@@ -222,15 +223,15 @@ impl Room {
             || (store::servers::joined(sql)?.is_empty() && store::log::head_position(sql)? > 0))
     }
 
-    pub(super) fn get_stripped_state(
+    pub(super) fn get_shown_state(
         &self,
         sql: &dyn Sql,
         _cx: &Cx<'_>,
-        call: GetStrippedState,
+        call: GetShownState,
     ) -> Result<Vec<Box<RawValue>>, Error> {
         let member = store::state::current(sql, "m.room.member", call.user.as_str())?;
         let member = member.ok_or_else(|| Refusal::NotFound(format!("{} has no membership here", call.user)))?;
-        Ok(stripped_state(sql, &member.pdu)?)
+        Ok(shown_state(sql, &member.pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?)
     }
 
     /// Refused: `NotFound` where nobody of this server is in the room: it does not know what happens there.

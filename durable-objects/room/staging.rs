@@ -171,7 +171,10 @@ impl Room {
     }
 
     pub(super) fn judge_staged(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: JudgeStaged) -> Result<Judged, Error> {
-        let slot = slot_of(&Joins::load(&**tx)?, &call.join)?;
+        let mut joins = Joins::load(&**tx)?;
+        let slot = slot_of(&joins, &call.join)?;
+        joins.0.insert(slot, (call.join, cx.now_ms.saturating_add(GIVEN_UP_MS)));
+        joins.keep(tx)?;
         let version = self.version(&**tx)?;
         let named = Named::default();
         let staged = store::stage::ahead(&**tx, slot, call.after, JUDGED_AT_ONCE)?;
@@ -213,7 +216,7 @@ mod tests {
     use super::{GIVEN_UP_MS, JudgeStaged, Judged, StageEvents};
     use crate::{
         CallError,
-        room::{BeginJoin, CheckedEvent, CompleteJoin},
+        room::{BeginJoin, CheckedEvent, CompleteJoin, Received},
         world::World,
     };
 
@@ -301,6 +304,34 @@ mod tests {
         near.passes(0);
         assert_eq!(rows(&near, &room_id, "stage"), 0);
         assert!(refused(stages(&near, &room_id, "other", 0, &events)));
+    }
+
+    #[test]
+    fn a_join_that_is_being_judged_is_not_given_up() {
+        let near = World::new(1);
+        let (room_id, events) = elsewhere();
+        begins(&near, &room_id, "j").unwrap();
+        stages(&near, &room_id, "j", 0, &events[1..]).unwrap();
+        for _ in 0..4 {
+            near.passes(GIVEN_UP_MS / 2);
+            let judged = near.call(room_id.as_str(), &JudgeStaged { join: "j".into(), after: 0 }).unwrap();
+            assert_eq!(judged.waiting, events.len() as u64 - 1);
+        }
+    }
+
+    #[test]
+    fn of_a_join_that_the_state_does_not_allow_nothing_stays_staged() {
+        let near = World::new(1);
+        let (room_id, events) = elsewhere();
+        begins(&near, &room_id, "j").unwrap();
+        stages(&near, &room_id, "j", 0, &events).unwrap();
+        near.call(room_id.as_str(), &JudgeStaged { join: "j".into(), after: 0 }).unwrap();
+        // The create event a second time: no state allows it.
+        let complete = CompleteJoin { call_id: "j".into(), event: events[0].clone(), join: "j".into() };
+        let received = near.call(room_id.as_str(), &complete).unwrap();
+        assert!(matches!(received, Received::Rejected(_)), "{received:?}");
+        assert_eq!(rows(&near, &room_id, "stage"), 0);
+        begins(&near, &room_id, "another").unwrap();
     }
 
     #[test]

@@ -3,146 +3,192 @@
 //! Resolution may do so, and people then find themselves out of a room that nobody removed them from. It is logged, with
 //! the events that explain it, and counted; the log's changes of state keep what was there and what is, at the position
 //! of the event with which it came.
+//!
+//! What loses to another fork is no such thing: something that happened there without knowing of it takes its place, or
+//! forbids it. So it is one only where the state goes back to what the lost event itself had replaced, although nothing
+//! in the new state forbids that event.
 
-use platform::{Sql, meter};
-use ruma_common::OwnedEventId;
-
-use super::store;
-use crate::{Cx, Error};
 use domain::Pdu;
+use platform::{Sql, meter};
+use ruma_common::{EventId, OwnedEventId};
+
+use super::{
+    Room,
+    graph::StateAt,
+    store::{self, graph::Key},
+};
+use crate::{Cx, Error};
 
 /// What is watched.
 const WATCHED: [&str; 2] = ["m.room.member", "m.room.power_levels"];
 /// The most that are logged of one event.
 const LOGGED_MAX: usize = 10;
 
-/// A change of the current state: which key, and the event that is there from now on.
-type Change = ((String, String), Option<OwnedEventId>);
+/// How many events are looked at for what one of them replaced.
+const REPLACED_MAX: usize = 50;
 
 /// Something that was taken back.
 #[derive(Debug, PartialEq, Eq)]
-struct TakenBack<'a> {
-    event_type: &'a str,
-    state_key: &'a str,
+struct TakenBack {
+    key: Key,
     lost: OwnedEventId,
     /// What is there instead: something older.
-    instead: Option<&'a OwnedEventId>,
+    instead: Option<OwnedEventId>,
 }
 
-/// Of these changes, which `pdu` brings, those that no event made.
-fn taken_back<'a>(sql: &dyn Sql, pdu: &Pdu, changes: &'a [Change]) -> Result<Vec<TakenBack<'a>>, Error> {
-    let mut all = Vec::new();
-    for ((event_type, state_key), instead) in changes {
-        if !WATCHED.contains(&event_type.as_str()) || instead.as_deref() == Some(pdu.event_id()) {
-            continue;
+impl Room {
+    /// Of what changes when the state becomes `now`, that which no event made.
+    fn taken_back(&self, sql: &dyn Sql, now: &StateAt) -> Result<Vec<TakenBack>, Error> {
+        let version = self.version(sql)?;
+        let mut all = Vec::new();
+        for (key, instead) in now.clone().into_changes() {
+            if !WATCHED.contains(&key.0.as_str()) {
+                continue;
+            }
+            let Some(lost) = store::state::current(sql, &key.0, &key.1)? else { continue };
+            if replaced(sql, &key, &lost.pdu, instead.as_deref())?
+                && self.check_by_state(sql, &lost.pdu, &version, Some(now))?.is_ok()
+            {
+                all.push(TakenBack { key, lost: lost.pdu.event_id().to_owned(), instead });
+            }
         }
-        let Some(lost) = store::state::current(sql, event_type, state_key)? else { continue };
-        let now = match instead {
-            Some(event_id) => store::log::anywhere(sql, event_id.as_str())?,
-            None => None,
-        };
-        // Something newer took its place, as events do.
-        if now.as_ref().is_some_and(|now| now.position < store::graph::LOG_START || now.position >= lost.position) {
-            continue;
-        }
-        let (lost, instead) = (lost.pdu.event_id().to_owned(), instead.as_ref());
-        all.push(TakenBack { event_type, state_key, lost, instead });
+        Ok(all)
     }
-    Ok(all)
+
+    /// Logs and counts what is taken back when an event comes, with which the state becomes `now`.
+    pub(super) fn note_taken_back(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu, now: &StateAt) -> Result<(), Error> {
+        let all = self.taken_back(sql, now)?;
+        meter::STATE_RESETS.add(all.len() as u64);
+        for TakenBack { key: (event_type, state_key), lost, instead } in all.into_iter().take(LOGGED_MAX) {
+            tracing::warn!(room_id = cx.id, came = %pdu.event_id(), event_type, state_key, %lost, ?instead,
+                "resolution took back what no event took away");
+        }
+        Ok(())
+    }
 }
 
-/// Logs and counts what is taken back when an event comes.
-pub(super) fn note(sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu, changes: &[Change]) -> Result<(), Error> {
-    let all = taken_back(sql, pdu, changes)?;
-    meter::STATE_RESETS.add(all.len() as u64);
-    for TakenBack { event_type, state_key, lost, instead } in all.into_iter().take(LOGGED_MAX) {
-        tracing::warn!(room_id = cx.id, came = %pdu.event_id(), event_type, state_key, %lost, ?instead,
-            "resolution took back what no event took away");
+/// Whether an event replaced another one, or what had replaced that; `None`: nothing was there at first.
+fn replaced(sql: &dyn Sql, key: &Key, event: &Pdu, other: Option<&EventId>) -> Result<bool, Error> {
+    let Some(other) = other else { return Ok(true) };
+    let mut event_id = event.event_id().to_owned();
+    for _ in 0..REPLACED_MAX {
+        let node = store::graph::by_id(sql, &event_id)?;
+        let Some(before) = node.map(|node| node.state_before(sql)).transpose()?.flatten() else { return Ok(false) };
+        match before.get(sql, &key.0, &key.1)? {
+            Some(replaced) if replaced == other => return Ok(true),
+            Some(replaced) => event_id = replaced,
+            None => return Ok(false),
+        }
     }
-    Ok(())
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::{
-        Identity, Pdu, RoomVersion,
-        event::{self, Draft, Place},
-        power::Preset,
-    };
-    use platform::{ActorKind, Address, Sql, meter};
-    use ruma_common::{OwnedEventId, OwnedRoomId, user_id};
-    use serde_json::{json, value::to_raw_value};
+    use domain::{Pdu, event::Draft, power::Preset};
+    use platform::{ActorKind, Address, meter};
+    use ruma_common::{OwnedEventId, OwnedRoomId, UserId, user_id};
+    use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{TakenBack, taken_back};
+    use super::TakenBack;
     use crate::{
-        room::{CheckedEvent, IsJoined, MembershipAction, ReceiveEvent, Received},
+        room::{CheckedEvent, HoldEvents, MembershipAction, ReceiveEvent, Received, Room, graph::StateAt, store},
         world::World,
     };
 
-    fn logged(world: &World, room_id: &OwnedRoomId, event_type: &str, state_key: &str) -> Pdu {
-        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
-        let mut row = sql
-            .query(
-                "SELECT event_id, json FROM event WHERE type = ?1 AND state_key = ?2 ORDER BY position DESC LIMIT 1",
-                &[event_type.into(), state_key.into()],
-            )
-            .unwrap()
-            .pop()
-            .unwrap();
-        let event_id = OwnedEventId::try_from(row.text(0).unwrap()).unwrap();
-        Pdu::from_stored(event_id, row.text(1).unwrap(), false).unwrap()
+    const MEMBER: &str = "m.room.member";
+    const POWER: &str = "m.room.power_levels";
+
+    /// What somebody elsewhere says who knows nothing that came after `prev`.
+    fn elsewhere(
+        world: &World,
+        room_id: &OwnedRoomId,
+        sender: &UserId,
+        prev: &Pdu,
+        (kind, content): (&str, Value),
+    ) -> CheckedEvent {
+        let draft = Draft {
+            event_type: kind.into(),
+            content: to_raw_value(&content).unwrap(),
+            state_key: Some(String::new()),
+            sender: sender.to_owned(),
+            redacts: None,
+        };
+        world.says_elsewhere(room_id, &draft, prev)
     }
 
-    /// Bob joins a public room while somebody elsewhere makes it one for those who are invited.
+    /// What is taken back if these events take the places of those.
+    fn taken_back(
+        world: &World,
+        room_id: &OwnedRoomId,
+        gone: &[&OwnedEventId],
+        came: &[&OwnedEventId],
+    ) -> Vec<TakenBack> {
+        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        let head = store::log::head_position(&*sql).unwrap();
+        let mut state: Vec<OwnedEventId> =
+            store::graph::state_at(&*sql, head).unwrap().into_iter().map(|(_, event_id)| event_id).collect();
+        state.retain(|event_id| !gone.contains(&event_id));
+        state.extend(came.iter().copied().cloned());
+        Room::default().taken_back(&*sql, &StateAt::told(&*sql, head, &state).unwrap()).unwrap()
+    }
+
     #[test]
-    fn a_membership_that_resolution_takes_back_is_told() {
+    fn what_loses_to_another_fork_is_not_taken_back() {
+        let world = World::new(1);
+        let (alice, bob, zoe) =
+            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, zoe);
+        let levels = |ban: u64| json!({ "ban": ban, "users": { (alice.as_str()): 100, (zoe.as_str()): 50 } });
+        world.sends(alice, &room_id, POWER, Some(""), &levels(50)).unwrap();
+        let (first, public) = (world.newest(&room_id, POWER, ""), world.newest(&room_id, "m.room.join_rules", ""));
+        let rules = elsewhere(&world, &room_id, zoe, &first, ("m.room.join_rules", json!({ "join_rule": "invite" })));
+        let power = elsewhere(&world, &room_id, zoe, &first, (POWER, levels(40)));
+        let (by_invitation, others) = (rules.event_id.clone(), power.event_id.clone());
+        world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        world.sends(alice, &room_id, POWER, Some(""), &levels(60)).unwrap();
+        assert!(world.call(room_id.as_str(), &HoldEvents { events: vec![rules, power] }).unwrap().is_empty());
+        let join = world.newest(&room_id, MEMBER, bob.as_str()).event_id().to_owned();
+        let newest = world.newest(&room_id, POWER, "");
+        // It is forbidden by what happened elsewhere; something else happened there to the same.
+        let (public, newest) = (public.event_id().to_owned(), newest.event_id().to_owned());
+        assert_eq!(taken_back(&world, &room_id, &[&join, &public], &[&by_invitation]), []);
+        assert_eq!(taken_back(&world, &room_id, &[&newest], &[&others]), []);
+        // Nothing forbids it.
+        let key = |kind: &str, state_key: &str| (kind.to_owned(), state_key.to_owned());
+        let lost = |key, lost: &OwnedEventId, instead| TakenBack { key, lost: lost.clone(), instead };
+        let expected = [lost(key(MEMBER, bob.as_str()), &join, None)];
+        assert_eq!(taken_back(&world, &room_id, &[&join], &[]), expected);
+        let first = first.event_id().to_owned();
+        let expected = [lost(key(POWER, ""), &newest, Some(first.clone()))];
+        assert_eq!(taken_back(&world, &room_id, &[&newest], &[&first]), expected);
+    }
+
+    /// Bob takes another name, with a clock that was set back: where forks meet, what he was before counts as the later.
+    #[test]
+    fn a_membership_that_resolution_takes_back_is_counted() {
         let world = World::new(1);
         let (alice, bob, zoe) =
             (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
         let room_id = world.creates_room(alice, "11", Preset::PublicChat);
         world.joins_from_elsewhere(&room_id, zoe);
         let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 } });
-        world.sends(alice, &room_id, "m.room.power_levels", Some(""), &levels).unwrap();
-        let fork = logged(&world, &room_id, "m.room.power_levels", "");
+        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let now_ms = world.now_ms();
+        world.sets_clock(now_ms + 3_600_000);
         world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
-        let join = logged(&world, &room_id, "m.room.member", bob.as_str());
-
-        let version = RoomVersion::parse("11").unwrap();
-        let named = [logged(&world, &room_id, "m.room.create", ""), fork.clone()];
-        let named = [&named[0], &named[1], &logged(&world, &room_id, "m.room.member", zoe.as_str())]
-            .map(|pdu| event::reference(pdu, &version).unwrap());
-        let place = Place {
-            room_id: Some(&room_id),
-            prev_events: &[event::reference(&fork, &version).unwrap()],
-            auth_events: &named,
-            depth: fork.depth() + 1,
-            origin_server_ts: world.now_ms(),
-        };
-        let draft = Draft {
-            event_type: "m.room.join_rules".into(),
-            content: to_raw_value(&json!({ "join_rule": "invite" })).unwrap(),
-            state_key: Some(String::new()),
-            sender: zoe.to_owned(),
-            redacts: None,
-        };
-        let identity = Identity::new(zoe.server_name().to_owned(), "a", [3; 32]).unwrap();
-        let pdu = event::build(&draft, &place, &version, &identity, [0; 18]).unwrap();
+        let join = world.newest(&room_id, MEMBER, bob.as_str());
+        world.sets_clock(now_ms);
+        let renamed = json!({ "membership": "join", "displayname": "Robert" });
+        world.sends(bob, &room_id, MEMBER, Some(bob.as_str()), &renamed).unwrap();
+        let event = elsewhere(&world, &room_id, zoe, &join, ("m.room.topic", json!({ "topic": "Tea" })));
         let before = meter::STATE_RESETS.get();
-        let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
         let received = world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None }).unwrap();
         assert_eq!(received, Received::Accepted);
-        assert!(!world.call(room_id.as_str(), &IsJoined { user: bob.to_owned() }).unwrap());
-        assert!(meter::STATE_RESETS.get() > before);
-
-        // What an event does itself is no such thing, nor is what nobody watches.
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
-        let member = |user: &ruma_common::UserId| ("m.room.member".to_owned(), user.to_string());
-        let (mine, old) = (Some(pdu.event_id().to_owned()), Some(join.event_id().to_owned()));
-        let rules = ("m.room.join_rules".to_owned(), String::new());
-        let changes = [(member(zoe), mine), (member(bob), old), (rules, None), (member(alice), None)];
-        let lost = logged(&world, &room_id, "m.room.member", alice.as_str()).event_id().to_owned();
-        let (event_type, state_key) = ("m.room.member", alice.as_str());
-        let expected = [TakenBack { event_type, state_key, lost, instead: None }];
-        assert_eq!(taken_back(&*sql, &pdu, &changes).unwrap(), expected);
+        let current = store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().unwrap();
+        assert_eq!(current.pdu.event_id(), join.event_id(), "the name is lost");
+        assert!(meter::STATE_RESETS.get() > before);
     }
 }

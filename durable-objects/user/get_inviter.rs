@@ -41,18 +41,21 @@ impl User {
         cx: &Cx<'_>,
         call: GetInviter,
     ) -> Result<Option<OwnedUserId>, Error> {
-        #[derive(Deserialize)]
-        struct Stripped {
-            #[serde(rename = "type")]
-            event_type: String,
-            state_key: String,
-            sender: OwnedUserId,
-        }
-        let Some(stripped) = store::rooms::stripped_state(sql, call.room_id.as_str(), "invite")? else {
-            return Ok(None);
-        };
-        let stripped: Vec<Stripped> = serde_json::from_str(&stripped).unwrap_or_default();
-        let own = |event: &Stripped| event.event_type == "m.room.member" && event.state_key == cx.id;
-        Ok(stripped.into_iter().find(own).map(|event| event.sender))
+        let stripped = store::rooms::stripped_state(sql, call.room_id.as_str(), "invite")?;
+        Ok(stripped.and_then(|stripped| inviter(&stripped, cx.id)))
     }
+}
+
+/// Who invited a user, by the stripped state of the invitation.
+pub(super) fn inviter(stripped: &str, invited: &str) -> Option<OwnedUserId> {
+    #[derive(Deserialize)]
+    struct Stripped {
+        #[serde(rename = "type")]
+        event_type: String,
+        state_key: String,
+        sender: OwnedUserId,
+    }
+    let stripped: Vec<Stripped> = serde_json::from_str(stripped).unwrap_or_default();
+    let own = |event: &Stripped| event.event_type == "m.room.member" && event.state_key == invited;
+    stripped.into_iter().find(own).map(|event| event.sender)
 }

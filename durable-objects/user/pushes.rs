@@ -137,6 +137,18 @@ pub struct ReportPushFailure {
     pub pusher: u64,
 }
 
+/// A carrier stops although there may be more: the next one need not wait for the end of its lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopPushing {
+    pub carrier: String,
+}
+
+impl Call for StopPushing {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "stop_pushing";
+    type Reply = ();
+}
+
 impl Call for TakePushes {
     const ACTOR: ActorKind = ActorKind::User;
     const NAME: &'static str = "take_pushes";
@@ -274,6 +286,11 @@ impl User {
         Ok(Pushes { push_rules: changes, ignored: ignored_users(sql)?, pushers })
     }
 
+    pub(super) fn stop_pushing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: StopPushing) -> Result<(), Error> {
+        let stopped = self.pushing.borrow_mut().carrier.take_if(|(name, _)| *name == call.carrier);
+        if stopped.is_some() { self.look_for_a_carrier(sql, cx) } else { Ok(()) }
+    }
+
     pub(super) fn acknowledge_pushes(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AcknowledgePushes) -> Result<(), Error> {
         self.pushing.borrow_mut().lease(&call.carrier, cx.now_ms);
         for room in &call.rooms {
@@ -381,6 +398,9 @@ fn invitation(
     let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), &owed.invitation) else {
         return Ok(told);
     };
+    if ignored_users(sql)?.contains(&invite.sender) {
+        return Ok(told);
+    }
     let content: Value = serde_json::from_str(invite.content.get())?;
     let event = json!({ "type": "m.room.member", "state_key": user_id, "sender": invite.sender, "content": content });
     let recipient = Recipient {

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, ToDeviceMessage, User, account_data,
     exceptions::Exceptions,
+    get_inviter::inviter,
     ignored::ignored_users,
     moves::Moves,
     own_device_lists::own_changed,
@@ -323,6 +324,11 @@ impl User {
             // «Invite events for this user already in the database MUST NOT be served».
             if !invited.is_empty() && super::ask_invite::blocks_invites(&**tx)? {
                 invited.clear();
+            }
+            if !invited.is_empty() {
+                // «Servers must not send room invites from ignored users to clients».
+                let ignored = ignored_users(&**tx)?;
+                invited.retain(|room| inviter(room.state.get(), cx.id).is_none_or(|user| !ignored.contains(&user)));
             }
             knocked = stripped(&**tx, "knock", own)?;
         }

@@ -1,8 +1,8 @@
 //! What people do in rooms.
 
 use domain::{
-    Identity, RoomVersion,
-    event::{self, Place},
+    Identity, Pdu, RoomVersion,
+    event::{self, Draft, Place},
     power::{self, NewRoom, Preset},
 };
 use platform::{ActorKind, Address, Sql};
@@ -118,6 +118,36 @@ impl World {
         let pdu = event::complete(&prepared.event, &content.content, &version, &identity, 1, [0; 18]).unwrap();
         let event = room::CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
         self.call(room_id.as_str(), &room::AdmitMembership { server, event }).unwrap();
+    }
+
+    /// The newest event of this type in a room's log, and with this state key.
+    pub(crate) fn newest(&self, room_id: &RoomId, event_type: &str, state_key: &str) -> Pdu {
+        let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        let statement = "SELECT event_id, json FROM event WHERE type = ?1 AND coalesce(state_key, '') = ?2
+             AND position >= ?3 ORDER BY position DESC LIMIT 1";
+        let bound = [event_type.into(), state_key.into(), room::LOG_START.into()];
+        let mut row = sql.query(statement, &bound).unwrap().pop().unwrap();
+        let event_id = OwnedEventId::try_from(row.text(0).unwrap()).unwrap();
+        Pdu::from_stored(event_id, row.text(1).unwrap(), false).unwrap()
+    }
+
+    /// An event by a user of another server that knows nothing of the room which came after `prev`; it is not sent.
+    pub(crate) fn says_elsewhere(&self, room_id: &RoomId, draft: &Draft, prev: &Pdu) -> room::CheckedEvent {
+        let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        let mut version = sql.query("SELECT value FROM meta WHERE key = 'version'", &[]).unwrap();
+        let version = RoomVersion::parse(&version[0].text(0).unwrap()).unwrap();
+        let named = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", draft.sender.as_str())];
+        let reference = |pdu: &Pdu| event::reference(pdu, &version).unwrap();
+        let place = Place {
+            room_id: Some(room_id),
+            prev_events: &[reference(prev)],
+            auth_events: &named.map(|(event_type, key)| reference(&self.newest(room_id, event_type, key))),
+            depth: prev.depth() + 1,
+            origin_server_ts: self.now_ms(),
+        };
+        let identity = Identity::new(draft.sender.server_name().to_owned(), "a", [3; 32]).unwrap();
+        let pdu = event::build(draft, &place, &version, &identity, [0; 18]).unwrap();
+        room::CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
     }
 
     /// Has many remote users in a room, as if each had joined; the events are of the right form, and nothing more.

@@ -24,6 +24,7 @@ mod rate_limits;
 mod recent;
 mod router;
 mod sealed;
+mod shift;
 mod suspension;
 mod uiaa;
 mod well_known;

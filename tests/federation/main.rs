@@ -6,6 +6,7 @@ mod discovery;
 mod guest;
 mod history;
 mod hostile;
+mod invitations;
 mod keys;
 mod large_rooms;
 mod media;

@@ -125,6 +125,7 @@ fn asks(far: &World, room_id: &RoomId, gap: &Gap, limit: u64) -> Vec<CheckedEven
 fn fills(far: &World, near: &World, room_id: &RoomId, gap: &Gap, limit: u64) -> usize {
     let mut call = PlaceHistory {
         edge: gap.edge,
+        missing: gap.missing.clone(),
         events: asks(far, room_id, gap, limit),
         states: vec![],
         is_apart: false,
@@ -133,6 +134,7 @@ fn fills(far: &World, near: &World, room_id: &RoomId, gap: &Gap, limit: u64) -> 
     for _ in 0..4 {
         match near.call(room_id.as_str(), &call).unwrap() {
             Placed::Placed(count) => return count,
+            Placed::Moved => panic!("nobody else fills"),
             Placed::Needs { states, auth_events } => {
                 let mut held = checked(far, room_id, auth_events);
                 held.reverse();
@@ -289,9 +291,17 @@ fn changed(events: &[CheckedEvent], change: impl Fn(usize, &mut Value)) -> Vec<C
 }
 
 fn placed(near: &World, room_id: &RoomId, gap: &Gap, events: Vec<CheckedEvent>) -> usize {
-    let call = PlaceHistory { edge: gap.edge, events, states: vec![], is_apart: false, is_final: true };
+    let call = PlaceHistory {
+        edge: gap.edge,
+        missing: gap.missing.clone(),
+        events,
+        states: vec![],
+        is_apart: false,
+        is_final: true,
+    };
     match near.call(room_id.as_str(), &call).unwrap() {
         Placed::Placed(count) => count,
+        Placed::Moved => 0,
         needs => panic!("{needs:?}"),
     }
 }
@@ -349,7 +359,14 @@ fn only_what_is_before_the_gap_is_placed() {
     assert_eq!(placed(&near, &room_id, &gap, without.clone()), 0);
     // Of another room.
     let foreign = changed(&events, |_, event| event["room_id"] = "!other:one.test".into());
-    let call = PlaceHistory { edge: gap.edge, events: foreign, states: vec![], is_apart: false, is_final: true };
+    let call = PlaceHistory {
+        edge: gap.edge,
+        missing: gap.missing.clone(),
+        events: foreign,
+        states: vec![],
+        is_apart: false,
+        is_final: true,
+    };
     assert!(near.call(room_id.as_str(), &call).is_err());
     // At an edge that is none.
     let nowhere = Gap { edge: 7, ..gap.clone() };
@@ -359,6 +376,24 @@ fn only_what_is_before_the_gap_is_placed() {
     assert_eq!(placed(&near, &room_id, &gap, events), 0, "the same, repeated");
 }
 
+/// Two readers are at one gap, and the slower one comes with what the faster one had placed, or with what is before it.
+#[test]
+fn the_slower_of_two_readers_learns_that_the_gap_is_another_one() {
+    let (far, near, room_id, gap) = joined("11");
+    let slower = asks(&far, &room_id, &gap, 8);
+    assert_eq!(fills(&far, &near, &room_id, &gap, 4), 4);
+    let rows = near.rows_written();
+    let place = |gap: &Gap| {
+        let (missing, events) = (gap.missing.clone(), slower.clone());
+        let call = PlaceHistory { edge: gap.edge, missing, events, states: vec![], is_apart: false, is_final: true };
+        near.call(room_id.as_str(), &call).unwrap()
+    };
+    assert_eq!(place(&gap), Placed::Moved);
+    assert_eq!(near.rows_written(), rows, "nothing changed");
+    let gap = page(&near, &room_id, None, 50).gap.unwrap();
+    assert!(!matches!(place(&gap), Placed::Moved | Placed::Placed(0)), "what is next is placed");
+}
+
 #[test]
 fn depths_and_floods_decide_nothing() {
     let (far, near, room_id, gap) = joined("11");
@@ -366,7 +401,14 @@ fn depths_and_floods_decide_nothing() {
     // Bob's invitation is among them.
     let earliest = events.last().unwrap().event_id.clone();
     let states = vec![(earliest.clone(), tells_state(&far, &near, &room_id, &earliest))];
-    let call = PlaceHistory { edge: gap.edge, events: events.clone(), states, is_apart: false, is_final: false };
+    let call = PlaceHistory {
+        edge: gap.edge,
+        missing: gap.missing.clone(),
+        events: events.clone(),
+        states,
+        is_apart: false,
+        is_final: false,
+    };
     assert_eq!(near.call(room_id.as_str(), &call).unwrap(), Placed::Placed(5));
     let page = page(&near, &room_id, None, 6);
     let ids: Vec<_> = page.chunk.iter().skip(1).map(|event| shown(event.get())["event_id"].clone()).collect();
@@ -401,6 +443,7 @@ fn what_the_rules_refuse_is_not_shown_and_hides_nothing() {
     let (far, near, room_id, gap) = joined("11");
     let call = PlaceHistory {
         edge: gap.edge,
+        missing: gap.missing.clone(),
         events: asks(&far, &room_id, &gap, 3),
         states: vec![],
         is_apart: false,
@@ -444,7 +487,14 @@ fn an_event_from_further_back_gets_a_place_of_its_own() {
         assert_eq!(u64::from(found.origin_server_ts.get()), began + expected);
         let states = vec![(found.event_id.clone(), tells_state(&far, &near, &room_id, &found.event_id))];
         let events = checked(&far, &room_id, vec![found.event_id.clone()]);
-        let place = PlaceHistory { edge: gap.edge, events, states, is_apart: true, is_final: false };
+        let place = PlaceHistory {
+            edge: gap.edge,
+            missing: gap.missing.clone(),
+            events,
+            states,
+            is_apart: true,
+            is_final: false,
+        };
         assert_eq!(near.call(room_id.as_str(), &place).unwrap(), Placed::Placed(1));
         assert_eq!(near.call(room_id.as_str(), &place).unwrap(), Placed::Placed(0), "the same, repeated");
         assert_eq!(near.call(room_id.as_str(), &call).unwrap().event, Some(found));

@@ -100,6 +100,30 @@ pub(crate) fn by_id(sql: &dyn Sql, event_id: &EventId) -> Result<Option<Node>, F
     .transpose()
 }
 
+/// Up to `limit` events of the log in `(after, up_to]`, oldest first.
+pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Node>, Fault> {
+    sql.query(
+        "SELECT position, event_id, json, verdict, base, snapshot FROM event WHERE position > ?1 AND position <= ?2
+         ORDER BY position LIMIT ?3",
+        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| node(&mut row))
+    .collect()
+}
+
+/// Up to `limit` events of the log in `(after, up_to]`, newest first.
+pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Node>, Fault> {
+    sql.query(
+        "SELECT position, event_id, json, verdict, base, snapshot FROM event WHERE position > ?1 AND position <= ?2
+         ORDER BY position DESC LIMIT ?3",
+        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| node(&mut row))
+    .collect()
+}
+
 /// Those of these events that are not held at all.
 pub(crate) fn missing<'a>(
     sql: &dyn Sql,
@@ -322,19 +346,36 @@ pub(crate) fn fill_gap(tx: &Tx<'_>, event_id: &EventId) -> Result<bool, Fault> {
     Ok(!rows.is_empty())
 }
 
-/// Notes a redaction of an event that is not held; of several the first one in the room's order.
-pub(crate) fn insert_early_redaction(tx: &Tx<'_>, event_id: &EventId, position: u64) -> Result<(), Fault> {
+/// Notes a redaction of an event that is not held, unless `kept_max` of it are noted.
+pub(crate) fn insert_early_redaction(
+    tx: &Tx<'_>,
+    event_id: &EventId,
+    position: u64,
+    kept_max: u64,
+) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO early_redaction (event_id, position) VALUES (?1, ?2)
-         ON CONFLICT (event_id) DO UPDATE SET position = min(position, excluded.position)",
+        "INSERT INTO redaction_ahead (event_id, position)
+         SELECT ?1, ?2 WHERE (SELECT count(*) FROM redaction_ahead WHERE event_id = ?1) < ?3
+         ON CONFLICT (event_id, position) DO NOTHING",
+        &[event_id.as_str().into(), position.into(), kept_max.into()],
+    )?;
+    Ok(())
+}
+
+/// Forgets the redactions of an event that is not held which come after a position.
+pub(crate) fn forget_early_redactions_after(tx: &Tx<'_>, event_id: &EventId, position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM redaction_ahead WHERE event_id = ?1 AND position > ?2",
         &[event_id.as_str().into(), position.into()],
     )?;
     Ok(())
 }
 
-/// The position of the redaction that came before its event, which is here now.
-pub(crate) fn take_early_redaction(tx: &Tx<'_>, event_id: &EventId) -> Result<Option<u64>, Fault> {
+/// The positions of the redactions that came before their event, which is here now; in their order.
+pub(crate) fn take_early_redactions(tx: &Tx<'_>, event_id: &EventId) -> Result<Vec<u64>, Fault> {
     let rows =
-        tx.execute("DELETE FROM early_redaction WHERE event_id = ?1 RETURNING position", &[event_id.as_str().into()])?;
-    rows.into_iter().next().map(|mut row| row.unsigned(0)).transpose()
+        tx.execute("DELETE FROM redaction_ahead WHERE event_id = ?1 RETURNING position", &[event_id.as_str().into()])?;
+    let mut positions: Vec<u64> = rows.into_iter().map(|mut row| row.unsigned(0)).collect::<Result<_, Fault>>()?;
+    positions.sort_unstable();
+    Ok(positions)
 }

@@ -94,7 +94,7 @@ async fn in_rooms(
     if users.iter().all(|user_id| !cx.is_local(user_id)) {
         let mut theirs = BTreeSet::new();
         for server in users.iter().map(|user_id| user_id.server_name()).collect::<BTreeSet<_>>() {
-            match cx.call(server.as_str(), &GetSharedRooms {}).await {
+            match cx.call(server.as_str(), &GetSharedRooms { newest: None }).await {
                 Err(Failure::Absent) => {}
                 shared => theirs.extend(shared?),
             }

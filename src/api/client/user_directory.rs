@@ -156,7 +156,7 @@ pub(super) async fn with_server(
     other: &OwnedUserId,
     own: Vec<OwnedRoomId>,
 ) -> Result<BTreeSet<OwnedRoomId>, Failure> {
-    let shared = match cx.call(other.server_name().as_str(), &GetSharedRooms {}).await {
+    let shared = match cx.call(other.server_name().as_str(), &GetSharedRooms { newest: None }).await {
         Err(Failure::Absent) => Vec::new(),
         shared => shared?,
     };

@@ -1,12 +1,13 @@
 //! Carrying to another server what its Destination has for it.
 //!
 //! A carrier takes work, reads from the rooms what goes out, and has the attempt stored before the first byte leaves; what
-//! was sent and not acknowledged is sent again, exactly so. It works until there is nothing left, or
-//! [`CARRY_MS_MAX`] have passed: then the Destination finds another one.
+//! was sent and not acknowledged is sent again, exactly so.
 //! Spec: "Transactions".
 
 use actors::{
-    destination::{Acknowledge, Attempt, Edus, GetEdus, Range, ReportFailure, StartAttempt, TakeWork, Work},
+    destination::{
+        Acknowledge, Attempt, Edus, GetEdus, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+    },
     room::{GetOutgoing, Outgoing},
 };
 use http::Method;
@@ -14,10 +15,8 @@ use ruma_common::{OwnedServerName, ServerName};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{AskError, Bounds, edus};
-use crate::{Context, Failure};
+use crate::{Context, Failure, shift::Shift};
 
-/// How long one carrier works, in milliseconds: less than a Worker may after its answer.
-const CARRY_MS_MAX: u64 = 20_000;
 /// Spec: «at most 50 PDUs».
 const PDUS_MAX: u64 = 50;
 /// Bytes of events in one transaction, after which no more are added.
@@ -30,18 +29,10 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Carries to a server what there is for it. What goes wrong is logged, and tried again later by whoever comes next.
 pub(crate) async fn carry(cx: &Context, server: &str) {
     let Ok(server) = OwnedServerName::try_from(server) else { return };
-    let carrier = cx.request_id().to_owned();
-    let until_ms = cx.now_ms().saturating_add(CARRY_MS_MAX);
-    while cx.now_ms() < until_ms {
-        match carry_once(cx, &server, &carrier).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(failure) => {
-                tracing::error!(%server, failure = %failure.into_fault(), "carrying failed");
-                return;
-            }
-        }
-    }
+    let shift = Shift::begins(cx);
+    let once = async || carry_once(cx, &server, shift.carrier).await;
+    let stop = StopCarrying { carrier: shift.carrier.to_owned() };
+    shift.works(once, async || cx.call(server.as_str(), &stop).await).await;
 }
 
 /// Answers whether there may be more.

@@ -211,7 +211,7 @@ async fn changes_devices(cx: &Context, origin: &ServerName, user: OwnedUserId) -
     if !is_of(&user, origin) {
         return Ok(());
     }
-    let rooms = cx.call(origin.as_str(), &GetSharedRooms {}).await?;
+    let rooms = cx.call(origin.as_str(), &GetSharedRooms { newest: None }).await?;
     let call = DeviceListChanged { user, changed_ms: cx.now_ms() };
     let call = &call;
     let told = stream::iter(rooms).map(async |room_id| settled(cx.room(&room_id).call(call).await));

@@ -32,7 +32,7 @@ const SERVERS_MAX: usize = 10;
 const JOIN_BYTES_MAX: usize = 512 * 1024 * 1024;
 const JOIN_TIMEOUT_MS: u64 = 300_000;
 /// The most state that comes with an answer to a knock: what lets a user recognise a room.
-const STRIPPED_EVENTS_MAX: usize = 64;
+pub(super) const STRIPPED_EVENTS_MAX: usize = 64;
 
 /// A user's membership of a room elsewhere.
 pub(crate) struct Elsewhere<'a> {
@@ -95,12 +95,21 @@ impl Elsewhere<'_> {
         struct Answer {
             knock_room_state: Vec<Box<RawValue>>,
         }
-        let (server, knock, _) = self.prepare("knock", &MembershipState::Knock).await?;
+        let (server, knock, version) = self.prepare("knock", &MembershipState::Knock).await?;
         let path = path_in_room("v1/send_knock", self.room_id, knock.event_id().as_str());
         let answer = self.send(&server, &path, &knock, Bounds::default()).await?;
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
-        let mut state = stripped(&answer.knock_room_state);
+        let shown = if version.room_id_is_create_event() {
+            // «Entries which are improperly signed or formatted SHOULD be removed»; those of older versions are still told
+            // in other forms.
+            let told = answer.knock_room_state.get(..STRIPPED_EVENTS_MAX).unwrap_or(&answer.knock_room_state);
+            let good = self.cx.good_pdus(self.room_id, &version, told).await?;
+            good.iter().map(raw).collect::<Result<Vec<_>, Failure>>()?
+        } else {
+            answer.knock_room_state
+        };
+        let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
         self.tell_user(MembershipState::Knock, state).await
     }

@@ -13,12 +13,15 @@ use ruma_federation_api::{
     backfill::get_backfill,
     event::{get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids},
 };
+use serde_json::value::RawValue;
 
 use super::{Origin, event_lists::pages, membership::unknown_room};
 use crate::{Body, Context, Failure, OrAbsent, Routes, client::direction};
 
 /// Rooms asked at the same time whether they have an event.
 const ROOMS_AT_ONCE: usize = 16;
+/// The most rooms asked for one event: each is woken for it.
+const ROOMS_ASKED_MAX: u64 = 200;
 /// The most events that a server gets for one question.
 const EVENTS_MAX: u64 = 100;
 
@@ -32,31 +35,46 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add(by_timestamp);
 }
 
-/// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked.
+/// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked, the one first
+/// in which it found something last, and then those in which something happened last.
 async fn event(
     cx: &Context,
     Origin(origin): Origin,
     request: get_event::v1::Request,
 ) -> Result<get_event::v1::Response, Failure> {
     let missing = || Refusal::NotFound("There is no such event that you may see".to_owned());
-    let rooms = cx.call(origin.as_str(), &GetSharedRooms {}).await.or_absent(missing())?;
-    let call = GetEventsForServer { server: origin, wanted: Wanted::Event(request.event_id) };
+    let call = GetEventsForServer { server: origin.clone(), wanted: Wanted::Event(request.event_id) };
+    let found = |pdu| get_event::v1::Response::new(cx.server_name().to_owned(), millis(cx.now_ms()), pdu);
+    let likely = cx.known_servers().room_asked(&origin);
+    if let Some(room_id) = &likely
+        && let Some(pdu) = event_in(cx, room_id, &call).await?
+    {
+        return Ok(found(pdu));
+    }
+    let newest = GetSharedRooms { newest: Some(ROOMS_ASKED_MAX) };
+    let mut rooms = cx.call(origin.as_str(), &newest).await.or_absent(missing())?;
+    rooms.retain(|room_id| Some(room_id) != likely.as_ref());
     let call = &call;
-    let asked = stream::iter(rooms).map(async |room_id| cx.room(&room_id).call(call).await);
+    let asked = stream::iter(rooms).map(async |room_id| {
+        let event = event_in(cx, &room_id, call).await;
+        (room_id, event)
+    });
     let mut answers = asked.buffer_unordered(ROOMS_AT_ONCE);
-    while let Some(answer) = answers.next().await {
-        match answer {
-            Ok(events) => {
-                if let Some(pdu) = events.into_iter().next() {
-                    let (us, now) = (cx.server_name().to_owned(), millis(cx.now_ms()));
-                    return Ok(get_event::v1::Response::new(us, now, pdu));
-                }
-            }
-            Err(Failure::Absent | Failure::Refused(_)) => {}
-            Err(failure) => return Err(failure),
+    while let Some((room_id, event)) = answers.next().await {
+        if let Some(pdu) = event? {
+            cx.known_servers().asked_in(&origin, room_id);
+            return Ok(found(pdu));
         }
     }
     Err(missing().into())
+}
+
+async fn event_in(cx: &Context, room_id: &RoomId, call: &GetEventsForServer) -> Result<Option<Box<RawValue>>, Failure> {
+    match cx.room(room_id).call(call).await {
+        Ok(events) => Ok(events.into_iter().next()),
+        Err(Failure::Absent | Failure::Refused(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// `GET /state/{roomId}`.

@@ -75,7 +75,7 @@ impl<'a> Backfill<'a> {
             };
             let pdus = pdus.get(..HISTORY_EVENTS_MAX).unwrap_or(&pdus);
             let events = self.cx.old_pdus(self.room_id, &version, pdus).await?;
-            if self.place(server, &version, gap, &events, false).await? > 0 {
+            if self.place(server, &version, gap, &events, false).await? {
                 return Ok(Filled::More);
             }
         }
@@ -119,7 +119,7 @@ impl<'a> Backfill<'a> {
             let Ok(answer) = self.cx.ask_within(server, request, bounds).await else { continue };
             let mut events = self.cx.old_pdus(self.room_id, &version, &[answer.pdu]).await?;
             events.retain(|pdu| pdu.event_id() == found.event_id && is_closer(pdu.origin_server_ts()));
-            if !events.is_empty() && self.place(server, &version, gap, &events, true).await? > 0 {
+            if !events.is_empty() && self.place(server, &version, gap, &events, true).await? {
                 return Ok(true);
             }
         }
@@ -132,7 +132,7 @@ impl<'a> Backfill<'a> {
         (timeout_ms > 0).then_some(Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms })
     }
 
-    /// Has the room place events, with whatever it needs from who gave them. Answers how many were.
+    /// Has the room place events, with whatever it needs from who gave them. Whether the gap is another one now.
     async fn place(
         &self,
         server: &ServerName,
@@ -140,10 +140,11 @@ impl<'a> Backfill<'a> {
         gap: &Gap,
         events: &[Pdu],
         is_apart: bool,
-    ) -> Result<usize, Failure> {
+    ) -> Result<bool, Failure> {
         let giver = Receiving { cx: self.cx, origin: server, room_id: self.room_id, version };
         let mut call = PlaceHistory {
             edge: gap.edge,
+            missing: gap.missing.clone(),
             events: events.iter().map(checked).collect(),
             states: Vec::new(),
             is_apart,
@@ -152,7 +153,8 @@ impl<'a> Backfill<'a> {
         for round in 0..=ROUNDS_MAX {
             call.is_final = round == ROUNDS_MAX;
             let (states, auth_events) = match self.cx.room(self.room_id).call(&call).await? {
-                Placed::Placed(count) => return Ok(count),
+                Placed::Placed(count) => return Ok(count > 0),
+                Placed::Moved => return Ok(true),
                 Placed::Needs { states, auth_events } => (states, auth_events),
             };
             for event_id in states {
@@ -160,7 +162,7 @@ impl<'a> Backfill<'a> {
             }
             giver.fetch_one_by_one(giver.missing_of(auth_events).await?).await?;
         }
-        Ok(0)
+        Ok(false)
     }
 
     async fn state_before(

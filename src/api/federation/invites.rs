@@ -15,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     AskError, Bounds, Origin,
-    elsewhere::{incompatible, residence, stripped},
+    elsewhere::{STRIPPED_EVENTS_MAX, incompatible, residence, stripped},
     pdus::{ReadPdu, checked, path_in_room, raw},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
@@ -106,6 +106,9 @@ impl Invitation<'_> {
             return Err(Refusal::InvalidParam(sentence.to_owned()).into());
         };
         cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
+        if version.room_id_is_create_event() {
+            self.check_state(cx, version).await?;
+        }
         let signed = event::countersign(&raw(&pdu)?, version, cx.identity())?;
         if !residence(cx, pdu.room_id()).await?.here {
             let stripped_state = shown(self.state, &pdu);
@@ -113,6 +116,25 @@ impl Invitation<'_> {
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
         }
         Ok(signed)
+    }
+
+    /// What is shown of the room is of that room, down to the create event that its id is the hash of. Spec: «SHOULD» since
+    /// version 12; of older ones whole events are not asked for yet.
+    async fn check_state(&self, cx: &Context, version: &RoomVersion) -> Result<(), Failure> {
+        let invalid = |why: &str| Refusal::InvalidParam(format!("`invite_room_state`: {why}"));
+        if self.state.len() > STRIPPED_EVENTS_MAX {
+            return Err(invalid("there are too many events").into());
+        }
+        let read = self.state.iter().map(|event| ReadPdu::read(event, version)).collect::<Result<Vec<_>, String>>();
+        let mut has_create = false;
+        for (event_id, outcome) in cx.check_pdus(version, read.map_err(|why| invalid(&why))?).await? {
+            let pdu = outcome.map_err(|why| invalid(&format!("{event_id}: {why}")))?;
+            if pdu.room_id() != self.room_id || pdu.state_key().is_none() {
+                return Err(invalid(&format!("{event_id} is no state of this room")).into());
+            }
+            has_create |= *pdu.event_type() == TimelineEventType::RoomCreate;
+        }
+        if has_create { Ok(()) } else { Err(invalid("there is no `m.room.create`").into()) }
     }
 }
 

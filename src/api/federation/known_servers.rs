@@ -29,6 +29,8 @@ pub struct KnownServers {
     places: Mutex<Recent<String, Place, SERVERS_MAX>>,
     keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
     down: Mutex<Recent<OwnedServerName, Down, SERVERS_MAX>>,
+    /// The room in which a server found an event last that it asked for by its id alone.
+    asked_in: Mutex<Recent<OwnedServerName, Option<OwnedRoomId>, SERVERS_MAX>>,
     /// Spaces of others, whole or as far as they suggest their rooms.
     spaces: Mutex<Recent<(OwnedRoomId, bool), Told, SPACES_MAX>>,
 }
@@ -112,6 +114,15 @@ impl KnownServers {
         let down = all.of(server.to_owned());
         down.until_ms = now_ms.saturating_add(pause_ms(DOWN_MS, down.failures, DOWN_MS_MAX));
         down.failures = down.failures.saturating_add(1);
+    }
+
+    /// Where a server found an event last: it is likely to ask for another one of the same room.
+    pub(super) fn room_asked(&self, server: &ServerName) -> Option<OwnedRoomId> {
+        lock(&self.asked_in).get(server).cloned().flatten()
+    }
+
+    pub(super) fn asked_in(&self, server: &ServerName, room_id: OwnedRoomId) {
+        *lock(&self.asked_in).of(server.to_owned()) = Some(room_id);
     }
 
     /// A space of others as it was told a moment ago.

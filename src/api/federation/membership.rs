@@ -2,7 +2,7 @@
 //! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
 use actors::room::{
-    AdmitMembership, GetJoinConditions, GetStateIds, GetStrippedState, GetVersionForServer, IsJoined, MembershipAction,
+    AdmitMembership, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer, IsJoined, MembershipAction,
     PrepareMembership, PreparedMembership,
 };
 use domain::{Pdu, Refusal, RoomVersion};
@@ -130,7 +130,7 @@ async fn send_knock(
     request: create_knock_event::v1::Request,
 ) -> Result<Vec<u8>, Failure> {
     let knock = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Knock).await?;
-    let state = cx.room(&request.room_id).call(&GetStrippedState { user: knock.sender().to_owned() }).await?;
+    let state = cx.room(&request.room_id).call(&GetShownState { user: knock.sender().to_owned() }).await?;
     Ok(serde_json::to_vec(&serde_json::json!({ "knock_room_state": state }))?)
 }
 

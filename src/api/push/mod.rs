@@ -9,45 +9,36 @@ mod gateway;
 use actors::{
     room::{Notifications, ReadNotifications},
     user::{
-        AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, Pushes, ReportPushFailure, TakePushes, ToldRoom, Unread,
+        AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StopPushing, TakePushes,
+        ToldRoom, Unread,
     },
 };
 use domain::push::for_room;
 use futures_util::future::join_all;
 use ruma_common::{OwnedUserId, UserId};
 
-use crate::{Context, Failure, metadata};
+use crate::{Context, Failure, metadata, shift::Shift};
 use gateway::Answer;
-
-/// How long one carrier works, in milliseconds: less than a Worker may after its answer.
-const CARRY_MS_MAX: u64 = 20_000;
 
 /// Carries what there is to be pushed. What goes wrong is logged, and tried again later by whoever comes next.
 pub(crate) async fn carry(cx: &Context, user_id: &str) {
     let Ok(user_id) = OwnedUserId::try_from(user_id) else { return };
-    let until_ms = cx.now_ms().saturating_add(CARRY_MS_MAX);
-    while cx.now_ms() < until_ms {
-        match carry_once(cx, &user_id, until_ms).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(failure) => {
-                tracing::error!(%user_id, failure = %failure.into_fault(), "pushing failed");
-                return;
-            }
-        }
-    }
+    let shift = Shift::begins(cx);
+    let once = async || carry_once(cx, &user_id, &shift).await;
+    let stop = StopPushing { carrier: shift.carrier.to_owned() };
+    shift.works(once, async || cx.user(&user_id).call(&stop).await).await;
 }
 
 /// Answers whether there may be more.
-async fn carry_once(cx: &Context, user_id: &UserId, until_ms: u64) -> Result<bool, Failure> {
-    let take = TakePushes { carrier: cx.request_id().to_owned() };
+async fn carry_once(cx: &Context, user_id: &UserId, shift: &Shift<'_>) -> Result<bool, Failure> {
+    let take = TakePushes { carrier: shift.carrier.to_owned() };
     let pushes = match cx.user(user_id).call(&take).await {
         Err(Failure::Absent) => return Ok(false),
         pushes => pushes?,
     };
     let pushes = &pushes;
     let told = pushes.pushers.iter().map(|owed| async move {
-        let telling = Telling { cx, user_id, pushes, owed, until_ms };
+        let telling = Telling { cx, user_id, pushes, owed, shift };
         telling.tell().await
     });
     let told = join_all(told).await.into_iter().collect::<Result<Vec<()>, Failure>>()?;
@@ -60,14 +51,14 @@ struct Telling<'a> {
     user_id: &'a UserId,
     pushes: &'a Pushes,
     owed: &'a OwedPusher,
-    until_ms: u64,
+    shift: &'a Shift<'a>,
 }
 
 impl Telling<'_> {
     async fn tell(&self) -> Result<(), Failure> {
         let (mut badge, mut is_whole) = (self.owed.badge, true);
         for room in &self.owed.rooms {
-            if self.cx.now_ms() >= self.until_ms {
+            if self.shift.is_over() {
                 return Ok(());
             }
             let found = match self.read(room).await {
