@@ -23,6 +23,9 @@ pub(super) const LEASE_MS: u64 = 90_000;
 const PAUSE_MS_MIN: u64 = 2_000;
 /// How long it is left alone at most, in milliseconds: one hour.
 const PAUSE_MS_MAX: u64 = 3_600_000;
+/// A server that did not answer this often in a row was away, for eight minutes or more: what it missed is not told from
+/// the beginning.
+const AWAY_FAILURES: u32 = 9;
 /// Rooms in one transaction. Spec: at most 50 PDUs are in one.
 const ROOMS_MAX: u64 = 50;
 
@@ -43,6 +46,8 @@ pub enum Work {
     Repeat(Attempt),
     /// What is owed of these rooms, and of the EDUs; the carrier says how much of it fits into one transaction.
     Owed(Vec<Range>),
+    /// As that, for a server that was away: of a room of which it is owed much, the newest.
+    Missed(Vec<Range>),
     /// How users of ours are: sent once, as well as that goes.
     Presence { transaction_id: String, presences: Vec<Presence> },
 }
@@ -151,6 +156,9 @@ pub(super) struct Standing {
     /// The newest transaction id.
     #[serde(default)]
     last_transaction: u64,
+    /// Whether it was away, and has not got since what it is owed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    was_away: bool,
 }
 
 impl Standing {
@@ -191,8 +199,17 @@ pub(super) fn attempt(sql: &dyn Sql) -> Result<Option<Attempt>, Error> {
     Ok(attempt.map(|attempt| serde_json::from_str(&attempt)).transpose()?)
 }
 
+/// Up to which of the EDUs are on their way.
+pub(super) fn edus_on_their_way(sql: &dyn Sql) -> Result<u64, Error> {
+    Ok(attempt(sql)?.and_then(|attempt| attempt.edus_up_to).unwrap_or(0))
+}
+
 fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty() || !store::edus(sql, None, 1)?.is_empty())
+    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty() || is_owed_edus(sql)?)
+}
+
+fn is_owed_edus(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(!store::edus(sql, None, 1)?.is_empty() || !store::owed_device_lists(sql, 1)?.is_empty())
 }
 
 impl Destination {
@@ -232,12 +249,13 @@ impl Destination {
                     let room_id = room_id.map_err(|_| platform::Fault::new("a room has an id that is none"))?;
                     owed.push(Range { room_id, after: cursor.sent, up_to: cursor.owed });
                 }
-                Work::Owed(owed)
+                if standing.was_away && !owed.is_empty() { Work::Missed(owed) } else { Work::Owed(owed) }
             }
         };
-        if work == Work::Owed(Vec::new()) && store::edus(&**tx, None, 1)?.is_empty() {
+        if work == Work::Owed(Vec::new()) && !is_owed_edus(&**tx)? {
             schedule::cancel(tx, DUE)?;
-            if standing.carrier.take().is_some() {
+            if standing.carrier.take().is_some() || standing.was_away {
+                standing.was_away = false;
                 standing.save(tx)?;
             }
             return Ok(self.ours.take(cx, call.carrier)?);
@@ -292,6 +310,7 @@ impl Destination {
         let [chance] = cx.random()?;
         let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
         standing.failures = standing.failures.saturating_add(1);
+        standing.was_away |= standing.failures >= AWAY_FAILURES;
         standing.not_before_ms = cx.now_ms.saturating_add(pause_ms);
         standing.carrier = None;
         standing.save(tx)?;
@@ -329,7 +348,8 @@ mod tests {
     use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
 
     use super::{
-        Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+        AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, StopCarrying,
+        TakeWork, Work,
     };
     use crate::{CallError, destination::RoomMoved, world::World};
 
@@ -360,6 +380,41 @@ mod tests {
 
     fn world() -> Rc<World> {
         World::new(1)
+    }
+
+    #[test]
+    fn a_server_that_was_away_for_long_gets_the_newest_until_it_has_all() {
+        let world = world();
+        moves(&world, 30);
+        let fails = |times: u32| {
+            for _ in 0..times {
+                while !matches!(take(&world, "one"), Work::Owed(_) | Work::Missed(_)) {
+                    world.passes(10_000);
+                }
+                world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+            }
+        };
+        fails(AWAY_FAILURES - 1);
+        world.call(THERE, &IsUp {}).unwrap();
+        assert!(matches!(take(&world, "one"), Work::Owed(_)), "it was down for a moment");
+        fails(1);
+        world.call(THERE, &IsUp {}).unwrap();
+        let Work::Missed(missed) = take(&world, "one") else { panic!("it was away") };
+        // What is left out counts as sent once the rest is.
+        let ranges = vec![Range { after: 25, ..missed[0].clone() }];
+        let call = StartAttempt { carrier: "one".to_owned(), ranges, edus_up_to: None };
+        let attempt = world.call(THERE, &call).unwrap().unwrap();
+        assert_eq!(take(&world, "one"), Work::Repeat(attempt.clone()));
+        acknowledges(&world, &attempt);
+        // What came meanwhile, too.
+        moves(&world, 40);
+        let Work::Missed(missed) = take(&world, "one") else { panic!("it has not got all yet") };
+        assert_eq!((missed[0].after, missed[0].up_to), (30, 40));
+        let call = StartAttempt { carrier: "one".to_owned(), ranges: missed, edus_up_to: None };
+        acknowledges(&world, &world.call(THERE, &call).unwrap().unwrap());
+        assert_eq!(take(&world, "one"), Work::Nothing);
+        moves(&world, 50);
+        assert!(matches!(take(&world, "one"), Work::Owed(_)), "from now on everything");
     }
 
     #[test]

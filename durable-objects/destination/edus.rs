@@ -6,13 +6,15 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Destination, carrying, store};
+use super::{Destination, OwedDeviceList, carrying, store};
 use crate::{Call, Cx, Error};
 
 /// Spec: «at most … 100 EDUs».
 const EDUS_MAX: u64 = 100;
+/// Users whose devices are looked at for one transaction.
+const DEVICE_LISTS_MAX: u64 = 20;
 /// What is kept for a server that does not answer: of more, the oldest is dropped.
-const KEPT_MAX: u64 = 10_000;
+pub(super) const KEPT_MAX: u64 = 10_000;
 
 /// Something for the server. Repeated, it is queued once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +45,9 @@ pub struct Edus {
     /// The position of the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up_to: Option<u64>,
+    /// Users to be asked for what is new of their devices, which is queued then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_lists: Vec<OwedDeviceList>,
 }
 
 impl Call for GetEdus {
@@ -70,7 +75,7 @@ impl Destination {
         if store::has_edu(&**tx, &call.key, call.edu.get())? {
             return Ok(());
         }
-        let on_its_way = carrying::attempt(&**tx)?.and_then(|attempt| attempt.edus_up_to).unwrap_or(0);
+        let on_its_way = carrying::edus_on_their_way(&**tx)?;
         store::put_edu(tx, &call.key, call.edu.get(), on_its_way, KEPT_MAX)?;
         self.look_for_a_carrier(tx, cx)
     }
@@ -80,6 +85,9 @@ impl Destination {
         for (position, json) in store::edus(sql, call.up_to, EDUS_MAX)? {
             edus.edus.push(RawValue::from_string(json)?);
             edus.up_to = Some(position);
+        }
+        if call.up_to.is_none() {
+            edus.device_lists = store::owed_device_lists(sql, DEVICE_LISTS_MAX)?;
         }
         Ok(edus)
     }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`RoomMoved`] | there is something new in a room |
 //! | [`QueueEdu`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
+//! | [`DevicesChanged`], [`QueueDeviceList`] | whose devices changed, and what is told of them |
 //! | [`GetSharedRooms`] | the rooms that are shared with the server |
 //! | [`QueuePresence`] | how a user of ours is, for the server |
 //! | [`HearPresence`], [`GetPresences`] | how its users are |
@@ -22,6 +23,7 @@
 //! server is, and how to talk to it (the request tier's).
 
 mod carrying;
+mod device_lists;
 mod edus;
 mod our_presence;
 mod room_moved;
@@ -31,6 +33,7 @@ mod their_presence;
 use platform::Tx;
 
 pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work};
+pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu};
 pub use our_presence::QueuePresence;
 pub use room_moved::RoomMoved;
@@ -46,6 +49,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_edus.sql"),
     include_str!("migrations/0003_presence.sql"),
+    include_str!("migrations/0004_device_lists.sql"),
 ];
 
 /// The Destination's memory: presence on its way, which may get lost.
@@ -65,6 +69,8 @@ impl Logic for Destination {
             found RoomMoved => room_moved,
             found QueueEdu => queue_edu,
             read GetEdus => get_edus,
+            found DevicesChanged => devices_changed,
+            write QueueDeviceList => queue_device_list,
             read GetSharedRooms => get_shared_rooms,
             found QueuePresence => queue_presence,
             write HearPresence => hear_presence,

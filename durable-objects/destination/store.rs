@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::OwnedUserId;
 
+use super::OwedDeviceList;
 use crate::presence::PresenceStatus;
 
 /// A room, and how far the server is told of it.
@@ -111,6 +112,48 @@ pub(super) fn edus(sql: &dyn Sql, up_to: Option<u64>, limit: u64) -> Result<Vec<
 /// The server has the EDUs up to a position.
 pub(super) fn forget_edus(tx: &Tx<'_>, up_to: u64) -> Result<(), Fault> {
     tx.execute("DELETE FROM edu WHERE position <= ?1", &[up_to.into()])?;
+    Ok(())
+}
+
+/// Notes that a user's devices changed. Answers whether that was news.
+pub(super) fn devices_changed(tx: &Tx<'_>, user_id: &str, changed_ms: u64) -> Result<bool, Fault> {
+    let rows = tx.execute(
+        "INSERT INTO device_list (user_id, changed_ms, told_ms) VALUES (?1, ?2, 0)
+         ON CONFLICT (user_id) DO UPDATE SET changed_ms = excluded.changed_ms
+         WHERE excluded.changed_ms > device_list.changed_ms RETURNING 1",
+        &[user_id.into(), changed_ms.into()],
+    )?;
+    Ok(!rows.is_empty())
+}
+
+/// Up to `limit` users of whose devices the server is to be told.
+pub(super) fn owed_device_lists(sql: &dyn Sql, limit: u64) -> Result<Vec<OwedDeviceList>, Fault> {
+    sql.query(
+        "SELECT user_id, changed_ms, devices, identity FROM device_list WHERE changed_ms > told_ms
+         ORDER BY user_id LIMIT ?1",
+        &[limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| {
+        let user = row.text(0)?.try_into().map_err(|_| Fault::new("a user has an id that is none"))?;
+        let (devices_after, identity_after) = (row.unsigned_or_null(2)?, row.unsigned_or_null(3)?);
+        Ok(OwedDeviceList { user, changed_ms: row.unsigned(1)?, devices_after, identity_after })
+    })
+    .collect()
+}
+
+/// The server is told of a user's devices up to these numbers, and of a change if that is all.
+pub(super) fn devices_told(
+    tx: &Tx<'_>,
+    user_id: &str,
+    changed_ms: Option<u64>,
+    devices: Option<u64>,
+    identity: Option<u64>,
+) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE device_list SET told_ms = max(told_ms, coalesce(?2, 0)), devices = ?3, identity = ?4 WHERE user_id = ?1",
+        &[user_id.into(), changed_ms.into(), devices.into(), identity.into()],
+    )?;
     Ok(())
 }
 

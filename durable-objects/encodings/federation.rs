@@ -77,6 +77,11 @@ fn what_a_room_does_for_other_servers() {
         json!({ "server": "one.test", "after": 1, "up_to": 2, "limit": 3 }),
     );
     pinned_reply::<rooms::GetOutgoing>(json!({ "events": [{}], "up_to": 2 }));
+    pinned(
+        &rooms::GetNewestOutgoing { server: server(), after: 1, up_to: 2, limit: 3 },
+        json!({ "server": "one.test", "after": 1, "up_to": 2, "limit": 3 }),
+    );
+    pinned_reply::<rooms::GetNewestOutgoing>(json!({ "after": 1, "events": [{}], "up_to": 2 }));
     for (wanted, encoded) in [
         (rooms::Wanted::Event("$e".try_into().unwrap()), json!({ "event": "$e" })),
         (
@@ -127,6 +132,7 @@ fn what_a_destination_is_told_and_asked() {
     for (work, encoded) in [
         (Work::Nothing, json!("nothing")),
         (Work::Owed(vec![range()]), json!({ "owed": [encoded] })),
+        (Work::Missed(vec![range()]), json!({ "missed": [encoded] })),
         (Work::Repeat(attempt), json!({ "repeat": repeated })),
     ] {
         assert_eq!(serde_json::to_value(&work).unwrap(), encoded);
@@ -148,6 +154,25 @@ fn what_a_destination_is_told_and_asked() {
     pinned(&destination::QueueEdu { key: "k".into(), edu }, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
     pinned(&destination::GetEdus { up_to: Some(7) }, json!({ "up_to": 7 }));
     pinned_reply::<destination::GetEdus>(json!({ "edus": [{ "edu_type": "m.x" }], "up_to": 7 }));
+    let owed = json!({ "user": "@alice:a", "changed_ms": 5, "devices_after": 1, "identity_after": 2 });
+    pinned_reply::<destination::GetEdus>(json!({ "edus": [], "device_lists": [owed] }));
+    pinned(
+        &destination::DevicesChanged { user: alice(), changed_ms: 5 },
+        json!({ "user": "@alice:a", "changed_ms": 5 }),
+    );
+    let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();
+    pinned(
+        &destination::QueueDeviceList {
+            user: alice(),
+            changed_ms: Some(5),
+            devices: Some(1),
+            identity: Some(2),
+            edus: vec![("k".into(), edu)],
+        },
+        json!({
+            "user": "@alice:a", "changed_ms": 5, "devices": 1, "identity": 2, "edus": [["k", { "edu_type": "m.x" }]],
+        }),
+    );
     pinned(&destination::GetSharedRooms { newest: None }, json!({}));
     pinned(&destination::GetSharedRooms { newest: Some(9) }, json!({ "newest": 9 }));
     pinned_reply::<destination::GetSharedRooms>(json!(["!room:a"]));

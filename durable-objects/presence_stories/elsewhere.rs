@@ -45,7 +45,7 @@ fn told(world: &World) -> Vec<(OwnedUserId, PresenceState)> {
                 told.extend(presences.into_iter().map(|presence| (presence.user, presence.status.state)));
                 transaction_id
             }
-            Work::Owed(ranges) => {
+            Work::Owed(ranges) | Work::Missed(ranges) => {
                 let call = crate::destination::StartAttempt { carrier: carrier(), ranges, edus_up_to: None };
                 world.call(THERE, &call).unwrap().unwrap().transaction_id
             }

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Call, Cx, Error,
     cx::MemberMoved,
-    destination::QueueEdu,
+    destination::{DevicesChanged, QueueEdu},
     outbox,
     user::{MembershipChanged, RoomForgotten},
 };
@@ -63,7 +63,9 @@ const WAITING_MAX: u64 = 1_000;
 
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
-    [MembershipChanged::NAME, RoomForgotten::NAME, QueueEdu::NAME].into_iter().find(|known| *known == name)
+    [MembershipChanged::NAME, RoomForgotten::NAME, QueueEdu::NAME, DevicesChanged::NAME]
+        .into_iter()
+        .find(|known| *known == name)
 }
 
 pub(super) fn room_id(cx: &Cx<'_>) -> Result<OwnedRoomId, Error> {

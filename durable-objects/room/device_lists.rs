@@ -7,10 +7,9 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedUserId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::to_raw_value};
 
 use super::{Room, state::MEMBER, store, viewer::Viewer};
-use crate::{Call, Cx, Error, destination::QueueEdu, outbox};
+use crate::{Call, Cx, Error, destination::DevicesChanged, outbox};
 
 /// Members of a room without encryption that are told to one who joins it: in a larger one nobody sends them keys, and
 /// once it is encrypted all are told. Spec: `changed` has those «who now share an encrypted room with the client».
@@ -80,25 +79,10 @@ impl Room {
         store::device_lists::put(tx, user_id, call.changed_ms, position)?;
         cx.room.public_head.set(Some(position));
         if cx.is_local(&call.user) {
-            self.tell_servers_of_devices(tx, cx, &call.user, position)?;
-        }
-        Ok(())
-    }
-
-    /// Other servers look at the devices again: they are told of a change before this one, which they do not know.
-    /// Spec: Server-Server API, "Device Management".
-    fn tell_servers_of_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, user: &UserId, position: u64) -> Result<(), Error> {
-        let content = json!({
-            "user_id": user,
-            "device_id": "",
-            "stream_id": position,
-            "prev_id": [position.saturating_sub(1)],
-            "deleted": true,
-        });
-        let edu = to_raw_value(&json!({ "edu_type": "m.device_list_update", "content": content }))?;
-        for server in store::servers::joined(&**tx)? {
-            let call = QueueEdu { key: format!("devices {user}"), edu: edu.clone() };
-            outbox::owe(tx, cx, &server, &call, false)?;
+            let call = DevicesChanged { user: call.user, changed_ms: call.changed_ms };
+            for server in store::servers::joined(&**tx)? {
+                outbox::owe(tx, cx, &server, &call, false)?;
+            }
         }
         Ok(())
     }

@@ -27,9 +27,9 @@ use super::{
 use crate::{Call, Cx, Error};
 
 /// Bytes of events after which a page ends.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Entries of the log looked at for one page.
-const SCAN_MAX: u64 = 1_000;
+pub(super) const SCAN_MAX: u64 = 1_000;
 /// The most events that a server gets for one question.
 const EVENTS_MAX: u64 = 100;
 /// The users of a server who are looked at for what it may see.
@@ -333,7 +333,7 @@ impl Room {
 }
 
 /// Whether we are the one to tell other servers of an event.
-fn is_outgoing(event: &Logged, cx: &Cx<'_>) -> bool {
+pub(super) fn is_outgoing(event: &Logged, cx: &Cx<'_>) -> bool {
     match event.txn.as_deref() {
         Some(transactions::RELAYED) => true,
         Some(transactions::HISTORY) => false,

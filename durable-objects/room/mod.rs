@@ -51,6 +51,7 @@
 mod access;
 mod append;
 mod bundle;
+mod catch_up;
 mod change_membership;
 mod check_relation;
 mod company;
@@ -130,6 +131,7 @@ use crate::{
 };
 
 pub use access::{Access, GetAccess};
+pub use catch_up::{GetNewestOutgoing, NewestOutgoing};
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
 pub use complete_upgrade::CompleteUpgrade;
 pub use context::{EventContext, GetContext};
@@ -298,6 +300,7 @@ impl Logic for Room {
             read PrepareInvite => prepare_invite,
             read GetResidence => get_residence,
             read GetOutgoing => get_outgoing,
+            read GetNewestOutgoing => get_newest_outgoing,
             read GetEventsForServer => get_events_for_server,
             read GetStateIds => get_state_ids,
             read GetHeldEvents => get_held_events,

@@ -131,6 +131,12 @@ impl World {
         Pdu::from_stored(event_id, row.text(1).unwrap(), false).unwrap()
     }
 
+    /// The position of the newest event in a room's log.
+    pub(crate) fn head_of(&self, room_id: &RoomId) -> u64 {
+        let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        sql.query("SELECT max(position) FROM event", &[]).unwrap()[0].clone().unsigned(0).unwrap()
+    }
+
     /// An event by a user of another server that knows nothing of the room which came after `prev`; it is not sent.
     pub(crate) fn says_elsewhere(&self, room_id: &RoomId, draft: &Draft, prev: &Pdu) -> room::CheckedEvent {
         let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));

@@ -1,6 +1,11 @@
 //! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the host
 //! under test and a native one.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use harness::{Host, Keys, Sync, User, Value, bodies, encode, json};
 
 use crate::network::{Federated, on_each_host};
@@ -9,6 +14,7 @@ on_each_host![
     a_room_is_joined_from_elsewhere_and_both_sides_talk,
     who_is_invited_from_elsewhere_joins_or_turns_it_down,
     what_was_missed_arrives_when_the_server_is_back,
+    after_a_long_time_away_the_newest_comes_first,
     who_is_banned_hears_of_it_and_no_more,
     a_restricted_room_lets_in_members_of_the_other,
     a_knock_is_heard_across_and_answered,
@@ -114,6 +120,54 @@ fn what_was_missed_arrives_when_the_server_is_back(host: Host) {
             assert_eq!(messages.iter().filter(|message| *message == body).count(), 1, "{messages:?}");
         }
     }
+}
+
+/// It does not answer, again and again, while the other side goes on: then it gets the newest, and asks for the rest.
+fn after_a_long_time_away_the_newest_comes_first(host: Host) {
+    const SAID: usize = 130;
+    let (here, there) = two(host);
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    joins_by(&bob, &room, &here).ok();
+    alice.sends(&room, "before");
+    bob.sees(|sync| sync.has_message(&room, "before"));
+    there.is_cut_off();
+    for number in 0..SAID {
+        alice.sends(&room, &format!("said {number}"));
+    }
+    // Whoever is heard of is tried again at once, and fails again.
+    there.takes_received();
+    for number in 0..12 {
+        bob.sends(&room, &format!("from away {number}"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !there.takes_received().iter().any(|request| request.uri.contains("/send/")) {
+            assert!(Instant::now() < deadline, "it is not tried again");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    there.is_back();
+    bob.sends(&room, "back");
+    bob.sees(|sync| sync.has_message(&room, &format!("said {}", SAID - 1)));
+    let sent: Vec<_> = there.takes_received().into_iter().filter(|request| request.uri.contains("/send/")).collect();
+    let is_sent = |body: &str| sent.iter().any(|request| request.body.contains(&format!("{body:?}")));
+    // What was on its way when it went away is repeated, and comes first.
+    assert!(is_sent("said 0") && is_sent(&format!("said {}", SAID - 50)), "the newest is sent");
+    assert!(!is_sent(&format!("said {}", SAID - 55)), "what lies between is left out");
+    alice.sees(|sync| sync.has_message(&room, "back"));
+    // It is history by now.
+    let (mut messages, mut from) = (Vec::new(), None);
+    while messages.last().is_none_or(|last| last != "before") {
+        let mut path = format!("/rooms/{}/messages?dir=b&limit=50", encode(&room));
+        if let Some(from) = &from {
+            path.push_str(&format!("&from={}", encode(from)));
+        }
+        let page = bob.get(&path).ok();
+        messages.extend(bodies(page["chunk"].as_array().unwrap()));
+        from = Some(page["end"].as_str().unwrap_or_else(|| panic!("it ends too early: {messages:?}")).to_owned());
+    }
+    let mut said: Vec<_> = messages.into_iter().filter(|body| body.starts_with("said ")).collect();
+    said.reverse();
+    assert_eq!(said, (0..SAID).map(|number| format!("said {number}")).collect::<Vec<_>>());
 }
 
 fn who_is_banned_hears_of_it_and_no_more(host: Host) {

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use harness::{Homeserver, Host, Keys, Reply, SERVER_NAME, User, Value, encode, json};
 
-use crate::network::{on_each_host, ours};
+use crate::{
+    guest::{Guest, VERSION},
+    network::{Federated, on_each_host, ours},
+};
 
 on_each_host![
     our_keys_are_told,
@@ -13,6 +16,7 @@ on_each_host![
     keys_are_asked_for_where_their_users_are,
     one_time_keys_are_claimed_where_their_users_are,
     who_does_not_answer_is_a_failure,
+    what_changes_of_our_devices_is_told_step_by_step,
 ];
 
 const QUERY: &str = "/_matrix/federation/v1/user/keys/query";
@@ -132,4 +136,47 @@ fn who_does_not_answer_is_a_failure(host: Host) {
     let found = alice.post("/keys/claim", asked("one_time_keys", json!({ "PHONE": "a" }))).ok();
     assert!(found["failures"][&slow.name].is_object() && found["failures"]["localhost:1"].is_object(), "{found}");
     assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+}
+
+/// Each update names the one before it, so that nobody has to ask for the whole list but at first.
+fn what_changes_of_our_devices_is_told_step_by_step(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    let zoe = Guest::joins(&here, &room, "zoe");
+    let hears = |kind: &str| {
+        let edu = zoe.hears(|edu| edu["edu_type"] == kind && edu["content"]["user_id"] == alice.id.as_str());
+        edu["content"].clone()
+    };
+    let device = uploads(&alice, &Keys::of(204));
+    let first = hears("m.device_list_update");
+    assert_eq!((&first["device_id"], &first["prev_id"]), (&json!(alice.device_id), &json!([])), "{first}");
+    assert_eq!(first["keys"]["keys"], device["keys"]);
+    let path = format!("/_matrix/federation/v1/user/devices/{}", encode(&alice.id));
+    assert_eq!(zoe.asks("GET", &path, None).ok()["stream_id"], first["stream_id"]);
+    alice.put(&format!("/devices/{}", alice.device_id), json!({ "display_name": "phone" })).ok();
+    let renamed = hears("m.device_list_update");
+    assert_eq!(renamed["prev_id"], json!([first["stream_id"]]), "{renamed}");
+    assert_eq!((&renamed["device_id"], &renamed["device_display_name"]), (&json!(alice.device_id), &json!("phone")));
+    let tablet = alice.logs_in_again();
+    uploads(&tablet, &Keys::of(205));
+    let added = hears("m.device_list_update");
+    assert_eq!((&added["device_id"], &added["prev_id"]), (&json!(tablet.device_id), &json!([renamed["stream_id"]])));
+    assert!(added["keys"].is_object() && added["deleted"] != true, "{added}");
+    tablet.post("/logout", json!({})).ok();
+    let gone = hears("m.device_list_update");
+    assert_eq!((&gone["device_id"], &gone["prev_id"]), (&json!(tablet.device_id), &json!([added["stream_id"]])));
+    assert!(gone["deleted"] == true && gone["keys"].is_null(), "{gone}");
+    // Her own keys are news of another kind.
+    let master = Keys::of(206);
+    let key = |keys: &Keys, usage: &str| master.signs(keys.cross_signing(&alice, usage), &alice, &master.public());
+    let body = json!({
+        "master_key": master.cross_signing(&alice, "master"),
+        "self_signing_key": key(&Keys::of(207), "self_signing"),
+        "user_signing_key": key(&Keys::of(208), "user_signing"),
+    });
+    alice.post("/keys/device_signing/upload", body).ok();
+    let keys = hears("m.signing_key_update");
+    assert_eq!(keys["master_key"]["usage"], json!(["master"]), "{keys}");
+    assert!(keys["self_signing_key"].is_object() && keys["user_signing_key"].is_null(), "{keys}");
 }

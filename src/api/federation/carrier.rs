@@ -8,13 +8,13 @@ use actors::{
     destination::{
         Acknowledge, Attempt, Edus, GetEdus, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
     },
-    room::{GetOutgoing, Outgoing},
+    room::{GetNewestOutgoing, GetOutgoing, NewestOutgoing, Outgoing},
 };
 use http::Method;
 use ruma_common::{OwnedServerName, ServerName};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{AskError, Bounds, edus};
+use super::{AskError, Bounds, device_lists, edus};
 use crate::{Context, Failure, shift::Shift};
 
 /// Spec: «at most 50 PDUs».
@@ -42,6 +42,7 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
         Err(Failure::Absent) => return Ok(false),
         work => work?,
     };
+    let is_missed = matches!(work, Work::Missed(_));
     let (attempt, events, edus) = match work {
         Work::Nothing => return Ok(false),
         Work::Repeat(attempt) => {
@@ -59,9 +60,15 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
             let attempt = Attempt { transaction_id, ranges: Vec::new(), edus_up_to: None };
             (attempt, Vec::new(), vec![edus::presence(&presences, cx.now_ms())?])
         }
-        Work::Owed(owed) => {
-            let (ranges, events) = fill(cx, server, owed).await?;
-            let edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
+        Work::Owed(owed) | Work::Missed(owed) => {
+            let (ranges, events) = fill(cx, server, owed, is_missed).await?;
+            let mut edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
+            if !edus.device_lists.is_empty() {
+                for owed in std::mem::take(&mut edus.device_lists) {
+                    device_lists::queue(cx, server, owed).await?;
+                }
+                edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
+            }
             let start = StartAttempt { carrier: carrier.clone(), ranges, edus_up_to: edus.up_to };
             let Some(attempt) = cx.call(server.as_str(), &start).await? else { return Ok(false) };
             (attempt, events, edus.edus)
@@ -84,11 +91,13 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
     }
 }
 
-/// As much of what is owed as fits into one transaction.
+/// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest never:
+/// the other server asks for it when it wants it.
 async fn fill(
     cx: &Context,
     server: &ServerName,
     owed: Vec<Range>,
+    is_missed: bool,
 ) -> Result<(Vec<Range>, Vec<Box<RawValue>>), Failure> {
     let (mut ranges, mut events, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
     for range in owed {
@@ -96,16 +105,30 @@ async fn fill(
         if left == 0 || bytes > TRANSACTION_BYTES_MAX {
             break;
         }
-        let page = outgoing(cx, server, &range, left).await?;
+        let page = if is_missed {
+            newest(cx, server, &range).await?
+        } else {
+            let page = outgoing(cx, server, &range, left).await?;
+            NewestOutgoing { after: range.after, events: page.events, up_to: page.up_to }
+        };
+        if page.events.len() as u64 > left {
+            break;
+        }
         bytes = bytes.saturating_add(page.events.iter().map(|event| event.get().len()).sum());
         events.extend(page.events);
-        ranges.push(Range { up_to: page.up_to, ..range });
+        ranges.push(Range { after: page.after, up_to: page.up_to, ..range });
     }
     Ok((ranges, events))
 }
 
 async fn outgoing(cx: &Context, server: &ServerName, range: &Range, limit: u64) -> Result<Outgoing, Failure> {
     let call = GetOutgoing { server: server.to_owned(), after: range.after, up_to: range.up_to, limit };
+    cx.room(&range.room_id).call(&call).await
+}
+
+async fn newest(cx: &Context, server: &ServerName, range: &Range) -> Result<NewestOutgoing, Failure> {
+    let Range { after, up_to, .. } = *range;
+    let call = GetNewestOutgoing { server: server.to_owned(), after, up_to, limit: PDUS_MAX };
     cx.room(&range.room_id).call(&call).await
 }
 
