@@ -238,3 +238,21 @@ fn what_is_said_of_presence_across_servers() {
     pinned_reply::<rooms::TellPresence>(json!({ "more_comes": true, "servers": ["one.test"] }));
     pinned(&user::ServersCame { servers: vec!["one.test".into()] }, json!({ "servers": ["one.test"] }));
 }
+
+#[test]
+fn what_waits_in_a_room() {
+    let encoded = json!({ "event_id": "$e", "json": "{}" });
+    pinned(
+        &rooms::KeepWaiting { origin: "one.test".try_into().unwrap(), event: event() },
+        json!({ "origin": "one.test", "event": encoded }),
+    );
+    pinned_reply::<rooms::KeepWaiting>(json!(true));
+    pinned(&rooms::TakeWaiting { carrier: "c".into() }, json!({ "carrier": "c" }));
+    let waiting = json!({ "origin": "one.test", "event": encoded });
+    pinned_reply::<rooms::TakeWaiting>(json!({ "room_version": "12", "events": [waiting] }));
+    pinned(
+        &rooms::EndWaiting { carrier: "c".into(), event_id: "$e".try_into().unwrap(), is_judged: true },
+        json!({ "carrier": "c", "event_id": "$e", "is_judged": true }),
+    );
+    pinned(&rooms::StopFetching { carrier: "c".into() }, json!({ "carrier": "c" }));
+}

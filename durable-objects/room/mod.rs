@@ -9,6 +9,7 @@
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
 //! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ReceiveEvent`] | takes an event of another server into the graph |
+//! | [`KeepWaiting`], [`TakeWaiting`], [`EndWaiting`], [`StopFetching`] | events that wait for what they build on |
 //! | [`GetResidence`] | whether this server knows what happens in it |
 //! | [`PrepareInvite`] | invites a user of another server |
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
@@ -74,6 +75,7 @@ mod get_threads;
 mod graph;
 mod guests;
 mod history;
+mod inbox;
 mod join_remote;
 mod joined_among;
 mod judge;
@@ -154,6 +156,7 @@ pub use get_threads::{GetThreads, ThreadsPage};
 pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
 pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
+pub use inbox::{AllWaiting, EndWaiting, KeepWaiting, StopFetching, TakeWaiting, Waiting};
 pub use join_remote::{BeginJoin, CompleteJoin};
 pub use joined_among::JoinedAmong;
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
@@ -205,6 +208,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_stage.sql"),
     include_str!("migrations/0013_erased.sql"),
     include_str!("migrations/0014_early_redactions.sql"),
+    include_str!("migrations/0015_inbox.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -225,6 +229,7 @@ pub(crate) struct Room {
     typists: RefCell<typing::Typists>,
     presences: RefCell<Option<presence::Presences>>,
     servers: RefCell<Option<servers::Servers>>,
+    fetching: RefCell<inbox::Fetching>,
 }
 
 /// The newest positions of the log.
@@ -289,6 +294,10 @@ impl Logic for Room {
             write RedactEvent => redact_event,
             write ReceiveEvent => receive_event,
             write HoldEvents => hold_events,
+            write KeepWaiting => keep_waiting,
+            read TakeWaiting => take_waiting,
+            write EndWaiting => end_waiting,
+            write StopFetching => stop_fetching,
             write PlaceHistory => place_history,
             found BeginJoin => begin_join,
             write StageEvents => stage_events,
@@ -404,6 +413,7 @@ impl Logic for Room {
             directory::DUE => directory::refresh(tx, cx).map(|()| true),
             search::DUE => self.index_on(tx, cx).map(|()| true),
             staging::DUE => self.stage_due(tx, cx).map(|()| true),
+            inbox::DUE => self.look_for_a_fetcher(tx, cx).map(|()| true),
             _ => Ok(false),
         }
     }

@@ -30,7 +30,7 @@ use super::{
 use crate::{Call, Cx, Error};
 
 /// An event that passed the checks which need no room.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckedEvent {
     pub event_id: OwnedEventId,
     /// Canonical JSON with hashes and signatures, without `unsigned`.

@@ -326,8 +326,10 @@ mod tests {
         begins(&near, &room_id, "j").unwrap();
         stages(&near, &room_id, "j", 0, &events).unwrap();
         near.call(room_id.as_str(), &JudgeStaged { join: "j".into(), after: 0 }).unwrap();
-        // The create event a second time: no state allows it.
-        let complete = CompleteJoin { call_id: "j".into(), event: events[0].clone(), join: "j".into() };
+        // By somebody who was never in the room.
+        let json = events[20].json.replace(r#""sender":"@alice:one.test""#, r#""sender":"@eve:one.test""#);
+        let event = CheckedEvent { event_id: "$evil".try_into().unwrap(), json };
+        let complete = CompleteJoin { call_id: "j".into(), event, join: "j".into() };
         let received = near.call(room_id.as_str(), &complete).unwrap();
         assert!(matches!(received, Received::Rejected(_)), "{received:?}");
         assert_eq!(rows(&near, &room_id, "stage"), 0);

@@ -131,14 +131,17 @@ impl Server {
         self.respond(request, request_id, found).instrument(span).await
     }
 
-    /// Carries out of this server what an actor has for others: a Destination, which has the other server's name, for that
-    /// server; a User, who has a user id, for their push gateways. A host does so when the actor asks for it.
+    /// Does for an actor what has to do with others: carries out of this server what a Destination, which has the other
+    /// server's name, has for that server, and a User for their push gateways; fetches what a Room lacks. A host does so
+    /// when the actor asks for it.
     pub async fn carry(&self, actor: &str) {
         let request_id = self.request_id();
         let span = info_span!("carry", request_id = &*request_id, actor);
         let cx = Context::new(self.services.clone(), request_id, None);
         if actor.starts_with('@') {
             push::carry(&cx, actor).instrument(span).await;
+        } else if actor.starts_with('!') {
+            federation::fetcher::fetch(&cx, actor).instrument(span).await;
         } else {
             federation::carrier::carry(&cx, actor).instrument(span).await;
         }

@@ -6,15 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Host, Keys, Sync, User, Value, bodies, encode, json};
+use harness::{Host, Keys, Reply, Sync, User, Value, bodies, encode, json};
 
-use crate::network::{Federated, on_each_host};
+use crate::{
+    guest::{Guest, VERSION, takes_what_is_sent},
+    network::{Federated, on_each_host},
+};
 
 on_each_host![
     a_room_is_joined_from_elsewhere_and_both_sides_talk,
     who_is_invited_from_elsewhere_joins_or_turns_it_down,
     what_was_missed_arrives_when_the_server_is_back,
     after_a_long_time_away_the_newest_comes_first,
+    a_transaction_does_not_wait_for_what_it_builds_on,
     who_is_banned_hears_of_it_and_no_more,
     a_restricted_room_lets_in_members_of_the_other,
     a_knock_is_heard_across_and_answered,
@@ -155,7 +159,7 @@ fn after_a_long_time_away_the_newest_comes_first(host: Host) {
     assert!(!is_sent(&format!("said {}", SAID - 55)), "what lies between is left out");
     alice.sees(|sync| sync.has_message(&room, "back"));
     // It is history by now.
-    let (mut messages, mut from) = (Vec::new(), None);
+    let (mut messages, mut from) = (Vec::new(), None::<String>);
     while messages.last().is_none_or(|last| last != "before") {
         let mut path = format!("/rooms/{}/messages?dir=b&limit=50", encode(&room));
         if let Some(from) = &from {
@@ -168,6 +172,42 @@ fn after_a_long_time_away_the_newest_comes_first(host: Host) {
     let mut said: Vec<_> = messages.into_iter().filter(|body| body.starts_with("said ")).collect();
     said.reverse();
     assert_eq!(said, (0..SAID).map(|number| format!("said {number}")).collect::<Vec<_>>());
+}
+
+fn a_transaction_does_not_wait_for_what_it_builds_on(host: Host) {
+    const TAKES: Duration = Duration::from_secs(4);
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    let zoe = Guest::joins(&here, &room, "zoe");
+    let (missing_id, missing) = zoe.completes(zoe.message("first"));
+    let mut next = zoe.message("second");
+    next["prev_events"] = json!([missing_id]);
+    let (next_id, next) = zoe.completes(next);
+    let mut last = zoe.message("third");
+    last["prev_events"] = json!([next_id]);
+    let (last_id, last) = zoe.completes(last);
+    zoe.homeserver.answers(move |request| {
+        if !request.uri.contains("/get_missing_events/") {
+            return takes_what_is_sent(request);
+        }
+        let body = json!({ "events": [missing] }).to_string();
+        Some(Reply::Raw(Box::new(move |out| {
+            thread::sleep(TAKES);
+            write!(
+                out,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        })))
+    });
+    let started = Instant::now();
+    let pdus = zoe.sends(&json!({ "pdus": [next, last] })).ok()["pdus"].clone();
+    assert_eq!(pdus, json!({ (next_id): {}, (last_id): {} }));
+    assert!(started.elapsed() < TAKES, "it took {:?}", started.elapsed());
+    alice.sees(|sync| sync.has_message(&room, "third"));
+    let messages = bodies(&alice.pages_back(&room, None, 20));
+    assert_eq!(messages, ["third", "second", "first"], "in their order, each once");
 }
 
 fn who_is_banned_hears_of_it_and_no_more(host: Host) {

@@ -4,6 +4,7 @@ pub(super) mod device_lists;
 pub(super) mod erased;
 pub(super) mod graph;
 pub(super) mod history;
+pub(super) mod inbox;
 pub(super) mod log;
 pub(super) mod members;
 pub(super) mod meta;

@@ -13,6 +13,7 @@ mod edus;
 pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
+pub(crate) mod fetcher;
 mod hierarchy;
 pub(crate) mod history;
 mod invites;

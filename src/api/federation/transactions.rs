@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use actors::{
     destination::IsUp,
-    room::{GetVersionForServer, Received},
+    room::{GetVersionForServer, KeepWaiting, ReceiveEvent, Received},
 };
-use domain::{Refusal, RoomVersion};
+use domain::{Pdu, Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use ruma_federation_api::transactions::send_transaction_message::v1::{Request, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, edus, pdus::ReadPdu, receiving::Receiving};
+use super::{
+    Origin, edus,
+    pdus::{ReadPdu, checked},
+};
 use crate::{Context, Failure, Routes};
 
 /// Spec: «Must not be more than 50 items».
@@ -99,13 +102,10 @@ async fn in_room(
             None
         }
     });
-    let receiving = Receiving { cx, origin, room_id, version: &version };
     for (event_id, checked) in cx.check_pdus(&version, read.collect()).await? {
         let outcome = match checked {
-            Ok(pdu) => match receiving.receive(&pdu).await {
-                // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
-                Ok(Received::Accepted | Received::SoftFailed | Received::Rejected(_)) => Ok(()),
-                Ok(Received::Needs(_)) => Err("what it builds on is not to be had".to_owned()),
+            Ok(pdu) => match receive(cx, origin, room_id, &pdu).await {
+                Ok(outcome) => outcome,
                 Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
                 Err(failure) => return Err(failure),
             },
@@ -114,4 +114,22 @@ async fn in_room(
         outcomes.insert(event_id, outcome);
     }
     Ok(outcomes)
+}
+
+/// Receives one event. One that builds on what is not here waits for that; the transaction does not.
+async fn receive(
+    cx: &Context,
+    origin: &ServerName,
+    room_id: &RoomId,
+    pdu: &Pdu,
+) -> Result<Result<(), String>, Failure> {
+    let room = cx.room(room_id);
+    match room.call(&ReceiveEvent { event: checked(pdu), state_before: None }).await? {
+        // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
+        Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
+        Received::Needs(_) => {
+            let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: checked(pdu) }).await?;
+            Ok(if waits { Ok(()) } else { Err("too many events wait for what they build on".to_owned()) })
+        }
+    }
 }

@@ -1,0 +1,318 @@
+//! Events of other servers that build on what is not here: they wait, durably, while one *fetcher* of the request tier gets
+//! that.
+//!
+//! Whoever sent them has its answer at once. A fetcher holds a lease; when it dies, the alarm at the lease's end finds
+//! another one. What is not to be had is tried again, later and later, and given up in the end: whoever builds on it names
+//! it again. What one server may have waiting is bounded.
+//! Spec: Server-Server API, "Transactions", "Backfilling and retrieving missing events".
+
+use domain::backoff;
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedEventId, OwnedServerName};
+use serde::{Deserialize, Serialize};
+
+use super::{CheckedEvent, Room, store};
+use crate::{Call, Cx, Error, schedule};
+
+/// The schedule's name for finding a fetcher.
+pub(super) const DUE: &str = "fetch";
+/// How long a fetcher may take between two calls, in milliseconds.
+const LEASE_MS: u64 = 120_000;
+/// When the alarm looks whether the fetcher that was asked to come did, in milliseconds.
+const COMES_WITHIN_MS: u64 = 5_000;
+/// How long what is not to be had is left alone at first, in milliseconds.
+const PAUSE_MS_MIN: u64 = 10_000;
+/// How long it is left alone at most, in milliseconds.
+const PAUSE_MS_MAX: u64 = 600_000;
+/// How often that is tried.
+const ATTEMPTS_MAX: u64 = 6;
+/// The most events that wait here, and of those that one server sent.
+const WAITING_MAX: u64 = 1_000;
+const OF_ORIGIN_MAX: u64 = 200;
+/// Events that a fetcher gets at once.
+const TAKEN_MAX: u64 = 10;
+
+/// An event cannot be judged yet: it is to wait.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepWaiting {
+    /// Whose transaction brought it.
+    pub origin: OwnedServerName,
+    pub event: CheckedEvent,
+}
+
+/// A fetcher asks for which events to fetch what they need.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TakeWaiting {
+    /// Names the fetcher.
+    pub carrier: String,
+}
+
+/// An event that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    pub origin: OwnedServerName,
+    pub event: CheckedEvent,
+}
+
+/// Those next in turn.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct AllWaiting {
+    pub room_version: String,
+    pub events: Vec<Waiting>,
+}
+
+/// What became of an event that waited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndWaiting {
+    pub carrier: String,
+    pub event_id: OwnedEventId,
+    /// Whether it was judged.
+    pub is_judged: bool,
+}
+
+/// A fetcher stops although there may be more: the next one need not wait for the end of its lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopFetching {
+    pub carrier: String,
+}
+
+impl Call for KeepWaiting {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "keep_waiting";
+    /// Whether it waits: no more than so many do.
+    type Reply = bool;
+}
+
+impl Call for TakeWaiting {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "take_waiting";
+    type Reply = AllWaiting;
+}
+
+impl Call for EndWaiting {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "end_waiting";
+    type Reply = ();
+}
+
+impl Call for StopFetching {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "stop_fetching";
+    type Reply = ();
+}
+
+/// Who fetches, in memory alone: after a crash another one comes at once.
+#[derive(Debug, Default)]
+pub(super) struct Fetching {
+    /// And until when, in milliseconds since the Unix epoch.
+    fetcher: Option<(String, u64)>,
+    /// Until then what was not to be had is left alone.
+    not_before_ms: u64,
+}
+
+impl Fetching {
+    fn is_fetched(&self, now_ms: u64) -> bool {
+        self.fetcher.as_ref().is_some_and(|(_, until_ms)| now_ms < *until_ms)
+    }
+
+    fn is_by(&self, carrier: &str) -> bool {
+        self.fetcher.as_ref().is_some_and(|(name, _)| name == carrier)
+    }
+
+    fn lease(&mut self, carrier: &str, now_ms: u64) {
+        self.fetcher = Some((carrier.to_owned(), now_ms.saturating_add(LEASE_MS)));
+    }
+}
+
+impl Room {
+    pub(super) fn keep_waiting(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: KeepWaiting) -> Result<bool, Error> {
+        let event_id = call.event.event_id.clone();
+        // Nobody has more kept than what is an event of this room.
+        CheckedEvent { event_id, json: call.event.json.clone() }.pdu(cx)?;
+        let waits = store::inbox::put(tx, &call.event, call.origin.as_str(), OF_ORIGIN_MAX, WAITING_MAX)?;
+        if waits {
+            self.look_for_a_fetcher(tx, cx)?;
+        }
+        Ok(waits)
+    }
+
+    /// Has a fetcher come if something waits and nobody fetches; else looks again when that may change.
+    pub(super) fn look_for_a_fetcher(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let Some(attempts) = store::inbox::fewest_attempts(&**tx)? else { return Ok(()) };
+        let fetching = self.fetching.borrow();
+        if let Some((_, until_ms)) = fetching.fetcher.as_ref().filter(|_| fetching.is_fetched(cx.now_ms)) {
+            return Ok(schedule::at(tx, cx, DUE, *until_ms)?);
+        }
+        if fetching.not_before_ms > cx.now_ms && attempts > 0 {
+            return Ok(schedule::at(tx, cx, DUE, fetching.not_before_ms)?);
+        }
+        cx.carry();
+        Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(COMES_WITHIN_MS))?)
+    }
+
+    pub(super) fn take_waiting(&self, sql: &dyn Sql, cx: &Cx<'_>, call: TakeWaiting) -> Result<AllWaiting, Error> {
+        let mut fetching = self.fetching.borrow_mut();
+        let is_others = fetching.is_fetched(cx.now_ms) && !fetching.is_by(&call.carrier);
+        if is_others {
+            return Ok(AllWaiting::default());
+        }
+        // What is new is fetched for at once.
+        let attempts_max = if fetching.not_before_ms > cx.now_ms { 0 } else { ATTEMPTS_MAX };
+        let events = store::inbox::next(sql, attempts_max, TAKEN_MAX)?;
+        if events.is_empty() {
+            fetching.fetcher = None;
+            return Ok(AllWaiting::default());
+        }
+        fetching.lease(&call.carrier, cx.now_ms);
+        Ok(AllWaiting { room_version: self.version(sql)?.as_str().to_owned(), events })
+    }
+
+    pub(super) fn end_waiting(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: EndWaiting) -> Result<(), Error> {
+        let mut fetching = self.fetching.borrow_mut();
+        if fetching.is_by(&call.carrier) {
+            fetching.lease(&call.carrier, cx.now_ms);
+        }
+        if call.is_judged {
+            return Ok(store::inbox::forget(tx, &call.event_id)?);
+        }
+        store::inbox::failed(tx, &call.event_id, ATTEMPTS_MAX)?;
+        // Once all were tried, they are left alone for a while.
+        if let Some(attempts) = store::inbox::fewest_attempts(&**tx)?.filter(|attempts| *attempts > 0) {
+            let failures = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+            let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures, PAUSE_MS_MAX);
+            fetching.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+            schedule::at(tx, cx, DUE, fetching.not_before_ms)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_fetching(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StopFetching) -> Result<(), Error> {
+        let stopped = self.fetching.borrow_mut().fetcher.take_if(|(name, _)| *name == call.carrier);
+        if stopped.is_some() { self.look_for_a_fetcher(tx, cx) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use domain::{event::Draft, power::Preset};
+    use platform::{ActorKind, Address};
+    use ruma_common::{OwnedRoomId, user_id};
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{
+        ATTEMPTS_MAX, EndWaiting, KeepWaiting, LEASE_MS, OF_ORIGIN_MAX, PAUSE_MS_MAX, StopFetching, TAKEN_MAX,
+        TakeWaiting, Waiting,
+    };
+    use crate::{room::CheckedEvent, world::World};
+
+    fn room() -> (Rc<World>, OwnedRoomId) {
+        let world = World::new(1);
+        let room_id = world.creates_room(user_id!("@alice:myelin.test"), "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, user_id!("@zoe:there.test"));
+        world.carriers.take();
+        (world, room_id)
+    }
+
+    fn event(world: &World, room_id: &OwnedRoomId, number: u64) -> CheckedEvent {
+        let draft = Draft {
+            event_type: "m.room.message".into(),
+            content: to_raw_value(&json!({ "n": number })).unwrap(),
+            state_key: None,
+            sender: user_id!("@zoe:there.test").to_owned(),
+            redacts: None,
+        };
+        world.says_elsewhere(room_id, &draft, &world.newest(room_id, "m.room.create", ""))
+    }
+
+    fn keeps(world: &World, room_id: &OwnedRoomId, origin: &str, event: &CheckedEvent) -> bool {
+        let call = KeepWaiting { origin: origin.try_into().unwrap(), event: event.clone() };
+        world.call(room_id.as_str(), &call).unwrap()
+    }
+
+    fn takes(world: &World, room_id: &OwnedRoomId, carrier: &str) -> Vec<Waiting> {
+        world.call(room_id.as_str(), &TakeWaiting { carrier: carrier.to_owned() }).unwrap().events
+    }
+
+    fn ends(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent, is_judged: bool) {
+        let call = EndWaiting { carrier: "one".to_owned(), event_id: event.event_id.clone(), is_judged };
+        world.call(room_id.as_str(), &call).unwrap();
+    }
+
+    fn is_called(world: &World, room_id: &OwnedRoomId) -> bool {
+        world.carriers.take().contains(&room_id.to_string())
+    }
+
+    #[test]
+    fn what_waits_is_fetched_for_by_one_and_whoever_dies_is_replaced() {
+        let (world, room_id) = room();
+        let (first, second) = (event(&world, &room_id, 1), event(&world, &room_id, 2));
+        assert!(keeps(&world, &room_id, "there.test", &first));
+        assert!(is_called(&world, &room_id));
+        assert!(keeps(&world, &room_id, "there.test", &second));
+        assert!(keeps(&world, &room_id, "other.test", &first), "it waits already");
+        let ids = |taken: Vec<Waiting>| taken.into_iter().map(|waiting| waiting.event.event_id).collect::<Vec<_>>();
+        assert_eq!(ids(takes(&world, &room_id, "one")), [first.event_id.clone(), second.event_id.clone()]);
+        assert_eq!(takes(&world, &room_id, "two"), []);
+        is_called(&world, &room_id);
+        world.passes(LEASE_MS + 1);
+        assert!(is_called(&world, &room_id), "the first one is dead");
+        assert_eq!(takes(&world, &room_id, "two").len(), 2);
+        ends(&world, &room_id, &first, true);
+        world.call(room_id.as_str(), &StopFetching { carrier: "one".into() }).unwrap();
+        assert!(!is_called(&world, &room_id), "it is another's by now");
+        world.call(room_id.as_str(), &StopFetching { carrier: "two".into() }).unwrap();
+        assert!(is_called(&world, &room_id));
+        // Also after a crash of all.
+        world.crash();
+        world.passes(LEASE_MS);
+        assert!(is_called(&world, &room_id));
+        assert_eq!(ids(takes(&world, &room_id, "three")), std::slice::from_ref(&second.event_id));
+        ends(&world, &room_id, &second, true);
+        assert_eq!(takes(&world, &room_id, "three"), []);
+        world.passes(10 * LEASE_MS);
+        assert!(!is_called(&world, &room_id), "it is quiet in the end");
+    }
+
+    #[test]
+    fn what_is_not_to_be_had_is_given_up_in_the_end() {
+        let (world, room_id) = room();
+        let lost = event(&world, &room_id, 1);
+        keeps(&world, &room_id, "there.test", &lost);
+        let mut pauses = Vec::new();
+        for _ in 0..ATTEMPTS_MAX {
+            is_called(&world, &room_id);
+            assert_eq!(takes(&world, &room_id, "one").len(), 1);
+            ends(&world, &room_id, &lost, false);
+            assert_eq!(takes(&world, &room_id, "one"), [], "it is left alone");
+            let began_ms = world.now_ms();
+            while !is_called(&world, &room_id) && world.now_ms() < began_ms + 2 * PAUSE_MS_MAX {
+                world.passes(1_000);
+            }
+            pauses.push(world.now_ms() - began_ms);
+        }
+        assert!(pauses[..5].windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&(2 * PAUSE_MS_MAX)), "nobody comes any more");
+        // Something new is fetched for at once.
+        assert!(keeps(&world, &room_id, "there.test", &event(&world, &room_id, 2)));
+        assert!(is_called(&world, &room_id));
+    }
+
+    #[test]
+    fn one_server_keeps_out_no_other() {
+        let (world, room_id) = room();
+        for number in 0..OF_ORIGIN_MAX {
+            assert!(keeps(&world, &room_id, "there.test", &event(&world, &room_id, number)));
+        }
+        let more = event(&world, &room_id, OF_ORIGIN_MAX);
+        assert!(!keeps(&world, &room_id, "there.test", &more));
+        assert!(keeps(&world, &room_id, "other.test", &more));
+        assert_eq!(takes(&world, &room_id, "one").len() as u64, TAKEN_MAX);
+        let foreign = CheckedEvent { json: more.json.replace(room_id.as_str(), "!other:myelin.test"), ..more };
+        let call = KeepWaiting { origin: "other.test".try_into().unwrap(), event: foreign };
+        assert!(world.call(room_id.as_str(), &call).is_err(), "an event of another room");
+        world.evict(&Address::new(ActorKind::Room, room_id.as_str()));
+        assert_eq!(takes(&world, &room_id, "two").len() as u64, TAKEN_MAX);
+    }
+}

@@ -1,0 +1,60 @@
+//! Events that wait for what they build on.
+
+use platform::{Fault, Sql, Tx};
+use ruma_common::EventId;
+
+use super::graph;
+use crate::room::{CheckedEvent, Waiting};
+
+/// Keeps an event, unless it waits already, or `of_origin_max` of its origin or `max` in all do. Answers whether it waits.
+pub(crate) fn put(
+    tx: &Tx<'_>,
+    event: &CheckedEvent,
+    origin: &str,
+    of_origin_max: u64,
+    max: u64,
+) -> Result<bool, Fault> {
+    tx.execute(
+        "INSERT INTO inbox (number, event_id, origin, json)
+         SELECT (SELECT coalesce(max(number), 0) + 1 FROM inbox), ?1, ?2, ?3
+         WHERE (SELECT count(*) FROM inbox WHERE origin = ?2) < ?4 AND (SELECT count(*) FROM inbox) < ?5
+         ON CONFLICT (event_id) DO NOTHING",
+        &[event.event_id.as_str().into(), origin.into(), event.json.as_str().into(), of_origin_max.into(), max.into()],
+    )?;
+    Ok(!tx.query("SELECT 1 FROM inbox WHERE event_id = ?1", &[event.event_id.as_str().into()])?.is_empty())
+}
+
+/// Up to `limit` of those that were tried up to `attempts_max` times, those first that were tried least, and of these those that came first.
+pub(crate) fn next(sql: &dyn Sql, attempts_max: u64, limit: u64) -> Result<Vec<Waiting>, Fault> {
+    sql.query(
+        "SELECT event_id, origin, json FROM inbox WHERE attempts <= ?1 ORDER BY attempts, number LIMIT ?2",
+        &[attempts_max.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| {
+        let event_id = graph::event_id(&row.text(0)?)?;
+        let origin = row.text(1)?.try_into().map_err(|_| Fault::new("a server has a name that is none"))?;
+        Ok(Waiting { origin, event: CheckedEvent { event_id, json: row.text(2)? } })
+    })
+    .collect()
+}
+
+/// An event waits no longer.
+pub(crate) fn forget(tx: &Tx<'_>, event_id: &EventId) -> Result<(), Fault> {
+    tx.execute("DELETE FROM inbox WHERE event_id = ?1", &[event_id.as_str().into()])?;
+    Ok(())
+}
+
+/// What an event needs was not to be had; after `attempts_max` times it is given up.
+pub(crate) fn failed(tx: &Tx<'_>, event_id: &EventId, attempts_max: u64) -> Result<(), Fault> {
+    let bound = || [event_id.as_str().into(), attempts_max.into()];
+    tx.execute("UPDATE inbox SET attempts = attempts + 1 WHERE event_id = ?1 AND ?2 > 0", &bound())?;
+    tx.execute("DELETE FROM inbox WHERE event_id = ?1 AND attempts >= ?2", &bound())?;
+    Ok(())
+}
+
+/// The fewest times that one of them was tried.
+pub(crate) fn fewest_attempts(sql: &dyn Sql) -> Result<Option<u64>, Fault> {
+    let row = sql.query("SELECT min(attempts) FROM inbox", &[])?.pop();
+    row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}

@@ -1,0 +1,46 @@
+//! Fetching what events of other servers build on, for a room in which they wait for it. Spec: "Transactions",
+//! "Backfilling and retrieving missing events".
+
+use actors::room::{EndWaiting, Received, StopFetching, TakeWaiting, Waiting};
+use domain::{Pdu, Refusal, RoomVersion};
+use ruma_common::{OwnedRoomId, RoomId};
+
+use super::receiving::Receiving;
+use crate::{Context, Failure, shift::Shift};
+
+/// Brings what waits into the room. What goes wrong is logged, and tried again later by whoever comes next.
+pub(crate) async fn fetch(cx: &Context, room_id: &str) {
+    let Ok(room_id) = OwnedRoomId::try_from(room_id) else { return };
+    let shift = Shift::begins(cx);
+    let once = async || fetch_once(cx, &room_id, &shift).await;
+    let stop = StopFetching { carrier: shift.carrier.to_owned() };
+    shift.works(once, async || cx.room(&room_id).call(&stop).await).await;
+}
+
+/// Answers whether there may be more.
+async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result<bool, Failure> {
+    let carrier = || shift.carrier.to_owned();
+    let waiting = match cx.room(room_id).call(&TakeWaiting { carrier: carrier() }).await {
+        Err(Failure::Absent) => return Ok(false),
+        waiting => waiting?,
+    };
+    if waiting.events.is_empty() {
+        return Ok(false);
+    }
+    let version = RoomVersion::parse(&waiting.room_version)?;
+    for Waiting { origin, event } in waiting.events {
+        if shift.is_over() {
+            break;
+        }
+        let pdu = Pdu::from_stored(event.event_id.clone(), event.json, false).map_err(Refusal::from)?;
+        let receiving = Receiving { cx, origin: &origin, room_id, version: &version };
+        let is_judged = match receiving.receive(&pdu).await {
+            Ok(Received::Needs(_)) => false,
+            Ok(_) | Err(Failure::Refused(_)) => true,
+            Err(failure) => return Err(failure),
+        };
+        let call = EndWaiting { carrier: carrier(), event_id: event.event_id, is_judged };
+        cx.room(room_id).call(&call).await?;
+    }
+    Ok(true)
+}
