@@ -1,17 +1,22 @@
 //! One HTTP/1.1 connection to a homeserver on this machine, kept alive between requests.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{
-    Method, Request, StatusCode, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    Method, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http1::{SendRequest, handshake},
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +26,10 @@ use crate::Result;
 
 /// No request takes longer, the waiting ones included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// Nor does any file.
+const FILE_TIMEOUT: Duration = Duration::from_secs(600);
+
+type Sending = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Where a homeserver listens: `http://`, on this machine.
 #[derive(Clone, Copy)]
@@ -46,7 +55,7 @@ impl Origin {
 pub(crate) struct Client {
     origin: Origin,
     token: Option<String>,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<SendRequest<Sending>>,
 }
 
 /// What was answered.
@@ -97,10 +106,7 @@ impl Client {
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let mut request = Request::builder().method(method.clone()).uri(path).header(HOST, self.origin.0.to_string());
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let mut request = self.request(&method, path);
         let bytes = match body {
             Some(body) => {
                 request = request.header(CONTENT_TYPE, "application/json");
@@ -108,31 +114,64 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let request = request.body(Full::new(bytes))?;
-        let outcome = timeout(REQUEST_TIMEOUT, self.exchange(request)).await;
-        match outcome {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                self.connection = None;
-                Err(format!("{method} {path}: {error}").into())
+        let request = request.body(Full::new(bytes).boxed_unsync())?;
+        self.within(REQUEST_TIMEOUT, request, whole).await
+    }
+
+    /// Sends a file of so many pieces, which never are in memory together.
+    pub(crate) async fn sends_file(&mut self, path: &str, pieces: Vec<Bytes>) -> Result<Answer> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let pieces = stream::iter(pieces.into_iter().map(|piece| Ok(Frame::data(piece))));
+        let request = self.request(&Method::POST, path).header(CONTENT_LENGTH, length);
+        let request = request.body(StreamBody::new(pieces).boxed_unsync())?;
+        self.within(FILE_TIMEOUT, request, whole).await
+    }
+
+    /// Reads a file to its end, and forgets it; answers how many bytes it has.
+    pub(crate) async fn reads_file(&mut self, path: &str) -> Result<usize> {
+        let request = self.request(&Method::GET, path).body(Full::default().boxed_unsync())?;
+        self.within(FILE_TIMEOUT, request, async |response| {
+            if response.status() != StatusCode::OK {
+                return whole(response).await?.ok().map(|_| 0);
             }
-            Err(_) => {
-                self.connection = None;
-                Err(format!("{method} {path}: no answer in {} s", REQUEST_TIMEOUT.as_secs()).into())
+            let (mut body, mut length) = (response.into_body(), 0);
+            while let Some(frame) = body.frame().await {
+                length += frame?.data_ref().map_or(0, Bytes::len);
             }
+            Ok(length)
+        })
+        .await
+    }
+
+    fn request(&self, method: &Method, path: &str) -> http::request::Builder {
+        let request = Request::builder().method(method.clone()).uri(path).header(HOST, self.origin.0.to_string());
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
         }
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
-        let connection = self.connected().await?;
-        let response = connection.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok(Answer { status, body })
+    /// Sends a request and reads its answer, in time.
+    async fn within<T>(
+        &mut self,
+        time: Duration,
+        request: Request<Sending>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T>,
+    ) -> Result<T> {
+        let what = format!("{} {}", request.method(), request.uri());
+        let exchange = async { read(self.connected().await?.send_request(request).await?).await };
+        let outcome = timeout(time, exchange).await;
+        let why = match outcome {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {} s", time.as_secs()),
+        };
+        self.connection = None;
+        Err(format!("{what}: {why}").into())
     }
 
     /// The connection, ready for a request.
-    async fn connected(&mut self) -> Result<&mut SendRequest<Full<Bytes>>> {
+    async fn connected(&mut self) -> Result<&mut SendRequest<Sending>> {
         let mut kept = self.connection.take();
         if let Some(connection) = &mut kept
             && connection.ready().await.is_err()
@@ -152,4 +191,10 @@ impl Client {
         };
         Ok(self.connection.insert(connection))
     }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Answer> {
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(Answer { status, body })
 }

@@ -244,7 +244,7 @@ impl Meter {
         Ok(reading)
     }
 
-    async fn read(&mut self) -> Result<Counters> {
+    pub(crate) async fn read(&mut self) -> Result<Counters> {
         let body = self.client.get("/metrics").await?.ok()?;
         Ok(Counters::parse(std::str::from_utf8(&body)?))
     }

@@ -37,7 +37,7 @@ const ROWS_MIN: f64 = 20.0;
 const ROWS_PER_MESSAGE_MAX: f64 = 4.0;
 const ROWS_PER_WAITING_MAX: f64 = 1.0;
 /// Memory of one isolate of Workers.
-const ISOLATE_MB_MAX: f64 = 128.0;
+pub(crate) const ISOLATE_MB_MAX: f64 = 128.0;
 
 /// Operations of a kind whose rows are counted; around each of them the server comes to rest.
 const COUNTED: usize = 3;

@@ -1,5 +1,5 @@
-//! The same load for any homeserver: `load run` measures one, `load grow` how it takes growth, `load table` sets several
-//! side by side.
+//! The same load for any homeserver: `load run` measures one, `load grow` how it takes growth, `load media` how it takes
+//! files, `load table` sets several side by side.
 //!
 //! In scope: throughput, latency, memory, and what operations cost by the server's own counters. Out of scope:
 //! starting and stopping servers, which scripts/bench does. Only servers on this machine are loaded, and every
@@ -10,6 +10,7 @@ mod client;
 mod costs;
 mod growth;
 mod keys;
+mod media;
 mod process;
 mod report;
 mod samples;
@@ -49,6 +50,8 @@ enum Command {
     Run(Run),
     /// Measure how one server's operations grow with what there is
     Grow(Grow),
+    /// Measure how one server takes files, and the memory that takes it
+    Media(Run),
     /// Print one table of several measurements; fails when a budget was not kept
     Table(Table),
 }
@@ -176,6 +179,7 @@ fn main() -> ExitCode {
     let outcome = match Options::parse().command {
         Command::Run(run) => block_on(measure(run)),
         Command::Grow(grow) => block_on(measure_growth(grow)),
+        Command::Media(run) => block_on(measure_media(run)),
         Command::Table(table) => show(&table),
     };
     match outcome {
@@ -234,6 +238,16 @@ async fn measure_growth(grow: Grow) -> Result<ExitCode> {
     let registrar = Registrar::new(origin, run.secret, now()?);
     let sizes = growth::Sizes { members, events, rooms, samples, sync_ms_max };
     growth::growth(origin, &registrar, hooks, &sizes, &run.pid, &mut report).await?;
+    write(&run.json, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure_media(run: Run) -> Result<ExitCode> {
+    let sizes = if run.quick { media::Sizes::quick() } else { media::Sizes::full() };
+    let origin = Origin::parse(&run.url)?;
+    let mut report = Report::new(run.name.unwrap_or(run.url));
+    let registrar = Registrar::new(origin, run.secret, now()?);
+    media::media(origin, &registrar, &sizes, &run.pid, &mut report).await?;
     write(&run.json, &report)?;
     Ok(ExitCode::SUCCESS)
 }

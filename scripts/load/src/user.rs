@@ -50,6 +50,17 @@ struct Room {
 }
 
 #[derive(Deserialize)]
+struct Uploaded {
+    content_uri: String,
+}
+
+#[derive(Deserialize)]
+struct MediaConfig {
+    #[serde(rename = "m.upload.size")]
+    upload_size: usize,
+}
+
+#[derive(Deserialize)]
 struct Synced {
     next_batch: String,
 }
@@ -180,6 +191,23 @@ impl User {
     /// Reads whatever is there.
     pub(crate) async fn gets(&mut self, path: &str) -> Result<()> {
         self.client.get(path).await?.ok().map(drop)
+    }
+
+    /// Uploads a file; answers where it is, without `mxc://`.
+    pub(crate) async fn uploads(&mut self, pieces: Vec<Bytes>) -> Result<String> {
+        let uploaded: Uploaded = self.client.sends_file("/_matrix/media/v3/upload", pieces).await?.parsed()?;
+        Ok(uploaded.content_uri.trim_start_matches("mxc://").to_owned())
+    }
+
+    /// Downloads a file; answers how many bytes it has.
+    pub(crate) async fn downloads(&mut self, mxc: &str) -> Result<usize> {
+        self.client.reads_file(&format!("/_matrix/client/v1/media/download/{mxc}")).await
+    }
+
+    /// The largest file that may be uploaded, in bytes.
+    pub(crate) async fn asks_upload_size(&mut self) -> Result<usize> {
+        let config: MediaConfig = self.client.get("/_matrix/client/v1/media/config").await?.parsed()?;
+        Ok(config.upload_size)
     }
 
     /// What happened since the last sync; waits for it at most this long.
