@@ -23,6 +23,7 @@ use crate::{
     access_token::{self, Named},
     guest_access::GuestAccess,
     rate_limits::{Asked, Limits},
+    router::check_object,
 };
 
 /// A user's device whose token was checked.
@@ -166,7 +167,10 @@ pub(crate) async fn handled<W: Who, T>(
         is_transaction: rules.limits.is_transaction,
     };
     let taken = cx.rate_limits().take_for(&asked, rules.limits.limited, cx.now_ms())?;
-    let outcome = handle(who, request, path_args).await;
+    let outcome = match check_object(request.body()) {
+        Ok(()) => handle(who, request, path_args).await,
+        Err(refusal) => Err(refusal.into()),
+    };
     taken.settle(outcome.as_ref().err());
     if let (Err(Failure::Refused(_)), Some(bearer)) = (&outcome, unchecked) {
         bearer.verify(cx).await?;

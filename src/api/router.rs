@@ -16,7 +16,7 @@ use ruma_common::api::{
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder,
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{error::Category, value::RawValue};
 
 use crate::{
@@ -423,6 +423,16 @@ pub(crate) fn bad_json(error: &serde_json::Error) -> Refusal {
         Category::Data => Refusal::BadJson(error.to_string()),
         Category::Syntax | Category::Eof | Category::Io => Refusal::NotJson(error.to_string()),
     }
+}
+
+/// Refuses a list for a body: serde would take it for the values of an object's fields, in their order.
+pub(crate) fn check_object(body: &[u8]) -> Result<(), Refusal> {
+    if !body.trim_ascii_start().starts_with(b"[") {
+        return Ok(());
+    }
+    let list = serde_json::from_slice::<IgnoredAny>(body);
+    Err(list
+        .map_or_else(|error| bad_json(&error), |_| Refusal::BadJson("The body is a list, not an object".to_owned())))
 }
 
 /// How deep a client's JSON may nest where it is kept: what tells it wraps it some more, and serde reads 128 levels.

@@ -9,6 +9,7 @@ on_each_host![
     a_preflight_does_nothing,
     a_body_that_is_not_json_is_refused,
     a_body_of_the_wrong_shape_is_refused,
+    a_list_is_no_object,
     a_missing_token_is_named,
     an_unknown_token_is_named,
     the_token_may_stand_in_the_query,
@@ -52,6 +53,20 @@ fn a_preflight_does_nothing(server: &Server) {
             assert!(headers.contains(header), "{path} allows {headers}");
         }
     }
+}
+
+fn a_list_is_no_object(server: &Server) {
+    let alice = server.registers("alice");
+    let joined = || alice.get("/joined_rooms").ok();
+    let before = joined();
+    for (body, errcode) in [("[]", "M_BAD_JSON"), (" [\"private\"]", "M_BAD_JSON"), ("[", "M_NOT_JSON")] {
+        alice.client().send("POST", "/_matrix/client/v3/createRoom", Some(body.to_owned())).refused(400, errcode);
+    }
+    assert_eq!(joined(), before);
+    server
+        .anonymous()
+        .send("POST", "/_matrix/client/v3/createRoom", Some("[]".to_owned()))
+        .refused(401, "M_MISSING_TOKEN");
 }
 
 fn a_body_that_is_not_json_is_refused(server: &Server) {

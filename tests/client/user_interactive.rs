@@ -6,6 +6,7 @@ on_each_host![
     terms_are_shown_and_accepted,
     stages_come_in_their_order_and_add_up,
     a_browser_completes_a_stage,
+    a_browser_completes_a_stage_that_asks_for_nothing,
     a_page_is_only_for_what_it_can_complete,
 ];
 
@@ -87,6 +88,19 @@ fn a_browser_completes_a_stage(server: &Server) {
     assert!(terms.contains("House &lt;Rules&gt;") && terms.contains("https://example.org/terms?a&amp;b"), "{terms}");
     assert!(submit("m.login.terms", "").text.contains("authDone"));
     registers(&nobody, "alice", acknowledged).ok();
+}
+
+fn a_browser_completes_a_stage_that_asks_for_nothing(server: &Server) {
+    let nobody = server.anonymous();
+    let told = nobody.post(REGISTER, json!({})).status(401);
+    let session = told["session"].as_str().expect("a session");
+    let page = format!("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session={}", encode(session));
+    assert!(nobody.get(&page).text.contains("<button>"));
+    let acknowledged = json!({ "session": session });
+    let name = server.unique("alice");
+    registers(&nobody, &name, acknowledged.clone()).status(401);
+    assert!(nobody.send("POST", &page, Some(String::new())).text.contains("window.onAuthDone()"));
+    registers(&nobody, &name, acknowledged).ok();
 }
 
 fn a_page_is_only_for_what_it_can_complete(server: &Server) {

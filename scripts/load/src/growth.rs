@@ -4,6 +4,8 @@
 //! What should not grow is held to a ratio between the largest size and the smallest, both of this very run: a slow
 //! machine is slow at both.
 
+mod encrypted;
+
 use std::time::Duration;
 
 use futures_util::{
@@ -119,6 +121,7 @@ pub(crate) async fn growth(
     let mut bench = Bench { registrar, meter, hooks, pids, samples: sizes.samples };
     bench.members(sizes.members).await?.report(report);
     bench.events(sizes.events).await?.report(report);
+    bench.encrypted(report).await?;
     let rooms = bench.rooms(sizes.rooms).await?;
     rooms.report(report);
     if let (Some(allowed_ms), Some(measured_ms)) = (sizes.sync_ms_max, rooms.largest_ms(SYNC)) {

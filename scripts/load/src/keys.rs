@@ -114,18 +114,18 @@ impl Keys {
     }
 }
 
-fn queried(users: &[User]) -> Value {
+pub(crate) fn queried(users: &[User]) -> Value {
     users.iter().map(|user| (user.id.clone(), json!([]))).collect::<serde_json::Map<_, _>>().into()
 }
 
-fn receivers(users: &[User], count: usize) -> Value {
+pub(crate) fn receivers(users: &[User], count: usize) -> Value {
     // Of the size of an encrypted room key.
     let message = json!({ "*": { "ciphertext": "x".repeat(1_500) } });
     users.iter().take(count).map(|user| (user.id.clone(), message.clone())).collect::<serde_json::Map<_, _>>().into()
 }
 
 /// The device's identity keys, signed by it. Spec: Appendices, "Signing JSON".
-fn device_keys(user: &User) -> Value {
+pub(crate) fn device_keys(user: &User) -> Value {
     let key = SigningKey::from_bytes(&[7; 32]);
     let public = BASE64_STANDARD_NO_PAD.encode(key.verifying_key().as_bytes());
     let (name, curve) = (format!("ed25519:{}", user.device_id), format!("curve25519:{}", user.device_id));
@@ -142,7 +142,7 @@ fn device_keys(user: &User) -> Value {
     keys
 }
 
-fn one_time_keys(what: &str, count: usize) -> Value {
+pub(crate) fn one_time_keys(what: &str, count: usize) -> Value {
     let key = json!({ "key": "c".repeat(43), "signatures": { "a": { "b": "s".repeat(86) } } });
     let keys = (0..count).map(|number| (format!("signed_curve25519:{what}{number}"), key.clone()));
     keys.collect::<serde_json::Map<_, _>>().into()

@@ -128,6 +128,18 @@ impl User {
         Ok(room.room_id)
     }
 
+    pub(crate) async fn encrypts(&mut self, room: &str) -> Result<()> {
+        let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.encryption");
+        self.client.put(&path, &json!({ "algorithm": "m.megolm.v1.aes-sha2" })).await?.ok().map(drop)
+    }
+
+    /// Gives its device another name, which others see among its keys.
+    pub(crate) async fn renames_device(&mut self) -> Result<()> {
+        self.sent += 1;
+        let path = format!("/_matrix/client/v3/devices/{}", self.device_id);
+        self.client.put(&path, &json!({ "display_name": format!("phone {}", self.sent) })).await?.ok().map(drop)
+    }
+
     pub(crate) async fn joins(&mut self, room: &str) -> Result<()> {
         self.client.post(&format!("/_matrix/client/v3/rooms/{room}/join"), &json!({})).await?.ok()?;
         Ok(())

@@ -15,6 +15,7 @@ const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 
 
 const LOGIN: &str = include_str!("pages/login.html");
 const TERMS: &str = include_str!("pages/terms.html");
+const DUMMY: &str = include_str!("pages/dummy.html");
 const REGISTRATION_TOKEN: &str = include_str!("pages/registration_token.html");
 const DONE: &str = include_str!("pages/done.html");
 
@@ -84,6 +85,7 @@ fn session(request: &Request<Bytes>) -> Result<String, Refusal> {
 /// The page of a stage, with what was wrong the last time.
 fn form(cx: &Context, stage: &AuthType, wrong: &str) -> Result<String, Refusal> {
     let page = match (stage, &cx.config().terms) {
+        (AuthType::Dummy, _) => DUMMY.to_owned(),
         (AuthType::RegistrationToken, _) => REGISTRATION_TOKEN.to_owned(),
         (AuthType::Terms, Some(terms)) => {
             TERMS.replace("{name}", &escaped(&terms.name)).replace("{url}", &escaped(&terms.url))

@@ -103,11 +103,14 @@ pub(super) async fn tell_event(
 
 /// Tells a pusher how much is unread by now.
 pub(super) async fn tell_counts(cx: &Context, owed: &OwedPusher, badge: Unread) -> Answer {
-    let told = Told { prio: "low", counts: counts(badge), devices: [device(owed, Map::new())], ..Told::default() };
+    let mut counts = counts(badge);
+    // «Counts whose value is zero should be omitted», but where nothing else is said, this is what there is to say:
+    // gateways leave the badge as it is when it is not mentioned.
+    counts.entry("unread").or_insert_with(|| 0.into());
+    let told = Told { prio: "low", counts, devices: [device(owed, Map::new())], ..Told::default() };
     send(cx, owed, told).await
 }
 
-/// «Counts whose value is zero should be omitted.»
 fn counts(badge: Unread) -> Map<String, Value> {
     let counts = [("unread", badge.unread), ("missed_calls", badge.missed_calls)];
     counts.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count.into())).collect()
