@@ -18,8 +18,9 @@ PATH_OF = {
     "api": "src/api",
     "worker-host": "src/worker",
     "native": "src/native",
+    "simulation": "src/simulation",
 }
-# domain, platform <- actors <- api <- worker-host, native: who may depend on which of ours.
+# domain, platform <- actors <- api <- worker-host, native, simulation: who may depend on which of ours.
 MAY_USE = {
     "domain": set(),
     "platform": set(),
@@ -27,6 +28,7 @@ MAY_USE = {
     "api": {"domain", "platform", "actors"},
     "worker-host": {"domain", "platform", "actors", "api"},
     "native": {"domain", "platform", "actors", "api"},
+    "simulation": {"domain", "platform", "actors", "api"},
 }
 # What belongs to one host stays in its adapter.
 ONLY_IN = {
@@ -36,7 +38,7 @@ ONLY_IN = {
     "js-sys": {"worker-host"},
     "web-sys": {"worker-host"},
     "tokio": {"native", "worker-host"},
-    "rusqlite": {"native"},
+    "rusqlite": {"native", "simulation"},
     "hyper": {"native", "worker-host"},
     "hyper-util": {"native"},
     "hickory-resolver": {"native"},

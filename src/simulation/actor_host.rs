@@ -1,0 +1,236 @@
+//! What one living actor has of its server: its disk, the gate, waiting calls, the way out.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
+    rc::{Rc, Weak},
+};
+
+use actors::Object;
+use futures_channel::oneshot;
+use platform::{Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Sql, WAITING_CALLS_MAX};
+
+use crate::{
+    disk::Disk,
+    knobs::Knobs,
+    planted::Planted,
+    process::Process,
+    scheduler::{Group, Scheduler},
+};
+
+/// A waiting call.
+struct Waiter {
+    call: String,
+    body: Vec<u8>,
+    reply: oneshot::Sender<Result<Option<Vec<u8>>, Fault>>,
+}
+
+pub(crate) struct ActorHost {
+    pub(crate) address: Address,
+    pub(crate) group: Group,
+    pub(crate) disk: Rc<Disk>,
+    process: Weak<Process>,
+    scheduler: Rc<Scheduler>,
+    waiters: RefCell<VecDeque<Waiter>>,
+    is_waking: Cell<bool>,
+    object: OnceCell<Weak<Object>>,
+    this: Weak<ActorHost>,
+}
+
+impl ActorHost {
+    pub(crate) fn new(address: Address, disk: Rc<Disk>, process: &Rc<Process>) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            address,
+            group: Group::inside(&process.group),
+            disk,
+            process: Rc::downgrade(process),
+            scheduler: process.scheduler().clone(),
+            waiters: RefCell::default(),
+            is_waking: Cell::new(false),
+            object: OnceCell::new(),
+            this: this.clone(),
+        })
+    }
+
+    pub(crate) fn lives_in(&self, object: &Rc<Object>) {
+        let _ = self.object.set(Rc::downgrade(object));
+    }
+
+    fn process(&self) -> Result<Rc<Process>, Fault> {
+        self.process.upgrade().ok_or_else(|| Fault::retriable("the host is gone"))
+    }
+
+    /// Makes a waiting call, or parks it.
+    pub(crate) fn wait(
+        &self,
+        object: &Object,
+        call: &str,
+        body: Vec<u8>,
+    ) -> oneshot::Receiver<Result<Option<Vec<u8>>, Fault>> {
+        let (reply, answer) = oneshot::channel();
+        match object.wait(call, &body) {
+            Some(answer) => self.release(vec![(reply, answer)]),
+            None => {
+                self.forget_gone();
+                let mut waiters = self.waiters.borrow_mut();
+                if waiters.len() >= WAITING_CALLS_MAX
+                    && let Some(oldest) = waiters.pop_front()
+                {
+                    let _ = oldest.reply.send(Ok(None));
+                }
+                waiters.push_back(Waiter { call: call.to_owned(), body, reply });
+            }
+        }
+        answer
+    }
+
+    /// The actor ends: whoever waits is told to try again.
+    pub(crate) fn dismiss(&self) {
+        for waiter in self.waiters.take() {
+            let _ = waiter.reply.send(Err(Fault::retriable("the actor was closed while a call waited on it")));
+        }
+    }
+
+    fn forget_gone(&self) {
+        self.waiters.borrow_mut().retain(|waiter| !waiter.reply.is_canceled());
+    }
+
+    fn release(&self, replies: Vec<(oneshot::Sender<Result<Option<Vec<u8>>, Fault>>, Vec<u8>)>) {
+        let gate = self.gate();
+        let _running = self.scheduler.spawn(&self.group, async move {
+            gate.await;
+            for (reply, answer) in replies {
+                let _ = reply.send(Ok(Some(answer)));
+            }
+        });
+    }
+
+    /// Resolves once what is committed now is on disk.
+    fn gate(&self) -> impl Future<Output = ()> + 'static {
+        let (disk, scheduler, process) = (self.disk.clone(), self.scheduler.clone(), self.process.upgrade());
+        async move {
+            if disk.is_synced() {
+                return;
+            }
+            let (commits, Some(process)) = (disk.commits(), process) else { return };
+            let knobs = process.knobs();
+            let slow = process.dice.happens(knobs.slow_sync_one_in);
+            let ms = if slow { Knobs::SLOW_SYNC_MS } else { 1 + process.dice.roll(knobs.sync_ms_max) };
+            let written = async move {
+                scheduler.sleep(ms).await;
+                disk.sync(commits);
+            };
+            if process.is_planted(Planted::OpenGate) {
+                let _running = process.scheduler().spawn(&process.group, written);
+                return;
+            }
+            drop(process);
+            written.await;
+        }
+    }
+
+    fn ask_again(&self) {
+        let Some(object) = self.object.get().and_then(Weak::upgrade) else { return };
+        self.forget_gone();
+        let mut replies = Vec::new();
+        for waiter in self.waiters.take() {
+            match object.wait(&waiter.call, &waiter.body) {
+                Some(answer) => replies.push((waiter.reply, answer)),
+                None => self.waiters.borrow_mut().push_back(waiter),
+            }
+        }
+        if !replies.is_empty() {
+            self.release(replies);
+        }
+    }
+}
+
+impl Clock for ActorHost {
+    fn now_ms(&self) -> u64 {
+        self.scheduler.now_ms()
+    }
+}
+
+impl Random for ActorHost {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.process()?.chance().fill(bytes)
+    }
+}
+
+impl Actors for ActorHost {
+    fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
+        Box::pin(async move { self.process()?.call(to, call, body).await })
+    }
+
+    fn wait<'a>(
+        &'a self,
+        to: &'a Address,
+        call: &'a str,
+        body: Vec<u8>,
+        timeout_ms: u64,
+    ) -> LocalFuture<'a, Result<Option<Vec<u8>>, Fault>> {
+        Box::pin(async move { self.process()?.wait(to, call, body, timeout_ms).await })
+    }
+
+    fn evict<'a>(&'a self, to: &'a Address) -> LocalFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.process()?.evict(to);
+            Ok(())
+        })
+    }
+}
+
+impl ObjectHost for ActorHost {
+    fn sql(&self) -> &dyn Sql {
+        &*self.disk
+    }
+
+    fn actors(&self) -> &dyn Actors {
+        self
+    }
+
+    fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
+        Ok(self.process()?.metadata())
+    }
+
+    fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
+        let gate = self.gate();
+        Box::pin(async move {
+            gate.await;
+            Ok(())
+        })
+    }
+
+    fn spawn(&self, work: LocalFuture<'static, ()>) {
+        let _running = self.scheduler.spawn(&self.group, work);
+    }
+
+    fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
+        self.disk.set_alarm(at_ms);
+        self.process()?.look_at_alarm_soon(&self.address);
+        Ok(())
+    }
+
+    fn waiting(&self) -> usize {
+        self.forget_gone();
+        self.waiters.borrow().len()
+    }
+
+    fn carry(&self, actor: &str) {
+        if let Some(process) = self.process.upgrade() {
+            process.carry(actor);
+        }
+    }
+
+    fn wake(&self) {
+        if self.waiting() == 0 || self.is_waking.replace(true) {
+            return;
+        }
+        let this = self.this.clone();
+        let _running = self.scheduler.spawn(&self.group, async move {
+            let Some(this) = this.upgrade() else { return };
+            this.is_waking.set(false);
+            this.ask_again();
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! The whole graph of a room, as all servers together have it, and its state by ruma's resolution of whole states by whole
+//! auth chains: nothing here knows how a server does it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use domain::{Pdu, RoomVersion, auth, state::StateMap};
+use platform::Sql as _;
+use ruma_common::OwnedEventId;
+use ruma_events::StateEventType;
+use ruma_state_res::utils::event_id_set::EventIdSet;
+
+use crate::disk::Disk;
+
+pub(crate) type State = StateMap<OwnedEventId>;
+
+/// The first position of a log.
+const LOG_START: u64 = 1 << 40;
+
+pub(crate) struct Graph {
+    pub(crate) version: RoomVersion,
+    pub(crate) events: BTreeMap<OwnedEventId, Pdu>,
+    after: BTreeMap<OwnedEventId, Rc<State>>,
+    chains: BTreeMap<OwnedEventId, Rc<BTreeSet<OwnedEventId>>>,
+}
+
+/// What one server has of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    InLog,
+    Beside,
+    Rejected,
+    SoftFailed,
+}
+
+/// The events that a server holds.
+pub(crate) fn held(disk: &Disk) -> BTreeMap<String, Held> {
+    let rows = disk.query("SELECT event_id, position, verdict FROM event", &[]).expect("the schema");
+    rows.into_iter()
+        .map(|mut row| {
+            let (id, position) = (row.text(0).expect("an id"), row.unsigned(1).expect("a position"));
+            let held = match row.unsigned_or_null(2).expect("a verdict") {
+                Some(1) => Held::Rejected,
+                Some(_) => Held::SoftFailed,
+                None if position >= LOG_START => Held::InLog,
+                None => Held::Beside,
+            };
+            (id, held)
+        })
+        .collect()
+}
+
+/// The ids of a server's log, in order.
+pub(crate) fn log(disk: &Disk) -> Vec<String> {
+    let rows = disk.query("SELECT event_id FROM event WHERE position >= 1099511627776 ORDER BY position", &[]);
+    rows.expect("the schema").into_iter().map(|mut row| row.text(0).expect("an id")).collect()
+}
+
+/// The ids of a server's log since its last edge, in order: what came while it was in the room.
+pub(crate) fn lived_through(disk: &Disk) -> Vec<OwnedEventId> {
+    let rows = disk.query(
+        "SELECT event_id FROM event WHERE position >= (SELECT coalesce(max(position), 1099511627776) FROM edge)
+         ORDER BY position",
+        &[],
+    );
+    let ids = rows.expect("the schema").into_iter().map(|mut row| row.text(0).expect("an id"));
+    ids.filter_map(|id| OwnedEventId::try_from(id).ok()).collect()
+}
+
+/// Whether a key of the state was left without an event, at any time.
+pub(crate) fn was_reset(disk: &Disk, (event_type, key): &(String, String)) -> bool {
+    let params = [event_type.as_str().into(), key.as_str().into()];
+    let rows = disk.query("SELECT 1 FROM state_change WHERE type = ?1 AND state_key = ?2 AND after IS NULL", &params);
+    !rows.expect("the schema").is_empty()
+}
+
+/// The events that none of a server's log comes after.
+pub(crate) fn extremities(disk: &Disk) -> Vec<OwnedEventId> {
+    let rows = disk.query("SELECT value FROM meta WHERE key = 'extremities'", &[]).expect("the schema");
+    let stored = rows.into_iter().next().and_then(|mut row| row.text(0).ok());
+    let ids: Vec<String> = match stored {
+        Some(stored) => serde_json::from_str(&stored).expect("a list"),
+        None => log(disk).pop().into_iter().collect(),
+    };
+    ids.into_iter().filter_map(|id| OwnedEventId::try_from(id).ok()).collect()
+}
+
+impl Graph {
+    /// What these servers have of a room.
+    pub(crate) fn of(disks: &[Rc<Disk>]) -> Option<Self> {
+        let mut events = BTreeMap::new();
+        for disk in disks {
+            for mut row in disk.query("SELECT event_id, json FROM event", &[]).expect("the schema") {
+                let (id, json) = (row.text(0).expect("an id"), row.text(1).expect("an event"));
+                let Ok(id) = OwnedEventId::try_from(id) else { continue };
+                if let Ok(pdu) = Pdu::from_stored(id.clone(), json, false) {
+                    events.entry(id).or_insert(pdu);
+                }
+            }
+        }
+        let create = events.values().find(|pdu: &&Pdu| pdu.event_type().to_string() == "m.room.create")?;
+        let content: serde_json::Value = serde_json::from_str(create.content().get()).ok()?;
+        let version = RoomVersion::parse(content["room_version"].as_str().unwrap_or("1")).ok()?;
+        Some(Self { version, events, after: BTreeMap::new(), chains: BTreeMap::new() })
+    }
+
+    fn chain_of(&mut self, id: &OwnedEventId) -> Rc<BTreeSet<OwnedEventId>> {
+        if let Some(chain) = self.chains.get(id) {
+            return chain.clone();
+        }
+        let mut ahead = vec![id.clone()];
+        while let Some(next) = ahead.last().cloned() {
+            let named = self.events.get(&next).map_or(Vec::new(), |pdu| pdu.auth_events().to_vec());
+            let unknown: Vec<_> = named.iter().filter(|id| !self.chains.contains_key(*id)).cloned().collect();
+            if unknown.is_empty() {
+                let mut chain: BTreeSet<OwnedEventId> = named.iter().cloned().collect();
+                named.iter().for_each(|id| chain.extend(self.chains[id].iter().cloned()));
+                self.chains.insert(next, Rc::new(chain));
+                ahead.pop();
+            } else {
+                ahead.extend(unknown);
+            }
+        }
+        self.chains[id].clone()
+    }
+
+    fn auth_chain(&mut self, state: &State) -> EventIdSet<OwnedEventId> {
+        let mut chain = BTreeSet::new();
+        for id in state.values() {
+            chain.extend(self.chain_of(id).iter().cloned());
+        }
+        chain.into_iter().collect()
+    }
+
+    /// The events on paths along auth events from one of these to another.
+    fn between(&mut self, conflicted: &BTreeSet<OwnedEventId>) -> EventIdSet<OwnedEventId> {
+        let mut below: BTreeSet<OwnedEventId> = conflicted.clone();
+        for id in conflicted {
+            below.extend(self.chain_of(id).iter().cloned());
+        }
+        let reaches = |graph: &mut Self, id: &OwnedEventId| {
+            conflicted.contains(id) || graph.chain_of(id).iter().any(|named| conflicted.contains(named))
+        };
+        below.into_iter().filter(|id| reaches(self, id)).collect()
+    }
+
+    /// The state that these states resolve to.
+    ///
+    /// # Errors
+    /// The room's version resolves in another way, or the graph is not whole.
+    pub(crate) fn meet(&mut self, events: &[OwnedEventId]) -> Result<Rc<State>, String> {
+        let states = events.iter().map(|id| self.after(id)).collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = states.first() else { return Ok(Rc::default()) };
+        if states.iter().all(|state| state == first) {
+            return Ok(first.clone());
+        }
+        let rules = self.version.rules().clone();
+        let v2 = rules.state_res.v2_rules().ok_or("state resolution of version 1")?;
+        let chains = states.iter().map(|state| self.auth_chain(state)).collect();
+        let states: Vec<State> = states.iter().map(|state| (**state).clone()).collect();
+        let mut conflicted = BTreeSet::new();
+        for (key, id) in states.iter().flatten() {
+            if states.iter().any(|state| state.get(key) != Some(id)) {
+                conflicted.insert(id.clone());
+            }
+        }
+        let between = self.between(&conflicted);
+        ruma_state_res::resolve(
+            &rules.authorization,
+            v2,
+            &states,
+            chains,
+            |id| self.events.get(id).cloned(),
+            |_: &StateMap<Vec<OwnedEventId>>| Some(between.clone()),
+        )
+        .map(Rc::new)
+        .map_err(|error| format!("ruma does not resolve it: {error}"))
+    }
+
+    /// The state after an event.
+    ///
+    /// # Errors
+    /// As [`Graph::meet`].
+    pub(crate) fn after(&mut self, id: &OwnedEventId) -> Result<Rc<State>, String> {
+        let mut ahead = vec![id.clone()];
+        while let Some(next) = ahead.last().cloned() {
+            if self.after.contains_key(&next) {
+                ahead.pop();
+                continue;
+            }
+            let pdu = self.events.get(&next).cloned().ok_or_else(|| format!("nobody has {next}"))?;
+            let unknown: Vec<_> =
+                pdu.prev_events().iter().filter(|id| !self.after.contains_key(*id)).cloned().collect();
+            if !unknown.is_empty() {
+                ahead.extend(unknown);
+                continue;
+            }
+            let before = self.meet(pdu.prev_events())?;
+            let after = match domain::state::key_of(&pdu) {
+                Some(key) if self.is_allowed(&pdu, &before) => {
+                    let mut state = (*before).clone();
+                    state.insert(key, next.clone());
+                    Rc::new(state)
+                }
+                _ => before,
+            };
+            self.after.insert(next, after);
+            ahead.pop();
+        }
+        Ok(self.after[id].clone())
+    }
+
+    /// Whether an event may happen in this state, whatever it names.
+    pub(crate) fn may_happen_in(&self, pdu: &Pdu, state: &State) -> bool {
+        let state = |event_type: &StateEventType, key: &str| {
+            let id = state.get(&(event_type.clone(), key.to_owned()))?;
+            self.events.get(id).cloned()
+        };
+        auth::check_against_state(pdu, &self.version, &state).is_ok()
+    }
+
+    fn is_allowed(&self, pdu: &Pdu, before: &State) -> bool {
+        if pdu.prev_events().is_empty() {
+            return true;
+        }
+        let named: Vec<Pdu> = pdu.auth_events().iter().filter_map(|id| self.events.get(id).cloned()).collect();
+        let state = |event_type: &StateEventType, key: &str| {
+            let id = before.get(&(event_type.clone(), key.to_owned()))?;
+            self.events.get(id).cloned()
+        };
+        auth::check(pdu, &self.version, &named, &state).is_ok()
+    }
+}

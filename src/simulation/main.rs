@@ -1,0 +1,122 @@
+//! `simulate`: plays stories, one after the other, and tells the shortest one that fails.
+
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a program for people, in their time")]
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use clap::Parser;
+use simulation::{Outcome, Size, Story, run, shrink};
+
+/// Plays random stories of several homeservers and their users in virtual time, and looks whether all is well afterwards.
+#[derive(Parser)]
+struct Options {
+    /// The seed of the only story, or of the first one
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Plays one story after the other for so long; without it, one
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// How many servers there are
+    #[arg(long, default_value_t = 3)]
+    servers: usize,
+    /// How many people there are
+    #[arg(long, default_value_t = 9)]
+    people: usize,
+    /// How many steps a story has
+    #[arg(long, default_value_t = 120)]
+    steps: usize,
+    /// Prints the story before it is played
+    #[arg(long)]
+    story: bool,
+    /// Prints every request of the story
+    #[arg(long)]
+    trace: bool,
+    /// How many shorter stories are tried once one fails
+    #[arg(long, default_value_t = 150)]
+    shrink: usize,
+    /// Shows what the servers log, from this level on
+    #[arg(long)]
+    log: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(level) = &options.log {
+        tracing_subscriber::fmt().with_env_filter(level.as_str()).without_time().with_ansi(false).init();
+    }
+    let size = Size { servers: options.servers.clamp(1, 8), people: options.people.max(1), steps: options.steps };
+    let first = options.seed.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::from(since.subsec_micros()) + since.as_secs() % 1_000 * 1_000_000
+    });
+    let until = Instant::now() + Duration::from_secs_f64(options.minutes.unwrap_or(0.0) * 60.0);
+    let (mut seed, mut stories) = (first, 0_u64);
+    let (mut server_minutes, began) = (0.0, Instant::now());
+    loop {
+        let story = Story::new(seed, size);
+        if options.story {
+            print!("{story}");
+        }
+        let started = Instant::now();
+        let outcome = run(&story, options.trace);
+        stories += 1;
+        server_minutes += size.servers as f64 * outcome.virtual_ms as f64 / 60_000.0;
+        told(seed, &outcome, started.elapsed(), options.trace);
+        if !outcome.complaints.is_empty() {
+            fails(&story, &outcome, &options);
+            return ExitCode::FAILURE;
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        seed += 1;
+    }
+    let speed = server_minutes / began.elapsed().as_secs_f64();
+    println!("{stories} stories, all is well; {speed:.0} simulated server-minutes per second");
+    ExitCode::SUCCESS
+}
+
+fn told(seed: u64, outcome: &Outcome, took: Duration, trace: bool) {
+    if trace {
+        print!("{}", outcome.trace);
+    }
+    let sum = |ending: usize| outcome.tally.values().map(|endings| endings[ending]).sum::<u64>();
+    println!(
+        "seed {seed}: {} done, {} refused, {} unknown, {} requests between servers, {:.1} h in {:.1} s, {}",
+        sum(0),
+        sum(1),
+        sum(2),
+        outcome.requests,
+        outcome.virtual_ms as f64 / 3_600_000.0,
+        took.as_secs_f64(),
+        &outcome.digest[..12]
+    );
+    if trace {
+        for (kind, [done, refused, unknown]) in &outcome.tally {
+            println!("  {kind}: {done} done, {refused} refused, {unknown} unknown");
+        }
+    }
+}
+
+fn fails(story: &Story, outcome: &Outcome, options: &Options) {
+    for complaint in &outcome.complaints {
+        println!("  FAILED: {complaint}");
+    }
+    let again = format!(
+        "scripts/simulate --seed {} --servers {} --people {} --steps {}",
+        story.seed, options.servers, options.people, options.steps
+    );
+    println!("again with: {again}");
+    if options.shrink > 0 {
+        let (shortest, outcome) = shrink(story, options.shrink, &mut |shorter| {
+            println!("  {} steps still fail", shorter.steps.len());
+        });
+        print!("the shortest story that fails:\n{shortest}");
+        for complaint in &outcome.complaints {
+            println!("  FAILED: {complaint}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The host keeps the contracts of every host, a run follows from its seed, and a fixed set of stories ends well.
+
+use std::rc::Rc;
+
+use platform::{
+    ActorKind, Address, LocalFuture, Sql, Value,
+    contract::{self, Outcome as Checked, failures},
+    transact,
+};
+
+use crate::{
+    Planted, Size, Story,
+    actor_host::ActorHost,
+    disk::Disk,
+    run, run_with,
+    story::{Deed, Step},
+    world::World,
+};
+
+/// Stories that are always played.
+const SEEDS: [u64; 3] = [1, 3, 4];
+/// As many of the stories with a planted fault as are played until one fails.
+const PLANTED_MAX: u64 = 12;
+const SMALL: Size = Size { servers: 3, people: 6, steps: 60 };
+
+/// Runs something in a world of one server, where nothing goes wrong.
+fn alone<F: Future<Output = Vec<Checked>> + 'static>(check: impl FnOnce(Rc<World>) -> F + 'static) {
+    let world = World::new(1, Size { servers: 1, people: 1, steps: 0 });
+    let inside = world.clone();
+    let outcomes = world.scheduler().run(async move {
+        inside.machines[0].start().await;
+        check(inside).await
+    });
+    world.ends();
+    assert!(!outcomes.is_empty());
+    assert_eq!(failures(&outcomes), "");
+}
+
+#[test]
+fn a_disk_keeps_the_contract() {
+    assert_eq!(failures(&contract::sql(&|| Rc::new(Disk::new()) as Rc<dyn Sql>)), "");
+}
+
+#[test]
+fn a_server_keeps_the_contracts() {
+    alone(|world| async move { contract::metadata(&*world.machines[0].metadata).await });
+    alone(|world| async move { contract::blobs(&*world.machines[0].files, "run").await });
+    alone(|world| async move {
+        let mut outcomes = contract::clock(&**world.scheduler());
+        outcomes.extend(contract::random(&world.machines[0].chance));
+        outcomes
+    });
+    alone(|world| async move {
+        let process = world.machines[0].process().unwrap();
+        let host = ActorHost::new(Address::new(ActorKind::Room, "!any"), Rc::new(Disk::new()), &process);
+        contract::actors(&*host, &Address::new(ActorKind::Room, "!stranger")).await
+    });
+}
+
+#[test]
+fn an_actor_keeps_the_contract() {
+    alone(|world| async move {
+        let process = world.machines[0].process().unwrap();
+        let disk = Rc::new(Disk::new());
+        let host = ActorHost::new(Address::new(ActorKind::Room, "!any"), disk.clone(), &process);
+        let mut outcomes = contract::sql_of(host.disk.as_ref());
+        let armed = || -> LocalFuture<'_, _> { Box::pin(async { Ok(disk.alarm()) }) };
+        outcomes.extend(contract::object_host(&*host, &armed).await);
+        outcomes
+    });
+}
+
+fn numbers(disk: &Disk) -> Vec<i64> {
+    let rows = disk.query("SELECT n FROM t ORDER BY n", &[]).unwrap_or_default();
+    rows.into_iter().map(|mut row| row.integer(0).unwrap()).collect()
+}
+
+#[test]
+fn a_crash_keeps_what_was_synced_and_some_of_the_rest_in_order() {
+    let disk = Disk::new();
+    let write = |statement: &str, params: &[Value]| transact(&disk, |tx| tx.execute(statement, params)).unwrap();
+    write("CREATE TABLE t (n INTEGER PRIMARY KEY)", &[]);
+    for n in 1..=4_i64 {
+        write("INSERT INTO t (n) VALUES (?1)", &[n.into()]);
+        disk.set_alarm(Some(n as u64));
+        let _ = transact(&disk, |tx| {
+            tx.execute("INSERT INTO t (n) VALUES (?1)", &[(n + 100).into()])?;
+            Err::<(), _>(platform::Fault::new("no"))
+        });
+    }
+    disk.sync(5);
+    assert_eq!((disk.commits(), disk.survivors_min(), disk.alarm()), (9, 5, Some(4)));
+    disk.keep(7).unwrap();
+    assert_eq!((numbers(&disk), disk.alarm(), disk.is_synced()), (vec![1, 2, 3], Some(3), true));
+    write("INSERT INTO t (n) VALUES (9)", &[]);
+    disk.keep(2).unwrap();
+    assert_eq!((numbers(&disk), disk.alarm()), (vec![1], None));
+    disk.keep(0).unwrap();
+    assert_eq!((numbers(&disk), disk.commits()), (vec![], 0));
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let story = Story::new(5, SMALL);
+    assert!(story.is_foul);
+    let (one, other) = (run(&story, true), run(&story, true));
+    let differs = one.trace.lines().zip(other.trace.lines()).find(|(one, other)| one != other);
+    assert_eq!(differs, None);
+    assert_eq!((&one.digest, one.virtual_ms), (&other.digest, other.virtual_ms));
+    assert_ne!(one.digest, run(&Story::new(6, SMALL), false).digest);
+}
+
+#[test]
+fn stories_end_well() {
+    let (mut done, mut requests) = (0, 0);
+    for seed in SEEDS {
+        let story = Story::new(seed, SMALL);
+        let outcome = run(&story, false);
+        assert!(outcome.complaints.is_empty(), "{story}{:#?}", outcome.complaints);
+        done += outcome.tally.values().map(|endings| endings[0]).sum::<u64>();
+        requests += outcome.requests;
+    }
+    // Most of what the stories tell does happen, on several servers.
+    assert!(done > SEEDS.len() as u64 * 20 && requests > SEEDS.len() as u64 * 40, "{done} {requests}");
+}
+
+/// Whether some story fails on a host with this fault.
+fn is_found(planted: Planted) -> bool {
+    (1..=PLANTED_MAX).any(|seed| !run_with(&Story::new(seed, SMALL), Some(planted), false).complaints.is_empty())
+}
+
+#[test]
+fn planted_faults_are_found() {
+    for planted in [Planted::OpenGate, Planted::LostMembership, Planted::LostTransaction, Planted::RepeatedWhisper] {
+        assert!(is_found(planted), "{planted:?} is not found");
+    }
+}
+
+#[test]
+fn a_story_is_read_as_a_list_of_steps() {
+    let mut story = Story::new(1, SMALL);
+    story.steps = vec![Step { after_ms: 1_500, deed: Deed::Crash { server: 1, down_ms: 2_000 } }];
+    let told = story.to_string();
+    assert!(told.ends_with("  1.     1.500 s  two.test loses its power for 2.0 s\n"), "{told}");
+}
