@@ -13,16 +13,18 @@ use platform::{Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost,
 use crate::{
     disk::Disk,
     knobs::Knobs,
-    planted::Planted,
     process::Process,
     scheduler::{Group, Scheduler},
 };
+
+/// Where the answer of a waiting call goes; none: there is nothing.
+type Reply = oneshot::Sender<Result<Option<Vec<u8>>, Fault>>;
 
 /// A waiting call.
 struct Waiter {
     call: String,
     body: Vec<u8>,
-    reply: oneshot::Sender<Result<Option<Vec<u8>>, Fault>>,
+    reply: Reply,
 }
 
 pub(crate) struct ActorHost {
@@ -95,7 +97,7 @@ impl ActorHost {
         self.waiters.borrow_mut().retain(|waiter| !waiter.reply.is_canceled());
     }
 
-    fn release(&self, replies: Vec<(oneshot::Sender<Result<Option<Vec<u8>>, Fault>>, Vec<u8>)>) {
+    fn release(&self, replies: Vec<(Reply, Vec<u8>)>) {
         let gate = self.gate();
         let _running = self.scheduler.spawn(&self.group, async move {
             gate.await;
@@ -116,16 +118,9 @@ impl ActorHost {
             let knobs = process.knobs();
             let slow = process.dice.happens(knobs.slow_sync_one_in);
             let ms = if slow { Knobs::SLOW_SYNC_MS } else { 1 + process.dice.roll(knobs.sync_ms_max) };
-            let written = async move {
-                scheduler.sleep(ms).await;
-                disk.sync(commits);
-            };
-            if process.is_planted(Planted::OpenGate) {
-                let _running = process.scheduler().spawn(&process.group, written);
-                return;
-            }
             drop(process);
-            written.await;
+            scheduler.sleep(ms).await;
+            disk.sync(commits);
         }
     }
 

@@ -3,8 +3,6 @@
 /// What the host does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
-    /// The output gate stands open: answers, and what actors owe each other, leave before they are on disk.
-    OpenGate,
     /// Now and then a room's word that somebody's membership changed is taken for delivered, and was not.
     LostMembership,
     /// Now and then an event that another server sends is taken for received, and everything in that request is dropped.

@@ -17,6 +17,9 @@ use crate::{
 /// How long what was begun may take once the story is over.
 const ENDING_MS_MAX: u64 = 20 * 60_000;
 
+/// How long a crash waits for something that it can tear.
+const WORST_MOMENT_MS_MAX: u64 = 3_000;
+
 /// Registers everybody, then plays the steps.
 pub(crate) async fn play(world: Rc<World>, story: &Story) {
     for machine in &world.machines {
@@ -58,6 +61,14 @@ async fn happens(world: &Rc<World>, deed: Deed) {
         Deed::In { room, by, act } => acts(world, room, by, act).await,
         Deed::Crash { server, down_ms } => {
             let machine = &world.machines[server % world.machines.len()];
+            // At the worst moment: when something is not on disk yet.
+            for _ in 0..WORST_MOMENT_MS_MAX {
+                if machine.disks().iter().any(|(_, disk)| !disk.is_synced()) {
+                    break;
+                }
+                world.scheduler().sleep(1).await;
+            }
+            world.scheduler().sleep(world.network.dice.roll(8)).await;
             machine.crashes();
             world.scheduler().sleep(down_ms).await;
             machine.start().await;

@@ -175,10 +175,6 @@ impl Process {
         }
     }
 
-    pub(crate) fn is_planted(&self, planted: Planted) -> bool {
-        self.machine.network.planted.get() == Some(planted)
-    }
-
     /// What a test planted: the answer to a call that is not made.
     fn does_wrong(&self, to: &Address, call: &str, body: &[u8]) -> Option<Vec<u8>> {
         match self.machine.network.planted.get()? {

@@ -143,7 +143,7 @@ struct Teller<'a> {
 impl Story {
     pub fn new(seed: u64, size: Size) -> Self {
         let mut teller = Teller { dice: Dice::of(seed, "story"), size: &size, rooms: Vec::new() };
-        let is_foul = seed % 4 != 0;
+        let is_foul = !seed.is_multiple_of(4);
         let mut steps = Vec::new();
         for _ in 0..2 {
             steps.push(Step { after_ms: 500, deed: teller.creates() });
