@@ -83,16 +83,16 @@ fn told(seed: u64, outcome: &Outcome, took: Duration, trace: bool) {
     if trace {
         print!("{}", outcome.trace);
     }
-    let sum = |ending: usize| outcome.tally.values().map(|endings| endings[ending]).sum::<u64>();
+    let [mut done, mut refused, mut unknown] = [0_u64; 3];
+    for [one, two, three] in outcome.tally.values() {
+        (done, refused, unknown) = (done + one, refused + two, unknown + three);
+    }
     println!(
-        "seed {seed}: {} done, {} refused, {} unknown, {} requests between servers, {:.1} h in {:.1} s, {}",
-        sum(0),
-        sum(1),
-        sum(2),
+        "seed {seed}: {done} done, {refused} refused, {unknown} unknown, {} requests between servers, {:.1} h in {:.1} s, {}",
         outcome.requests,
         outcome.virtual_ms as f64 / 3_600_000.0,
         took.as_secs_f64(),
-        &outcome.digest[..12]
+        outcome.digest.get(..12).unwrap_or_default()
     );
     if trace {
         for (kind, [done, refused, unknown]) in &outcome.tally {
