@@ -101,6 +101,8 @@ fn nobody_answers_and_what_is_here_is_shown(host: Host) {
     let page = bob.messages(&room, &[("dir", "b")]).ok();
     assert_eq!(bodies(page["chunk"].as_array().expect("a chunk")), ["anybody?"]);
     let end = page["end"].as_str().expect("it is not the beginning").to_owned();
+    let beyond = bob.messages(&room, &[("dir", "b"), ("from", &end)]).ok();
+    assert_eq!((&beyond["chunk"], beyond.get("end")), (&json!([]), None), "who pages back comes to an end");
     there.is_back();
     // Whoever is heard of is tried again at once.
     alice.sends(&room, "me");

@@ -52,6 +52,10 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
             Filled::Enough => break page,
         }
     };
+    if call.past_gaps && page.end.as_deref() == Some(&page.start) {
+        // Nobody has what is before: for this reader it begins here, or they would ask for ever.
+        page.end = None;
+    }
     if let Some(from) = request.from {
         page.start = from;
     }
