@@ -60,7 +60,7 @@ const steps = {
   async 'two see which rooms they share'() {
     // The client has the unstable path only.
     const options = { prefix: '/_matrix/client/v1' };
-    const { joined } = await bob.http.authedRequest('GET', '/user/mutual_rooms', { user_id: alice.getUserId() }, undefined, options);
+    const { joined } = await bob.http.authedRequest('GET', '/mutual_rooms', { user_id: alice.getUserId() }, undefined, options);
     assert([garden, space].every((room) => joined.includes(room)) && !joined.includes(kitchen), JSON.stringify(joined));
   },
 };
