@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// No alarm is still to fire when the counters do not change for this long.
-const ALARMS_REST: Duration = Duration::from_secs(6);
+pub(crate) const ALARMS_REST: Duration = Duration::from_secs(6);
 /// What was on its way has arrived when the counters do not change for this long.
 pub(crate) const NUDGES_REST: Duration = Duration::from_millis(60);
 /// A server that is asked nothing comes to rest within this.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Result, Sizes,
-    costs::Meter,
+    costs::{ALARMS_REST, Meter},
     report::{Budget, Cost, Report},
     storm::{Bounds, storm},
     user::{AT_ONCE, Registrar, User},
@@ -77,8 +77,9 @@ impl Keys {
         owner.uploads_keys(&json!({ "one_time_keys": one_time_keys("cost", count) })).await?;
         let one_device = json!({ (&owner.id): { (&owner.device_id): "signed_curve25519" } });
         let (everybody, receivers) = (queried(others), receivers(others, sizes.receivers));
-        // The first one to be received arms an alarm that forgets it some day.
+        // The first one to be received arms an alarm that forgets it some day, and what it set off comes to rest.
         user.sends_to_devices(&receivers).await?;
+        meter.at_rest(ALARMS_REST).await?;
 
         let spent = meter.spent_on(async {
             for _claim in 0..count {
