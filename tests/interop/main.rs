@@ -1,8 +1,10 @@
 //! Lets other projects' clients hold their conversations on each host, and counts their steps. See tests/interop/run.
 
 use std::{
+    io::{BufRead, BufReader, Error, Read, Write},
     path::Path,
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
+    thread,
 };
 
 use harness::{Gateway, Host, Server};
@@ -40,42 +42,64 @@ fn main() -> ExitCode {
     for host in hosts {
         // It wakes clients through a gateway on this machine.
         let (server, gateway) = (Server::with_network(host, &[]), Gateway::starts());
-        let conversations = [
-            ("matrix-js-sdk", script("conversation.mjs").arg(server.url()).output()),
-            ("matrix-js-sdk", script("rooms.mjs").arg(server.url()).output()),
-            ("matrix-js-sdk", script("account.mjs").arg(server.url()).output()),
-            ("matrix-js-sdk", script("threads.mjs").arg(server.url()).output()),
-            ("matrix-js-sdk", script("finding.mjs").arg(server.url()).output()),
-            ("matrix-js-sdk", script("push.mjs").arg(server.url()).arg(gateway.url()).output()),
-            ("matrix-js-sdk", script("encryption.mjs").arg(server.url()).output()),
-            ("matrix-sdk", Command::new(&rust).arg(server.url()).output()),
-        ];
-        for (client, conversation) in conversations {
-            let conversation = conversation.unwrap_or_else(|error| panic!("{client} does not start: {error}"));
-            let told = String::from_utf8_lossy(&conversation.stdout).into_owned();
-            for line in told.lines() {
-                println!("{} {client}: {line}", host.name());
-            }
-            let mut announced: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("pushes ")).collect();
-            // In any order: rooms are told of one by one.
-            while !announced.is_empty() {
-                let pushed = gateway.takes();
-                // Or how much is unread.
-                let Some(event_id) = pushed["event_id"].as_str() else { continue };
-                let place = announced.iter().position(|announced| *announced == event_id);
-                announced.remove(place.unwrap_or_else(|| panic!("this was to wake nobody: {pushed}")));
-                passed += 1;
-            }
-            if !conversation.status.success() {
-                eprintln!("{}", String::from_utf8_lossy(&conversation.stderr));
-            }
-            let steps = told.lines().filter(|line| line.starts_with("ok ")).count();
-            passed += steps;
-            // A conversation that ends badly without saying why has failed too.
-            let refused = told.lines().filter(|line| line.starts_with("FAILED ")).count();
-            failed += if conversation.status.success() && steps > 0 { refused } else { refused.max(1) };
+        for (client, command) in [
+            ("matrix-js-sdk", script("conversation.mjs").arg(server.url())),
+            ("matrix-js-sdk", script("rooms.mjs").arg(server.url())),
+            ("matrix-js-sdk", script("account.mjs").arg(server.url())),
+            ("matrix-js-sdk", script("threads.mjs").arg(server.url())),
+            ("matrix-js-sdk", script("finding.mjs").arg(server.url())),
+            ("matrix-js-sdk", script("push.mjs").arg(server.url()).arg(gateway.url())),
+            ("matrix-js-sdk", script("encryption.mjs").arg(server.url())),
+            ("matrix-sdk", Command::new(&rust).arg(server.url())),
+        ] {
+            let held = hold(command, &gateway, |line| println!("{} {client}: {line}", host.name()))
+                .unwrap_or_else(|error| panic!("{client} cannot be talked with: {error}"));
+            passed += held.passed;
+            failed += held.failed;
         }
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Default)]
+struct Held {
+    passed: usize,
+    failed: usize,
+}
+
+/// Lets a client hold its conversation to the end. One that says «pushes EVENT» hears an empty line once the gateway was told
+/// of that event, as the next that it is told of.
+fn hold(command: &mut Command, gateway: &Gateway, show: impl Fn(&str)) -> Result<Held, Error> {
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (mut hears, says) = (client.stdin.take().expect("piped"), client.stdout.take().expect("piped"));
+    let mut complains = client.stderr.take().expect("piped");
+    let complaints = thread::spawn(move || {
+        let mut all = Vec::new();
+        complains.read_to_end(&mut all).map(|_| all)
+    });
+    let mut held = Held::default();
+    for line in BufReader::new(says).lines() {
+        let line = line?;
+        show(&line);
+        if let Some(event_id) = line.strip_prefix("pushes ") {
+            // Notifications without an event say how much is unread.
+            let pushed = std::iter::repeat_with(|| gateway.takes()).find(|pushed| pushed["event_id"].is_string());
+            assert_eq!(pushed.expect("there is always a next")["event_id"], event_id, "this was to wake nobody");
+            held.passed += 1;
+            hears.write_all(b"\n")?;
+        }
+        held.passed += usize::from(line.starts_with("ok "));
+        held.failed += usize::from(line.starts_with("FAILED "));
+    }
+    let ended = client.wait()?;
+    let complaints = complaints.join().expect("it only reads")?;
+    if !ended.success() {
+        eprintln!("{}", String::from_utf8_lossy(&complaints));
+    }
+    // A conversation that ends badly without saying why has failed too.
+    if held.failed == 0 && (!ended.success() || held.passed == 0) {
+        held.failed = 1;
+    }
+    Ok(held)
 }

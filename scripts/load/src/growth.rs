@@ -154,6 +154,15 @@ impl Two {
     }
 }
 
+/// Makes actors forget what they have in memory.
+async fn evict(hooks: &mut Client, kind: &str, ids: &[String]) -> Result<()> {
+    for id in ids {
+        let order = serde_json::json!({ "kind": kind, "id": id });
+        hooks.post("/_myelin/test/evict", &order).await?.ok()?;
+    }
+    Ok(())
+}
+
 async fn nothing<T>(_: &mut T) -> Result<()> {
     Ok(())
 }
@@ -226,11 +235,10 @@ impl Bench<'_> {
     async fn rooms(&mut self, largest: usize) -> Result<Curves> {
         let mut curves = Curves::new(ROOMS);
         let mut two = self.two("rooms").await?;
-        let mut rooms = 1;
+        let mut rooms = vec![two.room.clone()];
         for size in steps(largest) {
-            while rooms < size {
-                two.reader.creates_room("private_chat").await?;
-                rooms += 1;
+            while rooms.len() < size {
+                rooms.push(two.reader.creates_room("private_chat").await?);
             }
             self.begin(&mut two, &mut curves, size).await?;
             self.usual(&mut two, &mut curves).await?;
@@ -240,6 +248,14 @@ impl Bench<'_> {
             let list = async |two: &mut Two| two.reader.gets("/_matrix/client/v3/joined_rooms").await;
             let point = self.times(&mut two, nothing, list).await?;
             curves.add("/joined_rooms", Grows::WithAnswer, point);
+            if let Some(hooks) = self.hooks.take() {
+                let mut asleep = (&mut two, hooks);
+                let put_to_sleep = async |(_, hooks): &mut (_, Client)| evict(hooks, "room", &rooms).await;
+                let wake = async |(two, _): &mut (&mut Two, Client)| two.reader.syncs_lazily().await;
+                let point = self.times(&mut asleep, put_to_sleep, wake).await?;
+                curves.add("initial sync, lazy, all rooms asleep", Grows::WithAnswer, point);
+                self.hooks = Some(asleep.1);
+            }
             self.asleep(&mut two, &mut curves).await?;
             self.memory(&mut curves).await?;
         }
@@ -284,7 +300,8 @@ impl Bench<'_> {
         let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=50", two.room);
         let point = self.times(two, nothing, async |two: &mut Two| two.reader.gets(&path).await).await?;
         curves.add("/messages, the newest", Grows::Not, point);
-        let grows = if curves.of == ROOMS { Grows::WithAnswer } else { Grows::Not };
+        // Of many rooms some are awake, some are not: those that all sleep are compared.
+        let grows = if curves.of == ROOMS { Grows::Somehow } else { Grows::Not };
         let point = self.times(two, nothing, async |two: &mut Two| two.reader.syncs_lazily().await).await?;
         curves.add("initial sync, lazy", grows, point);
         Ok(())
@@ -325,7 +342,7 @@ impl Bench<'_> {
         let Some(mut hooks) = self.hooks.take() else { return Ok(()) };
         let is_user = curves.of == ROOMS;
         let (kind, id) = if is_user { ("user", &two.reader.id) } else { ("room", &two.room) };
-        let order = serde_json::json!({ "kind": kind, "id": id });
+        let sleeper = [id.clone()];
         let mut point = Point::default();
         for _sample in 0..self.samples {
             two.says().await?;
@@ -334,7 +351,7 @@ impl Bench<'_> {
                 two.says().await?;
                 sleep(NUDGED_WITHIN).await;
             }
-            hooks.post("/_myelin/test/evict", &order).await?.ok()?;
+            evict(&mut hooks, kind, &sleeper).await?;
             if is_user {
                 self.once(&mut point, two, Two::hears).await?;
             } else {

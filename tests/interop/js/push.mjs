@@ -2,8 +2,10 @@
 //
 //   node push.mjs URL GATEWAY
 //
-// Besides the steps, prints «pushes EVENT» for each event of which the gateway must hear, and of no other.
+// Besides the steps, prints «pushes EVENT» for each event of which the gateway must hear, and of no other, and waits for a line
+// that says that it did: what is not pushed yet goes with its pusher.
 
+import { createInterface } from 'node:readline';
 import { MsgType } from 'matrix-js-sdk';
 import { assert, heard, joins, logIn, register, start, take } from './people.mjs';
 
@@ -15,7 +17,12 @@ const pusher = {
 };
 const says = async (room, body, more = {}) =>
   (await alice.sendMessage(room, { msgtype: MsgType.Text, body, ...more })).event_id;
-const pushes = (eventId) => process.stdout.write(`pushes ${eventId}\n`);
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const pushes = async (eventId) => {
+  process.stdout.write(`pushes ${eventId}\n`);
+  const { done } = await answers.next();
+  assert(!done, 'nobody says whether it was pushed');
+};
 
 const steps = {
   async 'a client says where it is woken'() {
@@ -34,11 +41,11 @@ const steps = {
     assert(pushers.length === 1 && pushers[0].data.url === gateway, JSON.stringify(pushers));
   },
   async 'it is woken by a message'() {
-    pushes(await says(loud, 'wake up'));
+    await pushes(await says(loud, 'wake up'));
   },
   async 'a muted room wakes it by mentions only'() {
     await says(muted, 'not heard');
-    pushes(await says(muted, 'bob!', { 'm.mentions': { user_ids: [bob.getUserId()] } }));
+    await pushes(await says(muted, 'bob!', { 'm.mentions': { user_ids: [bob.getUserId()] } }));
   },
   async 'what woke it is listed'() {
     const { notifications } = await bob.http.authedRequest('GET', '/notifications', { only: 'highlight' });
