@@ -3,7 +3,7 @@
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, and any carrier repeats exactly
 //! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
 //! at the lease's end finds another one. A server that does not answer is left alone for longer and longer, up to
-//! [`PAUSE_MS_MAX`], and tried at once when it is heard of.
+//! [`PAUSE_MS_MAX`], and tried at once when it is heard of. One that refuses what is sent gets less at once (`portion.rs`).
 //! Spec: Server-Server API, "Transactions".
 
 use domain::backoff;
@@ -11,7 +11,7 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
-use super::{Destination, store};
+use super::{Destination, portion, store};
 use crate::{Call, Cx, Error, presence::Presence, schedule};
 
 /// The schedule's name for finding a carrier.
@@ -59,6 +59,9 @@ pub struct Range {
     /// The position before it.
     pub after: u64,
     pub up_to: u64,
+    /// The most events of it, and of all ranges together, if that is fewer than usual: the server refused more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_max: Option<u64>,
 }
 
 /// A transaction.
@@ -86,12 +89,18 @@ pub struct StartAttempt {
 pub struct Acknowledge {
     pub carrier: String,
     pub transaction_id: String,
+    /// Up to which of the EDUs it has. Fewer than the attempt has are sent where an earlier release took more than fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edus_up_to: Option<u64>,
 }
 
 /// What was sent did not get there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportFailure {
     pub carrier: String,
+    /// The transaction, if the server refuses it for what is in it: it would refuse it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// A carrier stops although there may be more: the next one need not wait for the end of its lease.
@@ -159,6 +168,8 @@ pub(super) struct Standing {
     /// Whether it was away, and has not got since what it is owed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     was_away: bool,
+    #[serde(default, skip_serializing_if = "portion::Refusals::are_none")]
+    pub(super) refusals: portion::Refusals,
 }
 
 impl Standing {
@@ -208,8 +219,19 @@ fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
     Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty() || is_owed_edus(sql)?)
 }
 
-fn is_owed_edus(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(!store::edus(sql, None, 1)?.is_empty() || !store::owed_device_lists(sql, 1)?.is_empty())
+pub(super) fn is_owed_edus(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(store::is_any_edu(sql)? || !store::owed_device_lists(sql, 1)?.is_empty())
+}
+
+/// What is in an attempt needs not be sent any more, of its EDUs those up to a position.
+pub(super) fn settle(tx: &Tx<'_>, attempt: &Attempt, edus_up_to: Option<u64>) -> Result<(), Error> {
+    for range in &attempt.ranges {
+        store::sent(tx, range.room_id.as_str(), range.up_to)?;
+    }
+    if let Some(up_to) = edus_up_to {
+        store::forget_edus(tx, up_to)?;
+    }
+    Ok(store::forget_fact(tx, "attempt")?)
 }
 
 impl Destination {
@@ -243,11 +265,13 @@ impl Destination {
         let work = match attempt(&**tx)? {
             Some(attempt) => Work::Repeat(attempt),
             None => {
+                let portion = portion::next(&**tx, &standing)?;
+                let events_max = (!standing.refusals.are_none()).then_some(portion.events);
                 let mut owed = Vec::new();
-                for cursor in store::owed(&**tx, ROOMS_MAX)? {
+                for cursor in store::owed(&**tx, ROOMS_MAX.min(portion.events))? {
                     let room_id = cursor.room_id.try_into();
                     let room_id = room_id.map_err(|_| platform::Fault::new("a room has an id that is none"))?;
-                    owed.push(Range { room_id, after: cursor.sent, up_to: cursor.owed });
+                    owed.push(Range { room_id, after: cursor.sent, up_to: cursor.owed, events_max });
                 }
                 if standing.was_away && !owed.is_empty() { Work::Missed(owed) } else { Work::Owed(owed) }
             }
@@ -274,26 +298,23 @@ impl Destination {
         let transaction_id = standing.last_transaction.to_string();
         let attempt = Attempt { transaction_id, ranges: call.ranges, edus_up_to: call.edus_up_to };
         store::set_fact(tx, "attempt", &serde_json::to_string(&attempt)?)?;
+        standing.refusals.attempt_starts();
         standing.lease(tx, cx, call.carrier)?;
         Ok(Some(attempt))
     }
 
     pub(super) fn acknowledge(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: Acknowledge) -> Result<(), Error> {
+        let mut standing = Standing::load(&**tx)?;
+        let is_as_it_was = standing.failures == 0 && standing.refusals.are_none();
         if !self.ours.is_acknowledged(&call.transaction_id) {
             // A carrier that was given up may have been successful all the same.
             let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
                 return Ok(());
             };
-            for range in &attempt.ranges {
-                store::sent(tx, range.room_id.as_str(), range.up_to)?;
-            }
-            if let Some(up_to) = attempt.edus_up_to {
-                store::forget_edus(tx, up_to)?;
-            }
-            store::forget_fact(tx, "attempt")?;
+            settle(tx, &attempt, call.edus_up_to.or(attempt.edus_up_to))?;
+            standing.refusals.attempt_is_taken();
         }
-        let mut standing = Standing::load(&**tx)?;
-        if standing.failures > 0 {
+        if !is_as_it_was {
             (standing.failures, standing.not_before_ms) = (0, 0);
             standing.save(tx)?;
         }
@@ -302,14 +323,22 @@ impl Destination {
 
     pub(super) fn report_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportFailure) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
-        if !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
+        // Refused presence is not told again: something newer will be.
+        let was_presence = call.refused.as_ref().is_some_and(|refused| self.ours.is_acknowledged(refused));
+        if !was_presence && !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
-        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, standing.failures, PAUSE_MS_MAX);
+        let failures_before = standing.failures.saturating_add(standing.refusals.count());
+        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures_before, PAUSE_MS_MAX);
         // Servers that fell silent together are not all tried again together.
         let [chance] = cx.random()?;
         let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
-        standing.failures = standing.failures.saturating_add(1);
+        let refused = attempt(&**tx)?.filter(|attempt| call.refused.as_ref() == Some(&attempt.transaction_id));
+        match refused {
+            Some(refused) => portion::is_refused(tx, &mut standing, &refused)?,
+            None if was_presence => {}
+            None => standing.failures = standing.failures.saturating_add(1),
+        }
         standing.was_away |= standing.failures >= AWAY_FAILURES;
         standing.not_before_ms = cx.now_ms.saturating_add(pause_ms);
         standing.carrier = None;
@@ -371,7 +400,7 @@ mod tests {
 
     fn acknowledges(world: &World, attempt: &Attempt) {
         let transaction_id = attempt.transaction_id.clone();
-        world.call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id }).unwrap();
+        world.call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id, edus_up_to: None }).unwrap();
     }
 
     fn is_called(world: &World) -> bool {
@@ -391,7 +420,7 @@ mod tests {
                 while !matches!(take(&world, "one"), Work::Owed(_) | Work::Missed(_)) {
                     world.passes(10_000);
                 }
-                world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+                world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
             }
         };
         fails(AWAY_FAILURES - 1);
@@ -472,7 +501,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..6 {
             start(&world, "one", 30);
-            world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+            world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
             is_called(&world);
             let before_ms = world.now_ms();
             while !is_called(&world) {
@@ -483,7 +512,7 @@ mod tests {
         }
         assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
         start(&world, "one", 30);
-        world.call(THERE, &ReportFailure { carrier: "one".to_owned() }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
         is_called(&world);
         world.call(THERE, &IsUp {}).unwrap();
         assert!(is_called(&world));

@@ -6,11 +6,17 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Destination, OwedDeviceList, carrying, store};
+use super::{
+    Destination, OwedDeviceList,
+    carrying::{self, Standing},
+    portion, store,
+};
 use crate::{Call, Cx, Error};
 
-/// Spec: «at most … 100 EDUs».
-const EDUS_MAX: u64 = 100;
+/// Bytes of EDUs after which a transaction has no more of them. Any has at least one.
+const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
+/// EDUs that are read at once.
+const READ_AT_ONCE: u64 = 10;
 /// Users whose devices are looked at for one transaction.
 const DEVICE_LISTS_MAX: u64 = 20;
 /// What is kept for a server that does not answer: of more, the oldest is dropped.
@@ -31,7 +37,7 @@ impl Call for QueueEdu {
     type Reply = ();
 }
 
-/// The next of them; or those up to a position, again.
+/// The next of them, as many as fit into one transaction; or those up to a position, again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetEdus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,10 +87,26 @@ impl Destination {
     }
 
     pub(super) fn get_edus(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: GetEdus) -> Result<Edus, Error> {
+        let edus_max = match call.up_to {
+            Some(_) => portion::EDUS_MAX,
+            None => portion::next(sql, &Standing::load(sql)?)?.edus,
+        };
         let mut edus = Edus::default();
-        for (position, json) in store::edus(sql, call.up_to, EDUS_MAX)? {
-            edus.edus.push(RawValue::from_string(json)?);
-            edus.up_to = Some(position);
+        let mut bytes = 0_usize;
+        'transaction: while (edus.edus.len() as u64) < edus_max {
+            let limit = edus_max.saturating_sub(edus.edus.len() as u64).min(READ_AT_ONCE);
+            let page = store::edus(sql, edus.up_to.unwrap_or(0), call.up_to, limit)?;
+            if page.is_empty() {
+                break;
+            }
+            for (position, json) in page {
+                bytes = bytes.saturating_add(json.len());
+                if bytes > TRANSACTION_BYTES_MAX && edus.up_to.is_some() {
+                    break 'transaction;
+                }
+                edus.edus.push(RawValue::from_string(json)?);
+                edus.up_to = Some(position);
+            }
         }
         if call.up_to.is_none() {
             edus.device_lists = store::owed_device_lists(sql, DEVICE_LISTS_MAX)?;

@@ -26,6 +26,7 @@ mod carrying;
 mod device_lists;
 mod edus;
 mod our_presence;
+mod portion;
 mod room_moved;
 mod store;
 mod their_presence;

@@ -98,11 +98,16 @@ pub(super) fn put_edu(tx: &Tx<'_>, key: &str, json: &str, on_its_way: u64, kept_
     Ok(())
 }
 
-/// Up to `limit` EDUs, the oldest first; up to a position, if one is given.
-pub(super) fn edus(sql: &dyn Sql, up_to: Option<u64>, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
+/// Whether any EDU waits.
+pub(super) fn is_any_edu(sql: &dyn Sql) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM edu LIMIT 1", &[])?.is_empty())
+}
+
+/// Up to `limit` EDUs after a position, the oldest first; up to another one, if that is given.
+pub(super) fn edus(sql: &dyn Sql, after: u64, up_to: Option<u64>, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
     sql.query(
-        "SELECT position, json FROM edu WHERE ?1 IS NULL OR position <= ?1 ORDER BY position LIMIT ?2",
-        &[up_to.into(), limit.into()],
+        "SELECT position, json FROM edu WHERE position > ?1 AND position <= ?2 ORDER BY position LIMIT ?3",
+        &[after.into(), up_to.unwrap_or(platform::INTEGER_MAX as u64).into(), limit.into()],
     )?
     .into_iter()
     .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))

@@ -120,7 +120,7 @@ fn what_a_room_does_for_other_servers() {
 
 #[test]
 fn what_a_destination_is_told_and_asked() {
-    let range = || Range { room_id: room(), after: 1, up_to: 2 };
+    let range = || Range { room_id: room(), after: 1, up_to: 2, events_max: None };
     let encoded = json!({ "room_id": "!room:a", "after": 1, "up_to": 2 });
     pinned(
         &destination::RoomMoved { room_id: room(), since: 1, to: 2 },
@@ -144,10 +144,23 @@ fn what_a_destination_is_told_and_asked() {
     );
     pinned_reply::<destination::StartAttempt>(repeated);
     pinned(
-        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into() },
+        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into(), edus_up_to: None },
         json!({ "carrier": "c", "transaction_id": "5" }),
     );
-    pinned(&destination::ReportFailure { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(
+        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into(), edus_up_to: Some(7) },
+        json!({ "carrier": "c", "transaction_id": "5", "edus_up_to": 7 }),
+    );
+    pinned(&destination::ReportFailure { carrier: "c".into(), refused: None }, json!({ "carrier": "c" }));
+    pinned(
+        &destination::ReportFailure { carrier: "c".into(), refused: Some("5".into()) },
+        json!({ "carrier": "c", "refused": "5" }),
+    );
+    let less = Work::Owed(vec![Range { events_max: Some(3), ..range() }]);
+    assert_eq!(
+        serde_json::to_value(&less).unwrap(),
+        json!({ "owed": [{ "room_id": "!room:a", "after": 1, "up_to": 2, "events_max": 3 }] })
+    );
     pinned(&destination::StopCarrying { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&destination::IsUp {}, json!({}));
     let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::Refusal;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ruma_client_api::to_device::send_event_to_device::v3::{Request, Response};
-use ruma_common::{OwnedServerName, OwnedUserId, serde::Raw};
+use ruma_common::{OwnedServerName, OwnedUserId, TransactionId, serde::Raw};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +15,9 @@ use crate::{Caller, Context, Failure, Routes};
 
 /// Users who are written to at once.
 const USERS_MAX: usize = 5_000;
+/// Bytes of messages in one EDU for another server: of more, there are several.
+const EDU_BYTES_MAX: usize = 64 * 1024;
+const MESSAGE_ID_CHARS_MAX: usize = 32;
 /// Users who are told at the same time.
 const USERS_AT_ONCE: usize = 32;
 
@@ -31,7 +34,6 @@ async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response
     if request.messages.len() > USERS_MAX {
         return Err(Refusal::InvalidParam(format!("{USERS_MAX} users may be written to at once")).into());
     }
-    let message_id = message_id(&caller, &request);
     let mut users: Vec<(OwnedUserId, Messages)> = Vec::new();
     let mut elsewhere: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, Messages>> = BTreeMap::new();
     for (user_id, devices) in request.messages {
@@ -44,17 +46,19 @@ async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response
             elsewhere.entry(user_id.server_name().to_owned()).or_default().insert(user_id, messages);
         }
     }
-    for (server, messages) in elsewhere.iter().filter(|(server, _)| cx.talks_to(server)) {
-        let event_type = request.event_type.to_string();
-        cx.write_to_devices_elsewhere(server, &caller.user_id, &message_id, &event_type, messages).await?;
+    let (caller, event_type, txn_id) = (&caller, &request.event_type.to_string(), &request.txn_id);
+    for (server, messages) in elsewhere.into_iter().filter(|(server, _)| cx.talks_to(server)) {
+        for (number, part) in in_parts(messages).into_iter().enumerate() {
+            let message_id = message_id(caller, event_type, txn_id, number);
+            cx.write_to_devices_elsewhere(&server, &caller.user_id, &message_id, event_type, &part).await?;
+        }
     }
-    let (caller, event_type, txn_id) = (&caller, &request.event_type, &request.txn_id);
     let calls = users.into_iter().map(|(user_id, messages)| async move {
         let call = ReceiveToDevice {
             sender: caller.user_id.clone(),
             sender_device: caller.device_id.clone(),
             txn_id: txn_id.to_string(),
-            event_type: event_type.to_string(),
+            event_type: event_type.clone(),
             messages,
         };
         match cx.user(&user_id).call(&call).await {
@@ -66,13 +70,64 @@ async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response
     Ok(Response::new())
 }
 
-/// The same for a repeated transaction, and no other's.
-fn message_id(caller: &Caller, request: &Request) -> String {
+/// The messages for a server's users, in as few parts as keep each small. The same messages make the same parts.
+fn in_parts(messages: BTreeMap<OwnedUserId, Messages>) -> Vec<BTreeMap<OwnedUserId, Messages>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), BTreeMap::<OwnedUserId, Messages>::new(), 0_usize);
+    for (user_id, messages) in messages {
+        for (device_id, content) in messages {
+            let size = user_id.as_str().len() + device_id.len() + content.get().len();
+            bytes = bytes.saturating_add(size);
+            if bytes > EDU_BYTES_MAX && !part.is_empty() {
+                parts.push(std::mem::take(&mut part));
+                bytes = size;
+            }
+            part.entry(user_id.clone()).or_default().insert(device_id, content);
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+/// The same for a repeated transaction, and no other's. Spec: `message_id` has «maximum length 32 codepoints».
+fn message_id(caller: &Caller, event_type: &str, txn_id: &TransactionId, part: usize) -> String {
     let mut hash = Sha256::new();
-    for part in [caller.user_id.as_str(), caller.device_id.as_str(), &request.event_type.to_string()] {
+    for part in [caller.user_id.as_str(), caller.device_id.as_str(), event_type, &part.to_string()] {
         hash.update(part);
         hash.update([0]);
     }
-    hash.update(request.txn_id.as_str());
-    BASE64_URL_SAFE_NO_PAD.encode(hash.finalize())
+    hash.update(txn_id.as_str());
+    let mut id = BASE64_URL_SAFE_NO_PAD.encode(hash.finalize());
+    id.truncate(MESSAGE_ID_CHARS_MAX);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{json, value::to_raw_value};
+
+    use super::{EDU_BYTES_MAX, Messages, in_parts};
+
+    fn messages(devices: &[(&str, usize)]) -> Messages {
+        let content = |bytes: usize| to_raw_value(&json!({ "x": "x".repeat(bytes) })).unwrap();
+        devices.iter().map(|(device, bytes)| ((*device).to_owned(), content(*bytes))).collect()
+    }
+
+    #[test]
+    fn much_for_one_server_goes_in_parts() {
+        let user = |name: &str| ruma_common::OwnedUserId::try_from(format!("@{name}:there.test")).unwrap();
+        let half = EDU_BYTES_MAX / 2;
+        let all = BTreeMap::from([
+            (user("a"), messages(&[("A", 10), ("B", half), ("C", half), ("D", 20)])),
+            (user("b"), messages(&[("E", 30), ("F", EDU_BYTES_MAX), ("G", 40)])),
+            (user("c"), messages(&[])),
+        ]);
+        let parts = in_parts(all);
+        let names = |part: &BTreeMap<_, Messages>| part.values().flat_map(BTreeMap::keys).cloned().collect::<String>();
+        assert_eq!(parts.iter().map(names).collect::<Vec<_>>(), ["AB", "CDE", "F", "G"]);
+        assert!(in_parts(BTreeMap::new()).is_empty());
+    }
 }

@@ -269,6 +269,13 @@ async fn refused(mut response: OutgoingResponse) -> AskError {
     }
     match serde_json::from_slice::<Told>(&body) {
         Ok(Told { errcode, error, body }) => AskError::Refused { status, errcode, message: error, body },
+        // A proxy's, in front of the server.
+        Err(_) if status == StatusCode::PAYLOAD_TOO_LARGE => AskError::Refused {
+            status,
+            errcode: "M_TOO_LARGE".to_owned(),
+            message: "a proxy finds it too large".to_owned(),
+            body: Map::new(),
+        },
         // A proxy in front of a server that is down.
         Err(_) if status.is_server_error() => AskError::Unreachable(format!("{status}")),
         Err(_) => AskError::Nonsense(format!("{status} that is not Matrix's")),

@@ -10,7 +10,7 @@ use actors::{
     },
     room::{GetNewestOutgoing, GetOutgoing, NewestOutgoing, Outgoing},
 };
-use http::Method;
+use http::{Method, StatusCode};
 use ruma_common::{OwnedServerName, ServerName};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -43,7 +43,7 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
         work => work?,
     };
     let is_missed = matches!(work, Work::Missed(_));
-    let (attempt, events, edus) = match work {
+    let (attempt, events, edus, edus_up_to) = match work {
         Work::Nothing => return Ok(false),
         Work::Repeat(attempt) => {
             let mut events = Vec::new();
@@ -54,11 +54,11 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
                 up_to @ Some(_) => cx.call(server.as_str(), &GetEdus { up_to }).await?,
                 None => Edus::default(),
             };
-            (attempt, events, edus.edus)
+            (attempt, events, edus.edus, edus.up_to)
         }
         Work::Presence { transaction_id, presences } => {
             let attempt = Attempt { transaction_id, ranges: Vec::new(), edus_up_to: None };
-            (attempt, Vec::new(), vec![edus::presence(&presences, cx.now_ms())?])
+            (attempt, Vec::new(), vec![edus::presence(&presences, cx.now_ms())?], None)
         }
         Work::Owed(owed) | Work::Missed(owed) => {
             let (ranges, events) = fill(cx, server, owed, is_missed).await?;
@@ -71,7 +71,7 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
             }
             let start = StartAttempt { carrier: carrier.clone(), ranges, edus_up_to: edus.up_to };
             let Some(attempt) = cx.call(server.as_str(), &start).await? else { return Ok(false) };
-            (attempt, events, edus.edus)
+            (attempt, events, edus.edus, edus.up_to)
         }
     };
     // What moved in the rooms may have been nothing for others.
@@ -80,15 +80,22 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
     match sent {
         Ok(()) => {
             let transaction_id = attempt.transaction_id;
-            cx.call(server.as_str(), &Acknowledge { carrier, transaction_id }).await?;
+            cx.call(server.as_str(), &Acknowledge { carrier, transaction_id, edus_up_to }).await?;
             Ok(true)
         }
         Err(error) => {
             tracing::info!(%server, %error, "a server did not take what was sent");
-            cx.call(server.as_str(), &ReportFailure { carrier }).await?;
+            let refused = is_refused(&error).then_some(attempt.transaction_id);
+            cx.call(server.as_str(), &ReportFailure { carrier, refused }).await?;
             Ok(false)
         }
     }
+}
+
+/// Whether the server would say the same of the same transaction again.
+fn is_refused(error: &AskError) -> bool {
+    let AskError::Refused { status, .. } = error else { return false };
+    matches!(*status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 /// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest never:
@@ -100,13 +107,14 @@ async fn fill(
     is_missed: bool,
 ) -> Result<(Vec<Range>, Vec<Box<RawValue>>), Failure> {
     let (mut ranges, mut events, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+    let events_max = owed.iter().filter_map(|range| range.events_max).min().unwrap_or(PDUS_MAX).min(PDUS_MAX);
     for range in owed {
-        let left = PDUS_MAX.saturating_sub(events.len() as u64);
+        let left = events_max.saturating_sub(events.len() as u64);
         if left == 0 || bytes > TRANSACTION_BYTES_MAX {
             break;
         }
         let page = if is_missed {
-            newest(cx, server, &range).await?
+            newest(cx, server, &range, events_max).await?
         } else {
             let page = outgoing(cx, server, &range, left).await?;
             NewestOutgoing { after: range.after, events: page.events, up_to: page.up_to }
@@ -116,7 +124,7 @@ async fn fill(
         }
         bytes = bytes.saturating_add(page.events.iter().map(|event| event.get().len()).sum());
         events.extend(page.events);
-        ranges.push(Range { after: page.after, up_to: page.up_to, ..range });
+        ranges.push(Range { after: page.after, up_to: page.up_to, events_max: None, ..range });
     }
     Ok((ranges, events))
 }
@@ -126,9 +134,9 @@ async fn outgoing(cx: &Context, server: &ServerName, range: &Range, limit: u64) 
     cx.room(&range.room_id).call(&call).await
 }
 
-async fn newest(cx: &Context, server: &ServerName, range: &Range) -> Result<NewestOutgoing, Failure> {
+async fn newest(cx: &Context, server: &ServerName, range: &Range, limit: u64) -> Result<NewestOutgoing, Failure> {
     let Range { after, up_to, .. } = *range;
-    let call = GetNewestOutgoing { server: server.to_owned(), after, up_to, limit: PDUS_MAX };
+    let call = GetNewestOutgoing { server: server.to_owned(), after, up_to, limit };
     cx.room(&range.room_id).call(&call).await
 }
 
