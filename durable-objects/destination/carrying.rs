@@ -26,6 +26,9 @@ const PAUSE_MS_MAX: u64 = 3_600_000;
 /// A server that did not answer this often in a row was away, for eight minutes or more: what it missed is not told from
 /// the beginning.
 const AWAY_FAILURES: u32 = 9;
+/// A server that shares no room, and did not answer this often in a row, for about three days, is given up, with the EDUs
+/// that wait for it: anybody could have invented it.
+const STRANGER_FAILURES_MAX: u32 = 80;
 /// Rooms in one transaction. Spec: at most 50 PDUs are in one.
 const ROOMS_MAX: u64 = 50;
 
@@ -344,6 +347,10 @@ impl Destination {
         standing.carrier = None;
         standing.save(tx)?;
         schedule::cancel(tx, DUE)?;
+        if standing.failures >= STRANGER_FAILURES_MAX && !store::is_any_room(&**tx)? {
+            store::forget_all_edus(tx)?;
+            return Ok(store::forget_fact(tx, "attempt")?);
+        }
         Ok(schedule::at(tx, cx, DUE, standing.not_before_ms)?)
     }
 
@@ -377,10 +384,14 @@ mod tests {
     use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
 
     use super::{
-        AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, Range, ReportFailure, StartAttempt, StopCarrying,
-        TakeWork, Work,
+        AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, PAUSE_MS_MAX, Range, ReportFailure, STRANGER_FAILURES_MAX,
+        StartAttempt, StopCarrying, TakeWork, Work,
     };
-    use crate::{CallError, destination::RoomMoved, world::World};
+    use crate::{
+        CallError,
+        destination::{GetEdus, QueueEdu, RoomMoved},
+        world::World,
+    };
 
     const THERE: &str = "there.test";
 
@@ -517,6 +528,37 @@ mod tests {
         world.call(THERE, &IsUp {}).unwrap();
         assert!(is_called(&world));
         assert!(matches!(take(&world, "one"), Work::Repeat(_)));
+    }
+
+    #[test]
+    fn a_server_that_shares_no_room_and_never_answers_is_given_up() {
+        let fails = |world: &World| {
+            let mut times = 0;
+            while times < 2 * STRANGER_FAILURES_MAX && is_called(world) {
+                assert!(matches!(take(world, "one"), Work::Owed(_) | Work::Missed(_)), "it is called for something");
+                world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+                is_called(world);
+                world.passes(2 * PAUSE_MS_MAX);
+                times += 1;
+            }
+            times
+        };
+        let world = world();
+        let writes = |number: u32| {
+            let edu = serde_json::value::to_raw_value("x").unwrap();
+            world.call(THERE, &QueueEdu { key: number.to_string(), edu }).unwrap();
+        };
+        writes(0);
+        writes(1);
+        assert_eq!(fails(&world), STRANGER_FAILURES_MAX);
+        assert!(world.call(THERE, &GetEdus { up_to: None }).unwrap().edus.is_empty());
+        // What is new is tried once.
+        writes(2);
+        assert_eq!(fails(&world), 1);
+        // Who shares a room is never given up.
+        writes(3);
+        moves(&world, 30);
+        assert_eq!(fails(&world), 2 * STRANGER_FAILURES_MAX);
     }
 
     #[test]

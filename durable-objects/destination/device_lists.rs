@@ -10,7 +10,7 @@ use ruma_common::OwnedUserId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Destination, carrying, edus::KEPT_MAX, store};
+use super::{Destination, edus, store};
 use crate::{Call, Cx, Error};
 
 /// A local user, who shares a room with the server, changed devices or keys. Told again, also by other rooms, it changes
@@ -72,11 +72,8 @@ impl Destination {
     }
 
     pub(super) fn queue_device_list(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: QueueDeviceList) -> Result<(), Error> {
-        let on_its_way = carrying::edus_on_their_way(&**tx)?;
         for (key, edu) in &call.edus {
-            if !store::has_edu(&**tx, key, edu.get())? {
-                store::put_edu(tx, key, edu.get(), on_its_way, KEPT_MAX)?;
-            }
+            edus::put(tx, key, edu)?;
         }
         Ok(store::devices_told(tx, call.user.as_str(), call.changed_ms, call.devices, call.identity)?)
     }

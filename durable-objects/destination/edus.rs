@@ -19,8 +19,11 @@ const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
 const READ_AT_ONCE: u64 = 10;
 /// Users whose devices are looked at for one transaction.
 const DEVICE_LISTS_MAX: u64 = 20;
-/// What is kept for a server that does not answer: of more, the oldest is dropped.
+/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`]: of more, the oldest is dropped. A larger one
+/// counts for several, so that this bounds their bytes as well.
 pub(super) const KEPT_MAX: u64 = 10_000;
+/// Bytes that count as one EDU.
+const UNIT_BYTES: usize = 8 * 1024;
 
 /// Something for the server. Repeated, it is queued once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +37,17 @@ pub struct QueueEdu {
 impl Call for QueueEdu {
     const ACTOR: ActorKind = ActorKind::Destination;
     const NAME: &'static str = "queue_edu";
+    type Reply = ();
+}
+
+/// As [`QueueEdu`], but only for a server that was owed something before: for any other it is `Absent`, and nothing is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct QueueEduIfKnown(pub QueueEdu);
+
+impl Call for QueueEduIfKnown {
+    const ACTOR: ActorKind = ActorKind::Destination;
+    const NAME: &'static str = "queue_edu_if_known";
     type Reply = ();
 }
 
@@ -78,12 +92,11 @@ impl Call for GetSharedRooms {
 
 impl Destination {
     pub(super) fn queue_edu(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: QueueEdu) -> Result<(), Error> {
-        if store::has_edu(&**tx, &call.key, call.edu.get())? {
-            return Ok(());
-        }
-        let on_its_way = carrying::edus_on_their_way(&**tx)?;
-        store::put_edu(tx, &call.key, call.edu.get(), on_its_way, KEPT_MAX)?;
-        self.look_for_a_carrier(tx, cx)
+        if put(tx, &call.key, &call.edu)? { self.look_for_a_carrier(tx, cx) } else { Ok(()) }
+    }
+
+    pub(super) fn queue_edu_if_known(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: QueueEduIfKnown) -> Result<(), Error> {
+        self.queue_edu(tx, cx, call.0)
     }
 
     pub(super) fn get_edus(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: GetEdus) -> Result<Edus, Error> {
@@ -128,14 +141,67 @@ impl Destination {
     }
 }
 
+/// Queues an EDU. Answers whether that was news.
+pub(super) fn put(tx: &Tx<'_>, key: &str, edu: &RawValue) -> Result<bool, Error> {
+    if store::has_edu(&**tx, key, edu.get())? {
+        return Ok(false);
+    }
+    let on_its_way = carrying::edus_on_their_way(&**tx)?;
+    let units = (edu.get().len() / UNIT_BYTES).saturating_add(1) as u64;
+    store::put_edu(tx, (key, edu.get()), units, on_its_way, KEPT_MAX)?;
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use domain::power::Preset;
     use platform::{ActorKind, Address};
     use ruma_common::user_id;
+    use serde_json::value::to_raw_value;
 
-    use super::GetSharedRooms;
-    use crate::{destination::RoomMoved, world::World};
+    use super::{GetEdus, GetSharedRooms, KEPT_MAX, QueueEdu, QueueEduIfKnown, UNIT_BYTES};
+    use crate::{CallError, destination::RoomMoved, world::World};
+
+    /// What waits begins with this.
+    fn oldest(world: &World) -> String {
+        let edus = world.call("there.test", &GetEdus { up_to: None }).unwrap();
+        edus.edus[0].get().trim_matches(['"', 'x']).to_owned()
+    }
+
+    #[test]
+    fn what_waits_has_a_bound_in_number_and_in_bytes() {
+        let world = World::new(1);
+        let queues = |name: String, bytes: usize| {
+            let edu = to_raw_value(&(name.clone() + &"x".repeat(bytes))).unwrap();
+            world.call("there.test", &QueueEdu { key: name, edu }).unwrap();
+        };
+        for number in 0..KEPT_MAX {
+            queues(number.to_string(), 0);
+        }
+        assert_eq!(oldest(&world), "0");
+        queues("more".to_owned(), 0);
+        assert_eq!(oldest(&world), "1");
+        queues("large".to_owned(), 9 * UNIT_BYTES);
+        assert_eq!(oldest(&world), "11");
+        for number in 0..KEPT_MAX / 100 {
+            queues(format!("large {number}"), 99 * UNIT_BYTES);
+        }
+        assert_eq!(oldest(&world), "large 0");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_server_that_nobody_knows() {
+        let world = World::new(1);
+        let queue = || {
+            let edu = to_raw_value("x").unwrap();
+            world.call("there.test", &QueueEduIfKnown(QueueEdu { key: "a".to_owned(), edu }))
+        };
+        assert!(matches!(queue(), Err(CallError::Absent)));
+        assert!(matches!(world.call("there.test", &GetEdus { up_to: None }), Err(CallError::Absent)));
+        world.call("there.test", &RoomMoved { room_id: "!a:myelin.test".try_into().unwrap(), since: 1, to: 2 }).unwrap();
+        queue().unwrap();
+        assert_eq!(oldest(&world), "");
+    }
 
     /// Also of one that forgot everything before the server came, and in which nothing was said since.
     #[test]

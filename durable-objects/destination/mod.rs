@@ -7,7 +7,7 @@
 //! | call | does |
 //! |---|---|
 //! | [`RoomMoved`] | there is something new in a room |
-//! | [`QueueEdu`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
+//! | [`QueueEdu`], [`QueueEduIfKnown`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
 //! | [`DevicesChanged`], [`QueueDeviceList`] | whose devices changed, and what is told of them |
 //! | [`GetSharedRooms`] | the rooms that are shared with the server |
 //! | [`QueuePresence`] | how a user of ours is, for the server |
@@ -35,7 +35,7 @@ use platform::Tx;
 
 pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work};
 pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
-pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu};
+pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu, QueueEduIfKnown};
 pub use our_presence::QueuePresence;
 pub use room_moved::RoomMoved;
 pub use their_presence::{GetPresences, HearPresence};
@@ -69,6 +69,7 @@ impl Logic for Destination {
         operations! { self, name;
             found RoomMoved => room_moved,
             found QueueEdu => queue_edu,
+            write QueueEduIfKnown => queue_edu_if_known,
             read GetEdus => get_edus,
             found DevicesChanged => devices_changed,
             write QueueDeviceList => queue_device_list,

@@ -78,15 +78,21 @@ pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Faul
     Ok(!sql.query("SELECT 1 FROM edu WHERE key = ?1 AND json = ?2", &[key.into(), json.into()])?.is_empty())
 }
 
-/// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. Of more than
-/// `kept_max`, the oldest that are not on their way are dropped.
-pub(super) fn put_edu(tx: &Tx<'_>, key: &str, json: &str, on_its_way: u64, kept_max: u64) -> Result<(), Fault> {
+/// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. It takes so many
+/// `units` of positions; of more than `kept_max` of these, the oldest EDUs that are not on their way are dropped.
+pub(super) fn put_edu(
+    tx: &Tx<'_>,
+    (key, json): (&str, &str),
+    units: u64,
+    on_its_way: u64,
+    kept_max: u64,
+) -> Result<(), Fault> {
     tx.execute("UPDATE edu SET key = NULL WHERE key = ?1 AND position <= ?2", &[key.into(), on_its_way.into()])?;
     tx.execute("DELETE FROM edu WHERE key = ?1", &[key.into()])?;
     let rows = tx.execute(
-        "INSERT INTO edu (position, key, json) VALUES ((SELECT coalesce(max(position), ?3) + 1 FROM edu), ?1, ?2)
+        "INSERT INTO edu (position, key, json) VALUES ((SELECT coalesce(max(position), ?3) + ?4 FROM edu), ?1, ?2)
          RETURNING position",
-        &[key.into(), json.into(), on_its_way.into()],
+        &[key.into(), json.into(), on_its_way.into(), units.into()],
     )?;
     let position = rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))?;
     if position > kept_max {
@@ -118,6 +124,17 @@ pub(super) fn edus(sql: &dyn Sql, after: u64, up_to: Option<u64>, limit: u64) ->
 pub(super) fn forget_edus(tx: &Tx<'_>, up_to: u64) -> Result<(), Fault> {
     tx.execute("DELETE FROM edu WHERE position <= ?1", &[up_to.into()])?;
     Ok(())
+}
+
+/// Forgets all EDUs.
+pub(super) fn forget_all_edus(tx: &Tx<'_>) -> Result<(), Fault> {
+    tx.execute("DELETE FROM edu", &[])?;
+    Ok(())
+}
+
+/// Whether the server is known to share a room, or to have anybody who looks at our users' devices.
+pub(super) fn is_any_room(sql: &dyn Sql) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM room UNION ALL SELECT 1 FROM device_list LIMIT 1", &[])?.is_empty())
 }
 
 /// Notes that a user's devices changed. Answers whether that was news.

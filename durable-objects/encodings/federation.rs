@@ -164,7 +164,9 @@ fn what_a_destination_is_told_and_asked() {
     pinned(&destination::StopCarrying { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&destination::IsUp {}, json!({}));
     let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();
-    pinned(&destination::QueueEdu { key: "k".into(), edu }, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
+    let queue = destination::QueueEdu { key: "k".into(), edu };
+    pinned(&queue, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
+    pinned(&destination::QueueEduIfKnown(queue), json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
     pinned(&destination::GetEdus { up_to: Some(7) }, json!({ "up_to": 7 }));
     pinned_reply::<destination::GetEdus>(json!({ "edus": [{ "edu_type": "m.x" }], "up_to": 7 }));
     let owed = json!({ "user": "@alice:a", "changed_ms": 5, "devices_after": 1, "identity_after": 2 });

@@ -38,6 +38,7 @@ use ruma_client_api::{
     search::search_events,
     session::login,
     state::send_state_event,
+    to_device::send_event_to_device,
     typing::create_typing_event,
     uiaa::get_uiaa_fallback_page,
     user_directory::search_users,
@@ -113,6 +114,7 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<create_receipt::v3::Request>(&mut table, &[By::Receipts]);
     limit::<set_read_marker::v3::Request>(&mut table, &[By::Receipts]);
     limit::<create_typing_event::v3::Request>(&mut table, &[By::Receipts]);
+    limit::<send_event_to_device::v3::Request>(&mut table, &[By::ToDevice]);
     limit::<report_room::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_content::v3::Request>(&mut table, &[By::Reports]);
     limit::<report_user::v3::Request>(&mut table, &[By::Reports]);
@@ -169,6 +171,7 @@ impl Asked<'_> {
             | RateLimited::MediaCreate
             | RateLimited::Receipts
             | RateLimited::Reports
+            | RateLimited::ToDevice
             | RateLimited::UrlPreviews => vec![digest(self.user_id)],
             RateLimited::Requests => match token(self.request) {
                 Some(token) => vec![digest(token)],
@@ -183,6 +186,7 @@ impl Asked<'_> {
             }
             RateLimited::LoginAccount
             | RateLimited::LoginFailedAttempts
+            | RateLimited::NewServers
             | RateLimited::RemoteQueries
             | RateLimited::RemoteMedia => vec![],
         }

@@ -57,6 +57,10 @@ pub enum RateLimited {
     Reports,
     /// Whatever else the specification has limited, per access token, or per address where there is none.
     Requests,
+    /// Messages to devices, per user: requests, however many each is for.
+    ToDevice,
+    /// Servers that messages to devices are for and of which nothing is known here, per user.
+    NewServers,
     /// Media fetched from other servers, per user, or per address for who did not say who they are.
     RemoteMedia,
     /// URLs asked about, per user.
@@ -65,7 +69,7 @@ pub enum RateLimited {
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -85,6 +89,8 @@ impl RateLimited {
         Self::Receipts,
         Self::Reports,
         Self::Requests,
+        Self::ToDevice,
+        Self::NewServers,
         Self::RemoteMedia,
         Self::UrlPreviews,
     ];
@@ -111,6 +117,8 @@ impl RateLimited {
             Self::Receipts => "RC_RECEIPTS",
             Self::Reports => "RC_REPORTS",
             Self::Requests => "RC_REQUESTS",
+            Self::ToDevice => "RC_TO_DEVICE",
+            Self::NewServers => "RC_NEW_SERVERS",
             Self::RemoteMedia => "RC_REMOTE_MEDIA",
             Self::UrlPreviews => "RC_URL_PREVIEWS",
         }
@@ -133,6 +141,8 @@ impl RateLimited {
             | Self::Receipts
             | Self::Reports
             | Self::Requests
+            | Self::ToDevice
+            | Self::NewServers
             | Self::RemoteMedia
             | Self::UrlPreviews => None,
         }

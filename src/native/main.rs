@@ -7,6 +7,7 @@ mod admin;
 mod chance;
 mod clock;
 mod connection;
+mod errands;
 mod heavy;
 mod listen;
 mod logs;

@@ -1,6 +1,7 @@
 //! `myelin serve`: puts the parts together, and takes them apart in order.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Write as _},
     path::Path,
@@ -16,7 +17,7 @@ use platform::Fault;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{Id, JoinError, JoinSet},
     time::timeout,
 };
 use tracing::{info, warn};
@@ -26,6 +27,7 @@ use crate::{
     chance::Chance,
     clock::SystemClock,
     connection,
+    errands::Errands,
     heavy::HeavyThreads,
     listen::{Accepted, Listener},
     logs,
@@ -48,8 +50,8 @@ const OPEN_MIN: usize = 16;
 const FILES_PER_ACTOR: usize = 3;
 /// Threads for long computations, per thread of the request tier.
 const HEAVY_THREADS: usize = 8;
-/// File handles left to connections and everything else.
-const FILES_SPARE: usize = 512;
+/// File handles left to connections, carriers' among them, and everything else.
+const FILES_SPARE: usize = 768;
 
 pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let config = read_config(options.storage.config.as_deref())?;
@@ -77,6 +79,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     for number in 0..threads {
         let parts = Parts {
             tends: number == 0,
+            threads,
             router: actors.router(),
             metadata: metadata.clone(),
             media: media.clone(),
@@ -174,6 +177,8 @@ struct Tier {
 struct Parts {
     /// Whether this thread does what has to be done from time to time.
     tends: bool,
+    /// How many there are of them.
+    threads: usize,
     router: Router,
     metadata: MetadataSource,
     media: MediaStore,
@@ -231,6 +236,40 @@ async fn tend(server: Rc<Server>) {
     }
 }
 
+/// The carriers of a thread. They are cut off when the process ends: what was not acknowledged is sent again.
+struct Carriers {
+    errands: Errands,
+    at_work: JoinSet<()>,
+    carried_for: HashMap<Id, String>,
+}
+
+impl Carriers {
+    fn of_one_of(threads: usize) -> Self {
+        Self { errands: Errands::new(threads), at_work: JoinSet::new(), carried_for: HashMap::new() }
+    }
+
+    fn ask(&mut self, server: &Rc<Server>, actor: String) {
+        if self.errands.ask(&actor) {
+            self.come(server, actor);
+        }
+    }
+
+    fn went(&mut self, server: &Rc<Server>, went: Result<(Id, ()), JoinError>) {
+        let task = went.map_or_else(|error| error.id(), |(task, ())| task);
+        if let Some(actor) = self.carried_for.remove(&task)
+            && let Some(next) = self.errands.went(&actor)
+        {
+            self.come(server, next);
+        }
+    }
+
+    fn come(&mut self, server: &Rc<Server>, actor: String) {
+        let (server, carried_for) = (server.clone(), actor.clone());
+        let task = self.at_work.spawn_local(async move { server.carry(&actor).await });
+        self.carried_for.insert(task.id(), carried_for);
+    }
+}
+
 async fn serve(
     parts: Parts,
     mut inbox: mpsc::UnboundedReceiver<Accepted>,
@@ -239,6 +278,7 @@ async fn serve(
 ) {
     let trusted_proxies: Rc<[_]> = parts.settings.config.trusted_proxies.as_slice().into();
     let tends = parts.tends;
+    let mut carriers = Carriers::of_one_of(parts.threads);
     let server = Rc::new(parts.server());
     let mut tending = JoinSet::new();
     if tends {
@@ -253,11 +293,8 @@ async fn serve(
                 }
                 None => break,
             },
-            Some(actor) = errands.recv() => {
-                let server = server.clone();
-                // Cut off when the process ends: what was not acknowledged is sent again.
-                tokio::task::spawn_local(async move { server.carry(&actor).await });
-            }
+            Some(actor) = errands.recv() => carriers.ask(&server, actor),
+            Some(went) = carriers.at_work.join_next_with_id() => carriers.went(&server, went),
             Some(_) = connections.join_next() => {}
         }
     }

@@ -13,6 +13,7 @@ on_each_host![
     guessing_registration_tokens_takes_long,
     an_address_cannot_be_made_up,
     receipts_and_reports_are_limited,
+    messages_to_devices_are_limited,
     whatever_else_is_limited_counts_for_a_token,
 ];
 
@@ -178,6 +179,26 @@ fn an_address_cannot_be_made_up(server: &Server) {
     limited(registers(&server, "198.51.100.2, 192.0.2.1", &dummy));
     limited(registers(&server, "192.0.2.1", &dummy));
     registers(&server, "198.51.100.1", &dummy).ok();
+}
+
+fn messages_to_devices_are_limited(server: &Server) {
+    let server = server_with(server, &[("RC_TO_DEVICE", "0.001,6"), ("RC_NEW_SERVERS", "0.001,2")]);
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let mut txn = 0;
+    let mut writes = |to: &str| {
+        txn += 1;
+        let messages = json!({ to: { "*": { "body": "hello" } } });
+        alice.put(&format!("/sendToDevice/m.test/{txn}"), json!({ "messages": messages }))
+    };
+    writes("@x:one.invalid").ok();
+    writes("@x:two.invalid").ok();
+    // Each name that nobody knows is a server to be kept and tried: nobody invents many.
+    limited(writes("@x:three.invalid"));
+    writes("@y:one.invalid").ok();
+    writes(&bob.user_id).ok();
+    writes(&bob.user_id).ok();
+    limited(writes(&bob.user_id));
+    bob.put("/sendToDevice/m.test/1", json!({ "messages": { (&*alice.user_id): { "*": {} } } })).ok();
 }
 
 fn receipts_and_reports_are_limited(server: &Server) {

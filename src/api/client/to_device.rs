@@ -15,6 +15,8 @@ use crate::{Caller, Context, Failure, Routes};
 
 /// Users who are written to at once.
 const USERS_MAX: usize = 5_000;
+/// Servers whose users are written to at once.
+const SERVERS_MAX: usize = 500;
 /// Bytes of messages in one EDU for another server: of more, there are several.
 const EDU_BYTES_MAX: usize = 64 * 1024;
 const MESSAGE_ID_CHARS_MAX: usize = 32;
@@ -29,7 +31,8 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 /// Answers once everybody's inbox holds the messages, and the queue of every other server those for its users. Who does not
-/// exist gets none.
+/// exist gets none. Refused: `InvalidParam` for more than [`USERS_MAX`] users or [`SERVERS_MAX`] servers; as
+/// [`check_to_device`] does; `LimitExceeded` when too many servers are written to of which nothing is known here.
 async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response, Failure> {
     if request.messages.len() > USERS_MAX {
         return Err(Refusal::InvalidParam(format!("{USERS_MAX} users may be written to at once")).into());
@@ -45,6 +48,9 @@ async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response
         } else {
             elsewhere.entry(user_id.server_name().to_owned()).or_default().insert(user_id, messages);
         }
+    }
+    if elsewhere.len() > SERVERS_MAX {
+        return Err(Refusal::InvalidParam(format!("Users of {SERVERS_MAX} servers may be written to at once")).into());
     }
     let (caller, event_type, txn_id) = (&caller, &request.event_type.to_string(), &request.txn_id);
     for (server, messages) in elsewhere.into_iter().filter(|(server, _)| cx.talks_to(server)) {

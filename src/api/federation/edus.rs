@@ -10,7 +10,7 @@ use std::{
 };
 
 use actors::{
-    destination::{GetSharedRooms, HearPresence, QueueEdu},
+    destination::{GetSharedRooms, HearPresence, QueueEdu, QueueEduIfKnown},
     presence::{Presence, PresenceState, PresenceStatus},
     room::{
         DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, NewReceipt, ReceiptKind,
@@ -18,6 +18,7 @@ use actors::{
     },
     user::ReceiveToDevice,
 };
+use domain::RateLimited;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
@@ -287,7 +288,8 @@ impl Context {
         Ok(())
     }
 
-    /// Has messages to devices of users of another server queued for it; repeated, they are queued once.
+    /// Has messages to devices of users of another server queued for it; repeated, they are queued once. A server of which
+    /// nothing is known here, so that it may be nothing but a name, is taken from what the sender may write to of those.
     pub(crate) async fn write_to_devices_elsewhere(
         &self,
         server: &ServerName,
@@ -300,6 +302,13 @@ impl Context {
             "sender": sender, "type": event_type, "message_id": message_id, "messages": messages,
         });
         let edu = to_raw_value(&json!({ "edu_type": "m.direct_to_device", "content": content }))?;
-        self.call(server.as_str(), &QueueEdu { key: format!("to_device {message_id}"), edu }).await
+        let call = QueueEduIfKnown(QueueEdu { key: format!("to_device {message_id}"), edu });
+        match self.call(server.as_str(), &call).await {
+            Err(Failure::Absent) => {
+                self.limit(RateLimited::NewServers, sender.as_str())?.keep();
+                self.call(server.as_str(), &call.0).await
+            }
+            outcome => outcome,
+        }
     }
 }
