@@ -50,15 +50,14 @@ impl StateAt {
     /// The one that these held events make, told by how it differs from the log's at `position`. Whoever says that a
     /// refused event is part of a state is not believed: the state is as it is without it. A soft-failed one may be.
     pub(super) fn told(sql: &dyn Sql, position: u64, events: &[OwnedEventId]) -> Result<Self, Fault> {
-        let changes = store::history::differences(sql, position, events)?.into_iter().collect();
+        let changes = store::history::differences(sql, position, events)?;
         Ok(Self { base: position, changes, snapshot: None })
     }
 
     fn read(sql: &dyn Sql, before: Before) -> Result<Self, Fault> {
         let changes = match before.snapshot {
             Some(id) => {
-                let changes: Vec<(String, String, Option<OwnedEventId>)> =
-                    serde_json::from_str(&store::graph::snapshot(sql, id)?)?;
+                let changes: Vec<(String, String, Option<OwnedEventId>)> = store::graph::snapshot(sql, id)?;
                 changes.into_iter().map(|(event_type, state_key, event)| ((event_type, state_key), event)).collect()
             }
             None => BTreeMap::new(),
@@ -72,7 +71,7 @@ impl StateAt {
             return Ok(Before { base: self.base, snapshot: self.snapshot });
         }
         let changes: Vec<_> = self.changes.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
-        let snapshot = store::graph::insert_snapshot(tx, serde_json::to_string(&changes)?)?;
+        let snapshot = store::graph::insert_snapshot(tx, &changes)?;
         Ok(Before { base: self.base, snapshot: Some(snapshot) })
     }
 

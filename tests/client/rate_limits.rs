@@ -195,10 +195,10 @@ fn messages_to_devices_are_limited(server: &Server) {
     // Each name that nobody knows is a server to be kept and tried: nobody invents many.
     limited(writes("@x:three.invalid"));
     writes("@y:one.invalid").ok();
-    writes(&bob.user_id).ok();
-    writes(&bob.user_id).ok();
-    limited(writes(&bob.user_id));
-    bob.put("/sendToDevice/m.test/1", json!({ "messages": { (&*alice.user_id): { "*": {} } } })).ok();
+    writes(&bob.id).ok();
+    writes(&bob.id).ok();
+    limited(writes(&bob.id));
+    bob.put("/sendToDevice/m.test/1", json!({ "messages": { (&*alice.id): { "*": {} } } })).ok();
 }
 
 fn receipts_and_reports_are_limited(server: &Server) {

@@ -5,11 +5,17 @@ use std::collections::BTreeSet;
 use domain::Pdu;
 use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{EventId, OwnedEventId};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{log, meta};
 
 /// Where positions begin. Smaller numbers are those of events beside the log.
 pub(crate) const LOG_START: u64 = 1 << 40;
+
+/// Event ids in one parameter of a statement: of the longest ones, so many are a little more than half of what fits.
+const IDS_AT_ONCE: usize = if cfg!(test) { 3 } else { 4_000 };
+/// Bytes of one row of a snapshot, but for the change that reaches them.
+const SNAPSHOT_ROW_BYTES_MAX: usize = if cfg!(test) { 300 } else { 512 * 1024 };
 
 /// The type and the state key of an event.
 pub(crate) type Key = (String, String);
@@ -124,19 +130,28 @@ pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Re
     .collect()
 }
 
+/// A list of ids as JSON, in slices that are each small enough for a parameter of a statement.
+pub(super) fn slices<'a>(event_ids: &'a [&OwnedEventId]) -> impl Iterator<Item = Result<Value, Fault>> + 'a {
+    event_ids.chunks(IDS_AT_ONCE).map(|slice| Ok(serde_json::to_string(slice)?.into()))
+}
+
 /// Those of these events that are not held at all.
 pub(crate) fn missing<'a>(
     sql: &dyn Sql,
     event_ids: impl IntoIterator<Item = &'a OwnedEventId>,
 ) -> Result<Vec<OwnedEventId>, Fault> {
     let event_ids: Vec<&OwnedEventId> = event_ids.into_iter().collect();
-    sql.query(
-        "SELECT value FROM json_each(?1) WHERE NOT EXISTS (SELECT 1 FROM event WHERE event_id = value)",
-        &[serde_json::to_string(&event_ids)?.into()],
-    )?
-    .into_iter()
-    .map(|mut row| event_id(&row.text(0)?))
-    .collect()
+    let mut missing = Vec::new();
+    for slice in slices(&event_ids) {
+        let rows = sql.query(
+            "SELECT value FROM json_each(?1) WHERE NOT EXISTS (SELECT 1 FROM event WHERE event_id = value)",
+            &[slice?],
+        )?;
+        for mut row in rows {
+            missing.push(event_id(&row.text(0)?)?);
+        }
+    }
+    Ok(missing)
 }
 
 pub(crate) fn event_id(text: &str) -> Result<OwnedEventId, Fault> {
@@ -185,15 +200,39 @@ pub(crate) fn enter_log(tx: &Tx<'_>, node: &Node, position: u64, txn: Option<&st
 }
 
 /// The changes of a snapshot.
-pub(crate) fn snapshot(sql: &dyn Sql, id: u64) -> Result<String, Fault> {
-    let row = sql.query("SELECT changes FROM snapshot WHERE id = ?1", &[id.into()])?.pop();
-    row.ok_or_else(|| Fault::new("a snapshot is gone"))?.text(0)
+pub(crate) fn snapshot<T: DeserializeOwned>(sql: &dyn Sql, id: u64) -> Result<Vec<T>, Fault> {
+    let (mut changes, mut next) = (Vec::new(), Some(id));
+    while let Some(id) = next {
+        let row = sql.query("SELECT changes FROM snapshot WHERE id = ?1", &[id.into()])?.pop();
+        let text = row.ok_or_else(|| Fault::new("a snapshot is gone"))?.text(0)?;
+        let (following, slice) = if text.starts_with('[') { ("", &*text) } else { text.split_once(' ').unwrap_or_default() };
+        changes.append(&mut serde_json::from_str(slice)?);
+        next = if following.is_empty() { None } else { Some(serde_json::from_str(following)?) };
+    }
+    Ok(changes)
 }
 
-/// Stores a snapshot and answers its id.
-pub(crate) fn insert_snapshot(tx: &Tx<'_>, changes: String) -> Result<u64, Fault> {
-    let rows = tx.execute("INSERT INTO snapshot (changes) VALUES (?1) RETURNING id", &[changes.into()])?;
-    rows.into_iter().next().ok_or_else(|| Fault::new("a snapshot has no id"))?.unsigned(0)
+/// Stores changes, of which there are some, as a snapshot, and answers its id. A large one takes several rows, each but the
+/// last with the id of the next one in front of its list.
+pub(crate) fn insert_snapshot(tx: &Tx<'_>, changes: &[impl Serialize]) -> Result<u64, Fault> {
+    let mut slices: Vec<String> = Vec::new();
+    for change in changes {
+        let change = serde_json::to_string(change)?;
+        match slices.last_mut().filter(|slice| slice.len() < SNAPSHOT_ROW_BYTES_MAX) {
+            Some(slice) => slice.extend([",", &change]),
+            None => slices.push(change),
+        }
+    }
+    let mut next: Option<u64> = None;
+    for slice in slices.iter().rev() {
+        let following = next.map_or_else(String::new, |id| format!("{id} "));
+        let rows = tx.execute(
+            "INSERT INTO snapshot (changes) VALUES (?1) RETURNING id",
+            &[format!("{following}[{slice}]").into()],
+        )?;
+        next = Some(rows.into_iter().next().ok_or_else(|| Fault::new("a snapshot has no id"))?.unsigned(0)?);
+    }
+    next.ok_or_else(|| Fault::new("a snapshot of nothing"))
 }
 
 /// The forward extremities: events of the log that none of it comes after.
@@ -313,21 +352,23 @@ pub(crate) fn in_auth_chain(
 
 /// The auth chain of these events: what they name as their authorisation, what that names, and so on.
 pub(crate) fn auth_chain(sql: &dyn Sql, events: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, Fault> {
-    sql.query(
-        "WITH RECURSIVE chain (id) AS
+    let mut chain = BTreeSet::new();
+    for slice in slices(&events.iter().collect::<Vec<_>>()) {
+        for mut row in sql.query(AUTH_CHAIN, &[slice?])? {
+            chain.insert(event_id(&row.text(0)?)?);
+        }
+    }
+    Ok(chain.into_iter().collect())
+}
+
+const AUTH_CHAIN: &str = "WITH RECURSIVE chain (id) AS
           (SELECT CASE reference.type WHEN 'array' THEN json_extract(reference.value, '$[0]') ELSE reference.value END
            FROM json_each(?1) AS start JOIN event ON event_id = start.value,
            json_each(event.json, '$.auth_events') AS reference
            UNION
            SELECT CASE reference.type WHEN 'array' THEN json_extract(reference.value, '$[0]') ELSE reference.value END
            FROM chain JOIN event ON event_id = chain.id, json_each(event.json, '$.auth_events') AS reference)
-         SELECT id FROM chain ORDER BY id",
-        &[serde_json::to_string(events)?.into()],
-    )?
-    .into_iter()
-    .map(|mut row| event_id(&row.text(0)?))
-    .collect()
-}
+         SELECT id FROM chain";
 
 /// Notes that events before the one at `position` are not held.
 pub(crate) fn insert_gap(tx: &Tx<'_>, missing: &[OwnedEventId], position: u64) -> Result<(), Fault> {

@@ -1,9 +1,14 @@
 //! Where history is missing, and the state in the places that are kept free for it.
 
+use std::collections::{BTreeMap, HashSet};
+
 use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{EventId, OwnedEventId};
 
-use super::graph::{Key, LOG_START};
+use super::graph::{Key, LOG_START, slices};
+
+/// Keys of a state that are looked at at once.
+const KEYS_AT_ONCE: u64 = if cfg!(test) { 3 } else { 2_000 };
 
 /// A place of the log before which history is missing, or was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,37 +115,76 @@ pub(crate) fn not_in_graph<'a>(
     event_ids: impl IntoIterator<Item = &'a OwnedEventId>,
 ) -> Result<Vec<OwnedEventId>, Fault> {
     let event_ids: Vec<&OwnedEventId> = event_ids.into_iter().collect();
-    sql.query(
-        "SELECT value FROM json_each(?1) WHERE NOT EXISTS
-         (SELECT 1 FROM event WHERE event_id = value AND (position >= ?2 OR base IS NOT NULL))",
-        &[serde_json::to_string(&event_ids)?.into(), LOG_START.into()],
-    )?
-    .into_iter()
-    .map(|mut row| super::graph::event_id(&row.text(0)?))
-    .collect()
+    let mut missing = Vec::new();
+    for slice in slices(&event_ids) {
+        let rows = sql.query(
+            "SELECT value FROM json_each(?1) WHERE NOT EXISTS
+             (SELECT 1 FROM event WHERE event_id = value AND (position >= ?2 OR base IS NOT NULL))",
+            &[slice?, LOG_START.into()],
+        )?;
+        for mut row in rows {
+            missing.push(super::graph::event_id(&row.text(0)?)?);
+        }
+    }
+    Ok(missing)
 }
 
 /// How the state that events make differs from the log's at `position`; refused ones among them count for nothing.
+///
+/// It goes through both in slices: what it holds in memory is the differences.
 pub(crate) fn differences(
     sql: &dyn Sql,
     position: u64,
     event_ids: &[OwnedEventId],
+) -> Result<BTreeMap<Key, Option<OwnedEventId>>, Fault> {
+    let mut differences = BTreeMap::new();
+    for slice in slices(&event_ids.iter().collect::<Vec<_>>()) {
+        let rows = sql.query(
+            "SELECT told.type, told.state_key, told.event_id FROM json_each(?1) JOIN event AS told ON told.event_id = value
+             WHERE told.state_key IS NOT NULL AND told.verdict IS NOT 1 AND told.position IS NOT
+             (SELECT after FROM state_change
+              WHERE state_change.type = told.type AND state_change.state_key = told.state_key AND position <= ?2
+              ORDER BY position DESC LIMIT 1)",
+            &[slice?, position.into()],
+        )?;
+        for mut row in rows {
+            let event = super::graph::event_id(&row.text(2)?)?;
+            differences.insert((row.text(0)?, row.text(1)?), Some(event));
+        }
+    }
+    let told: HashSet<&EventId> = event_ids.iter().map(|event_id| &**event_id).collect();
+    let mut last = None;
+    loop {
+        let page = state_page(sql, position, last.as_ref())?;
+        let Some((key, _)) = page.last() else { return Ok(differences) };
+        last = Some(key.clone());
+        for (key, event) in page {
+            if event.is_some_and(|event| !told.contains(&*event)) {
+                differences.entry(key).or_insert(None);
+            }
+        }
+    }
+}
+
+/// The next keys after one, and what the log's state at `position` has for each.
+fn state_page(
+    sql: &dyn Sql,
+    position: u64,
+    after: Option<&Key>,
 ) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
-    const IN_LOG: &str = "SELECT state.type, state.state_key, event_id FROM state JOIN event ON event.position =
-         (SELECT after FROM state_change
-          WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?2
-          ORDER BY position DESC LIMIT 1)";
+    let is_next = if after.is_some() { ">" } else { ">=" };
+    let (event_type, state_key) = after.map_or(("", ""), |(event_type, state_key)| (event_type, state_key));
     let rows = sql.query(
         &format!(
-            "WITH told AS MATERIALIZED
-             (SELECT event.type, state_key, event_id FROM json_each(?1) JOIN event ON event_id = value
-              WHERE state_key IS NOT NULL AND verdict IS NOT 1),
-             here AS MATERIALIZED ({IN_LOG})
-             SELECT type, state_key, event_id FROM told WHERE event_id NOT IN (SELECT event_id FROM here)
-             UNION ALL
-             SELECT type, state_key, NULL FROM here WHERE (type, state_key) NOT IN (SELECT type, state_key FROM told)"
+            "SELECT entry.type, entry.state_key, event.event_id FROM
+             (SELECT type, state_key,
+              (SELECT after FROM state_change
+               WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?1
+               ORDER BY position DESC LIMIT 1) AS event
+              FROM state WHERE (type, state_key) {is_next} (?2, ?3) ORDER BY type, state_key LIMIT ?4) AS entry
+             LEFT JOIN event ON event.position = entry.event ORDER BY entry.type, entry.state_key"
         ),
-        &[serde_json::to_string(event_ids)?.into(), position.into()],
+        &[position.into(), event_type.into(), state_key.into(), KEYS_AT_ONCE.into()],
     )?;
     rows.into_iter()
         .map(|mut row| {

@@ -37,7 +37,12 @@ async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result
         let is_judged = match receiving.receive(&pdu).await {
             Ok(Received::Needs(_)) => false,
             Ok(_) | Err(Failure::Refused(_)) => true,
-            Err(failure) => return Err(failure),
+            // The events after it are not kept waiting by one that cannot be judged here.
+            Err(failure) => {
+                let (event_id, fault) = (&event.event_id, failure.into_fault());
+                tracing::error!(%room_id, %event_id, %origin, %fault, "an event could not be judged");
+                false
+            }
         };
         let call = EndWaiting { carrier: carrier(), event_id: event.event_id, is_judged };
         cx.room(room_id).call(&call).await?;

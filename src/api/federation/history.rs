@@ -75,8 +75,14 @@ impl<'a> Backfill<'a> {
             };
             let pdus = pdus.get(..HISTORY_EVENTS_MAX).unwrap_or(&pdus);
             let events = self.cx.old_pdus(self.room_id, &version, pdus).await?;
-            if self.place(server, &version, gap, &events, false).await? {
-                return Ok(Filled::More);
+            match self.place(server, &version, gap, &events, false).await {
+                Ok(true) => return Ok(Filled::More),
+                Ok(false) => {}
+                // The reader does without what cannot be placed.
+                Err(failure) => {
+                    let (room_id, fault) = (self.room_id, failure.into_fault());
+                    tracing::error!(%room_id, %server, %fault, "history could not be placed");
+                }
             }
         }
         Ok(Filled::Nothing)

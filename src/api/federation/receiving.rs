@@ -29,6 +29,8 @@ const MISSING_EVENTS_MAX: u32 = 50;
 const STATE_ONE_BY_ONE_MAX: usize = 50;
 /// Events asked for at the same time.
 const EVENTS_AT_ONCE: usize = 8;
+/// The most events of a state and its auth chain that are named in one answer: a state of more is not taken.
+const STATE_EVENTS_MAX: usize = 300_000;
 /// The largest state that is taken in one answer, in bytes.
 const STATE_BYTES_MAX: usize = 24 * 1024 * 1024;
 const STATE_TIMEOUT_MS: u64 = 60_000;
@@ -146,6 +148,12 @@ impl Receiving<'_> {
                 return Ok(None);
             }
         };
+        let named = ids.pdu_ids.len().saturating_add(ids.auth_chain_ids.len());
+        if named > STATE_EVENTS_MAX {
+            tracing::info!(room_id = %self.room_id, event_id = %pdu.event_id(), origin = %self.origin, named,
+                "a state is larger than is taken");
+            return Ok(None);
+        }
         let all: BTreeSet<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
         let all = GetMissing { event_ids: all.into_iter().cloned().collect() };
         let missing = self.cx.room(self.room_id).call(&all).await?;
