@@ -19,6 +19,8 @@ use serde_json::value::RawValue;
 use super::{NeededKey, ServerKeys};
 use crate::{Context, Failure};
 
+/// Keys of one server that an event's signatures are checked with.
+const KEYS_OF_SERVER_MAX: usize = 8;
 /// Bytes of events in one call to a room.
 const CALL_BYTES_MAX: usize = 1024 * 1024;
 
@@ -51,6 +53,7 @@ impl ReadPdu {
         Ok(Self { event_id, is_old: false, object, signers, signed })
     }
 
+    /// The keys with which a server says that it signed the event, as far as they are looked for.
     fn key_ids<'a>(&'a self, server: &OwnedServerName) -> impl Iterator<Item = &'a str> {
         let of_server = match self.object.get("signatures") {
             Some(CanonicalJsonValue::Object(signatures)) => signatures.get(server.as_str()),
@@ -60,7 +63,9 @@ impl ReadPdu {
             Some(CanonicalJsonValue::Object(of_server)) => Some(of_server),
             _ => None,
         };
-        of_server.into_iter().flat_map(|of_server| of_server.keys()).map(String::as_str)
+        let key_ids = of_server.into_iter().flat_map(|of_server| of_server.keys()).map(String::as_str);
+        // Anybody who passes an event on can add what they like.
+        key_ids.filter(|key_id| key_id.starts_with("ed25519:")).take(KEYS_OF_SERVER_MAX)
     }
 
     fn needed_keys(&self) -> Vec<NeededKey> {
@@ -246,4 +251,29 @@ fn in_auth_order(pdus: Vec<Pdu>) -> Vec<Pdu> {
         ordered.extend(by_id.get(&event_id).cloned());
     }
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::RoomVersion;
+    use serde_json::{Map, Value, json, value::to_raw_value};
+
+    use super::{KEYS_OF_SERVER_MAX, ReadPdu};
+
+    #[test]
+    fn an_event_has_few_keys_looked_for_however_many_it_names() {
+        let junk = (0..1_000).map(|number| (format!("{number:04}"), json!("x")));
+        let keys = (0..1_000).map(|number| (format!("ed25519:{number}"), json!("x")));
+        let signatures: Map<String, Value> = junk.chain(keys).collect();
+        let event = json!({
+            "auth_events": [], "content": {}, "depth": 1, "hashes": { "sha256": "" }, "origin_server_ts": 1,
+            "prev_events": [], "room_id": "!r:b.test", "sender": "@bob:b.test", "type": "m.x",
+            "signatures": { "b.test": signatures, "c.test": { "ed25519:1": "x" } },
+        });
+        let event = to_raw_value(&event).unwrap();
+        let read = ReadPdu::read(&event, &RoomVersion::parse("11").unwrap());
+        let needed = read.unwrap_or_else(|why| panic!("{why}")).needed_keys();
+        assert_eq!(needed.len(), KEYS_OF_SERVER_MAX);
+        assert!(needed.iter().all(|needed| needed.server == "b.test" && needed.key_id.starts_with("ed25519:")));
+    }
 }

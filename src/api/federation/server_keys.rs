@@ -284,14 +284,11 @@ impl Context {
 }
 
 fn grouped(needed: impl IntoIterator<Item = NeededKey>) -> Wanted {
-    let mut wanted = Wanted::new();
+    let mut wanted: BTreeMap<OwnedServerName, BTreeSet<(String, Signed)>> = BTreeMap::new();
     for NeededKey { server, key_id, signed } in needed {
-        let of_server = wanted.entry(server).or_default();
-        if !of_server.iter().any(|(other, at)| *other == key_id && *at == signed) {
-            of_server.push((key_id, signed));
-        }
+        wanted.entry(server).or_default().insert((key_id, signed));
     }
-    wanted
+    wanted.into_iter().map(|(server, of_server)| (server, of_server.into_iter().collect())).collect()
 }
 
 /// The servers that may have more to say of what is wanted.

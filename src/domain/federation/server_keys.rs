@@ -130,7 +130,7 @@ struct KnownKey {
 }
 
 /// What a signature is on, which decides when its key has to be good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signed {
     /// A request, which was signed just now.
     Request { now_ms: u64 },
