@@ -198,7 +198,9 @@ mod tests {
         };
         assert!(matches!(queue(), Err(CallError::Absent)));
         assert!(matches!(world.call("there.test", &GetEdus { up_to: None }), Err(CallError::Absent)));
-        world.call("there.test", &RoomMoved { room_id: "!a:myelin.test".try_into().unwrap(), since: 1, to: 2 }).unwrap();
+        world
+            .call("there.test", &RoomMoved { room_id: "!a:myelin.test".try_into().unwrap(), since: 1, to: 2 })
+            .unwrap();
         queue().unwrap();
         assert_eq!(oldest(&world), "");
     }

@@ -99,14 +99,17 @@ mod tests {
 
     use super::EDUS_MAX;
     use crate::{
-        destination::{Acknowledge, Attempt, GetEdus, QueueEdu, ReportFailure, RoomMoved, StartAttempt, TakeWork, Work},
+        destination::{
+            Acknowledge, Attempt, GetEdus, QueueEdu, ReportFailure, RoomMoved, StartAttempt, TakeWork, Work,
+        },
         world::World,
     };
 
     const THERE: &str = "there.test";
 
     fn queues(world: &World, name: &str, bytes: usize) {
-        let edu = to_raw_value(&json!({ "edu_type": "m.x", "content": { "name": name, "x": "x".repeat(bytes) } })).unwrap();
+        let edu =
+            to_raw_value(&json!({ "edu_type": "m.x", "content": { "name": name, "x": "x".repeat(bytes) } })).unwrap();
         world.call(THERE, &QueueEdu { key: name.to_owned(), edu }).unwrap();
     }
 

@@ -5,13 +5,14 @@ use serde_json::{Map, Value};
 
 use super::{
     User, profile,
+    shown_room::INVITATIONS_MAX,
     store::{self, account_data::GLOBAL},
 };
 use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// Whether the user may be invited, and what their profile says of them.
 ///
-/// Refused: `InviteBlocked`. Spec: "Invite permission".
+/// Refused: `InviteBlocked`; `Forbidden` for who has too many invitations already. Spec: "Invite permission".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AskInvite {}
 
@@ -25,6 +26,10 @@ impl User {
     pub(super) fn ask_invite(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: AskInvite) -> Result<MemberProfile, Error> {
         if blocks_invites(sql)? {
             return Err(Refusal::InviteBlocked.into());
+        }
+        if store::rooms::count(sql, "invite", INVITATIONS_MAX)? >= INVITATIONS_MAX {
+            let sentence = "This user has more invitations than anybody answers: they have to decline some first";
+            return Err(Refusal::Forbidden(sentence.to_owned()).into());
         }
         Ok(profile::shown_in_rooms(&store::profile::get(sql)?))
     }

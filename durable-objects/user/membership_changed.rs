@@ -6,7 +6,7 @@ use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ReadRoom, User, store};
+use super::{ReadRoom, User, shown_room, store};
 use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
@@ -49,7 +49,12 @@ impl Call for JoinedRooms {
 }
 
 impl User {
-    pub(super) fn membership_changed(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: MembershipChanged) -> Result<(), Error> {
+    pub(super) fn membership_changed(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        mut call: MembershipChanged,
+    ) -> Result<(), Error> {
         let known = store::rooms::by_id(&**tx, call.room_id.as_str())?;
         if known.as_ref().is_some_and(|known| known.effect >= call.position) {
             return Ok(());
@@ -60,7 +65,10 @@ impl User {
         let membership = if forgotten { store::rooms::FORGOTTEN } else { call.membership.as_str() };
         let same = known.as_ref().filter(|known| known.membership == membership);
         let stripped = match call.membership {
-            MembershipState::Invite | MembershipState::Knock => Some(serde_json::to_string(&call.stripped_state)?),
+            MembershipState::Invite | MembershipState::Knock => {
+                let events = std::mem::take(&mut call.stripped_state);
+                Some(serde_json::to_string(&shown_room::kept(&**tx, cx.id, events)?)?)
+            }
             _ => None,
         };
         let number = self.with_moves(&**tx, |moves| {

@@ -79,6 +79,7 @@ mod search_rooms;
 mod servers_came;
 mod set_presence;
 mod shares_room;
+mod shown_room;
 mod store;
 mod sync;
 mod sync_token;

@@ -186,6 +186,7 @@ impl Asked<'_> {
             }
             RateLimited::LoginAccount
             | RateLimited::LoginFailedAttempts
+            | RateLimited::RemoteInvites
             | RateLimited::NewServers
             | RateLimited::RemoteQueries
             | RateLimited::RemoteMedia => vec![],

@@ -392,10 +392,11 @@ impl Config {
             "questions to other servers for who did not say who they are, per address: per_second,burst, or 0",
         ),
         key(
-            "RC_TO_DEVICE",
-            Some("20,500"),
-            "requests with messages to devices, per user: per_second,burst, or 0",
+            "RC_REMOTE_INVITES",
+            Some("1,100"),
+            "invitations that another server sends, per server: per_second,burst, or 0",
         ),
+        key("RC_TO_DEVICE", Some("20,500"), "requests with messages to devices, per user: per_second,burst, or 0"),
         key(
             "RC_NEW_SERVERS",
             Some("0.1,100"),

@@ -37,17 +37,19 @@ pub enum RateLimited {
     JoinsPerRoom,
     /// Invitations, per room.
     InvitesPerRoom,
-    /// Invitations, per user who is invited.
+    /// Invitations, also from other servers, per user who is invited.
     InvitesPerUser,
     /// Invitations, per user who invites.
     InvitesPerIssuer,
+    /// Invitations that another server sends, per server.
+    RemoteInvites,
     /// Rooms created, per user.
     RoomCreation,
     /// Searches of the user directory, per user.
     UserDirectory,
     /// Changes of presence, per user.
     Presence,
-    /// Questions to other servers for who did not say who they are, per address.
+    /// Questions to other servers that anybody may have them asked, per address.
     RemoteQueries,
     /// Media created and uploaded, per user.
     MediaCreate,
@@ -69,7 +71,7 @@ pub enum RateLimited {
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
@@ -81,6 +83,7 @@ impl RateLimited {
         Self::InvitesPerRoom,
         Self::InvitesPerUser,
         Self::InvitesPerIssuer,
+        Self::RemoteInvites,
         Self::RoomCreation,
         Self::UserDirectory,
         Self::Presence,
@@ -109,6 +112,7 @@ impl RateLimited {
             Self::InvitesPerRoom => "RC_INVITES_PER_ROOM",
             Self::InvitesPerUser => "RC_INVITES_PER_USER",
             Self::InvitesPerIssuer => "RC_INVITES_PER_ISSUER",
+            Self::RemoteInvites => "RC_REMOTE_INVITES",
             Self::RoomCreation => "RC_ROOM_CREATION",
             Self::UserDirectory => "RC_USER_DIRECTORY",
             Self::Presence => "RC_PRESENCE",
@@ -133,6 +137,7 @@ impl RateLimited {
             Self::Registration
             | Self::RegistrationTokenValidity
             | Self::Message
+            | Self::RemoteInvites
             | Self::RoomCreation
             | Self::UserDirectory
             | Self::Presence

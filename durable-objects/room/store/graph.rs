@@ -205,7 +205,8 @@ pub(crate) fn snapshot<T: DeserializeOwned>(sql: &dyn Sql, id: u64) -> Result<Ve
     while let Some(id) = next {
         let row = sql.query("SELECT changes FROM snapshot WHERE id = ?1", &[id.into()])?.pop();
         let text = row.ok_or_else(|| Fault::new("a snapshot is gone"))?.text(0)?;
-        let (following, slice) = if text.starts_with('[') { ("", &*text) } else { text.split_once(' ').unwrap_or_default() };
+        let (following, slice) =
+            if text.starts_with('[') { ("", &*text) } else { text.split_once(' ').unwrap_or_default() };
         changes.append(&mut serde_json::from_str(slice)?);
         next = if following.is_empty() { None } else { Some(serde_json::from_str(following)?) };
     }

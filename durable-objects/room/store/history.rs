@@ -167,11 +167,7 @@ pub(crate) fn differences(
 }
 
 /// The next keys after one, and what the log's state at `position` has for each.
-fn state_page(
-    sql: &dyn Sql,
-    position: u64,
-    after: Option<&Key>,
-) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
+fn state_page(sql: &dyn Sql, position: u64, after: Option<&Key>) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
     let is_next = if after.is_some() { ">" } else { ">=" };
     let (event_type, state_key) = after.map_or(("", ""), |(event_type, state_key)| (event_type, state_key));
     let rows = sql.query(

@@ -66,6 +66,15 @@ pub(crate) fn with_membership(sql: &dyn Sql, membership: &str) -> Result<Vec<Kno
         .collect()
 }
 
+/// How many rooms there are of this membership; of `limit` or more, `limit`.
+pub(crate) fn count(sql: &dyn Sql, membership: &str, limit: u64) -> Result<u64, Fault> {
+    let rows = sql.query(
+        "SELECT count(*) FROM (SELECT 1 FROM room WHERE membership = ?1 LIMIT ?2)",
+        &[membership.into(), limit.into()],
+    )?;
+    rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
 /// Up to `limit` rooms the user is in with a number after `number`: number and id.
 pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
     sql.query(

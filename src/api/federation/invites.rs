@@ -5,7 +5,7 @@ use actors::{
     user::AskInvite,
 };
 use bytes::Bytes;
-use domain::{Pdu, Refusal, RoomVersion, event};
+use domain::{Pdu, RateLimited, Refusal, RoomVersion, event};
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
 
-/// The largest event of the state that comes with an invitation, in bytes: it is kept in the user's own storage.
+/// The largest event of the state that comes with an invitation, in bytes. The user's actor decides what is kept.
 const STRIPPED_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -99,12 +99,14 @@ impl Invitation<'_> {
         if read.event_id != self.event_id {
             return Err(Refusal::BadJson("The invitation has another id".to_owned()).into());
         }
+        cx.limit(RateLimited::RemoteInvites, origin.as_str())?.keep();
         let pdu = cx.check_pdu(version, read).await?.map_err(Refusal::InvalidParam)?;
         let invited = invited(&pdu).filter(|_| pdu.room_id() == self.room_id && pdu.sender().server_name() == origin);
         let Some(invited) = invited.filter(|user_id| cx.is_local(user_id)) else {
             let sentence = "This is no invitation, to this room, by a user of yours, of a user of ours";
             return Err(Refusal::InvalidParam(sentence.to_owned()).into());
         };
+        cx.limit(RateLimited::InvitesPerUser, invited.as_str())?.keep();
         cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
         if version.room_id_is_create_event() {
             self.check_state(cx, version).await?;
