@@ -121,11 +121,13 @@ impl Context {
     /// The room that another server's alias points to, with servers that are in it.
     ///
     /// # Errors
-    /// `M_NOT_FOUND` where that server knows of none, and 502 where it does not answer.
+    /// `M_NOT_FOUND` where that server knows of none, 502 where it does not answer, and `M_LIMIT_EXCEEDED`.
     pub(crate) async fn room_elsewhere(
         &self,
         alias: &RoomAliasId,
     ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Failure> {
+        // Anybody may ask.
+        self.limit_by_address(RateLimited::RemoteQueries)?.keep();
         let request = directory::Request::new(alias.to_owned());
         let bounds = Bounds { response_bytes_max: ALIAS_BYTES_MAX, timeout_ms: TIMEOUT_MS };
         let answered = self.query(alias.server_name(), request, bounds).await;
