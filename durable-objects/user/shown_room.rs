@@ -87,6 +87,7 @@ fn in_short(head: &Head) -> Result<Box<RawValue>, Fault> {
 #[cfg(test)]
 mod tests {
     use domain::Refusal;
+    use platform::Sql;
     use ruma_events::room::member::MembershipState;
     use serde_json::{
         Value, json,

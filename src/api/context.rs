@@ -116,6 +116,15 @@ impl Context {
         self.rate_limits().take_of_address(limited, self.client_address, self.now_ms())
     }
 
+    /// Takes one of every limit of an invitation, for a request that is one by what it says.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn limit_invitation(&self, room_id: &RoomId, sender: &UserId, invited: &UserId) -> Result<(), Refusal> {
+        self.rate_limits().take_for_invitation(room_id, sender, invited, self.now_ms())?.keep();
+        Ok(())
+    }
+
     /// What is remembered of other servers.
     pub(crate) fn known_servers(&self) -> &KnownServers {
         &self.services.known_servers

@@ -44,10 +44,12 @@ use ruma_client_api::{
     user_directory::search_users,
 };
 use ruma_common::{
-    UserId,
+    RoomId, UserId,
     api::{Metadata, path_builder::PathBuilder},
 };
-use serde::Deserialize;
+use ruma_events::room::member::MembershipState;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 use crate::{ClientAddress, Failure, authenticate::token, recent::Recent};
 
@@ -55,7 +57,7 @@ use crate::{ClientAddress, Failure, authenticate::token, recent::Recent};
 /// burst again: for a guesser that costs as many requests as this number.
 const SUBJECTS_MAX: usize = 10_000;
 /// How many of the users that one request invites are counted. More are too many for their endpoint, too.
-const INVITED_MAX: usize = 100;
+const INVITED_MAX: usize = 300;
 
 /// What limits every endpoint, by method and path.
 pub(crate) type OfEndpoints = HashMap<(Method, &'static str), Limits>;
@@ -148,12 +150,28 @@ pub(crate) struct Asked<'a> {
     pub is_transaction: bool,
 }
 
-/// Whom an invitation, or a new room, invites.
-#[derive(Default, Deserialize)]
-struct Invited {
-    user_id: Option<String>,
+/// State of a new room.
+#[derive(Deserialize)]
+struct GivenState {
+    #[serde(rename = "type")]
+    event_type: String,
     #[serde(default)]
-    invite: Vec<String>,
+    state_key: String,
+    content: Box<RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Membership {
+    membership: MembershipState,
+}
+
+impl GivenState {
+    /// Whom it invites.
+    fn invited(self) -> Option<String> {
+        let is_member = self.event_type == "m.room.member";
+        let membership = serde_json::from_str::<Membership>(self.content.get()).ok().filter(|_| is_member)?;
+        (membership.membership == MembershipState::Invite).then_some(self.state_key)
+    }
 }
 
 impl Asked<'_> {
@@ -193,10 +211,15 @@ impl Asked<'_> {
         }
     }
 
-    /// Who is invited. A body that does not parse is refused by its handler.
+    /// Whom an invitation, or a new room, invites. What does not parse is refused by the handler that looks at it: each part
+    /// is read by itself, for no handler looks at all.
     fn invited(&self) -> BTreeSet<String> {
-        let invited: Invited = serde_json::from_slice(self.request.body()).unwrap_or_default();
-        invited.user_id.into_iter().chain(invited.invite).take(INVITED_MAX).collect()
+        let body: HashMap<String, Box<RawValue>> = serde_json::from_slice(self.request.body()).unwrap_or_default();
+        let one: Option<String> = part(&body, "user_id");
+        let several: Vec<String> = part(&body, "invite");
+        let state: Vec<GivenState> = part(&body, "initial_state");
+        let in_state = state.into_iter().filter_map(GivenState::invited);
+        one.into_iter().chain(several).chain(in_state).take(INVITED_MAX).collect()
     }
 
     /// What names this request, if asking it again changes nothing: the same id from another device, and so with another
@@ -204,6 +227,10 @@ impl Asked<'_> {
     fn transaction(&self) -> Option<u64> {
         self.is_transaction.then(|| digest((self.path_args, token(self.request))))
     }
+}
+
+fn part<T: DeserializeOwned + Default>(body: &HashMap<String, Box<RawValue>>, name: &str) -> T {
+    body.get(name).and_then(|part| serde_json::from_str(part.get()).ok()).unwrap_or_default()
 }
 
 /// Whom one address stands for. An IPv6 client has a whole /64 to itself.
@@ -287,6 +314,34 @@ impl RateLimits {
     /// [`Refusal::LimitExceeded`].
     pub(crate) fn take(&self, limited: RateLimited, subject: &str, now_ms: u64) -> Result<Taken<'_>, Refusal> {
         self.take_digest(limited, digest(subject), now_ms)
+    }
+
+    /// Takes what an invitation needs of its limits, or nothing of any: for a request that is one by what it says.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn take_for_invitation(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        invited: &UserId,
+        now_ms: u64,
+    ) -> Result<Taken<'_>, Refusal> {
+        let mut taken = Taken { limits: self, taken: Vec::new() };
+        for (limited, subject) in [
+            (RateLimited::InvitesPerRoom, digest(Some(room_id.as_str()))),
+            (RateLimited::InvitesPerUser, digest(invited.as_str())),
+            (RateLimited::InvitesPerIssuer, digest(Some(sender))),
+        ] {
+            match self.take_digest(limited, subject, now_ms) {
+                Ok(one) => taken.taken.extend(one.taken),
+                Err(refusal) => {
+                    taken.give_back();
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(taken)
     }
 
     /// Takes one of one limit that counts for whoever is at an address.
@@ -376,7 +431,7 @@ mod tests {
     use bytes::Bytes;
     use domain::{RateLimit, RateLimited, Refusal};
     use http::Request;
-    use ruma_common::user_id;
+    use ruma_common::{room_id, user_id};
 
     use super::{Asked, RateLimits, SUBJECTS_MAX};
     use crate::{ClientAddress, Failure};
@@ -428,10 +483,40 @@ mod tests {
         {
             assert_eq!(invites(RateLimited::InvitesPerUser, body), outcome, "{body}");
         }
+        // Every way to say it counts, whatever else there is in the body that nobody reads.
+        let in_state = |membership: &str, key: &str, more: &str| {
+            format!(
+                r#"{{{more}"initial_state":[{{"type":"m.x","content":5}},{{"type":"m.room.member","state_key":"{key}",
+                "content":{{"membership":"{membership}"}}}}]}}"#
+            )
+        };
+        for (body, outcome) in [
+            (in_state("invite", "@dan:b", ""), Ok(())),
+            (in_state("join", "@dan:b", ""), Ok(())),
+            (in_state("invite", "@dan:b", r#""user_id":5,"#), Ok(())),
+            (in_state("invite", "@dan:b", r#""user_id":"a","user_id":"b","#), Err(REFUSED)),
+            (r#"{"user_id":[],"invite":["@dan:b"]}"#.to_owned(), Err(REFUSED)),
+        ] {
+            assert_eq!(invites(RateLimited::InvitesPerUser, &body), outcome, "{body}");
+        }
         // What is refused takes nothing; what is more than the burst takes all of it.
         let many = r#"{"invite":["@b:b","@c:b","@d:b","@e:b"]}"#;
         for (body, outcome) in [("{}", Ok(())), (many, Ok(())), (bob, Err(REFUSED)), ("{}", Ok(()))] {
             assert_eq!(invites(RateLimited::InvitesPerIssuer, body), outcome, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_counts_the_same_by_whatever_request() {
+        let (room, alice, bob) = (room_id!("!room"), user_id!("@alice:localhost"), user_id!("@bob:b"));
+        for limited in [RateLimited::InvitesPerRoom, RateLimited::InvitesPerUser, RateLimited::InvitesPerIssuer] {
+            let limits = limits(&[limited]);
+            let by_state = || limits.take_for_invitation(room, alice, bob, 0).map(|_| ());
+            let by_itself = || asks(&limits, limited, "::1", r#"{"user_id":"@bob:b"}"#);
+            assert_eq!(
+                (by_state(), by_itself(), by_state(), by_itself()),
+                (Ok(()), Ok(()), Err(REFUSED), Err(REFUSED))
+            );
         }
     }
 

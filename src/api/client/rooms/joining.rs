@@ -161,6 +161,9 @@ pub(super) async fn send_membership(
         .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
     let (membership, content) = with_profile(cx, target, request.body.json()).await?;
     let user_id = caller.user_id.clone();
+    if membership == Some(MembershipState::Invite) {
+        cx.limit_invitation(&request.room_id, &user_id, target)?;
+    }
     if membership == Some(MembershipState::Invite) && !cx.is_local(target) {
         return cx.invite_elsewhere(&request.room_id, &user_id, target, content, not_in_room(&user_id)).await;
     }
