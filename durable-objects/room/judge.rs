@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use domain::{
-    push::{self, Recipient},
+    push::{self, Effort, Recipient},
     standing::Standing,
 };
 use platform::{Fault, Sql};
@@ -20,6 +20,12 @@ use super::{
 };
 use crate::Error;
 
+/// What one user's patterns may cost a room at a time, in characters that are compared: fifty keywords, held against a
+/// thousand messages of three hundred characters each, take half of it. Beyond that no pattern of theirs matches.
+const EFFORT_MAX: u64 = 30_000_000;
+/// The longest name that is looked for in messages, in bytes. Memberships may have longer ones.
+const DISPLAY_NAME_BYTES_MAX: usize = 1_024;
+
 /// Judges events for one user.
 pub(super) struct Judge<'a> {
     room: &'a Room,
@@ -29,6 +35,7 @@ pub(super) struct Judge<'a> {
     changes: Option<&'a Ruleset>,
     /// Made when the first event asks for it.
     grounds: Option<Grounds>,
+    effort: Effort,
 }
 
 /// What decides.
@@ -49,7 +56,7 @@ impl<'a> Judge<'a> {
         user: &'a UserId,
         changes: Option<&'a Ruleset>,
     ) -> Self {
-        Self { room, sql, room_id, user, changes, grounds: None }
+        Self { room, sql, room_id, user, changes, grounds: None, effort: Effort::new(EFFORT_MAX) }
     }
 
     /// The actions of the rule that matches the event.
@@ -72,6 +79,7 @@ impl<'a> Judge<'a> {
             member_count: grounds.member_count,
             sender_level: grounds.standing.level(event.pdu.sender()),
             notification_levels: grounds.standing.notifications(),
+            effort: &self.effort,
         };
         Ok(push::actions(&grounds.rules, &json, &recipient))
     }
@@ -92,7 +100,9 @@ impl Room {
 }
 
 /// What a user is called in the room.
+/// What the user is called, if that is anything to look for in messages.
 pub(super) fn display_name(sql: &dyn Sql, user_id: &UserId) -> Result<Option<String>, Fault> {
     let member = store::state::current(sql, "m.room.member", user_id.as_str())?;
-    Ok(member.and_then(|member| member.pdu.content_as::<MemberProfile>().ok()).and_then(|profile| profile.displayname))
+    let profile = member.and_then(|member| member.pdu.content_as::<MemberProfile>().ok());
+    Ok(profile.and_then(|profile| profile.displayname).filter(|name| name.len() <= DISPLAY_NAME_BYTES_MAX))
 }

@@ -36,6 +36,8 @@ use crate::{
 
 /// How long a carrier may take between two calls, in milliseconds.
 const LEASE_MS: u64 = 30_000;
+/// What the user's patterns may cost for one invitation, in characters that are compared.
+const EFFORT_MAX: u64 = 1_000_000;
 /// When the alarm looks whether the carrier that was asked to come did, in milliseconds.
 const COMES_WITHIN_MS: u64 = 10_000;
 /// How long a gateway that failed is left alone at first, in milliseconds.
@@ -410,6 +412,7 @@ fn invitation(
         member_count: 0,
         sender_level: 0,
         notification_levels: &push::NotificationLevels::new(),
+        effort: &push::Effort::new(EFFORT_MAX),
     };
     let rules = push::effective(&user_id, changes.cloned());
     let actions = push::actions(&rules, &event, &recipient);

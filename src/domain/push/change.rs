@@ -21,6 +21,8 @@ const PATTERN_CHARS_MAX: usize = 256;
 const RULE_BYTES_MAX: usize = 8_192;
 /// The most rules of one kind.
 const RULES_OF_KIND_MAX: usize = 2_000;
+/// The most of a kind that has patterns or conditions: every message is held against each.
+const RULES_WITH_CONDITIONS_MAX: usize = 500;
 
 /// The kinds of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +142,11 @@ impl NewRule {
         let known = rules.get(self.kind.into(), &self.rule_id);
         // «When creating push rules, they MUST be enabled by default.»
         let enabled = known.is_none_or(AnyPushRuleRef::enabled);
-        let place = Place { rule_id: self.rule_id.clone(), before: self.before.take(), after: self.after.take() };
+        let most = match self.kind {
+            Kind::Override | Kind::Content | Kind::Underride => RULES_WITH_CONDITIONS_MAX,
+            Kind::Room | Kind::Sender => RULES_OF_KIND_MAX,
+        };
+        let place = Place { rule_id: self.rule_id.clone(), before: self.before.take(), after: self.after.take(), most };
         let Self { rule_id, actions, conditions, .. } = self;
         let default = false;
         let conditional = |rule_id, actions, conditions| {
@@ -239,6 +245,8 @@ struct Place {
     rule_id: String,
     before: Option<String>,
     after: Option<String>,
+    /// The most rules of the kind.
+    most: usize,
 }
 
 impl Place {
@@ -257,8 +265,8 @@ impl Place {
         let was_at = rules.iter().position(|rule| describe(rule).0 == self.rule_id);
         if let Some(was_at) = was_at {
             rules.remove(was_at);
-        } else if rules.len() >= RULES_OF_KIND_MAX {
-            return Err(Refusal::TooLarge(format!("There may be {RULES_OF_KIND_MAX} push rules of a kind")));
+        } else if rules.len() >= self.most {
+            return Err(Refusal::TooLarge(format!("There may be {} push rules of this kind", self.most)));
         }
         // «It is not possible to add a rule relative to a predefined server rule.»
         let find = |rule_id: &Option<String>| match rule_id {

@@ -1,6 +1,6 @@
 //! Which rule matches an event, and what it says.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::RangeBounds};
+use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap, ops::RangeBounds};
 
 use js_int::UInt;
 use ruma_common::{
@@ -9,7 +9,7 @@ use ruma_common::{
 };
 use serde_json::Value;
 
-use crate::glob;
+use crate::glob::{Effort, Text};
 
 /// The level that triggers notifications for everyone in a room, if the room names none. Spec: `m.room.power_levels`.
 const NOTIFICATION_LEVEL_DEFAULT: i64 = 50;
@@ -27,6 +27,8 @@ pub struct Recipient<'a> {
     pub sender_level: i64,
     /// The levels that kinds of notifications take.
     pub notification_levels: &'a NotificationLevels,
+    /// What may be spent on patterns: beyond it none matches.
+    pub effort: &'a Effort,
 }
 
 /// The `notifications` of a room's power levels.
@@ -55,54 +57,74 @@ pub fn actions<'r>(rules: &'r Ruleset, event: &Value, recipient: &Recipient<'_>)
     if event.get("sender").and_then(Value::as_str) == Some(recipient.user_id.as_str()) {
         return &[];
     }
-    let matching = rules.iter().find(|rule| rule.enabled() && rule_matches(*rule, event, recipient));
+    let held = Held { event, recipient, body: OnceCell::new() };
+    let matching = rules.iter().find(|rule| rule.enabled() && held.matches(*rule));
     matching.map_or(&[], AnyPushRuleRef::actions)
 }
 
-fn rule_matches(rule: AnyPushRuleRef<'_>, event: &Value, recipient: &Recipient<'_>) -> bool {
-    match rule {
-        AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => {
-            rule.conditions.iter().all(|condition| condition_holds(condition, event, recipient))
-        }
-        AnyPushRuleRef::Content(rule) => {
-            text(event, "content.body", recipient).is_some_and(|body| glob::matches_words(&rule.pattern, body))
-        }
-        AnyPushRuleRef::Room(rule) => rule.rule_id == recipient.room_id,
-        AnyPushRuleRef::Sender(rule) => event.get("sender").and_then(Value::as_str) == Some(rule.rule_id.as_str()),
-        // Kinds that no stable specification has.
-        _ => false,
-    }
+/// An event that rules are held against.
+struct Held<'a> {
+    event: &'a Value,
+    recipient: &'a Recipient<'a>,
+    /// Its body, once a rule asked for it.
+    body: OnceCell<Option<Text>>,
 }
 
-fn condition_holds(condition: &PushCondition, event: &Value, recipient: &Recipient<'_>) -> bool {
-    match condition {
-        PushCondition::EventMatch(data) => text(event, &data.key, recipient).is_some_and(|value| {
-            if data.key == "content.body" {
-                glob::matches_words(&data.pattern, value)
-            } else {
-                glob::matches(&data.pattern, value)
+impl Held<'_> {
+    fn matches(&self, rule: AnyPushRuleRef<'_>) -> bool {
+        match rule {
+            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => {
+                rule.conditions.iter().all(|condition| self.meets(condition))
             }
-        }),
-        PushCondition::EventPropertyIs(data) => {
-            property(event, &data.key).is_some_and(|value| is_scalar(value, &data.value))
-        }
-        PushCondition::EventPropertyContains(data) => property(event, &data.key)
-            .and_then(Value::as_array)
-            .is_some_and(|values| values.iter().any(|value| is_scalar(value, &data.value))),
-        #[expect(deprecated, reason = "«should not be used in new push rules», but old ones may")]
-        PushCondition::ContainsDisplayName => match (recipient.display_name, text(event, "content.body", recipient)) {
-            (Some(name), Some(body)) => !name.is_empty() && glob::contains_words(name, body),
+            AnyPushRuleRef::Content(rule) => {
+                self.body().is_some_and(|body| body.has_words_of(&rule.pattern, self.recipient.effort))
+            }
+            AnyPushRuleRef::Room(rule) => rule.rule_id == self.recipient.room_id,
+            AnyPushRuleRef::Sender(rule) => {
+                self.event.get("sender").and_then(Value::as_str) == Some(rule.rule_id.as_str())
+            }
+            // Kinds that no stable specification has.
             _ => false,
-        },
-        PushCondition::RoomMemberCount(data) => {
-            UInt::try_from(recipient.member_count).is_ok_and(|count| data.is.contains(&count))
         }
-        PushCondition::SenderNotificationPermission(data) => {
-            let levels = recipient.notification_levels;
-            recipient.sender_level >= levels.get(data.key.as_str()).copied().unwrap_or(NOTIFICATION_LEVEL_DEFAULT)
+    }
+
+    fn body(&self) -> Option<&Text> {
+        let made = || {
+            let body = text(self.event, "content.body", self.recipient)?;
+            Some(Text::new(body, self.recipient.effort))
+        };
+        self.body.get_or_init(made).as_ref()
+    }
+
+    fn meets(&self, condition: &PushCondition) -> bool {
+        let Self { event, recipient, .. } = self;
+        match condition {
+            PushCondition::EventMatch(data) if data.key == "content.body" => {
+                self.body().is_some_and(|body| body.has_words_of(&data.pattern, recipient.effort))
+            }
+            PushCondition::EventMatch(data) => text(event, &data.key, recipient)
+                .is_some_and(|value| Text::new(value, recipient.effort).is_of(&data.pattern, recipient.effort)),
+            PushCondition::EventPropertyIs(data) => {
+                property(event, &data.key).is_some_and(|value| is_scalar(value, &data.value))
+            }
+            PushCondition::EventPropertyContains(data) => property(event, &data.key)
+                .and_then(Value::as_array)
+                .is_some_and(|values| values.iter().any(|value| is_scalar(value, &data.value))),
+            #[expect(deprecated, reason = "«should not be used in new push rules», but old ones may")]
+            PushCondition::ContainsDisplayName => match (recipient.display_name, self.body()) {
+                (Some(name), Some(body)) => !name.is_empty() && body.has_words(name, recipient.effort),
+                _ => false,
+            },
+            PushCondition::RoomMemberCount(data) => {
+                UInt::try_from(recipient.member_count).is_ok_and(|count| data.is.contains(&count))
+            }
+            PushCondition::SenderNotificationPermission(data) => {
+                let levels = recipient.notification_levels;
+                recipient.sender_level >= levels.get(data.key.as_str()).copied().unwrap_or(NOTIFICATION_LEVEL_DEFAULT)
+            }
+            // «Unrecognised conditions MUST NOT match any events.»
+            _ => false,
         }
-        // «Unrecognised conditions MUST NOT match any events.»
-        _ => false,
     }
 }
 

@@ -134,7 +134,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 #[test]
 fn there_are_so_many_rules_and_no_more() {
     let mut rules = alice();
-    for number in 0..RULES_OF_KIND_MAX {
+    for number in 0..RULES_WITH_CONDITIONS_MAX {
         put(&mut rules, json!({ "rule_id": number.to_string() })).unwrap();
     }
     assert_eq!(put(&mut rules, json!({ "rule_id": "more" })).unwrap_err().errcode(), "M_TOO_LARGE");

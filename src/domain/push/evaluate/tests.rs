@@ -24,6 +24,7 @@ fn told(rules: &Ruleset, event: &Value, change: impl FnOnce(&mut Recipient<'_>))
         member_count: 3,
         sender_level: 50,
         notification_levels: &levels,
+        effort: &Effort::new(1_000_000),
     };
     change(&mut recipient);
     Verdict::of(actions(rules, event, &recipient))
