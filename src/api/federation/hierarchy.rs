@@ -24,6 +24,8 @@ use crate::{Context, Failure, Routes, client::first_joined};
 const ROOMS_TOLD_MAX: usize = 100;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
+/// Rooms whose members may know of a room, as another server has it: each is asked whether a user is in it.
+const ALLOWED_MAX: usize = 100;
 /// The largest answer about a space, in bytes.
 const SPACE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -132,13 +134,18 @@ impl SpaceElsewhere {
         }
         let wrong = |error: serde_json::Error| error.to_string();
         let answer: Answer<'_> = serde_json::from_slice(answer).map_err(wrong)?;
-        let room: RoomSummary = serde_json::from_str(answer.room.get()).map_err(wrong)?;
+        let mut room: RoomSummary = serde_json::from_str(answer.room.get()).map_err(wrong)?;
+        room.allowed_room_ids.truncate(ALLOWED_MAX);
         if room.room.room_id != *room_id {
             return Err("it tells of another room".to_owned());
         }
         let Children { children_state } = serde_json::from_str(answer.room.get()).map_err(wrong)?;
         let children = answer.children.into_iter().take(CHILDREN_MAX);
         let children = children.filter_map(|child| serde_json::from_str::<RoomSummary>(child.get()).ok());
+        let children = children.map(|mut child| {
+            child.allowed_room_ids.truncate(ALLOWED_MAX);
+            child
+        });
         let inaccessible = answer.inaccessible_children.into_iter().take(CHILDREN_MAX);
         Ok(Self {
             children_state: Child::sorted(children_state, suggested_only).into_iter().map(|(_, event)| event).collect(),
@@ -190,7 +197,7 @@ mod tests {
     use ruma_common::room_id;
     use serde_json::{Value, json};
 
-    use super::SpaceElsewhere;
+    use super::{ALLOWED_MAX, SpaceElsewhere};
 
     fn summary(room: &str) -> Value {
         json!({ "room_id": room, "num_joined_members": 1, "world_readable": false, "guest_can_join": false })
@@ -219,6 +226,17 @@ mod tests {
         let state: Vec<Value> =
             space.children_state.iter().map(|event| serde_json::from_str(event.get()).unwrap()).collect();
         assert_eq!(state, [child("!one:b"), child("!two:b")]);
+    }
+
+    #[test]
+    fn so_many_rooms_are_asked_for_who_may_know() {
+        let allowed: Vec<String> = (0..5_000).map(|number| format!("!{number}:b")).collect();
+        let (mut room, mut child) = (summary("!s:b"), summary("!c:b"));
+        room["allowed_room_ids"] = json!(allowed);
+        child["allowed_room_ids"] = json!(allowed);
+        let space = read(&json!({ "room": room, "children": [child] })).unwrap();
+        let children: Vec<_> = space.children.values().map(|child| child.allowed_room_ids.len()).collect();
+        assert_eq!((space.room.allowed_room_ids.len(), children), (ALLOWED_MAX, vec![ALLOWED_MAX]));
     }
 
     #[test]
