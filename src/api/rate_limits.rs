@@ -23,6 +23,7 @@ use ruma_client_api::{
     account::{change_password, check_registration_token_validity, deactivate, register},
     authenticated_media::get_media_preview,
     directory::{get_public_rooms, get_public_rooms_filtered},
+    keys::{claim_keys, get_keys, upload_signatures},
     knock::knock_room,
     media::{create_content, create_mxc_uri, get_media_preview as get_media_preview_deprecated},
     membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
@@ -126,6 +127,10 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<deactivate::v3::Request>(&mut table, &[By::Requests]);
     limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
     limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
+    // The specification has these unlimited, but they ask other servers.
+    limit::<get_keys::v3::Request>(&mut table, &[By::Requests]);
+    limit::<claim_keys::v3::Request>(&mut table, &[By::Requests]);
+    limit::<upload_signatures::v3::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they search.
     limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);

@@ -1,13 +1,16 @@
 //! Keys for end-to-end encryption, of our users for other servers and of theirs for our users. Spec: "End-to-End
 //! Encryption", "Device Management".
 
-use std::collections::BTreeMap;
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use actors::user::GetKeys;
 use domain::{Refusal, signed_key::SignedKey};
 use futures_util::{StreamExt, stream};
 use js_int::UInt;
-use ruma_common::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, serde::Raw};
+use ruma_common::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, serde::Raw};
 use ruma_federation_api::{
     device::get_devices::v1 as devices,
     keys::{claim_keys::v1 as claim, get_keys::v1 as query},
@@ -23,8 +26,14 @@ use crate::{
 
 /// Servers that are asked at the same time.
 const SERVERS_AT_ONCE: usize = 16;
-/// The largest answer of a server, in bytes.
+/// The largest answer of a server, in bytes; and what it may have for the first user asked for, and for each.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+const FIRST_USER_BYTES_MAX: usize = 1024 * 1024;
+const USER_BYTES_MAX: usize = 128 * 1024;
+/// All that servers tell for one request, in bytes: who has not answered when that is reached counts as silent.
+const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most servers that are asked for one request; those beyond count as silent.
+const SERVERS_MAX: usize = 1_000;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(query_keys);
@@ -89,17 +98,19 @@ fn device(device_id: OwnedDeviceId, keys: Box<RawValue>) -> devices::UserDevice 
 pub(crate) type Elsewhere<T> = BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>;
 
 impl Context {
-    /// The keys of other servers' users. Servers that do not say are among the failures.
+    /// The keys of other servers' users. Servers that do not say are among the failures, and so are those that were not
+    /// listened to any more.
     pub(crate) async fn keys_elsewhere(&self, asked: Elsewhere<Vec<OwnedDeviceId>>, timeout_ms: u64) -> Keys {
-        let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms };
-        let calls = asked.into_iter().map(|(server, users)| async move {
+        let mut listening = Listening::to(&asked);
+        let calls = asked.into_iter().take(SERVERS_MAX).map(|(server, users)| async move {
             let names: Vec<OwnedUserId> = users.keys().cloned().collect();
-            let answered = self.query(&server, query::Request::new(users), bounds).await;
+            let answered = self.query(&server, query::Request::new(users), bounds(names.len(), timeout_ms)).await;
             (server, names, answered)
         });
         let mut calls = stream::iter(calls).buffer_unordered(SERVERS_AT_ONCE);
         let mut found = Keys::default();
         while let Some((server, names, answered)) = calls.next().await {
+            listening.heard(&server);
             let mut answer = match answered {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -109,14 +120,19 @@ impl Context {
             };
             for name in names {
                 let devices = answer.device_keys.remove(&name).unwrap_or_default().into_iter();
-                let devices = devices.filter_map(|(id, keys)| Some((id, signed(keys)?))).collect();
-                found.device_keys.insert(name.clone(), devices);
+                let devices: BTreeMap<_, _> = devices.filter_map(|(id, keys)| Some((id, signed(keys)?))).collect();
                 let master = answer.master_keys.remove(&name).and_then(signed);
-                found.master_keys.extend(master.map(|key| (name.clone(), key)));
                 let self_signing = answer.self_signing_keys.remove(&name).and_then(signed);
+                devices.values().chain(&master).chain(&self_signing).for_each(|keys| listening.counts(keys));
+                found.device_keys.insert(name.clone(), devices);
+                found.master_keys.extend(master.map(|key| (name.clone(), key)));
                 found.self_signing_keys.extend(self_signing.map(|key| (name, key)));
             }
+            if listening.is_over() {
+                break;
+            }
         }
+        found.failures.extend(listening.ends());
         found
     }
 
@@ -127,26 +143,68 @@ impl Context {
         asked: Elsewhere<BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
         timeout_ms: u64,
     ) -> (ClaimedKeys, BTreeMap<String, Value>) {
-        let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms };
-        let calls = asked.into_iter().map(|(server, users)| async move {
+        let mut listening = Listening::to(&asked);
+        let calls = asked.into_iter().take(SERVERS_MAX).map(|(server, users)| async move {
             let names: Vec<OwnedUserId> = users.keys().cloned().collect();
-            let answered = self.query(&server, claim::Request::new(users), bounds).await;
+            let answered = self.query(&server, claim::Request::new(users), bounds(names.len(), timeout_ms)).await;
             (server, names, answered)
         });
         let mut calls = stream::iter(calls).buffer_unordered(SERVERS_AT_ONCE);
         let (mut claimed, mut failures) = (ClaimedKeys::new(), BTreeMap::new());
         while let Some((server, names, answered)) = calls.next().await {
+            listening.heard(&server);
             match answered {
                 Ok(mut answer) => claimed.extend(names.into_iter().filter_map(|name| {
                     let devices = answer.one_time_keys.remove(&name)?.into_iter().map(|(device_id, keys)| {
-                        (device_id, keys.into_iter().map(|(id, key)| (id.to_string(), key.into_json())).collect())
+                        let keys = keys.into_iter().map(|(id, key)| (id.to_string(), key.into_json()));
+                        (device_id, keys.inspect(|(_, key)| listening.counts(key)).collect())
                     });
                     Some((name, devices.collect()))
                 })),
                 Err(error) => drop(failures.insert(server.to_string(), failure(&error))),
             }
+            if listening.is_over() {
+                break;
+            }
         }
+        failures.extend(listening.ends());
         (claimed, failures)
+    }
+}
+
+/// What a server may answer that is asked for so many users.
+fn bounds(users: usize, timeout_ms: u64) -> Bounds {
+    let of_users = USER_BYTES_MAX.saturating_mul(users).saturating_add(FIRST_USER_BYTES_MAX);
+    Bounds { response_bytes_max: of_users.min(ANSWER_BYTES_MAX), timeout_ms }
+}
+
+/// How long one request goes on listening to other servers.
+struct Listening {
+    silent: BTreeSet<OwnedServerName>,
+    told: Cell<usize>,
+}
+
+impl Listening {
+    fn to<T>(asked: &Elsewhere<T>) -> Self {
+        Self { silent: asked.keys().cloned().collect(), told: Cell::new(0) }
+    }
+
+    fn heard(&mut self, server: &ServerName) {
+        self.silent.remove(server);
+    }
+
+    fn counts(&self, keys: &RawValue) {
+        self.told.set(self.told.get().saturating_add(keys.get().len()));
+    }
+
+    fn is_over(&self) -> bool {
+        self.told.get() >= TOLD_BYTES_MAX
+    }
+
+    /// What is said of those who were not heard.
+    fn ends(self) -> impl Iterator<Item = (String, Value)> {
+        let error = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too much was asked for at once" });
+        self.silent.into_iter().map(move |server| (server.to_string(), error.clone()))
     }
 }
 
@@ -165,5 +223,30 @@ fn failure(error: &AskError) -> Value {
         AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
             json!({ "errcode": "M_UNKNOWN", "error": "The server does not answer" })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::value::to_raw_value;
+
+    use super::{ANSWER_BYTES_MAX, Elsewhere, Listening, TOLD_BYTES_MAX, bounds};
+
+    #[test]
+    fn so_much_is_listened_to_and_who_is_not_heard_is_named() {
+        let server = |name: &str| ruma_common::OwnedServerName::try_from(name).unwrap();
+        let asked: Elsewhere<()> = ["a.test", "b.test", "c.test"].map(|name| (server(name), BTreeMap::new())).into();
+        let mut listening = Listening::to(&asked);
+        listening.heard(&server("b.test"));
+        let keys = to_raw_value(&"x".repeat(TOLD_BYTES_MAX / 2)).unwrap();
+        listening.counts(&keys);
+        assert!(!listening.is_over());
+        listening.counts(&keys);
+        assert!(listening.is_over());
+        assert_eq!(listening.ends().map(|(server, _)| server).collect::<Vec<_>>(), ["a.test", "c.test"]);
+        assert!(bounds(1, 0).response_bytes_max < ANSWER_BYTES_MAX / 2);
+        assert_eq!(bounds(5_000, 0).response_bytes_max, ANSWER_BYTES_MAX);
     }
 }
