@@ -42,6 +42,10 @@ const DEPTH_MAX: u64 = (1 << 53) - 1;
 /// The most events that one may come after. Spec: the event format of each room version.
 const PREV_EVENTS_MAX: usize = 20;
 
+/// The most forward extremities: all meet whenever an event comes that forks. Of more, the oldest are dropped, and the
+/// current state meets the others in their place: nothing comes after them any more but what says so itself.
+pub(super) const EXTREMITIES_MAX: usize = if cfg!(test) { 30 } else { 50 };
+
 /// State that lets an invited or knocking user recognise the room. Spec: "Stripped state".
 const STRIPPED_STATE: [&str; 9] = [
     "m.room.create",
@@ -217,8 +221,17 @@ impl Room {
                 .states_after(&**tx, &extremities)?
                 .map_err(|_| Fault::new("the state at an extremity is not known"))?;
             states.push(before.clone().after(&**tx, pdu, Verdict::Accepted)?);
+            if store::graph::are_extremities_dropped(&**tx)? {
+                // What they brought is in what the state is now.
+                states.push(StateAt::of_log(head));
+            }
             now = self.meet(&**tx, cx, states)?.rebased(&**tx, head)?;
             extremities.push(pdu.event_id().to_owned());
+            let dropped = extremities.len().saturating_sub(EXTREMITIES_MAX);
+            if dropped > 0 {
+                extremities.drain(..dropped);
+                store::graph::drop_extremities(tx)?;
+            }
         }
         let before = before.write(tx)?;
         store::graph::judge(tx, position, Verdict::Accepted, StateBefore::Elsewhere(before))?;

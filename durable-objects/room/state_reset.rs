@@ -133,6 +133,49 @@ mod tests {
         Room::default().taken_back(&*sql, &StateAt::told(&*sql, head, &state).unwrap()).unwrap()
     }
 
+    /// Somebody elsewhere says the same again and again as if nothing had happened since.
+    #[test]
+    fn forks_without_number_are_few_and_take_nothing_back() {
+        let world = World::new(1);
+        let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, zoe);
+        let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 }, "state_default": 50 });
+        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let old = world.newest(&room_id, POWER, "");
+        let receives = |event: CheckedEvent| {
+            let received = world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None }).unwrap();
+            assert_eq!(received, Received::Accepted);
+        };
+        let sql = || world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        receives(elsewhere(&world, &room_id, zoe, &old, ("m.room.topic", json!({ "topic": "on a fork" }))));
+        let topic = || world.newest(&room_id, "m.room.topic", "").event_id().to_owned();
+        let current = || {
+            let sql = sql();
+            let head = store::log::head_position(&*sql).unwrap();
+            store::graph::event_at(&*sql, ("m.room.topic", ""), head).unwrap()
+        };
+        let forked = topic();
+        for number in 0..100 {
+            let said = (&*format!("org.example.{number}"), json!({}));
+            receives(elsewhere(&world, &room_id, zoe, &old, said));
+            assert!(store::graph::extremities(&*sql()).unwrap().ids.len() <= super::super::append::EXTREMITIES_MAX);
+            assert_eq!(current(), Some(forked.clone()), "after {number}");
+        }
+        assert!(store::graph::are_extremities_dropped(&*sql()).unwrap());
+        // Ours bring them together again.
+        while store::graph::extremities(&*sql()).unwrap().ids.len() > 1 {
+            world.sends(alice, &room_id, "m.room.message", None, &json!({})).unwrap();
+        }
+        assert!(!store::graph::are_extremities_dropped(&*sql()).unwrap());
+        assert_eq!(current(), Some(forked));
+        for number in 0..100 {
+            let key = format!("org.example.{number}");
+            let head = store::log::head_position(&*sql()).unwrap();
+            assert!(store::graph::event_at(&*sql(), (&key, ""), head).unwrap().is_some(), "{number}");
+        }
+    }
+
     #[test]
     fn what_loses_to_another_fork_is_not_taken_back() {
         let world = World::new(1);

@@ -258,10 +258,19 @@ pub(crate) fn set_extremities(tx: &Tx<'_>, several: Option<&[OwnedEventId]>) -> 
     match several {
         Some(several) => meta::set(tx, "extremities", serde_json::to_string(several)?.into()),
         None => {
-            tx.execute("DELETE FROM meta WHERE key = 'extremities'", &[])?;
+            tx.execute("DELETE FROM meta WHERE key IN ('extremities', 'extremities_dropped')", &[])?;
             Ok(())
         }
     }
+}
+
+/// Notes that some extremities are not kept, as there are too many: until there is one, and it came after all.
+pub(crate) fn drop_extremities(tx: &Tx<'_>) -> Result<(), Fault> {
+    if are_extremities_dropped(&**tx)? { Ok(()) } else { meta::set(tx, "extremities_dropped", 1_u64.into()) }
+}
+
+pub(crate) fn are_extremities_dropped(sql: &dyn Sql) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM meta WHERE key = 'extremities_dropped'", &[])?.is_empty())
 }
 
 /// The keys whose state changed in `(after, up_to]`.
