@@ -391,18 +391,9 @@ impl Config {
             Some("2,200"),
             "questions to other servers for who did not say who they are, per address: per_second,burst, or 0",
         ),
-        key(
-            "RC_REMOTE_INVITES",
-            Some("1,100"),
-            "invitations that another server sends, per server: per_second,burst, or 0",
-        ),
+        key("RC_REMOTE_INVITES", Some("1,100"), "invitations, per server that sends them: per_second,burst, or 0"),
         key("RC_TO_DEVICE", Some("20,500"), "requests with messages to devices, per user: per_second,burst, or 0"),
-        key(
-            "RC_NEW_SERVERS",
-            Some("0.1,100"),
-            "servers of which nothing is known here and whose users get messages to devices, per user who writes them: \
-             per_second,burst, or 0",
-        ),
+        key("RC_NEW_SERVERS", Some("0.1,100"), "unknown servers written to, per user: per_second,burst, or 0"),
         key(
             "RC_REMOTE_MEDIA",
             Some("10,500"),
