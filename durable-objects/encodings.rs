@@ -70,6 +70,7 @@ fn what_a_room_is_told() {
             content: to_raw_value(&json!({ "body": "b" })).unwrap(),
             state_key: None,
             member_of: Vec::new(),
+            at_ms: None,
         },
         json!({
             "sender": "@alice:a", "device": "D", "transaction_id": "t", "type": "m.room.message",

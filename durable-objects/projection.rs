@@ -5,6 +5,8 @@
 //! version that only grows: the statement itself leaves a newer one alone, so that repetitions and reorderings are
 //! harmless. The tables are in `d1-migrations`; who reads them is the request tier.
 
+use std::collections::BTreeSet;
+
 use domain::directory::PublishedRoom;
 use platform::Statement;
 use ruma_common::OwnedRoomId;
@@ -26,6 +28,7 @@ pub(crate) fn stored(name: &str, body: &str) -> Result<Option<(&'static str, Sta
     match name {
         DirectoryEntry::NAME => read::<DirectoryEntry>(body).map(Some),
         OpenRoom::NAME => read::<OpenRoom>(body).map(Some),
+        NetworkEntry::NAME => read::<NetworkEntry>(body).map(Some),
         _ => Ok(None),
     }
 }
@@ -60,6 +63,49 @@ impl Projection for DirectoryEntry {
                 self.room_id.as_str().into(),
                 self.version.into(),
                 room.is_some().into(),
+                room.map_or(0, |room| room.num_joined_members).into(),
+                room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
+                room.map(PublishedRoom::words).unwrap_or_default().into(),
+                room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
+            ],
+        ))
+    }
+}
+
+/// A room in the directories of other networks, or one that was there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NetworkEntry {
+    pub room_id: OwnedRoomId,
+    pub version: u64,
+    /// The directories that it is in; the row stays when there are none any more.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub networks: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<PublishedRoom>,
+}
+
+impl Projection for NetworkEntry {
+    const NAME: &'static str = "networks";
+
+    fn statement(&self) -> Result<Statement, Error> {
+        let room = self.room.as_ref();
+        let mut networks = String::new();
+        for network in &self.networks {
+            networks.push_str(if networks.is_empty() { "\n" } else { "" });
+            networks.push_str(network);
+            networks.push('\n');
+        }
+        Ok(Statement::new(
+            "INSERT INTO network_directory (room_id, version, networks, members, room_type, words, entry)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (room_id) DO UPDATE SET version = excluded.version, networks = excluded.networks,
+                 members = excluded.members, room_type = excluded.room_type, words = excluded.words,
+                 entry = excluded.entry
+             WHERE excluded.version > network_directory.version",
+            vec![
+                self.room_id.as_str().into(),
+                self.version.into(),
+                networks.into(),
                 room.map_or(0, |room| room.num_joined_members).into(),
                 room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
                 room.map(PublishedRoom::words).unwrap_or_default().into(),

@@ -105,8 +105,11 @@ impl Sql for MemorySql {
 }
 
 /// The tables that actors project to.
-const METADATA_SCHEMA: [&str; 2] =
-    [include_str!("../d1-migrations/0002_directory.sql"), include_str!("../d1-migrations/0006_open_room.sql")];
+const METADATA_SCHEMA: [&str; 3] = [
+    include_str!("../d1-migrations/0002_directory.sql"),
+    include_str!("../d1-migrations/0006_open_room.sql"),
+    include_str!("../d1-migrations/0009_networks.sql"),
+];
 
 /// Metadata in memory, at the end of a line that loses what it carries.
 struct MemoryMetadata {
@@ -206,8 +209,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Rc<Self> {
-        let config =
-            Config::from_pairs([("SERVER_NAME".to_owned(), "myelin.test".to_owned())]).expect("a small configuration");
+        Self::configured(seed, &[])
+    }
+
+    /// As [`World::new`], with these keys of the configuration besides.
+    pub(crate) fn configured(seed: u64, pairs: &[(&str, &str)]) -> Rc<Self> {
+        let pairs = [("SERVER_NAME", "myelin.test")].iter().chain(pairs);
+        let config = Config::from_pairs(pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let config = config.expect("a small configuration");
         let identity = Identity::new(config.server_name.clone(), "a_test", [7; 32]).expect("a key");
         Rc::new_cyclic(|this| Self {
             settings: Rc::new(Settings { config, identity }),

@@ -26,6 +26,7 @@ impl Story {
             content: to_raw_value(&json!({ "name": format!("Room {}", secret(self.sent)) })).unwrap(),
             state_key: Some(String::new()),
             member_of: Vec::new(),
+            at_ms: None,
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

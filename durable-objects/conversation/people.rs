@@ -23,6 +23,7 @@ impl Story {
             content: to_raw_value(&serde_json::json!({ "body": secret(self.sent), "msgtype": "m.text" })).unwrap(),
             state_key: None,
             member_of: Vec::new(),
+            at_ms: None,
         }
     }
 

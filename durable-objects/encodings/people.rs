@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{alice, pinned, pinned_reply, room as room_id};
 use crate::{
-    projection::{self, OpenRoom},
+    projection::{self, NetworkEntry, OpenRoom},
     room, user,
 };
 
@@ -28,6 +28,24 @@ fn what_is_owed_of_open_rooms() {
     let decoded: OpenRoom = serde_json::from_value(open.clone()).unwrap();
     assert_eq!(serde_json::to_value(&decoded).unwrap(), open);
     assert!(projection::stored("open_room", &open.to_string()).unwrap().is_some());
+}
+
+#[test]
+fn what_is_owed_of_rooms_in_other_networks() {
+    pinned(
+        &room::SetNetwork { network: "irc|libera".into(), listed: true },
+        json!({ "network": "irc|libera", "listed": true }),
+    );
+    let room = json!({
+        "room_id": "!room:a", "num_joined_members": 3, "world_readable": false, "guest_can_join": true,
+        "join_rule": "public",
+    });
+    let listed = json!({ "room_id": "!room:a", "version": 5, "networks": ["irc|libera"], "room": room });
+    for entry in [listed, json!({ "room_id": "!room:a", "version": 6 })] {
+        let decoded: NetworkEntry = serde_json::from_value(entry.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&decoded).unwrap(), entry);
+        assert!(projection::stored("networks", &entry.to_string()).unwrap().is_some());
+    }
 }
 
 #[test]

@@ -95,16 +95,18 @@ impl Room {
 
     /// The event that a draft makes here and now, if it may happen.
     pub(super) fn authorised(&self, sql: &dyn Sql, cx: &Cx<'_>, draft: &Draft) -> Result<Pdu, Error> {
-        self.authorised_for(sql, cx, draft, &[])
+        self.authorised_for(sql, cx, draft, &[], cx.now_ms)
     }
 
-    /// [`Room::authorised`] for a sender who is known to be in the rooms `member_of`.
+    /// [`Room::authorised`] for a sender who is known to be in the rooms `member_of`, with the time that the event shall
+    /// have.
     pub(super) fn authorised_for(
         &self,
         sql: &dyn Sql,
         cx: &Cx<'_>,
         draft: &Draft,
         member_of: &[OwnedRoomId],
+        at_ms: u64,
     ) -> Result<Pdu, Error> {
         let vouched;
         let draft = if is_membership(draft) {
@@ -121,7 +123,7 @@ impl Room {
             prev_events: &after.events.iter().map(|pdu| reference(pdu, version)).collect::<Result<Vec<_>, Fault>>()?,
             auth_events: &state.references(version)?,
             depth: after.events.iter().map(Pdu::depth).max().unwrap_or(0).saturating_add(1).min(DEPTH_MAX),
-            origin_server_ts: cx.now_ms,
+            origin_server_ts: at_ms,
         };
         let pdu = event::build(draft, &place, version, &cx.settings.identity, cx.random()?)?;
         auth::check(&pdu, version, &state.selected, &|event_type, state_key| state.get(event_type, state_key))?;

@@ -129,7 +129,7 @@ impl Room {
         };
         check_invitation(cx, &draft)?;
         // Whoever may not do it learns nothing of the target.
-        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
+        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, cx.now_ms)?;
         let joins = own && call.action == MembershipAction::Join;
         if joins && call.guest {
             check_guest_access(&**tx)?;

@@ -13,7 +13,7 @@ use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::OwnedUserId;
 use serde::{Deserialize, Serialize};
 
-use super::{Room, append::room_id, store};
+use super::{Room, append::room_id, networks, store};
 use crate::{Call, Cx, Error, outbox, projection::DirectoryEntry, schedule};
 
 /// The schedule's name for a look at the number of members.
@@ -113,17 +113,22 @@ pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str
         return Ok(());
     }
     let listing = Listing::load(&**tx)?;
-    if listing.room.is_none() {
+    if listing.room.is_none() && !networks::is_listed(&**tx)? {
         return Ok(());
     }
     if is_member {
         return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(MEMBERS_DELAY_MS))?);
+    }
+    networks::refresh(tx, cx, true)?;
+    if listing.room.is_none() {
+        return Ok(());
     }
     listing.show(tx, cx, Some(shown(&**tx, cx)?), true)
 }
 
 /// Time to look at the number of members.
 pub(super) fn refresh(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+    networks::refresh(tx, cx, false)?;
     let listing = Listing::load(&**tx)?;
     if listing.room.is_none() {
         return Ok(());

@@ -39,7 +39,7 @@
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
-//! | [`SetPublished`], [`IsPublished`] | its place in the directory |
+//! | [`SetPublished`], [`IsPublished`], [`SetNetwork`] | its place in the directory, and in those of other networks |
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
 //! | [`ListNotifications`] | what of it a user was notified of, read or not |
@@ -83,6 +83,7 @@ mod list_notifications;
 mod mark_read;
 mod members;
 mod messages;
+mod networks;
 mod open;
 mod prepare_upgrade;
 mod presence;
@@ -163,6 +164,7 @@ pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifi
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
+pub use networks::SetNetwork;
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
 pub use presence_elsewhere::{HearPresences, MembersHeard};
@@ -352,6 +354,7 @@ impl Logic for Room {
             read GetJoinedMembers => joined_members,
             read GetAccess => access,
             read IsPublished => is_published,
+            write SetNetwork => set_network,
             read GetSummary => get_summary,
             read IsServerJoined => is_server_joined,
             read SearchMembers => search_members,

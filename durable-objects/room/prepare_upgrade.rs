@@ -352,6 +352,7 @@ mod tests {
             content: serde_json::value::to_raw_value(&content).unwrap(),
             state_key: Some(String::new()),
             member_of: Vec::new(),
+            at_ms: None,
         };
         world.call(old.as_str(), &tombstone).unwrap();
         let anew = prepares(&world, &old, alice(), "12").unwrap();

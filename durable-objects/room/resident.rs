@@ -161,7 +161,7 @@ impl Room {
             sender: call.user,
             redacts: None,
         };
-        let pdu = self.authorised_for(sql, cx, &draft, &call.member_of)?;
+        let pdu = self.authorised_for(sql, cx, &draft, &call.member_of, cx.now_ms)?;
         let event = event::template(&pdu).map_err(Refusal::from)?;
         Ok(PreparedMembership { room_version: self.version(sql)?.as_str().to_owned(), event })
     }

@@ -179,6 +179,7 @@ mod tests {
             content: to_raw_value(content).unwrap(),
             state_key: Some(String::new()),
             member_of: Vec::new(),
+            at_ms: None,
         };
         world.call(room_id.as_str(), &call).unwrap();
     }

@@ -38,6 +38,10 @@ pub struct SendEvent {
     /// For a join without an invitation: rooms that said that the sender is in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_of: Vec<OwnedRoomId>,
+    /// The time that the event shall have, in milliseconds since the Unix epoch; now without. Where it stands in the room
+    /// does not follow from it. Spec: Application Service API, "Timestamp massaging".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
 }
 
 impl Call for SendEvent {
@@ -91,7 +95,7 @@ impl Room {
         };
         check_invitation(cx, &draft)?;
         check_relation(&**tx, &draft)?;
-        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of)?;
+        let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, call.at_ms.unwrap_or(cx.now_ms))?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {
             cx.room.typing.borrow_mut().push((draft.sender, None));

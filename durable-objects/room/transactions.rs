@@ -197,6 +197,7 @@ mod tests {
             content: to_raw_value(&json!({ "body": "hello" })).unwrap(),
             state_key: None,
             member_of: Vec::new(),
+            at_ms: None,
         };
         world.call(room_id.as_str(), &call).unwrap()
     }

@@ -3,7 +3,7 @@ use platform::{ActorKind, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId};
 use serde::{Deserialize, Serialize};
 
-use super::{User, authenticate, check_password_hash, log_in::check_device_name, store};
+use super::{User, appservice::is_appservice, authenticate, check_password_hash, log_in::check_device_name, store};
 use crate::{Call, Cx, Error};
 
 /// The most devices deleted at once.
@@ -64,7 +64,7 @@ impl Call for RenameDevice {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeleteDevices {
     pub token_hash: String,
-    /// What the caller checked the user's password against.
+    /// What the caller checked the user's password against; of an application service nobody asks for one.
     pub password_hash: String,
     pub devices: Vec<OwnedDeviceId>,
 }
@@ -98,7 +98,9 @@ impl User {
 
     pub(super) fn delete_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: DeleteDevices) -> Result<(), Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
-        check_password_hash(&**tx, &call.password_hash)?;
+        if !is_appservice(&call.token_hash) {
+            check_password_hash(&**tx, &call.password_hash)?;
+        }
         if call.devices.len() > DELETED_MAX {
             return Err(Refusal::InvalidParam(format!("{DELETED_MAX} devices may be deleted at once")).into());
         }

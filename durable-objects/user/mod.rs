@@ -6,6 +6,7 @@
 //! | [`PasswordHash`] | what a password is checked against |
 //! | [`LogIn`], [`LogOut`] | a device and its token come and go |
 //! | [`AddLoginToken`], [`LogInByToken`] | and come by a token that another client made |
+//! | [`LogInOfAppservice`], [`PutDevice`] | or because an application service wants so |
 //! | [`Refresh`] | new tokens for a device |
 //! | [`Verify`] | whose device a token belongs to |
 //! | [`GetDevices`], [`RenameDevice`], [`DeleteDevices`] | the user looks after their devices |
@@ -40,6 +41,7 @@
 
 mod account_data;
 mod announce;
+mod appservice;
 mod ask_invite;
 mod backed_up_keys;
 mod change_password;
@@ -110,6 +112,7 @@ pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
 };
 pub(crate) use announce::{Announced, News};
+pub use appservice::{Acting, LogInOfAppservice, PutDevice};
 pub use ask_invite::AskInvite;
 pub use backed_up_keys::{
     BackedUpKey, BackedUpKeys, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KeyData, PutBackedUpKeys,
@@ -241,6 +244,8 @@ impl Logic for User {
             write LogOut => log_out,
             write AddLoginToken => add_login_token,
             write LogInByToken => log_in_by_token,
+            write LogInOfAppservice => log_in_of_appservice,
+            write PutDevice => put_device,
             write Refresh => refresh,
             read Verify => verify,
             read GetDevices => devices,

@@ -7,14 +7,14 @@ use ruma_common::{DeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{User, authenticate, check_password_hash, own_id, store, store::keys::Kind};
+use super::{User, appservice::is_appservice, authenticate, check_password_hash, own_id, store, store::keys::Kind};
 use crate::{Call, Cx, Error};
 
 /// Bytes of a cross-signing key.
 const KEY_BYTES_MAX: usize = 16 * 1024;
 
 /// Publishes the user's cross-signing keys. The first ones, and the same ones again, need no proof of who asks; others
-/// need the password. A new master key takes the keys along that the last one signed, unless it brings new ones.
+/// need the password, unless an application service brings them. A new master key takes the keys along that the last one signed, unless it brings new ones.
 ///
 /// Refused: `UnknownToken`; `InvalidParam` or `BadJson` for what is no such key; `MissingParam` without any master key;
 /// `InvalidSignature` for a key that the master key did not sign; `Forbidden` for a key that is named like a device, and
@@ -62,7 +62,7 @@ impl User {
         if upload.new.is_empty() {
             return Ok(CrossSigningUploaded { needs_password: false });
         }
-        if upload.replaces {
+        if upload.replaces && !is_appservice(&call.token_hash) {
             let Some(password_hash) = &call.password_hash else {
                 return Ok(CrossSigningUploaded { needs_password: true });
             };

@@ -26,7 +26,7 @@ const NAME_BYTES_MAX: usize = 255;
 /// Publishes keys of the caller's device. Repeated, it changes nothing, and brings no key back that was given out.
 ///
 /// Refused: `UnknownToken`; `BadJson`, `InvalidParam` or `InvalidSignature` for device keys that are not this device's, or
-/// not signed by it; `InvalidParam` for another key under the name of a one-time key that is there, and beyond the limits.
+/// not signed by it; `MissingParam` for an application service that names no device; `InvalidParam` for another key under the name of a one-time key that is there, and beyond the limits.
 /// Spec: "End-to-End Encryption", "Uploading keys".
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UploadKeys {
@@ -49,6 +49,9 @@ impl Call for UploadKeys {
 impl User {
     pub(super) fn upload_keys(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: UploadKeys) -> Result<KeyCounts, Error> {
         let device_id = authenticate(&**tx, cx, &call.token_hash)?;
+        if device_id.as_str().is_empty() {
+            return Err(Refusal::MissingParam("Keys are a device's: `device_id` says whose".to_owned()).into());
+        }
         if let Some(keys) = &call.device_keys {
             self.put_device_keys(tx, cx, &device_id, keys.get())?;
         }

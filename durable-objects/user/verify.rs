@@ -4,7 +4,7 @@ use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    User,
+    User, appservice,
     ignored::ignored_users,
     store::{self, device::Token},
 };
@@ -91,6 +91,9 @@ pub(crate) fn authenticate(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Resu
 /// The hash of 256 random bits is looked up, not the token: how long that takes tells nothing about other tokens.
 pub(super) fn known_token(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Result<Token, Error> {
     let unknown = |soft_logout| Refusal::UnknownToken { soft_logout };
+    if let Some(token) = appservice::token_of(sql, cx, token_hash)? {
+        return Ok(token);
+    }
     let token = store::device::of_token(sql, token_hash)?.ok_or_else(|| unknown(false))?;
     if token.expires_ms.is_some_and(|expires_ms| expires_ms <= cx.now_ms) {
         return Err(unknown(true).into());
@@ -105,6 +108,9 @@ pub(super) fn known_token(sql: &dyn Sql, cx: &Cx<'_>, token_hash: &str) -> Resul
 /// The device is here now: noted, unless that was done a moment ago. For operations that clients repeat all the time
 /// and for whose answer nobody waits: not for sending.
 pub(super) fn see(sql: &dyn Sql, cx: &Cx<'_>, device_id: &DeviceId, ip: Option<String>) -> Result<(), Error> {
+    if device_id.as_str().is_empty() {
+        return Ok(());
+    }
     let seen_ms = store::device::get(sql, device_id)?.and_then(|device| device.last_seen_ms);
     if seen_ms.is_none_or(|seen_ms| cx.now_ms.saturating_sub(seen_ms) >= SEEN_AGAIN_MS) {
         *cx.user.seen.borrow_mut() = Some((device_id.to_owned(), ip));

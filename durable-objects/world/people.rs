@@ -63,6 +63,7 @@ impl World {
             content: to_raw_value(content).unwrap(),
             state_key: state_key.map(str::to_owned),
             member_of: Vec::new(),
+            at_ms: None,
         };
         self.call(room_id.as_str(), &call)
     }

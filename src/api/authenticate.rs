@@ -13,14 +13,15 @@ use http::{Method, Request};
 use ruma_common::{
     OwnedDeviceId, OwnedUserId, UserId,
     api::auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
-        extract_bearer_or_query_token,
+        AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme, NoAccessToken,
+        NoAuthentication, extract_bearer_or_query_token,
     },
 };
 
 use crate::{
     Context, Failure, OrAbsent,
     access_token::{self, Named},
+    appservice::{self, ActsFor, OfAppservice},
     guest_access::GuestAccess,
     rate_limits::{Asked, Limits},
     router::check_object,
@@ -39,6 +40,8 @@ pub struct Caller {
     pub is_suspended: bool,
     /// Whom the user ignores; nobody, at endpoints that show no messages.
     pub ignored: Vec<OwnedUserId>,
+    /// The application service that acts as the user, if one does. The device's id is empty then unless it names one.
+    pub(crate) acts_for: Option<ActsFor>,
 }
 
 /// Whoever holds a token: not checked yet. Its only use is inside a call to that user's own actor, which checks the
@@ -47,10 +50,13 @@ pub struct Caller {
 pub struct Bearer {
     /// Whom the token claims to belong to; a local user id.
     pub user_id: OwnedUserId,
-    /// What actors keep of a token, see [`access_token::hash`].
+    /// What actors keep of a token, see [`access_token::hash`]; or which application service acts, see
+    /// [`Acting`](actors::user::Acting).
     pub token_hash: String,
     /// Whether the token is a guest's.
     pub is_guest: bool,
+    /// The application service that acts as the user, if one does.
+    pub(crate) acts_for: Option<ActsFor>,
 }
 
 impl Bearer {
@@ -70,7 +76,7 @@ impl Bearer {
     pub(crate) fn of_token(cx: &Context, token: &str) -> Result<Self, Refusal> {
         let Named { user_id, is_guest } =
             access_token::named(token, cx.server_name()).ok_or(Refusal::UnknownToken { soft_logout: false })?;
-        Ok(Self { user_id, is_guest, token_hash: access_token::hash(token) })
+        Ok(Self { user_id, is_guest, token_hash: access_token::hash(token), acts_for: None })
     }
 
     /// Whose device the token belongs to, for what asks more before it calls the User.
@@ -82,13 +88,21 @@ impl Bearer {
     pub(crate) async fn checked(self, cx: &Context, active: bool, ignored: bool) -> Result<Caller, Failure> {
         let call = Verify { token_hash: self.token_hash.clone(), active, ignored };
         let Verified { device_id, admin, suspended, ignored } = self.call(cx, &call).await?;
-        let Self { user_id, is_guest, .. } = self;
-        Ok(Caller { user_id, device_id, administrator: admin, is_guest, is_suspended: suspended, ignored })
+        let Self { user_id, is_guest, acts_for, .. } = self;
+        Ok(Caller { user_id, device_id, administrator: admin, is_guest, is_suspended: suspended, ignored, acts_for })
     }
 
     /// Calls the bearer's own User. The call carries the token's hash; a user who does not exist has no tokens.
     pub async fn call<C: Call>(&self, cx: &Context, call: &C) -> Result<C::Reply, Failure> {
-        cx.user(&self.user_id).call(call).await.or_absent(Refusal::UnknownToken { soft_logout: false })
+        let user = cx.user(&self.user_id);
+        let answer = match (user.call(call).await, &self.acts_for) {
+            (Err(Failure::Absent), Some(acts_for)) => {
+                acts_for.found(cx, &self.user_id).await?;
+                user.call(call).await
+            }
+            (answer, _) => answer,
+        };
+        answer.or_absent(Refusal::UnknownToken { soft_logout: false })
     }
 }
 
@@ -110,6 +124,11 @@ pub trait Who: Sized {
     /// Whether the user is known to be suspended.
     fn is_suspended(&self) -> bool {
         false
+    }
+
+    /// The application service that acts as the user, if one does.
+    fn acts_for(&self) -> Option<&ActsFor> {
+        None
     }
 
     /// The token that a handler has yet to carry to its user, who checks it.
@@ -166,7 +185,8 @@ pub(crate) async fn handled<W: Who, T>(
         path_args: &path_args,
         is_transaction: rules.limits.is_transaction,
     };
-    let taken = cx.rate_limits().take_for(&asked, rules.limits.limited, cx.now_ms())?;
+    let limited = if who.acts_for().is_some_and(|acts| acts.is_exempt) { &[] } else { rules.limits.limited };
+    let taken = cx.rate_limits().take_for(&asked, limited, cx.now_ms())?;
     let outcome = match check_object(request.body()) {
         Ok(()) => handle(who, request, path_args).await,
         Err(refusal) => Err(refusal.into()),
@@ -187,7 +207,10 @@ impl Who for () {
 impl Who for Bearer {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let token = token(request).ok_or(Refusal::MissingToken)?;
-        Ok(Bearer::of_token(cx, &token)?)
+        match appservice::of_token(cx, &token) {
+            Some(appservice) => appservice::acts_as(appservice, request),
+            None => Ok(Bearer::of_token(cx, &token)?),
+        }
     }
 
     fn user_id(&self) -> Option<&UserId> {
@@ -196,6 +219,10 @@ impl Who for Bearer {
 
     fn is_guest(&self) -> bool {
         self.is_guest
+    }
+
+    fn acts_for(&self) -> Option<&ActsFor> {
+        self.acts_for.as_ref()
     }
 
     fn unchecked(&self) -> Option<Bearer> {
@@ -219,6 +246,10 @@ impl Who for Caller {
 
     fn is_suspended(&self) -> bool {
         self.is_suspended
+    }
+
+    fn acts_for(&self) -> Option<&ActsFor> {
+        self.acts_for.as_ref()
     }
 }
 
@@ -258,6 +289,10 @@ impl Who for Option<Caller> {
     fn user_id(&self) -> Option<&UserId> {
         self.as_ref().and_then(Caller::user_id)
     }
+
+    fn acts_for(&self) -> Option<&ActsFor> {
+        self.as_ref().and_then(Caller::acts_for)
+    }
 }
 
 /// The token of the `Authorization` header or, deprecated but still allowed, of the query.
@@ -282,7 +317,10 @@ impl Authenticate for NoAuthentication {
 impl Authenticate for NoAccessToken {
     type Caller = ();
 }
-/// Only appservices authenticate here.
+impl Authenticate for AppserviceToken {
+    type Caller = OfAppservice;
+}
+/// Who registers or logs in need not be anybody yet.
 impl Authenticate for AppserviceTokenOptional {
     type Caller = ();
 }

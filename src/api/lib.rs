@@ -5,6 +5,7 @@
 
 mod access_token;
 mod admin;
+mod appservice;
 mod authenticate;
 mod body;
 mod client;
@@ -41,6 +42,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use platform::{Actors, Blobs, Clock, Fault, Heavy, Metadata, Outgoing, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
 
+pub use appservice::{ActsFor, OfAppservice};
 pub use authenticate::{Bearer, Caller, Who};
 pub use body::{Arriving, BODY_BYTES_MAX, Body, Unread};
 pub use client_address::ClientAddress;
@@ -85,6 +87,7 @@ pub struct Server {
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
     client::routes(&mut routes, config);
+    appservice::routes(&mut routes);
     media::routes(&mut routes, config);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {

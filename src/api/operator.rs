@@ -78,7 +78,7 @@ async fn outgoing(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>)
     }
     let Other { host, port, certificate_name, host_header, nobody } =
         serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
-    let peer = Peer { scheme: Scheme::Https, host, port, certificate_name, host_header };
+    let peer = Peer { scheme: Scheme::Https, host, port, certificate_name, host_header, is_operators_word: false };
     let outcomes = contract::outgoing(&*cx.services().outgoing, &peer, nobody).await;
     let outcomes = outcomes.iter().map(|one| json!({ "name": one.name, "broken": one.result.as_ref().err() }));
     Ok(failure::json(StatusCode::OK, &outcomes.collect::<Vec<_>>()))

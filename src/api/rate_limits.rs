@@ -7,7 +7,7 @@
 //!
 //! Counted here and not by actors: what is refused must cost next to nothing, and names that do not exist must be counted
 //! like those that do. The counts are of one process natively and of one isolate on Workers, and die with it. Nobody is
-//! exempt, administrators included.
+//! exempt, administrators included, but application services whose registration says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

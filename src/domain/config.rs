@@ -3,21 +3,26 @@
 //! Owns the names, the defaults, and what is allowed. Where the pairs come from (`[vars]` and secrets of a Worker;
 //! environment, file and flags natively) is the host's.
 
+mod appservices;
+mod error;
 mod federation;
 mod media_quota;
+mod secret;
 mod support;
 mod turn;
 mod url_previews;
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use ruma_common::OwnedServerName;
 
-use crate::{RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
+use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
 
+pub use error::ConfigError;
 use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
 pub use media_quota::MediaQuota;
+pub use secret::Secret;
 pub use support::{Support, SupportContact};
 pub use turn::Turn;
 pub use url_previews::UrlPreviews;
@@ -98,6 +103,8 @@ pub struct Config {
     pub federation: Federation,
     /// How they are reached.
     pub outgoing: OutgoingRules,
+    /// The application services that are registered.
+    pub appservices: Vec<Appservice>,
 }
 
 /// Who may register an account.
@@ -144,58 +151,6 @@ pub struct PasswordHashCost {
     pub iterations: u32,
     /// Lanes.
     pub parallelism: u32,
-}
-
-/// A value that is not shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The value itself: for comparing (in constant time) and signing, never for logging.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-/// What is wrong with a configuration. Values are not repeated: one may be a secret in the wrong place.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// There is no such key.
-    #[error("{name}: there is no such key. Known keys: {}", known_keys())]
-    UnknownKey {
-        /// The key as given.
-        name: String,
-    },
-    /// The value is not allowed.
-    #[error("{name}: {allowed}")]
-    BadValue {
-        /// The key.
-        name: &'static str,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// A required key is not there.
-    #[error("{name} is required")]
-    Missing {
-        /// The key.
-        name: &'static str,
-    },
-    /// A key was given twice.
-    #[error("{name} is given twice")]
-    Twice {
-        /// The key.
-        name: String,
-    },
-}
-
-fn known_keys() -> String {
-    Config::KEYS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
 }
 
 impl Config {
@@ -333,6 +288,18 @@ impl Config {
             "the hosts it does not fetch from for that: names or addresses separated by commas, in which * stands for any \
              text and ? for one character",
         ),
+        key(
+            "APPSERVICES",
+            Some(""),
+            "the registrations of application services: what is in their YAML files, one after the other with a line --- \
+             between them, or a JSON list. A secret, because of the tokens",
+        ),
+        key(
+            "APPSERVICE_FILES",
+            Some(""),
+            "natively, the registration files of application services, separated by commas; what is in them comes after \
+             APPSERVICES",
+        ),
         key("METRICS", Some("off"), "whether /metrics is served: on or off"),
         key("LOG_LEVEL", Some("info"), "the least severe level that is logged: error, warn, info or debug"),
         key("TEST_HOOKS", Some("off"), "for tests only, lets a test evict actors: on or off"),
@@ -419,6 +386,7 @@ impl Config {
         let values = Values { given };
         let server_name: OwnedServerName =
             values.parsed("SERVER_NAME", parse_server_name)?.ok_or(ConfigError::Missing { name: "SERVER_NAME" })?;
+        let appservices = values.appservices(&server_name)?;
         let public_baseurl =
             values.parsed("PUBLIC_BASEURL", parse_url)?.unwrap_or_else(|| format!("https://{server_name}"));
         Ok(Self {
@@ -436,7 +404,7 @@ impl Config {
             login_tokens: values.required("LOGIN_TOKENS", parse_switch)?,
             support: values.support()?,
             policy_server_key: values.policy_server_key()?,
-            registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", parse_secret)?,
+            registration_shared_secret: values.parsed("REGISTRATION_SHARED_SECRET", Secret::new)?,
             default_room_version: values.required("DEFAULT_ROOM_VERSION", |text| RoomVersion::parse(text).ok())?,
             password_hash_cost: values.required("PASSWORD_HASH_COST", parse_password_hash_cost)?,
             presence: values.required("PRESENCE", parse_switch)?,
@@ -457,6 +425,7 @@ impl Config {
             rate_limits: values.rate_limits()?,
             federation: values.federation()?,
             outgoing: values.outgoing()?,
+            appservices,
         })
     }
 }
@@ -530,10 +499,6 @@ fn parse_registration(text: &str) -> Option<Registration> {
         "open" => Some(Registration::Open),
         _ => None,
     }
-}
-
-fn parse_secret(text: &str) -> Option<Secret> {
-    (!text.is_empty()).then(|| Secret(text.to_owned()))
 }
 
 fn parse_switch(text: &str) -> Option<bool> {

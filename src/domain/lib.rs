@@ -6,11 +6,12 @@
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, which servers may take part, the events of a new room, aliases, what the
 //! directory shows of a room, spaces, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
-//! keys, the configuration, rate limits, ranges of addresses, and every way we say no.
+//! keys, application services, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
 pub mod alias;
+pub mod appservice;
 pub mod auth;
 mod authority;
 pub mod backoff;
@@ -40,6 +41,7 @@ pub mod visibility;
 #[cfg(test)]
 mod fixture;
 
+pub use appservice::Appservice;
 pub use authority::Authority;
 pub use config::Config;
 pub use event::Pdu;

@@ -129,6 +129,23 @@ pub enum Refusal {
     ServerNotTrusted(String),
     /// 502 `M_UNKNOWN`: another server, on whose answer ours depends, gives none.
     OtherServer(String),
+    /// 400 `M_UNKNOWN_DEVICE`: an application service acts with a device that the user does not have.
+    UnknownDevice,
+    /// 408 `M_UNKNOWN`: an application service, on whose answer ours depends, gives none.
+    AppserviceTooSlow,
+    /// 400 `M_URL_NOT_SET`: the application service is registered without a URL.
+    UrlNotSet,
+    /// 502 `M_CONNECTION_FAILED`: the application service is not reached.
+    ConnectionFailed(String),
+    /// 504 `M_CONNECTION_TIMEOUT`: the application service does not answer.
+    ConnectionTimeout,
+    /// 502 `M_BAD_STATUS`: the application service answers something else.
+    BadStatus {
+        /// The HTTP status of its answer.
+        status: u16,
+        /// The beginning of what it says.
+        body: String,
+    },
     /// 400 `M_DUPLICATE_ANNOTATION`: the user annotated the event with the same key before.
     DuplicateAnnotation,
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
@@ -163,6 +180,8 @@ impl Refusal {
             | Self::ThreepidMediumNotSupported(_)
             | Self::ThreepidNotFound(_)
             | Self::DuplicateAnnotation
+            | Self::UnknownDevice
+            | Self::UrlNotSet
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::UserLocked | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
@@ -177,15 +196,17 @@ impl Refusal {
             | Self::ServerNotTrusted(_)
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
-            Self::TooSlow => 408,
+            Self::TooSlow | Self::AppserviceTooSlow => 408,
             Self::AliasExists(_) | Self::CannotOverwriteMedia => 409,
             Self::Unrecognized { status } => *status,
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
-            Self::OtherServer(_) | Self::TooLargeElsewhere(_) => 502,
+            Self::OtherServer(_) | Self::TooLargeElsewhere(_) | Self::ConnectionFailed(_) | Self::BadStatus { .. } => {
+                502
+            }
             Self::Unavailable { .. } => 503,
-            Self::NotYetUploaded => 504,
+            Self::NotYetUploaded | Self::ConnectionTimeout => 504,
         }
     }
 
@@ -225,6 +246,7 @@ impl Refusal {
             | Self::AliasExists(_)
             | Self::OtherServer(_)
             | Self::TooSlow
+            | Self::AppserviceTooSlow
             | Self::Unavailable { .. } => "M_UNKNOWN",
             Self::CannotOverwriteMedia => "M_CANNOT_OVERWRITE_MEDIA",
             Self::NotYetUploaded => "M_NOT_YET_UPLOADED",
@@ -238,6 +260,11 @@ impl Refusal {
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
+            Self::UnknownDevice => "M_UNKNOWN_DEVICE",
+            Self::UrlNotSet => "M_URL_NOT_SET",
+            Self::ConnectionFailed(_) => "M_CONNECTION_FAILED",
+            Self::ConnectionTimeout => "M_CONNECTION_TIMEOUT",
+            Self::BadStatus { .. } => "M_BAD_STATUS",
             Self::WrongRoomKeysVersion { .. } => "M_WRONG_ROOM_KEYS_VERSION",
         }
     }
@@ -273,6 +300,7 @@ impl Refusal {
             | Self::ThreepidAuthFailed(sentence)
             | Self::ServerNotTrusted(sentence)
             | Self::ServerManaged(sentence)
+            | Self::ConnectionFailed(sentence)
             | Self::UserLimitExceeded { message: sentence, .. } => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::TooSlow => "The request did not arrive in time".to_owned(),
@@ -291,6 +319,11 @@ impl Refusal {
             }
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
+            Self::UnknownDevice => "This user has no such device".to_owned(),
+            Self::AppserviceTooSlow => "The application service that could know does not answer".to_owned(),
+            Self::UrlNotSet => "This application service is registered without a URL".to_owned(),
+            Self::ConnectionTimeout => "The application service does not answer".to_owned(),
+            Self::BadStatus { status, .. } => format!("The application service answered with status {status}"),
             Self::DuplicateAnnotation => "You have annotated this event with this key already".to_owned(),
             Self::GuestAccessForbidden => "Guests may not do this".to_owned(),
             Self::KeyTooLarge => "The field's name may have 255 bytes".to_owned(),
@@ -313,6 +346,10 @@ impl Refusal {
         }
         if let Self::UserLimitExceeded { info_uri, .. } = self {
             body.insert("info_uri".to_owned(), info_uri.as_str().into());
+        }
+        if let Self::BadStatus { status, body: said } = self {
+            body.insert("status".to_owned(), (*status).into());
+            body.insert("body".to_owned(), said.as_str().into());
         }
         if let Self::UnknownToken { soft_logout } = self {
             body.insert("soft_logout".to_owned(), (*soft_logout).into());

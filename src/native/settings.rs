@@ -31,7 +31,20 @@ pub(crate) fn read_config(file: Option<&Path>) -> Result<Config, Fault> {
         let value = value.into_string().map_err(|_| Fault::new(format!("{name} is not UTF-8")))?;
         pairs.insert(key.to_owned(), value);
     }
+    read_appservices(&mut pairs)?;
     Config::from_pairs(pairs).map_err(|error| Fault::new(error.to_string()))
+}
+
+/// Puts what is in registration files in their place.
+fn read_appservices(pairs: &mut BTreeMap<String, String>) -> Result<(), Fault> {
+    let Some(files) = pairs.remove("APPSERVICE_FILES") else { return Ok(()) };
+    let mut texts: Vec<String> = pairs.remove("APPSERVICES").into_iter().collect();
+    for file in files.split(',').map(str::trim).filter(|file| !file.is_empty()) {
+        let text = fs::read_to_string(file);
+        texts.push(text.map_err(|error| Fault::new(format!("APPSERVICE_FILES: {file}: {error}")))?);
+    }
+    pairs.insert("APPSERVICES".to_owned(), texts.join("\n---\n"));
+    Ok(())
 }
 
 /// A file's keys, in upper case. Lists are joined by commas, as the environment spells them.
@@ -89,6 +102,21 @@ mod tests {
         let pairs = from_toml("server_name = \"a.org\"\nMETRICS = true\nrc_login = [0.5, 3]\nrc_message = 0").unwrap();
         let expected = [("METRICS", "on"), ("RC_LOGIN", "0.5,3"), ("RC_MESSAGE", "0"), ("SERVER_NAME", "a.org")];
         assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn registrations_may_lie_in_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("a.yaml"), "id: a\n").unwrap();
+        fs::write(path("b.yaml"), "id: b").unwrap();
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        let files = pair("APPSERVICE_FILES", format!("{}, {}", path("a.yaml"), path("b.yaml")));
+        let mut pairs = BTreeMap::from([files.clone(), pair("APPSERVICES", "id: c".to_owned())]);
+        read_appservices(&mut pairs).unwrap();
+        assert_eq!(pairs, [pair("APPSERVICES", "id: c\n---\nid: a\n\n---\nid: b".to_owned())].into());
+        let mut missing = BTreeMap::from([pair("APPSERVICE_FILES", path("none.yaml"))]);
+        assert!(read_appservices(&mut missing).unwrap_err().to_string().contains("none.yaml"));
     }
 
     #[test]

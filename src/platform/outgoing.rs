@@ -24,6 +24,9 @@ pub struct Peer {
     pub certificate_name: String,
     /// The `Host` header, with the port if there is to be one.
     pub host_header: String,
+    /// Whether the operator says that this is where it is: it may be any address then, be it a private one. Of whom
+    /// anybody else names, never.
+    pub is_operators_word: bool,
 }
 
 impl Peer {
@@ -41,7 +44,13 @@ impl Peer {
             port: port.unwrap_or(known),
             certificate_name: bare.trim_end_matches('.').to_owned(),
             host_header: port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+            is_operators_word: false,
         }
+    }
+
+    /// As [`Peer::at`], of a URL in the configuration.
+    pub fn of_operator(scheme: Scheme, host: &str, port: Option<u16>) -> Self {
+        Self { is_operators_word: true, ..Self::at(scheme, host, port) }
     }
 }
 

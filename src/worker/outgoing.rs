@@ -25,7 +25,10 @@ impl Runtime {
 
     async fn send_somehow(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
         let peer = &request.peer;
-        let to = self.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?;
+        let to = match peer.is_operators_word {
+            true => self.rules.connect_to_named(&peer.host, peer.port),
+            false => self.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?,
+        };
         match url_authority(peer, &to) {
             Some(authority) => fetched::send(&authority, request).await,
             None => over_socket::send(&to, request).await,

@@ -117,6 +117,15 @@ pub(crate) fn get(sql: &dyn Sql, device_id: &DeviceId) -> Result<Option<Device>,
     sql.query(&format!("{DEVICE} WHERE device_id = ?1"), &[device_id.as_str().into()])?.pop().map(device).transpose()
 }
 
+/// Whether this is a device of the user that somebody is logged in on.
+pub(crate) fn is_logged_in(sql: &dyn Sql, device_id: &DeviceId) -> Result<bool, Fault> {
+    let found = sql.query(
+        "SELECT 1 FROM device WHERE device_id = ?1 AND token_hash > ?2",
+        &[device_id.as_str().into(), NO_TOKEN.into()],
+    )?;
+    Ok(!found.is_empty())
+}
+
 pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<Device>, Fault> {
     sql.query(&format!("{DEVICE} ORDER BY device_id"), &[])?.into_iter().map(device).collect()
 }

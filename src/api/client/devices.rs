@@ -1,16 +1,17 @@
 //! Spec: "Device Management".
 
-use actors::user::{DeleteDevices, Device, GetDevices, RenameDevice};
+use actors::user::{DeleteDevices, Device, GetDevices, PutDevice, RenameDevice};
 use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
-use ruma_client_api::device::{get_device::v3 as one, get_devices::v3 as all, update_device::v3 as update};
+use ruma_client_api::device::{get_device::v3 as one, get_devices::v3 as all};
 use ruma_common::OwnedDeviceId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
     Bearer, Context, Failure, Routes, failure,
+    new_login::{NewLogin, Wanted},
     router::{bad_json, json_or_default},
     uiaa::{self, Auth, Operation},
 };
@@ -18,8 +19,8 @@ use crate::{
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(get_all);
     routes.add_carried_json(get_one);
-    routes.add_carried(rename);
     for path in ["/_matrix/client/v3/devices/{device_id}", "/_matrix/client/r0/devices/{device_id}"] {
+        routes.add_raw(Method::PUT, path, rename);
         routes.add_raw(Method::DELETE, path, delete_one);
     }
     for path in ["/_matrix/client/v3/delete_devices", "/_matrix/client/r0/delete_devices"] {
@@ -57,10 +58,38 @@ async fn get_one(cx: &Context, bearer: Bearer, request: one::Request) -> Result<
     Ok(serde_json::to_vec(&shown(device))?)
 }
 
-async fn rename(cx: &Context, bearer: Bearer, request: update::Request) -> Result<update::Response, Failure> {
-    let update::Request { device_id, display_name, .. } = request;
+/// Not through ruma's type: that one knows no answer but 200.
+async fn rename(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Default, Deserialize)]
+    struct Body {
+        display_name: Option<String>,
+    }
+    let Body { display_name } = json_or_default(request.body())?;
+    let device_id: OwnedDeviceId = path_args.into_iter().next().unwrap_or_default().into();
+    if bearer.acts_for.is_some() {
+        return put(cx, &bearer, device_id, display_name).await;
+    }
     bearer.call(cx, &RenameDevice { token_hash: bearer.token_hash.clone(), device_id, display_name }).await?;
-    Ok(update::Response::new())
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+/// An application service makes devices, too. Spec: Application Service API, "Device management".
+async fn put(
+    cx: &Context,
+    bearer: &Bearer,
+    device_id: OwnedDeviceId,
+    initial_device_display_name: Option<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let wanted = Wanted { device_id: Some(device_id), initial_device_display_name, refresh_token: None };
+    // Its token, nobody will ever have.
+    let NewLogin { device, tokens: _ } = NewLogin::of_user(cx, &bearer.user_id, wanted)?;
+    let is_new = bearer.call(cx, &PutDevice { token_hash: bearer.token_hash.clone(), device }).await?;
+    Ok(failure::json(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &json!({})))
 }
 
 #[derive(Default, Deserialize)]
@@ -108,7 +137,10 @@ async fn delete(
         flows: uiaa::PASSWORD,
         request: uiaa::digest(&devices)?,
     };
-    let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
+    let password_hash = match bearer.acts_for {
+        Some(_) => String::new(),
+        None => operation.authenticate(cx, auth.as_ref()).await?.password_hash()?,
+    };
     bearer.call(cx, &DeleteDevices { token_hash: bearer.token_hash.clone(), password_hash, devices }).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
 }

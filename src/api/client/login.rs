@@ -1,11 +1,13 @@
 //! Spec: "Login", "Refreshing access tokens".
 
-use actors::user::{LogIn, LogInByToken, Refresh};
+use actors::user::{Acting, LogIn, LogInByToken, LogInOfAppservice, Refresh};
 use bytes::Bytes;
-use domain::{RateLimited, Refusal};
+use domain::{Appservice, RateLimited, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::session::{
-    get_login_types::v3::{self as login_types, LoginType, PasswordLoginType, TokenLoginType},
+    get_login_types::v3::{
+        self as login_types, ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType,
+    },
     refresh_token::v3 as refreshing,
 };
 use ruma_common::{OwnedDeviceId, OwnedUserId, ServerName};
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Context, Failure, OrAbsent, Routes, access_token,
+    appservice::{Perhaps, must_have_user},
     credentials::{NamedUser, check_password, counted, wrong},
     failure,
     new_login::{NewLogin, Tokens, Wanted, refreshed},
@@ -63,6 +66,9 @@ async fn flows(cx: &Context, (): (), _: login_types::Request) -> Result<login_ty
         by_token.get_login_token = true;
         flows.push(LoginType::Token(by_token));
     }
+    if !cx.config().appservices.is_empty() {
+        flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
+    }
     Ok(login_types::Response::new(flows))
 }
 
@@ -85,10 +91,16 @@ async fn no_single_sign_on(
     Err(Refusal::NotFound("This server has no such identity provider to log in with".to_owned()).into())
 }
 
-async fn login(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+async fn login(
+    cx: &Context,
+    who: Perhaps,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
     let body: Value = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     match body.get("type").and_then(Value::as_str) {
         Some("m.login.password") => by_password(cx, body).await,
+        Some("m.login.application_service") => of_appservice(cx, who.appservice(cx)?, body).await,
         Some("m.login.token") if cx.config().login_tokens => by_token(cx, body).await,
         Some(_) => Err(Refusal::Unknown("This login type is not supported".to_owned()).into()),
         None => Err(Refusal::BadJson("The login has no type".to_owned()).into()),
@@ -121,6 +133,26 @@ async fn by_token(cx: &Context, body: Value) -> Result<Response<Bytes>, Failure>
     let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, device)?;
     let call = LogInByToken { login_hash: access_token::hash(&token), device };
     cx.user(&user_id).call(&call).await.or_absent(unknown())?;
+    Ok(logged_in(cx, user_id, call.device.device_id, tokens))
+}
+
+/// Of a user of an application service, which needs no password. Spec: Application Service API, "Server admin style
+/// permissions".
+async fn of_appservice(cx: &Context, appservice: &Appservice, body: Value) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Login {
+        #[serde(flatten)]
+        user: NamedUser,
+        #[serde(flatten)]
+        device: Wanted,
+    }
+    let Login { user, device } = Login::deserialize(body).map_err(|error| bad_json(&error))?;
+    let user_id = user.user_id(cx)?;
+    must_have_user(cx, appservice, &user_id)?;
+    let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, device)?;
+    let acting = Acting { appservice: appservice.id.clone(), device_id: None };
+    let call = LogInOfAppservice { token_hash: acting.token_hash()?, device };
+    cx.user(&user_id).call(&call).await.or_absent(Refusal::Forbidden("There is no such user".to_owned()))?;
     Ok(logged_in(cx, user_id, call.device.device_id, tokens))
 }
 

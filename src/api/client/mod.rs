@@ -28,7 +28,6 @@ mod search;
 mod spaces;
 mod sync;
 mod tags;
-mod third_party_networks;
 mod to_device;
 mod user_directory;
 mod versions;
@@ -70,7 +69,6 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     key_backup::routes(routes);
     to_device::routes(routes);
     reports::routes(routes);
-    third_party_networks::routes(routes);
     user_directory::routes(routes);
     voip::routes(routes);
     rooms::routes(routes);

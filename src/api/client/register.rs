@@ -4,7 +4,7 @@
 use actors::user::{Create, GetProfile, UpgradeGuest, check_profile_field};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use domain::{Refusal, config::Registration};
+use domain::{Appservice, Refusal, config::Registration};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::{
     account::{
@@ -16,7 +16,9 @@ use ruma_common::{DeviceId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bearer, Context, Failure, Routes, failure,
+    Bearer, Context, Failure, Routes,
+    appservice::{Perhaps, must_have_user},
+    failure,
     metadata::{register_account, registration_token},
     new_login::{NewLogin, Tokens, Wanted, letters},
     password,
@@ -78,11 +80,42 @@ struct LoginAnswer<'a> {
     tokens: &'a Tokens,
 }
 
-async fn register(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
+async fn register(
+    cx: &Context,
+    who: Perhaps,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
     match kind(&request)? {
         Kind::Guest => register_guest(cx, request.body()).await,
-        Kind::User => register_user(cx, parse(request.body())?).await,
+        Kind::User => {
+            let request: Registering = json_or_default(request.body())?;
+            match request.login_type.as_deref() {
+                Some("m.login.application_service") => register_of_appservice(cx, who.appservice(cx)?, request).await,
+                _ => register_user(cx, request).await,
+            }
+        }
     }
+}
+
+/// Makes a user of an application service, who has no password. Spec: Application Service API, "Server admin style
+/// permissions".
+async fn register_of_appservice(
+    cx: &Context,
+    appservice: &Appservice,
+    request: Registering,
+) -> Result<Response<Bytes>, Failure> {
+    let username = request.username.as_deref();
+    let username = username.ok_or_else(|| Refusal::MissingParam("The user needs a `username`".to_owned()))?;
+    let user_id = user_id(cx, username)?;
+    must_have_user(cx, appservice, &user_id)?;
+    let login = match request.inhibit_login.unwrap_or_default() {
+        true => None,
+        false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
+    };
+    let account = Account { user_id, password_hash: None, admin: false, guest: false, display_name: None };
+    create(cx, &account, login.as_ref()).await?;
+    Ok(answer(cx, account.user_id, login.as_ref()))
 }
 
 async fn register_user(cx: &Context, request: Registering) -> Result<Response<Bytes>, Failure> {
@@ -161,14 +194,6 @@ fn kind(request: &Request<Bytes>) -> Result<Kind, Refusal> {
         Some("guest") => Ok(Kind::Guest),
         Some(_) => Err(Refusal::InvalidParam("There is no such kind of account".to_owned())),
     }
-}
-
-fn parse(body: &[u8]) -> Result<Registering, Refusal> {
-    let request: Registering = json_or_default(body)?;
-    if request.login_type.as_deref() == Some("m.login.application_service") {
-        return Err(Refusal::Unknown("There is no such appservice".to_owned()));
-    }
-    Ok(request)
 }
 
 async fn is_available(
@@ -259,9 +284,12 @@ pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&NewLo
 /// The id of a user who may be registered.
 ///
 /// # Errors
-/// `M_INVALID_USERNAME`, `M_USER_IN_USE`.
+/// `M_INVALID_USERNAME`, `M_USER_IN_USE`; `M_EXCLUSIVE` for one that an application service keeps for itself.
 pub(crate) async fn free_user_id(cx: &Context, username: &str) -> Result<OwnedUserId, Failure> {
     let user_id = user_id(cx, username)?;
+    if cx.config().keeps_user(&user_id, None) {
+        return Err(Refusal::Exclusive("An application service keeps this name for itself".to_owned()).into());
+    }
     match cx.user(&user_id).call(&GetProfile {}).await {
         Ok(_) => Err(Refusal::UserInUse.into()),
         Err(Failure::Absent) => Ok(user_id),

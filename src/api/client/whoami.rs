@@ -10,6 +10,7 @@ pub(super) fn routes(routes: &mut Routes) {
 
 async fn whoami(_: &Context, caller: Caller, _: Request) -> Result<Response, Failure> {
     let mut response = Response::new(caller.user_id, caller.is_guest);
-    response.device_id = Some(caller.device_id);
+    // An application service may act without a device.
+    response.device_id = Some(caller.device_id).filter(|device_id| !device_id.as_str().is_empty());
     Ok(response)
 }

@@ -237,6 +237,7 @@ fn peer(route: Route) -> Peer {
         port: route.port,
         certificate_name: route.certificate_name,
         host_header: route.host_header,
+        is_operators_word: false,
     }
 }
 

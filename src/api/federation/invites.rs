@@ -107,6 +107,7 @@ impl Invitation<'_> {
             return Err(Refusal::InvalidParam(sentence.to_owned()).into());
         };
         cx.limit(RateLimited::InvitesPerUser, invited.as_str())?.keep();
+        cx.make_user(&invited, None).await?;
         cx.user(&invited).call(&AskInvite {}).await.or_absent(Refusal::NotFound("There is no such user".to_owned()))?;
         if version.room_id_is_create_event() {
             self.check_state(cx, version).await?;

@@ -14,7 +14,6 @@ use super::{AskError, Bounds, Origin, queries};
 use crate::{
     Context, Failure, Routes,
     client::directory::{Page, answer, wanted},
-    metadata::directory::Wanted,
 };
 
 const PATH: &str = "/_matrix/federation/v1/publicRooms";
@@ -27,18 +26,13 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn public_rooms(cx: &Context, _: Origin, request: plain::Request) -> Result<Vec<u8>, Failure> {
-    match request.room_network {
-        RoomNetwork::ThirdParty(_) => Ok(serde_json::to_vec(&Page::default())?),
-        _ => answer(cx, request.since.as_deref(), request.limit.map(u64::from), &Wanted::default()).await,
-    }
+    let wanted = wanted(Filter::new(), request.room_network)?;
+    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await
 }
 
 async fn filtered_public_rooms(cx: &Context, _: Origin, request: filtered::Request) -> Result<Vec<u8>, Failure> {
-    let wanted = wanted(request.filter)?;
-    match request.room_network {
-        RoomNetwork::ThirdParty(_) => Ok(serde_json::to_vec(&Page::default())?),
-        _ => answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await,
-    }
+    let wanted = wanted(request.filter, request.room_network)?;
+    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await
 }
 
 /// What is asked of another server's directory.

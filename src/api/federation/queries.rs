@@ -44,7 +44,10 @@ async fn profile(cx: &Context, _: Origin, request: profile::Request) -> Result<V
 }
 
 async fn room_of_alias(cx: &Context, _: Origin, request: directory::Request) -> Result<directory::Response, Failure> {
-    let held = alias::find(cx.metadata(), &request.room_alias).await?;
+    let mut held = alias::find(cx.metadata(), &request.room_alias).await?;
+    if held.is_none() && cx.alias_is_made(&request.room_alias).await? {
+        held = alias::find(cx.metadata(), &request.room_alias).await?;
+    }
     let held = held.ok_or_else(|| unknown_alias(&request.room_alias))?;
     Ok(directory::Response::new(held.room_id, vec![cx.server_name().to_owned()]))
 }

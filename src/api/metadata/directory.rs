@@ -3,6 +3,8 @@
 //! Rooms come with the most members first; among equals the room id decides. A page begins at a place in that order, so
 //! that it costs the same wherever it is.
 
+use std::collections::HashSet;
+
 use platform::{Fault, INTEGER_MAX, Metadata, Row, Statement, Value};
 
 /// The most room types that a filter names.
@@ -36,6 +38,19 @@ pub(crate) struct Wanted {
     pub term: String,
     /// [`ROOM_TYPES_MAX`] at most, "" for a room without one; none for any.
     pub room_types: Vec<String>,
+    /// Of whose directory.
+    pub network: Network,
+}
+
+/// A directory: ours, or one that an application service keeps for another network.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    #[default]
+    Ours,
+    /// By its instance id.
+    Other(String),
+    /// Ours and all others.
+    All,
 }
 
 /// Where a page begins, or ends.
@@ -58,9 +73,40 @@ pub(crate) async fn page(
     from: &From,
     limit: u64,
 ) -> Result<Vec<Entry>, Fault> {
-    let (statement, place) = match from {
-        From::After(place) => (AFTER, place),
-        From::Before(place) => (BEFORE, place),
+    match &wanted.network {
+        Network::Ours => page_of(metadata, wanted, from, limit, None).await,
+        Network::Other(network) => page_of(metadata, wanted, from, limit, Some(&format!("\n{network}\n"))).await,
+        Network::All => {
+            let mut entries = page_of(metadata, wanted, from, limit, None).await?;
+            entries.extend(page_of(metadata, wanted, from, limit, Some("")).await?);
+            // Most members first. A room that is in both, they show alike.
+            let order = |entry: &Entry| (entry.place.members, entry.place.room_id.clone());
+            entries.sort_by_key(|entry| std::cmp::Reverse(order(entry)));
+            let mut seen = HashSet::new();
+            entries.retain(|entry| seen.insert(entry.place.room_id.clone()));
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            match from {
+                From::After(_) => entries.truncate(limit),
+                From::Before(_) => drop(entries.drain(..entries.len().saturating_sub(limit))),
+            }
+            Ok(entries)
+        }
+    }
+}
+
+/// Of our directory, or of that of a network with this between its line breaks; of all networks if there is nothing.
+async fn page_of(
+    metadata: &dyn Metadata,
+    wanted: &Wanted,
+    from: &From,
+    limit: u64,
+    network: Option<&str>,
+) -> Result<Vec<Entry>, Fault> {
+    let (statement, place) = match (from, network) {
+        (From::After(place), None) => (AFTER, place),
+        (From::Before(place), None) => (BEFORE, place),
+        (From::After(place), Some(_)) => (AFTER_IN_NETWORK, place),
+        (From::Before(place), Some(_)) => (BEFORE_IN_NETWORK, place),
     };
     let mut params: Vec<Value> =
         vec![place.members.into(), place.room_id.as_str().into(), wanted.term.as_str().into(), limit.into()];
@@ -69,6 +115,7 @@ pub(crate) async fn page(
     let first = wanted.room_types.first().map_or("", String::as_str);
     let room_types = wanted.room_types.iter().map(String::as_str).chain(std::iter::repeat(first));
     params.extend(room_types.take(ROOM_TYPES_MAX).map(Value::from));
+    params.extend(network.map(Value::from));
     let rows = metadata.query(Statement::new(statement, params)).await?;
     let mut entries = rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
     if matches!(from, From::Before(_)) {
@@ -86,25 +133,42 @@ const BEFORE: &str = "SELECT room_id, members, entry FROM directory
     WHERE published = 1 AND (members, room_id) > (?1, ?2) AND (?3 = '' OR replace(words, ?3, '') <> words)
     AND (?5 = 0 OR room_type IN (?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15))
     ORDER BY members, room_id LIMIT ?4";
+const AFTER_IN_NETWORK: &str = "SELECT room_id, members, entry FROM network_directory
+    WHERE networks <> '' AND (members, room_id) < (?1, ?2) AND (?3 = '' OR replace(words, ?3, '') <> words)
+    AND (?5 = 0 OR room_type IN (?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15))
+    AND (?16 = '' OR replace(networks, ?16, '') <> networks)
+    ORDER BY members DESC, room_id DESC LIMIT ?4";
+const BEFORE_IN_NETWORK: &str = "SELECT room_id, members, entry FROM network_directory
+    WHERE networks <> '' AND (members, room_id) > (?1, ?2) AND (?3 = '' OR replace(words, ?3, '') <> words)
+    AND (?5 = 0 OR room_type IN (?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15))
+    AND (?16 = '' OR replace(networks, ?16, '') <> networks)
+    ORDER BY members, room_id LIMIT ?4";
 
 fn entry(mut row: Row) -> Result<Entry, Fault> {
     Ok(Entry { place: Place { room_id: row.text(0)?, members: row.unsigned(1)? }, json: row.text(2)? })
 }
 
-/// How many rooms are published, counted up to [`COUNTED_MAX`].
-pub(crate) async fn count(metadata: &dyn Metadata) -> Result<u64, Fault> {
-    let statement = Statement::new(
-        "SELECT count(*) FROM (SELECT 1 FROM directory WHERE published = 1 LIMIT ?1) AS counted",
-        vec![COUNTED_MAX.into()],
-    );
-    metadata.query(statement).await?.pop().map_or(Ok(0), |mut row| row.unsigned(0))
+/// How many rooms a directory has, whatever is looked for, counted up to [`COUNTED_MAX`] in ours and in others.
+pub(crate) async fn count(metadata: &dyn Metadata, network: &Network) -> Result<u64, Fault> {
+    let counted = async |statement, param: Option<&str>| {
+        let params = [COUNTED_MAX.into()].into_iter().chain(param.map(Value::from)).collect();
+        metadata.query(Statement::new(statement, params)).await?.pop().map_or(Ok(0), |mut row| row.unsigned(0))
+    };
+    let in_network = "SELECT count(*) FROM (SELECT 1 FROM network_directory WHERE networks <> ''
+        AND (?2 = '' OR replace(networks, ?2, '') <> networks) LIMIT ?1) AS counted";
+    let ours = "SELECT count(*) FROM (SELECT 1 FROM directory WHERE published = 1 LIMIT ?1) AS counted";
+    match network {
+        Network::Ours => counted(ours, None).await,
+        Network::Other(network) => counted(in_network, Some(&format!("\n{network}\n"))).await,
+        Network::All => Ok(counted(ours, None).await?.saturating_add(counted(in_network, Some("")).await?)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use platform::{Metadata, Statement};
 
-    use super::{AFTER, BEFORE, From, Place, Wanted, count, page};
+    use super::{AFTER, AFTER_IN_NETWORK, BEFORE, BEFORE_IN_NETWORK, From, Network, Place, Wanted, count, page};
     use crate::{
         load_settings,
         testing::{MemoryMetadata, TestRandom, block_on, config},
@@ -115,12 +179,17 @@ mod tests {
         let metadata = MemoryMetadata::default();
         block_on(async {
             load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
-            for statement in [AFTER, BEFORE] {
+            for (statement, index, params) in [
+                (AFTER, "INDEX directory_order (published=? AND (members,room_id)", 15),
+                (BEFORE, "INDEX directory_order (published=? AND (members,room_id)", 15),
+                (AFTER_IN_NETWORK, "INDEX network_directory_order ((members,room_id)", 16),
+                (BEFORE_IN_NETWORK, "INDEX network_directory_order ((members,room_id)", 16),
+            ] {
                 let plan = format!("EXPLAIN QUERY PLAN {statement}").leak();
-                let plan = metadata.query(Statement::new(plan, vec![0_u64.into(); 15])).await.unwrap();
+                let plan = metadata.query(Statement::new(plan, vec![0_u64.into(); params])).await.unwrap();
                 let plan: Vec<String> = plan.into_iter().map(|mut row| row.text(3).unwrap()).collect();
                 assert_eq!(plan.len(), 1, "nothing is sorted: {plan:?}");
-                assert!(plan[0].contains("INDEX directory_order (published=? AND (members,room_id)"), "{plan:?}");
+                assert!(plan[0].contains(index), "{plan:?}");
             }
         });
     }
@@ -137,7 +206,7 @@ mod tests {
                 let params = vec![room_id.into(), i64::from(published).into(), i64::from(members).into()];
                 metadata.query(Statement::new(insert, params)).await.unwrap();
             }
-            assert_eq!(count(&metadata).await.unwrap(), 5);
+            assert_eq!(count(&metadata, &Network::Ours).await.unwrap(), 5);
             let reads = async |from: From, limit| {
                 let entries = page(&metadata, &Wanted::default(), &from, limit).await.unwrap();
                 entries.into_iter().map(|entry| entry.json).collect::<Vec<_>>().join(" ")

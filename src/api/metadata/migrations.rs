@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../d1-migrations/0006_open_room.sql"),
     include_str!("../../../d1-migrations/0007_remote_media.sql"),
     include_str!("../../../d1-migrations/0008_url_preview.sql"),
+    include_str!("../../../d1-migrations/0009_networks.sql"),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)";

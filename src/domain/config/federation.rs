@@ -61,8 +61,8 @@ impl OutgoingRules {
     /// # Errors
     /// A private address that nobody allowed, or a name that stands for nothing else.
     pub fn connect_to(&self, host: &str, port: u16) -> Result<ConnectTo, PrivateAddress> {
-        if let Some((host, other_port)) = self.dns_overrides.addresses.get(&host.to_ascii_lowercase()) {
-            return Ok(ConnectTo { host: host.clone(), port: other_port.unwrap_or(port), may_be_any: true });
+        if self.dns_overrides.addresses.contains_key(&host.to_ascii_lowercase()) {
+            return Ok(self.connect_to_named(host, port));
         }
         let is_allowed = match host.parse::<IpAddr>() {
             Ok(address) => self.may_connect_to(address),
@@ -72,6 +72,15 @@ impl OutgoingRules {
             return Err(PrivateAddress);
         }
         Ok(ConnectTo { host: host.to_owned(), port, may_be_any: false })
+    }
+
+    /// As [`connect_to`](Self::connect_to), of whom the operator names: the address may be any.
+    pub fn connect_to_named(&self, host: &str, port: u16) -> ConnectTo {
+        let (host, port) = match self.dns_overrides.addresses.get(&host.to_ascii_lowercase()) {
+            Some((host, other_port)) => (host.clone(), other_port.unwrap_or(port)),
+            None => (host.to_owned(), port),
+        };
+        ConnectTo { host, port, may_be_any: true }
     }
 
     /// Whether this address, of a name that was resolved, may be connected to.

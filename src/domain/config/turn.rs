@@ -1,4 +1,4 @@
-use super::{ConfigError, Secret, Values, list, parse_secret};
+use super::{ConfigError, Secret, Values, list};
 
 /// Where calls between clients that cannot reach each other are relayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Turn {
 impl Values {
     pub(super) fn turn(&self) -> Result<Option<Turn>, ConfigError> {
         let uris = self.parsed("TURN_URIS", |text| list(text, parse_uri).filter(|uris| !uris.is_empty()))?;
-        let secret = self.parsed("TURN_SHARED_SECRET", parse_secret)?;
+        let secret = self.parsed("TURN_SHARED_SECRET", Secret::new)?;
         let lifetime_s = self.required("TURN_USER_LIFETIME", |text| {
             text.parse().ok().filter(|seconds| (60..=31_536_000_u64).contains(seconds))
         })?;

@@ -33,7 +33,11 @@ fn unreachable(error: impl std::fmt::Display) -> SendError {
 
 /// A new connection to whoever the certificate says it is.
 pub(super) async fn connect(connections: &Connections, peer: &Peer) -> Result<Sender, SendError> {
-    let to = connections.network.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?;
+    let rules = &connections.network.rules;
+    let to = match peer.is_operators_word {
+        true => rules.connect_to_named(&peer.host, peer.port),
+        false => rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?,
+    };
     let stream = dial(&addresses(connections, &to).await?).await?;
     match peer.scheme {
         Scheme::Http => shake_hands(stream).await,

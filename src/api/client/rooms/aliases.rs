@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use actors::room::{GetAccess, GetStateEvent, IsPublished, SetCanonicalAlias, WithdrawAlias};
-use domain::{Refusal, alias};
+use domain::{Appservice, Refusal, alias};
 use futures_util::future::join_all;
 use ruma_client_api::{
     alias::{create_alias, delete_alias, get_alias},
@@ -56,9 +56,11 @@ async fn create(
     if alias.server_name() != cx.server_name() {
         return Err(Refusal::InvalidParam(format!("Aliases of {} are not made here", alias.server_name())).into());
     }
+    may_make(cx, &alias, &caller)?;
     let call = GetAccess { user: caller.user_id };
     let access = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
-    if !access.joined && !caller.administrator {
+    // «The homeserver needs to give the application service *full control* over its namespace.»
+    if !access.joined && !caller.administrator && caller.acts_for.is_none() {
         return Err(not_in_room(&call.user).into());
     }
     match claim(cx, &alias, &request.room_id, &call.user).await? {
@@ -67,6 +69,27 @@ async fn create(
             Err(Refusal::AliasExists(format!("The alias {alias} exists already")).into())
         }
     }
+}
+
+/// Refuses an alias that an application service keeps for itself, and one that is not among its own to an application
+/// service.
+///
+/// # Errors
+/// `M_EXCLUSIVE`.
+pub(super) fn may_make(cx: &Context, alias: &RoomAliasId, caller: &Caller) -> Result<(), Refusal> {
+    let acting = acting(cx, caller);
+    if acting.is_some_and(|appservice| !appservice.has_alias(alias)) {
+        return Err(Refusal::Exclusive("This alias is not one of the application service's".to_owned()));
+    }
+    if cx.config().keeps_alias(alias, acting.map(|appservice| &*appservice.id)) {
+        return Err(Refusal::Exclusive("An application service keeps this alias for itself".to_owned()));
+    }
+    Ok(())
+}
+
+/// The application service that acts as the caller.
+fn acting<'a>(cx: &'a Context, caller: &Caller) -> Option<&'a Appservice> {
+    caller.acts_for.as_ref().and_then(|acts_for| cx.config().appservice(&acts_for.appservice))
 }
 
 /// Makes the alias point to the room, unless it points elsewhere.
@@ -106,7 +129,8 @@ async fn is_abandoned(cx: &Context, held: &Held) -> Result<bool, Failure> {
     }
 }
 
-/// `DELETE /directory/room/{roomAlias}`: for who made it, who may set the canonical alias, and administrators.
+/// `DELETE /directory/room/{roomAlias}`: for who made it, the application service it belongs to, who may set the canonical
+/// alias, and administrators.
 async fn delete(
     cx: &Context,
     caller: Caller,
@@ -114,7 +138,12 @@ async fn delete(
 ) -> Result<delete_alias::v3::Response, Failure> {
     let alias = request.room_alias;
     let held = stored::find(cx.metadata(), &alias).await?.ok_or_else(|| no_such_alias(&alias))?;
-    let entitled = caller.administrator || held.creator == caller.user_id;
+    let acting = acting(cx, &caller);
+    if cx.config().keeps_alias(&alias, acting.map(|appservice| &*appservice.id)) {
+        return Err(Refusal::Exclusive("An application service keeps this alias for itself".to_owned()).into());
+    }
+    let is_its_own = acting.is_some_and(|appservice| appservice.has_alias(&alias));
+    let entitled = caller.administrator || held.creator == caller.user_id || is_its_own;
     // First the room, so that a repetition after a failure finds the alias still there.
     let call = WithdrawAlias { call_id: call_id(cx)?, user: caller.user_id, alias, entitled };
     match cx.room(&held.room_id).call(&call).await {
@@ -159,7 +188,13 @@ async fn resolved(cx: &Context, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec
     if alias.server_name() != cx.server_name() {
         return cx.room_elsewhere(alias).await;
     }
-    let held = stored::find(cx.metadata(), alias).await?.ok_or_else(|| no_such_alias(alias))?;
+    let held = stored::find(cx.metadata(), alias).await?;
+    let held = match held {
+        // An application service may make the room now.
+        None if cx.alias_is_made(alias).await? => stored::find(cx.metadata(), alias).await?,
+        held => held,
+    };
+    let held = held.ok_or_else(|| no_such_alias(alias))?;
     Ok((held.room_id, vec![cx.server_name().to_owned()]))
 }
 

@@ -204,11 +204,14 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
     };
     let mut room = NewRoom::new(caller.user_id.clone(), preset);
     if let Some(localpart) = &wanted.room_alias_name {
-        room.alias = Some(alias::local(localpart, cx.server_name())?);
+        let alias = alias::local(localpart, cx.server_name())?;
+        aliases::may_make(cx, &alias, caller)?;
+        room.alias = Some(alias);
     }
     let given = stream::iter(wanted.initial_state).map(|given| initial_state(cx, given, room.alias.as_deref()));
     room.initial_state = given.buffered(PROFILES_AT_ONCE).try_collect().await?;
-    room.invite = invitees(cx, wanted.invite).await?;
+    let acting = caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice);
+    room.invite = invitees(cx, wanted.invite, acting).await?;
     let profile = member_profile(cx, &caller.user_id).await?;
     room.creator_displayname = profile.displayname;
     room.creator_avatar_url = profile.avatar_url.map(mxc_uri);
@@ -221,7 +224,7 @@ async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRo
 }
 
 /// The users to invite, each once, with their profiles.
-async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>) -> Result<Vec<Invitee>, Failure> {
+async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>, acting: Option<&str>) -> Result<Vec<Invitee>, Failure> {
     let mut seen = HashSet::new();
     invited.retain(|user_id| seen.insert(user_id.clone()));
     if invited.len() > INVITES_MAX {
@@ -231,6 +234,7 @@ async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>) -> Result<Vec<Inv
         must_be_reachable(cx, user_id)?;
     }
     let invitee = |user_id: OwnedUserId| async move {
+        cx.make_user(&user_id, acting).await?;
         let profile = invitee_profile(cx, &user_id).await?;
         Ok(Invitee { user_id, displayname: profile.displayname, avatar_url: profile.avatar_url.map(mxc_uri) })
     };

@@ -21,7 +21,7 @@ use super::no_such_room;
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
     federation::DirectoryElsewhere,
-    metadata::directory::{self, Entry, From, Place, ROOM_TYPES_MAX, Wanted},
+    metadata::directory::{self, Entry, From, Network, Place, ROOM_TYPES_MAX, Wanted},
     router::json_or_default,
 };
 
@@ -113,12 +113,7 @@ async fn filtered_public_rooms(
         let wanted = DirectoryElsewhere { limit, since, filter, room_network };
         return cx.public_rooms_elsewhere(server, &wanted).await;
     }
-    let wanted = wanted(filter)?;
-    match room_network {
-        // There are no bridges to other networks: every room is Matrix's own.
-        RoomNetwork::ThirdParty(_) => Ok(serde_json::to_vec(&Page::default())?),
-        _ => answer(cx, since, limit, &wanted).await,
-    }
+    answer(cx, since, limit, &wanted(filter, room_network)?).await
 }
 
 /// The other server whose directory is asked for.
@@ -126,11 +121,11 @@ fn elsewhere<'a>(cx: &Context, server: Option<&'a ServerName>) -> Option<&'a Ser
     server.filter(|server| *server != cx.server_name())
 }
 
-/// What a filter is looked for with.
+/// What a filter is looked for with, and in which directory.
 ///
 /// # Errors
 /// `M_INVALID_PARAM` for one that asks too much.
-pub(crate) fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
+pub(crate) fn wanted(filter: Filter, network: RoomNetwork) -> Result<Wanted, Refusal> {
     let term = folded(&filter.generic_search_term.unwrap_or_default());
     if term.len() > TERM_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A search term may have {TERM_BYTES_MAX} bytes")));
@@ -143,7 +138,15 @@ pub(crate) fn wanted(filter: Filter) -> Result<Wanted, Refusal> {
     if room_types.iter().any(|room_type| room_type.contains('\0')) {
         return Err(Refusal::InvalidParam("A room type has no NUL".to_owned()));
     }
-    Ok(Wanted { term, room_types })
+    let network = match network {
+        RoomNetwork::All => Network::All,
+        RoomNetwork::ThirdParty(instance) if instance.contains(['\0', '\n']) => {
+            return Err(Refusal::InvalidParam("There is no such `third_party_instance_id`".to_owned()));
+        }
+        RoomNetwork::ThirdParty(instance) => Network::Other(instance),
+        _ => Network::Ours,
+    };
+    Ok(Wanted { term, room_types, network })
 }
 
 /// A page of the directory.
@@ -167,7 +170,7 @@ pub(crate) async fn answer(
     // Who asks for no room at all means no limit of their own, to other servers too.
     let limit = limit.filter(|limit| *limit > 0).unwrap_or(PAGE_ROOMS_MAX).min(PAGE_ROOMS_MAX);
     let (from, total) = match since.filter(|since| !since.is_empty()) {
-        None => (From::After(Place::start()), directory::count(cx.metadata()).await?),
+        None => (From::After(Place::start()), directory::count(cx.metadata(), &wanted.network).await?),
         Some(token) => parsed(token).ok_or_else(|| Refusal::InvalidParam("This token is none of ours".to_owned()))?,
     };
     // One more than asked for tells whether there is another page.

@@ -24,6 +24,7 @@ use super::{
     call_id,
     membership::{Change, invitee_profile, member_profile},
     no_such_room, not_in_room,
+    send::wished_time_ms,
 };
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes,
@@ -168,6 +169,7 @@ pub(super) async fn send_membership(
         return cx.invite_elsewhere(&request.room_id, &user_id, target, content, not_in_room(&user_id)).await;
     }
     let joins = membership == Some(MembershipState::Join) && *target == *user_id;
+    let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
         sender: caller.user_id,
         device: caller.device_id,
@@ -177,6 +179,7 @@ pub(super) async fn send_membership(
         content,
         state_key: Some(request.state_key),
         member_of: Vec::new(),
+        at_ms,
     };
     if joins {
         on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of).await

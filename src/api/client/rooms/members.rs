@@ -69,6 +69,6 @@ async fn rooms(
     _: joined_rooms::v3::Request,
 ) -> Result<joined_rooms::v3::Response, Failure> {
     let call = JoinedRooms { token_hash: bearer.token_hash.clone() };
-    let rooms = cx.user(&bearer.user_id).call(&call).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
+    let rooms = bearer.call(cx, &call).await?;
     Ok(joined_rooms::v3::Response::new(rooms))
 }

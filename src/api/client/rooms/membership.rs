@@ -137,6 +137,7 @@ async fn invite(
         cx.invite_elsewhere(&request.room_id, &caller.user_id, &invited.user_id, content, absent).await?;
         return Ok(invite_user::v3::Response::new());
     }
+    cx.make_user(&invited.user_id, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
     Change::of(caller, invited.user_id, MembershipAction::Invite, invited.reason).make(cx, &request.room_id).await?;
     Ok(invite_user::v3::Response::new())
 }

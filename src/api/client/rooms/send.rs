@@ -2,7 +2,7 @@
 
 use actors::room::SendEvent;
 use ruma_client_api::{message::send_message_event, state::send_state_event};
-use ruma_common::OwnedRoomId;
+use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedRoomId};
 use ruma_events::StateEventType;
 
 use super::{aliases, call_id, joining::send_membership, not_in_room};
@@ -19,6 +19,7 @@ async fn send(
     caller: Caller,
     request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Failure> {
+    let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
         sender: caller.user_id,
         device: caller.device_id,
@@ -28,6 +29,7 @@ async fn send(
         content: request.body.into_json(),
         state_key: None,
         member_of: Vec::new(),
+        at_ms,
     };
     Ok(send_message_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
 }
@@ -45,6 +47,7 @@ async fn send_state(
         let set = aliases::set_canonical(cx, &request.room_id, caller, request.body.into_json());
         return Ok(send_state_event::v3::Response::new(set.await?));
     }
+    let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
         sender: caller.user_id,
         device: caller.device_id,
@@ -54,8 +57,16 @@ async fn send_state(
         content: request.body.into_json(),
         state_key: Some(request.state_key),
         member_of: Vec::new(),
+        at_ms,
     };
     Ok(send_state_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
+}
+
+/// The time that an application service wishes an event to have; nobody else is listened to. Spec: Application Service API,
+/// "Timestamp massaging".
+pub(super) fn wished_time_ms(caller: &Caller, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
+    // What is no number of canonical JSON was refused when it was read.
+    timestamp.filter(|_| caller.acts_for.is_some()).map(|timestamp| timestamp.get().into())
 }
 
 async fn append(cx: &Context, room_id: &OwnedRoomId, call: &SendEvent) -> Result<ruma_common::OwnedEventId, Failure> {
