@@ -15,7 +15,6 @@ use serde_json::{Value, json, value::to_raw_value};
 use crate::{
     Call,
     presence::{Presence, PresenceState, PresenceStatus},
-    projection::{self, DirectoryEntry},
     room::{self, EventFilter, EventFormat, MembershipAction},
     user,
 };
@@ -331,24 +330,6 @@ fn what_a_room_is_told_of_aliases_and_the_directory() {
     );
     pinned(&room::IsPublished {}, json!({}));
     pinned_reply::<room::IsPublished>(json!(true));
-}
-
-/// What lies in an outbox may be written by the next release.
-#[test]
-fn what_is_owed_to_metadata() {
-    let room = json!({
-        "room_id": "!room:a", "num_joined_members": 3, "world_readable": false, "guest_can_join": true,
-        "join_rule": "public", "name": "N", "topic": "T", "canonical_alias": "#b:a", "avatar_url": "mxc://a/b",
-        "room_type": "m.space",
-    });
-    for entry in
-        [json!({ "room_id": "!room:a", "version": 5, "room": room }), json!({ "room_id": "!room:a", "version": 6 })]
-    {
-        let decoded: DirectoryEntry = serde_json::from_value(entry.clone()).unwrap();
-        assert_eq!(serde_json::to_value(&decoded).unwrap(), entry);
-        assert!(projection::stored("directory", &entry.to_string()).unwrap().is_some());
-    }
-    assert!(projection::stored("of a newer release", "{}").unwrap().is_none());
 }
 
 #[test]

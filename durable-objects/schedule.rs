@@ -20,6 +20,11 @@ pub(crate) fn cancel(tx: &Tx<'_>, what: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Whether there is an appointment for this.
+pub(crate) fn has(sql: &dyn Sql, what: &str) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM due WHERE what = ?1", &[what.into()])?.is_empty())
+}
+
 /// Takes what is due from the schedule.
 pub(crate) fn take_due(tx: &Tx<'_>, now_ms: u64) -> Result<Vec<String>, Fault> {
     tx.execute("DELETE FROM due WHERE at_ms <= ?1 RETURNING what", &[now_ms.into()])?

@@ -1,10 +1,10 @@
-//! What is said of people who are looked for.
+//! What is said of people who are looked for, and of the rooms where they are found.
 
 use serde_json::json;
 
 use super::{alice, pinned, pinned_reply, room as room_id};
 use crate::{
-    projection::{self, NetworkEntry, OpenRoom},
+    projection::{self, DirectoryEntry, NetworkEntry, OpenRoom},
     room, user,
 };
 
@@ -20,6 +20,24 @@ fn who_looks_for_people() {
     }));
     pinned(&user::GetSharedWith { rooms: vec![room_id()] }, json!({ "rooms": ["!room:a"] }));
     pinned_reply::<user::GetSharedWith>(json!(["!room:a"]));
+}
+
+/// What lies in an outbox may be written by the next release.
+#[test]
+fn what_is_owed_to_metadata() {
+    let room = json!({
+        "room_id": "!room:a", "num_joined_members": 3, "world_readable": false, "guest_can_join": true,
+        "join_rule": "public", "name": "N", "topic": "T", "canonical_alias": "#b:a", "avatar_url": "mxc://a/b",
+        "room_type": "m.space",
+    });
+    for entry in
+        [json!({ "room_id": "!room:a", "version": 5, "room": room }), json!({ "room_id": "!room:a", "version": 6 })]
+    {
+        let decoded: DirectoryEntry = serde_json::from_value(entry.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&decoded).unwrap(), entry);
+        assert!(projection::stored("directory", &entry.to_string()).unwrap().is_some());
+    }
+    assert!(projection::stored("of a newer release", "{}").unwrap().is_none());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{
     graph::StateAt,
     open,
     restricted_join::is_membership,
+    retention,
     store::{
         self,
         graph::{StateBefore, Verdict},
@@ -258,6 +259,9 @@ impl Room {
         if let Some(txn) = txn {
             cx.room.transactions.borrow_mut().push((position, txn.to_owned()));
         }
+        if pdu.state_key().is_none() {
+            retention::came(tx, cx)?;
+        }
         Ok(position)
     }
 
@@ -325,6 +329,7 @@ pub(super) fn follow_state(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key
         cx.room.power_changed.set(true);
     }
     directory::follow(tx, cx, event_type, state_key)?;
+    retention::follow(tx, cx, event_type, state_key)?;
     open::follow(tx, cx, event_type, state_key)
 }
 

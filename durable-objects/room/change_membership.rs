@@ -9,14 +9,14 @@ use super::{
     Room,
     append::{check_invitation, check_joined, owe_membership_again},
     guests::check_guest_access,
-    store, transactions,
+    notices, store, transactions,
 };
 use crate::{Call, Cx, Error};
 
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
 ///
 /// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
-/// who joins where guests may not. Spec: "Room membership".
+/// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own. Spec: "Room membership".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChangeMembership {
     pub call_id: String,
@@ -128,6 +128,7 @@ impl Room {
             redacts: None,
         };
         check_invitation(cx, &draft)?;
+        notices::check_rejection(&**tx, cx, &draft)?;
         // Whoever may not do it learns nothing of the target.
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, cx.now_ms)?;
         let joins = own && call.action == MembershipAction::Join;

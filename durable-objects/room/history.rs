@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CheckedEvent, Room,
     graph::StateAt,
+    retention,
     store::{
         self,
         graph::{Key, Node, StateBefore, Verdict},
@@ -291,6 +292,7 @@ impl Placing<'_> {
         store::history::forget_idle_changes(tx, top)?;
         if let Some(first) = first {
             store::history::move_place(tx, edge, first)?;
+            retention::came_late(tx, cx, first)?;
         }
         Ok(Placed::Placed(count))
     }

@@ -148,7 +148,10 @@ impl Room {
         (after, up_to): (u64, u64),
         past_gaps: bool,
     ) -> Result<(Page, Option<Gap>), Error> {
-        let stop = if past_gaps { None } else { self.history_stop(sql, up_to)?.filter(|stop| stop.place > after) };
+        // What is too old to be shown need not be fetched.
+        let old = viewer.hidden_up_to();
+        let is_wanted = |place: u64| place > after.max(old);
+        let stop = if past_gaps { None } else { self.history_stop(sql, up_to)?.filter(|stop| is_wanted(stop.place)) };
         let span = (stop.as_ref().map_or(after, |stop| stop.place), up_to);
         let mut page = page(sql, viewer, filter, direction, span)?;
         if !page.is_last {
@@ -160,7 +163,8 @@ impl Room {
             return Ok((page, gap));
         }
         if direction == Direction::Backwards
-            && let Some(edge) = store::history::open_at_beginning(sql)?.filter(|edge| edge.floor > after)
+            && let Some(edge) =
+                store::history::open_at_beginning(sql)?.filter(|edge| edge.floor > after && is_wanted(edge.place))
         {
             // It was not the beginning.
             (page.place, page.is_last) = (edge.place.saturating_sub(1).min(up_to), false);

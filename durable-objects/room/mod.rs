@@ -84,6 +84,7 @@ mod mark_read;
 mod members;
 mod messages;
 mod networks;
+mod notices;
 mod open;
 mod prepare_upgrade;
 mod presence;
@@ -95,6 +96,7 @@ mod refresh_member;
 mod remembered;
 mod resident;
 mod restricted_join;
+mod retention;
 mod search;
 mod search_members;
 mod search_results;
@@ -414,6 +416,7 @@ impl Logic for Room {
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {
         match what {
             directory::DUE => directory::refresh(tx, cx).map(|()| true),
+            retention::DUE => self.expire(tx, cx).map(|()| true),
             search::DUE => self.index_on(tx, cx).map(|()| true),
             staging::DUE => self.stage_due(tx, cx).map(|()| true),
             inbox::DUE => self.look_for_a_fetcher(tx, cx).map(|()| true),

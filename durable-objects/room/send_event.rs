@@ -1,6 +1,10 @@
 use std::collections::BTreeMap;
 
-use domain::{Refusal, event::Draft};
+use domain::{
+    Refusal,
+    event::Draft,
+    retention::{RETENTION, RoomRetention},
+};
 use platform::{ActorKind, Tx};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use ruma_events::TimelineEventType;
@@ -11,6 +15,7 @@ use super::{
     Room,
     append::{check_invitation, check_joined},
     check_relation::check_relation,
+    notices,
     redact_event::Redaction,
     transactions::{self, check_length},
 };
@@ -80,6 +85,9 @@ impl Room {
             (TimelineEventType::RoomRedaction, Some(_)) => {
                 return Err(Refusal::BadJson("m.room.redaction is not a state event".to_owned()).into());
             }
+            (event_type, Some(_)) if cx.settings.config.retention.is_on && event_type.to_string() == RETENTION => {
+                RoomRetention::parse(&call.content)?;
+            }
             (TimelineEventType::RoomMember, None) => {
                 return Err(Refusal::BadJson("m.room.member is a state event".to_owned()).into());
             }
@@ -94,6 +102,7 @@ impl Room {
             redacts: None,
         };
         check_invitation(cx, &draft)?;
+        notices::check_rejection(&**tx, cx, &draft)?;
         check_relation(&**tx, &draft)?;
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, call.at_ms.unwrap_or(cx.now_ms))?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;

@@ -21,13 +21,11 @@ use super::{
     EventFormat,
     bundle::Bundles,
     event_format::Writing,
-    store::{self, erased::Erased, log::Logged, relations::Visible},
+    retention,
+    store::{self, erased::Erased, graph::POSITION_MAX, log::Logged, relations::Visible},
     transactions,
 };
 use crate::{Cx, Error};
-
-/// No position is larger.
-const POSITION_MAX: u64 = (1 << 53) - 1;
 
 /// One user looking at the room.
 pub(super) struct Viewer {
@@ -47,6 +45,8 @@ pub(super) struct Viewer {
     stretches: Vec<(u64, bool)>,
     /// Whose accounts were erased before the user came.
     erased: Erased,
+    /// What was said up to this position is shown to nobody any more: it is too old.
+    hidden: u64,
 }
 
 /// How far a user's sight of the room's state reaches.
@@ -81,7 +81,9 @@ impl Viewer {
         let first_joined = memberships.iter().find(|(_, membership)| *membership == MembershipState::Join);
         let erased = store::erased::for_who_came_at(sql, first_joined.map_or(POSITION_MAX, |(position, _)| *position))?;
         let (writing, ignored, stretches) = (Writing::default(), Vec::new(), Vec::new());
-        let viewer = Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches, erased };
+        let hidden = retention::hidden_up_to(sql)?;
+        let viewer =
+            Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches, erased, hidden };
         Ok(Self { stretches: viewer.stretches(), ..viewer })
     }
 
@@ -217,7 +219,15 @@ impl Viewer {
         None
     }
 
+    /// The position up to which what was said is too old for anybody.
+    pub(super) fn hidden_up_to(&self) -> u64 {
+        self.hidden
+    }
+
     pub(super) fn may_see(&self, event: &Logged) -> bool {
+        if event.position <= self.hidden && event.pdu.state_key().is_none() {
+            return false;
+        }
         let at = |position| (self.visibility_at(position), self.membership_at(position));
         let joined_since = self.joined_since(event.position);
         let (before, after) = (at(event.position.saturating_sub(1)), at(event.position));

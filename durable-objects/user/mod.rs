@@ -30,6 +30,7 @@
 //! | [`GetInviter`], [`IsAsked`] | who invited the user to a room; whether they are invited, or knocked |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
+//! | [`GetNoticeRoom`], [`SetNoticeRoom`] | where the server speaks to them |
 //! | [`JoinedRooms`], [`SharesRoom`], [`GetSharedWith`] | the rooms the user is in |
 //! | [`GetSearchRooms`] | the rooms that a search goes through |
 //! | [`GetOwnDeviceLists`] | whose keys changed, as far as the user's own stream tells |
@@ -65,6 +66,7 @@ mod login_token;
 mod membership_changed;
 mod moderation;
 mod moves;
+mod notices;
 mod notifying_rooms;
 mod nudge;
 mod others_presence;
@@ -139,6 +141,7 @@ pub use log_out::{LogOut, LoggedOut};
 pub use login_token::{AddLoginToken, LogInByToken};
 pub use membership_changed::{JoinedRooms, MembershipChanged};
 pub use moderation::{GetModeration, GetSessions, Moderate, Moderation};
+pub use notices::{GetNoticeRoom, SetNoticeRoom};
 pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
 pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
@@ -185,6 +188,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_pushers.sql"),
     include_str!("migrations/0014_moderation.sql"),
     include_str!("migrations/0015_login_token.sql"),
+    include_str!("migrations/0016_notices.sql"),
 ];
 
 /// The user whose actor this is.
@@ -304,6 +308,8 @@ impl Logic for User {
             write MembershipChanged => membership_changed,
             write RoomForgotten => room_forgotten,
             write Nudge => nudge,
+            read GetNoticeRoom => notice_room,
+            write SetNoticeRoom => set_notice_room,
             read JoinedRooms => joined_rooms,
             read SharesRoom => shares_room,
             read GetSharedWith => get_shared_with,

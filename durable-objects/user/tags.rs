@@ -10,6 +10,8 @@ use super::{User, authenticate, store};
 use crate::{Call, Cx, Error};
 
 pub(super) const TAG: &str = "m.tag";
+/// The tag of the room in which the server speaks to the user. Spec: "Server Notices".
+pub(super) const NOTICE_TAG: &str = "m.server_notice";
 /// Where the tags stand in the content of [`TAG`].
 const TAGS: &str = "tags";
 /// The longest name of a tag, in bytes. Spec: "The name of a tag MUST NOT exceed 255 bytes".
@@ -78,13 +80,25 @@ impl User {
             return Err(Refusal::InvalidParam(format!("The name of a tag may have {TAG_BYTES_MAX} bytes")).into());
         }
         check_order(&call.tag)?;
-        let (mut content, mut tags) = of_room(&**tx, call.room_id.as_str())?;
-        tags.insert(call.name, Value::Object(call.tag));
+        self.tag_room(tx, cx, call.room_id.as_str(), call.name, call.tag)
+    }
+
+    /// Gives a room a tag.
+    pub(super) fn tag_room(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        room_id: &str,
+        name: String,
+        tag: Tag,
+    ) -> Result<(), Error> {
+        let (mut content, mut tags) = of_room(&**tx, room_id)?;
+        tags.insert(name, Value::Object(tag));
         if tags.len() > TAGS_MAX {
             return Err(Refusal::TooLarge(format!("A room may have {TAGS_MAX} tags")).into());
         }
         content.insert(TAGS.to_owned(), Value::Object(tags));
-        self.put_account_data(tx, cx, call.room_id.as_str(), TAG, &serde_json::to_string(&content)?)
+        self.put_account_data(tx, cx, room_id, TAG, &serde_json::to_string(&content)?)
     }
 
     pub(super) fn remove_tag(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RemoveTag) -> Result<(), Error> {

@@ -18,6 +18,7 @@ mod guest_access;
 mod media;
 mod metadata;
 mod new_login;
+mod notices;
 mod operator;
 mod password;
 mod push;

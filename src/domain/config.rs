@@ -7,7 +7,9 @@ mod appservices;
 mod error;
 mod federation;
 mod media_quota;
+mod retention;
 mod secret;
+mod server_notices;
 mod support;
 mod turn;
 mod url_previews;
@@ -16,13 +18,14 @@ use std::collections::BTreeMap;
 
 use ruma_common::OwnedServerName;
 
-use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange};
+use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange, retention::RetentionRules};
 
 pub use error::ConfigError;
 use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
 pub use media_quota::MediaQuota;
 pub use secret::Secret;
+pub use server_notices::ServerNotices;
 pub use support::{Support, SupportContact};
 pub use turn::Turn;
 pub use url_previews::UrlPreviews;
@@ -103,6 +106,10 @@ pub struct Config {
     pub federation: Federation,
     /// How they are reached.
     pub outgoing: OutgoingRules,
+    /// How long what is said in rooms is kept.
+    pub retention: RetentionRules,
+    /// Who tells users what the operator has to say, if anybody does.
+    pub server_notices: Option<ServerNotices>,
     /// The application services that are registered.
     pub appservices: Vec<Appservice>,
 }
@@ -289,6 +296,26 @@ impl Config {
              text and ? for one character",
         ),
         key(
+            "RETENTION",
+            Some("off"),
+            "whether what was said in a room is removed when it is older than the room wants (m.room.retention): on or off",
+        ),
+        key(
+            "RETENTION_DEFAULT",
+            None,
+            "how long it is kept in rooms that say nothing: a whole number with s, m, h, d, w or y; by default for ever",
+        ),
+        key("RETENTION_MIN", None, "the shortest time that a room may choose, in the same form"),
+        key("RETENTION_MAX", None, "the longest time that a room may choose, in the same form"),
+        key(
+            "SERVER_NOTICES_LOCALPART",
+            None,
+            "whose name the notices to users bear that administrators send, before the colon of a user id that nobody else \
+             has: letters a to z, digits and ._=-/+; without it there are none",
+        ),
+        key("SERVER_NOTICES_DISPLAY_NAME", Some("Server Notices"), "what they are called; not empty"),
+        key("SERVER_NOTICES_ROOM_NAME", Some("Server Notices"), "what the rooms of notices are called; not empty"),
+        key(
             "APPSERVICES",
             Some(""),
             "the registrations of application services: what is in their YAML files, one after the other with a line --- \
@@ -386,7 +413,7 @@ impl Config {
         let values = Values { given };
         let server_name: OwnedServerName =
             values.parsed("SERVER_NAME", parse_server_name)?.ok_or(ConfigError::Missing { name: "SERVER_NAME" })?;
-        let appservices = values.appservices(&server_name)?;
+        let (appservices, server_notices) = (values.appservices(&server_name)?, values.server_notices(&server_name)?);
         let public_baseurl =
             values.parsed("PUBLIC_BASEURL", parse_url)?.unwrap_or_else(|| format!("https://{server_name}"));
         Ok(Self {
@@ -425,6 +452,8 @@ impl Config {
             rate_limits: values.rate_limits()?,
             federation: values.federation()?,
             outgoing: values.outgoing()?,
+            retention: values.retention()?,
+            server_notices,
             appservices,
         })
     }

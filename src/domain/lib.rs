@@ -5,7 +5,7 @@
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, which servers may take part, the events of a new room, aliases, what the
-//! directory shows of a room, spaces, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
+//! directory shows of a room, spaces, how long something is kept, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
 //! keys, application services, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
@@ -27,6 +27,7 @@ pub mod rate_limit;
 pub mod redaction;
 pub mod refusal;
 pub mod restricted_join;
+pub mod retention;
 pub mod room_version;
 pub mod server_acl;
 pub mod signed_key;

@@ -129,6 +129,8 @@ pub enum Refusal {
     ServerNotTrusted(String),
     /// 502 `M_UNKNOWN`: another server, on whose answer ours depends, gives none.
     OtherServer(String),
+    /// 403 `M_CANNOT_LEAVE_SERVER_NOTICE_ROOM`: the invitation is the server's own.
+    CannotLeaveServerNoticeRoom,
     /// 400 `M_UNKNOWN_DEVICE`: an application service acts with a device that the user does not have.
     UnknownDevice,
     /// 408 `M_UNKNOWN`: an application service, on whose answer ours depends, gives none.
@@ -194,6 +196,7 @@ impl Refusal {
             | Self::ThreepidDenied(_)
             | Self::ThreepidAuthFailed(_)
             | Self::ServerNotTrusted(_)
+            | Self::CannotLeaveServerNoticeRoom
             | Self::GuestAccessForbidden => 403,
             Self::NotFound(_) => 404,
             Self::TooSlow | Self::AppserviceTooSlow => 408,
@@ -260,6 +263,7 @@ impl Refusal {
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
+            Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
             Self::UnknownDevice => "M_UNKNOWN_DEVICE",
             Self::UrlNotSet => "M_URL_NOT_SET",
             Self::ConnectionFailed(_) => "M_CONNECTION_FAILED",
@@ -319,6 +323,7 @@ impl Refusal {
             }
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
+            Self::CannotLeaveServerNoticeRoom => "You cannot reject this invitation of your server's".to_owned(),
             Self::UnknownDevice => "This user has no such device".to_owned(),
             Self::AppserviceTooSlow => "The application service that could know does not answer".to_owned(),
             Self::UrlNotSet => "This application service is registered without a URL".to_owned(),

@@ -16,6 +16,8 @@ pub(crate) const LOG_START: u64 = 1 << 40;
 const IDS_AT_ONCE: usize = if cfg!(test) { 3 } else { 4_000 };
 /// Bytes of one row of a snapshot, but for the change that reaches them.
 const SNAPSHOT_ROW_BYTES_MAX: usize = if cfg!(test) { 300 } else { 512 * 1024 };
+/// No position is larger.
+pub(crate) const POSITION_MAX: u64 = (1 << 53) - 1;
 
 /// The type and the state key of an event.
 pub(crate) type Key = (String, String);

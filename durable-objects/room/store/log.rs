@@ -136,6 +136,22 @@ pub(crate) fn redact(tx: &Tx<'_>, position: u64, redacted: &Pdu, redacted_by: u6
     Ok(())
 }
 
+/// Leaves of the event at `position` what a redaction would, for good, and forgets by which transaction it came.
+pub(crate) fn expire(tx: &Tx<'_>, position: u64, left: &Pdu) -> Result<(), Fault> {
+    search::forget(tx, position)?;
+    tx.execute("UPDATE event SET json = ?2, txn = NULL WHERE position = ?1", &[position.into(), left.json().into()])?;
+    Ok(())
+}
+
+/// Up to `limit` events in `(after, up_to]` that are no state, oldest first.
+pub(crate) fn messages(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
+    all(sql.query(
+        "SELECT position, event_id, json, txn, redacted_by FROM event
+         WHERE position > ?1 AND position <= ?2 AND state_key IS NULL ORDER BY position LIMIT ?3",
+        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.min(super::graph::POSITION_MAX).into(), limit.into()],
+    )?)
+}
+
 /// The events at these positions, in their order.
 pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault> {
     let list = serde_json::to_string(positions)?;

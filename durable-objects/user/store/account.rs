@@ -57,6 +57,17 @@ pub(crate) fn set_presence(tx: &Tx<'_>, presence: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The room in which the server speaks to the user.
+pub(crate) fn notice_room(sql: &dyn Sql) -> Result<Option<String>, Fault> {
+    let row = sql.query("SELECT notice_room FROM account WHERE id = 1", &[])?.pop();
+    row.map_or(Ok(None), |mut row| row.text_or_null(0))
+}
+
+pub(crate) fn set_notice_room(tx: &Tx<'_>, room_id: &str) -> Result<(), Fault> {
+    tx.execute("UPDATE account SET notice_room = ?1 WHERE id = 1", &[room_id.into()])?;
+    Ok(())
+}
+
 pub(crate) fn set_password_hash(tx: &Tx<'_>, password_hash: &str) -> Result<(), Fault> {
     tx.execute("UPDATE account SET password_hash = ?1 WHERE id = 1", &[password_hash.into()])?;
     Ok(())

@@ -3,6 +3,7 @@
 mod media;
 mod register;
 mod registration_tokens;
+mod server_notices;
 
 use domain::Config;
 
@@ -14,4 +15,5 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     }
     registration_tokens::routes(routes);
     media::routes(routes);
+    server_notices::routes(routes);
 }

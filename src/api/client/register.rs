@@ -287,6 +287,9 @@ pub(crate) async fn create(cx: &Context, account: &Account, login: Option<&NewLo
 /// `M_INVALID_USERNAME`, `M_USER_IN_USE`; `M_EXCLUSIVE` for one that an application service keeps for itself.
 pub(crate) async fn free_user_id(cx: &Context, username: &str) -> Result<OwnedUserId, Failure> {
     let user_id = user_id(cx, username)?;
+    if cx.config().server_notices.as_ref().is_some_and(|notices| notices.sender == user_id) {
+        return Err(Refusal::UserInUse.into());
+    }
     if cx.config().keeps_user(&user_id, None) {
         return Err(Refusal::Exclusive("An application service keeps this name for itself".to_owned()).into());
     }

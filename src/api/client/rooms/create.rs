@@ -94,8 +94,13 @@ async fn create_room(
     Ok(failure::json(StatusCode::OK, &json!({ "room_id": room_id })))
 }
 
-/// Makes the room and everything in it, or nothing.
-async fn found(cx: &Context, version: &RoomVersion, room: &NewRoom, published: bool) -> Result<OwnedRoomId, Failure> {
+/// Makes the room and everything in it, or nothing. Answers its id.
+pub(crate) async fn found(
+    cx: &Context,
+    version: &RoomVersion,
+    room: &NewRoom,
+    published: bool,
+) -> Result<OwnedRoomId, Failure> {
     let drafts = power::initial_events(room, version)?;
     let mut events = Vec::with_capacity(drafts.len());
     let mut invited_elsewhere = Vec::new();

@@ -24,6 +24,7 @@ use platform::Fault;
 use ruma_common::UserId;
 
 pub(in crate::client) use aliases::room_named;
+pub(crate) use create::found;
 pub(crate) use joining::first_joined;
 pub(crate) use messages::direction;
 pub(in crate::client) use messages::position;
@@ -63,6 +64,6 @@ pub(in crate::client) fn not_in_room(user_id: &UserId) -> Refusal {
 }
 
 /// A call id: a repeated call is recognised by it.
-pub(super) fn call_id(cx: &Context) -> Result<String, Fault> {
+pub(crate) fn call_id(cx: &Context) -> Result<String, Fault> {
     Ok(format!("{:032x}", u128::from_be_bytes(cx.random()?)))
 }

@@ -1,0 +1,241 @@
+//! What is said is not kept longer than the room and the operator want.
+//!
+//! An event's age is that of its position: when it came. When that is over nobody is shown it any more, and what it was is
+//! gone from the database: of the row stays what a redaction leaves, for the graph stands on it. State stays. The alarm
+//! does it in slices, an hour late at most. MSC1763, as Synapse has it.
+
+use domain::{event, retention::RoomRetention};
+use platform::{Fault, Sql, Tx};
+use serde::{Deserialize, Serialize};
+
+use super::{Room, store};
+use crate::{Cx, Error, schedule};
+
+/// The schedule's name for what is due to go.
+pub(super) const DUE: &str = "retention";
+/// Events that go in one transaction.
+const SLICE_EVENTS: u64 = if cfg!(test) { 10 } else { 200 };
+/// How long the room rests between two slices, in milliseconds.
+const NEXT_SLICE_MS: u64 = 200;
+/// How late an event may go, in milliseconds: so many go together.
+const LATE_MS_MAX: u64 = 3_600_000;
+/// Where it is kept among the small facts how far this has come.
+const EXPIRED: &str = "expired";
+
+/// How far this has come, by positions.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+struct Expired {
+    /// Nobody is shown what was said up to here.
+    hidden: u64,
+    /// What was said up to here is gone.
+    gone: u64,
+}
+
+fn expired(sql: &dyn Sql) -> Result<Expired, Fault> {
+    Ok(store::meta::text(sql, EXPIRED)?.map_or(Ok(Expired::default()), |stored| serde_json::from_str(&stored))?)
+}
+
+/// The position up to which nobody is shown what was said.
+pub(super) fn hidden_up_to(sql: &dyn Sql) -> Result<u64, Fault> {
+    Ok(expired(sql)?.hidden)
+}
+
+/// How long what is said here is kept, in milliseconds; for ever without.
+fn lifetime_ms(sql: &dyn Sql, cx: &Cx<'_>) -> Result<Option<u64>, Error> {
+    let rules = cx.settings.config.retention;
+    if !rules.is_on {
+        return Ok(None);
+    }
+    let said = store::state::current(sql, domain::retention::RETENTION, "")?;
+    // What another server let through says nothing.
+    Ok(rules.lifetime_ms(said.and_then(|event| RoomRetention::parse(event.pdu.content()).ok())))
+}
+
+fn late_ms(lifetime_ms: u64) -> u64 {
+    (lifetime_ms / 8).clamp(100, LATE_MS_MAX)
+}
+
+/// Some state changed: perhaps how long something is kept.
+pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str) -> Result<(), Error> {
+    if cx.settings.config.retention.is_on && event_type == domain::retention::RETENTION && state_key.is_empty() {
+        schedule::at(tx, cx, DUE, cx.now_ms)?;
+    }
+    Ok(())
+}
+
+/// Something came: it will have to go.
+pub(super) fn came(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+    if !cx.settings.config.retention.is_on || schedule::has(&**tx, DUE)? {
+        return Ok(());
+    }
+    if let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? {
+        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(lifetime_ms).saturating_add(late_ms(lifetime_ms)))?;
+    }
+    Ok(())
+}
+
+/// History came to stand at `position`, perhaps among what is gone.
+pub(super) fn came_late(tx: &Tx<'_>, cx: &Cx<'_>, position: u64) -> Result<(), Error> {
+    let before = expired(&**tx)?;
+    if position <= before.gone {
+        write(tx, Expired { gone: position.saturating_sub(1), ..before })?;
+        schedule::at(tx, cx, DUE, cx.now_ms)?;
+    }
+    came(tx, cx)
+}
+
+fn write(tx: &Tx<'_>, expired: Expired) -> Result<(), Fault> {
+    store::meta::set(tx, EXPIRED, serde_json::to_string(&expired)?.into())
+}
+
+impl Room {
+    /// It is time that something goes.
+    pub(super) fn expire(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? else { return Ok(()) };
+        let before = expired(&**tx)?;
+        // What is hidden stays so, whatever the room says later: it may be gone.
+        let hidden = before.hidden.max(cx.now_ms.saturating_sub(lifetime_ms));
+        let said = store::log::messages(&**tx, before.gone, hidden, SLICE_EVENTS)?;
+        let version = self.version(&**tx)?;
+        for event in &said {
+            let left = event::redact(&event.pdu, &version, None)
+                .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
+            if left.json() != event.pdu.json() || event.txn.is_some() {
+                store::log::expire(tx, event.position, &left)?;
+            }
+        }
+        let is_all = (said.len() as u64) < SLICE_EVENTS;
+        let gone = if is_all { hidden } else { said.last().map_or(hidden, |event| event.position) };
+        if (before.hidden, before.gone) != (hidden, gone) {
+            write(tx, Expired { hidden, gone })?;
+        }
+        if !is_all {
+            return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(NEXT_SLICE_MS))?);
+        }
+        if let Some(next) = store::log::messages(&**tx, hidden, u64::MAX, 1)?.pop() {
+            let at_ms = next.position.max(cx.now_ms.saturating_sub(lifetime_ms)).saturating_add(lifetime_ms);
+            schedule::at(tx, cx, DUE, at_ms.saturating_add(late_ms(lifetime_ms)))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use domain::{Refusal, power::Preset};
+    use platform::{ActorKind, Address, Sql};
+    use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, user_id};
+    use serde_json::{Value, json};
+
+    use super::SLICE_EVENTS;
+    use crate::{
+        CallError,
+        room::{GetEvent, GetStateEvent},
+        world::World,
+    };
+
+    const DAY_MS: u64 = 86_400_000;
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    struct Told {
+        world: Rc<World>,
+        room_id: OwnedRoomId,
+    }
+
+    impl Told {
+        fn new(pairs: &[(&str, &str)]) -> Self {
+            let world = World::configured(1, pairs);
+            let room_id = world.creates_room(&alice(), "12", Preset::PrivateChat);
+            Self { world, room_id }
+        }
+
+        fn says(&self, body: &str) -> OwnedEventId {
+            let content = json!({ "msgtype": "m.text", "body": body });
+            self.world.sends(&alice(), &self.room_id, "m.room.message", None, &content).unwrap()
+        }
+
+        fn keeps(&self, content: &Value) -> Result<OwnedEventId, CallError> {
+            self.world.sends(&alice(), &self.room_id, "m.room.retention", Some(""), content)
+        }
+
+        fn shows(&self, event_id: &OwnedEventId) -> bool {
+            let (user, device, event_id) = (alice(), "PHONE".into(), event_id.clone());
+            self.world.call(self.room_id.as_str(), &GetEvent { user, device, ignored: Vec::new(), event_id }).is_ok()
+        }
+
+        fn holds(&self, text: &str) -> bool {
+            let room = Address::new(ActorKind::Room, self.room_id.as_str());
+            let rows = self.world.sql(&room).query("SELECT json FROM event", &[]).unwrap();
+            rows.into_iter().any(|mut row| row.text(0).unwrap().contains(text))
+        }
+
+        fn passes(&self, ms: u64) {
+            self.world.passes(ms);
+            self.world.settle();
+        }
+    }
+
+    #[test]
+    fn what_is_old_is_gone_and_state_stays() {
+        let told = Told::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);
+        let named = json!({ "name": "Tea" });
+        told.world.sends(&alice(), &told.room_id, "m.room.name", Some(""), &named).unwrap();
+        let old: Vec<_> = (0..SLICE_EVENTS * 2 + 3).map(|number| told.says(&format!("a secret {number}"))).collect();
+        told.passes(DAY_MS / 2);
+        let young = told.says("still known");
+        assert!(old.iter().all(|event_id| told.shows(event_id)));
+        told.world.evict(&Address::new(ActorKind::Room, told.room_id.as_str()));
+        for _ in 0..10 {
+            told.passes(DAY_MS / 12);
+        }
+        assert!(!old.iter().any(|event_id| told.shows(event_id)));
+        assert!(!told.holds("a secret") && told.holds("still known") && told.shows(&young));
+        let state = GetStateEvent {
+            user: alice(),
+            device: "PHONE".into(),
+            event_type: "m.room.name".into(),
+            state_key: String::new(),
+        };
+        assert_eq!(told.world.call(told.room_id.as_str(), &state).unwrap().content.get(), named.to_string());
+        // The graph stands: what comes now comes after what is gone.
+        told.passes(DAY_MS * 2);
+        assert!(!told.shows(&young));
+        let new = told.says("new");
+        assert!(told.shows(&new));
+    }
+
+    #[test]
+    fn a_room_says_how_long_within_what_is_allowed() {
+        let told = Told::new(&[("RETENTION", "on"), ("RETENTION_MIN", "1h"), ("RETENTION_MAX", "2d")]);
+        let said = told.says("a secret");
+        told.passes(DAY_MS * 3);
+        assert!(told.shows(&said), "nobody said that it should go");
+        for bad in [json!({ "max_lifetime": "1d" }), json!({ "min_lifetime": 2, "max_lifetime": 1 })] {
+            let refused = told.keeps(&bad);
+            assert!(matches!(refused, Err(CallError::Refused(Refusal::BadJson(_)))), "{refused:?}");
+        }
+        told.keeps(&json!({ "max_lifetime": DAY_MS * 365 })).unwrap();
+        told.passes(1_000);
+        assert!(!told.shows(&said) && !told.holds("a secret"), "two days are the most");
+        told.keeps(&json!({ "max_lifetime": 0 })).unwrap();
+        let said = told.says("another secret");
+        told.passes(60_000);
+        assert!(told.shows(&said), "an hour is the least");
+        told.passes(DAY_MS / 12);
+        assert!(!told.shows(&said) && !told.holds("another secret"));
+    }
+
+    #[test]
+    fn nothing_goes_unless_the_operator_says_so() {
+        let told = Told::new(&[("RETENTION_DEFAULT", "1h")]);
+        told.keeps(&json!({ "max_lifetime": "anything" })).unwrap();
+        let said = told.says("kept");
+        told.passes(DAY_MS * 365);
+        assert!(told.shows(&said));
+    }
+}
