@@ -116,10 +116,11 @@ async fn described(cx: &Context, protocol: &str) -> Result<Option<Map<String, Va
     for (appservice, answer) in answers(cx, lookups).await {
         let Ok(mut told) = serde_json::from_slice::<Map<String, Value>>(&answer) else { continue };
         let Some(Value::Array(own)) = told.remove("instances") else { continue };
-        for mut instance in own {
+        for instance in own {
+            let Value::Object(mut instance) = instance else { continue };
             let Some(network) = instance.get("network_id").and_then(Value::as_str) else { continue };
-            instance["instance_id"] = instance_id(&appservice.id, network).into();
-            instances.push(instance);
+            instance.insert("instance_id".to_owned(), instance_id(&appservice.id, network).into());
+            instances.push(Value::Object(instance));
         }
         found.get_or_insert(told);
     }
