@@ -1,7 +1,8 @@
 //! Whether everybody may come in, or read the room: metadata knows which rooms are open, so that whoever looks for people
-//! finds those in them. Spec: Client-Server API, "User Directory".
+//! finds those in them. A room that nobody of this server is in any more is not one of them: who is in it is not known. Spec: Client-Server API, "User Directory".
 
 use platform::{Sql, Tx};
+use ruma_common::UserId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{append::room_id, store};
@@ -22,14 +23,20 @@ struct Told {
 
 /// Some state changed: metadata learns when that opens the room, or closes it.
 pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str) -> Result<(), Error> {
-    if !state_key.is_empty() || !DECIDING.contains(&event_type) {
+    let is_of_ours = || <&UserId>::try_from(state_key).is_ok_and(|user_id| cx.is_local(user_id));
+    let decides = if event_type == "m.room.member" {
+        is_of_ours()
+    } else {
+        state_key.is_empty() && DECIDING.contains(&event_type)
+    };
+    if !decides {
         return Ok(());
     }
     let told: Told = match store::meta::text(&**tx, OPEN)? {
         Some(told) => serde_json::from_str(&told)?,
         None => Told::default(),
     };
-    let open = is_open(&**tx)?;
+    let open = !store::members::joined_locals(&**tx, 1)?.is_empty() && is_open(&**tx)?;
     if told.open == open {
         return Ok(());
     }

@@ -22,6 +22,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     MembershipChanged, User,
+    ask_invite::blocks_invites,
     ignored::ignored_users,
     own_id, push_rules,
     store::{
@@ -400,7 +401,7 @@ fn invitation(
     let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), &owed.invitation) else {
         return Ok(told);
     };
-    if ignored_users(sql)?.contains(&invite.sender) {
+    if ignored_users(sql)?.contains(&invite.sender) || blocks_invites(sql)? {
         return Ok(told);
     }
     let content: Value = serde_json::from_str(invite.content.get())?;

@@ -1,6 +1,6 @@
-//! Spec: client-server API, «Reporting Content». Who reads the reports, no client sees.
+//! Spec: client-server API, «Reporting Content»; administrators read the reports with Synapse's admin API.
 
-use harness::{SERVER_NAME, Server, User, encode, json, on_each_host};
+use harness::{SERVER_NAME, SHARED_SECRET, Server, User, encode, json, on_each_host};
 
 on_each_host![
     a_member_reports_an_event,
@@ -9,6 +9,7 @@ on_each_host![
     a_user_is_reported_by_anyone,
     reasons_are_bounded,
     reports_without_end_are_refused,
+    administrators_read_reports_and_strike_them,
 ];
 
 fn reports_event(user: &User, room: &str, event_id: &str, body: harness::Value) -> harness::Answer {
@@ -106,4 +107,39 @@ fn reports_without_end_are_refused(server: &Server) {
     let refused = reports_user(&bob, &alice.id, json!({ "reason": "100" })).refused(429, "M_LIMIT_EXCEEDED");
     assert!(refused["retry_after_ms"].is_u64(), "{refused}");
     reports_user(&alice, &bob.id, json!({ "reason": "he reports without end" })).ok();
+}
+
+fn administrators_read_reports_and_strike_them(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let name = server.unique("admin");
+    let admin = User::from_login(&server.anonymous(), &server.registers_by_secret(&name, SHARED_SECRET, true).ok());
+    let path = |rest: &str| format!("/_synapse/admin/v1/event_reports{rest}");
+    let room = alice.creates_room_with(&[&bob]);
+    let said = alice.sends(&room, "An insult");
+    let reason = server.unique("reason");
+    reports_event(&bob, &room, &said, json!({ "reason": reason })).ok();
+    alice.client().get(&path("")).refused(403, "M_FORBIDDEN");
+    let find = || {
+        let mut from = 0;
+        loop {
+            let page = admin.client().get(&path(&format!("?limit=10&from={from}"))).ok();
+            assert!(page["total"].as_u64().expect("a number") >= 1);
+            let reports = page["event_reports"].as_array().expect("a list").clone();
+            if let Some(found) = reports.into_iter().find(|report| report["reason"] == reason) {
+                return Some(found);
+            }
+            from = page["next_token"].as_u64()?;
+        }
+    };
+    let found = find().expect("it was reported");
+    assert_eq!((&found["user_id"], &found["sender"]), (&json!(bob.id), &json!(alice.id)));
+    assert_eq!((&found["room_id"], &found["event_id"]), (&json!(room), &json!(said)));
+    let one = path(&format!("/{}", found["id"].as_str().expect("an id")));
+    assert_eq!(admin.client().get(&one).ok(), found);
+    admin.client().get(&path("?dir=x")).refused(400, "M_INVALID_PARAM");
+    bob.client().send("DELETE", &one, None).refused(403, "M_FORBIDDEN");
+    admin.client().send("DELETE", &one, None).ok();
+    admin.client().get(&one).refused(404, "M_NOT_FOUND");
+    admin.client().send("DELETE", &one, None).refused(404, "M_NOT_FOUND");
+    assert_eq!(find(), None);
 }

@@ -3,6 +3,7 @@
 mod media;
 mod register;
 mod registration_tokens;
+mod reports;
 mod server_notices;
 
 use domain::Config;
@@ -15,5 +16,6 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
     }
     registration_tokens::routes(routes);
     media::routes(routes);
+    reports::routes(routes);
     server_notices::routes(routes);
 }

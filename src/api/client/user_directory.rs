@@ -24,7 +24,7 @@ const FOUND_MAX: u64 = 50;
 /// The longest term, in bytes.
 const TERM_BYTES_MAX: usize = 512;
 /// The user's own rooms that are asked, the newest of them.
-const OWN_ROOMS_MAX: usize = 150;
+const OWN_ROOMS_MAX: usize = 600;
 /// Rooms open to everybody that are asked: where there are more, an answer says that it is limited.
 const OPEN_ROOMS_MAX: u64 = 200;
 /// Rooms asked at the same time.

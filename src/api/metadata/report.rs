@@ -1,6 +1,6 @@
 //! What users reported to the administrators. Spec: "Reporting Content".
 
-use platform::{Fault, Metadata, Statement};
+use platform::{Fault, Metadata, Row, Statement};
 use ruma_common::{EventId, RoomId, UserId};
 use sha2::{Digest, Sha256};
 
@@ -59,6 +59,68 @@ pub(crate) async fn insert(metadata: &dyn Metadata, report: &Report<'_>, now_ms:
             REPORTS_MAX.into(),
         ],
     );
+    Ok(!metadata.query(statement).await?.is_empty())
+}
+
+/// A report as it is kept.
+pub(crate) struct Kept {
+    pub report_id: String,
+    pub reporter: String,
+    pub room_id: Option<String>,
+    pub event_id: Option<String>,
+    pub user_id: Option<String>,
+    pub reason: String,
+    pub received_ms: u64,
+}
+
+fn kept(mut row: Row) -> Result<Kept, Fault> {
+    Ok(Kept {
+        report_id: row.text(0)?,
+        reporter: row.text(1)?,
+        room_id: row.text_or_null(2)?,
+        event_id: row.text_or_null(3)?,
+        user_id: row.text_or_null(4)?,
+        reason: row.text(5)?,
+        received_ms: row.unsigned(6)?,
+    })
+}
+
+/// Up to `limit` reports after the first `from`, by the time they came.
+pub(crate) async fn page(
+    metadata: &dyn Metadata,
+    newest_first: bool,
+    from: u64,
+    limit: u64,
+) -> Result<Vec<Kept>, Fault> {
+    const NEWEST_FIRST: &str = "SELECT report_id, reporter, room_id, event_id, user_id, reason, received_ms FROM report
+        ORDER BY received_ms DESC, report_id DESC LIMIT ?1 OFFSET ?2";
+    const OLDEST_FIRST: &str = "SELECT report_id, reporter, room_id, event_id, user_id, reason, received_ms FROM report
+        ORDER BY received_ms, report_id LIMIT ?1 OFFSET ?2";
+    let statement = if newest_first { NEWEST_FIRST } else { OLDEST_FIRST };
+    let from = from.min(platform::INTEGER_MAX.unsigned_abs());
+    let rows = metadata.query(Statement::new(statement, vec![limit.into(), from.into()])).await?;
+    rows.into_iter().map(kept).collect()
+}
+
+/// One report.
+pub(crate) async fn one(metadata: &dyn Metadata, report_id: &str) -> Result<Option<Kept>, Fault> {
+    let statement = Statement::new(
+        "SELECT report_id, reporter, room_id, event_id, user_id, reason, received_ms FROM report WHERE report_id = ?1",
+        vec![report_id.into()],
+    );
+    metadata.query(statement).await?.pop().map(kept).transpose()
+}
+
+/// How many there are.
+pub(crate) async fn count(metadata: &dyn Metadata) -> Result<u64, Fault> {
+    let row = metadata.query(Statement::new("SELECT count(*) FROM report", vec![])).await?.pop();
+    row.map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
+/// Strikes a report; false if there is none.
+pub(crate) async fn strike(metadata: &dyn Metadata, report_id: &str) -> Result<bool, Fault> {
+    let statement =
+        Statement::new("DELETE FROM report WHERE report_id = ?1 RETURNING report_id", vec![report_id.into()]);
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
