@@ -8,6 +8,8 @@ use domain::refusal::Refusal;
 use platform::{ActorKind, Actors, Address, Fault};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::room::Unsigned;
+
 /// A message to an actor; the type says who answers and with what.
 pub trait Call: Serialize + DeserializeOwned + 'static {
     const ACTOR: ActorKind;
@@ -22,6 +24,9 @@ pub enum Error {
     /// The caller's doing: told to the client, not logged.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It may not happen before the room's policy server signed it.
+    #[error("{} has to sign the event", .0.server)]
+    Unsigned(Box<Unsigned>),
     /// Ours: logged once, told to nobody.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -38,6 +43,9 @@ impl From<serde_json::Error> for Error {
 pub enum CallError {
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It is to be made again once the room's policy server signed this.
+    #[error("{} has to sign the event", .0.server)]
+    Unsigned(Box<Unsigned>),
     /// The actor was never founded: nobody registered that user, created that room.
     #[error("there is no such actor")]
     Absent,
@@ -51,6 +59,7 @@ pub enum CallError {
 enum Envelope<R> {
     Ok(R),
     Refused(Refusal),
+    Unsigned(Box<Unsigned>),
     Absent,
     Fault { what: String, retriable: bool },
 }
@@ -79,6 +88,7 @@ pub(crate) fn open<C: Call>(bytes: &[u8]) -> Result<C::Reply, CallError> {
     match envelope {
         Envelope::Ok(reply) => Ok(reply),
         Envelope::Refused(refusal) => Err(CallError::Refused(refusal)),
+        Envelope::Unsigned(unsigned) => Err(CallError::Unsigned(unsigned)),
         Envelope::Absent => Err(CallError::Absent),
         Envelope::Fault { what, retriable } => {
             let what = format!("{}: {what}", C::NAME);
@@ -100,6 +110,7 @@ pub(crate) fn encode<R: Serialize>(reply: &R) -> Result<Vec<u8>, Error> {
 pub(crate) fn encode_error(error: CallError) -> Vec<u8> {
     let envelope: Envelope<()> = match error {
         CallError::Refused(refusal) => Envelope::Refused(refusal),
+        CallError::Unsigned(unsigned) => Envelope::Unsigned(unsigned),
         CallError::Absent => Envelope::Absent,
         CallError::Fault(fault) => Envelope::Fault { what: fault.to_string(), retriable: fault.retriable },
     };

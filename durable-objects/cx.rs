@@ -53,6 +53,8 @@ pub(crate) struct RoomNotes {
     pub members: RefCell<Vec<MemberMoved>>,
     /// Whether the room's power levels changed.
     pub power_changed: Cell<bool>,
+    /// Whether it names another policy server.
+    pub policy_changed: Cell<bool>,
     /// The newest position of what everybody in the room is told of.
     pub public_head: Cell<Option<u64>>,
     /// The newest position of an event.

@@ -101,10 +101,12 @@ fn what_a_room_is_told() {
             profile: room::MemberProfile { displayname: Some("Alice".into()), avatar_url: None },
             member_of: vec![room()],
             guest: true,
+            unattended: true,
         },
         json!({
             "call_id": "c", "sender": "@alice:a", "target": "@alice:a", "action": "join", "reason": "r",
             "profile": { "displayname": "Alice" }, "member_of": ["!room:a"], "guest": true,
+            "unattended": true,
         }),
     );
     pinned(
@@ -149,15 +151,21 @@ fn what_a_room_is_told_of_who_reads_and_types() {
                     kind: room::ReceiptKind::Public,
                     event_id: "$e".try_into().unwrap(),
                     thread: Some("main".into()),
+                    at_ms: Some(5),
                 },
-                room::NewReceipt { kind: room::ReceiptKind::Private, event_id: "$e".try_into().unwrap(), thread: None },
+                room::NewReceipt {
+                    kind: room::ReceiptKind::Private,
+                    event_id: "$e".try_into().unwrap(),
+                    thread: None,
+                    at_ms: None,
+                },
             ],
             fully_read: Some("$f".try_into().unwrap()),
         },
         json!({
             "user": "@alice:a", "device": "D", "fully_read": "$f",
             "receipts": [
-                { "type": "m.read", "event_id": "$e", "thread": "main" },
+                { "type": "m.read", "event_id": "$e", "thread": "main", "at_ms": 5 },
                 { "type": "m.read.private", "event_id": "$e" },
             ],
         }),
@@ -277,7 +285,7 @@ fn what_a_room_is_asked_about_times_and_states() {
         json!({ "user": "@alice:a", "device": "D", "at": 4, "after": "@bob:a", "membership": "join" }),
     );
     pinned(&room::GetJoinConditions { user: alice() }, json!({ "user": "@alice:a" }));
-    pinned_reply::<room::GetJoinConditions>(json!({ "member_of_any": ["!room:a"] }));
+    pinned_reply::<room::GetJoinConditions>(json!({ "is_asked_for": true, "member_of_any": ["!room:a"] }));
     pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(&room::JoinedAmong { users: vec![alice()] }, json!({ "users": ["@alice:a"] }));
     pinned(

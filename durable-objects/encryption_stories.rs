@@ -157,6 +157,7 @@ impl Story {
             profile: MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            unattended: false,
         };
         // What makes no sense just then is refused.
         drop(self.world.call(room_id.as_str(), &call));

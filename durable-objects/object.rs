@@ -418,6 +418,7 @@ fn is_fault(reply: &[u8]) -> bool {
 fn told(error: Error) -> CallError {
     match error {
         Error::Refused(refusal) => CallError::Refused(refusal),
+        Error::Unsigned(unsigned) => CallError::Unsigned(unsigned),
         Error::Fault(fault) => CallError::Fault(fault),
     }
 }
@@ -431,6 +432,7 @@ impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => Error::Refused(refusal),
+            CallError::Unsigned(unsigned) => Error::Unsigned(unsigned),
             CallError::Absent => Error::Refused(Refusal::NotFound("there is no such actor".to_owned())),
             CallError::Fault(fault) => Error::Fault(fault),
         }

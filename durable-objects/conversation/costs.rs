@@ -27,8 +27,12 @@ fn a_private_receipt_wakes_nobody_else() {
     let mut story = Story::begin(1);
     let (_, bob, room_id) = quiet_room(&mut story);
     let event_id = story.messages[&room_id][0].clone();
-    let receipts =
-        vec![room::NewReceipt { kind: room::ReceiptKind::Private, event_id: event_id.clone(), thread: None }];
+    let receipts = vec![room::NewReceipt {
+        kind: room::ReceiptKind::Private,
+        event_id: event_id.clone(),
+        thread: None,
+        at_ms: None,
+    }];
     let call = room::MarkRead { user: bob.clone(), device: "PHONE".into(), receipts, fully_read: None };
     story.world.call(room_id.as_str(), &call).unwrap();
     let receipt = ((bob, "m.read.private".to_owned(), String::new()), event_id);
@@ -92,6 +96,7 @@ fn a_message_and_a_receipt_cost_a_row_for_each_who_follows() {
         kind: room::ReceiptKind::Public,
         event_id: story.messages[&room_id][1].clone(),
         thread: None,
+        at_ms: None,
     }];
     let call = room::MarkRead { user: bob, device: "PHONE".into(), receipts, fully_read: None };
     story.world.call(room_id.as_str(), &call).unwrap();

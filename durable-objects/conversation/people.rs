@@ -53,7 +53,7 @@ impl Story {
         let call = room::MarkRead {
             user: user.to_owned(),
             device: "PHONE".into(),
-            receipts: vec![room::NewReceipt { kind, event_id: event_id.clone(), thread: thread.clone() }],
+            receipts: vec![room::NewReceipt { kind, event_id: event_id.clone(), thread: thread.clone(), at_ms: None }],
             fully_read: None,
         };
         if self.world.call(room_id.as_str(), &call).is_err() {
@@ -89,6 +89,7 @@ impl Story {
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            unattended: false,
         };
         self.world.call(room_id.as_str(), &call)
     }
@@ -104,6 +105,7 @@ impl Story {
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            unattended: false,
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

@@ -17,10 +17,13 @@ fn event() -> CheckedEvent {
 #[test]
 fn what_a_room_receives() {
     let encoded = json!({ "event_id": "$e", "json": "{}" });
-    pinned(&rooms::ReceiveEvent { event: event(), state_before: None }, json!({ "event": encoded }));
     pinned(
-        &rooms::ReceiveEvent { event: event(), state_before: Some(vec!["$s".try_into().unwrap()]) },
-        json!({ "event": encoded, "state_before": ["$s"] }),
+        &rooms::ReceiveEvent { event: event(), state_before: None, is_unwanted: false },
+        json!({ "event": encoded }),
+    );
+    pinned(
+        &rooms::ReceiveEvent { event: event(), state_before: Some(vec!["$s".try_into().unwrap()]), is_unwanted: true },
+        json!({ "event": encoded, "state_before": ["$s"], "is_unwanted": true }),
     );
     for (reply, encoded) in [
         (Received::Accepted, json!("accepted")),
@@ -32,6 +35,8 @@ fn what_a_room_receives() {
     pinned_reply::<rooms::ReceiveEvent>(
         json!({ "needs": { "prev_events": ["$p"], "auth_events": ["$a"], "state": ["$s"] } }),
     );
+    pinned_reply::<rooms::ReceiveEvent>(json!({ "needs": { "policy_server": "p.test" } }));
+    pinned(&rooms::KeepSigned { event: event() }, json!({ "event": encoded }));
     pinned(&rooms::HoldEvents { events: vec![event()] }, json!({ "events": [encoded] }));
     pinned_reply::<rooms::HoldEvents>(json!(["$a"]));
     pinned(
@@ -113,9 +118,11 @@ fn what_a_room_does_for_other_servers() {
     pinned_reply::<rooms::GetVersionForServer>(json!("12"));
     pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"], "min_depth": 7 }));
     pinned(&rooms::GetMissing { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
-    pinned(&user::GetInviter { room_id: room() }, json!({ "room_id": "!room:a" }));
-    pinned_reply::<user::GetInviter>(json!("@alice:a"));
-    pinned(&user::IsAsked { room_id: room() }, json!({ "room_id": "!room:a" }));
+    pinned(&user::GetAsked { room_id: room() }, json!({ "room_id": "!room:a" }));
+    pinned_reply::<user::GetAsked>(
+        json!({ "membership": "invite", "inviter": "@alice:a", "servers": ["a"], "room_version": "12" }),
+    );
+    pinned_reply::<user::GetAsked>(json!({ "membership": "knock", "room_version": "1" }));
 }
 
 #[test]

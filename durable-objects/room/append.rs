@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use domain::{
     Pdu, Refusal, RoomVersion, auth,
     event::{self, Draft, EventRef, Place},
+    policy_server,
 };
 use platform::{Fault, Sql, Tx};
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
@@ -309,10 +310,14 @@ impl Room {
         let local = <&UserId>::try_from(user_id).is_ok_and(|user_id| cx.is_local(user_id));
         let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
         let was_joined = before.as_deref() == Some("join");
-        let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
+        let moved = MemberMoved { user: user_id.to_owned(), before: before.clone(), now: membership.clone() };
         cx.room.members.borrow_mut().push(moved);
         let joined = membership == MembershipState::Join;
         if !local {
+            let was_asked = matches!(before.as_deref(), Some("invite" | "knock"));
+            if was_asked && !joined && event.is_some_and(|event| cx.is_local(event.pdu.sender())) {
+                tell_who_is_not_here(tx, cx, user_id, position)?;
+            }
             return move_server(tx, cx, user_id, (was_joined, joined), position);
         }
         if !joined && let Ok(user_id) = user_id.try_into() {
@@ -328,6 +333,9 @@ pub(super) fn follow_state(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key
     if event_type == "m.room.power_levels" {
         cx.room.power_changed.set(true);
     }
+    if event_type == policy_server::EVENT_TYPE {
+        cx.room.policy_changed.set(true);
+    }
     directory::follow(tx, cx, event_type, state_key)?;
     retention::follow(tx, cx, event_type, state_key)?;
     open::follow(tx, cx, event_type, state_key)
@@ -342,6 +350,16 @@ fn move_server(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, joined: (bool, bool), po
         _ => return Ok(()),
     }
     cx.room.servers.borrow_mut().insert(server.to_owned());
+    Ok(())
+}
+
+/// An invitation or a knock of a user of another server came to nothing, by one of ours: that server is told of it, and of
+/// nothing else, unless it is in the room and hears of everything.
+fn tell_who_is_not_here(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64) -> Result<(), Error> {
+    let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
+    if store::servers::is_told_once(tx, server, position)? {
+        cx.room.servers.borrow_mut().insert(server.to_owned());
+    }
     Ok(())
 }
 

@@ -109,7 +109,7 @@ mod tests {
             redacts: None,
         };
         let event = world.says_elsewhere(room_id, &draft, &world.newest(room_id, "m.room.member", who.as_str()));
-        let call = ReceiveEvent { event, state_before: None };
+        let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
         assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     }
 

@@ -17,7 +17,7 @@ use crate::{Call, Cx, Error};
 ///
 /// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
 /// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own. Spec: "Room membership".
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeMembership {
     pub call_id: String,
     pub sender: OwnedUserId,
@@ -34,6 +34,9 @@ pub struct ChangeMembership {
     /// Whether the sender is a guest.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guest: bool,
+    /// Whether nobody waits for it to happen: it may do so later, once the room's policy server signed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unattended: bool,
 }
 
 /// What is to become of a membership.
@@ -136,7 +139,11 @@ impl Room {
             check_guest_access(&**tx)?;
         }
         if own || call.action.applies_to(now.as_deref(), &call.target)? {
-            self.insert(tx, cx, &pdu, Some(&txn))?;
+            if call.unattended {
+                self.insert_unattended(tx, cx, pdu, Some(&txn))?;
+            } else {
+                self.insert(tx, cx, &self.signed(&**tx, cx, pdu)?, Some(&txn))?;
+            }
         }
         if joins {
             store::members::set_guest(tx, call.target.as_str(), call.guest)?;

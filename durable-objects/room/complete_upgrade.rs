@@ -32,11 +32,12 @@ impl Room {
         if reserved.completed {
             return Ok(());
         }
-        self.append(tx, cx, &upgrade::tombstone(&call.user, &call.successor)?, None)?;
+        let tombstone = self.authorised(&**tx, cx, &upgrade::tombstone(&call.user, &call.successor)?)?;
+        self.insert(tx, cx, &self.signed(&**tx, cx, tombstone)?, None)?;
         // «If possible, the power levels in the old room should also be modified».
         if let Some(levels) = store::state::current(&**tx, "m.room.power_levels", "")? {
             match self.authorised(&**tx, cx, &upgrade::closing_power_levels(&call.user, &levels.pdu)?) {
-                Ok(closing) => self.insert(tx, cx, &closing, Some(transactions::CLOSING))?,
+                Ok(closing) => self.insert(tx, cx, &self.signed(&**tx, cx, closing)?, Some(transactions::CLOSING))?,
                 Err(Error::Refused(_)) => {}
                 Err(fault) => return Err(fault),
             }

@@ -260,7 +260,9 @@ impl Followers {
                     owe_membership_again(tx, cx, &nudged.follower)?;
                 }
             }
-            Some(Err(CallError::Absent | CallError::Refused(_))) => drop(self.remove(&nudged.follower)),
+            Some(Err(CallError::Absent | CallError::Refused(_) | CallError::Unsigned(_))) => {
+                self.remove(&nudged.follower);
+            }
             // It was told only who types: nobody tries that again.
             Some(Err(CallError::Fault(_))) | None if nudged.to == 0 => live.typing = nudged.typing,
             Some(Err(CallError::Fault(_))) | None => {

@@ -45,7 +45,8 @@ impl Room {
                 sender: guest,
                 redacts: None,
             };
-            self.append(tx, cx, &draft, None)?;
+            let pdu = self.authorised(&**tx, cx, &draft)?;
+            self.insert_unattended(tx, cx, pdu, None)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 
 use domain::backoff;
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedEventId, OwnedServerName};
+use ruma_common::{OwnedEventId, OwnedServerName, ServerName};
 use serde::{Deserialize, Serialize};
 
 use super::{CheckedEvent, Room, store};
@@ -129,7 +129,18 @@ impl Room {
         let event_id = call.event.event_id.clone();
         // Nobody has more kept than what is an event of this room.
         CheckedEvent { event_id, json: call.event.json.clone() }.pdu(cx)?;
-        let waits = store::inbox::put(tx, &call.event, call.origin.as_str(), OF_ORIGIN_MAX, WAITING_MAX)?;
+        self.waits(tx, cx, &call.origin, &call.event)
+    }
+
+    /// Has an event of a server, or of ours, wait. Answers whether it does.
+    pub(super) fn waits(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        origin: &ServerName,
+        event: &CheckedEvent,
+    ) -> Result<bool, Error> {
+        let waits = store::inbox::put(tx, event, origin.as_str(), OF_ORIGIN_MAX, WAITING_MAX)?;
         if waits {
             self.look_for_a_fetcher(tx, cx)?;
         }

@@ -95,7 +95,7 @@ impl Room {
         let txn = transactions::of_membership(call_id);
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
             // Somebody else of ours is in the room: it is one more event from elsewhere.
-            let receive = ReceiveEvent { event, state_before: Some(state) };
+            let receive = ReceiveEvent { event, state_before: Some(state), is_unwanted: false };
             return self.receive(tx, cx, receive, Some(&txn));
         }
         let pdu = event.pdu(cx)?;

@@ -10,6 +10,7 @@
 //! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ReceiveEvent`] | takes an event of another server into the graph |
 //! | [`KeepWaiting`], [`TakeWaiting`], [`EndWaiting`], [`StopFetching`] | events that wait for what they build on |
+//! | [`KeepSigned`] | the policy server signed an event that is to be sent or received |
 //! | [`GetResidence`] | whether this server knows what happens in it |
 //! | [`PrepareInvite`] | invites a user of another server |
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
@@ -86,6 +87,7 @@ mod messages;
 mod networks;
 mod notices;
 mod open;
+mod policy;
 mod prepare_upgrade;
 mod presence;
 mod presence_elsewhere;
@@ -126,7 +128,7 @@ use std::{
     rc::Rc,
 };
 
-use domain::{RoomVersion, standing::Standing};
+use domain::{RoomVersion, policy_server::PolicyServer, standing::Standing};
 use platform::{Fault, Sql, Tx};
 
 use crate::{
@@ -167,6 +169,7 @@ pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use networks::SetNetwork;
+pub use policy::{KeepSigned, Unsigned};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
 pub use presence_elsewhere::{HearPresences, MembersHeard};
@@ -234,6 +237,10 @@ pub(crate) struct Room {
     presences: RefCell<Option<presence::Presences>>,
     servers: RefCell<Option<servers::Servers>>,
     fetching: RefCell<inbox::Fetching>,
+    /// Who is asked about events, once read.
+    policy_server: RefCell<Option<Option<Rc<PolicyServer>>>>,
+    signed: RefCell<policy::Signed>,
+    early_receipts: RefCell<mark_read::Early>,
 }
 
 /// The newest positions of the log.
@@ -298,6 +305,7 @@ impl Logic for Room {
             write RedactEvent => redact_event,
             write ReceiveEvent => receive_event,
             write HoldEvents => hold_events,
+            read KeepSigned => keep_signed,
             write KeepWaiting => keep_waiting,
             read TakeWaiting => take_waiting,
             write EndWaiting => end_waiting,
@@ -374,6 +382,9 @@ impl Logic for Room {
         if cx.room.power_changed.get() {
             *self.standing.borrow_mut() = None;
         }
+        if cx.room.policy_changed.get() {
+            *self.policy_server.borrow_mut() = None;
+        }
         let left = cx.room.left();
         let moved = cx.head.get();
         if let Some(log) = moved {
@@ -399,6 +410,7 @@ impl Logic for Room {
     fn rolled_back(&self) {
         // Read, perhaps, in the transaction that is gone.
         *self.version.borrow_mut() = None;
+        *self.policy_server.borrow_mut() = None;
         self.heads.set(None);
         self.followers_rolled_back();
         self.servers_rolled_back();

@@ -328,6 +328,7 @@ mod tests {
             profile: MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            unattended: false,
         };
         world.call(old.as_str(), &join).unwrap();
         let mine = prepares(&world, &old, alice(), "12").unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction};
 use platform::{ActorKind, Fault, Sql, Tx};
-use ruma_common::{EventId, OwnedEventId};
+use ruma_common::{EventId, OwnedEventId, OwnedServerName};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,9 @@ pub struct ReceiveEvent {
     /// The state before it, where the events before it cannot be had: the ids of that state's events, all held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_before: Option<Vec<OwnedEventId>>,
+    /// The room's policy server was asked about it, and did not sign it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unwanted: bool,
 }
 
 /// What became of it.
@@ -72,11 +75,17 @@ pub struct Needs {
     /// Of the state that was said to be before it, the events that are not held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<OwnedEventId>,
+    /// The policy server that has to sign it: see [`KeepSigned`](super::KeepSigned).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_server: Option<OwnedServerName>,
 }
 
 impl Needs {
     fn is_empty(&self) -> bool {
-        self.prev_events.is_empty() && self.auth_events.is_empty() && self.state.is_empty()
+        self.prev_events.is_empty()
+            && self.auth_events.is_empty()
+            && self.state.is_empty()
+            && self.policy_server.is_none()
     }
 }
 
@@ -166,8 +175,22 @@ impl Room {
             self.hold(tx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
             return Ok(Received::SoftFailed);
         }
-        self.accept(tx, cx, &pdu, before, txn)?;
-        Ok(Received::Accepted)
+        match self.signed_as_it_came(&**tx, cx, &pdu)? {
+            Ok(pdu) => {
+                self.accept(tx, cx, &pdu, before, txn)?;
+                Ok(Received::Accepted)
+            }
+            // A join of ours that another server let in: the others ask.
+            Err(_) if txn.is_some() && cx.is_local(pdu.sender()) => {
+                self.accept(tx, cx, &pdu, before, txn)?;
+                Ok(Received::Accepted)
+            }
+            Err(_) if call.is_unwanted => {
+                self.hold(tx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+                Ok(Received::SoftFailed)
+            }
+            Err(server) => Ok(Received::Needs(Needs { policy_server: Some(server), ..Needs::default() })),
+        }
     }
 
     /// The state before an event: where those before it meet, or else as it was told.
@@ -298,7 +321,8 @@ impl Room {
             store::history::insert(tx, Edge { position, floor, place: position })?;
             store::graph::insert_gap(tx, &missing, position)?;
         }
-        self.redactions_follow(tx, cx, pdu, position)
+        self.redactions_follow(tx, cx, pdu, position)?;
+        self.early_receipts_follow(tx, cx, pdu.event_id())
     }
 
     /// Leaves positions free before the next event, for history that may still be found: positions are arrivals, and it
@@ -471,7 +495,7 @@ mod tests {
     }
 
     fn comes(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent) {
-        let call = ReceiveEvent { event: event.clone(), state_before: None };
+        let call = ReceiveEvent { event: event.clone(), state_before: None, is_unwanted: false };
         assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     }
 

@@ -99,6 +99,7 @@ impl Room {
         check_joined(&**tx, &redaction.sender)?;
         // Whoever may not redact anything learns nothing of the event.
         let because = self.authorised(&**tx, cx, &draft)?;
+        let because = self.signed(&**tx, cx, because)?;
         let event = self.redactable(&**tx, redaction)?;
         self.insert(tx, cx, &because, txn)?;
         // What was redacted before keeps the redaction that did it.

@@ -43,7 +43,7 @@ impl Room {
             sender: call.user,
             redacts: None,
         };
-        self.append(tx, cx, &draft, Some(&transactions::of_refresh(call.changed_at_ms)))?;
-        Ok(())
+        let pdu = self.authorised(&**tx, cx, &draft)?;
+        self.insert_unattended(tx, cx, pdu, Some(&transactions::of_refresh(call.changed_at_ms)))
     }
 }

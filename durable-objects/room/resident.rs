@@ -13,7 +13,7 @@ use serde_json::{
 };
 
 use super::{
-    CheckedEvent, MemberProfile, MembershipAction, ReceiveEvent, Received, Room,
+    CheckedEvent, MemberProfile, MembershipAction, Needs, ReceiveEvent, Received, Room, Unsigned,
     append::{check_joined, shown_state},
     change_membership::membership_content,
     get_outgoing::raw,
@@ -169,13 +169,17 @@ impl Room {
     pub(super) fn admit_membership(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AdmitMembership) -> Result<(), Error> {
         check_acl(&**tx, &call.server)?;
         self.check_resident(&**tx)?;
-        let receive = ReceiveEvent { event: call.event, state_before: None };
+        let event = call.event.clone();
+        let receive = ReceiveEvent { event: call.event, state_before: None, is_unwanted: false };
         match self.receive(tx, cx, receive, Some(transactions::RELAYED))? {
             Received::Accepted => Ok(()),
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
             Received::SoftFailed => {
                 Err(Refusal::Forbidden("the room changed meanwhile, and does not allow this any more".to_owned())
                     .into())
+            }
+            Received::Needs(Needs { policy_server: Some(server), .. }) => {
+                Err(Error::Unsigned(Box::new(Unsigned { server, event })))
             }
             Received::Needs(_) => {
                 Err(Refusal::BadJson("the event comes after events that are not known here".to_owned()).into())
@@ -208,6 +212,7 @@ impl Room {
             redacts: None,
         };
         let pdu = self.authorised(sql, cx, &draft)?;
+        let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
         let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
         Ok(PreparedInvite { room_version: self.version(sql)?.as_str().to_owned(), event, state })

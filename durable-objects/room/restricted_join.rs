@@ -27,6 +27,9 @@ pub struct GetJoinConditions {
 /// What lets a user in.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JoinConditions {
+    /// Whether the user has to meet one at all.
+    #[serde(default)]
+    pub is_asked_for: bool,
     #[serde(default)]
     pub member_of_any: Vec<OwnedRoomId>,
 }
@@ -37,7 +40,7 @@ impl Call for GetJoinConditions {
     type Reply = JoinConditions;
 }
 
-/// Whether a user is in the room now.
+/// Whether a user is in the room now. What was so when the last user of this server left is not known to be so.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct IsJoined {
     pub user: OwnedUserId,
@@ -56,11 +59,13 @@ impl Room {
         _cx: &Cx<'_>,
         call: GetJoinConditions,
     ) -> Result<JoinConditions, Error> {
-        Ok(JoinConditions { member_of_any: self.conditions(sql, &call.user)? })
+        let conditions = self.conditions(sql, &call.user)?;
+        Ok(JoinConditions { is_asked_for: conditions.is_some(), member_of_any: conditions.unwrap_or_default() })
     }
 
     pub(super) fn is_joined(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: IsJoined) -> Result<bool, Error> {
-        Ok(store::members::membership(sql, call.user.as_str())?.as_deref() == Some("join"))
+        let is_joined = store::members::membership(sql, call.user.as_str())?.as_deref() == Some("join");
+        Ok(is_joined && self.is_resident(sql)?)
     }
 
     /// A membership as a client wants it, with what is ours to say: who vouches. `member_of` are rooms that said that
@@ -96,25 +101,26 @@ impl Room {
         Ok(content.remove(VOUCHER))
     }
 
-    /// The rooms of which the user must have joined one.
-    fn conditions(&self, sql: &dyn Sql, user_id: &UserId) -> Result<Vec<OwnedRoomId>, Error> {
+    /// The rooms of which the user must have joined one; `None` for who needs not, or may not anyway.
+    fn conditions(&self, sql: &dyn Sql, user_id: &UserId) -> Result<Option<Vec<OwnedRoomId>>, Error> {
         let membership = store::members::membership(sql, user_id.as_str())?;
         if matches!(membership.as_deref(), Some("join" | "invite" | "ban")) {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         allowed_rooms(sql, &*self.version(sql)?)
     }
 
     /// The member who lets the user in, if they meet a condition; `None` where the rules must do without.
     ///
-    /// Refused: `Forbidden` where nobody of this server may invite.
+    /// Refused: `UnableToGrantJoin` where nobody of this server may invite.
     fn voucher(
         &self,
         sql: &dyn Sql,
         user_id: &UserId,
         member_of: &[OwnedRoomId],
     ) -> Result<Option<OwnedUserId>, Error> {
-        if member_of.is_empty() || !self.conditions(sql, user_id)?.iter().any(|room| member_of.contains(room)) {
+        if member_of.is_empty() || !self.conditions(sql, user_id)?.iter().flatten().any(|room| member_of.contains(room))
+        {
             return Ok(None);
         }
         let create = store::state::current(sql, "m.room.create", "")?.ok_or_else(|| Fault::new("no create event"))?;
@@ -132,14 +138,14 @@ impl Room {
         let local = local.into_iter().filter_map(|user_id| OwnedUserId::try_from(user_id).ok());
         match local.into_iter().find(|user_id| authority.may_invite(user_id)) {
             Some(voucher) => Ok(Some(voucher)),
-            None => Err(Refusal::Forbidden("nobody of this server may invite to this room".to_owned()).into()),
+            None => Err(Refusal::UnableToGrantJoin("nobody of this server may invite to this room".to_owned()).into()),
         }
     }
 }
 
-/// The rooms whose members may join.
-pub(super) fn allowed_rooms(sql: &dyn Sql, version: &RoomVersion) -> Result<Vec<OwnedRoomId>, Error> {
-    let Some(join_rules) = store::state::current(sql, "m.room.join_rules", "")? else { return Ok(Vec::new()) };
+/// The rooms whose members may join; `None` where that is no condition.
+pub(super) fn allowed_rooms(sql: &dyn Sql, version: &RoomVersion) -> Result<Option<Vec<OwnedRoomId>>, Error> {
+    let Some(join_rules) = store::state::current(sql, "m.room.join_rules", "")? else { return Ok(None) };
     Ok(restricted_join::allowed_rooms(&join_rules.pdu, version))
 }
 
@@ -194,6 +200,7 @@ mod tests {
             profile: MemberProfile::default(),
             member_of,
             guest: false,
+            unattended: false,
         };
         world.call(room_id.as_str(), &call)
     }

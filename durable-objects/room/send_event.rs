@@ -105,6 +105,7 @@ impl Room {
         notices::check_rejection(&**tx, cx, &draft)?;
         check_relation(&**tx, &draft)?;
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, call.at_ms.unwrap_or(cx.now_ms))?;
+        let pdu = self.signed(&**tx, cx, pdu)?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {
             cx.room.typing.borrow_mut().push((draft.sender, None));

@@ -43,6 +43,7 @@ impl Room {
         check_joined(&**tx, &call.sender)?;
         // Whoever may not do it learns nothing of what the room lists.
         let pdu = self.authorised(&**tx, cx, &canonical_alias(&call.sender, call.content))?;
+        let pdu = self.signed(&**tx, cx, pdu)?;
         let current = store::state::current(&**tx, "m.room.canonical_alias", "")?;
         alias::check_canonical(&call.unproven, current.as_ref().map(|event| event.pdu.content()))?;
         self.insert(tx, cx, &pdu, Some(&txn))?;

@@ -144,7 +144,8 @@ mod tests {
         world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
         let old = world.newest(&room_id, POWER, "");
         let receives = |event: CheckedEvent| {
-            let received = world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None }).unwrap();
+            let received =
+                world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
             assert_eq!(received, Received::Accepted);
         };
         let sql = || world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
@@ -227,7 +228,8 @@ mod tests {
         world.sends(bob, &room_id, MEMBER, Some(bob.as_str()), &renamed).unwrap();
         let event = elsewhere(&world, &room_id, zoe, &join, ("m.room.topic", json!({ "topic": "Tea" })));
         let before = meter::STATE_RESETS.get();
-        let received = world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None }).unwrap();
+        let received =
+            world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
         assert_eq!(received, Received::Accepted);
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let current = store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().unwrap();

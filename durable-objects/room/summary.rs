@@ -62,7 +62,7 @@ impl Call for GetSummary {
     type Reply = Summary;
 }
 
-/// Whether a user of another server is in the room now.
+/// Whether a user of another server is in the room now, as far as this server knows what happens in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IsServerJoined {
     pub server: OwnedServerName,
@@ -93,7 +93,7 @@ impl Room {
     }
 
     pub(super) fn is_server_joined(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: IsServerJoined) -> Result<bool, Error> {
-        Ok(store::servers::is_joined(sql, call.server.as_str())?)
+        Ok(store::servers::is_joined(sql, call.server.as_str())? && self.is_resident(sql)?)
     }
 
     fn in_words(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<RoomSummary, Error> {
@@ -108,7 +108,7 @@ impl Room {
         let version = self.version(sql)?;
         Ok(RoomSummary {
             room: directory::shown(sql, cx)?,
-            allowed_room_ids: allowed_rooms(sql, &version)?,
+            allowed_room_ids: allowed_rooms(sql, &version)?.unwrap_or_default(),
             encryption,
             room_version: Some(version.as_str().to_owned()),
         })

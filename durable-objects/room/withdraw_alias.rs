@@ -38,7 +38,7 @@ impl Room {
             return Ok(());
         };
         match self.authorised(&**tx, cx, &canonical_alias(&call.user, to_raw_value(&content)?)) {
-            Ok(pdu) => self.insert(tx, cx, &pdu, Some(&transactions::of_call(&call.call_id))),
+            Ok(pdu) => self.insert(tx, cx, &self.signed(&**tx, cx, pdu)?, Some(&transactions::of_call(&call.call_id))),
             // «delete the alias and return a successful response even if the user does not have permission»
             Err(Error::Refused(_)) => Ok(()),
             Err(fault) => Err(fault),

@@ -88,6 +88,7 @@ fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Re
         profile: MemberProfile::default(),
         member_of: Vec::new(),
         guest: false,
+        unattended: true,
     };
     outbox::owe(tx, cx, room_id, &call, before_answer)
 }

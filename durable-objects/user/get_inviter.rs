@@ -1,61 +1,103 @@
+use std::collections::BTreeSet;
+
 use platform::{ActorKind, Sql};
-use ruma_common::{OwnedRoomId, OwnedUserId};
+use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{User, store};
 use crate::{Call, Cx, Error};
 
-/// Who invited the user to a room, as far as that still stands: their server is in it.
+/// Servers that are looked for in what the user was shown of a room.
+const SERVERS_MAX: usize = 10;
+
+/// The invitation to a room that the user has, or their knock on it, as far as it still stands.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct GetInviter {
+pub struct GetAsked {
     pub room_id: OwnedRoomId,
 }
 
-impl Call for GetInviter {
-    const ACTOR: ActorKind = ActorKind::User;
-    const NAME: &'static str = "get_inviter";
-    type Reply = Option<OwnedUserId>;
+/// What is known of a room that is not here by what the user was shown of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// `invite` or `knock`.
+    pub membership: String,
+    /// Who invited, if it is an invitation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inviter: Option<OwnedUserId>,
+    /// Servers whose users had a part in what was shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<OwnedServerName>,
+    /// As its create event says; the first one where that says none.
+    pub room_version: String,
 }
 
-/// Whether the user is invited to a room, or knocked on it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct IsAsked {
-    pub room_id: OwnedRoomId,
-}
-
-impl Call for IsAsked {
+impl Call for GetAsked {
     const ACTOR: ActorKind = ActorKind::User;
-    const NAME: &'static str = "is_asked";
-    type Reply = bool;
+    const NAME: &'static str = "get_asked";
+    type Reply = Option<Asked>;
 }
 
 impl User {
-    pub(super) fn is_asked(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: IsAsked) -> Result<bool, Error> {
+    pub(super) fn get_asked(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetAsked) -> Result<Option<Asked>, Error> {
         let room = store::rooms::by_id(sql, call.room_id.as_str())?;
-        Ok(room.is_some_and(|room| matches!(room.membership.as_str(), "invite" | "knock")))
+        let Some(room) = room.filter(|room| matches!(room.membership.as_str(), "invite" | "knock")) else {
+            return Ok(None);
+        };
+        let shown = store::rooms::stripped_state(sql, call.room_id.as_str(), &room.membership)?.unwrap_or_default();
+        let shown = read(&shown);
+        let create = shown.iter().find(|event| event.event_type == "m.room.create");
+        let version = create.and_then(|create| create.content.get("room_version")?.as_str()).unwrap_or("1").to_owned();
+        // Whoever invited is the likeliest to be there still.
+        let senders = shown.iter().rev().map(|event| &event.sender).filter(|sender| sender.as_str() != cx.id);
+        let mut seen = BTreeSet::new();
+        let servers = senders.map(|sender| sender.server_name()).filter(|server| seen.insert(*server));
+        Ok(Some(Asked {
+            inviter: if room.membership == "invite" { inviter_by(&shown, cx.id) } else { None },
+            membership: room.membership,
+            servers: servers.take(SERVERS_MAX).map(ToOwned::to_owned).collect(),
+            room_version: version,
+        }))
     }
+}
 
-    pub(super) fn get_inviter(
-        &self,
-        sql: &dyn Sql,
-        cx: &Cx<'_>,
-        call: GetInviter,
-    ) -> Result<Option<OwnedUserId>, Error> {
-        let stripped = store::rooms::stripped_state(sql, call.room_id.as_str(), "invite")?;
-        Ok(stripped.and_then(|stripped| inviter(&stripped, cx.id)))
-    }
+#[derive(Deserialize)]
+struct Stripped {
+    #[serde(rename = "type")]
+    event_type: String,
+    state_key: String,
+    sender: OwnedUserId,
+    #[serde(default)]
+    content: Value,
+}
+
+fn read(stripped: &str) -> Vec<Stripped> {
+    let events: Vec<Value> = serde_json::from_str(stripped).unwrap_or_default();
+    events.into_iter().filter_map(|event| serde_json::from_value(event).ok()).collect()
 }
 
 /// Who invited a user, by the stripped state of the invitation.
 pub(super) fn inviter(stripped: &str, invited: &str) -> Option<OwnedUserId> {
-    #[derive(Deserialize)]
-    struct Stripped {
-        #[serde(rename = "type")]
-        event_type: String,
-        state_key: String,
-        sender: OwnedUserId,
+    inviter_by(&read(stripped), invited)
+}
+
+/// The invitation itself comes last: what is before it is only what the inviting server says.
+fn inviter_by(shown: &[Stripped], invited: &str) -> Option<OwnedUserId> {
+    let own = |event: &&Stripped| event.event_type == "m.room.member" && event.state_key == invited;
+    shown.iter().rev().find(own).map(|event| event.sender.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::inviter;
+
+    #[test]
+    fn what_the_inviting_server_shows_hides_no_inviter() {
+        let member = |sender: &str| json!({ "type": "m.room.member", "state_key": "@alice:us", "sender": sender });
+        let shown = json!([member("@friend:x"), { "type": 5 }, member("@eve:evil")]).to_string();
+        assert_eq!(inviter(&shown, "@alice:us").unwrap(), "@eve:evil");
+        assert_eq!(inviter(&shown, "@bob:us"), None);
     }
-    let stripped: Vec<Stripped> = serde_json::from_str(stripped).unwrap_or_default();
-    let own = |event: &Stripped| event.event_type == "m.room.member" && event.state_key == invited;
-    stripped.into_iter().find(own).map(|event| event.sender)
 }

@@ -27,7 +27,7 @@
 //! | [`PutDehydratedDevice`], [`GetDehydratedDevice`], [`DeleteDehydratedDevice`], [`GetDehydratedEvents`] | the device that nobody is logged in on |
 //! | [`CreateBackup`], [`GetBackup`], [`UpdateBackup`], [`DeleteBackup`] | backups of room keys |
 //! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
-//! | [`GetInviter`], [`IsAsked`] | who invited the user to a room; whether they are invited, or knocked |
+//! | [`GetAsked`] | by whom the user is invited to a room, or that they knocked |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`GetNoticeRoom`], [`SetNoticeRoom`] | where the server speaks to them |
@@ -130,7 +130,7 @@ pub use dehydrated_device::{
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use device_list_updates::{DeviceListUpdate, DeviceListUpdates, GetDeviceListUpdates, IdentityUpdate};
 pub use filter::{AddFilter, GetFilter};
-pub use get_inviter::{GetInviter, IsAsked};
+pub use get_inviter::{Asked, GetAsked};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
 pub use key_backup::{BackupInfo, CreateBackup, DeleteBackup, GetBackup, UpdateBackup};
@@ -292,8 +292,7 @@ impl Logic for User {
             read GetBackedUpKeys => backed_up_keys,
             write DeleteBackedUpKeys => delete_backed_up_keys,
             read AskInvite => ask_invite,
-            read GetInviter => get_inviter,
-            read IsAsked => is_asked,
+            read GetAsked => get_asked,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
             read GetNotifyingRooms => notifying_rooms,

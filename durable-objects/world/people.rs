@@ -99,6 +99,7 @@ impl World {
             profile: room::MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            unattended: false,
         };
         self.call(room_id.as_str(), &call)
     }

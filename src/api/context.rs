@@ -4,13 +4,15 @@ use std::{rc::Rc, sync::mpsc};
 
 use actors::{Call, CallError};
 use domain::{Config, Identity, RateLimited, Refusal};
-use platform::{ActorKind, Fault, Metadata};
+use platform::{ActorKind, Fault, LocalFuture, Metadata};
 use ruma_common::{RoomId, ServerName, UserId};
 
 use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_limits::Taken};
 
 /// How long a retriable fault rests before its one repetition.
 const RETRY_PAUSE_MS: u64 = 50;
+/// For one call, a room's policy server is asked to sign so many events: an upgrade makes two, and others may come between.
+const SIGNED_MAX: usize = 4;
 
 /// One request's view of the server. Cheap to clone.
 #[derive(Clone)]
@@ -142,12 +144,24 @@ impl Context {
 
     /// Calls the actor `id` of the call's kind, see [`Handle::call`].
     pub async fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, Failure> {
+        let mut outcome = self.call_twice(id, call).await;
+        for _ in 0..SIGNED_MAX {
+            let Err(CallError::Unsigned(unsigned)) = outcome else { break };
+            // Boxed: keeping what was signed is a call, too.
+            let signing: LocalFuture<'_, _> = Box::pin(self.has_signed(&unsigned));
+            signing.await?;
+            outcome = self.call_twice(id, call).await;
+        }
+        Ok(outcome?)
+    }
+
+    async fn call_twice<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
         match actors::call(&*self.services.actors, id, call).await {
             Err(CallError::Fault(fault)) if fault.retriable => {
                 self.pause(RETRY_PAUSE_MS).await;
-                Ok(actors::call(&*self.services.actors, id, call).await?)
+                actors::call(&*self.services.actors, id, call).await
             }
-            outcome => Ok(outcome?),
+            outcome => outcome,
         }
     }
 
@@ -178,7 +192,8 @@ impl<const KIND: u8> Handle<'_, KIND> {
     ///
     /// # Errors
     /// The actor's refusal; [`Failure::Absent`] if it was never founded; a fault, after one repetition 50 ms later if
-    /// the first was retriable. Every call is idempotent, so a repetition is safe.
+    /// the first was retriable. Every call is idempotent, so a repetition is safe. What the room's policy server has to
+    /// sign first is signed, or that server's refusal is this one.
     pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
         const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
         self.cx.call(self.id, call).await

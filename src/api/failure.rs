@@ -52,6 +52,8 @@ impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => Failure::Refused(refusal),
+            // It was signed again and again, and never the same.
+            CallError::Unsigned(_) => Failure::Fault(Fault::retriable("a signed event was lost")),
             CallError::Absent => Failure::Absent,
             CallError::Fault(fault) => Failure::Fault(fault),
         }

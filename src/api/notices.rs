@@ -116,6 +116,7 @@ async fn invite(cx: &Context, notices: &ServerNotices, room_id: &OwnedRoomId, us
         profile: MemberProfile { displayname: field("displayname"), avatar_url: field("avatar_url") },
         member_of: Vec::new(),
         guest: false,
+        unattended: false,
     };
     cx.room(room_id).call(&call).await
 }

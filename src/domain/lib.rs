@@ -21,6 +21,7 @@ pub mod event;
 pub mod federation;
 mod glob;
 pub mod identity;
+pub mod policy_server;
 pub mod power;
 pub mod push;
 pub mod rate_limit;

@@ -148,6 +148,13 @@ pub enum Refusal {
         /// The beginning of what it says.
         body: String,
     },
+    /// The room's policy server does not recommend the event: what it says, verbatim.
+    ByPolicyServer {
+        /// The HTTP status.
+        status: u16,
+        /// The whole body.
+        body: Map<String, Value>,
+    },
     /// 400 `M_DUPLICATE_ANNOTATION`: the user annotated the event with the same key before.
     DuplicateAnnotation,
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
@@ -201,7 +208,7 @@ impl Refusal {
             Self::NotFound(_) => 404,
             Self::TooSlow | Self::AppserviceTooSlow => 408,
             Self::AliasExists(_) | Self::CannotOverwriteMedia => 409,
-            Self::Unrecognized { status } => *status,
+            Self::Unrecognized { status } | Self::ByPolicyServer { status, .. } => *status,
             Self::ServerManaged(_) => 405,
             Self::TooLarge(_) => 413,
             Self::LimitExceeded { .. } => 429,
@@ -262,6 +269,8 @@ impl Refusal {
             Self::ThreepidNotFound(_) => "M_THREEPID_NOT_FOUND",
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
+            // As far as this server is concerned; `body` has what it says itself.
+            Self::ByPolicyServer { .. } => "M_FORBIDDEN",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
             Self::UnknownDevice => "M_UNKNOWN_DEVICE",
@@ -321,6 +330,7 @@ impl Refusal {
             Self::IncompatibleRoomVersion { room_version } => {
                 format!("The room has version {room_version:?}, which your server does not support")
             }
+            Self::ByPolicyServer { .. } => "The policy server of this room does not recommend the event".to_owned(),
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
             Self::CannotLeaveServerNoticeRoom => "You cannot reject this invitation of your server's".to_owned(),
@@ -343,6 +353,9 @@ impl Refusal {
 
     /// The whole body of the error response: `errcode`, `error` and what the code adds to them.
     pub fn body(&self) -> Value {
+        if let Self::ByPolicyServer { body, .. } = self {
+            return Value::Object(body.clone());
+        }
         let mut body = Map::new();
         body.insert("errcode".to_owned(), self.errcode().into());
         body.insert("error".to_owned(), self.message().into());
@@ -383,6 +396,8 @@ impl std::error::Error for Refusal {}
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::Refusal;
 
     /// What is on the wire between two deployed versions: a changed line here breaks a rollout.
@@ -469,6 +484,12 @@ mod tests {
             (Refusal::ThreepidNotFound(s()), r#"{"threepid_not_found":"x"}"#, 400, "M_THREEPID_NOT_FOUND"),
             (Refusal::ThreepidAuthFailed(s()), r#"{"threepid_auth_failed":"x"}"#, 403, "M_THREEPID_AUTH_FAILED"),
             (Refusal::ServerNotTrusted(s()), r#"{"server_not_trusted":"x"}"#, 403, "M_SERVER_NOT_TRUSTED"),
+            (
+                Refusal::ByPolicyServer { status: 400, body: Map::new() },
+                r#"{"by_policy_server":{"status":400,"body":{}}}"#,
+                400,
+                "M_FORBIDDEN",
+            ),
             (Refusal::DuplicateAnnotation, r#""duplicate_annotation""#, 400, "M_DUPLICATE_ANNOTATION"),
             (Refusal::OtherServer(s()), r#"{"other_server":"x"}"#, 502, "M_UNKNOWN"),
             (Refusal::Unavailable { retry_after_ms: 5 }, r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),

@@ -8,16 +8,16 @@ use crate::{Pdu, RoomVersion};
 /// The conditions of a room that are looked at: each may cost a question to another room.
 pub const CONDITIONS_MAX: usize = 100;
 
-/// The rooms of whose joined members each may join, by this `m.room.join_rules` event; none where the join rule, or the
-/// room's version, knows no such thing. Conditions that are not understood are none.
-pub fn allowed_rooms(join_rules: &Pdu, version: &RoomVersion) -> Vec<OwnedRoomId> {
+/// The rooms of whose joined members each may join, by this `m.room.join_rules` event; `None` where the join rule, or the
+/// room's version, knows no such thing. Conditions that are not understood are none: whoever comes meets none of them.
+pub fn allowed_rooms(join_rules: &Pdu, version: &RoomVersion) -> Option<Vec<OwnedRoomId>> {
     #[derive(Deserialize)]
     struct Content {
         join_rule: String,
         #[serde(default)]
-        allow: Vec<serde_json::Value>,
+        allow: serde_json::Value,
     }
-    let Ok(content) = join_rules.content_as::<Content>() else { return Vec::new() };
+    let content: Content = join_rules.content_as().ok()?;
     let rules = &version.rules().authorization;
     let is_restricted = match content.join_rule.as_str() {
         "restricted" => rules.restricted_join_rule,
@@ -25,14 +25,14 @@ pub fn allowed_rooms(join_rules: &Pdu, version: &RoomVersion) -> Vec<OwnedRoomId
         _ => false,
     };
     if !is_restricted {
-        return Vec::new();
+        return None;
     }
-    let conditions = content.allow.iter().take(CONDITIONS_MAX);
+    let conditions = content.allow.as_array().into_iter().flatten().take(CONDITIONS_MAX);
     let text = |condition: &serde_json::Value, field: &str| condition.get(field)?.as_str().map(ToOwned::to_owned);
-    conditions
+    let rooms = conditions
         .filter(|condition| text(condition, "type").as_deref() == Some("m.room_membership"))
-        .filter_map(|condition| RoomId::parse(text(condition, "room_id")?).ok())
-        .collect()
+        .filter_map(|condition| RoomId::parse(text(condition, "room_id")?).ok());
+    Some(rooms.collect())
 }
 
 #[cfg(test)]
@@ -48,19 +48,23 @@ mod tests {
         let allow =
             json!([condition("!a:b"), condition("nonsense"), { "type": "org.example.paid" }, 5, condition("!c:d")]);
         for (version_id, join_rule, expected) in [
-            ("7", "restricted", 0),
-            ("8", "restricted", 2),
-            ("12", "restricted", 2),
-            ("9", "knock_restricted", 0),
-            ("10", "knock_restricted", 2),
-            ("12", "public", 0),
-            ("12", "knock", 0),
+            ("7", "restricted", None),
+            ("8", "restricted", Some(2)),
+            ("12", "restricted", Some(2)),
+            ("9", "knock_restricted", None),
+            ("10", "knock_restricted", Some(2)),
+            ("12", "public", None),
+            ("12", "knock", None),
         ] {
             let version = version(version_id);
             let mut room = Room::of_alice(version.clone(), []);
             let content = json!({ "join_rule": join_rule, "allow": allow });
             let rules = room.force(&state("alice", "m.room.join_rules", "", content));
-            assert_eq!(allowed_rooms(&rules, &version).len(), expected, "version {version_id}: {join_rule}");
+            assert_eq!(
+                allowed_rooms(&rules, &version).map(|rooms| rooms.len()),
+                expected,
+                "version {version_id}: {join_rule}"
+            );
         }
     }
 
@@ -70,12 +74,12 @@ mod tests {
         let mut room = Room::of_alice(version.clone(), []);
         let mut allowed = |content| {
             let rules = room.force(&state("alice", "m.room.join_rules", "", content));
-            allowed_rooms(&rules, &version).len()
+            allowed_rooms(&rules, &version).map(|rooms| rooms.len())
         };
-        assert_eq!(allowed(json!({ "join_rule": "restricted" })), 0);
-        assert_eq!(allowed(json!({ "join_rule": "restricted", "allow": "all" })), 0);
-        assert_eq!(allowed(json!({ "join_rule": ["restricted"], "allow": [] })), 0);
+        assert_eq!(allowed(json!({ "join_rule": "restricted" })), Some(0));
+        assert_eq!(allowed(json!({ "join_rule": "restricted", "allow": "all" })), Some(0));
+        assert_eq!(allowed(json!({ "join_rule": ["restricted"], "allow": [] })), None);
         let many = vec![json!({ "type": "m.room_membership", "room_id": "!a:b" }); CONDITIONS_MAX + 1];
-        assert_eq!(allowed(json!({ "join_rule": "restricted", "allow": many })), CONDITIONS_MAX);
+        assert_eq!(allowed(json!({ "join_rule": "restricted", "allow": many })), Some(CONDITIONS_MAX));
     }
 }

@@ -202,5 +202,5 @@ fn a_room_that_is_not_there_is_not_found(server: &Server) {
     }
     bob.post("/knock/nonsense", json!({})).status(400);
     let via = format!("/knock/!never:{SERVER_NAME}?via=a.example&via=b.example&server_name=c.example");
-    bob.post(&via, json!({})).refused(404, "M_NOT_FOUND");
+    bob.post(&via, json!({})).refused(502, "M_UNKNOWN");
 }

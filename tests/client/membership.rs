@@ -405,7 +405,7 @@ fn a_membership_as_state_follows_the_same_rules(server: &Server) {
     // A server that is nowhere signs no invitation.
     alice
         .sets_state(&room, "m.room.member", "@carol:elsewhere.example", membership("invite"))
-        .refused(400, "M_UNKNOWN");
+        .refused(502, "M_UNKNOWN");
     alice.sets_state(&room, "m.room.member", &carol.id, json!({})).refused(400, "M_BAD_JSON");
     alice.sets_state(&room, "m.room.member", &carol.id, json!({ "membership": 1 })).refused(400, "M_BAD_JSON");
     alice.sets_state(&room, "m.room.member", &bob.id, membership("ban")).ok();

@@ -11,6 +11,7 @@ mod keys;
 mod large_rooms;
 mod media;
 mod network;
+mod policy_servers;
 mod presence;
 mod queries;
 mod rooms;

@@ -22,6 +22,10 @@ on_each_host![
     who_is_banned_hears_of_it_and_no_more,
     a_restricted_room_lets_in_members_of_the_other,
     a_knock_is_heard_across_and_answered,
+    who_may_not_come_in_after_all_hears_of_it,
+    what_is_read_before_it_comes_is_read_when_it_is_there,
+    a_member_comes_in_through_a_server_that_may_invite,
+    an_alias_names_the_servers_that_are_in_the_room,
     who_types_and_who_read_is_told_across,
     messages_to_devices_and_changed_devices_cross,
     who_shares_no_room_any_more_is_told_across,
@@ -269,6 +273,107 @@ fn a_knock_is_heard_across_and_answered(host: Host) {
         bob.sends(&room, "thank you");
         alice.sees(|sync| sync.has_message(&room, "thank you"));
     }
+}
+
+fn who_may_not_come_in_after_all_hears_of_it(host: Host) {
+    let (here, there) = two(host);
+    for (at, from) in [(&here, &there), (&there, &here)] {
+        for version in ["12", "11", "6"] {
+            let (alice, bob, carol) =
+                (at.server.registers("alice"), from.server.registers("bob"), from.server.registers("carol"));
+            let room = alice.creates_room(json!({ "preset": "private_chat", "room_version": version }));
+            for ends in [User::kicks, User::bans] {
+                alice.invites(&room, &bob).ok();
+                let invited = bob.sees(|sync| !sync.invite_state(&room).is_empty());
+                ends(&alice, &room, &bob).ok();
+                bob.syncs_until(&invited.next_batch, |sync| sync.body["rooms"]["leave"].get(&room).is_some());
+                assert!(bob.syncs().invite_state(&room).is_empty(), "version {version}");
+            }
+            if version == "6" {
+                continue;
+            }
+            alice.sets_state(&room, "m.room.join_rules", "", json!({ "join_rule": "knock" })).ok();
+            let knock = |user: &User| {
+                user.post(&format!("/knock/{}?via={}", encode(&room), encode(&at.name)), json!({})).ok();
+                user.sees(|sync| sync.body["rooms"]["knock"].get(&room).is_some()).next_batch
+            };
+            let since = knock(&carol);
+            alice.kicks(&room, &carol).ok();
+            carol.syncs_until(&since, |sync| sync.body["rooms"]["leave"].get(&room).is_some());
+            // And it is taken back from the other side.
+            knock(&carol);
+            alice.sees(|_| alice.state(&room, "m.room.member", &carol.id).ok()["membership"] == "knock");
+            carol.leaves(&room).ok();
+            assert!(carol.syncs().body["rooms"]["knock"].get(&room).is_none());
+            alice.sees(|_| alice.state(&room, "m.room.member", &carol.id).ok()["membership"] == "leave");
+        }
+    }
+}
+
+fn what_is_read_before_it_comes_is_read_when_it_is_there(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    let zoe = Guest::joins(&here, &room, "zoe");
+    let receipt = |event_id: &str, ts: u64| {
+        let read = json!({ "event_ids": [event_id], "data": { "ts": ts } });
+        // What makes no sense says nothing of the others.
+        let all = json!({ (zoe.id.as_str()): read, "nobody": {}, "@none:elsewhere.test": 5 });
+        json!({ "edu_type": "m.receipt", "content": { (room.as_str()): { "m.read": all }, "!nowhere": 5 } })
+    };
+    let is_read = |event_id: &str, ts: u64| {
+        let seen = alice.sees(|sync| sync.receipts(&room, "m.read").iter().any(|receipt| receipt.1 == event_id));
+        let found = seen.body["rooms"]["join"][&room]["ephemeral"].to_string();
+        assert!(found.contains(&format!(r#""ts":{ts}"#)), "{found}");
+    };
+    // In one transaction with what is read.
+    let (id, event) = zoe.completes(zoe.message("one"));
+    zoe.sends(&json!({ "pdus": [event], "edus": [receipt(&id, 1_790_000_000_001)] })).ok();
+    is_read(&id, 1_790_000_000_001);
+    // Before it.
+    let (id, event) = zoe.completes(zoe.message("two"));
+    zoe.sends(&json!({ "edus": [receipt(&id, 1_790_000_000_002)] })).ok();
+    zoe.sends(&json!({ "pdus": [event] })).ok();
+    is_read(&id, 1_790_000_000_002);
+}
+
+/// Nobody of the own server may invite, though somebody of it is in the room.
+fn a_member_comes_in_through_a_server_that_may_invite(host: Host) {
+    let (here, there) = two(host);
+    let alice = there.server.registers("alice");
+    let (bob, carol) = (here.server.registers("bob"), here.server.registers("carol"));
+    let club = alice.creates_room(json!({ "preset": "public_chat" }));
+    let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+    let rule = json!({ "join_rule": "restricted", "allow": allow });
+    let room = alice.creates_room(json!({
+        "preset": "private_chat", "invite": [bob.id], "power_level_content_override": { "invite": 50 },
+        "initial_state": [{ "type": "m.room.join_rules", "state_key": "", "content": rule }],
+    }));
+    bob.sees(|sync| !sync.invite_state(&room).is_empty());
+    bob.joins(&room).ok();
+    carol.joins(&room).refused(403, "M_FORBIDDEN");
+    joins_by(&carol, &club, &there).ok();
+    carol.joins(&room).ok();
+    carol.sends(&room, "I am in");
+    alice.sees(|sync| sync.has_message(&room, "I am in"));
+    bob.sees(|sync| sync.has_message(&room, "I am in"));
+}
+
+fn an_alias_names_the_servers_that_are_in_the_room(host: Host) {
+    let (here, there) = two(host);
+    let (alice, bob) = (here.server.registers("alice"), there.server.registers("bob"));
+    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let alias = format!("#{}:{}", here.server.unique("alias"), here.name);
+    alice.put(&format!("/directory/room/{}", encode(&alias)), json!({ "room_id": room })).ok();
+    let servers = |user: &User| user.get(&format!("/directory/room/{}", encode(&alias))).ok()["servers"].clone();
+    assert_eq!(servers(&alice), json!([here.name]));
+    joins_by(&bob, &room, &here).ok();
+    assert_eq!(servers(&alice), json!([here.name, there.name]));
+    alice.leaves(&room).ok();
+    assert_eq!(servers(&alice), json!([there.name]));
+    assert_eq!(servers(&bob), json!([there.name]));
+    // It leads back in.
+    alice.post(&format!("/join/{}", encode(&alias)), json!({})).ok();
 }
 
 fn who_types_and_who_read_is_told_across(host: Host) {

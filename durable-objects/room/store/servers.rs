@@ -70,6 +70,17 @@ pub(crate) fn leaves(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault
     Ok(())
 }
 
+/// A server with nobody in the room is to be told of what is at `position`, and of nothing else. Answers whether it is: one
+/// that is in the room, or has to be told of more, is told anyway.
+pub(crate) fn is_told_once(tx: &Tx<'_>, name: &str, position: u64) -> Result<bool, Fault> {
+    let told = tx.execute(
+        "INSERT INTO server (name, joined, since, until) VALUES (?1, 0, ?2, ?3) ON CONFLICT (name) DO NOTHING
+         RETURNING name",
+        &[name.into(), position.saturating_sub(1).into(), position.into()],
+    )?;
+    Ok(!told.is_empty())
+}
+
 /// A server that left was told of everything up to `position`: that is all there is for it.
 pub(crate) fn forget(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
     tx.execute("DELETE FROM server WHERE name = ?1 AND joined = 0 AND until <= ?2", &[name.into(), position.into()])?;

@@ -131,7 +131,7 @@ fn a_push_costs_two_rows_and_nothing_without_pushers() {
     world.settle();
     carries(&world, "one");
     is_called(&world);
-    let receipt = |kind| vec![NewReceipt { kind, event_id: event_id.clone(), thread: None }];
+    let receipt = |kind| vec![NewReceipt { kind, event_id: event_id.clone(), thread: None, at_ms: None }];
     let mark = |user: &UserId, kind| {
         let call =
             MarkRead { user: user.to_owned(), device: "PHONE".into(), receipts: receipt(kind), fully_read: None };

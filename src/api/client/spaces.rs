@@ -5,7 +5,7 @@ mod walk;
 
 use actors::{
     room::{Asker, GetSummary, IsJoined, Summary},
-    user::{GetInviter, IsAsked},
+    user::GetAsked,
 };
 use domain::{
     Refusal,
@@ -93,11 +93,11 @@ async fn summary(cx: &Context, caller: Option<Caller>, request: get_summary::v1:
             let servers = candidates(cx, &room_id, user_id, via, known).await?;
             let told = cx.hierarchy_elsewhere(&room_id, &servers, false).await.ok_or_else(no_such_room)?;
             let membership = asked_in(cx, &room_id, user_id).await?;
-            let accessible = match membership {
+            let accessible = match membership.as_deref() {
                 Some("invite") => Accessible::Yes,
                 _ => told.room.accessible_to_strangers(),
             };
-            (told.room.clone(), accessible, membership.map(ToOwned::to_owned))
+            (told.room.clone(), accessible, membership)
         }
     };
     let may_know = match (accessible, user_id) {
@@ -129,14 +129,12 @@ async fn here(cx: &Context, room_id: &RoomId, call: &GetSummary) -> Result<Optio
 }
 
 /// The membership of a user in a room that is not here: they may be invited, or have knocked.
-async fn asked_in(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<Option<&'static str>, Failure> {
-    if is_invited(cx, room_id, user_id).await? {
-        return Ok(Some("invite"));
-    }
-    Ok(cx.user(user_id).call(&IsAsked { room_id: room_id.to_owned() }).await?.then_some("knock"))
+async fn asked_in(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<Option<String>, Failure> {
+    let asked = cx.user(user_id).call(&GetAsked { room_id: room_id.to_owned() }).await?;
+    Ok(asked.map(|asked| asked.membership))
 }
 
 /// Whether a user is invited to a room that is not here.
 async fn is_invited(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<bool, Failure> {
-    Ok(cx.user(user_id).call(&GetInviter { room_id: room_id.to_owned() }).await?.is_some())
+    Ok(asked_in(cx, room_id, user_id).await?.as_deref() == Some("invite"))
 }

@@ -348,9 +348,16 @@ impl Reading {
             ignored: self.ignored.clone(),
         };
         let reply = match self.cx.room(&room.room_id).call(&call).await {
-            // A room list may know a room that is gone: then there is nothing to read.
+            // A room list may know a room that is not here: then there is nothing to read.
             Err(Failure::Absent) => DeltaReply::nothing(room.from.unwrap_or(0), Section::None)?,
             reply => reply?,
+        };
+        // An invitation was turned down, or taken back, of which the room itself knows nothing here.
+        let reply = if room.gone && self.is_incremental && matches!(reply.section, Section::None) {
+            let empty = serde_json::json!({ "timeline": { "events": [], "limited": false } });
+            DeltaReply { section: Section::Leave, room: serde_json::value::to_raw_value(&empty)?, ..reply }
+        } else {
+            reply
         };
         Ok((call, reply))
     }

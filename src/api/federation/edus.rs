@@ -29,8 +29,9 @@ use serde_json::{
 
 use crate::{Context, Failure};
 
-/// How long somebody elsewhere types who does not say that they stopped, in milliseconds.
-const TYPING_MS: u64 = 30_000;
+/// How long somebody elsewhere types who does not say that they stopped, in milliseconds. Synapse says so again every 40
+/// seconds.
+const TYPING_MS: u64 = 60_000;
 /// Servers that are told at the same time.
 const SERVERS_AT_ONCE: usize = 16;
 /// In a room of more servers, who types and who read what stays at home.
@@ -40,6 +41,7 @@ const ROOMS_AT_ONCE: usize = 16;
 /// Names under which one sender's messages are remembered: each receiver knows the last few of every name.
 const MESSAGE_NAMES: u64 = 16;
 
+const RECEIPT: &str = "m.receipt";
 /// The most presences that are taken from one EDU.
 const PUSHES_MAX: usize = 200;
 /// The longest status message of another server's user, in bytes: a longer one is not shown.
@@ -61,7 +63,7 @@ struct Typing {
 #[derive(Deserialize)]
 struct Receipts {
     #[serde(default, rename = "m.read")]
-    read: BTreeMap<OwnedUserId, ReadUpTo>,
+    read: BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +76,8 @@ struct ReadUpTo {
 #[derive(Default, Deserialize)]
 struct ReceiptData {
     thread_id: Option<String>,
+    /// «When the user read the event.»
+    ts: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -101,9 +105,16 @@ struct Push {
     presence: PresenceState,
     #[serde(default)]
     status_msg: Option<String>,
-    last_active_ago: u64,
+    /// Synapse leaves it out for who was never active.
+    #[serde(default)]
+    last_active_ago: Option<u64>,
     #[serde(default)]
     currently_active: bool,
+}
+
+/// Whether it says what somebody read.
+pub(super) fn is_receipt(edu: &RawValue) -> bool {
+    serde_json::from_str::<Edu>(edu.get()).is_ok_and(|edu| edu.edu_type == RECEIPT)
 }
 
 /// Takes in what a server tells.
@@ -115,7 +126,7 @@ pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -
             Ok(typing) => types(cx, origin, typing).await,
             Err(_) => Ok(()),
         },
-        "m.receipt" => match serde_json::from_str::<BTreeMap<OwnedRoomId, Receipts>>(content) {
+        RECEIPT => match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(content) {
             Ok(rooms) => reads(cx, origin, rooms).await,
             Err(_) => Ok(()),
         },
@@ -163,16 +174,23 @@ async fn types(cx: &Context, origin: &ServerName, typing: Typing) -> Result<(), 
     cx.room(&typing.room_id).call(&call).await
 }
 
-async fn reads(cx: &Context, origin: &ServerName, rooms: BTreeMap<OwnedRoomId, Receipts>) -> Result<(), Failure> {
+/// What makes no sense of it is left out.
+async fn reads(cx: &Context, origin: &ServerName, rooms: BTreeMap<String, Box<RawValue>>) -> Result<(), Failure> {
     for (room_id, receipts) in rooms {
+        let Ok(room_id) = OwnedRoomId::try_from(room_id) else { continue };
+        let Ok(receipts) = serde_json::from_str::<Receipts>(receipts.get()) else { continue };
         if settled_or(may_speak_in(cx, origin, &room_id).await)?.is_none() {
             continue;
         }
         for (user, read) in receipts.read {
+            let Ok(user) = OwnedUserId::try_from(user) else { continue };
+            let Ok(read) = serde_json::from_str::<ReadUpTo>(read.get()) else { continue };
             let Some(event_id) = read.event_ids.into_iter().next().filter(|_| is_of(&user, origin)) else { continue };
-            let receipt = NewReceipt { kind: ReceiptKind::Public, event_id, thread: read.data.thread_id };
+            let ReceiptData { thread_id: thread, ts } = read.data;
+            let at_ms = ts.map(|at_ms| at_ms.min(cx.now_ms()));
+            let receipt = NewReceipt { kind: ReceiptKind::Public, event_id, thread, at_ms };
             let call = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None };
-            settled(cx.room(&room_id).call(&call).await)?;
+            settled(cx.room(&room_id).call(&call).await.map(drop))?;
         }
     }
     Ok(())
@@ -232,7 +250,7 @@ async fn are_there(cx: &Context, origin: &ServerName, presences: Presences) -> R
         let status = PresenceStatus {
             state: push.presence,
             status_msg: push.status_msg.filter(|text| !text.is_empty() && text.len() <= STATUS_MSG_BYTES_MAX),
-            last_active_ms: now_ms.saturating_sub(push.last_active_ago),
+            last_active_ms: push.last_active_ago.map_or(0, |ago_ms| now_ms.saturating_sub(ago_ms)),
             // That of a user who is not there says nothing.
             currently_active: (push.presence != PresenceState::Offline).then_some(push.currently_active),
             ..PresenceStatus::default()
@@ -269,10 +287,16 @@ impl Context {
         self.tell_servers_in(room_id, &format!("typing {room_id} {user}"), &edu).await
     }
 
-    /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that.
-    pub(crate) async fn tell_of_receipts(&self, room_id: &RoomId, read: &MarkRead) -> Result<(), Failure> {
-        for receipt in &read.receipts {
-            if receipt.kind != ReceiptKind::Public {
+    /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that. Of the receipts,
+    /// those at the places `moved`.
+    pub(crate) async fn tell_of_receipts(
+        &self,
+        room_id: &RoomId,
+        read: &MarkRead,
+        moved: Option<&[usize]>,
+    ) -> Result<(), Failure> {
+        for (place, receipt) in read.receipts.iter().enumerate() {
+            if receipt.kind != ReceiptKind::Public || moved.is_some_and(|moved| !moved.contains(&place)) {
                 continue;
             }
             let mut data = json!({ "ts": self.now_ms() });

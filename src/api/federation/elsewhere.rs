@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use actors::{
     room::{BeginJoin, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
-    user::{GetInviter, MembershipChanged},
+    user::{GetAsked, MembershipChanged},
 };
 use domain::{Pdu, Refusal, RoomVersion, event};
 use http::Method;
@@ -45,6 +45,16 @@ pub(crate) struct Elsewhere<'a> {
     pub reason: Option<String>,
 }
 
+/// A membership that may be sent.
+struct Prepared<'s> {
+    /// Who prepared it.
+    server: &'s OwnedServerName,
+    pdu: Pdu,
+    version: RoomVersion,
+    /// Those that were not asked yet.
+    others: &'s [OwnedServerName],
+}
+
 #[derive(Deserialize)]
 struct Template {
     room_version: Option<String>,
@@ -59,8 +69,8 @@ pub(crate) async fn residence(cx: &Context, room_id: &RoomId) -> Result<Residenc
     }
 }
 
-/// The servers that may help with a room, each once: those that were named, whoever invited the user, those known to be
-/// in it, and the one that made it.
+/// The servers that may help with a room, each once: those that were named, that of whoever invited the user and those of
+/// others who had a part in what the user was shown, those known to be in it, and the one that made it.
 pub(crate) async fn candidates(
     cx: &Context,
     room_id: &RoomId,
@@ -68,25 +78,38 @@ pub(crate) async fn candidates(
     via: Vec<OwnedServerName>,
     known: Vec<String>,
 ) -> Result<Vec<OwnedServerName>, Failure> {
-    let inviter = cx.user(user_id).call(&GetInviter { room_id: room_id.to_owned() }).await?;
-    let inviter = inviter.map(|user_id| user_id.server_name().to_owned());
+    let asked = cx.user(user_id).call(&GetAsked { room_id: room_id.to_owned() }).await?;
+    let shown = asked.map(|asked| asked.servers).unwrap_or_default();
     let known = known.into_iter().filter_map(|name| OwnedServerName::try_from(name).ok());
     let founder = room_id.server_name().map(ToOwned::to_owned);
     let mut seen = BTreeSet::from([cx.server_name().to_owned()]);
-    let all = via.into_iter().chain(inviter).chain(known).chain(founder);
+    let all = via.into_iter().chain(shown).chain(known).chain(founder);
     Ok(all.filter(|server| seen.insert(server.clone())).take(SERVERS_MAX).collect())
 }
 
 impl Elsewhere<'_> {
-    /// Joins the room.
+    /// Joins the room, through the first server that lets the user in. Spec: «The caller MAY try to join through another
+    /// server».
     pub(crate) async fn join(&self, call_id: &str) -> Result<(), Failure> {
-        let (server, join, version) = self.prepare("join", &MembershipState::Join).await?;
-        register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
-        let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
-        let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
-        let asked = self.cx.ask_streamed(&server, Method::PUT, &path, Some(raw(&join)?), bounds);
-        let answer = asked.await.map_err(|error| self.not_taken(&server, &error))?;
-        self.take_in(&server, answer.body, &join, &version, call_id).await
+        let (mut servers, mut refusal) = (self.servers.as_slice(), None);
+        loop {
+            let prepared = match self.prepare("join", &MembershipState::Join, servers).await {
+                Err(Failure::Refused(last)) => return Err(refusal.unwrap_or(last).into()),
+                prepared => prepared?,
+            };
+            let Prepared { server, pdu: join, version, others } = prepared;
+            register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
+            let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
+            let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
+            match self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(&join)?), bounds).await {
+                Ok(answer) => return self.take_in(server, answer.body, &join, &version, call_id).await,
+                Err(error) => {
+                    let no = self.not_taken(server, &error);
+                    refusal.get_or_insert(no);
+                }
+            }
+            servers = others;
+        }
     }
 
     /// Knocks on the room.
@@ -95,9 +118,10 @@ impl Elsewhere<'_> {
         struct Answer {
             knock_room_state: Vec<Box<RawValue>>,
         }
-        let (server, knock, version) = self.prepare("knock", &MembershipState::Knock).await?;
+        let Prepared { server, pdu: knock, version, .. } =
+            self.prepare("knock", &MembershipState::Knock, &self.servers).await?;
         let path = path_in_room("v1/send_knock", self.room_id, knock.event_id().as_str());
-        let answer = self.send(&server, &path, &knock, Bounds::default()).await?;
+        let answer = self.send(server, &path, &knock, Bounds::default()).await?;
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
         let shown = if version.room_id_is_create_event() {
@@ -118,9 +142,10 @@ impl Elsewhere<'_> {
     /// is rid of it.
     pub(crate) async fn leave(&self) -> Result<(), Failure> {
         let told = async {
-            let (server, leave, _) = self.prepare("leave", &MembershipState::Leave).await?;
+            let Prepared { server, pdu: leave, .. } =
+                self.prepare("leave", &MembershipState::Leave, &self.servers).await?;
             let path = path_in_room("v2/send_leave", self.room_id, leave.event_id().as_str());
-            self.send(&server, &path, &leave, Bounds::default()).await.map(drop)
+            self.send(server, &path, &leave, Bounds::default()).await.map(drop)
         };
         if let Err(Failure::Refused(refusal)) = told.await {
             tracing::info!(room_id = %self.room_id, %refusal, "no other server was told that a user left");
@@ -128,12 +153,13 @@ impl Elsewhere<'_> {
         self.tell_user(MembershipState::Leave, Vec::new()).await
     }
 
-    /// The membership, completed and signed, and the server that prepared it.
-    async fn prepare(
+    /// The membership, completed and signed, as the first of these servers prepared it that does.
+    async fn prepare<'s>(
         &self,
         what: &str,
         membership: &MembershipState,
-    ) -> Result<(OwnedServerName, Pdu, RoomVersion), Failure> {
+        servers: &'s [OwnedServerName],
+    ) -> Result<Prepared<'s>, Failure> {
         let mut path = path_in_room(&format!("v1/make_{what}"), self.room_id, self.user_id.as_str());
         for (index, version) in RoomVersion::ALL.iter().enumerate() {
             path.push(if index == 0 { '?' } else { '&' });
@@ -141,23 +167,27 @@ impl Elsewhere<'_> {
             path.push_str(version);
         }
         let mut refusal = None;
-        for server in &self.servers {
+        for (server, others) in servers.iter().zip((1..).map(|asked| servers.get(asked..).unwrap_or_default())) {
             let answer = self.cx.ask_raw(server, Method::GET, &path, None, Bounds::default()).await;
             let template = answer.and_then(|(_, body)| {
                 serde_json::from_slice::<Template>(&body).map_err(|error| AskError::Nonsense(error.to_string()))
             });
             match template {
-                Ok(template) => {
-                    let (pdu, version) = self.complete(template, membership)?;
-                    return Ok((server.clone(), pdu, version));
-                }
+                Ok(template) => match self.complete(template, membership) {
+                    Ok((pdu, version)) => return Ok(Prepared { server, pdu, version, others }),
+                    Err(Failure::Refused(nonsense)) => refusal = refusal.or(Some(nonsense)),
+                    Err(failure) => return Err(failure),
+                },
                 Err(error) => {
                     tracing::debug!(%server, room_id = %self.room_id, %error, "a server does not help with a room");
                     refusal = refusal.or(refused(&error));
                 }
             }
         }
-        let nobody = || Refusal::NotFound("No server that is in the room could be asked".to_owned());
+        let nobody = || match servers {
+            [] => Refusal::NotFound("No server that is in the room could be asked".to_owned()),
+            _ => Refusal::OtherServer("No server that is in the room answers as it should".to_owned()),
+        };
         Err(refusal.unwrap_or_else(nobody).into())
     }
 
@@ -166,10 +196,10 @@ impl Elsewhere<'_> {
         let version = RoomVersion::parse(template.room_version.as_deref().unwrap_or("1"))?;
         let nonsense = || Refusal::Unknown("The other server prepared something else than was asked for".to_owned());
         #[derive(Deserialize)]
-        struct Prepared {
+        struct Draft {
             content: Map<String, Value>,
         }
-        let prepared: Prepared = serde_json::from_str(template.event.get()).map_err(|_| nonsense())?;
+        let prepared: Draft = serde_json::from_str(template.event.get()).map_err(|_| nonsense())?;
         let mut content = Map::from_iter([("membership".to_owned(), membership.as_str().into())]);
         if let Some(voucher) = prepared.content.get("join_authorised_via_users_server") {
             content.insert("join_authorised_via_users_server".to_owned(), voucher.clone());
@@ -202,7 +232,7 @@ impl Elsewhere<'_> {
     /// What the user is told of a membership that another server did not take.
     fn not_taken(&self, server: &ServerName, error: &AskError) -> Refusal {
         tracing::info!(%server, room_id = %self.room_id, %error, "a server did not take a membership");
-        refused(error).unwrap_or_else(|| Refusal::Unknown(format!("{server} does not answer")))
+        refused(error).unwrap_or_else(|| Refusal::OtherServer(format!("{server} does not answer as it should")))
     }
 
     /// What comes with the join becomes the room.

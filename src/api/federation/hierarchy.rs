@@ -164,14 +164,14 @@ impl Context {
         servers: &[OwnedServerName],
         suggested_only: bool,
     ) -> Option<Arc<SpaceElsewhere>> {
-        let key = (room_id.to_owned(), suggested_only);
-        if let Some(space) = self.known_servers().space(&key, self.now_ms()) {
-            return Some(space);
-        }
         let path =
             format!("/_matrix/federation/v1/hierarchy/{}?suggested_only={suggested_only}", encoded(room_id.as_str()));
         let bounds = Bounds { response_bytes_max: SPACE_BYTES_MAX, timeout_ms: queries::TIMEOUT_MS };
         for server in servers {
+            let key = (room_id.to_owned(), server.clone(), suggested_only);
+            if let Some(space) = self.known_servers().space(&key, self.now_ms()) {
+                return Some(space);
+            }
             if server == self.server_name() || self.known_servers().is_down(server, self.now_ms()) {
                 continue;
             }

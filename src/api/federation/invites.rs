@@ -1,7 +1,7 @@
 //! Invitations across servers. Spec: Server-Server API, "Inviting to a room".
 
 use actors::{
-    room::{AdmitMembership, PrepareInvite},
+    room::{AdmitMembership, GetVersionForServer, PrepareInvite},
     user::AskInvite,
 };
 use bytes::Bytes;
@@ -112,8 +112,13 @@ impl Invitation<'_> {
         if version.room_id_is_create_event() {
             self.check_state(cx, version).await?;
         }
+        let is_here = residence(cx, pdu.room_id()).await?.here;
+        if is_here {
+            // Spec: «Server Access Control Lists (ACLs)»: who is kept out invites nobody.
+            cx.room(pdu.room_id()).call(&GetVersionForServer { server: origin.to_owned() }).await?;
+        }
         let signed = event::countersign(&raw(&pdu)?, version, cx.identity())?;
-        if !residence(cx, pdu.room_id()).await?.here {
+        if !is_here {
             let stripped_state = shown(self.state, &pdu);
             let event_id = Some(pdu.event_id().to_owned());
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
@@ -214,10 +219,16 @@ fn not_invited(error: &AskError, target: &UserId) -> Refusal {
     match error {
         AskError::Refused { errcode, .. } if errcode == "M_INVITE_BLOCKED" => Refusal::InviteBlocked,
         AskError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => incompatible(body),
+        // It is our request that was wrong.
+        AskError::Refused { errcode, message, .. }
+            if matches!(errcode.as_str(), "M_MISSING_PARAM" | "M_INVALID_PARAM") =>
+        {
+            Refusal::OtherServer(format!("{} does not understand the invitation: {message}", target.server_name()))
+        }
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{} refuses: {message}", target.server_name())),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
         AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
-            Refusal::Unknown(format!("{} does not answer", target.server_name()))
+            Refusal::OtherServer(format!("{} does not answer", target.server_name()))
         }
     }
 }

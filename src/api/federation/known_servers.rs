@@ -11,6 +11,8 @@ use crate::recent::Recent;
 
 /// How many other servers are remembered for certain.
 const SERVERS_MAX: usize = 4_000;
+/// A space as one server tells of it, with all children or the suggested ones: what another says is another matter.
+pub(super) type SpaceKey = (OwnedRoomId, OwnedServerName, bool);
 /// How many spaces of others are remembered for certain: some may be large.
 const SPACES_MAX: usize = 20;
 /// How long what was told of a space is believed, in milliseconds. Spec: «should be cached for a period of time».
@@ -32,7 +34,7 @@ pub struct KnownServers {
     /// The room in which a server found an event last that it asked for by its id alone.
     asked_in: Mutex<Recent<OwnedServerName, Option<OwnedRoomId>, SERVERS_MAX>>,
     /// Spaces of others, whole or as far as they suggest their rooms.
-    spaces: Mutex<Recent<(OwnedRoomId, bool), Told, SPACES_MAX>>,
+    spaces: Mutex<Recent<SpaceKey, Told, SPACES_MAX>>,
 }
 
 /// What another server told of a space, and how long that is believed.
@@ -126,11 +128,11 @@ impl KnownServers {
     }
 
     /// A space of others as it was told a moment ago.
-    pub(super) fn space(&self, key: &(OwnedRoomId, bool), now_ms: u64) -> Option<Arc<SpaceElsewhere>> {
+    pub(super) fn space(&self, key: &SpaceKey, now_ms: u64) -> Option<Arc<SpaceElsewhere>> {
         lock(&self.spaces).get(key).filter(|told| now_ms < told.until_ms).and_then(|told| told.space.clone())
     }
 
-    pub(super) fn remember_space(&self, key: (OwnedRoomId, bool), space: Arc<SpaceElsewhere>, now_ms: u64) {
+    pub(super) fn remember_space(&self, key: SpaceKey, space: Arc<SpaceElsewhere>, now_ms: u64) {
         *lock(&self.spaces).of(key) = Told { space: Some(space), until_ms: now_ms.saturating_add(SPACE_MS) };
     }
 

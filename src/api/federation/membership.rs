@@ -45,14 +45,7 @@ async fn make_join(
         PrepareMembership { user: request.user_id.clone(), action: MembershipAction::Join, member_of: Vec::new() };
     let room = cx.room(&request.room_id);
     call.member_of.extend(met_condition(cx, &request.room_id, &request.user_id).await?);
-    let is_restricted = !call.member_of.is_empty();
-    let prepared = match room.call(&call).await {
-        // Whoever may invite here could: a server with somebody who may is to be asked.
-        Err(Failure::Refused(Refusal::Forbidden(rule))) if is_restricted => {
-            return Err(Refusal::UnableToGrantJoin(rule).into());
-        }
-        prepared => prepared?,
-    };
+    let prepared = room.call(&call).await?;
     let mut response = prepare_join_event::v1::Response::new(prepared.event);
     response.room_version = Some(RoomVersionId::try_from(prepared.room_version.as_str()).map_err(no_version)?);
     Ok(response)
@@ -151,9 +144,10 @@ async fn admit(
     let call = GetVersionForServer { server: origin.to_owned() };
     let version = RoomVersion::parse(&cx.room(room_id).call(&call).await.or_absent(unknown_room())?)?;
     let mut json = json.to_owned();
-    let read = |json: &RawValue| ReadPdu::read(json, &version).map_err(Refusal::BadJson);
-    let draft = Pdu::from_stored(event_id.clone(), json.get().to_owned(), false).map_err(Refusal::from)?;
-    let content: Content = draft.content_as().map_err(Refusal::from)?;
+    let invalid = |error: &dyn std::fmt::Display| Refusal::InvalidParam(error.to_string());
+    let read = |json: &RawValue| ReadPdu::read(json, &version).map_err(Refusal::InvalidParam);
+    let draft = Pdu::from_stored(event_id.clone(), json.get().to_owned(), false).map_err(|error| invalid(&error))?;
+    let content: Content = draft.content_as().map_err(|error| invalid(&error))?;
     let is_as_said = read(&json)?.event_id == *event_id
         && draft.room_id() == room_id
         && *draft.event_type() == TimelineEventType::RoomMember
@@ -161,9 +155,11 @@ async fn admit(
         && content.membership == membership;
     if !is_as_said {
         let sentence = format!("This is not a membership `{membership}` of this room, or has another id");
-        return Err(Refusal::BadJson(sentence).into());
+        return Err(Refusal::InvalidParam(sentence).into());
     }
-    of_origin(draft.sender(), origin)?;
+    if draft.sender().server_name() != origin {
+        return Err(Refusal::InvalidParam(format!("{} is not a user of {origin}", draft.sender())).into());
+    }
     // In whose name the user comes in, that one's server signs as well.
     let vouches = content.join_authorised_via_users_server.is_some_and(|user| cx.is_local(&user));
     let mut met = None;
@@ -171,7 +167,7 @@ async fn admit(
         met = met_condition(cx, room_id, &draft.sender().to_owned()).await?;
         json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
     }
-    let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::Forbidden)?;
+    let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::InvalidParam)?;
     let call = AdmitMembership { server: origin.to_owned(), event: checked(&pdu) };
     match cx.room(room_id).call(&call).await {
         Err(Failure::Refused(Refusal::Forbidden(rule))) if met.is_some() => {
@@ -183,22 +179,24 @@ async fn admit(
 
 /// A room of which the user is a member and that lets them into this one; `None` where nothing such is asked for.
 ///
-/// Refused: `Forbidden` for who meets no condition; `UnableToAuthoriseJoin` where none of them can be judged here.
+/// Refused: `Forbidden` for who meets no condition; `UnableToAuthoriseJoin` where not all of them can be judged here.
 async fn met_condition(cx: &Context, room_id: &RoomId, user: &OwnedUserId) -> Result<Option<OwnedRoomId>, Failure> {
     let call = GetJoinConditions { user: user.clone() };
-    let conditions = cx.room(room_id).call(&call).await?.member_of_any;
-    if conditions.is_empty() {
+    let conditions = cx.room(room_id).call(&call).await.or_absent(unknown_room())?;
+    if !conditions.is_asked_for {
         return Ok(None);
     }
+    let conditions = conditions.member_of_any;
     if let Some(met) = first_joined(cx, &IsJoined { user: user.clone() }, conditions.clone()).await? {
         return Ok(Some(met));
     }
     for room_id in &conditions {
-        if residence(cx, room_id).await?.here {
-            return Err(Refusal::Forbidden(format!("{user} is in none of the rooms whose members may join")).into());
+        if !residence(cx, room_id).await?.here {
+            let sentence = "this server is not in all of the rooms whose members may join".to_owned();
+            return Err(Refusal::UnableToAuthoriseJoin(sentence).into());
         }
     }
-    Err(Refusal::UnableToAuthoriseJoin("this server is in none of the rooms whose members may join".to_owned()).into())
+    Err(Refusal::Forbidden(format!("{user} is in none of the rooms whose members may join")).into())
 }
 
 /// Refuses who speaks for somebody of another server.

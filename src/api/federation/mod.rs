@@ -24,6 +24,7 @@ mod multipart;
 mod openid;
 mod origin;
 mod pdus;
+mod policy_server;
 mod public_rooms;
 mod published_keys;
 mod queries;

@@ -8,6 +8,7 @@ use domain::{
     Pdu, RoomVersion,
     event::{self, PDU_BYTES_MAX},
     federation::server_keys::Signed,
+    policy_server,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use platform::Fault;
@@ -64,8 +65,9 @@ impl ReadPdu {
             _ => None,
         };
         let key_ids = of_server.into_iter().flat_map(|of_server| of_server.keys()).map(String::as_str);
-        // Anybody who passes an event on can add what they like.
-        key_ids.filter(|key_id| key_id.starts_with("ed25519:")).take(KEYS_OF_SERVER_MAX)
+        // Anybody who passes an event on can add what they like; a policy server's key is published in the room.
+        let is_of_server = |key_id: &&str| key_id.starts_with("ed25519:") && *key_id != policy_server::KEY_ID;
+        key_ids.filter(is_of_server).take(KEYS_OF_SERVER_MAX)
     }
 
     fn needed_keys(&self) -> Vec<NeededKey> {

@@ -1,12 +1,12 @@
 //! What other servers ask about our users and aliases, and what we ask about theirs. Spec: "Querying for information".
 
-use actors::user::GetProfile;
+use actors::{room::Residence, user::GetProfile};
 use bytes::Bytes;
 use domain::{RateLimited, Refusal};
 use futures_util::future::{Either, select};
 use http::{Method, Request, Response};
 use ruma_common::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UserId,
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, UserId,
     api::{Metadata, OutgoingRequest, path_builder::PathBuilder},
     profile::ProfileFieldName,
 };
@@ -16,7 +16,7 @@ use ruma_federation_api::{
 };
 use serde_json::{Map, Value};
 
-use super::{AskError, Bounds, Origin};
+use super::{AskError, Bounds, Origin, elsewhere::residence};
 use crate::{Context, Failure, OrAbsent, Routes, metadata::alias};
 
 /// A person waits for the answer, in milliseconds.
@@ -25,6 +25,8 @@ pub(super) const TIMEOUT_MS: u64 = 10_000;
 const PROFILE_BYTES_MAX: usize = 128 * 1024;
 /// The largest answer to where an alias points, in bytes: it names servers.
 const ALIAS_BYTES_MAX: usize = 1024 * 1024;
+/// The most servers of a room that are named to who asks for an alias.
+const SERVERS_TOLD_MAX: usize = 500;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(profile);
@@ -49,7 +51,8 @@ async fn room_of_alias(cx: &Context, _: Origin, request: directory::Request) -> 
         held = alias::find(cx.metadata(), &request.room_alias).await?;
     }
     let held = held.ok_or_else(|| unknown_alias(&request.room_alias))?;
-    Ok(directory::Response::new(held.room_id, vec![cx.server_name().to_owned()]))
+    let servers = cx.servers_in(&held.room_id).await?;
+    Ok(directory::Response::new(held.room_id, servers))
 }
 
 /// «Known query types are specified as their own endpoints»: others are not understood.
@@ -66,6 +69,17 @@ fn unknown_alias(alias: &RoomAliasId) -> Refusal {
 }
 
 impl Context {
+    /// The servers that are known to be in a room, this one first if it is.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>, Failure> {
+        let Residence { here, servers } = residence(self, room_id).await?;
+        let own = here.then(|| self.server_name().to_owned());
+        let others = servers.into_iter().filter_map(|name| OwnedServerName::try_from(name).ok());
+        Ok(own.into_iter().chain(others).take(SERVERS_TOLD_MAX).collect())
+    }
+
     /// Asks another server what a person wants to know: not when it was down a moment ago, and not for long.
     ///
     /// # Errors

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use actors::room::{GetExtremities, GetMissing, Needs, ReceiveEvent, Received};
-use domain::{Pdu, RoomVersion};
+use actors::room::{GetExtremities, GetMissing, Needs, ReceiveEvent, Received, Unsigned};
+use domain::{Pdu, Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
 use js_int::UInt;
 use platform::LocalFuture;
@@ -55,13 +55,24 @@ impl Receiving<'_> {
     /// `may_ask_between`: whether events before it are asked for, or only the state.
     fn receive_with<'a>(&'a self, pdu: &'a Pdu, may_ask_between: bool) -> LocalFuture<'a, Result<Received, Failure>> {
         Box::pin(async move {
-            let mut call = ReceiveEvent { event: checked(pdu), state_before: None };
+            let mut call = ReceiveEvent { event: checked(pdu), state_before: None, is_unwanted: false };
             let mut may_ask_between = may_ask_between;
             for _ in 0..ROUNDS_MAX {
                 let needs = match self.cx.room(self.room_id).call(&call).await? {
                     Received::Needs(needs) => needs,
                     received => return Ok(received),
                 };
+                if let Some(server) = needs.policy_server.clone() {
+                    let unsigned = Unsigned { server, event: call.event.clone() };
+                    match self.cx.has_signed(&unsigned).await {
+                        Ok(()) => {}
+                        // It may do so another time.
+                        Err(Failure::Refused(Refusal::OtherServer(_))) => return Ok(Received::Needs(needs)),
+                        Err(Failure::Refused(_)) => call.is_unwanted = true,
+                        Err(failure) => return Err(failure),
+                    }
+                    continue;
+                }
                 if !needs.prev_events.is_empty() && std::mem::take(&mut may_ask_between) {
                     self.fetch_between(pdu).await?;
                     continue;

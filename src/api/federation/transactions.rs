@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use actors::{
     destination::IsUp,
     room::{GetVersionForServer, KeepWaiting, ReceiveEvent, Received},
+    user::GetAsked,
 };
 use domain::{Pdu, Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
-use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
 use ruma_federation_api::transactions::send_transaction_message::v1::{Request, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -40,7 +42,9 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
         return Err(Refusal::InvalidParam(sentence).into());
     }
     // «EDUs in order, before and independently of PDUs»: a key comes before what it opens.
-    for edu in &request.edus {
+    // Receipts alone come after what they are for.
+    let (receipts, edus): (Vec<_>, Vec<_>) = request.edus.iter().partition(|edu| edus::is_receipt(edu.json()));
+    for edu in edus {
         edus::receive(cx, &origin, edu.json()).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
@@ -54,6 +58,9 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     let mut pdus = BTreeMap::new();
     for outcome in outcomes {
         pdus.extend(outcome?);
+    }
+    for edu in receipts {
+        edus::receive(cx, &origin, edu.json()).await?;
     }
     // Whoever talks to us listens.
     match cx.call(origin.as_str(), &IsUp {}).await {
@@ -89,10 +96,18 @@ async fn in_room(
     let version = match version {
         Ok(version) => RoomVersion::parse(&version)?,
         Err(why) => {
+            for pdu in &pdus {
+                if let Some((event_id, outcome)) = taken_back(cx, room_id, pdu).await? {
+                    outcomes.insert(event_id, outcome);
+                }
+            }
             // Its version is not known, so that most versions' ids cannot be told; the newest is as good a guess as any.
             let version = RoomVersion::parse("11")?;
             let ids = pdus.iter().filter_map(|pdu| ReadPdu::read(pdu, &version).ok());
-            return Ok(ids.map(|pdu| (pdu.event_id, Err(why.clone()))).collect());
+            for pdu in ids {
+                outcomes.entry(pdu.event_id).or_insert_with(|| Err(why.clone()));
+            }
+            return Ok(outcomes);
         }
     };
     let read = pdus.iter().filter_map(|pdu| match ReadPdu::read(pdu, &version) {
@@ -116,6 +131,56 @@ async fn in_room(
     Ok(outcomes)
 }
 
+/// An event of a room in which nobody of ours is: all that matters of it is whether somebody took back an invitation of a user
+/// of ours, or turned their knock down. It is believed of a server that had a part in what the user was shown of the room,
+/// or of whoever invited. `None` for anything else.
+async fn taken_back(
+    cx: &Context,
+    room_id: &RoomId,
+    json: &RawValue,
+) -> Result<Option<(OwnedEventId, Result<(), String>)>, Failure> {
+    #[derive(Deserialize)]
+    struct Event {
+        #[serde(rename = "type")]
+        event_type: TimelineEventType,
+        sender: OwnedUserId,
+        state_key: OwnedUserId,
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        membership: MembershipState,
+    }
+    let Ok(event) = serde_json::from_str::<Event>(json.get()) else { return Ok(None) };
+    let membership = event.content.membership;
+    let ends = matches!(membership, MembershipState::Leave | MembershipState::Ban);
+    if event.event_type != TimelineEventType::RoomMember || !ends || !cx.is_local(&event.state_key) {
+        return Ok(None);
+    }
+    let user = cx.user(&event.state_key);
+    let asked = match user.call(&GetAsked { room_id: room_id.to_owned() }).await {
+        Ok(Some(asked)) => asked,
+        Ok(None) | Err(Failure::Absent) => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    let server = event.sender.server_name();
+    let is_believed = match &asked.inviter {
+        Some(inviter) => inviter.server_name() == server,
+        None => asked.servers.iter().any(|known| known == server),
+    };
+    let Ok(version) = RoomVersion::parse(&asked.room_version) else { return Ok(None) };
+    let Some(read) = ReadPdu::read(json, &version).ok().filter(|_| is_believed) else { return Ok(None) };
+    let event_id = read.event_id.clone();
+    Ok(Some(match cx.check_pdu(&version, read).await? {
+        Ok(pdu) => {
+            let id = Some(pdu.event_id().to_owned());
+            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, id, Vec::new()).await?;
+            (event_id, Ok(()))
+        }
+        Err(why) => (event_id, Err(why)),
+    }))
+}
+
 /// Receives one event. One that builds on what is not here waits for that; the transaction does not.
 async fn receive(
     cx: &Context,
@@ -124,7 +189,7 @@ async fn receive(
     pdu: &Pdu,
 ) -> Result<Result<(), String>, Failure> {
     let room = cx.room(room_id);
-    match room.call(&ReceiveEvent { event: checked(pdu), state_before: None }).await? {
+    match room.call(&ReceiveEvent { event: checked(pdu), state_before: None, is_unwanted: false }).await? {
         // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
         Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
         Received::Needs(_) => {

@@ -103,10 +103,10 @@ pub fn id_of(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<Owne
     OwnedEventId::try_from(id).map_err(|error| EventError::Malformed(format!("invalid `event_id`: {error}")))
 }
 
-fn object_of(json: &str) -> Result<CanonicalJsonObject, EventError> {
+pub(crate) fn object_of(json: &str) -> Result<CanonicalJsonObject, EventError> {
     serde_json::from_str(json).map_err(|error| EventError::Malformed(error.to_string()))
 }
 
-fn text_of(object: &CanonicalJsonObject) -> Result<String, EventError> {
+pub(crate) fn text_of(object: &CanonicalJsonObject) -> Result<String, EventError> {
     serde_json::to_string(object).map_err(|error| EventError::Malformed(error.to_string()))
 }

@@ -184,7 +184,7 @@ impl Pdu {
     }
 
     /// The `redacts` at the top of the event, whatever its type and version.
-    pub(super) fn redacts_at_top(&self) -> Option<&EventId> {
+    pub fn redacts_at_top(&self) -> Option<&EventId> {
         self.0.redacts.as_deref()
     }
 

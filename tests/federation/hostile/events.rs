@@ -419,6 +419,16 @@ fn restricted_joins_are_judged_here(host: Host) {
     eve.sends_join(&room, &id, &join).refused(403, "M_FORBIDDEN");
     assert!(!state_of(&alice, &room).iter().any(|id| id.contains(&event_id(&join))));
 
+    // Where no condition can be met, none is.
+    for nothing in [json!([]), json!([{ "type": "org.example.paid" }]), json!([{ "type": "m.room_membership" }])] {
+        let rule = json!({ "join_rule": "restricted", "allow": nothing });
+        alice.sets_state(&room, "m.room.join_rules", "", rule).ok();
+        eve.makes_join(&room).refused(403, "M_FORBIDDEN");
+        let (id, join) = forged(&rules);
+        eve.sends_join(&room, &id, &join).refused(403, "M_FORBIDDEN");
+    }
+    alice.sets_state(&room, "m.room.join_rules", "", allows(&club)).ok();
+
     // She meets the condition.
     let member = eve.enters(&club);
     let (id, join) = member.completes(member.makes_join(&room).ok()["event"].clone());

@@ -195,7 +195,8 @@ async fn resolved(cx: &Context, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec
         held => held,
     };
     let held = held.ok_or_else(|| no_such_alias(alias))?;
-    Ok((held.room_id, vec![cx.server_name().to_owned()]))
+    let servers = cx.servers_in(&held.room_id).await?;
+    Ok((held.room_id, servers))
 }
 
 fn no_such_alias(alias: &RoomAliasId) -> Refusal {

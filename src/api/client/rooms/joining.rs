@@ -90,7 +90,7 @@ fn not_by_third_party(signed: Option<&ThirdPartySigned>) -> Result<(), Refusal> 
 }
 
 /// The same for a room in which nobody of this server is; `None` where somebody is, or no other server may be.
-pub(super) async fn elsewhere<'a>(
+async fn elsewhere<'a>(
     cx: &'a Context,
     room_id: &'a RoomId,
     call: &'a ChangeMembership,
@@ -116,14 +116,27 @@ async fn joins(
     via: Vec<OwnedServerName>,
 ) -> Result<(), Failure> {
     let call = Change::own(caller, MembershipAction::Join, reason).call(cx).await?;
-    if let Some(elsewhere) = elsewhere(cx, room_id, &call, via).await? {
+    if let Some(elsewhere) = elsewhere(cx, room_id, &call, via.clone()).await? {
         if call.guest {
             return Err(Refusal::GuestAccessForbidden.into());
         }
         return elsewhere.join(&call.call_id).await;
     }
-    let user_id = call.sender.clone();
-    on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await
+    let (user_id, through) = (call.sender.clone(), call.clone());
+    let joined = on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await;
+    match joined {
+        // The user meets a condition, and only another server has somebody who may invite.
+        Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => {
+            let known = residence(cx, room_id).await?.servers;
+            let servers = candidates(cx, room_id, &user_id, via, known).await?;
+            if servers.is_empty() {
+                return Err(Refusal::Forbidden(rule).into());
+            }
+            let (profile, reason) = (through.profile, through.reason);
+            Elsewhere { cx, room_id, user_id: &user_id, servers, profile, reason }.join(&through.call_id).await
+        }
+        joined => joined,
+    }
 }
 
 /// A membership in a client's own words: which it is, and its content. What it leaves out of a profile is filled in, as
@@ -183,7 +196,11 @@ pub(super) async fn send_membership(
         at_ms,
     };
     if joins {
-        on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of).await
+        let joined = on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of);
+        match joined.await {
+            Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => Err(Refusal::Forbidden(rule).into()),
+            joined => joined,
+        }
     } else {
         cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&user_id))
     }

@@ -2,7 +2,7 @@
 
 use actors::{
     room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
-    user::{AskInvite, GetProfile, IsAsked},
+    user::{AskInvite, GetAsked, GetProfile},
 };
 use bytes::Bytes;
 use domain::Refusal;
@@ -14,8 +14,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{call_id, joining::elsewhere, not_in_room};
-use crate::{Caller, Context, Failure, OrAbsent, Routes, failure, router::json_or_default};
+use super::{call_id, not_in_room};
+use crate::{
+    Caller, Context, Failure, OrAbsent, Routes, failure,
+    federation::elsewhere::{Elsewhere, candidates, residence},
+    router::json_or_default,
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(invite);
@@ -111,6 +115,7 @@ impl Change {
             profile,
             member_of: Vec::new(),
             guest,
+            unattended: false,
         })
     }
 
@@ -163,10 +168,12 @@ async fn leave(
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Failure> {
     let call = Change::own(caller, MembershipAction::Leave, request.reason).call(cx).await?;
-    // Only who was invited, or knocked, has something to leave elsewhere.
-    if let Some(elsewhere) = elsewhere(cx, &request.room_id, &call, Vec::new()).await?
-        && cx.user(&call.target).call(&IsAsked { room_id: request.room_id.clone() }).await?
-    {
+    // Only who was invited, or knocked, has something to leave elsewhere; whether or not a server can be told.
+    let residence = residence(cx, &request.room_id).await?;
+    if !residence.here && cx.user(&call.target).call(&GetAsked { room_id: request.room_id.clone() }).await?.is_some() {
+        let servers = candidates(cx, &request.room_id, &call.target, Vec::new(), residence.servers).await?;
+        let (profile, reason) = (call.profile, call.reason);
+        let elsewhere = Elsewhere { cx, room_id: &request.room_id, user_id: &call.target, servers, profile, reason };
         elsewhere.leave().await?;
         return Ok(leave_room::v3::Response::new());
     }

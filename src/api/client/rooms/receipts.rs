@@ -41,8 +41,10 @@ async fn receipt(
     let thread = thread(body.get("thread_id"))?;
     let mut call = mark_read(caller);
     match receipt_type.as_str() {
-        "m.read" => call.receipts.push(NewReceipt { kind: ReceiptKind::Public, event_id, thread }),
-        "m.read.private" => call.receipts.push(NewReceipt { kind: ReceiptKind::Private, event_id, thread }),
+        "m.read" => call.receipts.push(NewReceipt { kind: ReceiptKind::Public, event_id, thread, at_ms: None }),
+        "m.read.private" => {
+            call.receipts.push(NewReceipt { kind: ReceiptKind::Private, event_id, thread, at_ms: None })
+        }
         "m.fully_read" if thread.is_none() => call.fully_read = Some(event_id),
         "m.fully_read" => {
             return Err(Refusal::InvalidParam("m.fully_read is not for a thread: no thread_id".to_owned()).into());
@@ -74,7 +76,7 @@ async fn read_markers(
     call.fully_read = markers.fully_read.as_deref().map(event).transpose()?;
     for (kind, event_id) in [(ReceiptKind::Public, markers.public), (ReceiptKind::Private, markers.private)] {
         if let Some(event_id) = event_id {
-            call.receipts.push(NewReceipt { kind, event_id: event(&event_id)?, thread: None });
+            call.receipts.push(NewReceipt { kind, event_id: event(&event_id)?, thread: None, at_ms: None });
         }
     }
     mark(cx, &request, &room_id, call).await
@@ -92,8 +94,8 @@ async fn mark(
     call: MarkRead,
 ) -> Result<Response<Bytes>, Failure> {
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    cx.room(&room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
-    cx.tell_of_receipts(&room_id, &call).await?;
+    let moved = cx.room(&room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
+    cx.tell_of_receipts(&room_id, &call, moved.as_deref()).await?;
     if let Some(event_id) = call.fully_read {
         let bearer = Bearer::of(cx, request).await?;
         let token_hash = bearer.token_hash.clone();

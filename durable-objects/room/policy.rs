@@ -1,0 +1,167 @@
+//! Policy servers: a room may name one of its servers to be asked about each event before anybody is told of it.
+//!
+//! Guarantees: with such a server in the room, no event takes a place in the log without its signature, but for the one that
+//! names it. The room asks nobody: it names what has to be signed, nothing changes, the tier asks, brings the signature, and
+//! calls again. What was signed is kept in memory until then; after a restart it is asked for anew. An event that nobody
+//! waits for is asked about by the room's fetcher.
+//! Spec: Server-Server API, "Policy Servers".
+
+use std::{collections::VecDeque, rc::Rc};
+
+use domain::{
+    Pdu, Refusal,
+    policy_server::{self, PolicyServer},
+};
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::OwnedServerName;
+use serde::{Deserialize, Serialize};
+
+use super::{CheckedEvent, Room, store};
+use crate::{Call, Cx, Error};
+
+/// What was signed is of use for this long, in milliseconds.
+const KEPT_MS: u64 = 60_000;
+/// How many signed events are kept.
+const KEPT_MAX: usize = 64;
+
+/// An event that the room's policy server has to sign before it may happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsigned {
+    pub server: OwnedServerName,
+    pub event: CheckedEvent,
+}
+
+/// The policy server signed an event: whatever was to make it, made again, makes this one.
+///
+/// Refused: `Forbidden` where the signature is not good.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepSigned {
+    pub event: CheckedEvent,
+}
+
+impl Call for KeepSigned {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "keep_signed";
+    type Reply = ();
+}
+
+/// Events that the policy server signed a moment ago, with the time until which they are of use.
+#[derive(Default)]
+pub(super) struct Signed(VecDeque<(u64, Pdu)>);
+
+impl Signed {
+    fn keep(&mut self, pdu: Pdu, now_ms: u64) {
+        self.0.retain(|(until_ms, kept)| now_ms < *until_ms && kept.event_id() != pdu.event_id());
+        if self.0.len() >= KEPT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((now_ms.saturating_add(KEPT_MS), pdu));
+    }
+
+    fn at(&self, now_ms: u64) -> impl Iterator<Item = &Pdu> {
+        self.0.iter().filter(move |(until_ms, _)| now_ms < *until_ms).map(|(_, pdu)| pdu)
+    }
+}
+
+impl Room {
+    /// The server that is asked about events now.
+    fn policy_server(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<Option<Rc<PolicyServer>>, Error> {
+        let known = self.policy_server.borrow().clone();
+        let server = match known {
+            Some(server) => server,
+            None => {
+                let policy = store::state::current(sql, policy_server::EVENT_TYPE, "")?;
+                let server = policy.and_then(|policy| PolicyServer::named_by(&policy.pdu)).map(Rc::new);
+                self.policy_server.borrow_mut().insert(server).clone()
+            }
+        };
+        let Some(server) = server else { return Ok(None) };
+        // It agrees to be asked by having somebody there.
+        let is_there = if server.name() == cx.settings.config.server_name {
+            !store::members::joined_locals(sql, 1)?.is_empty()
+        } else {
+            store::servers::is_joined(sql, server.name().as_str())?
+        };
+        Ok(Some(server).filter(|_| is_there))
+    }
+
+    /// The server that has to sign an event before it may happen; `None` if it did, or none has to.
+    pub(super) fn has_to_sign(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu) -> Result<Option<OwnedServerName>, Error> {
+        if !policy_server::is_asked_about(pdu.event_type(), pdu.state_key()) {
+            return Ok(None);
+        }
+        let Some(server) = self.policy_server(sql, cx)? else { return Ok(None) };
+        let is_signed = server.recommends(pdu, &*self.version(sql)?);
+        Ok((!is_signed).then(|| server.name().to_owned()))
+    }
+
+    /// An event of ours, as the policy server signed it: this one, or the one that was made of the same a moment ago.
+    ///
+    /// Fails with [`Error::Unsigned`] where it has not signed it yet.
+    pub(super) fn signed(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: Pdu) -> Result<Pdu, Error> {
+        let Some(server) = self.has_to_sign(sql, cx, &pdu)? else { return Ok(pdu) };
+        for kept in self.signed.borrow().at(cx.now_ms) {
+            if says_the_same(kept, &pdu)
+                && self.has_to_sign(sql, cx, kept)?.is_none()
+                && store::graph::by_id(sql, kept.event_id())?.is_none()
+            {
+                return Ok(kept.clone());
+            }
+        }
+        Err(Error::Unsigned(Box::new(unsigned(server, &pdu))))
+    }
+
+    /// An event that came, as the policy server signed it: as it came, or a moment ago. Else that server.
+    pub(super) fn signed_as_it_came(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+    ) -> Result<Result<Pdu, OwnedServerName>, Error> {
+        let Some(server) = self.has_to_sign(sql, cx, pdu)? else { return Ok(Ok(pdu.clone())) };
+        for kept in self.signed.borrow().at(cx.now_ms) {
+            if kept.event_id() == pdu.event_id() && self.has_to_sign(sql, cx, kept)?.is_none() {
+                return Ok(Ok(kept.clone()));
+            }
+        }
+        Ok(Err(server))
+    }
+
+    /// Puts an event of ours into the log that nobody waits for: if it has to be signed first, once it was.
+    pub(super) fn insert_unattended(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: Pdu, txn: Option<&str>) -> Result<(), Error> {
+        match self.signed(&**tx, cx, pdu) {
+            Ok(pdu) => self.insert(tx, cx, &pdu, txn),
+            Err(Error::Unsigned(unsigned)) => {
+                self.waits(tx, cx, &cx.settings.config.server_name, &unsigned.event).map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn keep_signed(&self, sql: &dyn Sql, cx: &Cx<'_>, call: KeepSigned) -> Result<(), Error> {
+        let pdu = call.event.pdu(cx)?;
+        if let Some(server) = self.has_to_sign(sql, cx, &pdu)? {
+            let sentence = format!("{server}, the policy server of this room, gave no valid signature");
+            return Err(Refusal::Forbidden(sentence).into());
+        }
+        self.signed.borrow_mut().keep(pdu, cx.now_ms);
+        Ok(())
+    }
+}
+
+fn unsigned(server: OwnedServerName, pdu: &Pdu) -> Unsigned {
+    Unsigned { server, event: CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() } }
+}
+
+/// Whether two events were made of the same.
+fn says_the_same(one: &Pdu, other: &Pdu) -> bool {
+    let all = |pdu: &Pdu| {
+        (
+            pdu.sender().to_owned(),
+            pdu.event_type().clone(),
+            pdu.state_key().map(ToOwned::to_owned),
+            pdu.content().get().to_owned(),
+        )
+    };
+    all(one) == all(other) && one.redacts_at_top() == other.redacts_at_top()
+}
