@@ -78,6 +78,7 @@ mod push_rules;
 mod pushers;
 mod pushes;
 mod refresh;
+mod reset_password;
 mod room_forgotten;
 mod search_rooms;
 mod servers_came;
@@ -154,6 +155,7 @@ pub use pushes::{
     AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StopPushing, TakePushes, ToldRoom, Unread,
 };
 pub use refresh::{NewToken, Refresh};
+pub use reset_password::ResetPassword;
 pub use room_forgotten::RoomForgotten;
 pub use search_rooms::{GetSearchRooms, SearchRooms};
 pub use servers_came::ServersCame;
@@ -256,6 +258,7 @@ impl Logic for User {
             write RenameDevice => rename_device,
             write DeleteDevices => delete_devices,
             write ChangePassword => change_password,
+            write ResetPassword => reset_password,
             write Deactivate => deactivate,
             write UpgradeGuest => upgrade_guest,
             read GetModeration => moderation,

@@ -230,6 +230,31 @@ impl Who for Bearer {
     }
 }
 
+impl Who for Option<Bearer> {
+    async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
+        match token(request) {
+            Some(_) => Bearer::of(cx, request).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn user_id(&self) -> Option<&UserId> {
+        self.as_ref().and_then(Who::user_id)
+    }
+
+    fn is_guest(&self) -> bool {
+        self.as_ref().is_some_and(Who::is_guest)
+    }
+
+    fn acts_for(&self) -> Option<&ActsFor> {
+        self.as_ref().and_then(Who::acts_for)
+    }
+
+    fn unchecked(&self) -> Option<Bearer> {
+        self.clone()
+    }
+}
+
 impl Who for Caller {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         let bearer = Bearer::of(cx, request).await?;

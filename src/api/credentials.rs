@@ -2,11 +2,11 @@
 //! authentication. Spec: "Identifier types".
 
 use actors::user::PasswordHash;
-use domain::{RateLimited, Refusal};
+use domain::{RateLimited, Refusal, contact::Email};
 use ruma_common::{OwnedUserId, UserId};
 use serde::Deserialize;
 
-use crate::{Context, Failure, password};
+use crate::{Context, Failure, metadata::contact, password};
 
 /// A user as clients name one.
 #[derive(Default, Deserialize)]
@@ -15,6 +15,7 @@ pub(crate) struct NamedUser {
     /// What the identifier was before r0.4.0; old clients still send it.
     user: Option<String>,
     /// What a third-party identifier was before r0.4.0.
+    medium: Option<String>,
     address: Option<String>,
 }
 
@@ -24,16 +25,39 @@ struct Identifier {
     kind: Option<String>,
     user: Option<String>,
     /// Of a third-party identifier, for which the specification once leaves the type out.
+    medium: Option<String>,
     address: Option<String>,
 }
 
 impl NamedUser {
-    /// The user meant: a full id or a localpart, in the identifier or in its deprecated predecessor.
+    /// The user meant: a full id or a localpart, in the identifier or in its deprecated predecessor, or whose an email
+    /// address is.
     ///
     /// # Errors
     /// `M_FORBIDDEN`, as for a wrong password, for whom we cannot know; `M_UNKNOWN` for a kind of identifier that is not
     /// supported, `M_BAD_JSON` for none, `M_INVALID_PARAM` for a name that is none.
-    pub(crate) fn user_id(&self, cx: &Context) -> Result<OwnedUserId, Refusal> {
+    pub(crate) async fn user_id(&self, cx: &Context) -> Result<OwnedUserId, Failure> {
+        if let Some(email) = self.email()
+            && cx.config().mail.is_some()
+        {
+            return of_email(cx, email).await;
+        }
+        Ok(self.named(cx)?)
+    }
+
+    /// The email address that is meant.
+    fn email(&self) -> Option<&str> {
+        let (medium, address) = match &self.identifier {
+            Some(identifier) if matches!(identifier.kind.as_deref(), Some("m.id.thirdparty") | None) => {
+                (&identifier.medium, &identifier.address)
+            }
+            Some(_) => return None,
+            None => (&self.medium, &self.address),
+        };
+        address.as_deref().filter(|_| medium.as_deref() == Some("email"))
+    }
+
+    fn named(&self, cx: &Context) -> Result<OwnedUserId, Refusal> {
         let user = match &self.identifier {
             Some(identifier) => identifier.user()?,
             None if self.address.is_some() => return Err(wrong()),
@@ -50,12 +74,23 @@ impl Identifier {
         match (self.kind.as_deref(), &self.user, &self.address) {
             (Some("m.id.user"), Some(user), _) => Ok(user),
             (Some("m.id.user"), None, _) => Err(Refusal::BadJson("The identifier has no user".to_owned())),
-            // Nobody here has an address or a telephone.
+            // Nobody here has a telephone, and an address only where mail is sent.
             (Some("m.id.thirdparty" | "m.id.phone"), ..) | (None, _, Some(_)) => Err(wrong()),
             (Some(_), ..) => Err(Refusal::Unknown("This identifier is not supported".to_owned())),
             (None, _, None) => Err(Refusal::BadJson("The identifier has no type".to_owned())),
         }
     }
+}
+
+/// Whose an email address is. Of nobody's it is a user who cannot be: what follows takes as long as it does for others.
+async fn of_email(cx: &Context, address: &str) -> Result<OwnedUserId, Failure> {
+    let email = Email::parse(address).map_err(|_| wrong())?;
+    if let Some(owner) = contact::owner(cx.metadata(), &email).await? {
+        return Ok(owner);
+    }
+    // No user is registered with an exclamation mark.
+    let nobody = UserId::parse(format!("@!{}:{}", email.as_str().replace('@', "!"), cx.server_name()));
+    Ok(nobody.map_err(|_| wrong())?)
 }
 
 /// The user whose password this is, and the hash it was checked against. What fails is counted for the name that was

@@ -15,6 +15,8 @@ mod credentials;
 mod failure;
 mod federation;
 mod guest_access;
+mod html;
+mod mail;
 mod media;
 mod metadata;
 mod new_login;
@@ -89,6 +91,9 @@ pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();
     client::routes(&mut routes, config);
     appservice::routes(&mut routes);
+    if config.mail.is_some() {
+        mail::validation::routes(&mut routes);
+    }
     media::routes(&mut routes, config);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {

@@ -20,7 +20,11 @@ use bytes::Bytes;
 use domain::{RateLimit, RateLimited, Refusal, TokenBucket};
 use http::{Method, Request};
 use ruma_client_api::{
-    account::{change_password, check_registration_token_validity, deactivate, register},
+    account::{
+        add_3pid, change_password, check_registration_token_validity, deactivate, register,
+        request_3pid_management_token_via_email, request_password_change_token_via_email,
+        request_registration_token_via_email,
+    },
     authenticated_media::get_media_preview,
     directory::{get_public_rooms, get_public_rooms_filtered},
     keys::{claim_keys, get_keys, upload_signatures},
@@ -46,7 +50,7 @@ use ruma_client_api::{
 };
 use ruma_common::{
     RoomId, UserId,
-    api::{Metadata, path_builder::PathBuilder},
+    api::{Metadata, error::ErrorKind, path_builder::PathBuilder},
 };
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -125,6 +129,10 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<set_pusher::v3::Request>(&mut table, &[By::Requests]);
     limit::<change_password::v3::Request>(&mut table, &[By::Requests]);
     limit::<deactivate::v3::Request>(&mut table, &[By::Requests]);
+    limit::<add_3pid::v3::Request>(&mut table, &[By::Requests]);
+    limit::<request_3pid_management_token_via_email::v3::Request>(&mut table, &[By::Requests]);
+    limit::<request_password_change_token_via_email::v3::Request>(&mut table, &[By::Requests]);
+    limit::<request_registration_token_via_email::v3::Request>(&mut table, &[By::Requests]);
     limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
     limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they ask other servers.
@@ -207,7 +215,8 @@ impl Asked<'_> {
                 let times = self.invited().len().min(usize::try_from(limit.burst).unwrap_or(usize::MAX));
                 vec![digest(self.user_id); times]
             }
-            RateLimited::LoginAccount
+            RateLimited::EmailValidation
+            | RateLimited::LoginAccount
             | RateLimited::LoginFailedAttempts
             | RateLimited::RemoteInvites
             | RateLimited::NewServers
@@ -409,9 +418,12 @@ impl Taken<'_> {
         let Some(failure) = failure else { return };
         self.give_back_where(|limited| match (failure, limited) {
             (Failure::Fault(_), _) | (_, RateLimited::JoinsPerRoom) => true,
-            // A name that is taken, or the question how to register at all; not a proof that failed.
+            // A name that is taken, or the question how to register at all; not a proof that failed. An address that is
+            // not confirmed yet clients ask about all the time.
             (Failure::Refused(_), RateLimited::Registration) => true,
-            (Failure::Challenge(challenge), RateLimited::Registration) => challenge.auth_error.is_none(),
+            (Failure::Challenge(challenge), RateLimited::Registration) => {
+                challenge.auth_error.as_ref().is_none_or(|error| error.kind == ErrorKind::ThreepidAuthFailed)
+            }
             (Failure::Refused(_) | Failure::Challenge(_) | Failure::Absent, _) => false,
         });
     }

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Context, Failure,
     credentials::{self, NamedUser},
+    mail::validation::{self, Credentials, Purpose},
     metadata::{auth_stage, auth_stage::CompletedStage, registration_token},
     sealed,
 };
@@ -29,6 +30,12 @@ const SESSION_MS: u64 = 86_400_000;
 
 /// The flows of what a user does to their own account.
 pub(crate) const PASSWORD: &[&[AuthType]] = &[&[AuthType::Password]];
+
+/// The flows of who cannot log in.
+pub(crate) const EMAIL: &[&[AuthType]] = &[&[AuthType::EmailIdentity]];
+
+/// The name of the operation that gives somebody a new password who has forgotten the old one.
+pub(crate) const RESET_PASSWORD: &str = "reset password";
 
 /// The name of the operation that makes accounts: its sessions may be carried on in a browser.
 pub(crate) const REGISTER: &str = "register";
@@ -54,6 +61,8 @@ pub(crate) struct Auth {
     session: Option<String>,
     token: Option<String>,
     password: Option<String>,
+    #[serde(alias = "threepidCreds")]
+    threepid_creds: Option<Credentials>,
     #[serde(flatten)]
     user: NamedUser,
 }
@@ -63,6 +72,8 @@ pub(crate) struct Auth {
 pub(crate) struct Authenticated {
     /// The registration token, if the flow had that stage. It still has to be used up.
     pub registration_token: Option<String>,
+    /// The session that proved an email address, if the flow had that stage. It still has to be used up.
+    pub email_session: Option<String>,
     password_hash: Option<String>,
 }
 
@@ -122,6 +133,7 @@ impl Operation<'_> {
         };
         Ok(Authenticated {
             registration_token: proof(&AuthType::RegistrationToken),
+            email_session: proof(&AuthType::EmailIdentity),
             password_hash: proof(&AuthType::Password),
         })
     }
@@ -176,19 +188,31 @@ impl Operation<'_> {
                 let token = auth.token.as_deref().unwrap_or_default();
                 check_registration_token(cx, token).await
             }
+            AuthType::EmailIdentity => self.check_email(cx, auth).await,
             AuthType::Terms => Ok(Ok(cx.config().terms.as_ref().map(|terms| terms.version.clone()))),
             _ => unauthorized("This stage cannot be completed here"),
         }
+    }
+
+    /// The address must have been proven for this very operation.
+    async fn check_email(&self, cx: &Context, auth: &Auth) -> Result<Result<Option<String>, Wrong>, Failure> {
+        let purpose = if self.name == RESET_PASSWORD { Purpose::ResetPassword } else { Purpose::Register };
+        let credentials = auth.threepid_creds.as_ref();
+        let credentials = credentials.ok_or_else(|| Refusal::MissingParam("`threepid_creds` is missing".to_owned()))?;
+        Ok(match validation::proven(cx, purpose, credentials).await? {
+            Some(proven) => Ok(Some(proven.sid)),
+            None => Err(Wrong(ErrorKind::ThreepidAuthFailed, "This address has not been confirmed")),
+        })
     }
 
     /// The password must be of who asks.
     async fn check_password(&self, cx: &Context, auth: &Auth) -> Result<Result<Option<String>, Wrong>, Failure> {
         let wrong = Ok(Err(Wrong(ErrorKind::Forbidden, "Invalid username or password")));
         let (Some(user_id), Some(password)) = (self.user_id, &auth.password) else { return wrong };
-        match auth.user.user_id(cx) {
+        match auth.user.user_id(cx).await {
             Ok(named) if named.as_str().eq_ignore_ascii_case(user_id.as_str()) => {}
-            Ok(_) | Err(Refusal::Forbidden(_)) => return wrong,
-            Err(refusal) => return Err(refusal.into()),
+            Ok(_) | Err(Failure::Refused(Refusal::Forbidden(_))) => return wrong,
+            Err(failure) => return Err(failure),
         }
         match credentials::check_password(cx, user_id.to_owned(), password.clone()).await {
             Ok((_, hash)) => Ok(Ok(Some(hash))),

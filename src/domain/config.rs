@@ -3,9 +3,11 @@
 //! Owns the names, the defaults, and what is allowed. Where the pairs come from (`[vars]` and secrets of a Worker;
 //! environment, file and flags natively) is the host's.
 
+mod accounts;
 mod appservices;
 mod error;
 mod federation;
+mod mail;
 mod media_quota;
 mod retention;
 mod secret;
@@ -20,9 +22,12 @@ use ruma_common::OwnedServerName;
 
 use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange, retention::RetentionRules};
 
+pub use accounts::{PasswordHashCost, Registration, Terms};
+use accounts::{parse_password_hash_cost, parse_registration};
 pub use error::ConfigError;
 use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
+pub use mail::{Mail, MailEncryption};
 pub use media_quota::MediaQuota;
 pub use secret::Secret;
 pub use server_notices::ServerNotices;
@@ -108,32 +113,12 @@ pub struct Config {
     pub outgoing: OutgoingRules,
     /// How long what is said in rooms is kept.
     pub retention: RetentionRules,
+    /// How mail goes out, if it does.
+    pub mail: Option<Mail>,
     /// Who tells users what the operator has to say, if anybody does.
     pub server_notices: Option<ServerNotices>,
     /// The application services that are registered.
     pub appservices: Vec<Appservice>,
-}
-
-/// Who may register an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registration {
-    /// Nobody but the administrator.
-    Closed,
-    /// Who holds a registration token.
-    Token,
-    /// Everyone.
-    Open,
-}
-
-/// A document that who registers has to accept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    /// Where it is to be read.
-    pub url: String,
-    /// What it is called.
-    pub name: String,
-    /// Which of its versions that is.
-    pub version: String,
 }
 
 /// The least severe level that is logged.
@@ -147,17 +132,6 @@ pub enum LogLevel {
     Info,
     /// How it happened.
     Debug,
-}
-
-/// The parameters of argon2id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PasswordHashCost {
-    /// Memory in KiB: at least 8 for each lane.
-    pub memory_kib: u32,
-    /// Passes over the memory.
-    pub iterations: u32,
-    /// Lanes.
-    pub parallelism: u32,
 }
 
 impl Config {
@@ -295,6 +269,21 @@ impl Config {
             "the hosts it does not fetch from for that: names or addresses separated by commas, in which * stands for any \
              text and ? for one character",
         ),
+        key("SMTP_HOST", None, "the server that takes our mail: a name or an address; without it there is no mail"),
+        key("SMTP_PORT", None, "its port; by default 465 with SMTP_ENCRYPTION=tls, and 587 otherwise"),
+        key(
+            "SMTP_ENCRYPTION",
+            Some("starttls"),
+            "how the connection to it is encrypted: tls (from the first byte), starttls, or none",
+        ),
+        key("SMTP_USER", None, "who we are to it, if it asks; goes with SMTP_PASSWORD"),
+        key("SMTP_PASSWORD", None, "secret. The password of SMTP_USER"),
+        key("EMAIL_FROM", None, "whom the mail is from: an address, or a name and <an address>; goes with SMTP_HOST"),
+        key(
+            "REGISTRATION_REQUIRES_EMAIL",
+            Some("off"),
+            "whether who registers has to prove that an email address is theirs: on or off",
+        ),
         key(
             "RETENTION",
             Some("off"),
@@ -354,6 +343,11 @@ impl Config {
             "RC_REGISTRATION_TOKEN_VALIDITY",
             Some("0.1,5"),
             "registration tokens asked about or tried on a page, per address: per_second,burst, or 0",
+        ),
+        key(
+            "RC_EMAIL_VALIDATION",
+            Some("0.003,5"),
+            "emails that prove an address, per client's address and per email address: per_second,burst, or 0",
         ),
         key("RC_MESSAGE", Some("0.2,10"), "events sent and profiles changed, per user: per_second,burst, or 0"),
         key("RC_JOINS", None, "for every RC_JOINS_* that is not given: per_second,burst, or 0"),
@@ -453,6 +447,7 @@ impl Config {
             federation: values.federation()?,
             outgoing: values.outgoing()?,
             retention: values.retention()?,
+            mail: values.mail()?,
             server_notices,
             appservices,
         })
@@ -476,13 +471,6 @@ impl Values {
     /// As [`Values::parsed`], for a key with a default.
     fn required<T>(&self, name: &'static str, parse: impl Fn(&str) -> Option<T>) -> Result<T, ConfigError> {
         self.parsed(name, parse)?.ok_or(ConfigError::Missing { name })
-    }
-
-    fn terms(&self) -> Result<Option<Terms>, ConfigError> {
-        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let (name, version) = (self.required("TERMS_NAME", text)?, self.required("TERMS_VERSION", text)?);
-        let url = self.parsed("TERMS_URL", parse_link)?;
-        Ok(url.map(|url| Terms { url, name, version }))
     }
 
     /// The limits that are on. What is switched off is checked all the same.
@@ -521,15 +509,6 @@ fn parse_link(text: &str) -> Option<String> {
     parse_url(address).filter(|_| plain).map(|_| text.to_owned())
 }
 
-fn parse_registration(text: &str) -> Option<Registration> {
-    match text {
-        "closed" => Some(Registration::Closed),
-        "token" => Some(Registration::Token),
-        "open" => Some(Registration::Open),
-        _ => None,
-    }
-}
-
 fn parse_switch(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
@@ -546,15 +525,6 @@ fn parse_log_level(text: &str) -> Option<LogLevel> {
         "debug" => Some(LogLevel::Debug),
         _ => None,
     }
-}
-
-fn parse_password_hash_cost(text: &str) -> Option<PasswordHashCost> {
-    let mut numbers = text.split(',').map(|number| number.trim().parse::<u32>().ok().filter(|number| *number > 0));
-    let cost =
-        PasswordHashCost { memory_kib: numbers.next()??, iterations: numbers.next()??, parallelism: numbers.next()?? };
-    // RFC 9106, section 3.1: memory is at least 8p kibibytes, p at most 2^24 - 1.
-    let enough = cost.parallelism < 1 << 24 && cost.memory_kib >= cost.parallelism * 8;
-    (enough && numbers.next().is_none()).then_some(cost)
 }
 
 /// The largest file that a configuration may allow, in bytes.

@@ -6,7 +6,7 @@
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, which servers may take part, the events of a new room, aliases, what the
 //! directory shows of a room, spaces, how long something is kept, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
-//! keys, application services, the configuration, rate limits, ranges of addresses, and every way we say no.
+//! keys, email addresses, application services, the configuration, rate limits, ranges of addresses, and every way we say no.
 //! Out of scope: where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
@@ -16,6 +16,7 @@ pub mod auth;
 mod authority;
 pub mod backoff;
 pub mod config;
+pub mod contact;
 pub mod directory;
 pub mod event;
 pub mod federation;

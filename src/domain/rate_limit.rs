@@ -29,6 +29,8 @@ pub enum RateLimited {
     Registration,
     /// Registration tokens asked about, and stages completed on a page, per address.
     RegistrationTokenValidity,
+    /// Emails that prove an address, per client's address and per email address.
+    EmailValidation,
     /// Events sent, and profiles changed, per user.
     Message,
     /// Joins and knocks, per user.
@@ -71,12 +73,13 @@ pub enum RateLimited {
 
 impl RateLimited {
     /// All there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::LoginAddress,
         Self::LoginAccount,
         Self::LoginFailedAttempts,
         Self::Registration,
         Self::RegistrationTokenValidity,
+        Self::EmailValidation,
         Self::Message,
         Self::JoinsLocal,
         Self::JoinsPerRoom,
@@ -106,6 +109,7 @@ impl RateLimited {
             Self::LoginFailedAttempts => "RC_LOGIN_FAILED_ATTEMPTS",
             Self::Registration => "RC_REGISTRATION",
             Self::RegistrationTokenValidity => "RC_REGISTRATION_TOKEN_VALIDITY",
+            Self::EmailValidation => "RC_EMAIL_VALIDATION",
             Self::Message => "RC_MESSAGE",
             Self::JoinsLocal => "RC_JOINS_LOCAL",
             Self::JoinsPerRoom => "RC_JOINS_PER_ROOM",
@@ -136,6 +140,7 @@ impl RateLimited {
             Self::InvitesPerRoom | Self::InvitesPerUser | Self::InvitesPerIssuer => Some("RC_INVITES"),
             Self::Registration
             | Self::RegistrationTokenValidity
+            | Self::EmailValidation
             | Self::Message
             | Self::RemoteInvites
             | Self::RoomCreation

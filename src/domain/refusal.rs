@@ -123,6 +123,8 @@ pub enum Refusal {
     ThreepidDenied(String),
     /// 400 `M_THREEPID_NOT_FOUND`: the address is nobody's.
     ThreepidNotFound(String),
+    /// 400 `M_THREEPID_IN_USE`: the address is an account's already.
+    ThreepidInUse,
     /// 403 `M_THREEPID_AUTH_FAILED`: whose the address is was not proven.
     ThreepidAuthFailed(String),
     /// 403 `M_SERVER_NOT_TRUSTED`: an identity server that this one does not work with.
@@ -191,6 +193,7 @@ impl Refusal {
             | Self::DuplicateAnnotation
             | Self::UnknownDevice
             | Self::UrlNotSet
+            | Self::ThreepidInUse
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::UserLocked | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
@@ -273,6 +276,7 @@ impl Refusal {
             Self::ByPolicyServer { .. } => "M_FORBIDDEN",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
+            Self::ThreepidInUse => "M_THREEPID_IN_USE",
             Self::UnknownDevice => "M_UNKNOWN_DEVICE",
             Self::UrlNotSet => "M_URL_NOT_SET",
             Self::ConnectionFailed(_) => "M_CONNECTION_FAILED",
@@ -334,6 +338,7 @@ impl Refusal {
             Self::InviteBlocked => "This user accepts no invitations".to_owned(),
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
             Self::CannotLeaveServerNoticeRoom => "You cannot reject this invitation of your server's".to_owned(),
+            Self::ThreepidInUse => "This address is an account's already".to_owned(),
             Self::UnknownDevice => "This user has no such device".to_owned(),
             Self::AppserviceTooSlow => "The application service that could know does not answer".to_owned(),
             Self::UrlNotSet => "This application service is registered without a URL".to_owned(),

@@ -16,6 +16,7 @@ mod object;
 mod outgoing;
 mod sql;
 mod value;
+mod wire;
 
 pub mod contract;
 
@@ -27,6 +28,7 @@ pub use object::ObjectHost;
 pub use outgoing::{Arriving, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord};
 pub use sql::{ROW_BYTES_MAX, STATEMENT_PARAMS_MAX, Sql, Tx, check_params, transact};
 pub use value::{INTEGER_MAX, Row, Value};
+pub use wire::Wire;
 
 use std::{future::Future, pin::Pin};
 

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::LocalFuture;
+use crate::{LocalFuture, Wire};
 
 /// Whether a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,6 +128,14 @@ pub struct SrvRecord {
 pub trait Outgoing {
     /// Sends a request once. A failure does not say whether it arrived.
     fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>>;
+
+    /// Connects, with TLS from the first byte if the peer's scheme says so; of a peer that begins without, a connection may
+    /// go on by TLS later. A host that has no connections but those of HTTP reaches nobody.
+    fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
+        Box::pin(
+            async move { Err(SendError::Unreachable(format!("{}: there are no such connections here", peer.host))) },
+        )
+    }
 
     /// The SRV records of a name; none if there are none.
     fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>>;

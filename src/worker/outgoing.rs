@@ -6,12 +6,13 @@
 mod fetched;
 mod over_socket;
 mod srv;
+mod wire;
 
 use std::{future::Future, time::Duration};
 
 use domain::config::{ConnectTo, OutgoingRules};
 use futures_util::future::{Either, select};
-use platform::{LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord};
+use platform::{LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord, Wire};
 
 /// Other people's servers, as the runtime reaches them.
 pub(crate) struct Runtime {
@@ -23,12 +24,17 @@ impl Runtime {
         Self { rules: rules.clone() }
     }
 
+    /// Where a peer is, if that may be.
+    fn place(&self, peer: &Peer) -> Result<ConnectTo, SendError> {
+        match peer.is_operators_word {
+            true => Ok(self.rules.connect_to_named(&peer.host, peer.port)),
+            false => self.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress),
+        }
+    }
+
     async fn send_somehow(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
         let peer = &request.peer;
-        let to = match peer.is_operators_word {
-            true => self.rules.connect_to_named(&peer.host, peer.port),
-            false => self.rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?,
-        };
+        let to = self.place(peer)?;
         match url_authority(peer, &to) {
             Some(authority) => fetched::send(&authority, request).await,
             None => over_socket::send(&to, request).await,
@@ -39,6 +45,10 @@ impl Runtime {
 impl Outgoing for Runtime {
     fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>> {
         Box::pin(self.send_somehow(request))
+    }
+
+    fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
+        Box::pin(async move { wire::dial(&self.place(peer)?, peer).await })
     }
 
     fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>> {

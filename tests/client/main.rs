@@ -24,6 +24,7 @@ mod knocking;
 mod lazy_loading;
 mod login;
 mod login_tokens;
+mod mail;
 mod media;
 mod media_administration;
 mod media_in_s3;

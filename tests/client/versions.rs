@@ -1,7 +1,7 @@
 //! Which versions of the specification the server claims: those all of whose additions it serves.
 //!
 //! `versions.tsv` has a line for what each version added to the client-server API that asks something of the server, and
-//! the story that shows it, or `-` where it is not served. What only application services use belongs to their API, which is not built.
+//! the story that shows it, or `-` where it is not served. What the server pushes to application services belongs to their API, and is not built.
 
 use std::path::Path;
 

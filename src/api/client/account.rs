@@ -1,13 +1,17 @@
 //! Spec: "Account management".
 
-use actors::user::{ChangePassword, Deactivate};
+use actors::user::{ChangePassword, Deactivate, ResetPassword};
 use bytes::Bytes;
+use domain::{Refusal, contact::Email};
 use http::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    Bearer, Context, Failure, Routes, failure, password,
+    Bearer, Context, Failure, OrAbsent, Routes, failure,
+    mail::validation,
+    metadata::contact,
+    password,
     router::{bad_json, json_or_default},
     uiaa::{self, Auth, Operation},
 };
@@ -29,12 +33,50 @@ struct NewPassword {
     auth: Option<Auth>,
 }
 
-/// Only with a token: there is no other way to know whose password it is, such as an address they proved to be theirs.
+/// With a token, or without for who proves that an address of the account is theirs.
 async fn change_password(
     cx: &Context,
-    bearer: Bearer,
+    bearer: Option<Bearer>,
     request: Request<Bytes>,
     _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    match bearer {
+        Some(bearer) => change_own_password(cx, &bearer, &request).await,
+        None if cx.config().mail.is_some() => reset_password(cx, &request).await,
+        None => Err(Refusal::MissingToken.into()),
+    }
+}
+
+async fn reset_password(cx: &Context, request: &Request<Bytes>) -> Result<Response<Bytes>, Failure> {
+    let NewPassword { new_password, logout_devices, auth } =
+        serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    password::check(cx, &new_password)?;
+    let operation = Operation {
+        name: uiaa::RESET_PASSWORD,
+        user_id: None,
+        flows: uiaa::EMAIL,
+        request: uiaa::digest(&logout_devices)?,
+    };
+    let session = operation.authenticate(cx, auth.as_ref()).await?.email_session;
+    let proven = match session {
+        Some(session) => validation::take(cx, &session).await?,
+        None => None,
+    };
+    let Some(proven) = proven else { return Err(operation.ask_again(cx, "This proof has been used")) };
+    let nobody = || Refusal::ThreepidNotFound("Nobody is known here by this address".to_owned());
+    let owner = contact::owner(cx.metadata(), &Email::parse(&proven.address)?).await?.ok_or_else(nobody)?;
+    let call = ResetPassword {
+        password_hash: password::hash(cx, new_password).await?,
+        logout_devices: logout_devices.unwrap_or(true),
+    };
+    cx.user(&owner).call(&call).await.or_absent(nobody())?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+async fn change_own_password(
+    cx: &Context,
+    bearer: &Bearer,
+    request: &Request<Bytes>,
 ) -> Result<Response<Bytes>, Failure> {
     bearer.verify(cx).await?;
     let NewPassword { new_password, logout_devices, auth } =
@@ -80,6 +122,7 @@ async fn deactivate(
     let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
     bearer.call(cx, &call).await?;
+    contact::remove_all(cx.metadata(), &bearer.user_id).await?;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
 }

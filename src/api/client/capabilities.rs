@@ -19,7 +19,7 @@ async fn capabilities(cx: &Context, caller: Caller, _: Request) -> Result<Vec<u8
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": true },
         "m.profile_fields": { "enabled": true },
-        "m.3pid_changes": { "enabled": false },
+        "m.3pid_changes": { "enabled": cx.config().mail.is_some() },
         "m.get_login_token": { "enabled": cx.config().login_tokens },
     });
     // «This property should be omitted altogether if `suspend` and `lock` would be `false`.»

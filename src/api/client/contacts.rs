@@ -1,38 +1,58 @@
-//! Addresses by which people could be known elsewhere. This server sends no mail and no messages to phones, and asks no
-//! identity server (what one tells it of invitations is `federation::third_party_invites`): nobody has such an address
-//! here, and each endpoint says so in the words of the spec.
+//! Addresses by which people are known: email addresses, where mail is set up. This server sends no messages to phones and
+//! asks no identity server (what one tells it of invitations is `federation::third_party_invites`): the endpoints for
+//! those, and all of them where no mail is sent, say so in the words of the spec.
 //! Spec: "Adding Account Administrative Contact Information", "Account registration", "Password management".
 
 use bytes::Bytes;
-use domain::Refusal;
-use http::{Method, Request, Response};
+use domain::{Refusal, config::Registration, contact::Email};
+use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::account::{
-    add_3pid, bind_3pid, delete_3pid, get_3pids, request_3pid_management_token_via_email as contact_email,
+    bind_3pid, delete_3pid, get_3pids, request_3pid_management_token_via_email as contact_email,
     request_3pid_management_token_via_msisdn as contact_phone,
     request_password_change_token_via_email as password_email,
     request_password_change_token_via_msisdn as password_phone, request_registration_token_via_email as register_email,
     request_registration_token_via_msisdn as register_phone, unbind_3pid,
 };
-use ruma_common::api::IncomingRequest;
+use ruma_common::{
+    api::{IncomingRequest, Metadata, path_builder::PathBuilder},
+    thirdparty::Medium,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Caller, Context, Failure, Routes, authenticate::Authenticate, router::bad_json};
+use crate::{
+    Bearer, Caller, Context, Failure, Routes,
+    authenticate::Authenticate,
+    failure,
+    mail::validation::{self, Credentials, Purpose, Wish},
+    metadata::contact::{self, Added, CONTACTS_MAX},
+    router::bad_json,
+    uiaa::{self, Auth, Operation},
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(contacts);
-    refuse::<contact_email::v3::Request>(routes, medium_not_supported);
     refuse::<contact_phone::v3::Request>(routes, medium_not_supported);
-    refuse::<register_email::v3::Request>(routes, denied);
     refuse::<register_phone::v3::Request>(routes, denied);
-    refuse::<password_email::v3::Request>(routes, not_found);
     refuse::<password_phone::v3::Request>(routes, not_found);
-    refuse::<add_3pid::v3::Request>(routes, not_proven);
     refuse::<bind_3pid::v3::Request>(routes, not_trusted);
-    routes.add_json(async |_, _, _: delete_3pid::v3::Request| Ok(not_bound()));
+    routes.add_json(remove);
     routes.add_json(async |_, _, _: unbind_3pid::v3::Request| Ok(not_bound()));
+    // Not through ruma's types: they refuse `"auth": {}`, and know no deprecated endpoint.
     for path in ["/_matrix/client/v3/account/3pid", "/_matrix/client/r0/account/3pid"] {
         routes.add_raw(Method::POST, path, add_deprecated);
+    }
+    for path in ["/_matrix/client/v3/account/3pid/add", "/_matrix/client/r0/account/3pid/add"] {
+        routes.add_raw(Method::POST, path, add);
+    }
+    for path in contact_email::v3::Request::PATH_BUILDER.all_paths() {
+        routes.add_raw(Method::POST, path, for_account);
+    }
+    for path in register_email::v3::Request::PATH_BUILDER.all_paths() {
+        routes.add_raw(Method::POST, path, for_registration);
+    }
+    for path in password_email::v3::Request::PATH_BUILDER.all_paths() {
+        routes.add_raw(Method::POST, path, for_password);
     }
 }
 
@@ -45,9 +65,84 @@ where
     routes.add_json::<R, Vec<u8>>(async move |_, _, _| Err(refusal().into()));
 }
 
+type Answer = Result<Response<Bytes>, Failure>;
+
+async fn for_account(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Answer {
+    request_token(cx, Purpose::Add, medium_not_supported, &request).await
+}
+
+async fn for_registration(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Answer {
+    request_token(cx, Purpose::Register, denied, &request).await
+}
+
+async fn for_password(cx: &Context, (): (), request: Request<Bytes>, _: Vec<String>) -> Answer {
+    request_token(cx, Purpose::ResetPassword, not_found, &request).await
+}
+
+/// `POST …/email/requestToken`. Where nothing can be proven, or is to be, the answer is the one that the spec has for that.
+async fn request_token(cx: &Context, purpose: Purpose, refusal: fn() -> Refusal, request: &Request<Bytes>) -> Answer {
+    let wish: Wish = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let is_closed = purpose == Purpose::Register && cx.config().registration == Registration::Closed;
+    match &cx.config().mail {
+        Some(mail) if !is_closed => validation::request(cx, mail, purpose, wish).await,
+        _ => Err(refusal().into()),
+    }
+}
+
 /// `GET /account/3pid`.
-async fn contacts(_: &Context, _: Caller, _: get_3pids::v3::Request) -> Result<String, Failure> {
-    Ok(json!({ "threepids": [] }).to_string())
+async fn contacts(cx: &Context, caller: Caller, _: get_3pids::v3::Request) -> Result<String, Failure> {
+    let contacts = contact::of_user(cx.metadata(), &caller.user_id).await?;
+    let shown = contacts.into_iter().map(|contact| {
+        json!({
+            "medium": "email",
+            "address": contact.address,
+            "validated_at": contact.validated_ms,
+            "added_at": contact.added_ms,
+        })
+    });
+    Ok(json!({ "threepids": shown.collect::<Vec<Value>>() }).to_string())
+}
+
+/// `POST /account/3pid/add`.
+async fn add(cx: &Context, bearer: Bearer, request: Request<Bytes>, _: Vec<String>) -> Answer {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(flatten)]
+        credentials: Credentials,
+        auth: Option<Auth>,
+    }
+    bearer.verify(cx).await?;
+    let Body { credentials, auth } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    if cx.config().mail.is_none() {
+        return Err(not_proven().into());
+    }
+    let operation = Operation {
+        name: "add contact",
+        user_id: Some(&bearer.user_id),
+        flows: uiaa::PASSWORD,
+        request: uiaa::digest(&credentials.sid)?,
+    };
+    operation.authenticate(cx, auth.as_ref()).await?;
+    let proven = validation::proven(cx, Purpose::Add, &credentials).await?.ok_or_else(not_proven)?;
+    let added = contact::add(cx.metadata(), &bearer.user_id, &proven.address, proven.validated_ms, cx.now_ms());
+    match added.await? {
+        Added::Ours => {}
+        Added::Taken => return Err(Refusal::ThreepidInUse.into()),
+        Added::TooMany => {
+            return Err(Refusal::ThreepidDenied(format!("An account may have {CONTACTS_MAX} addresses")).into());
+        }
+    }
+    validation::take(cx, &proven.sid).await?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+/// `POST /account/3pid/delete`.
+async fn remove(cx: &Context, caller: Caller, request: delete_3pid::v3::Request) -> Result<String, Failure> {
+    // What is no address of ours is nobody's.
+    if let (Medium::Email, Ok(email)) = (request.medium, Email::parse(&request.address)) {
+        contact::remove(cx.metadata(), &caller.user_id, &email).await?;
+    }
+    Ok(not_bound())
 }
 
 /// `POST /account/3pid`, deprecated: ruma has it no more.
@@ -73,11 +168,11 @@ fn not_bound() -> String {
 }
 
 fn medium_not_supported() -> Refusal {
-    Refusal::ThreepidMediumNotSupported("This server can prove neither email addresses nor phone numbers".to_owned())
+    Refusal::ThreepidMediumNotSupported("This server cannot prove that such an address is yours".to_owned())
 }
 
 fn denied() -> Refusal {
-    Refusal::ThreepidDenied("This server registers nobody by an email address or a phone number".to_owned())
+    Refusal::ThreepidDenied("This server registers nobody by such an address".to_owned())
 }
 
 fn not_found() -> Refusal {

@@ -3,15 +3,15 @@
 
 use bytes::Bytes;
 use domain::Refusal;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{Method, Request, Response};
 use ruma_client_api::uiaa::AuthType;
 use serde::Deserialize;
 
-use crate::{Context, Failure, Routes, uiaa};
-
-/// The pages load nothing, run their own scripts only, speak to this server only, and stand in no frame.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
-                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+use crate::{
+    Context, Failure, Routes,
+    html::{escaped, page},
+    uiaa,
+};
 
 const LOGIN: &str = include_str!("pages/login.html");
 const TERMS: &str = include_str!("pages/terms.html");
@@ -93,18 +93,4 @@ fn form(cx: &Context, stage: &AuthType, wrong: &str) -> Result<String, Refusal> 
         _ => return Err(Refusal::Unrecognized { status: 404 }),
     };
     Ok(page.replace("{wrong}", &escaped(wrong)))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn page(html: String) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(html));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

@@ -109,7 +109,7 @@ async fn login(
 
 async fn by_password(cx: &Context, body: Value) -> Result<Response<Bytes>, Failure> {
     let request = Login::deserialize(body).map_err(|error| bad_json(&error))?;
-    let user_id = request.user.user_id(cx)?;
+    let user_id = request.user.user_id(cx).await?;
     let account = counted(&user_id);
     let (user_id, password_hash) = check_password(cx, user_id, request.password).await?;
     cx.limit(RateLimited::LoginAccount, &account)?.keep();
@@ -147,7 +147,7 @@ async fn of_appservice(cx: &Context, appservice: &Appservice, body: Value) -> Re
         device: Wanted,
     }
     let Login { user, device } = Login::deserialize(body).map_err(|error| bad_json(&error))?;
-    let user_id = user.user_id(cx)?;
+    let user_id = user.user_id(cx).await?;
     must_have_user(cx, appservice, &user_id)?;
     let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, device)?;
     let acting = Acting { appservice: appservice.id.clone(), device_id: None };

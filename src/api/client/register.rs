@@ -4,7 +4,7 @@
 use actors::user::{Create, GetProfile, UpgradeGuest, check_profile_field};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use domain::{Appservice, Refusal, config::Registration};
+use domain::{Appservice, Refusal, config::Registration, contact::Email};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::{
     account::{
@@ -19,7 +19,8 @@ use crate::{
     Bearer, Context, Failure, Routes,
     appservice::{Perhaps, must_have_user},
     failure,
-    metadata::{register_account, registration_token},
+    mail::validation::{self, Proven},
+    metadata::{contact, register_account, registration_token},
     new_login::{NewLogin, Tokens, Wanted, letters},
     password,
     router::{json_or_default, query},
@@ -119,7 +120,8 @@ async fn register_of_appservice(
 }
 
 async fn register_user(cx: &Context, request: Registering) -> Result<Response<Bytes>, Failure> {
-    let flow = flow(cx)?;
+    let flows = flows(cx)?;
+    let flows: Vec<&[AuthType]> = flows.iter().map(Vec::as_slice).collect();
     let inhibit_login = request.inhibit_login.unwrap_or_default();
     let guest = request.guest_access_token.as_deref().map(|token| Bearer::of_token(cx, token)).transpose()?;
     let user_id = match (&guest, &request.username) {
@@ -137,7 +139,7 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         true => None,
         false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
     };
-    let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &[&flow], request: digest };
+    let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &flows, request: digest };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
     let password_hash = match request.password {
         Some(password) => Some(password::hash(cx, password).await?),
@@ -148,6 +150,18 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     {
         return Err(operation.ask_again(cx, "This registration token is not valid"));
     }
+    let email = match &authenticated.email_session {
+        Some(session) => match proven_email(cx, &operation, session).await {
+            Ok(proven) => Some(proven),
+            Err(failure) => {
+                if let Some(token) = &authenticated.registration_token {
+                    registration_token::give_back(cx.metadata(), token).await?;
+                }
+                return Err(failure);
+            }
+        },
+        None => None,
+    };
     let account = Account { user_id, password_hash, admin: false, guest: false, display_name: None };
     let made = match guest {
         Some(guest) => upgrade(cx, &guest, &account, login.as_ref()).await,
@@ -157,7 +171,22 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         registration_token::give_back(cx.metadata(), token).await?;
     }
     made?;
+    if let Some(Proven { address, validated_ms, .. }) = email {
+        // Whoever else made it theirs a moment ago keeps it.
+        contact::add(cx.metadata(), &account.user_id, &address, validated_ms, cx.now_ms()).await?;
+    }
     Ok(answer(cx, account.user_id, login.as_ref()))
+}
+
+/// The address that a session proved, which is used up.
+async fn proven_email(cx: &Context, operation: &uiaa::Operation<'_>, session: &str) -> Result<Proven, Failure> {
+    let Some(proven) = validation::take(cx, session).await? else {
+        return Err(operation.ask_again(cx, "This proof has been used"));
+    };
+    match contact::owner(cx.metadata(), &Email::parse(&proven.address)?).await? {
+        Some(_) => Err(Refusal::ThreepidInUse.into()),
+        None => Ok(proven),
+    }
 }
 
 /// Spec: "When registering a guest account, all parameters in the request body with the exception of
@@ -210,23 +239,33 @@ async fn is_token_valid(
     (): (),
     request: token_validity::Request,
 ) -> Result<token_validity::Response, Failure> {
-    flow(cx)?;
+    flows(cx)?;
     let is_valid = registration_token::is_valid(cx.metadata(), &request.token, cx.now_ms()).await?;
     Ok(token_validity::Response::new(is_valid))
 }
 
-/// The stages that let someone register.
-fn flow(cx: &Context) -> Result<Vec<AuthType>, Refusal> {
+/// The stages that let someone register, each list of them by itself.
+fn flows(cx: &Context) -> Result<Vec<Vec<AuthType>>, Refusal> {
     let terms = cx.config().terms.as_ref().map(|_| AuthType::Terms);
-    let first = match (cx.config().registration, &terms) {
-        (Registration::Closed, _) => {
-            return Err(Refusal::Forbidden("Registration is closed on this server".to_owned()));
-        }
-        (Registration::Token, _) => Some(AuthType::RegistrationToken),
-        (Registration::Open, Some(_)) => None,
-        (Registration::Open, None) => Some(AuthType::Dummy),
+    let token = match cx.config().registration {
+        Registration::Closed => return Err(Refusal::Forbidden("Registration is closed on this server".to_owned())),
+        Registration::Token => Some(AuthType::RegistrationToken),
+        Registration::Open => None,
     };
-    Ok(first.into_iter().chain(terms).collect())
+    let mut plain: Vec<AuthType> = token.into_iter().chain(terms).collect();
+    let Some(mail) = &cx.config().mail else {
+        if plain.is_empty() {
+            plain.push(AuthType::Dummy);
+        }
+        return Ok(vec![plain]);
+    };
+    let with_email = [AuthType::EmailIdentity].into_iter().chain(plain.clone()).collect();
+    if mail.required_at_registration {
+        return Ok(vec![with_email]);
+    }
+    // So that nobody is done with it who wants to prove an address, too. Spec: "Dummy Auth".
+    plain.push(AuthType::Dummy);
+    Ok(vec![plain, with_email])
 }
 
 /// The guest who is to become a user like any other. Spec: "They are also required to specify the `username` parameter

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../d1-migrations/0007_remote_media.sql"),
     include_str!("../../../d1-migrations/0008_url_preview.sql"),
     include_str!("../../../d1-migrations/0009_networks.sql"),
+    include_str!("../../../d1-migrations/0010_contacts.sql"),
 ];
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)";

@@ -4,8 +4,10 @@
 
 pub(crate) mod alias;
 pub(crate) mod auth_stage;
+pub(crate) mod contact;
 pub(crate) mod deletion;
 pub(crate) mod directory;
+pub(crate) mod email_validation;
 pub(crate) mod media;
 mod migrations;
 pub(crate) mod nonce;

@@ -1,7 +1,7 @@
 use super::{Config, ConfigError, LogLevel, PasswordHashCost, Registration};
 use crate::{RateLimit, RateLimited};
 
-fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+pub(super) fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let named = [("SERVER_NAME", "example.org")].into_iter().chain(pairs.iter().copied());
     Config::from_pairs(named.map(|(name, value)| (name.to_owned(), value.to_owned())))
 }

@@ -33,12 +33,7 @@ fn unreachable(error: impl std::fmt::Display) -> SendError {
 
 /// A new connection to whoever the certificate says it is.
 pub(super) async fn connect(connections: &Connections, peer: &Peer) -> Result<Sender, SendError> {
-    let rules = &connections.network.rules;
-    let to = match peer.is_operators_word {
-        true => rules.connect_to_named(&peer.host, peer.port),
-        false => rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?,
-    };
-    let stream = dial(&addresses(connections, &to).await?).await?;
+    let stream = reach(connections, peer).await?;
     match peer.scheme {
         Scheme::Http => shake_hands(stream).await,
         Scheme::Https => {
@@ -48,6 +43,16 @@ pub(super) async fn connect(connections: &Connections, peer: &Peer) -> Result<Se
             shake_hands(tls.connect(name, stream).await.map_err(unreachable)?).await
         }
     }
+}
+
+/// A new connection to where a peer is, if that may be.
+pub(super) async fn reach(connections: &Connections, peer: &Peer) -> Result<TcpStream, SendError> {
+    let rules = &connections.network.rules;
+    let to = match peer.is_operators_word {
+        true => rules.connect_to_named(&peer.host, peer.port),
+        false => rules.connect_to(&peer.host, peer.port).map_err(|_| SendError::PrivateAddress)?,
+    };
+    dial(&addresses(connections, &to).await?).await
 }
 
 /// The addresses of a host that may be connected to.

@@ -4,12 +4,13 @@ mod connect;
 mod pool;
 mod send;
 mod trust;
+mod wire;
 
 use std::{cell::OnceCell, rc::Rc, sync::Arc};
 
 use domain::config::OutgoingRules;
 use hickory_resolver::{TokioResolver, proto::rr::RData};
-use platform::{Fault, LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, SendError, SrvRecord};
+use platform::{Fault, LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, SendError, SrvRecord, Wire};
 use tokio_rustls::rustls::ClientConfig;
 
 use self::pool::Pool;
@@ -87,6 +88,10 @@ impl Connections {
 impl Outgoing for Connections {
     fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>> {
         Box::pin(send::send(self, request))
+    }
+
+    fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
+        Box::pin(wire::dial(self, peer))
     }
 
     fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>> {
