@@ -9,8 +9,8 @@ use std::{
 };
 
 use harness::{
-    Database, Host, Https, Reply, SERVER_NAME, Server, Sync, User, Value, encode, event_ids, json, on_each_host, query,
-    run,
+    Authority, Database, Host, Https, Mailbox, PASSWORD, Reply, SERVER_NAME, Server, Sync, User, Value, encode,
+    event_ids, json, on_each_host, query, run,
 };
 
 on_each_host![metadata_may_lie_in_postgres, one_waiting_sync_too_many_ends_another];
@@ -25,6 +25,9 @@ fn the_native_server_stops_in_order() {
     run(Host::Native, stops_in_order);
 }
 
+/// A bridge that is never asked.
+const APPSERVICE: &str = r#"{ "id": "irc", "url": null, "as_token": "as-secret", "hs_token": "h",
+    "sender_localpart": "_irc", "namespaces": {} }"#;
 /// Promises that both hosts' adapters are held to: 18 of the actors' databases, 7 of metadata, 10 of an actor's host,
 /// 4 of calls; 10 of the store of media; 2 of the request tier's clock, 2 of its chance.
 const PROMISES: usize = 53;
@@ -52,13 +55,28 @@ fn keeps_the_contracts(server: &Server) {
 
 fn metadata_may_lie_in_postgres(server: &Server) {
     let Some(database) = Database::create() else { return };
-    let settings = [("URL_PREVIEWS", "on"), ("ALLOW_PRIVATE_ADDRESSES", "on")];
+    let mailbox = Mailbox::encrypted();
+    let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
+    let settings = [
+        ("URL_PREVIEWS", "on"),
+        ("ALLOW_PRIVATE_ADDRESSES", "on"),
+        ("APPSERVICES", APPSERVICE),
+        ("SMTP_HOST", "localhost"),
+        ("SMTP_PORT", &mailbox.port.to_string()),
+        ("SMTP_ENCRYPTION", "tls"),
+        ("SMTP_USER", "postbox"),
+        ("SMTP_PASSWORD", "stamps"),
+        ("EMAIL_FROM", "noreply@myelin.test"),
+        ("EXTRA_CA_FILE", authority),
+    ];
     let server = Server::on_postgres(server.host(), &database, &settings);
     let alice = server.registers("alice");
     assert_eq!(alice.logs_in_again().id, alice.id);
     let taken = json!({ "username": alice.localpart(), "password": "x", "auth": { "type": "m.login.dummy" } });
     server.anonymous().post("/_matrix/client/v3/register", taken).refused(400, "M_USER_IN_USE");
     the_directory_is_found(&alice);
+    other_networks_are_found(&server, &alice);
+    addresses_are_found(&server, &mailbox, &alice);
     media_is_found(&alice);
     previews_are_found(&alice);
     assert_ne!(database.tables(), Vec::<String>::new(), "it lies elsewhere");
@@ -104,6 +122,48 @@ fn the_directory_is_found(alice: &User) {
         alice.post(&format!("/rooms/{}/report", encode(&room)), json!({ "reason": "spam" })).ok();
         alice.post(&format!("/users/{}/report", encode(&alice.id)), json!({ "reason": "" })).ok();
     }
+}
+
+/// Rooms in the directory of another network, on pages forth and back.
+fn other_networks_are_found(server: &Server, alice: &User) {
+    let bridge = server.anonymous().with_token("as-secret");
+    let rooms = ["One", "Two"].map(|name| alice.creates_room(json!({ "name": name, "visibility": "public" })));
+    for room in &rooms {
+        let path = format!("/_matrix/client/v3/directory/list/appservice/net/{}", encode(room));
+        bridge.put(&path, json!({ "visibility": "public" })).ok();
+    }
+    let page = |since: &Value| {
+        let body = json!({ "third_party_instance_id": "irc|net", "limit": 1, "since": since });
+        alice.post("/publicRooms", body).ok()
+    };
+    let first = page(&Value::Null);
+    assert_eq!(first["total_room_count_estimate"], 2);
+    let back = page(&page(&first["next_batch"])["prev_batch"]);
+    assert_eq!(back["chunk"], first["chunk"]);
+    let all = alice.post("/publicRooms", json!({ "include_all_networks": true })).ok();
+    assert!(all["total_room_count_estimate"].as_u64() >= Some(4), "{all}");
+}
+
+/// An email address, from the question to its end.
+fn addresses_are_found(server: &Server, mailbox: &Mailbox, alice: &User) {
+    let email = "alice@example.test";
+    for attempt in [1, 1, 2] {
+        let body = json!({ "client_secret": "s", "email": email, "send_attempt": attempt });
+        alice.post("/account/3pid/email/requestToken", body).ok();
+    }
+    let _older = mailbox.takes(email);
+    let link = mailbox.takes(email).link().replace(&server.url(), "");
+    assert_eq!(server.anonymous().get(&link).status, 200);
+    assert_eq!(server.anonymous().send_bytes("POST", &link, &[], Some(Vec::new())).status, 200);
+    let body = json!({ "client_secret": "s", "email": email, "send_attempt": 2 });
+    let sid = alice.post("/account/3pid/email/requestToken", body).ok()["sid"].clone();
+    let session = json!({ "sid": sid, "client_secret": "s", "auth": alice.proof(PASSWORD) });
+    alice.post("/account/3pid/add", session).ok();
+    assert_eq!(alice.get("/account/3pid").ok()["threepids"][0]["address"], email);
+    alice.post("/account/3pid/delete", json!({ "medium": "email", "address": email })).ok();
+    assert_eq!(alice.get("/account/3pid").ok(), json!({ "threepids": [] }));
+    let bob = server.registers("bob");
+    bob.post("/account/deactivate", json!({ "auth": bob.proof(PASSWORD) })).ok();
 }
 
 /// Media with the same content, and media whose content came later.
