@@ -116,7 +116,7 @@ impl Read {
 /// A user's counts as they were.
 pub(super) struct Counted {
     up_to: u64,
-    /// A digest of what the user has changed of the push rules, and of whom they ignore.
+    /// A digest of what the user has changed of the push rules, of whom they ignore, and of how much is too old to be read.
     rules: u64,
     read: Read,
     threads: UnreadByThread,
@@ -156,7 +156,7 @@ impl Room {
         rules: Option<&Ruleset>,
         to: u64,
     ) -> Result<UnreadByThread, Error> {
-        let digest = digest(rules, viewer.ignored())?;
+        let digest = digest(rules, viewer)?;
         let read = Read::new(viewer, own);
         let known = self.counts.borrow_mut().0.take(&*viewer.user);
         let known = known.filter(|known| known.rules == digest && known.read == read && known.up_to <= to);
@@ -295,11 +295,12 @@ impl Counting<'_> {
 }
 
 /// What tells one user's changes of the rules, and whom they ignore, from another version of them.
-fn digest(rules: Option<&Ruleset>, ignored: &[OwnedUserId]) -> Result<u64, Error> {
-    if rules.is_none() && ignored.is_empty() {
+fn digest(rules: Option<&Ruleset>, viewer: &Viewer) -> Result<u64, Error> {
+    let (ignored, hidden) = (viewer.ignored(), viewer.hidden_up_to());
+    if rules.is_none() && ignored.is_empty() && hidden == 0 {
         return Ok(0);
     }
     let mut hasher = DefaultHasher::new();
-    (serde_json::to_string(&rules)?, ignored).hash(&mut hasher);
+    (serde_json::to_string(&rules)?, ignored, hidden).hash(&mut hasher);
     Ok(hasher.finish())
 }

@@ -26,12 +26,13 @@ fn what_is_old_is_gone_everywhere(server: &Server) {
     alice.sets_state(&room, "m.room.retention", "", backwards).refused(400, "M_BAD_JSON");
     let said = alice.sends(&room, "a secret kettle");
     let reaction = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": said, "key": "+" } });
-    bob.sends_event(&room, "m.reaction", "r", reaction).ok();
+    alice.sends_event(&room, "m.reaction", "r", reaction).ok();
     let searches = || {
         let criteria = json!({ "search_categories": { "room_events": { "search_term": "kettle" } } });
         bob.post("/search", criteria).ok()["search_categories"]["room_events"]["results"].as_array().map(Vec::len)
     };
     assert_eq!((shows(&bob, &room, &said), searches()), (200, Some(1)));
+    assert_eq!(bob.syncs().joined(&room)["unread_notifications"]["notification_count"], 1);
 
     alice.sets_state(&room, "m.room.retention", "", json!({ "max_lifetime": 1 })).ok();
     let deadline = Instant::now() + GOES_WITHIN;
