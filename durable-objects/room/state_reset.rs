@@ -88,11 +88,15 @@ mod tests {
     use domain::{Pdu, event::Draft, power::Preset};
     use platform::{ActorKind, Address, meter};
     use ruma_common::{OwnedEventId, OwnedRoomId, UserId, user_id};
+    use ruma_events::room::member::MembershipState;
     use serde_json::{Value, json, value::to_raw_value};
 
     use super::TakenBack;
     use crate::{
-        room::{CheckedEvent, HoldEvents, MembershipAction, ReceiveEvent, Received, Room, graph::StateAt, store},
+        room::{
+            CheckedEvent, HoldEvents, MembershipAction, ReceiveEvent, Received, Room, graph::StateAt, store,
+            viewer::Viewer,
+        },
         world::World,
     };
 
@@ -235,5 +239,30 @@ mod tests {
         let current = store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().unwrap();
         assert_eq!(current.pdu.event_id(), join.event_id(), "the name is lost");
         assert!(meter::STATE_RESETS.get() > before);
+    }
+
+    /// Zoe closed the room before Bob came in, and her server was slow to say so: no event says that he is out.
+    #[test]
+    fn whom_resolution_puts_out_of_a_room_reads_no_further() {
+        let world = World::new(1);
+        let (alice, bob, zoe) =
+            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, zoe);
+        let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 } });
+        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let first = world.newest(&room_id, POWER, "");
+        let event = elsewhere(&world, &room_id, zoe, &first, ("m.room.join_rules", json!({ "join_rule": "invite" })));
+        world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        let received =
+            world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
+        assert_eq!(received, Received::Accepted);
+        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        assert!(store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().is_none());
+        let viewer = Viewer::load(&*sql, bob.to_owned(), "PHONE".into()).unwrap();
+        assert_eq!(viewer.membership().map(|(membership, _)| membership), Some(&MembershipState::Leave));
+        let said = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "He is gone" })).unwrap();
+        let said = store::log::by_id(&*sql, said.as_str()).unwrap().unwrap();
+        assert!(!viewer.may_see(&said));
     }
 }

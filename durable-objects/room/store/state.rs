@@ -137,7 +137,8 @@ pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Resu
     .collect()
 }
 
-/// The history of one text in the content of one key's state: when it changed, and to what; oldest first.
+/// The history of one text in the content of one key's state: when it changed, and to what; oldest first. Where resolution
+/// left the key without an event it became nothing.
 /// `field` is a JSON path. Whatever else the events hold stays where it is: it may be large, and many.
 pub(crate) fn history(
     sql: &dyn Sql,
@@ -147,7 +148,7 @@ pub(crate) fn history(
 ) -> Result<Vec<(u64, Option<String>)>, Fault> {
     sql.query(
         "SELECT state_change.position, CASE json_type(json, ?3) WHEN 'text' THEN json_extract(json, ?3) END
-         FROM state_change JOIN event ON event.position = state_change.after
+         FROM state_change LEFT JOIN event ON event.position = state_change.after
          WHERE state_change.type = ?1 AND state_change.state_key = ?2 ORDER BY state_change.position",
         &[event_type.into(), state_key.into(), field.into()],
     )?
