@@ -261,12 +261,15 @@ impl Room {
                 (nothing, ShownState::default())
             }
         };
-        if newest.events.last().is_none_or(|last| last.position < left) {
-            // It may be hidden by the history visibility from the very one it is about.
+        // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is from
+        // before, and another's event has its position.
+        let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?;
+        if let Some(own) = own.filter(|own| newest.events.iter().all(|event| event.position != own.position)) {
             let has_place =
                 (newest.events.len() as u64) < call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
-            let fits = |event: &Logged| end.is_none() || (has_place && call.timeline.allows(event));
-            newest.events.extend(store::log::one(sql, left)?.filter(fits));
+            if end.is_none() || (has_place && call.timeline.allows(&own)) {
+                newest.events.push(own);
+            }
         }
         let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
         let device_lists = match since {
