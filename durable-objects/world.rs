@@ -17,7 +17,7 @@ use std::{
 use crate::{Call, CallError, Object, Settings, user};
 use domain::{Config, Identity};
 use platform::{
-    Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value, check_params,
+    Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Row, Sql, Statement, Value, sqlite,
     transact,
 };
 
@@ -57,33 +57,8 @@ impl MemorySql {
 
 impl Sql for MemorySql {
     fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
-        use rusqlite::types::{Value as Bound, ValueRef};
-        check_params(params)?;
-        let fault = |error: rusqlite::Error| Fault::new(format!("{error} in {statement}"));
-        let mut prepared = self.connection.prepare_cached(statement).map_err(fault)?;
-        let columns = prepared.column_count();
-        let bound = params.iter().map(|param| match param {
-            Value::Null => Bound::Null,
-            Value::Integer(integer) => Bound::Integer(*integer),
-            Value::Text(text) => Bound::Text(text.clone()),
-            Value::Blob(bytes) => Bound::Blob(bytes.clone()),
-        });
-        let mut rows = prepared.query(rusqlite::params_from_iter(bound)).map_err(fault)?;
-        let mut all = Vec::new();
-        while let Some(row) = rows.next().map_err(fault)? {
-            let mut values = Vec::with_capacity(columns);
-            for column in 0..columns {
-                values.push(match row.get_ref(column).map_err(fault)? {
-                    ValueRef::Null => Value::Null,
-                    ValueRef::Integer(integer) => Value::Integer(integer),
-                    ValueRef::Real(_) => return Err(Fault::new("a real number")),
-                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
-                    ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-                });
-            }
-            all.push(Row(values));
-        }
-        drop(rows);
+        let mut prepared = self.connection.prepare_cached(statement).map_err(sqlite::fault)?;
+        let all = sqlite::rows(&mut prepared, params).map_err(|fault| fault.within(statement))?;
         let steps = prepared.reset_status(rusqlite::StatementStatus::VmStep);
         self.steps.set(self.steps.get() + u64::try_from(steps).unwrap_or(0));
         self.statements.set(self.statements.get() + 1);

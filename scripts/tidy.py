@@ -38,7 +38,7 @@ ONLY_IN = {
     "js-sys": {"worker-host"},
     "web-sys": {"worker-host"},
     "tokio": {"native", "worker-host"},
-    "rusqlite": {"native", "simulation"},
+    "rusqlite": {"platform", "native", "simulation"},
     "hyper": {"native", "worker-host"},
     "hyper-util": {"native"},
     "hickory-resolver": {"native"},

@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use platform::{
     Actors, Address, Blob, Blobs, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
-    OutgoingResponse, Pieces, Random, Row, SendError, Sql, SrvRecord, Statement, Value, check_params,
+    OutgoingResponse, Pieces, Random, Row, SendError, Sql, SrvRecord, Statement, Value, sqlite,
 };
 use serde_json::Value as Json;
 
@@ -50,30 +50,7 @@ impl Default for Database {
 
 impl Sql for Database {
     fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
-        use rusqlite::types::Value as Bound;
-        check_params(params)?;
-        let fault = |error: rusqlite::Error| Fault::new(format!("{error} in {statement}"));
-        let bound = params.iter().cloned().map(|param| match param {
-            Value::Null => Bound::Null,
-            Value::Integer(integer) => Bound::Integer(integer),
-            Value::Text(text) => Bound::Text(text),
-            Value::Blob(bytes) => Bound::Blob(bytes),
-        });
-        let mut statement = self.0.prepare_cached(statement).map_err(fault)?;
-        let columns = statement.column_count();
-        let rows = statement.query_map(rusqlite::params_from_iter(bound), |row| {
-            let value = |column| {
-                Ok(match row.get(column)? {
-                    Bound::Null => Value::Null,
-                    Bound::Integer(integer) => Value::Integer(integer),
-                    Bound::Real(_) => panic!("a real number"),
-                    Bound::Text(text) => Value::Text(text),
-                    Bound::Blob(bytes) => Value::Blob(bytes),
-                })
-            };
-            (0..columns).map(value).collect::<Result<_, _>>().map(Row)
-        });
-        rows.map_err(fault)?.collect::<Result<_, _>>().map_err(fault)
+        sqlite::query(&self.0, statement, params).map_err(|fault| fault.within(statement))
     }
 
     fn atomically(&self, body: &mut dyn FnMut() -> bool) -> Result<(), Fault> {

@@ -1,85 +1,13 @@
-//! What actors' databases and the metadata database share of SQLite: limits, values, statements.
+//! SQLite as all hosts have it, with what this one keeps of it.
 
-use platform::{Fault, INTEGER_MAX, ROW_BYTES_MAX, Row, STATEMENT_PARAMS_MAX, Value, check_params};
-use rusqlite::{Connection, limits::Limit, types::ValueRef};
+use platform::Fault;
+pub(crate) use platform::sqlite::{fault, query};
+use rusqlite::Connection;
 
-/// Beside its largest value a row holds some small ones: the platform's 2 MB.
-const ROW_SLACK_BYTES: usize = 100_000;
 /// Prepared statements kept per connection.
 const STATEMENTS_KEPT: usize = 64;
 
-/// What Durable Objects and D1 allow beside the length of a row and the number of parameters: the documented
-/// limits first, then those that only their source names.
-const LIMITS: [(Limit, i32); 8] = [
-    (Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000),
-    (Limit::SQLITE_LIMIT_COLUMN, 100),
-    (Limit::SQLITE_LIMIT_FUNCTION_ARG, 32),
-    (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
-    (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
-    (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
-    (Limit::SQLITE_LIMIT_ATTACHED, 0),
-    (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
-];
-
-/// Gives a connection the limits of a Durable Object, so that both hosts refuse the same.
+/// Gives a connection the limits of a Durable Object.
 pub(crate) fn limit(connection: &Connection) -> Result<(), Fault> {
-    let row_bytes_max = i32::try_from(ROW_BYTES_MAX + ROW_SLACK_BYTES).unwrap_or(i32::MAX);
-    let params_max = i32::try_from(STATEMENT_PARAMS_MAX).unwrap_or(i32::MAX);
-    let sizes = [(Limit::SQLITE_LIMIT_LENGTH, row_bytes_max), (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, params_max)];
-    for (limit, most) in LIMITS.into_iter().chain(sizes) {
-        connection.set_limit(limit, most).map_err(fault)?;
-    }
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    Ok(())
-}
-
-/// Runs one statement and answers all its rows.
-pub(crate) fn query(connection: &Connection, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
-    check_params(params)?;
-    let mut prepared = connection.prepare_cached(statement).map_err(fault)?;
-    let columns = prepared.column_count();
-    let params = rusqlite::params_from_iter(params.iter().map(Bound));
-    let mut found = prepared.query(params).map_err(fault)?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next().map_err(fault)? {
-        let values = (0..columns).map(|column| value(row.get_ref(column).map_err(fault)?));
-        rows.push(Row(values.collect::<Result<_, Fault>>()?));
-    }
-    Ok(rows)
-}
-
-/// Disk full, a damaged file, a broken constraint: SQLite's own words, which quote no values.
-pub(crate) fn fault(error: rusqlite::Error) -> Fault {
-    let busy = matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
-    let what = format!("sqlite: {error}");
-    if busy { Fault::retriable(what) } else { Fault::new(what) }
-}
-
-struct Bound<'a>(&'a Value);
-
-impl rusqlite::ToSql for Bound<'_> {
-    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-        Ok(rusqlite::types::ToSqlOutput::Borrowed(match self.0 {
-            Value::Null => ValueRef::Null,
-            Value::Integer(integer) => ValueRef::Integer(*integer),
-            Value::Text(text) => ValueRef::Text(text.as_bytes()),
-            Value::Blob(bytes) => ValueRef::Blob(bytes),
-        }))
-    }
-}
-
-fn value(found: ValueRef<'_>) -> Result<Value, Fault> {
-    match found {
-        ValueRef::Null => Ok(Value::Null),
-        ValueRef::Integer(integer) if integer.unsigned_abs() <= INTEGER_MAX.unsigned_abs() => {
-            Ok(Value::Integer(integer))
-        }
-        ValueRef::Integer(_) => Err(Fault::new("the database answered an integer beyond 2^53 - 1")),
-        ValueRef::Real(_) => Err(Fault::new("the database answered a fraction: cast it to an integer")),
-        ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => Ok(Value::Text(text.to_owned())),
-            Err(_) => Err(Fault::new("the database answered text that is not UTF-8")),
-        },
-        ValueRef::Blob(bytes) => Ok(Value::Blob(bytes.to_vec())),
-    }
+    platform::sqlite::limit(connection, STATEMENTS_KEPT)
 }

@@ -15,6 +15,8 @@ pub mod meter;
 mod object;
 mod outgoing;
 mod sql;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod value;
 mod wire;
 
