@@ -11,7 +11,10 @@ use domain::{
     event::{self, Draft, EventRef, Place},
     policy_server,
 };
-use platform::{Fault, Sql, Tx};
+use platform::{
+    Fault, Sql, Tx,
+    planted::{self, Planted},
+};
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use ruma_events::{StateEventType, room::member::MembershipState};
 use serde::Deserialize;
@@ -159,7 +162,8 @@ impl Room {
 
     /// The next position of the log: never one used before. Whoever takes it, followers must be told.
     pub(super) fn next_position(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
-        let position = self.log_end(sql, cx)?.saturating_add(1).max(cx.now_ms).max(store::graph::LOG_START);
+        let now_ms = if planted::is(Planted::ReusedPosition) { 0 } else { cx.now_ms };
+        let position = self.log_end(sql, cx)?.saturating_add(1).max(now_ms).max(store::graph::LOG_START);
         cx.head.set(Some(position));
         cx.set_alarm(cx.now_ms.saturating_add(super::follow::NUDGE_CHECK_MS))?;
         Ok(position)

@@ -9,7 +9,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use platform::{Fault, Sql, Tx};
+use platform::{
+    Fault, Sql, Tx,
+    planted::{self, Planted},
+};
 
 use super::store::{
     account_data, keys,
@@ -54,6 +57,7 @@ impl Moves {
 
     /// The stream's next position: never one used before.
     pub(super) fn next_position(&self, now_ms: u64) -> u64 {
+        let now_ms = if planted::is(Planted::ReusedPosition) { 0 } else { now_ms };
         self.head.saturating_add(1).max(now_ms)
     }
 

@@ -14,6 +14,7 @@ mod metadata;
 pub mod meter;
 mod object;
 mod outgoing;
+pub mod planted;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

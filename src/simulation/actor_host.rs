@@ -8,12 +8,15 @@ use std::{
 
 use actors::Object;
 use futures_channel::oneshot;
-use platform::{Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Sql, WAITING_CALLS_MAX};
+use platform::{
+    Actors, Address, Clock, Fault, LocalFuture, Metadata, ObjectHost, Random, Sql, WAITING_CALLS_MAX,
+    planted::{self, Planted},
+};
 
 use crate::{
     disk::Disk,
     knobs::Knobs,
-    process::Process,
+    process::{Process, Tier},
     scheduler::{Group, Scheduler},
 };
 
@@ -31,7 +34,7 @@ pub(crate) struct ActorHost {
     pub(crate) address: Address,
     pub(crate) group: Group,
     pub(crate) disk: Rc<Disk>,
-    process: Weak<Process>,
+    tier: Tier,
     scheduler: Rc<Scheduler>,
     waiters: RefCell<VecDeque<Waiter>>,
     is_waking: Cell<bool>,
@@ -45,7 +48,7 @@ impl ActorHost {
             address,
             group: Group::inside(&process.group),
             disk,
-            process: Rc::downgrade(process),
+            tier: Tier::of(process),
             scheduler: process.scheduler().clone(),
             waiters: RefCell::default(),
             is_waking: Cell::new(false),
@@ -56,10 +59,6 @@ impl ActorHost {
 
     pub(crate) fn lives_in(&self, object: &Rc<Object>) {
         let _ = self.object.set(Rc::downgrade(object));
-    }
-
-    fn process(&self) -> Result<Rc<Process>, Fault> {
-        self.process.upgrade().ok_or_else(|| Fault::retriable("the host is gone"))
     }
 
     /// Makes a waiting call, or parks it.
@@ -109,7 +108,7 @@ impl ActorHost {
 
     /// Resolves once what is committed now is on disk.
     fn gate(&self) -> impl Future<Output = ()> + 'static {
-        let (disk, scheduler, process) = (self.disk.clone(), self.scheduler.clone(), self.process.upgrade());
+        let (disk, scheduler, process) = (self.disk.clone(), self.scheduler.clone(), self.tier.process().ok());
         async move {
             if disk.is_synced() {
                 return;
@@ -148,30 +147,7 @@ impl Clock for ActorHost {
 
 impl Random for ActorHost {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.process()?.chance().fill(bytes)
-    }
-}
-
-impl Actors for ActorHost {
-    fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
-        Box::pin(async move { self.process()?.call(to, call, body).await })
-    }
-
-    fn wait<'a>(
-        &'a self,
-        to: &'a Address,
-        call: &'a str,
-        body: Vec<u8>,
-        timeout_ms: u64,
-    ) -> LocalFuture<'a, Result<Option<Vec<u8>>, Fault>> {
-        Box::pin(async move { self.process()?.wait(to, call, body, timeout_ms).await })
-    }
-
-    fn evict<'a>(&'a self, to: &'a Address) -> LocalFuture<'a, Result<(), Fault>> {
-        Box::pin(async move {
-            self.process()?.evict(to);
-            Ok(())
-        })
+        self.tier.fill(bytes)
     }
 }
 
@@ -181,15 +157,19 @@ impl ObjectHost for ActorHost {
     }
 
     fn actors(&self) -> &dyn Actors {
-        self
+        &self.tier
     }
 
     fn metadata(&self) -> Result<Rc<dyn Metadata>, Fault> {
-        Ok(self.process()?.metadata())
+        Ok(self.tier.process()?.metadata())
     }
 
     fn durable(&self) -> LocalFuture<'_, Result<(), Fault>> {
         let gate = self.gate();
+        if planted::is(Planted::EarlyNudge) {
+            self.spawn(Box::pin(gate));
+            return Box::pin(async { Ok(()) });
+        }
         Box::pin(async move {
             gate.await;
             Ok(())
@@ -202,7 +182,7 @@ impl ObjectHost for ActorHost {
 
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault> {
         self.disk.set_alarm(at_ms);
-        self.process()?.look_at_alarm_soon(&self.address);
+        self.tier.process()?.look_at_alarm_soon(&self.address);
         Ok(())
     }
 
@@ -212,7 +192,7 @@ impl ObjectHost for ActorHost {
     }
 
     fn carry(&self, actor: &str) {
-        if let Some(process) = self.process.upgrade() {
+        if let Ok(process) = self.tier.process() {
             process.carry(actor);
         }
     }

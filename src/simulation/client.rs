@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use platform::Clock as _;
 use serde_json::{Value as Json, json};
 
-use crate::{dice::Dice, machine::Machine, view::View};
+use crate::{devices::PHONE, dice::Dice, machine::Machine, view::View};
 
 /// How long a client waits for an answer.
 const ANSWER_MS_MAX: u64 = 120_000;
@@ -20,9 +20,7 @@ const SYNC_MS: u64 = 30_000;
 /// How often a client repeats what was not answered before it gives up.
 const ATTEMPTS_MAX: u32 = 12;
 
-/// One-time keys that a client has its server give out.
-const ONE_TIME_KEYS: usize = 30;
-/// Their algorithm: one that needs no signature.
+/// The algorithm of one-time keys: one that needs no signature.
 pub(crate) const ONE_TIME: &str = "curve25519";
 
 const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -55,6 +53,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) user_id: String,
     token: RefCell<String>,
+    /// The access tokens of the other devices.
+    pub(crate) others: RefCell<Vec<String>>,
     dice: Dice,
     pub(crate) view: RefCell<View>,
     /// Counts transactions.
@@ -68,6 +68,7 @@ impl Client {
         Rc::new(Self {
             dice: Dice::of(seed, &user_id),
             token: RefCell::default(),
+            others: RefCell::default(),
             view: RefCell::new(View { user_id: user_id.clone(), ..View::default() }),
             count: Cell::new(0),
             is_leaving: Cell::new(false),
@@ -84,14 +85,18 @@ impl Client {
     }
 
     /// Asks once; `None` if the connection broke.
-    async fn ask_once(&self, method: &Method, path: &str, body: &Json) -> Option<Answer> {
+    pub(crate) async fn ask_once(&self, method: Method, path: &str, body: &Json) -> Option<Answer> {
+        let token = self.token.borrow().clone();
+        self.ask_once_with(&token, &method, path, body).await
+    }
+
+    async fn ask_once_with(&self, token: &str, method: &Method, path: &str, body: &Json) -> Option<Answer> {
         let network = &self.machine.network;
         let (scheduler, knobs) = (&network.scheduler, network.knobs.get());
         scheduler.sleep(1 + self.dice.roll(20)).await;
         if self.dice.happens(knobs.broken_connection_one_in) {
             return None;
         }
-        let token = self.token.borrow().clone();
         let mut request = Request::builder().method(method).uri(path);
         if !token.is_empty() {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -118,8 +123,14 @@ impl Client {
 
     /// Asks until there is an answer; `None` if it gave up.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: &Json) -> Option<Answer> {
+        let token = self.token.borrow().clone();
+        self.ask_with(&token, method, path, body).await
+    }
+
+    /// The same for a device.
+    pub(crate) async fn ask_with(&self, token: &str, method: Method, path: &str, body: &Json) -> Option<Answer> {
         for attempt in 0..ATTEMPTS_MAX {
-            match self.ask_once(&method, path, body).await {
+            match self.ask_once_with(token, &method, path, body).await {
                 Some(answer) if !answer.is_unsure() => return Some(answer),
                 _ => {}
             }
@@ -144,15 +155,12 @@ impl Client {
     /// Registers, as everybody does before a story begins.
     pub(crate) async fn registers(&self) {
         let body = json!({
-            "username": self.name, "password": "secret", "device_id": "PHONE", "auth": { "type": "m.login.dummy" },
+            "username": self.name, "password": "secret", "device_id": PHONE, "auth": { "type": "m.login.dummy" },
         });
         let answer = self.post("/_matrix/client/v3/register", &body).await.expect("the weather is fair");
         assert!(answer.is_ok(), "{} does not register: {answer:?}", self.user_id);
         *self.token.borrow_mut() = answer.body["access_token"].as_str().expect("a token").to_owned();
-        let keys: serde_json::Map<String, Json> =
-            (0..ONE_TIME_KEYS).map(|key| (format!("{ONE_TIME}:{key}"), format!("key{key}").into())).collect();
-        let answer = self.post("/_matrix/client/v3/keys/upload", &json!({ "one_time_keys": keys })).await;
-        assert!(answer.as_ref().is_some_and(Answer::is_ok), "{} has no keys: {answer:?}", self.user_id);
+        self.publishes_keys().await;
     }
 
     /// Syncs until it is told to stop.
@@ -175,10 +183,11 @@ impl Client {
         let since = self.view.borrow().since.clone();
         let since = since.map_or(String::new(), |since| format!("&since={}", encode(&since)));
         let path = format!("/_matrix/client/v3/sync?timeout={timeout_ms}&use_state_after=true{since}");
-        let answer = self.ask_once(&Method::GET, &path, &Json::Null).await;
+        let answer = self.ask_once(Method::GET, &path, &Json::Null).await;
         match answer.filter(Answer::is_ok) {
             Some(answer) => {
                 self.view.borrow_mut().takes(&answer.body);
+                self.looks_at_devices().await;
                 true
             }
             None => {

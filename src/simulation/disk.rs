@@ -10,11 +10,12 @@ use std::{
     rc::Rc,
 };
 
-use platform::{Fault, INTEGER_MAX, ROW_BYTES_MAX, Row, STATEMENT_PARAMS_MAX, Sql, Value, check_params};
-use rusqlite::{Connection, limits::Limit, types::ValueRef};
+use platform::{
+    Fault, Row, Sql, Value,
+    sqlite::{self, fault},
+};
+use rusqlite::Connection;
 
-/// Beside its largest value a row holds some small ones.
-const ROW_SLACK_BYTES: usize = 100_000;
 /// Prepared statements kept per connection.
 const STATEMENTS_KEPT: usize = 200;
 
@@ -61,6 +62,18 @@ impl Disk {
         self.commits.borrow().len()
     }
 
+    /// How many statements changed something, in all that is kept.
+    pub(crate) fn writes(&self) -> u64 {
+        self.commits.borrow().iter().map(|commit| commit.writes.len() as u64).sum()
+    }
+
+    /// The size of the database.
+    pub(crate) fn bytes(&self) -> u64 {
+        let statement = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let rows = self.query(statement, &[]).unwrap_or_default();
+        rows.into_iter().next().and_then(|mut row| row.unsigned(0).ok()).unwrap_or(0)
+    }
+
     pub(crate) fn is_synced(&self) -> bool {
         self.synced.get() == self.commits()
     }
@@ -88,6 +101,16 @@ impl Disk {
     /// How many commits a crash may leave at least.
     pub(crate) fn survivors_min(&self) -> usize {
         self.synced.get()
+    }
+
+    /// How many commits an older copy has: at most `back` less than there are, and all in which a statement has a part that
+    /// `stays` names.
+    pub(crate) fn older_copy(&self, back: usize, stays: &[&str]) -> usize {
+        let commits = self.commits.borrow();
+        let names = |write: &Write| stays.iter().any(|part| write.statement.contains(part));
+        let oldest = commits.len().saturating_sub(back);
+        let last = commits[oldest..].iter().rposition(|commit| commit.writes.iter().any(names));
+        last.map_or(oldest, |last| oldest + last + 1)
     }
 
     /// Makes the database what it was after so many commits. The rest never happened.
@@ -184,66 +207,13 @@ impl Sql for Disk {
 
 fn open() -> Result<Connection, Fault> {
     let connection = Connection::open_in_memory().map_err(fault)?;
-    let limits = [
-        (Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX + ROW_SLACK_BYTES),
-        (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, STATEMENT_PARAMS_MAX),
-        (Limit::SQLITE_LIMIT_SQL_LENGTH, 100_000),
-        (Limit::SQLITE_LIMIT_COLUMN, 100),
-        (Limit::SQLITE_LIMIT_FUNCTION_ARG, 32),
-        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
-        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
-        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
-    ];
-    for (limit, most) in limits {
-        connection.set_limit(limit, i32::try_from(most).unwrap_or(i32::MAX)).map_err(fault)?;
-    }
-    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    sqlite::limit(&connection, STATEMENTS_KEPT)?;
     Ok(connection)
 }
 
 /// Runs one statement; answers its rows, and whether it is one that changes something.
-pub(crate) fn query(connection: &Connection, statement: &str, params: &[Value]) -> Result<(Vec<Row>, bool), Fault> {
-    check_params(params)?;
+fn query(connection: &Connection, statement: &str, params: &[Value]) -> Result<(Vec<Row>, bool), Fault> {
     let mut prepared = connection.prepare_cached(statement).map_err(fault)?;
-    let (columns, wrote) = (prepared.column_count(), !prepared.readonly());
-    let mut found = prepared.query(rusqlite::params_from_iter(params.iter().map(Bound))).map_err(fault)?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next().map_err(fault)? {
-        let values = (0..columns).map(|column| value(row.get_ref(column).map_err(fault)?));
-        rows.push(Row(values.collect::<Result<_, Fault>>()?));
-    }
-    Ok((rows, wrote))
-}
-
-pub(crate) fn fault(error: rusqlite::Error) -> Fault {
-    Fault::new(format!("sqlite: {error}"))
-}
-
-struct Bound<'a>(&'a Value);
-
-impl rusqlite::ToSql for Bound<'_> {
-    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
-        Ok(rusqlite::types::ToSqlOutput::Borrowed(match self.0 {
-            Value::Null => ValueRef::Null,
-            Value::Integer(integer) => ValueRef::Integer(*integer),
-            Value::Text(text) => ValueRef::Text(text.as_bytes()),
-            Value::Blob(bytes) => ValueRef::Blob(bytes),
-        }))
-    }
-}
-
-fn value(found: ValueRef<'_>) -> Result<Value, Fault> {
-    match found {
-        ValueRef::Null => Ok(Value::Null),
-        ValueRef::Integer(integer) if integer.unsigned_abs() <= INTEGER_MAX.unsigned_abs() => {
-            Ok(Value::Integer(integer))
-        }
-        ValueRef::Integer(_) => Err(Fault::new("the database answered an integer beyond 2^53 - 1")),
-        ValueRef::Real(_) => Err(Fault::new("the database answered a fraction: cast it to an integer")),
-        ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => Ok(Value::Text(text.to_owned())),
-            Err(_) => Err(Fault::new("the database answered text that is not UTF-8")),
-        },
-        ValueRef::Blob(bytes) => Ok(Value::Blob(bytes.to_vec())),
-    }
+    let wrote = !prepared.readonly();
+    Ok((sqlite::rows(&mut prepared, params)?, wrote))
 }

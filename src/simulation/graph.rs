@@ -23,6 +23,10 @@ pub(crate) struct Graph {
     pub(crate) version: RoomVersion,
     pub(crate) events: BTreeMap<OwnedEventId, Pdu>,
     after: BTreeMap<OwnedEventId, Rc<State>>,
+    /// The states in which several events met.
+    met: BTreeMap<Vec<OwnedEventId>, Rc<State>>,
+    /// Events that the state before them did not allow, as far as that was looked at.
+    rejected: BTreeSet<OwnedEventId>,
     chains: BTreeMap<OwnedEventId, Rc<BTreeSet<OwnedEventId>>>,
 }
 
@@ -58,8 +62,29 @@ pub(crate) fn log(disk: &Disk) -> Vec<String> {
     rows.expect("the schema").into_iter().map(|mut row| row.text(0).expect("an id")).collect()
 }
 
-/// The ids of a server's log since its last edge, in order: what came while it was in the room.
+/// Who is in a room, as a server has it.
+pub(crate) fn joined(disk: &Disk) -> BTreeSet<String> {
+    let rows = disk.query("SELECT user_id FROM member WHERE membership = 'join'", &[]).expect("the schema");
+    rows.into_iter().map(|mut row| row.text(0).expect("a user")).collect()
+}
+
+/// What was said in a room, as far as a server has it: ids and bodies.
+pub(crate) fn said(disk: &Disk) -> Vec<(String, String)> {
+    let rows = disk.query(
+        "SELECT event_id, json_extract(json, '$.content.body') AS body FROM event
+         WHERE type = 'm.room.message' AND body IS NOT NULL",
+        &[],
+    );
+    let rows = rows.expect("the schema").into_iter();
+    rows.map(|mut row| (row.text(0).expect("an id"), row.text(1).expect("a body"))).collect()
+}
+
+/// The ids of a server's log since its only edge, in order: what came while it was in the room. Nothing where there are
+/// more: what it had there of others when it came back, or when two joined at once, is not in the log's order.
 pub(crate) fn lived_through(disk: &Disk) -> Vec<OwnedEventId> {
+    if edges(disk) > 1 {
+        return Vec::new();
+    }
     let rows = disk.query(
         "SELECT event_id FROM event WHERE position >= (SELECT coalesce(max(position), 1099511627776) FROM edge)
          ORDER BY position",
@@ -67,6 +92,11 @@ pub(crate) fn lived_through(disk: &Disk) -> Vec<OwnedEventId> {
     );
     let ids = rows.expect("the schema").into_iter().map(|mut row| row.text(0).expect("an id"));
     ids.filter_map(|id| OwnedEventId::try_from(id).ok()).collect()
+}
+
+/// How many edges a server's log has.
+pub(crate) fn edges(disk: &Disk) -> usize {
+    disk.query("SELECT 1 FROM edge", &[]).expect("the schema").len()
 }
 
 /// Whether a key of the state was left without an event, at any time.
@@ -88,9 +118,10 @@ pub(crate) fn extremities(disk: &Disk) -> Vec<OwnedEventId> {
 }
 
 impl Graph {
-    /// What these servers have of a room.
-    pub(crate) fn of(disks: &[Rc<Disk>]) -> Option<Self> {
-        let mut events = BTreeMap::new();
+    /// What these servers have of a room, and what else there is of it.
+    pub(crate) fn of(disks: &[Rc<Disk>], others: &[Pdu]) -> Option<Self> {
+        let mut events: BTreeMap<OwnedEventId, Pdu> =
+            others.iter().map(|pdu| (pdu.event_id().to_owned(), pdu.clone())).collect();
         for disk in disks {
             for mut row in disk.query("SELECT event_id, json FROM event", &[]).expect("the schema") {
                 let (id, json) = (row.text(0).expect("an id"), row.text(1).expect("an event"));
@@ -103,7 +134,14 @@ impl Graph {
         let create = events.values().find(|pdu: &&Pdu| pdu.event_type().to_string() == "m.room.create")?;
         let content: serde_json::Value = serde_json::from_str(create.content().get()).ok()?;
         let version = RoomVersion::parse(content["room_version"].as_str().unwrap_or("1")).ok()?;
-        Some(Self { version, events, after: BTreeMap::new(), chains: BTreeMap::new() })
+        Some(Self {
+            version,
+            events,
+            after: BTreeMap::new(),
+            met: BTreeMap::new(),
+            rejected: BTreeSet::new(),
+            chains: BTreeMap::new(),
+        })
     }
 
     fn chain_of(&mut self, id: &OwnedEventId) -> Rc<BTreeSet<OwnedEventId>> {
@@ -124,6 +162,11 @@ impl Graph {
             }
         }
         self.chains[id].clone()
+    }
+
+    /// The events that an event depends on.
+    pub(crate) fn auth_chain_of(&mut self, id: &OwnedEventId) -> BTreeSet<OwnedEventId> {
+        (*self.chain_of(id)).clone()
     }
 
     fn auth_chain(&mut self, state: &State) -> EventIdSet<OwnedEventId> {
@@ -151,6 +194,17 @@ impl Graph {
     /// # Errors
     /// The room's version resolves in another way, or the graph is not whole.
     pub(crate) fn meet(&mut self, events: &[OwnedEventId]) -> Result<Rc<State>, String> {
+        let mut key = events.to_vec();
+        key.sort();
+        if let Some(met) = self.met.get(&key) {
+            return Ok(met.clone());
+        }
+        let met = self.resolve(events)?;
+        self.met.insert(key, met.clone());
+        Ok(met)
+    }
+
+    fn resolve(&mut self, events: &[OwnedEventId]) -> Result<Rc<State>, String> {
         let states = events.iter().map(|id| self.after(id)).collect::<Result<Vec<_>, _>>()?;
         let Some(first) = states.first() else { return Ok(Rc::default()) };
         if states.iter().all(|state| state == first) {
@@ -191,15 +245,19 @@ impl Graph {
                 continue;
             }
             let pdu = self.events.get(&next).cloned().ok_or_else(|| format!("nobody has {next}"))?;
-            let unknown: Vec<_> =
-                pdu.prev_events().iter().filter(|id| !self.after.contains_key(*id)).cloned().collect();
+            let named = pdu.prev_events().iter().chain(pdu.auth_events());
+            let unknown: Vec<_> = named.filter(|id| !self.after.contains_key(*id)).cloned().collect();
             if !unknown.is_empty() {
                 ahead.extend(unknown);
                 continue;
             }
             let before = self.meet(pdu.prev_events())?;
+            let is_allowed = self.is_allowed(&pdu, &before);
+            if !is_allowed {
+                self.rejected.insert(next.clone());
+            }
             let after = match domain::state::key_of(&pdu) {
-                Some(key) if self.is_allowed(&pdu, &before) => {
+                Some(key) if is_allowed => {
                     let mut state = (*before).clone();
                     state.insert(key, next.clone());
                     Rc::new(state)
@@ -224,6 +282,10 @@ impl Graph {
     fn is_allowed(&self, pdu: &Pdu, before: &State) -> bool {
         if pdu.prev_events().is_empty() {
             return true;
+        }
+        // «If any event in auth_events was rejected, reject.»
+        if pdu.auth_events().iter().any(|id| self.rejected.contains(id)) {
+            return false;
         }
         let named: Vec<Pdu> = pdu.auth_events().iter().filter_map(|id| self.events.get(id).cloned()).collect();
         let state = |event_type: &StateEventType, key: &str| {

@@ -16,17 +16,20 @@
 )]
 
 mod actor_host;
+mod budget;
 mod client;
 mod complaint;
+mod devices;
 mod dice;
 mod disk;
+mod faults;
 mod graph;
 mod heal;
 mod knobs;
+mod liar;
 mod machine;
 mod network;
 mod oracle;
-mod planted;
 mod play;
 mod process;
 mod run;
@@ -38,10 +41,13 @@ mod story;
 mod tests;
 mod trace;
 mod view;
+mod visibility;
 mod world;
 
+pub use budget::Costs;
 pub use complaint::{Complaint, Promise};
-pub use planted::Planted;
+pub use faults::listen;
+pub use platform::planted::Planted;
 pub use run::{Outcome, run, run_with};
 pub use shrink::shrink;
 pub use story::{Size, Story};

@@ -9,7 +9,8 @@ use std::{
 use bytes::Bytes;
 use domain::Config;
 use http::{Request, Response};
-use platform::Address;
+use platform::{ActorKind, Address, Sql as _};
+use ruma_signatures::PublicKeyMap;
 
 use crate::{
     dice::Dice,
@@ -31,6 +32,8 @@ pub(crate) struct Machine {
     disks: RefCell<BTreeMap<Address, Rc<Disk>>>,
     process: RefCell<Option<Rc<Process>>>,
     is_starting: Cell<bool>,
+    /// The largest answer of an actor to a call, in bytes.
+    pub(crate) answer_bytes_max: Cell<usize>,
     runs: Cell<u64>,
     seed: u64,
     this: Weak<Machine>,
@@ -46,6 +49,7 @@ impl Machine {
             disks: RefCell::default(),
             process: RefCell::default(),
             is_starting: Cell::new(false),
+            answer_bytes_max: Cell::new(0),
             runs: Cell::new(0),
             this: this.clone(),
             name,
@@ -76,6 +80,30 @@ impl Machine {
 
     pub(crate) fn disks(&self) -> Vec<(Address, Rc<Disk>)> {
         self.disks.borrow().iter().map(|(address, disk)| (address.clone(), disk.clone())).collect()
+    }
+
+    /// What it keeps of a room, if it has it.
+    pub(crate) fn room(&self, room_id: &str) -> Option<Rc<Disk>> {
+        let disk = self.disks.borrow().get(&Address::new(ActorKind::Room, room_id)).cloned()?;
+        let founded = disk.query("SELECT 1 FROM sqlite_master WHERE name = 'event'", &[]).unwrap_or_default();
+        (!founded.is_empty()).then_some(disk)
+    }
+
+    /// The rooms that it keeps anything of.
+    pub(crate) fn rooms(&self) -> Vec<String> {
+        let disks = self.disks.borrow();
+        let rooms = disks.iter().filter(|(address, disk)| address.kind == ActorKind::Room && disk.commits() > 0);
+        rooms.map(|(address, _)| address.id.clone()).collect()
+    }
+
+    /// The keys that it signs with, once it ran.
+    pub(crate) fn public_keys(&self) -> Option<PublicKeyMap> {
+        Some(self.process()?.settings().identity.public_keys())
+    }
+
+    /// The id of its key, `ed25519:xxxx`, if it runs.
+    pub(crate) fn key_id(&self) -> Option<String> {
+        Some(self.process()?.settings().identity.key_id())
     }
 
     pub(crate) fn process(&self) -> Option<Rc<Process>> {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::Parser;
-use simulation::{Outcome, Size, Story, run, shrink};
+use simulation::{Outcome, Planted, Size, Story, listen, run_with, shrink};
+
+/// How long a planted fault may stay unfound.
+const PLANTED_MINUTES: f64 = 5.0;
 
 /// Plays random stories of several homeservers and their users in virtual time, and looks whether all is well afterwards.
 #[derive(Parser)]
@@ -28,6 +31,12 @@ struct Options {
     /// How many steps a story has
     #[arg(long, default_value_t = 120)]
     steps: usize,
+    /// Has one more server in the rooms, which lies
+    #[arg(long)]
+    hostile: bool,
+    /// Plants a fault into the code, and plays until that is found; `--minutes` says how long at most, else five
+    #[arg(long, value_parser = planted)]
+    plant: Option<Planted>,
     /// Prints the story before it is played
     #[arg(long)]
     story: bool,
@@ -44,15 +53,19 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(level) = &options.log {
-        tracing_subscriber::fmt().with_env_filter(level.as_str()).without_time().with_ansi(false).init();
-    }
-    let size = Size { servers: options.servers.clamp(1, 8), people: options.people.max(1), steps: options.steps };
+    listen(options.log.as_deref());
+    let size = Size {
+        servers: options.servers.clamp(1, 8),
+        people: options.people.max(1),
+        steps: options.steps,
+        is_hostile: options.hostile,
+    };
     let first = options.seed.unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::from(since.subsec_micros()) + since.as_secs() % 1_000 * 1_000_000
     });
-    let until = Instant::now() + Duration::from_secs_f64(options.minutes.unwrap_or(0.0) * 60.0);
+    let minutes = options.minutes.unwrap_or(if options.plant.is_some() { PLANTED_MINUTES } else { 0.0 });
+    let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let (mut seed, mut stories) = (first, 0_u64);
     let (mut server_minutes, began) = (0.0, Instant::now());
     loop {
@@ -61,22 +74,33 @@ fn main() -> ExitCode {
             print!("{story}");
         }
         let started = Instant::now();
-        let outcome = run(&story, options.trace);
+        let outcome = run_with(&story, options.plant, options.trace);
         stories += 1;
         server_minutes += size.servers as f64 * outcome.virtual_ms as f64 / 60_000.0;
         told(seed, &outcome, started.elapsed(), options.trace);
         if !outcome.complaints.is_empty() {
             fails(&story, &outcome, &options);
-            return ExitCode::FAILURE;
+            // What was planted is to be found.
+            return if options.plant.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         if Instant::now() >= until {
             break;
         }
         seed += 1;
     }
+    if options.plant.is_some() {
+        println!("{stories} stories, and what was planted was not found");
+        return ExitCode::FAILURE;
+    }
     let speed = server_minutes / began.elapsed().as_secs_f64();
     println!("{stories} stories, all is well; {speed:.0} simulated server-minutes per second");
     ExitCode::SUCCESS
+}
+
+fn planted(name: &str) -> Result<Planted, String> {
+    let names = Planted::ALL.map(Planted::as_str);
+    let found = Planted::ALL.into_iter().find(|planted| planted.as_str() == name);
+    found.ok_or_else(|| format!("there are {}", names.join(", ")))
 }
 
 fn told(seed: u64, outcome: &Outcome, took: Duration, trace: bool) {
@@ -95,6 +119,7 @@ fn told(seed: u64, outcome: &Outcome, took: Duration, trace: bool) {
         outcome.digest.get(..12).unwrap_or_default()
     );
     if trace {
+        println!("  {:?}", outcome.costs);
         for (kind, [done, refused, unknown]) in &outcome.tally {
             println!("  {kind}: {done} done, {refused} refused, {unknown} unknown");
         }
@@ -105,13 +130,14 @@ fn fails(story: &Story, outcome: &Outcome, options: &Options) {
     for complaint in &outcome.complaints {
         println!("  FAILED: {complaint}");
     }
-    let again = format!(
-        "scripts/simulate --seed {} --servers {} --people {} --steps {}",
+    let plant = options.plant.map_or(String::new(), |plant| format!(" --plant {}", plant.as_str()));
+    let hostile = if options.hostile { " --hostile" } else { "" };
+    println!(
+        "again with: scripts/simulate --seed {} --servers {} --people {} --steps {}{hostile}{plant}",
         story.seed, options.servers, options.people, options.steps
     );
-    println!("again with: {again}");
     if options.shrink > 0 {
-        let (shortest, outcome) = shrink(story, options.shrink, &mut |shorter| {
+        let (shortest, outcome) = shrink(story, options.plant, options.shrink, &mut |shorter| {
             println!("  {} steps still fail", shorter.steps.len());
         });
         print!("the shortest story that fails:\n{shortest}");

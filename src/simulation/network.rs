@@ -10,13 +10,16 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Method, Request, Response, header};
-use platform::{Clock as _, LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, SendError, SrvRecord};
+use platform::{
+    Clock as _, LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, SendError, SrvRecord,
+    planted::{self, Planted},
+};
 
 use crate::{
     dice::Dice,
     knobs::Knobs,
+    liar::{LIAR, Liar},
     machine::Machine,
-    planted::Planted,
     scheduler::{Group, Scheduler},
     trace::Trace,
 };
@@ -24,14 +27,35 @@ use crate::{
 /// Where servers listen.
 const PORTS: [u16; 2] = [443, 8448];
 
+/// Who can be asked.
+#[derive(Clone)]
+enum Peer {
+    Machine(Rc<Machine>),
+    Liar(Rc<Liar>),
+}
+
+impl Peer {
+    fn name(&self) -> &str {
+        match self {
+            Self::Machine(machine) => &machine.name,
+            Self::Liar(_) => LIAR,
+        }
+    }
+
+    async fn answer(&self, request: Request<Bytes>) -> Option<Response<Bytes>> {
+        match self {
+            Self::Machine(machine) => machine.answer(request).await,
+            Self::Liar(liar) => liar.answer(request).await,
+        }
+    }
+}
+
 pub(crate) struct Network {
     pub(crate) scheduler: Rc<Scheduler>,
     pub(crate) knobs: Cell<Knobs>,
-    /// What a test has go wrong that never should.
-    pub(crate) planted: Cell<Option<Planted>>,
     pub(crate) trace: Trace,
     pub(crate) dice: Dice,
-    machines: RefCell<BTreeMap<String, Rc<Machine>>>,
+    peers: RefCell<BTreeMap<String, Peer>>,
     /// Pairs of servers that do not reach each other.
     cuts: RefCell<BTreeSet<(String, String)>>,
     /// How many requests went from one server to another.
@@ -43,22 +67,25 @@ impl Network {
         Rc::new(Self {
             scheduler,
             knobs: Cell::new(Knobs::FAIR),
-            planted: Cell::new(None),
             trace: Trace::default(),
             dice: Dice::of(seed, "network"),
-            machines: RefCell::default(),
+            peers: RefCell::default(),
             cuts: RefCell::default(),
             requests: Cell::new(0),
         })
     }
 
     pub(crate) fn add(&self, machine: Rc<Machine>) {
-        self.machines.borrow_mut().insert(machine.name.clone(), machine);
+        self.peers.borrow_mut().insert(machine.name.clone(), Peer::Machine(machine));
+    }
+
+    pub(crate) fn add_liar(&self, liar: Rc<Liar>) {
+        self.peers.borrow_mut().insert(LIAR.to_owned(), Peer::Liar(liar));
     }
 
     /// Forgets the machines, which hold the network in turn.
     pub(crate) fn clear(&self) {
-        self.machines.borrow_mut().clear();
+        self.peers.borrow_mut().clear();
     }
 
     /// Cuts the way between two servers, or mends it.
@@ -90,17 +117,17 @@ impl Network {
     }
 
     /// Brings a request there and its answer back; for ever, if it gets lost.
-    async fn carry(&self, from: &str, to: &Rc<Machine>, request: Request<Bytes>) -> Result<Response<Bytes>, SendError> {
+    async fn carry(&self, from: &str, to: &Peer, request: Request<Bytes>) -> Result<Response<Bytes>, SendError> {
         self.requests.set(self.requests.get() + 1);
         self.trace.note(
             self.scheduler.now_ms(),
-            format_args!("{from} -> {}: {} {}", to.name, request.method(), request.uri()),
+            format_args!("{from} -> {}: {} {}", to.name(), request.method(), request.uri()),
         );
         self.travel().await;
-        if self.is_cut(from, &to.name) || self.loses() {
+        if self.is_cut(from, to.name()) || self.loses() {
             return pending().await;
         }
-        let is_lost = self.planted.get() == Some(Planted::LostTransaction)
+        let is_lost = planted::is(Planted::LostTransaction)
             && request.uri().path().contains("/federation/v1/send/")
             && self.dice.happens(4);
         if is_lost {
@@ -114,14 +141,26 @@ impl Network {
             return Err(SendError::Unreachable("the connection was closed".to_owned()));
         };
         self.travel().await;
-        if self.is_cut(from, &to.name) || self.loses() {
+        if self.is_cut(from, to.name()) || self.loses() {
             return pending().await;
         }
         Ok(response)
     }
 
+    /// Asks a server for somebody who is none of the machines.
+    pub(crate) async fn asks(
+        &self,
+        from: &str,
+        to: &str,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, SendError> {
+        let peer = self.peers.borrow().get(to).cloned();
+        let peer = peer.ok_or_else(|| SendError::Unreachable(format!("there is no {to}")))?;
+        self.carry(from, &peer, request).await
+    }
+
     /// The request arrives once more, later.
-    fn repeats(&self, to: Rc<Machine>, request: Request<Bytes>) {
+    fn repeats(&self, to: Peer, request: Request<Bytes>) {
         let (ms, scheduler) = (self.dice.roll(Knobs::REPEATED_MS_MAX), self.scheduler.clone());
         let _running = self.scheduler.spawn(&Group::default(), async move {
             scheduler.sleep(ms).await;
@@ -139,9 +178,9 @@ pub(crate) struct WayOut {
 impl WayOut {
     async fn ask(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
         let OutgoingRequest { peer, method, path_and_query, headers, body, response_bytes_max, timeout_ms } = request;
-        let machine = self.network.machines.borrow().get(&peer.host).cloned();
-        let machine = machine
-            .filter(|machine| PORTS.contains(&peer.port) && peer.certificate_name == machine.name)
+        let asked = self.network.peers.borrow().get(&peer.host).cloned();
+        let asked = asked
+            .filter(|asked| PORTS.contains(&peer.port) && peer.certificate_name == asked.name())
             .ok_or_else(|| SendError::Unreachable(format!("there is no {}", peer.host)))?;
         let mut request = Request::builder().method(method).uri(path_and_query).body(body);
         if let Ok(request) = &mut request {
@@ -151,7 +190,7 @@ impl WayOut {
             }
         }
         let request = request.map_err(|error| SendError::Nonsense(error.to_string()))?;
-        let answer = self.network.carry(&self.from, &machine, request);
+        let answer = self.network.carry(&self.from, &asked, request);
         let answer = self.network.scheduler.within(timeout_ms, answer).await.ok_or(SendError::TimedOut)??;
         let (head, body) = answer.into_parts();
         let body =

@@ -5,20 +5,26 @@ use std::{
     rc::Rc,
 };
 
+use platform::ActorKind;
 use ruma_common::OwnedEventId;
 
 use crate::{
-    client::{Client, encode},
+    client::{Answer, Client, encode},
     complaint::Promise,
+    devices::Devices,
     disk::Disk,
     graph::{self, Graph, Held, State},
     heal::Rooms,
     machine::Machine,
+    visibility::Sight,
     world::World,
 };
 
 /// Pages of history that a reader goes back at most.
 const PAGES_MAX: usize = 200;
+
+/// Events that each person tries to read of each room.
+const PROBES: usize = 4;
 
 type ById = BTreeMap<(String, String), String>;
 
@@ -40,18 +46,119 @@ pub(crate) async fn judges(world: &World, rooms: &Rooms) {
         knows_its_rooms(world, client, rooms).await;
     }
     for room_id in world.all_rooms() {
+        let members = world.members(&room_id);
         let mut witnesses: BTreeMap<&str, Witness<'_>> = BTreeMap::new();
         for (client, rooms) in world.clients.iter().zip(rooms) {
             let machine = &*client.machine;
-            if let (true, Some(disk)) = (rooms.contains(&room_id), world.disk_of(machine, &room_id)) {
+            let is_heard = rooms.contains(&room_id) && members.contains(&client.user_id);
+            if let (true, Some(disk)) = (is_heard, machine.room(&room_id)) {
                 witnesses.entry(&machine.name).or_insert(Witness { machine, client, disk });
             }
         }
         let witnesses: Vec<Witness<'_>> = witnesses.into_values().collect();
         agree(world, &room_id, &witnesses).await;
     }
+    for client in &world.clients {
+        reads_nothing_forbidden(world, client).await;
+    }
+    devices_are_known(world).await;
+    nothing_is_forged(world);
     nothing_is_lost(world);
     whispers_arrive_once(world);
+}
+
+/// Of everybody in their rooms each client has the devices, from what its syncs made it look at.
+async fn devices_are_known(world: &World) {
+    if !world.restored.borrow().is_empty() {
+        // That devices changed is told once, and may be in no copy.
+        return;
+    }
+    let mut true_devices: BTreeMap<String, Devices> = BTreeMap::new();
+    for client in &world.clients {
+        true_devices.extend(client.queries(std::slice::from_ref(&client.user_id)).await);
+    }
+    let rooms = world.all_rooms().into_iter().filter(|room_id| !world.is_disputed(room_id));
+    let rooms: Vec<BTreeSet<String>> = rooms.map(|room_id| world.members(&room_id)).collect();
+    for client in &world.clients {
+        for other in &world.clients {
+            let is_shared =
+                rooms.iter().any(|members| members.contains(&client.user_id) && members.contains(&other.user_id));
+            if client.user_id == other.user_id || !is_shared {
+                continue;
+            }
+            let (known, is) =
+                (client.view.borrow().devices.get(&other.user_id).cloned(), true_devices.get(&other.user_id));
+            if known.as_ref() != is {
+                let names =
+                    |devices: Option<&Devices>| devices.map(|devices| devices.keys().cloned().collect::<Vec<_>>());
+                world.complains(
+                    Promise::Devices,
+                    format!(
+                        "{} knows the devices {:?} of {}, who has {:?}",
+                        client.user_id,
+                        names(known.as_ref()),
+                        other.user_id,
+                        names(is)
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// What somebody read of a room, or reads when they try, is what the history visibility lets them.
+async fn reads_nothing_forbidden(world: &World, client: &Client) {
+    for room_id in client.machine.rooms() {
+        let Some(disk) = client.machine.room(&room_id) else { continue };
+        let mut read = client.view.borrow().read.get(&room_id).cloned().unwrap_or_default();
+        if world.is_restored(&client.machine, ActorKind::Room, &room_id) {
+            // What they read before may be gone.
+            read.clear();
+        }
+        let held: Vec<String> = graph::held(&disk).into_keys().collect();
+        for _ in 0..if held.is_empty() { 0 } else { PROBES } {
+            let event_id = world.network.dice.pick(&held);
+            let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room_id), encode(event_id));
+            if client.get(&path).await.is_some_and(|answer| answer.is_ok()) {
+                read.insert(event_id.clone());
+            }
+        }
+        let page = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100", encode(&room_id));
+        if let Some(page) = client.get(&page).await.filter(Answer::is_ok) {
+            let events = page.body["chunk"].as_array().into_iter().flatten();
+            read.extend(events.filter_map(|event| event["event_id"].as_str().map(str::to_owned)));
+        }
+        let sight = Sight::of(&disk);
+        for why in sight.forbids(&client.user_id, read.iter()) {
+            world.complains(Promise::Visibility, format!("{} reads in {room_id}: {why}", client.user_id));
+        }
+    }
+}
+
+/// Whatever a server has of a room is signed by whoever it says is its sender's server.
+fn nothing_is_forged(world: &World) {
+    let Some(liar) = &world.liar else { return };
+    let mut keys = liar.identity().public_keys();
+    keys.extend(world.machines.iter().filter_map(|machine| machine.public_keys()).flatten());
+    let mut good: BTreeSet<OwnedEventId> = BTreeSet::new();
+    for (machine, room_id) in
+        world.machines.iter().flat_map(|machine| machine.rooms().into_iter().map(move |room_id| (machine, room_id)))
+    {
+        let Some(graph) = machine.room(&room_id).and_then(|disk| Graph::of(&[disk], &[])) else { continue };
+        for (id, pdu) in &graph.events {
+            if good.contains(id) {
+                continue;
+            }
+            let object = serde_json::from_str(pdu.json()).expect("an event is JSON");
+            match domain::event::check_old(object, &graph.version, &keys) {
+                Ok(_) => drop(good.insert(id.clone())),
+                Err(why) => {
+                    let name = &machine.name;
+                    world.complains(Promise::Forgery, format!("{name} has {id} of {}: {why}", pdu.sender()));
+                }
+            }
+        }
+    }
 }
 
 async fn state_of(client: &Client, room_id: &str) -> Option<ById> {
@@ -78,13 +185,17 @@ async fn knows_its_rooms(world: &World, client: &Client, rooms: &[String]) {
             continue;
         };
         let visible = reads_back(world, client, room_id).await;
-        let Some(disk) = world.disk_of(&client.machine, room_id) else { continue };
+        let Some(disk) = client.machine.room(room_id) else { continue };
         let view = client.view.borrow();
         let view = &view.joined[room_id];
         let mut known = view.state.clone();
         // No sync can say that a key of the state has no event any more.
         known.retain(|key, _| state.contains_key(key) || !graph::was_reset(&disk, key));
-        if let Some(difference) = difference(&known, &state) {
+        // Of a room that went back to before what a client read, and has news since, that client is not told what went.
+        let is_restored = world.is_restored(&client.machine, ActorKind::Room, room_id);
+        if let Some(difference) = difference(&known, &state)
+            && !is_restored
+        {
             world.complains(
                 Promise::State,
                 format!("{} has another state of {room_id} than its server: {difference}", client.user_id),
@@ -94,8 +205,14 @@ async fn knows_its_rooms(world: &World, client: &Client, rooms: &[String]) {
         let Some(first) = view.timeline.first() else { continue };
         let tail = log.iter().position(|id| id == first).map_or(&[][..], |place| &log[place..]);
         let tail: Vec<String> = tail.iter().filter(|id| visible.contains(*id)).cloned().collect();
-        if tail != view.timeline {
-            let missed: Vec<&String> = tail.iter().filter(|id| !view.timeline.contains(id)).collect();
+        // What a room's older copy lacks comes again from others, in another order; what a user's lacks they are told again.
+        let is_restored = is_restored || world.is_restored(&client.machine, ActorKind::User, &client.user_id);
+        let read = client.view.borrow().read.get(room_id).cloned().unwrap_or_default();
+        let is_known = |id: &String| view.timeline.contains(id) || (is_restored && read.contains(id));
+        let missed: Vec<&String> = tail.iter().filter(|id| !is_known(id)).collect();
+        // Beyond an edge positions are ahead of the time, and an older copy may give them again.
+        let is_sure = !is_restored || graph::edges(&disk) == 0;
+        if (!missed.is_empty() && is_sure) || (tail != view.timeline && !is_restored) {
             world.complains(
                 Promise::Timeline,
                 format!(
@@ -144,8 +261,11 @@ async fn reads_back(world: &World, client: &Client, room_id: &str) -> BTreeSet<S
 
 /// All servers in a room have the same state, and it is what the whole graph resolves to.
 async fn agree(world: &World, room_id: &str, witnesses: &[Witness<'_>]) {
-    let disks: Vec<Rc<Disk>> = world.machines.iter().filter_map(|machine| world.disk_of(machine, room_id)).collect();
-    let Some(mut graph) = Graph::of(&disks) else { return };
+    let disks: Vec<Rc<Disk>> = world.machines.iter().filter_map(|machine| machine.room(room_id)).collect();
+    let Some(mut graph) = Graph::of(&disks, &world.lies(room_id)) else { return };
+    if world.is_disputed(room_id) {
+        return;
+    }
     let mut first: Option<(&str, ById)> = None;
     for witness in witnesses {
         let Some(state) = state_of(witness.client, room_id).await else {
@@ -221,6 +341,8 @@ fn everybody_has_it(world: &World, room_id: &str, graph: &mut Graph, witnesses: 
             let was_there = state.iter().any(|((event_type, key), member)| {
                 event_type.to_string() == "m.room.member"
                     && key.split_once(':').is_some_and(|(_, server)| server == name.as_str())
+                    // Who crashed while it joined does not know that it did.
+                    && held.get(member.as_str()) == Some(&Held::InLog)
                     && graph.events.get(member).is_some_and(|pdu| {
                         serde_json::from_str::<serde_json::Value>(pdu.content().get())
                             .is_ok_and(|content| content["membership"] == "join")
@@ -244,19 +366,20 @@ fn nothing_is_lost(world: &World) {
     for machine in &world.machines {
         let log = logs.entry(&machine.name).or_default();
         for room_id in world.all_rooms() {
-            let Some(disk) = world.disk_of(machine, &room_id) else { continue };
+            let Some(disk) = machine.room(&room_id) else { continue };
             log.extend(graph::log(&disk));
-            let Some(graph) = Graph::of(&[disk]) else { continue };
-            for (id, pdu) in &graph.events {
-                let content: serde_json::Value = serde_json::from_str(pdu.content().get()).unwrap_or_default();
-                if let Some(body) = content["body"].as_str() {
-                    found.entry(body.to_owned()).or_default().insert(id.to_string());
-                }
+            for (id, body) in graph::said(&disk) {
+                found.entry(body).or_default().insert(id);
             }
         }
     }
     for said in &*world.said.borrow() {
         let client = &world.clients[said.by];
+        // What a copy had not yet is lost with what it was put in the place of, and what was said may be said again.
+        let room_id = world.rooms.borrow().get(&said.room).map(|(room_id, _)| room_id.clone());
+        if room_id.is_some_and(|room_id| world.is_restored(&client.machine, ActorKind::Room, &room_id)) {
+            continue;
+        }
         if let Some(id) = &said.event_id
             && !logs[client.machine.name.as_str()].contains(id)
         {
@@ -277,7 +400,11 @@ fn whispers_arrive_once(world: &World) {
     for whisper in &*world.whispers.borrow() {
         let client = &world.clients[whisper.to];
         let times = client.view.borrow().whispers.iter().filter(|body| **body == whisper.body).count();
-        if times > 1 || (whisper.is_acknowledged && times == 0) {
+        if world.is_restored(&client.machine, ActorKind::User, &client.user_id) {
+            continue;
+        }
+        let may_be_lost = !whisper.is_acknowledged || world.has_restored_destinations();
+        if times > 1 || (times == 0 && !may_be_lost) {
             world.complains(
                 Promise::Whispers,
                 format!("{} got the message {} {times} times", client.user_id, whisper.body),
@@ -286,7 +413,8 @@ fn whispers_arrive_once(world: &World) {
     }
     let claimed = world.claimed.borrow();
     let once: BTreeSet<&String> = claimed.iter().collect();
-    if once.len() < claimed.len() {
+    let is_restored = |client: &Rc<Client>| world.is_restored(&client.machine, ActorKind::User, &client.user_id);
+    if once.len() < claimed.len() && !world.clients.iter().any(is_restored) {
         world.complains(
             Promise::OneTimeKeys,
             format!("of {} one-time keys given out only {} differ: {claimed:?}", claimed.len(), once.len()),

@@ -3,12 +3,14 @@
 use std::{cell::Cell, rc::Rc};
 
 use http::Method;
+use platform::Address;
 use serde_json::{Value as Json, json};
 
 use crate::{
     client::{Answer, Client, ONE_TIME, encode},
     complaint::Promise,
     knobs::Knobs,
+    liar::LIAR,
     scheduler::Group,
     story::{Act, Deed, JoinRule, Preset, ROOM_VERSIONS, Story, VISIBILITIES},
     world::{Said, Whisper, World},
@@ -59,6 +61,13 @@ pub(crate) async fn play(world: Rc<World>, story: &Story) {
 async fn happens(world: &Rc<World>, deed: Deed) {
     match deed {
         Deed::In { room, by, act } => acts(world, room, by, act).await,
+        Deed::Lie { room, lie } => {
+            let known = world.rooms.borrow().get(&room).cloned();
+            if let (Some(liar), Some((room_id, home))) = (&world.liar, known) {
+                let people: Vec<String> = world.clients.iter().map(|client| client.user_id.clone()).collect();
+                liar.lies(&room_id, home, lie, &people).await;
+            }
+        }
         Deed::Crash { server, down_ms } => {
             let machine = &world.machines[server % world.machines.len()];
             // At the worst moment: when something is not on disk yet.
@@ -87,6 +96,16 @@ async fn happens(world: &Rc<World>, deed: Deed) {
                 }
             }
         }
+        Deed::Restore { server, nth, back } => {
+            let machine = &world.machines[server % world.machines.len()];
+            let disks: Vec<Address> = machine.disks().into_iter().map(|(address, _)| address).collect();
+            if let (Some(process), false) = (machine.process(), disks.is_empty()) {
+                let address = &disks[(nth % disks.len() as u64) as usize];
+                if process.restores(address, back) {
+                    world.was_restored(machine, address);
+                }
+            }
+        }
         Deed::Cut { one, other, ms } => {
             let [one, other] = [one, other].map(|server| &world.machines[server % world.machines.len()].name);
             world.network.cut(one, other, true);
@@ -110,13 +129,20 @@ async fn acts(world: &World, room: usize, by: usize, act: Act) {
     let user = |who: usize| world.clients[who].user_id.clone();
     let via = {
         let (home, inviter) = (&world.machines[home].name, &world.machines[(home + 1) % world.machines.len()].name);
-        format!("server_name={home}&via={home}&via={inviter}")
+        // Some ask who cannot be trusted.
+        let via = if world.liar.is_some() && world.network.dice.happens(5) { LIAR } else { home };
+        format!("server_name={via}&via={via}&via={inviter}")
     };
     let (kind, answer) = match act {
         Act::Create { .. } => return,
         Act::Whisper(to) => return whispers(world, client, to).await,
         Act::Claim(of) => return claims(world, client, of).await,
-        Act::Say => return says(world, room, by, &room_id).await,
+        Act::AddDevice => ("add device", client.adds_device().await),
+        Act::DropDevice => ("drop device", client.drops_device().await),
+        Act::Say => {
+            says(world, room, by, &room_id).await;
+            return;
+        }
         Act::Invite(who) => ("invite", client.post(&path("invite"), &json!({ "user_id": user(who) })).await),
         Act::Join => {
             ("join", client.post(&format!("/_matrix/client/v3/join/{}?{via}", encode(&room_id)), &json!({})).await)
@@ -235,8 +261,8 @@ async fn claims(world: &World, client: &Client, of: usize) {
     }
 }
 
-/// Says something new in a room.
-pub(crate) async fn says(world: &World, room: usize, by: usize, room_id: &str) {
+/// Says something new in a room; answers whether it is in there.
+pub(crate) async fn says(world: &World, room: usize, by: usize, room_id: &str) -> bool {
     let client = &world.clients[by];
     let transaction = client.transaction();
     let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{transaction}", encode(room_id));
@@ -247,9 +273,9 @@ pub(crate) async fn says(world: &World, room: usize, by: usize, room_id: &str) {
     };
     let answer = client.ask(Method::PUT, &path, &json!({ "msgtype": "m.text", "body": transaction })).await;
     world.counts("say", ending(answer.as_ref()));
-    if let Some(answer) = answer {
-        let said = &mut world.said.borrow_mut()[number];
-        said.event_id = answer.body["event_id"].as_str().map(str::to_owned);
-        said.is_refused = said.event_id.is_none();
-    }
+    let Some(answer) = answer else { return false };
+    let said = &mut world.said.borrow_mut()[number];
+    said.event_id = answer.body["event_id"].as_str().map(str::to_owned);
+    said.is_refused = said.event_id.is_none();
+    !said.is_refused
 }

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_util::TryStreamExt as _;
 use http::{Request, Response};
-use platform::{Actors, Address, Blob, Clock as _, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, Random};
+use platform::{
+    Actors, Address, Blob, Clock as _, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, Random,
+    planted::{self, Planted},
+};
 
 use crate::{
     actor_host::ActorHost,
@@ -21,12 +24,14 @@ use crate::{
     disk::Disk,
     knobs::Knobs,
     machine::Machine,
-    planted::Planted,
     scheduler::{Group, Scheduler},
 };
 
 /// How long an alarm rests whose actor was closed while it rang.
 const RING_AGAIN_MS: u64 = 1_000;
+
+/// What an older copy of an actor has of it in any case: its schema, a room's members, a user's rooms and devices.
+const STAYS: &[&str] = &["CREATE TABLE", " member ", "INTO room ", "INTO device ", "INTO account "];
 
 pub(crate) struct Process {
     pub(crate) group: Group,
@@ -69,7 +74,7 @@ impl Process {
             this: this.clone(),
             machine,
         });
-        let tier = Rc::new(Tier(Rc::downgrade(&process)));
+        let tier = Rc::new(Tier::of(&process));
         let services = Services {
             actors: tier.clone(),
             metadata,
@@ -95,6 +100,10 @@ impl Process {
 
     pub(crate) fn scheduler(&self) -> &Rc<Scheduler> {
         &self.machine.network.scheduler
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub(crate) fn knobs(&self) -> Knobs {
@@ -175,13 +184,25 @@ impl Process {
         }
     }
 
+    /// Puts an actor back to an older copy, of the same memberships and devices: those are promised elsewhere, too. Answers
+    /// whether that took anything from it.
+    pub(crate) fn restores(&self, address: &Address, back: usize) -> bool {
+        self.evict(address);
+        let disk = self.machine.disk(address);
+        let kept = disk.older_copy(back, STAYS);
+        let is_older = kept < disk.commits();
+        disk.keep(kept).expect("what was written once can be written again");
+        self.look_at_alarm(address);
+        is_older
+    }
+
     /// What a test planted: the answer to a call that is not made.
     fn does_wrong(&self, to: &Address, call: &str, body: &[u8]) -> Option<Vec<u8>> {
-        match self.machine.network.planted.get()? {
-            Planted::LostMembership if call == "membership_changed" && self.dice.happens(6) => {
+        match call {
+            "membership_changed" if planted::is(Planted::LostMembership) && self.dice.happens(6) => {
                 Some(br#"{"ok":null}"#.to_vec())
             }
-            Planted::RepeatedWhisper if call == "receive_to_device" && self.dice.happens(3) => {
+            "receive_to_device" if planted::is(Planted::RepeatedWhisper) && self.dice.happens(3) => {
                 let mut again: serde_json::Value = serde_json::from_slice(body).expect("a call is JSON");
                 again["txn_id"] = "another".into();
                 let (body, object) = (again.to_string(), self.living(to).ok()?);
@@ -225,6 +246,8 @@ impl Process {
         });
         drop(living);
         let answer = answer.await.map_err(|_| Fault::retriable("the actor was closed during a call"))?;
+        let answer_bytes_max = &self.machine.answer_bytes_max;
+        answer_bytes_max.set(answer_bytes_max.get().max(answer.len()));
         self.travel().await;
         if self.loses() { Err(Fault::retriable("the answer was lost")) } else { Ok(answer) }
     }
@@ -298,11 +321,15 @@ impl Process {
     }
 }
 
-/// What the request tier has of its process.
-struct Tier(Weak<Process>);
+/// What the request tier, and an actor, have of their process.
+pub(crate) struct Tier(Weak<Process>);
 
 impl Tier {
-    fn process(&self) -> Result<Rc<Process>, Fault> {
+    pub(crate) fn of(process: &Rc<Process>) -> Self {
+        Self(Rc::downgrade(process))
+    }
+
+    pub(crate) fn process(&self) -> Result<Rc<Process>, Fault> {
         self.0.upgrade().ok_or_else(|| Fault::retriable("the host is gone"))
     }
 }

@@ -5,12 +5,15 @@ use std::{
     rc::Rc,
 };
 
-use platform::Clock as _;
+use platform::{
+    Clock as _,
+    planted::{self, Planted},
+};
 
 use crate::{
-    Planted,
+    budget::{self, Costs},
     complaint::{Complaint, Promise},
-    heal, oracle,
+    faults, heal, oracle,
     play::play,
     scheduler::BEGINNING_MS,
     story::Story,
@@ -27,6 +30,7 @@ pub struct Outcome {
     /// What was noted on the way, if it was to be kept.
     pub trace: String,
     pub tally: Tally,
+    pub costs: Costs,
     /// How much time passed in it.
     pub virtual_ms: u64,
     /// How many requests servers made of each other.
@@ -41,7 +45,9 @@ pub fn run(story: &Story, keeps_trace: bool) -> Outcome {
 /// Plays a story on a host that has a fault.
 pub fn run_with(story: &Story, planted: Option<Planted>, keeps_trace: bool) -> Outcome {
     let world = World::new(story.seed, story.size);
-    world.network.planted.set(planted);
+    planted::plant(planted);
+    faults::listen(None);
+    drop(faults::take());
     if keeps_trace {
         world.network.trace.keep();
     }
@@ -52,15 +58,20 @@ pub fn run_with(story: &Story, planted: Option<Planted>, keeps_trace: bool) -> O
         let why = why.or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned()));
         world.complains(Promise::Answers, format!("a panic: {}", why.unwrap_or_default()));
     }
+    for fault in faults::take() {
+        world.complains(Promise::Faults, fault);
+    }
     let outcome = Outcome {
         complaints: world.complaints.take(),
         digest: world.network.trace.digest(),
         trace: world.network.trace.kept(),
         tally: world.tally.take(),
+        costs: Costs::of(&world),
         virtual_ms: world.scheduler().now_ms() - BEGINNING_MS,
         requests: world.network.requests.get(),
     };
     world.ends();
+    planted::plant(None);
     outcome
 }
 
@@ -68,5 +79,6 @@ async fn whole(world: Rc<World>, story: Story) {
     play(world.clone(), &story).await;
     let rooms = heal::heals(&world).await;
     oracle::judges(&world, &rooms).await;
+    budget::keeps(&world);
     heal::comes_to_rest(&world).await;
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::dice::Dice;
+use crate::{dice::Dice, liar::Lie};
 
 /// The versions of rooms that stories are told with.
 pub(crate) const ROOM_VERSIONS: [&str; 11] = ["1", "2", "3", "5", "6", "7", "8", "9", "10", "11", "12"];
@@ -22,6 +22,8 @@ pub struct Size {
     pub servers: usize,
     pub people: usize,
     pub steps: usize,
+    /// Whether there is a server that lies.
+    pub is_hostile: bool,
 }
 
 /// Everything that is to happen.
@@ -45,12 +47,16 @@ pub struct Step {
 pub enum Deed {
     /// Somebody does something in a room.
     In { room: usize, by: usize, act: Act },
+    /// The server that lies tells a lie about a room.
+    Lie { room: usize, lie: Lie },
     /// One server's process dies, and starts again.
     Crash { server: usize, down_ms: u64 },
     /// A process is stopped in order and started again.
     Restart { server: usize, down_ms: u64 },
     /// An actor loses its memory.
     Evict { server: usize, nth: u64 },
+    /// An actor is put back to an older copy of it.
+    Restore { server: usize, nth: u64, back: usize },
     /// Two servers do not reach each other for a while.
     Cut { one: usize, other: usize, ms: u64 },
     /// Nobody does anything.
@@ -92,6 +98,10 @@ pub enum Act {
     Whisper(usize),
     /// Takes one of somebody's one-time keys.
     Claim(usize),
+    /// Logs in with one more device.
+    AddDevice,
+    /// Logs one of the other devices out.
+    DropDevice,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +165,11 @@ impl Story {
                 4..=8 => teller.dice.roll(3_000),
                 _ => teller.dice.roll(40_000),
             };
-            let deed = if teller.dice.happens(12) { teller.fate() } else { teller.act() };
+            let deed = match () {
+                () if teller.dice.happens(12) => teller.fate(),
+                () if size.is_hostile && teller.dice.happens(4) => teller.lie(),
+                () => teller.act(),
+            };
             steps.push(Step { after_ms, deed });
         }
         Self { seed, size, is_foul, steps }
@@ -185,10 +199,11 @@ impl Teller<'_> {
 
     fn fate(&self) -> Deed {
         let server = self.dice.place(self.size.servers);
-        match self.dice.roll(8) {
+        match self.dice.roll(9) {
             0..=1 => Deed::Crash { server, down_ms: 200 + self.dice.roll(20_000) },
             2 => Deed::Restart { server, down_ms: 200 + self.dice.roll(5_000) },
             3..=4 => Deed::Evict { server, nth: self.dice.next() },
+            8 => Deed::Restore { server, nth: self.dice.next(), back: 1 + self.dice.place(40) },
             5 => Deed::Pause { ms: 60_000 * (1 + self.dice.roll(10)) },
             _ => {
                 let other = (server + 1 + self.dice.place(self.size.servers.max(2) - 1)) % self.size.servers;
@@ -196,6 +211,10 @@ impl Teller<'_> {
                 Deed::Cut { one: server, other, ms: 1_000 + self.dice.roll(ms) }
             }
         }
+    }
+
+    fn lie(&self) -> Deed {
+        Deed::Lie { room: self.dice.place(self.rooms.len()), lie: Lie::of(&self.dice, self.size.people) }
     }
 
     fn member(&self, room: usize) -> usize {
@@ -210,7 +229,7 @@ impl Teller<'_> {
         }
         let room = self.dice.place(self.rooms.len());
         let (member, other, founder) = (self.member(room), self.person(), self.rooms[room].founder);
-        let (by, act) = match self.dice.roll(40) {
+        let (by, act) = match self.dice.roll(43) {
             0..=7 => (other, if self.may_join(room, other) { Act::Join } else { Act::Knock }),
             8..=10 => (member, Act::Invite(other)),
             11 => (member, Act::Leave),
@@ -226,6 +245,8 @@ impl Teller<'_> {
             25..=26 => (member, Act::Read),
             28..=29 => (member, Act::Whisper(other)),
             30 => (member, Act::Claim(other)),
+            40..=41 => (member, Act::AddDevice),
+            42 => (member, Act::DropDevice),
             27 if self.dice.happens(4) => (founder, Act::Upgrade { version: self.dice.place(ROOM_VERSIONS.len()) }),
             _ => (member, Act::Say),
         };
@@ -283,6 +304,7 @@ impl fmt::Display for Deed {
         let seconds = |ms: &u64| *ms as f64 / 1_000.0;
         match self {
             Deed::In { room, by, act } => write!(f, "{} {act} (room {room})", person_name(*by)),
+            Deed::Lie { room, lie } => write!(f, "the liar {lie} (room {room})"),
             Deed::Crash { server, down_ms } => {
                 write!(f, "{} loses its power for {:.1} s", server_name(*server), seconds(down_ms))
             }
@@ -290,6 +312,9 @@ impl fmt::Display for Deed {
                 write!(f, "{} is restarted, which takes {:.1} s", server_name(*server), seconds(down_ms))
             }
             Deed::Evict { server, nth } => write!(f, "{} evicts one of its actors ({nth})", server_name(*server)),
+            Deed::Restore { server, nth, back } => {
+                write!(f, "{} puts an actor back by {back} commits ({nth})", server_name(*server))
+            }
             Deed::Cut { one, other, ms } => {
                 let (one, other) = (server_name(*one), server_name(*other));
                 write!(f, "{one} and {other} do not reach each other for {:.1} s", seconds(ms))
@@ -328,6 +353,8 @@ impl fmt::Display for Act {
             Act::Read => f.write_str("reads to the last message"),
             Act::Whisper(to) => write!(f, "sends a message to the device of {}", person_name(*to)),
             Act::Claim(of) => write!(f, "takes a one-time key of {}", person_name(*of)),
+            Act::AddDevice => f.write_str("logs in with one more device"),
+            Act::DropDevice => f.write_str("logs out with one device"),
             Act::Upgrade { version } => write!(f, "upgrades to version {}", ROOM_VERSIONS[*version]),
         }
     }

@@ -4,14 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use crate::devices::Devices;
+
 #[derive(Default)]
 pub(crate) struct View {
     pub(crate) user_id: String,
     pub(crate) since: Option<String>,
     pub(crate) joined: BTreeMap<String, RoomView>,
     pub(crate) invited: BTreeSet<String>,
+    /// The ids of all events of timelines, by room.
+    pub(crate) read: BTreeMap<String, BTreeSet<String>>,
+    /// The devices of others as they were when it looked last, and whose it has to look at again.
+    pub(crate) devices: BTreeMap<String, Devices>,
+    pub(crate) outdated: BTreeSet<String>,
     /// The bodies of messages to the device.
     pub(crate) whispers: Vec<String>,
+    /// Whether its server was put back to an older copy: then things may come again.
+    pub(crate) may_repeat: bool,
     /// What no client should ever see, in words.
     pub(crate) complaints: Vec<String>,
 }
@@ -32,17 +41,28 @@ impl View {
         for event in list(&answer["to_device"]["events"]) {
             self.whispers.push(text(&event["content"], "body"));
         }
+        for user_id in list(&answer["device_lists"]["left"]).filter_map(Json::as_str) {
+            self.outdated.remove(user_id);
+            self.devices.remove(user_id);
+        }
+        for user_id in list(&answer["device_lists"]["changed"]).filter_map(Json::as_str) {
+            self.outdated.insert(user_id.to_owned());
+        }
         let rooms = &answer["rooms"];
         for (room_id, room) in entries(&rooms["join"]) {
             self.invited.remove(room_id);
             let view = self.joined.entry(room_id.clone()).or_default();
-            for complaint in view.takes(room, &self.user_id) {
+            for complaint in view.takes(room, &self.user_id, self.may_repeat) {
                 self.complaints.push(format!("{room_id}: {complaint}"));
             }
         }
         for (room_id, _) in entries(&rooms["invite"]) {
             self.joined.remove(room_id);
             self.invited.insert(room_id.clone());
+        }
+        for (room_id, room) in entries(&rooms["join"]).chain(entries(&rooms["leave"])) {
+            let read = list(&room["timeline"]["events"]).map(|event| text(event, "event_id"));
+            self.read.entry(room_id.clone()).or_default().extend(read);
         }
         for (room_id, _) in entries(&rooms["leave"]) {
             self.joined.remove(room_id);
@@ -55,8 +75,15 @@ impl View {
     }
 }
 
+impl View {
+    /// An actor of its server was put back to an older copy.
+    pub(crate) fn may_repeat(&mut self) {
+        self.may_repeat = true;
+    }
+}
+
 impl RoomView {
-    fn takes(&mut self, room: &Json, user_id: &str) -> Vec<String> {
+    fn takes(&mut self, room: &Json, user_id: &str, may_repeat: bool) -> Vec<String> {
         let mut complaints = Vec::new();
         for event in list(&room["state_after"]["events"]) {
             let key = (text(event, "type"), text(event, "state_key"));
@@ -76,7 +103,7 @@ impl RoomView {
         }
         for event in list(&timeline["events"]) {
             let event_id = text(event, "event_id");
-            if !self.seen.insert(event_id.clone()) {
+            if !self.seen.insert(event_id.clone()) && !may_repeat {
                 complaints.push(format!("{event_id} came twice"));
             }
             self.timeline.push(event_id);

@@ -6,12 +6,14 @@ use std::{
     rc::Rc,
 };
 
-use platform::{ActorKind, Address, Sql as _};
+use domain::Pdu;
+use platform::{ActorKind, Address, Clock as _};
 
 use crate::{
     client::Client,
     complaint::{Complaint, Promise},
-    disk::Disk,
+    graph,
+    liar::Liar,
     machine::Machine,
     network::Network,
     scheduler::Scheduler,
@@ -46,6 +48,8 @@ pub(crate) struct World {
     pub(crate) size: Size,
     pub(crate) machines: Vec<Rc<Machine>>,
     pub(crate) clients: Vec<Rc<Client>>,
+    /// A server that lies, if there is one.
+    pub(crate) liar: Option<Rc<Liar>>,
     /// The ids of rooms by their number in the story, and where each was made.
     pub(crate) rooms: RefCell<BTreeMap<usize, (String, usize)>>,
     pub(crate) said: RefCell<Vec<Said>>,
@@ -53,6 +57,8 @@ pub(crate) struct World {
     /// The one-time keys that were given out, as often as they were.
     pub(crate) claimed: RefCell<Vec<String>>,
     pub(crate) tally: RefCell<Tally>,
+    /// The actors that were put back to an older copy, each with its server.
+    pub(crate) restored: RefCell<BTreeSet<(String, Address)>>,
     /// What was found wrong so far.
     pub(crate) complaints: RefCell<Vec<Complaint>>,
 }
@@ -71,9 +77,14 @@ impl World {
         let clients = (0..size.people)
             .map(|person| Client::new(machines[size.home(person)].clone(), person_name(person), seed))
             .collect();
+        let liar = size.is_hostile.then(|| Liar::new(network.clone(), machines.clone(), seed));
+        if let Some(liar) = &liar {
+            network.add_liar(liar.clone());
+        }
         Rc::new(Self {
             network,
             size,
+            liar,
             machines,
             clients,
             rooms: RefCell::default(),
@@ -81,6 +92,7 @@ impl World {
             whispers: RefCell::default(),
             claimed: RefCell::default(),
             tally: RefCell::default(),
+            restored: RefCell::default(),
             complaints: RefCell::default(),
         })
     }
@@ -99,17 +111,58 @@ impl World {
 
     /// Every room that some server has a log of.
     pub(crate) fn all_rooms(&self) -> BTreeSet<String> {
-        let disks = self.machines.iter().flat_map(|machine| machine.disks());
-        let rooms = disks.filter(|(address, disk)| address.kind == ActorKind::Room && disk.commits() > 0);
-        rooms.map(|(address, _)| address.id).collect()
+        self.machines.iter().flat_map(|machine| machine.rooms()).collect()
     }
 
-    /// What a server keeps of a room, if it has it.
-    pub(crate) fn disk_of(&self, machine: &Machine, room_id: &str) -> Option<Rc<Disk>> {
-        let disk = machine.disk(&Address::new(ActorKind::Room, room_id));
-        let is_founded =
-            !disk.query("SELECT 1 FROM sqlite_master WHERE name = 'event'", &[]).unwrap_or_default().is_empty();
-        is_founded.then_some(disk)
+    /// Who is in a room by the word of their own server, and of every server that has somebody in it. Who came in on one side of a fork alone, and is
+    /// soft-failed on the other, is heard by nobody there; a server that has only such is in a room of its own.
+    pub(crate) fn members(&self, room_id: &str) -> BTreeSet<String> {
+        let is_of = |user_id: &String, machine: &Machine| {
+            user_id.split_once(':').is_some_and(|(_, server)| server == machine.name)
+        };
+        let mut all: Option<BTreeSet<String>> = None;
+        let mut at_home = BTreeSet::new();
+        for machine in &self.machines {
+            let joined = machine.room(room_id).map(|disk| graph::joined(&disk)).unwrap_or_default();
+            let own: Vec<String> = joined.iter().filter(|user_id| is_of(user_id, machine)).cloned().collect();
+            if !own.is_empty() {
+                all = Some(all.map_or(joined.clone(), |all| &all & &joined));
+                at_home.extend(own);
+            }
+        }
+        &all.unwrap_or_default() & &at_home
+    }
+
+    /// What nobody but the liar has of a room.
+    pub(crate) fn lies(&self, room_id: &str) -> Vec<Pdu> {
+        self.liar.as_ref().map(|liar| liar.made(room_id)).unwrap_or_default()
+    }
+
+    /// Whether somebody was told of a state of this room that is none: then servers may differ on it.
+    pub(crate) fn is_disputed(&self, room_id: &str) -> bool {
+        self.liar.as_ref().is_some_and(|liar| liar.disputes(room_id))
+    }
+
+    /// An actor was put back: clients may see again what they saw before.
+    pub(crate) fn was_restored(&self, machine: &Machine, address: &Address) {
+        self.network.trace.note(
+            self.scheduler().now_ms(),
+            format_args!("{address} of {} is put back to an older copy", machine.name),
+        );
+        self.restored.borrow_mut().insert((machine.name.clone(), address.clone()));
+        for client in self.clients.iter().filter(|client| client.machine.name == machine.name) {
+            client.view.borrow_mut().may_repeat();
+        }
+    }
+
+    /// Whether this actor was ever put back to an older copy.
+    pub(crate) fn is_restored(&self, machine: &Machine, kind: ActorKind, id: &str) -> bool {
+        self.restored.borrow().contains(&(machine.name.clone(), Address::new(kind, id)))
+    }
+
+    /// Whether one of the actors for other servers was.
+    pub(crate) fn has_restored_destinations(&self) -> bool {
+        self.restored.borrow().iter().any(|(_, address)| address.kind == ActorKind::Destination)
     }
 
     /// Takes the world apart: its parts hold each other.

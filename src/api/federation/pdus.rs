@@ -11,7 +11,10 @@ use domain::{
     policy_server,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use platform::Fault;
+use platform::{
+    Fault,
+    planted::{self, Planted},
+};
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId};
 use ruma_events::TimelineEventType;
 use ruma_signatures::{PublicKeyMap, required_server_signatures_to_verify_event};
@@ -90,7 +93,12 @@ impl ReadPdu {
         map
     }
 
-    fn check(self, version: &RoomVersion, keys: &ServerKeys) -> Result<Pdu, String> {
+    fn check(mut self, version: &RoomVersion, keys: &ServerKeys) -> Result<Pdu, String> {
+        if planted::is(Planted::SkippedSignature) {
+            self.object.remove("unsigned");
+            let json = CanonicalJsonValue::Object(self.object).to_string();
+            return Pdu::from_stored(self.event_id, json, false).map_err(|error| error.to_string());
+        }
         let public_keys = self.public_keys(keys);
         let check = if self.is_old { event::check_old } else { event::check };
         let checked = check(self.object, version, &public_keys).map_err(|error| error.to_string())?;
