@@ -3,12 +3,15 @@
 //! An access token names its user, so that no database need be asked whose it is: the user's own actor knows whether
 //! the token is good. Spec: "Client Authentication", "Using access tokens".
 
+use std::pin::pin;
+
 use actors::{
     Call,
     user::{Verified, Verify},
 };
 use bytes::Bytes;
 use domain::Refusal;
+use futures_util::future::{Either, select};
 use http::{Method, Request};
 use ruma_common::{
     OwnedDeviceId, OwnedUserId, UserId,
@@ -19,9 +22,10 @@ use ruma_common::{
 };
 
 use crate::{
-    Context, Failure, OrAbsent,
+    Arriving, Context, Failure, OrAbsent,
     access_token::{self, Named},
     appservice::{self, ActsFor, OfAppservice},
+    body::{ANONYMOUS_BODY_BYTES_MAX, ARRIVAL_MS_MAX, BODY_BYTES_MAX, Held},
     guest_access::GuestAccess,
     rate_limits::{Asked, Limits},
     router::check_object,
@@ -108,8 +112,24 @@ impl Bearer {
 
 /// What a handler may ask to know of its caller.
 pub trait Who: Sized {
-    /// Finds out, or refuses.
+    /// Whether it takes the body to find out.
+    const NEEDS_BODY: bool = false;
+
+    /// Finds out, or refuses. Unless it is needed, the body is not there yet.
     fn of(cx: &Context, request: &Request<Bytes>) -> impl Future<Output = Result<Self, Failure>>;
+
+    /// Where the body is needed: refuses what would be refused whatever the body.
+    ///
+    /// # Errors
+    /// As [`Who::of`].
+    fn check_head(_cx: &Context, _head: &Request<Bytes>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// The largest body that they may send, in bytes.
+    fn body_bytes_max(&self) -> usize {
+        BODY_BYTES_MAX
+    }
 
     /// Whose token it is.
     fn user_id(&self) -> Option<&UserId> {
@@ -146,17 +166,27 @@ pub(crate) struct Rules {
     pub forbids_suspended: bool,
 }
 
-/// Finds out who sent the request and has it handled, within the limits of its endpoint.
+/// Finds out who sent the request and has it handled, within the limits of its endpoint. The body is not touched before its
+/// sender is known, as far as that goes without it.
 ///
 /// Whoever is refused learns first whether their token is good: a carried one may not have got as far as its user's
 /// actor, so it is checked here. Only a refusal pays for that.
 pub(crate) async fn handled<W: Who, T>(
     cx: &Context,
-    request: Request<Bytes>,
+    request: Request<Arriving>,
     path_args: Vec<String>,
     rules: Rules,
     handle: impl AsyncFnOnce(W, Request<Bytes>, Vec<String>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let (head, body) = request.into_parts();
+    let mut request = Request::from_parts(head, Bytes::new());
+    let (mut body, mut held) = (Some(body), Held::default());
+    if W::NEEDS_BODY
+        && let Some(body) = body.take()
+    {
+        W::check_head(cx, &request)?;
+        *request.body_mut() = arrived(cx, body, BODY_BYTES_MAX, &mut held).await?;
+    }
     let who = W::of(cx, &request).await?;
     let unchecked = who.unchecked();
     if who.is_guest() && !(rules.guest_access)(&path_args) {
@@ -174,9 +204,14 @@ pub(crate) async fn handled<W: Who, T>(
             return Err(Refusal::UserSuspended.into());
         }
     }
-    if let Some(bearer) = unchecked.as_ref().filter(|_| cx.rate_limits().any_is_of_a_user(rules.limits.limited)) {
-        // Or whoever claims to be somebody could use up what is theirs.
+    let may_be_large = body.as_ref().is_some_and(Arriving::may_be_large);
+    let must_be_known = may_be_large || cx.rate_limits().any_is_of_a_user(rules.limits.limited);
+    if let Some(bearer) = unchecked.as_ref().filter(|_| must_be_known) {
+        // Or whoever claims to be somebody could use up what is theirs, or send what nobody else may.
         bearer.verify(cx).await?;
+    }
+    if let Some(body) = body.take() {
+        *request.body_mut() = arrived(cx, body, who.body_bytes_max(), &mut held).await?;
     }
     let asked = Asked {
         user_id: who.user_id(),
@@ -198,9 +233,24 @@ pub(crate) async fn handled<W: Who, T>(
     outcome
 }
 
+/// A body, once it has arrived.
+async fn arrived(cx: &Context, body: Arriving, most: usize, held: &mut Held) -> Result<Bytes, Failure> {
+    if body.length == Some(0) {
+        return Ok(Bytes::new());
+    }
+    match select(pin!(body.whole(most, held)), pin!(cx.pause(ARRIVAL_MS_MAX))).await {
+        Either::Left((whole, _)) => whole,
+        Either::Right(_) => Err(Refusal::TooSlow.into()),
+    }
+}
+
 impl Who for () {
     async fn of(_: &Context, _: &Request<Bytes>) -> Result<Self, Failure> {
         Ok(())
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        ANONYMOUS_BODY_BYTES_MAX
     }
 }
 
@@ -318,6 +368,10 @@ impl Who for Option<Caller> {
     fn acts_for(&self) -> Option<&ActsFor> {
         self.as_ref().and_then(Caller::acts_for)
     }
+
+    fn body_bytes_max(&self) -> usize {
+        if self.is_some() { BODY_BYTES_MAX } else { ANONYMOUS_BODY_BYTES_MAX }
+    }
 }
 
 /// The token of the `Authorization` header or, deprecated but still allowed, of the query.
@@ -348,4 +402,65 @@ impl Authenticate for AppserviceToken {
 /// Who registers or logs in need not be anybody yet.
 impl Authenticate for AppserviceTokenOptional {
     type Caller = ();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use bytes::Bytes;
+    use http::{Method, Request, header};
+
+    use crate::{
+        Arriving,
+        body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX},
+        testing::TestServer,
+    };
+
+    /// What a request comes to, and whether its body was looked at.
+    fn asks(server: &TestServer, method: &Method, path: &str, authorization: &str, length: usize) -> (u16, bool) {
+        let touched = Rc::new(Cell::new(false));
+        let is_touched = touched.clone();
+        let pieces = futures_util::stream::once(async move {
+            is_touched.set(true);
+            Ok(Bytes::from("{}"))
+        });
+        let mut request = Request::builder().method(method).uri(path);
+        if !authorization.is_empty() {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Arriving::new(Some(length as u64), pieces)).unwrap();
+        (server.answer_arriving(request).status().as_u16(), touched.get())
+    }
+
+    #[test]
+    fn a_body_is_not_touched_before_its_sender_is_known() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = format!("Bearer {}", server.register("alice"));
+        // It says whose it is, and is not theirs.
+        let mut forged = alice.clone();
+        let last = forged.pop();
+        forged.push(if last == Some('a') { 'b' } else { 'a' });
+        let (create, upload) = ("/_matrix/client/v3/createRoom", "/_matrix/client/v3/keys/upload");
+        let (login, send) = ("/_matrix/client/v3/login", "/_matrix/federation/v1/send/1");
+        let (small, large) = (2, BODY_BYTES_MAX);
+        for (method, path, authorization, length, expected) in [
+            (Method::POST, create, "", small, (401, false)),
+            (Method::POST, create, "Bearer x", small, (401, false)),
+            (Method::POST, create, &forged, small, (401, false)),
+            (Method::POST, create, &alice, small, (200, true)),
+            (Method::POST, create, &alice, large, (200, true)),
+            (Method::POST, create, &alice, large + 1, (413, false)),
+            (Method::POST, upload, "", small, (401, false)),
+            (Method::POST, upload, &forged, large, (401, false)),
+            (Method::POST, upload, &alice, large, (200, true)),
+            (Method::POST, login, "", ANONYMOUS_BODY_BYTES_MAX, (400, true)),
+            (Method::POST, login, "", ANONYMOUS_BODY_BYTES_MAX + 1, (413, false)),
+            (Method::PUT, send, "", small, (401, false)),
+            (Method::PUT, send, &alice, small, (401, false)),
+        ] {
+            let came = asks(&server, &method, path, authorization, length);
+            assert_eq!(came, expected, "{method} {path} {authorization} {length}");
+        }
+    }
 }

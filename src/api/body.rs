@@ -1,15 +1,26 @@
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::{Bytes, BytesMut};
 use domain::Refusal;
 use futures_util::{Stream, StreamExt, stream};
-use http::Request;
 use platform::{Blob, Fault, Pieces};
 
 use crate::Failure;
 
 /// The largest request body that is taken whole, in bytes. Beyond it only what goes into a store as it comes.
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// As that, of who has not shown who they are, and needs not.
+pub(crate) const ANONYMOUS_BODY_BYTES_MAX: usize = 256 * 1024;
+/// A body up to this is taken from anybody at any time, in bytes.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// What all bodies beyond that may hold at a time, in this process or isolate, in bytes.
+const HELD_BYTES_MAX: usize = if cfg!(target_arch = "wasm32") { 32 * 1024 * 1024 } else { 256 * 1024 * 1024 };
+/// How long a body may take to arrive that is taken whole, in milliseconds.
+pub(crate) const ARRIVAL_MS_MAX: u64 = 180_000;
 
 /// What an answer says: all at once, or piece by piece as it comes to be, for what would be too much in one go.
 pub enum Body {
@@ -77,27 +88,62 @@ impl Arriving {
         Self { length, pieces: Box::pin(pieces) }
     }
 
-    /// Takes it in whole.
+    /// Whether it may be more than is taken from anybody: nothing is known of one whose length is not said.
+    pub(crate) fn may_be_large(&self) -> bool {
+        self.length.is_none_or(|length| length > SMALL_BODY_BYTES as u64)
+    }
+
+    /// Takes it in whole, up to `most` bytes, which count as held until `held` is dropped.
     ///
     /// # Errors
-    /// `M_TOO_LARGE` beyond [`BODY_BYTES_MAX`]: said beforehand, then not a byte of it is read.
-    pub(crate) async fn whole(self) -> Result<Bytes, Failure> {
+    /// `M_TOO_LARGE` for more: said beforehand, then not a byte of it is read. `M_LIMIT_EXCEEDED` when all bodies together
+    /// hold too much.
+    pub(crate) async fn whole(self, most: usize, held: &mut Held) -> Result<Bytes, Failure> {
         let Self { length, mut pieces } = self;
-        if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-            return Err(too_large());
+        if length.is_some_and(|length| length > most as u64) {
+            return Err(too_large(most));
         }
         let mut whole = BytesMut::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
+            let bytes = whole.len().saturating_add(piece.len());
+            if bytes > most {
+                return Err(too_large(most));
+            }
+            held.grows_to(bytes)?;
             if whole.is_empty() && length == Some(piece.len() as u64) {
                 return Ok(piece);
-            }
-            if whole.len().saturating_add(piece.len()) > BODY_BYTES_MAX {
-                return Err(too_large());
             }
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
+    }
+}
+
+/// What all bodies hold beyond what is small.
+static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// What one body holds of that.
+#[derive(Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    fn grows_to(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let more = bytes.saturating_sub(SMALL_BODY_BYTES).saturating_sub(self.0);
+        if more == 0 {
+            return Ok(());
+        }
+        self.0 = self.0.saturating_add(more);
+        if HELD_BYTES.fetch_add(more, Ordering::Relaxed).saturating_add(more) > HELD_BYTES_MAX {
+            return Err(Refusal::LimitExceeded { retry_after_ms: 1_000 });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD_BYTES.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 
@@ -107,14 +153,8 @@ impl From<Bytes> for Arriving {
     }
 }
 
-/// A request with all of its body.
-pub(crate) async fn whole(request: Request<Arriving>) -> Result<Request<Bytes>, Failure> {
-    let (head, body) = request.into_parts();
-    Ok(Request::from_parts(head, body.whole().await?))
-}
-
-fn too_large() -> Failure {
-    Refusal::TooLarge(format!("A request may have {BODY_BYTES_MAX} bytes")).into()
+fn too_large(most: usize) -> Failure {
+    Refusal::TooLarge(format!("This request may have {most} bytes")).into()
 }
 
 #[cfg(test)]
@@ -122,11 +162,12 @@ mod tests {
     use bytes::Bytes;
     use futures_util::stream;
 
-    use super::{Arriving, BODY_BYTES_MAX, Unread};
+    use super::{Arriving, BODY_BYTES_MAX, HELD_BYTES, HELD_BYTES_MAX, Held, Ordering, SMALL_BODY_BYTES, Unread};
     use crate::testing::block_on;
 
     fn read(length: Option<u64>, pieces: Vec<Result<Bytes, Unread>>) -> Result<usize, String> {
-        let read = block_on(Arriving::new(length, stream::iter(pieces)).whole());
+        let mut held = Held::default();
+        let read = block_on(Arriving::new(length, stream::iter(pieces)).whole(BODY_BYTES_MAX, &mut held));
         read.map(|whole| whole.len()).map_err(|failure| format!("{failure:?}"))
     }
 
@@ -143,5 +184,13 @@ mod tests {
         let cut = |unread| read(None, vec![piece(1), Err(unread)]).unwrap_err();
         assert!(cut(Unread::TooSlow).contains("TooSlow"));
         assert!(cut(Unread::Broken).contains("Unknown"));
+        // Nor do they hold too much together; small ones are always taken.
+        HELD_BYTES.fetch_add(HELD_BYTES_MAX - 1_000, Ordering::Relaxed);
+        let refused = read(None, vec![piece(SMALL_BODY_BYTES), piece(1_001)]).unwrap_err();
+        assert!(refused.contains("LimitExceeded"), "{refused}");
+        assert_eq!(read(None, vec![piece(SMALL_BODY_BYTES)]), Ok(SMALL_BODY_BYTES));
+        HELD_BYTES.fetch_sub(HELD_BYTES_MAX - 1_000, Ordering::Relaxed);
+        assert_eq!(read(None, vec![piece(BODY_BYTES_MAX)]), Ok(BODY_BYTES_MAX));
+        assert_eq!(HELD_BYTES.load(Ordering::Relaxed), 0, "nothing is held any more");
     }
 }

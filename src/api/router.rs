@@ -22,7 +22,6 @@ use serde_json::{error::Category, value::RawValue};
 use crate::{
     Arriving, Body, Context, Failure,
     authenticate::{Authenticate, Bearer, Rules, Who, handled},
-    body::whole,
     failure::json_bytes,
     guest_access,
     rate_limits::{self, Limits, OfEndpoints},
@@ -199,7 +198,6 @@ impl Routes {
         let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
             let handler = handler.clone();
             Box::pin(async move {
-                let request = whole(request).await?;
                 let handle = async |who: W, request, path_args| handler(cx, who, request, path_args).await;
                 Ok(handled(cx, request, path_args, rules, handle).await?.map(Into::into))
             })
@@ -225,7 +223,7 @@ impl Routes {
                 let handler = handler.clone();
                 Box::pin(async move {
                     let (head, body) = request.into_parts();
-                    let request = Request::from_parts(head, Bytes::new());
+                    let request = Request::from_parts(head, Arriving::from(Bytes::new()));
                     let handle = async |who, request: Request<Bytes>, path_args: Vec<String>| {
                         handler(cx, who, parse::<R>(&request, &path_args)?, body).await
                     };
@@ -276,7 +274,6 @@ impl Routes {
             let endpoint: Endpoint = Box::new(move |cx, request, path_args| {
                 let handler = handler.clone();
                 Box::pin(async move {
-                    let request = whole(request).await?;
                     let handle = async |who: W, request: Request<Bytes>, path_args: Vec<String>| {
                         let parsed = parse::<R>(&request, &path_args)?;
                         handler(cx, who, parsed, request.into_parts().0.headers).await

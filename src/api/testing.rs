@@ -461,7 +461,11 @@ impl TestServer {
 
     /// Answers one request and then does what was left to be done.
     pub(crate) fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let response = block_on(async { whole(self.server.answer(request.map(Arriving::from)).await).await });
+        self.answer_arriving(request.map(Arriving::from))
+    }
+
+    pub(crate) fn answer_arriving(&self, request: Request<Arriving>) -> Response<Bytes> {
+        let response = block_on(async { whole(self.server.answer(request).await).await });
         loop {
             let spawned = std::mem::take(&mut *self.host.spawned.borrow_mut());
             if spawned.is_empty() {
