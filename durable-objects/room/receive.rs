@@ -475,12 +475,15 @@ fn already(node: &Node) -> Option<Received> {
 
 #[cfg(test)]
 mod tests {
-    use domain::{event::Draft, power::Preset};
-    use ruma_common::{EventId, OwnedRoomId, UserId, user_id};
+    use domain::{Pdu, event::Draft, power::Preset};
+    use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
     use serde_json::{json, value::to_raw_value};
 
     use super::{CheckedEvent, EARLY_REDACTIONS_MAX, ReceiveEvent, Received};
-    use crate::{room::store, world::World};
+    use crate::{
+        room::{GetMissing, GetStateIds, store},
+        world::World,
+    };
     use platform::{ActorKind, Address};
 
     fn draft(sender: &UserId, event_type: &str, content: &serde_json::Value) -> Draft {
@@ -501,6 +504,36 @@ mod tests {
     fn comes(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent) {
         let call = ReceiveEvent { event: event.clone(), state_before: None, is_unwanted: false };
         assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+    }
+
+    /// More than goes into one statement, or into one row.
+    #[test]
+    fn a_state_of_very_many_events_is_told_and_believed() {
+        const MEMBERS: usize = 45_000;
+        let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+        let world = World::new(1);
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, zoe);
+        world.crowds(&room_id, MEMBERS as u64);
+        world.sends(alice, &room_id, "m.room.message", None, &json!({})).unwrap();
+        let newest = world.newest(&room_id, "m.room.message", "");
+        let call = GetStateIds { server: None, event_id: newest.event_id().to_owned(), auth_chain_only: false };
+        let mut state = world.call(room_id.as_str(), &call).unwrap().state;
+        assert!(state.len() > MEMBERS);
+        assert!(world.call(room_id.as_str(), &GetMissing { event_ids: state.clone() }).unwrap().is_empty());
+        // It comes after something that is not here, in a state without some of the members.
+        let between = world.says_elsewhere(&room_id, &draft(zoe, "m.room.message", &json!({ "n": 1 })), &newest);
+        let between = Pdu::from_stored(between.event_id, between.json, false).unwrap();
+        let event = world.says_elsewhere(&room_id, &draft(zoe, "m.room.message", &json!({ "n": 2 })), &between);
+        let is_one = |event_id: &OwnedEventId| event_id.as_str().starts_with("$crowd1111");
+        state.retain(|event_id| !is_one(event_id));
+        let call = ReceiveEvent { event: event.clone(), state_before: Some(state.clone()), is_unwanted: false };
+        assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+        let call = GetStateIds { server: None, event_id: event.event_id, auth_chain_only: false };
+        let mut told = world.call(room_id.as_str(), &call).unwrap().state;
+        told.sort();
+        state.sort();
+        assert_eq!(told, state);
     }
 
     /// Whoever has no power redacts first, as often as they like: what is to redact the event does.
