@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use super::{User, authenticate, check_password_hash, device::remove_devices_but, store};
 use crate::{Call, Cx, Error};
 
-/// Gives the user another password, and logs their other devices out if that is wished. Repeated, it changes nothing.
+/// Gives the user another password, and logs their other devices out, those too that a token was to log in, if that is
+/// wished. Repeated, it changes nothing.
 ///
 /// Refused: `UnknownToken`; `Forbidden` if the password is another one meanwhile. Spec: "Password management".
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ impl User {
         store::account::set_password_hash(tx, &call.password_hash)?;
         if call.logout_devices {
             remove_devices_but(tx, cx, Some(&device_id))?;
+            // Nor does one come that was about to.
+            store::login_token::clear(tx, cx.now_ms, 0)?;
         }
         Ok(())
     }
@@ -47,7 +50,7 @@ mod tests {
     use super::ChangePassword;
     use crate::{
         CallError,
-        user::{Create, GetDevices, LogIn, NewDevice, PasswordHash},
+        user::{AddLoginToken, Create, GetDevices, LogIn, LogInByToken, NewDevice, PasswordHash},
         world::World,
     };
 
@@ -75,11 +78,26 @@ mod tests {
         world.call(ALICE, &create).unwrap();
         world.call(ALICE, &LogIn { password_hash: "a".to_owned(), device: device(1) }).unwrap();
         let devices = || world.call(ALICE, &GetDevices { token_hash: "0".to_owned(), device_id: None }).unwrap().len();
+        let token = |hash: &str, password: &str| {
+            let (token_hash, login_hash) = ("0".to_owned(), hash.to_owned());
+            let call = AddLoginToken {
+                token_hash,
+                password_hash: password.to_owned(),
+                login_hash,
+                expires_ms: u64::MAX >> 12,
+            };
+            world.call(ALICE, &call).unwrap();
+        };
+        let logs_in = |hash: &str| world.call(ALICE, &LogInByToken { login_hash: hash.to_owned(), device: device(2) });
+        token("l", "a");
         world.call(ALICE, &change("a", "b", false)).unwrap();
         assert_eq!(devices(), 2);
+        logs_in("l").unwrap();
+        token("m", "b");
         for old in ["b", "b"] {
             world.call(ALICE, &change(old, "c", true)).expect("the same again");
             assert_eq!(devices(), 1);
+            assert!(logs_in("m").is_err());
         }
         let outcome = world.call(ALICE, &change("b", "d", true));
         assert!(matches!(outcome, Err(CallError::Refused(Refusal::Forbidden(_)))), "{outcome:?}");
