@@ -56,7 +56,7 @@ pub struct Search {
     pub sender: Option<OwnedUserId>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SearchKey {
     #[serde(rename = "content.body")]
     Body,

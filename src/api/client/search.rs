@@ -7,6 +7,8 @@
 mod answer;
 mod token;
 
+use std::collections::BTreeSet;
+
 use actors::{
     room::{Found, Hit, Search, SearchKey, SearchOrder, WantedContext},
     user::{GetSearchRooms, SearchRooms},
@@ -71,7 +73,7 @@ struct Categories {
 struct Criteria {
     search_term: String,
     #[serde(default)]
-    keys: Option<Vec<SearchKey>>,
+    keys: Option<BTreeSet<SearchKey>>,
     #[serde(default)]
     filter: RoomEventFilter,
     #[serde(default)]
@@ -244,7 +246,7 @@ impl Searching<'_> {
             device: rooms.device.clone(),
             ignored: rooms.ignored.clone(),
             words: self.criteria.search_term.split_whitespace().map(str::to_owned).collect(),
-            keys: self.criteria.keys.clone().unwrap_or_default(),
+            keys: self.criteria.keys.iter().flatten().copied().collect(),
             order: self.criteria.order_by,
             after: token.after.as_ref().map(|place| place.in_room(room_id)),
             limit: self.limit(),
@@ -270,5 +272,19 @@ impl Searching<'_> {
             Some(Group::Sender(sender)) => Some(sender.clone()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Criteria;
+
+    #[test]
+    fn a_key_counts_once_however_often_it_is_named() {
+        let keys = vec!["content.body"; 10_000];
+        let criteria: Criteria = serde_json::from_value(json!({ "search_term": "a", "keys": keys })).unwrap();
+        assert_eq!(criteria.keys.map(|keys| keys.len()), Some(1));
     }
 }
