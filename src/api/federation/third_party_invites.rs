@@ -18,6 +18,8 @@ use crate::{Context, Failure, OrAbsent, Routes};
 
 /// The most invitations that are taken from one notification.
 const INVITES_MAX: usize = 20;
+/// What the server of who invited may answer, and how long it may take: whoever tells of several waits for all.
+const EXCHANGE_BOUNDS: Bounds = Bounds { response_bytes_max: 64 * 1024, timeout_ms: 10_000 };
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(exchange);
@@ -97,6 +99,7 @@ async fn on_bind(
     cx.user(&request.mxid).call(&AskInvite {}).await.or_absent(no_user())?;
     for invite in request.invites.iter().take(INVITES_MAX).filter(|invite| invite.mxid == request.mxid) {
         match invited(cx, invite).await {
+            Err(Failure::Refused(refusal @ Refusal::LimitExceeded { .. })) => return Err(refusal.into()),
             // The other invitations may be good.
             Err(Failure::Refused(refusal)) => {
                 tracing::info!(room_id = %invite.room_id, user_id = %invite.mxid, %refusal, "an invitation by a third party is void");
@@ -117,6 +120,8 @@ async fn invited(cx: &Context, invite: &bind_callback::v1::ThirdPartyInvite) -> 
         let event = cx.room(room_id).call(&call).await.or_absent(unknown_room())?.event;
         return cx.room(room_id).call(&AdmitMembership { server: cx.server_name().to_owned(), event }).await;
     }
+    // Anybody may have us ask.
+    cx.limit_by_address(RateLimited::RemoteQueries)?.keep();
     // The event is in the name of who invited: their server makes it, and tells everybody.
     exchanged(cx, room_id, sender, target, &content).await
 }
@@ -140,8 +145,8 @@ async fn exchanged(
     let partial = Partial { event_type: StateEventType::RoomMember, room_id, sender, state_key: target, content };
     let path = format!("/_matrix/federation/v1/exchange_third_party_invite/{}", encoded(room_id.as_str()));
     let server = sender.server_name();
-    let asked = cx.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&partial)?), Bounds::default()).await;
-    asked.map(drop).map_err(|error| match error {
+    let asking = cx.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&partial)?), EXCHANGE_BOUNDS);
+    cx.soon(server, EXCHANGE_BOUNDS.timeout_ms, asking).await.map(drop).map_err(|error| match error {
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{server} refuses: {message}")).into(),
         error => Failure::from(Refusal::OtherServer(error.to_string())),
     })
