@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use harness::{Homeserver, Host, Reply, SERVER_NAME, User, Value, encode, json};
+use harness::{Homeserver, Host, PASSWORD, Reply, SERVER_NAME, User, Value, encode, json};
 
 use crate::network::{Federated, on_each_host, ours};
 
@@ -211,4 +211,7 @@ fn a_token_shows_who_its_holder_is(host: Host) {
     // It is good for nothing else.
     server.anonymous().with_token(token).get("/_matrix/client/v3/account/whoami").refused(401, "M_UNKNOWN_TOKEN");
     userinfo(&alice.token).refused(401, "M_UNKNOWN_TOKEN");
+    // Nobody is who is not here any more.
+    alice.post("/account/deactivate", json!({ "auth": alice.proof(PASSWORD) })).ok();
+    userinfo(token).refused(401, "M_UNKNOWN_TOKEN");
 }

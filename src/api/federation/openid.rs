@@ -1,5 +1,6 @@
 //! Who a user is, for third parties that were shown a token. Spec: "OpenID".
 
+use actors::user::GetModeration;
 use domain::Refusal;
 use ruma_federation_api::openid::get_openid_userinfo::v1::{Request, Response};
 
@@ -12,6 +13,13 @@ pub(super) fn routes(routes: &mut Routes) {
 async fn userinfo(cx: &Context, (): (), request: Request) -> Result<Response, Failure> {
     let unknown = || Refusal::UnknownToken { soft_logout: false };
     let user_id = openid::holder(cx, &request.access_token)?.ok_or_else(unknown)?;
-    cx.user(&user_id).call(&actors::user::GetProfile {}).await.or_absent(unknown())?;
+    let locked = match cx.user(&user_id).call(&GetModeration {}).await.or_absent(unknown()) {
+        // Deactivated: nobody is who is not here any more.
+        Err(Failure::Refused(Refusal::NotFound(_))) => true,
+        moderation => moderation?.locked,
+    };
+    if locked {
+        return Err(unknown().into());
+    }
     Ok(Response::new(user_id))
 }
