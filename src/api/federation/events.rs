@@ -24,6 +24,8 @@ const ROOMS_AT_ONCE: usize = 16;
 const ROOMS_ASKED_MAX: u64 = 200;
 /// The most events that a server gets for one question.
 const EVENTS_MAX: u64 = 100;
+/// The most events that a question names.
+const IDS_MAX: usize = 100;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(event);
@@ -124,7 +126,8 @@ async fn backfill(
     request: get_backfill::v1::Request,
 ) -> Result<get_backfill::v1::Response, Failure> {
     let limit = u64::from(request.limit).min(EVENTS_MAX);
-    let call = GetEventsForServer { server: origin, wanted: Wanted::Backfill { from: request.v, limit } };
+    let wanted = Wanted::Backfill { from: few(request.v), limit };
+    let call = GetEventsForServer { server: origin, wanted };
     let pdus = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
     Ok(get_backfill::v1::Response::new(cx.server_name().to_owned(), millis(cx.now_ms()), pdus))
 }
@@ -136,14 +139,20 @@ async fn missing_events(
     request: get_missing_events::v1::Request,
 ) -> Result<get_missing_events::v1::Response, Failure> {
     let wanted = Wanted::Missing {
-        earliest: request.earliest_events,
-        latest: request.latest_events,
+        earliest: few(request.earliest_events),
+        latest: few(request.latest_events),
         limit: u64::from(request.limit).min(EVENTS_MAX),
         min_depth: u64::from(request.min_depth),
     };
     let call = GetEventsForServer { server: origin, wanted };
     let events = cx.room(&request.room_id).call(&call).await.or_absent(unknown_room())?;
     Ok(get_missing_events::v1::Response::new(events))
+}
+
+/// As many ids as one asks with: those of all extremities.
+fn few(mut event_ids: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
+    event_ids.truncate(IDS_MAX);
+    event_ids
 }
 
 /// `GET /timestamp_to_event/{roomId}`.
@@ -161,4 +170,16 @@ async fn by_timestamp(
 
 fn millis(ms: u64) -> MilliSecondsSinceUnixEpoch {
     MilliSecondsSinceUnixEpoch(js_int::UInt::try_from(ms).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::owned_event_id;
+
+    use super::{IDS_MAX, few};
+
+    #[test]
+    fn a_question_names_few_events() {
+        assert_eq!(few(vec![owned_event_id!("$a"); 100_000]).len(), IDS_MAX);
+    }
 }
