@@ -15,6 +15,7 @@ use crate::{
 on_each_host![
     events_that_are_none_change_nothing,
     what_an_event_builds_on_is_asked_for_within_bounds,
+    a_state_that_is_made_up_keeps_nothing_waiting,
     transactions_that_are_none_are_refused,
     edus_that_speak_for_others_are_not_believed,
     whom_a_server_acl_denies_is_not_heard,
@@ -133,6 +134,37 @@ fn events_that_are_none_change_nothing(host: Host) {
     assert_eq!(seen, ["good"], "nothing else came");
     assert_eq!(state_of(&alice, &room), before);
     assert_eq!(alice.syncs().joined(&room)["timeline"]["limited"], false);
+}
+
+/// Of more events than a statement of the database takes.
+fn a_state_that_is_made_up_keeps_nothing_waiting(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = public_room(&alice);
+    let eve = Guest::joins(&here, &room, "eve");
+    let mut nowhere = eve.message("nowhere");
+    nowhere["prev_events"] = json!(["$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]);
+    let (_, nowhere) = eve.completes(nowhere);
+    let (first_id, first) = eve.completes(eve.message("first"));
+    let mut second = eve.message("second");
+    second["prev_events"] = json!([first_id]);
+    let (second_id, second) = eve.completes(second);
+    let made_up: Vec<String> = (0..45_000).map(|number| format!("${number:043}")).collect();
+    eve.homeserver.answers(move |request| {
+        let told = match &*request.uri {
+            uri if uri.contains("/get_missing_events/") && request.body.contains(&second_id) => {
+                json!({ "events": [first] })
+            }
+            uri if uri.contains("/get_missing_events/") => json!({ "events": [] }),
+            uri if uri.contains("/state_ids/") => json!({ "pdu_ids": made_up, "auth_chain_ids": [] }),
+            uri if uri.contains("/state/") => json!({ "pdus": [], "auth_chain": [] }),
+            _ => return takes_what_is_sent(request),
+        };
+        Some(Reply::json(200, &told))
+    });
+    eve.sends(&json!({ "pdus": [nowhere, second] })).ok();
+    alice.sees(|sync| sync.has_message(&room, "second"));
+    assert_eq!(bodies(&alice.pages_back(&room, None, 20)), ["second", "first"]);
 }
 
 /// Whoever is asked for what an event builds on answers with more and more of it.
