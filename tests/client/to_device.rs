@@ -119,6 +119,9 @@ fn what_cannot_be_sent_is_refused(server: &Server) {
     sends(&alice, "m.test", "2", json!({ "bob": { "*": {} } })).refused(400, "M_BAD_JSON");
     sends(&alice, "m.test", "3", to(&bob, "*", &"x".repeat(70_000))).refused(413, "M_TOO_LARGE");
     alice.put("/sendToDevice/m.test/4", json!({})).refused(400, "M_BAD_JSON");
+    for (event_type, txn_id) in [("m.test", &*"t".repeat(256)), (&*"m".repeat(256), "5")] {
+        sends(&alice, event_type, txn_id, to(&bob, "*", "hello")).refused(400, "M_INVALID_PARAM");
+    }
     let stranger = format!("@nobody:{SERVER_NAME}");
     sends(&alice, "m.test", "5", json!({ (stranger): { "*": {} }, "@bob:elsewhere.test": { "*": {} } })).ok();
     let path = "/_matrix/client/v3/sendToDevice/m.test/6";

@@ -15,6 +15,8 @@ use crate::{Caller, Context, Failure, Routes};
 
 /// Users who are written to at once.
 const USERS_MAX: usize = 5_000;
+/// The longest type, and the longest transaction id, in bytes: receivers remember them.
+const NAME_BYTES_MAX: usize = 255;
 /// Servers whose users are written to at once.
 const SERVERS_MAX: usize = 500;
 /// Bytes of messages in one EDU for another server: of more, there are several.
@@ -36,6 +38,10 @@ pub(super) fn routes(routes: &mut Routes) {
 async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response, Failure> {
     if request.messages.len() > USERS_MAX {
         return Err(Refusal::InvalidParam(format!("{USERS_MAX} users may be written to at once")).into());
+    }
+    if request.txn_id.as_str().len() > NAME_BYTES_MAX || request.event_type.to_string().len() > NAME_BYTES_MAX {
+        let sentence = format!("A type and a transaction id have {NAME_BYTES_MAX} bytes at most");
+        return Err(Refusal::InvalidParam(sentence).into());
     }
     let mut users: Vec<(OwnedUserId, Messages)> = Vec::new();
     let mut elsewhere: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, Messages>> = BTreeMap::new();

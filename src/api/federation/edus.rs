@@ -5,7 +5,7 @@
 //! acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -42,6 +42,9 @@ const ROOMS_AT_ONCE: usize = 16;
 const MESSAGE_NAMES: u64 = 16;
 
 const RECEIPT: &str = "m.receipt";
+/// The longest type, and the longest id, of a message to devices, in bytes. Spec: `message_id` has «maximum length 32
+/// codepoints».
+const NAME_BYTES_MAX: usize = 255;
 /// The most presences that are taken from one EDU.
 const PUSHES_MAX: usize = 200;
 /// The longest status message of another server's user, in bytes: a longer one is not shown.
@@ -117,8 +120,14 @@ pub(super) fn is_receipt(edu: &RawValue) -> bool {
     serde_json::from_str::<Edu>(edu.get()).is_ok_and(|edu| edu.edu_type == RECEIPT)
 }
 
-/// Takes in what a server tells.
-pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -> Result<(), Failure> {
+/// Takes in what a server tells. `told` are those whose devices changed by earlier EDUs of the same transaction: everybody
+/// asks for these devices anew once, and gets what they are by then.
+pub(super) async fn receive(
+    cx: &Context,
+    origin: &ServerName,
+    edu: &RawValue,
+    told: &mut BTreeSet<OwnedUserId>,
+) -> Result<(), Failure> {
     let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
     let content = content.get();
     let outcome = match edu_type.as_str() {
@@ -135,6 +144,7 @@ pub(super) async fn receive(cx: &Context, origin: &ServerName, edu: &RawValue) -
             Err(_) => Ok(()),
         },
         "m.device_list_update" | "m.signing_key_update" => match serde_json::from_str::<OfUser>(content) {
+            Ok(of_user) if !told.insert(of_user.user_id.clone()) => Ok(()),
             Ok(of_user) => changes_devices(cx, origin, of_user.user_id).await,
             Err(_) => Ok(()),
         },
@@ -203,7 +213,8 @@ fn settled_or(outcome: Result<(), Failure>) -> Result<Option<()>, Failure> {
 }
 
 async fn writes_to_devices(cx: &Context, origin: &ServerName, message: ToDevice) -> Result<(), Failure> {
-    if !is_of(&message.sender, origin) {
+    let is_short = message.message_id.len() <= NAME_BYTES_MAX && message.event_type.len() <= NAME_BYTES_MAX;
+    if !is_of(&message.sender, origin) || !is_short {
         return Ok(());
     }
     let mut hasher = DefaultHasher::new();
@@ -334,5 +345,54 @@ impl Context {
             }
             outcome => outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use actors::{Call, destination::GetSharedRooms, user::ReceiveToDevice};
+    use ruma_common::{OwnedUserId, server_name};
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::receive;
+    use crate::testing::{TestServer, block_on};
+
+    /// Whether anybody was asked to do something about an EDU, where whoever is asked cannot.
+    fn is_done(server: &TestServer, told: &mut BTreeSet<OwnedUserId>, edu: &Value) -> bool {
+        let edu = to_raw_value(edu).unwrap();
+        block_on(receive(&server.context(), server_name!("b.test"), &edu, told)).is_err()
+    }
+
+    #[test]
+    fn a_transaction_tells_once_that_somebodys_devices_changed() {
+        let server = TestServer::new(&[]);
+        server.fails(GetSharedRooms::NAME);
+        let mut told = BTreeSet::new();
+        let mut changes = |kind: &str, user: &str| {
+            is_done(&server, &mut told, &json!({ "edu_type": kind, "content": { "user_id": user } }))
+        };
+        let (devices, keys) = ("m.device_list_update", "m.signing_key_update");
+        assert!(changes(devices, "@bob:b.test"));
+        assert!(!changes(devices, "@bob:b.test") && !changes(keys, "@bob:b.test"));
+        assert!(changes(keys, "@zoe:b.test"));
+        assert!(!changes(devices, "@max:other.test"));
+        let edu = json!({ "edu_type": devices, "content": { "user_id": "@bob:b.test" } });
+        assert!(is_done(&server, &mut BTreeSet::new(), &edu), "another transaction");
+    }
+
+    #[test]
+    fn a_message_to_devices_has_short_names() {
+        let server = TestServer::new(&[]);
+        server.fails(ReceiveToDevice::NAME);
+        let writes = |kind: usize, id: usize| {
+            let content = json!({
+                "sender": "@bob:b.test", "type": "m".repeat(kind), "message_id": "i".repeat(id),
+                "messages": { "@alice:localhost": { "*": {} } },
+            });
+            is_done(&server, &mut BTreeSet::new(), &json!({ "edu_type": "m.direct_to_device", "content": content }))
+        };
+        assert_eq!([writes(9, 32), writes(255, 255), writes(256, 32), writes(9, 256)], [true, true, false, false]);
     }
 }

@@ -1,6 +1,6 @@
 //! What other servers send us as it happens. Spec: "Transactions".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actors::{
     destination::IsUp,
@@ -44,8 +44,9 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     // «EDUs in order, before and independently of PDUs»: a key comes before what it opens.
     // Receipts alone come after what they are for.
     let (receipts, edus): (Vec<_>, Vec<_>) = request.edus.iter().partition(|edu| edus::is_receipt(edu.json()));
+    let mut told = BTreeSet::new();
     for edu in edus {
-        edus::receive(cx, &origin, edu.json()).await?;
+        edus::receive(cx, &origin, edu.json(), &mut told).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {
