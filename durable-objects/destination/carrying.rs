@@ -101,9 +101,17 @@ pub struct Acknowledge {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReportFailure {
     pub carrier: String,
-    /// The transaction, if the server refuses it for what is in it: it would refuse it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
+    pub refused: Option<Refused>,
+}
+
+/// A transaction that the server refuses for what is in it: it would refuse it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    pub transaction_id: String,
+    /// How many events and EDUs were in it.
+    pub events: u64,
+    pub edus: u64,
 }
 
 /// A carrier stops although there may be more: the next one need not wait for the end of its lease.
@@ -327,20 +335,22 @@ impl Destination {
     pub(super) fn report_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportFailure) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
         // Refused presence is not told again: something newer will be.
-        let was_presence = call.refused.as_ref().is_some_and(|refused| self.ours.is_acknowledged(refused));
+        let was_presence =
+            call.refused.as_ref().is_some_and(|refused| self.ours.is_acknowledged(&refused.transaction_id));
         if !was_presence && !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
-        let failures_before = standing.failures.saturating_add(standing.refusals.count());
+        let failures_before = standing.failures.saturating_add(standing.refusals.in_a_row());
         let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures_before, PAUSE_MS_MAX);
         // Servers that fell silent together are not all tried again together.
         let [chance] = cx.random()?;
         let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
-        let refused = attempt(&**tx)?.filter(|attempt| call.refused.as_ref() == Some(&attempt.transaction_id));
-        match refused {
-            Some(refused) => portion::is_refused(tx, &mut standing, &refused)?,
-            None if was_presence => {}
-            None => standing.failures = standing.failures.saturating_add(1),
+        match (attempt(&**tx)?, call.refused) {
+            (Some(attempt), Some(refused)) if attempt.transaction_id == refused.transaction_id => {
+                portion::is_refused(tx, &mut standing, &attempt, &refused)?;
+            }
+            _ if was_presence => {}
+            _ => standing.failures = standing.failures.saturating_add(1),
         }
         standing.was_away |= standing.failures >= AWAY_FAILURES;
         standing.not_before_ms = cx.now_ms.saturating_add(pause_ms);

@@ -33,7 +33,9 @@ mod their_presence;
 
 use platform::Tx;
 
-pub use carrying::{Acknowledge, Attempt, IsUp, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work};
+pub use carrying::{
+    Acknowledge, Attempt, IsUp, Range, Refused, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+};
 pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu, QueueEduIfKnown};
 pub use our_presence::QueuePresence;

@@ -7,22 +7,24 @@
 
 use platform::{Sql, Tx};
 
-use super::carrying::{Attempt, Standing};
+use super::carrying::{Attempt, Refused, Standing};
 use crate::Error;
 
 /// Spec: «at most 50 PDUs and 100 EDUs».
 const EVENTS_MAX: u64 = 50;
 pub(super) const EDUS_MAX: u64 = 100;
-/// After so many refusals a portion is one event or one EDU.
-const REFUSALS_UNTIL_ONE: u32 = 6;
+/// So often halved, a portion is one event or one EDU.
+const HALVED_UNTIL_ONE: u32 = 6;
 
 /// What was refused, and how often.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub(super) struct Refusals {
-    /// Refusals that were not made up for by what was taken since.
-    count: u32,
+    /// How often portions are halved.
+    halved: u32,
+    /// Refusals since something was taken.
+    in_a_row: u32,
     /// Whether it is an EDU's turn to go alone.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_edus_turn: bool,
 }
 
@@ -35,21 +37,21 @@ pub(super) struct Portion {
 
 impl Refusals {
     pub(super) fn are_none(&self) -> bool {
-        self.count == 0
+        *self == Self::default()
     }
 
-    pub(super) fn count(&self) -> u32 {
-        self.count
+    pub(super) fn in_a_row(&self) -> u32 {
+        self.in_a_row
     }
 
     fn is_one_by_one(&self) -> bool {
-        self.count >= REFUSALS_UNTIL_ONE
+        self.halved >= HALVED_UNTIL_ONE
     }
 
     /// `has_events` and `has_edus`: whether there are any to be sent.
     pub(super) fn portion(&self, has_events: bool, has_edus: bool) -> Portion {
         if !self.is_one_by_one() {
-            return Portion { events: (EVENTS_MAX >> self.count).max(1), edus: (EDUS_MAX >> self.count).max(1) };
+            return Portion { events: (EVENTS_MAX >> self.halved).max(1), edus: (EDUS_MAX >> self.halved).max(1) };
         }
         let is_edus_turn = if has_events && has_edus { self.is_edus_turn } else { has_edus };
         Portion { events: u64::from(!is_edus_turn), edus: u64::from(is_edus_turn) }
@@ -62,14 +64,22 @@ impl Refusals {
     }
 
     pub(super) fn attempt_is_taken(&mut self) {
-        self.count = self.count.min(REFUSALS_UNTIL_ONE).saturating_sub(1);
+        (self.halved, self.in_a_row) = (self.halved.saturating_sub(1), 0);
+        if self.halved == 0 {
+            self.is_edus_turn = false;
+        }
     }
 
-    /// Answers whether what was refused went alone.
-    fn attempt_is_refused(&mut self) -> bool {
-        let went_alone = self.is_one_by_one();
-        self.count = self.count.saturating_add(1);
-        went_alone
+    /// An attempt with so much in it was refused: the next has no more than half of that.
+    fn attempt_is_refused(&mut self, Portion { events, edus }: Portion) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        while !self.is_one_by_one() {
+            self.halved = self.halved.saturating_add(1);
+            let next = self.portion(events > 0, edus > 0);
+            if next.events.min(events).saturating_add(next.edus.min(edus)) <= events.saturating_add(edus) / 2 {
+                break;
+            }
+        }
     }
 }
 
@@ -83,8 +93,14 @@ pub(super) fn next(sql: &dyn Sql, standing: &Standing) -> Result<Portion, Error>
 }
 
 /// The server refused this attempt: it is not repeated.
-pub(super) fn is_refused(tx: &Tx<'_>, standing: &mut Standing, attempt: &Attempt) -> Result<(), Error> {
-    if standing.refusals.attempt_is_refused() {
+pub(super) fn is_refused(
+    tx: &Tx<'_>,
+    standing: &mut Standing,
+    attempt: &Attempt,
+    refused: &Refused,
+) -> Result<(), Error> {
+    standing.refusals.attempt_is_refused(Portion { events: refused.events, edus: refused.edus });
+    if refused.events.saturating_add(refused.edus) <= 1 {
         tracing::warn!(attempt = attempt.transaction_id, "what another server refuses alone is left out");
         return super::carrying::settle(tx, attempt, attempt.edus_up_to);
     }
@@ -100,7 +116,7 @@ mod tests {
     use super::EDUS_MAX;
     use crate::{
         destination::{
-            Acknowledge, Attempt, GetEdus, QueueEdu, ReportFailure, RoomMoved, StartAttempt, TakeWork, Work,
+            Acknowledge, Attempt, GetEdus, QueueEdu, Refused, ReportFailure, RoomMoved, StartAttempt, TakeWork, Work,
         },
         world::World,
     };
@@ -145,8 +161,8 @@ mod tests {
         world.call(THERE, &call).unwrap();
     }
 
-    fn is_refused(world: &World, attempt: &Attempt) {
-        let refused = Some(attempt.transaction_id.clone());
+    fn is_refused(world: &World, attempt: &Attempt, events: u64, edus: usize) {
+        let refused = Some(Refused { transaction_id: attempt.transaction_id.clone(), events, edus: edus as u64 });
         world.call(THERE, &ReportFailure { carrier: "one".into(), refused }).unwrap();
     }
 
@@ -201,7 +217,7 @@ mod tests {
                 tries += 1;
                 assert!(tries < 200, "it goes on for ever");
                 if edus.iter().any(|name| name == poison) {
-                    is_refused(&world, &attempt);
+                    is_refused(&world, &attempt, events, edus.len());
                     // Whoever carries next knows of it.
                     world.evict(&Address::new(ActorKind::Destination, THERE));
                 } else {
@@ -227,7 +243,7 @@ mod tests {
             queues(&world, &number.to_string(), 10);
             let (attempt, events, edus) = attempts(&world).unwrap();
             if attempt.ranges.iter().any(|range| range.after < 30 && 30 <= range.up_to) {
-                is_refused(&world, &attempt);
+                is_refused(&world, &attempt, events, edus.len());
             } else {
                 is_taken(&world, &attempt);
                 told += edus.len();
@@ -238,21 +254,44 @@ mod tests {
         assert!(told >= 195, "{told} EDUs");
     }
 
+    #[test]
+    fn what_is_refused_alone_is_left_out_at_once() {
+        let world = World::new(1);
+        queues(&world, "poison", 10);
+        let (attempt, events, edus) = attempts(&world).unwrap();
+        is_refused(&world, &attempt, events, edus.len());
+        queues(&world, "a", 10);
+        let (attempt, _, edus) = attempts(&world).unwrap();
+        assert_eq!(edus, ["a"]);
+        is_taken(&world, &attempt);
+        // A server that refuses everything is left alone for longer and longer.
+        let mut pauses = Vec::new();
+        for number in 0..8 {
+            queues(&world, &number.to_string(), 10);
+            let began_ms = world.now_ms();
+            let (attempt, events, edus) = attempts(&world).unwrap();
+            pauses.push(world.now_ms() - began_ms);
+            is_refused(&world, &attempt, events, edus.len());
+        }
+        assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+    }
+
     /// Who is down refuses nothing, and who refuses is not down.
     #[test]
     fn a_refusal_is_no_failure() {
         let world = World::new(1);
         queues(&world, "a", 10);
+        queues(&world, "b", 10);
         let (attempt, _, _) = attempts(&world).unwrap();
         world.call(THERE, &ReportFailure { carrier: "one".into(), refused: None }).unwrap();
         world.passes(10_000);
         assert_eq!(world.call(THERE, &TakeWork { carrier: "one".into() }).unwrap(), Work::Repeat(attempt.clone()));
-        is_refused(&world, &attempt);
+        is_refused(&world, &attempt, 0, 2);
         let (next, _, edus) = attempts(&world).unwrap();
         assert_ne!(next.transaction_id, attempt.transaction_id);
         assert_eq!(edus, ["a"]);
         // Somebody's old news says nothing of this attempt.
-        is_refused(&world, &attempt);
+        is_refused(&world, &attempt, 0, 2);
         world.passes(20_000);
         assert_eq!(world.call(THERE, &TakeWork { carrier: "one".into() }).unwrap(), Work::Repeat(next));
     }

@@ -160,8 +160,11 @@ fn what_a_destination_is_told_and_asked() {
     );
     pinned(&destination::ReportFailure { carrier: "c".into(), refused: None }, json!({ "carrier": "c" }));
     pinned(
-        &destination::ReportFailure { carrier: "c".into(), refused: Some("5".into()) },
-        json!({ "carrier": "c", "refused": "5" }),
+        &destination::ReportFailure {
+            carrier: "c".into(),
+            refused: Some(destination::Refused { transaction_id: "5".into(), events: 2, edus: 3 }),
+        },
+        json!({ "carrier": "c", "refused": { "transaction_id": "5", "events": 2, "edus": 3 } }),
     );
     let less = Work::Owed(vec![Range { events_max: Some(3), ..range() }]);
     assert_eq!(

@@ -28,6 +28,7 @@ on_each_host![
     an_alias_names_the_servers_that_are_in_the_room,
     who_types_and_who_read_is_told_across,
     messages_to_devices_and_changed_devices_cross,
+    what_a_server_refuses_keeps_nothing_else_from_it,
     who_shares_no_room_any_more_is_told_across,
 ];
 
@@ -432,6 +433,38 @@ fn messages_to_devices_and_changed_devices_cross(host: Host) {
             let changed = sync.body["device_lists"]["changed"].as_array().cloned().unwrap_or_default();
             changed.contains(&json!(bob.id))
         });
+    }
+}
+
+/// A proxy before the other server takes only what is small.
+fn what_a_server_refuses_keeps_nothing_else_from_it(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    let zoe = Guest::joins(&here, &room, "zoe");
+    zoe.homeserver.answers(|request| {
+        let is_too_large = request.body.len() > 100_000;
+        let refusal = || Reply::Whole(413, Vec::new(), b"<html>Request Entity Too Large</html>".to_vec());
+        if is_too_large { Some(refusal()) } else { takes_what_is_sent(request) }
+    });
+    let writes = |txn_id: &str, devices: &[(&str, usize)]| {
+        let content = |bytes: &usize| json!({ "txn": txn_id, "x": "x".repeat(*bytes) });
+        let devices: std::collections::BTreeMap<_, _> =
+            devices.iter().map(|(device, bytes)| (*device, content(bytes))).collect();
+        alice.put(&format!("/sendToDevice/m.test/{txn_id}"), json!({ "messages": { (&*zoe.id): devices } })).ok();
+    };
+    // Two are too large together, each by itself is not.
+    writes("first", &[("A", 60_000), ("B", 60_000)]);
+    alice.sends(&room, "hello");
+    writes("second", &[("A", 10)]);
+    let mut wanted = vec!["\"A\":{\"txn\":\"first\"", "\"B\":{\"txn\":\"first\"", "hello", "\"txn\":\"second\""];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !wanted.is_empty() {
+        assert!(Instant::now() < deadline, "{wanted:?} did not come");
+        let received = zoe.homeserver.https.takes_received();
+        let taken = received.iter().filter(|request| request.uri.contains("/send/") && request.body.len() <= 100_000);
+        taken.for_each(|request| wanted.retain(|wanted| !request.body.contains(wanted)));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

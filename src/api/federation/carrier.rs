@@ -6,7 +6,7 @@
 
 use actors::{
     destination::{
-        Acknowledge, Attempt, Edus, GetEdus, Range, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+        Acknowledge, Attempt, Edus, GetEdus, Range, Refused, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
     },
     room::{GetNewestOutgoing, GetOutgoing, NewestOutgoing, Outgoing},
 };
@@ -76,6 +76,7 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
     };
     // What moved in the rooms may have been nothing for others.
     let is_empty = events.is_empty() && edus.is_empty();
+    let size = (events.len() as u64, edus.len() as u64);
     let sent = if is_empty { Ok(()) } else { send(cx, server, &attempt, [events, edus]).await };
     match sent {
         Ok(()) => {
@@ -85,7 +86,9 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
         }
         Err(error) => {
             tracing::info!(%server, %error, "a server did not take what was sent");
-            let refused = is_refused(&error).then_some(attempt.transaction_id);
+            let (events, edus) = size;
+            let refused = Refused { transaction_id: attempt.transaction_id, events, edus };
+            let refused = is_refused(&error).then_some(refused);
             cx.call(server.as_str(), &ReportFailure { carrier, refused }).await?;
             Ok(false)
         }

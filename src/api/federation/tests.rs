@@ -140,6 +140,14 @@ fn strangers_have_us_ask_so_often_only() {
     let errcodes: Vec<_> = outcomes.iter().map(|(_, errcode)| &**errcode).collect();
     assert_eq!(errcodes, ["M_UNAUTHORIZED", "M_UNAUTHORIZED", "M_LIMIT_EXCEEDED", "M_LIMIT_EXCEEDED"]);
     assert_eq!(asked.borrow().len(), 2);
+    // Nor may whoever asks for what is elsewhere.
+    let (server, _) = server_among(vec![], &limits);
+    let path = |number: usize| match number % 2 {
+        0 => format!("/_matrix/client/v3/profile/%40bob%3As{number}.test%3A1"),
+        _ => format!("/_matrix/client/v3/directory/room/%23a%3As{number}.test%3A1"),
+    };
+    let outcomes = (0..4).map(|number| refused(server.get(&path(number), "")).0).collect::<Vec<_>>();
+    assert_eq!(outcomes, [502, 502, 429, 429]);
 }
 
 #[test]
