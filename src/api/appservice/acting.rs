@@ -11,6 +11,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     Bearer, Context, Failure, Who,
     authenticate::token,
+    body::ANONYMOUS_BODY_BYTES_MAX,
     client::register::{Account, create},
     router::query,
 };
@@ -150,6 +151,10 @@ impl Who for Perhaps {
 
     fn acts_for(&self) -> Option<&ActsFor> {
         self.acts_for.as_ref()
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        ANONYMOUS_BODY_BYTES_MAX
     }
 }
 

@@ -62,7 +62,7 @@ async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response
     for (server, messages) in elsewhere.into_iter().filter(|(server, _)| cx.talks_to(server)) {
         for (number, part) in in_parts(messages).into_iter().enumerate() {
             let message_id = message_id(caller, event_type, txn_id, number);
-            cx.write_to_devices_elsewhere(&server, &caller.user_id, &message_id, event_type, &part).await?;
+            cx.write_to_devices_elsewhere(&server, caller, &message_id, event_type, &part).await?;
         }
     }
     let calls = users.into_iter().map(|(user_id, messages)| async move {

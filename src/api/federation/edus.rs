@@ -27,7 +27,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use crate::{Context, Failure};
+use crate::{Caller, Context, Failure};
 
 /// How long somebody elsewhere types who does not say that they stopped, in milliseconds. Synapse says so again every 40
 /// seconds.
@@ -328,19 +328,21 @@ impl Context {
     pub(crate) async fn write_to_devices_elsewhere(
         &self,
         server: &ServerName,
-        sender: &UserId,
+        sender: &Caller,
         message_id: &str,
         event_type: &str,
         messages: &BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
     ) -> Result<(), Failure> {
         let content = json!({
-            "sender": sender, "type": event_type, "message_id": message_id, "messages": messages,
+            "sender": sender.user_id, "type": event_type, "message_id": message_id, "messages": messages,
         });
         let edu = to_raw_value(&json!({ "edu_type": "m.direct_to_device", "content": content }))?;
         let call = QueueEduIfKnown(QueueEdu { key: format!("to_device {message_id}"), edu });
         match self.call(server.as_str(), &call).await {
             Err(Failure::Absent) => {
-                self.limit(RateLimited::NewServers, sender.as_str())?.keep();
+                if sender.acts_for.as_ref().is_none_or(|acts_for| !acts_for.is_exempt) {
+                    self.limit(RateLimited::NewServers, sender.user_id.as_str())?.keep();
+                }
                 self.call(server.as_str(), &call.0).await
             }
             outcome => outcome,

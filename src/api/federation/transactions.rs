@@ -61,7 +61,7 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
         pdus.extend(outcome?);
     }
     for edu in receipts {
-        edus::receive(cx, &origin, edu.json()).await?;
+        edus::receive(cx, &origin, edu.json(), &mut told).await?;
     }
     // Whoever talks to us listens.
     match cx.call(origin.as_str(), &IsUp {}).await {
