@@ -25,6 +25,9 @@ use crate::{Context, Failure};
 
 /// Keys of one server that an event's signatures are checked with.
 const KEYS_OF_SERVER_MAX: usize = 8;
+/// The most events that are checked at once, and their bytes.
+const CHECKED_AT_ONCE_MAX: usize = 2_000;
+const CHECKED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of events in one call to a room.
 const CALL_BYTES_MAX: usize = 1024 * 1024;
 
@@ -188,19 +191,21 @@ impl Context {
         pdus: &[Box<RawValue>],
         are_old: bool,
     ) -> Result<Vec<Pdu>, Failure> {
-        let read = pdus.iter().filter_map(|json| match ReadPdu::read(json, version) {
-            Ok(pdu) => Some(ReadPdu { is_old: are_old, ..pdu }),
-            Err(why) => {
-                tracing::debug!(%room_id, why, "an event is dropped");
-                None
-            }
-        });
         let mut good = Vec::new();
-        for (event_id, outcome) in self.check_pdus(version, read.collect()).await? {
-            match outcome {
-                Ok(pdu) if pdu.room_id() == room_id => good.push(pdu),
-                Ok(_) => tracing::debug!(%room_id, %event_id, "an event of another room is dropped"),
-                Err(why) => tracing::debug!(%room_id, %event_id, why, "an event is dropped"),
+        for slice in slices(pdus) {
+            let read = slice.iter().filter_map(|json| match ReadPdu::read(json, version) {
+                Ok(pdu) => Some(ReadPdu { is_old: are_old, ..pdu }),
+                Err(why) => {
+                    tracing::debug!(%room_id, why, "an event is dropped");
+                    None
+                }
+            });
+            for (event_id, outcome) in self.check_pdus(version, read.collect()).await? {
+                match outcome {
+                    Ok(pdu) if pdu.room_id() == room_id => good.push(pdu),
+                    Ok(_) => tracing::debug!(%room_id, %event_id, "an event of another room is dropped"),
+                    Err(why) => tracing::debug!(%room_id, %event_id, why, "an event is dropped"),
+                }
             }
         }
         Ok(good)
@@ -225,6 +230,21 @@ impl Context {
         }
         Ok(())
     }
+}
+
+/// These events in slices that are checked at once: read, an event takes several times its bytes.
+fn slices(mut pdus: &[Box<RawValue>]) -> impl Iterator<Item = &[Box<RawValue>]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0_usize;
+        let fit = pdus.iter().take_while(|pdu| {
+            bytes = bytes.saturating_add(pdu.get().len());
+            bytes <= CHECKED_BYTES_MAX
+        });
+        let count = fit.take(CHECKED_AT_ONCE_MAX).count().max(1);
+        let (slice, rest) = pdus.split_at_checked(count)?;
+        pdus = rest;
+        Some(slice)
+    })
 }
 
 /// Each event after those of these that it names as its authorisation. Events that name each other are left out: they
@@ -268,7 +288,20 @@ mod tests {
     use domain::RoomVersion;
     use serde_json::{Map, Value, json, value::to_raw_value};
 
-    use super::{KEYS_OF_SERVER_MAX, ReadPdu};
+    use super::{CHECKED_BYTES_MAX, KEYS_OF_SERVER_MAX, ReadPdu, slices};
+
+    #[test]
+    fn many_events_are_checked_in_slices() {
+        let events = |bytes: &[usize]| bytes.iter().map(|bytes| to_raw_value(&"x".repeat(*bytes)).unwrap()).collect();
+        let lengths = |bytes: &[usize]| {
+            let events: Vec<_> = events(bytes);
+            slices(&events).map(<[_]>::len).collect::<Vec<_>>()
+        };
+        let half = CHECKED_BYTES_MAX / 2 - 10;
+        assert!(lengths(&[]).is_empty());
+        assert_eq!(lengths(&[half, half, half, CHECKED_BYTES_MAX, 5]), [2, 1, 1, 1]);
+        assert_eq!(lengths(&[1; 4_500]), [2_000, 2_000, 500]);
+    }
 
     #[test]
     fn an_event_has_few_keys_looked_for_however_many_it_names() {
