@@ -31,6 +31,9 @@ impl Liar {
             return Some(ok(own_document(&self.identity, self.network.scheduler.now_ms())));
         }
         let mood = self.mood();
+        if let (["federation", "v1", "event", event_id], true) = (parts.as_slice(), mood != Mood::Truth) {
+            self.withholds_part_of(&id_of(event_id)?);
+        }
         match mood {
             Mood::Nonsense if self.dice.happens(4) => return None,
             Mood::Nonsense => return Some(self.nonsense()),
@@ -93,6 +96,13 @@ impl Liar {
                 response
             }
         }
+    }
+
+    /// Whoever asks for one event lacks it for a state, and does without: that is another state than others have.
+    fn withholds_part_of(&self, event_id: &OwnedEventId) {
+        let rooms: BTreeSet<String> = self.machines.iter().flat_map(|machine| machine.rooms()).collect();
+        let is_of = |room_id: &String| self.graph(room_id).is_some_and(|graph| graph.events.contains_key(event_id));
+        self.disputed.borrow_mut().extend(rooms.into_iter().filter(is_of));
     }
 
     /// Any event of a room that it pleases to tell.
