@@ -49,7 +49,7 @@ fn what_notified_is_listed_the_newest_first(server: &Server) {
 fn pages_hold_everything_once(server: &Server) {
     let [alice, bob, carol] = three(server);
     let rooms = [(); 3].map(|()| alice.creates_room_with(&[&bob, &carol]));
-    let mut said: Vec<_> = (0..12).map(|n| alice.sends(&rooms[n % 3], &n.to_string())).collect();
+    let mut said: Vec<_> = (0..12).map(|n| alice.sends_apart(&rooms[n % 3], &n.to_string())).collect();
     said.reverse();
     for limit in ["1", "5", "12", "100"] {
         let (mut found, mut from): (Vec<String>, Option<String>) = (Vec::new(), None);

@@ -50,9 +50,9 @@ fn pages(user: &User, mut next: Option<String>, criteria: &Value) -> (Vec<String
 fn words_are_found_in_all_ones_rooms(server: &Server) {
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let (one, two) = (alice.creates_room_with(&[&bob]), alice.creates_room(json!({})));
-    alice.sends(&one, "the martians are here");
-    bob.sends(&one, "men and Martians");
-    alice.sends(&two, "no men, only martians and martians");
+    alice.sends_apart(&one, "the martians are here");
+    bob.sends_apart(&one, "men and Martians");
+    alice.sends_apart(&two, "no men, only martians and martians");
     alice.sends(&two, "nothing of note");
     let found = searches(&alice, json!({ "search_term": "martians", "order_by": "recent" }));
     assert_eq!(texts(&found), ["no men, only martians and martians", "men and Martians", "the martians are here"]);
@@ -99,7 +99,7 @@ fn pages_lead_through_all_results(server: &Server) {
     let mut expected: Vec<String> = (0..14)
         .map(|number| {
             let text = format!("apple {number}");
-            alice.sends(&rooms[number % 3], &text);
+            alice.sends_apart(&rooms[number % 3], &text);
             text
         })
         .collect();
@@ -119,8 +119,8 @@ fn groups_have_pages_of_their_own(server: &Server) {
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let (one, two) = (alice.creates_room_with(&[&bob]), alice.creates_room_with(&[&bob]));
     for number in 0..3 {
-        alice.sends(&one, &format!("pear one {number}"));
-        bob.sends(&two, &format!("pear two {number}"));
+        alice.sends_apart(&one, &format!("pear one {number}"));
+        bob.sends_apart(&two, &format!("pear two {number}"));
     }
     let criteria = json!({
         "search_term": "pear", "order_by": "recent", "filter": { "limit": 3 },

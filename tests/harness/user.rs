@@ -2,7 +2,8 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -164,6 +165,18 @@ impl User {
     pub fn sends(&self, room: &str, text: &str) -> String {
         let sent = self.says(room, text).ok();
         sent["event_id"].as_str().expect("an event id").to_owned()
+    }
+
+    /// As [`User::sends`], in another millisecond than whatever was sent before: then it comes after that also where the
+    /// messages of several rooms are told by their times.
+    #[track_caller]
+    pub fn sends_apart(&self, room: &str, text: &str) -> String {
+        let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis();
+        let before_ms = now_ms();
+        while now_ms() == before_ms {
+            thread::yield_now();
+        }
+        self.sends(room, text)
     }
 
     /// Sends messages `first` to `last`, whose bodies are their numbers.
