@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use domain::directory::PublishedRoom;
-use platform::Statement;
+use platform::{Statement, Value};
 use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -51,7 +51,7 @@ impl Projection for DirectoryEntry {
     const NAME: &'static str = "directory";
 
     fn statement(&self) -> Result<Statement, Error> {
-        let room = self.room.as_ref();
+        let [members, room_type, words, entry] = columns(self.room.as_ref())?;
         Ok(Statement::new(
             "INSERT INTO directory (room_id, version, published, members, room_type, words, entry)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -62,14 +62,24 @@ impl Projection for DirectoryEntry {
             vec![
                 self.room_id.as_str().into(),
                 self.version.into(),
-                room.is_some().into(),
-                room.map_or(0, |room| room.num_joined_members).into(),
-                room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
-                room.map(PublishedRoom::words).unwrap_or_default().into(),
-                room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
+                self.room.is_some().into(),
+                members,
+                room_type,
+                words,
+                entry,
             ],
         ))
     }
+}
+
+/// What a directory is searched and ordered by, and what it shows: `members`, `room_type`, `words`, `entry`.
+fn columns(room: Option<&PublishedRoom>) -> Result<[Value; 4], Error> {
+    Ok([
+        room.map_or(0, |room| room.num_joined_members).into(),
+        room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
+        room.map(PublishedRoom::words).unwrap_or_default().into(),
+        room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
+    ])
 }
 
 /// A room in the directories of other networks, or one that was there.
@@ -88,7 +98,7 @@ impl Projection for NetworkEntry {
     const NAME: &'static str = "networks";
 
     fn statement(&self) -> Result<Statement, Error> {
-        let room = self.room.as_ref();
+        let [members, room_type, words, entry] = columns(self.room.as_ref())?;
         let mut networks = String::new();
         for network in &self.networks {
             networks.push_str(if networks.is_empty() { "\n" } else { "" });
@@ -102,15 +112,7 @@ impl Projection for NetworkEntry {
                  members = excluded.members, room_type = excluded.room_type, words = excluded.words,
                  entry = excluded.entry
              WHERE excluded.version > network_directory.version",
-            vec![
-                self.room_id.as_str().into(),
-                self.version.into(),
-                networks.into(),
-                room.map_or(0, |room| room.num_joined_members).into(),
-                room.and_then(|room| room.room_type.as_deref()).unwrap_or_default().into(),
-                room.map(PublishedRoom::words).unwrap_or_default().into(),
-                room.map(serde_json::to_string).transpose()?.unwrap_or_default().into(),
-            ],
+            vec![self.room_id.as_str().into(), self.version.into(), networks.into(), members, room_type, words, entry],
         ))
     }
 }

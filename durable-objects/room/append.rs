@@ -38,7 +38,7 @@ use crate::{
     cx::MemberMoved,
     destination::{DevicesChanged, QueueEdu},
     outbox,
-    user::{MembershipChanged, RoomForgotten},
+    user::{MembershipChanged, RoomForgotten, SHOWN_EVENT_BYTES_MAX},
 };
 
 /// How deep a room may grow: canonical JSON's largest integer.
@@ -63,9 +63,6 @@ const STRIPPED_STATE: [&str; 9] = [
     "m.room.history_visibility",
     "m.room.guest_access",
 ];
-
-/// The largest event of stripped state, in bytes, the create event and the membership itself apart.
-const STRIPPED_EVENT_BYTES_MAX: usize = 4096;
 
 /// The most users who are told anew what a room looks like from outside, those who came last.
 const WAITING_MAX: u64 = 1_000;
@@ -314,11 +311,11 @@ impl Room {
         let local = <&UserId>::try_from(user_id).is_ok_and(|user_id| cx.is_local(user_id));
         let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
         let was_joined = before.as_deref() == Some("join");
-        let moved = MemberMoved { user: user_id.to_owned(), before: before.clone(), now: membership.clone() };
+        let was_asked = matches!(before.as_deref(), Some("invite" | "knock"));
+        let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
         cx.room.members.borrow_mut().push(moved);
         let joined = membership == MembershipState::Join;
         if !local {
-            let was_asked = matches!(before.as_deref(), Some("invite" | "knock"));
             if was_asked && !joined && event.is_some_and(|event| cx.is_local(event.pdu.sender())) {
                 tell_who_is_not_here(tx, cx, user_id, position)?;
             }
@@ -464,7 +461,7 @@ pub(super) fn shown_state(sql: &dyn Sql, membership: &Pdu) -> Result<Vec<Pdu>, F
         if let Some(event) = store::state::current(sql, event_type, "")? {
             // Invitations lie in the user's own storage: whoever invites must not fill it.
             let bytes = event::stripped_json(&event.pdu).get().len();
-            if bytes <= STRIPPED_EVENT_BYTES_MAX || event_type == "m.room.create" {
+            if bytes <= SHOWN_EVENT_BYTES_MAX || event_type == "m.room.create" {
                 shown.push(event.pdu);
             }
         }

@@ -17,7 +17,7 @@ use crate::{Call, Cx, Error};
 ///
 /// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
 /// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own. Spec: "Room membership".
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ChangeMembership {
     pub call_id: String,
     pub sender: OwnedUserId,

@@ -87,12 +87,11 @@ impl Room {
 
     /// The server that has to sign an event before it may happen; `None` if it did, or none has to.
     pub(super) fn has_to_sign(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu) -> Result<Option<OwnedServerName>, Error> {
-        if !policy_server::is_asked_about(pdu.event_type(), pdu.state_key()) {
-            return Ok(None);
-        }
+        // Most rooms have none.
         let Some(server) = self.policy_server(sql, cx)? else { return Ok(None) };
-        let is_signed = server.recommends(pdu, &*self.version(sql)?);
-        Ok((!is_signed).then(|| server.name().to_owned()))
+        let needs_none = !policy_server::is_asked_about(pdu.event_type(), pdu.state_key())
+            || server.recommends(pdu, &*self.version(sql)?);
+        Ok((!needs_none).then(|| server.name().to_owned()))
     }
 
     /// An event of ours, as the policy server signed it: this one, or the one that was made of the same a moment ago.
@@ -108,7 +107,7 @@ impl Room {
                 return Ok(kept.clone());
             }
         }
-        Err(Error::Unsigned(Box::new(unsigned(server, &pdu))))
+        Err(Error::Unsigned(Box::new(Unsigned { server, event: CheckedEvent::of(&pdu) })))
     }
 
     /// An event that came, as the policy server signed it: as it came, or a moment ago. Else that server.
@@ -149,19 +148,11 @@ impl Room {
     }
 }
 
-fn unsigned(server: OwnedServerName, pdu: &Pdu) -> Unsigned {
-    Unsigned { server, event: CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() } }
-}
-
 /// Whether two events were made of the same.
 fn says_the_same(one: &Pdu, other: &Pdu) -> bool {
-    let all = |pdu: &Pdu| {
-        (
-            pdu.sender().to_owned(),
-            pdu.event_type().clone(),
-            pdu.state_key().map(ToOwned::to_owned),
-            pdu.content().get().to_owned(),
-        )
-    };
-    all(one) == all(other) && one.redacts_at_top() == other.redacts_at_top()
+    one.sender() == other.sender()
+        && one.event_type() == other.event_type()
+        && one.state_key() == other.state_key()
+        && one.content().get() == other.content().get()
+        && one.redacts_at_top() == other.redacts_at_top()
 }

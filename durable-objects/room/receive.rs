@@ -116,6 +116,11 @@ impl Call for HoldEvents {
 }
 
 impl CheckedEvent {
+    /// What a room is given of an event.
+    pub fn of(pdu: &Pdu) -> Self {
+        Self { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
+    }
+
     pub(super) fn pdu(self, cx: &Cx<'_>) -> Result<Pdu, Error> {
         let pdu = Pdu::from_stored(self.event_id, self.json, false).map_err(Refusal::from)?;
         if pdu.room_id().as_str() != cx.id {

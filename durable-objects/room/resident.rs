@@ -214,7 +214,7 @@ impl Room {
         let pdu = self.authorised(sql, cx, &draft)?;
         let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
-        let event = CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
+        let event = CheckedEvent::of(&pdu);
         Ok(PreparedInvite { room_version: self.version(sql)?.as_str().to_owned(), event, state })
     }
 

@@ -85,6 +85,8 @@ fn replaced(sql: &dyn Sql, key: &Key, event: &Pdu, other: Option<&EventId>) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use domain::{Pdu, event::Draft, power::Preset};
     use platform::{ActorKind, Address, meter};
     use ruma_common::{OwnedEventId, OwnedRoomId, UserId, user_id};
@@ -102,6 +104,21 @@ mod tests {
 
     const MEMBER: &str = "m.room.member";
     const POWER: &str = "m.room.power_levels";
+
+    /// A room of alice's, of which somebody elsewhere is a moderator.
+    fn room_with_moderator(moderator: &UserId) -> (Rc<World>, OwnedRoomId) {
+        let (world, alice) = (World::new(1), user_id!("@alice:myelin.test"));
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, moderator);
+        let levels = json!({ "users": { (alice.as_str()): 100, (moderator.as_str()): 50 } });
+        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        (world, room_id)
+    }
+
+    fn receives(world: &World, room_id: &OwnedRoomId, event: CheckedEvent) {
+        let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
+        assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+    }
 
     /// What somebody elsewhere says who knows nothing that came after `prev`.
     fn elsewhere(
@@ -147,13 +164,12 @@ mod tests {
         let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 }, "state_default": 50 });
         world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
         let old = world.newest(&room_id, POWER, "");
-        let receives = |event: CheckedEvent| {
-            let received =
-                world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
-            assert_eq!(received, Received::Accepted);
-        };
         let sql = || world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
-        receives(elsewhere(&world, &room_id, zoe, &old, ("m.room.topic", json!({ "topic": "on a fork" }))));
+        receives(
+            &world,
+            &room_id,
+            elsewhere(&world, &room_id, zoe, &old, ("m.room.topic", json!({ "topic": "on a fork" }))),
+        );
         let topic = || world.newest(&room_id, "m.room.topic", "").event_id().to_owned();
         let current = || {
             let sql = sql();
@@ -163,7 +179,7 @@ mod tests {
         let forked = topic();
         for number in 0..100 {
             let said = (&*format!("org.example.{number}"), json!({}));
-            receives(elsewhere(&world, &room_id, zoe, &old, said));
+            receives(&world, &room_id, elsewhere(&world, &room_id, zoe, &old, said));
             assert!(store::graph::extremities(&*sql()).unwrap().ids.len() <= super::super::append::EXTREMITIES_MAX);
             assert_eq!(current(), Some(forked.clone()), "after {number}");
         }
@@ -216,13 +232,8 @@ mod tests {
     /// Bob takes another name, with a clock that was set back: where forks meet, what he was before counts as the later.
     #[test]
     fn a_membership_that_resolution_takes_back_is_counted() {
-        let world = World::new(1);
-        let (alice, bob, zoe) =
-            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
-        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
-        world.joins_from_elsewhere(&room_id, zoe);
-        let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 } });
-        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let (bob, zoe) = (user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let (world, room_id) = room_with_moderator(zoe);
         let now_ms = world.now_ms();
         world.sets_clock(now_ms + 3_600_000);
         world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
@@ -232,9 +243,7 @@ mod tests {
         world.sends(bob, &room_id, MEMBER, Some(bob.as_str()), &renamed).unwrap();
         let event = elsewhere(&world, &room_id, zoe, &join, ("m.room.topic", json!({ "topic": "Tea" })));
         let before = meter::STATE_RESETS.get();
-        let received =
-            world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
-        assert_eq!(received, Received::Accepted);
+        receives(&world, &room_id, event);
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let current = store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().unwrap();
         assert_eq!(current.pdu.event_id(), join.event_id(), "the name is lost");
@@ -244,24 +253,19 @@ mod tests {
     /// Zoe closed the room before Bob came in, and her server was slow to say so: no event says that he is out.
     #[test]
     fn whom_resolution_puts_out_of_a_room_reads_no_further() {
-        let world = World::new(1);
-        let (alice, bob, zoe) =
-            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
-        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
-        world.joins_from_elsewhere(&room_id, zoe);
-        let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50 } });
-        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let (bob, zoe) = (user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let (world, room_id) = room_with_moderator(zoe);
         let first = world.newest(&room_id, POWER, "");
         let event = elsewhere(&world, &room_id, zoe, &first, ("m.room.join_rules", json!({ "join_rule": "invite" })));
         world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
-        let received =
-            world.call(room_id.as_str(), &ReceiveEvent { event, state_before: None, is_unwanted: false }).unwrap();
-        assert_eq!(received, Received::Accepted);
+        receives(&world, &room_id, event);
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         assert!(store::state::current(&*sql, MEMBER, bob.as_str()).unwrap().is_none());
         let viewer = Viewer::load(&*sql, bob.to_owned(), "PHONE".into()).unwrap();
         assert_eq!(viewer.membership().map(|(membership, _)| membership), Some(&MembershipState::Leave));
-        let said = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "He is gone" })).unwrap();
+        let said = world
+            .sends(user_id!("@alice:myelin.test"), &room_id, "m.room.message", None, &json!({ "body": "He is gone" }))
+            .unwrap();
         let said = store::log::by_id(&*sql, said.as_str()).unwrap().unwrap();
         assert!(!viewer.may_see(&said));
     }

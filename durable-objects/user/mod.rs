@@ -54,7 +54,7 @@ mod device;
 mod device_list_updates;
 mod exceptions;
 mod filter;
-mod get_inviter;
+mod get_asked;
 mod get_keys;
 mod get_presence;
 mod ignored;
@@ -131,7 +131,7 @@ pub use dehydrated_device::{
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use device_list_updates::{DeviceListUpdate, DeviceListUpdates, GetDeviceListUpdates, IdentityUpdate};
 pub use filter::{AddFilter, GetFilter};
-pub use get_inviter::{Asked, GetAsked};
+pub use get_asked::{Asked, GetAsked};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
 pub use key_backup::{BackupInfo, CreateBackup, DeleteBackup, GetBackup, UpdateBackup};
@@ -161,6 +161,7 @@ pub use search_rooms::{GetSearchRooms, SearchRooms};
 pub use servers_came::ServersCame;
 pub use set_presence::SetPresence;
 pub use shares_room::{GetSharedWith, SharesRoom};
+pub(crate) use shown_room::SHOWN_EVENT_BYTES_MAX;
 pub use sync::{
     Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left, typing_until,
 };

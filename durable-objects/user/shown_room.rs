@@ -11,8 +11,8 @@ use serde_json::{
 
 use super::store;
 
-/// The largest event, in bytes.
-const EVENT_BYTES_MAX: usize = 4 * 1024;
+/// The largest event, in bytes, but for the create event and the membership itself.
+pub(crate) const SHOWN_EVENT_BYTES_MAX: usize = 4 * 1024;
 /// As that, for the create event and the membership itself: without them it is no room, and no invitation.
 const FIRST_BYTES_MAX: usize = 8 * 1024;
 /// All events of a room, in bytes.
@@ -65,7 +65,7 @@ fn bounded(user_id: &str, events: Vec<Box<RawValue>>, bytes_max: usize) -> Resul
     }
     for (place, event) in later {
         let bytes = event.get().len();
-        if bytes <= EVENT_BYTES_MAX && bytes <= left {
+        if bytes <= SHOWN_EVENT_BYTES_MAX && bytes <= left {
             left = left.saturating_sub(bytes);
             kept.push((place, event));
         }

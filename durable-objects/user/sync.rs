@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     AccountDataEvent, KeyCounts, RoomAccountData, SyncPresence, ToDeviceMessage, User, account_data,
     exceptions::Exceptions,
-    get_inviter::inviter,
+    get_asked::inviter,
     ignored::ignored_users,
     moves::Moves,
     own_device_lists::own_changed,

@@ -118,7 +118,7 @@ impl World {
         let identity = Identity::new(server.clone(), "a", [3; 32]).unwrap();
         let content: Content = serde_json::from_str(prepared.event.get()).unwrap();
         let pdu = event::complete(&prepared.event, &content.content, &version, &identity, 1, [0; 18]).unwrap();
-        let event = room::CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() };
+        let event = room::CheckedEvent::of(&pdu);
         self.call(room_id.as_str(), &room::AdmitMembership { server, event }).unwrap();
     }
 
@@ -155,7 +155,7 @@ impl World {
         };
         let identity = Identity::new(draft.sender.server_name().to_owned(), "a", [3; 32]).unwrap();
         let pdu = event::build(draft, &place, &version, &identity, [0; 18]).unwrap();
-        room::CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
+        room::CheckedEvent::of(&pdu)
     }
 
     /// Has many remote users in a room, as if each had joined; the events are of the right form, and nothing more.

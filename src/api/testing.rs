@@ -39,6 +39,15 @@ pub(crate) fn config(pairs: &[(&str, &str)]) -> Config {
     Config::from_pairs(pairs).unwrap()
 }
 
+/// Tells a story on metadata that were just laid out.
+pub(crate) fn with_metadata(story: impl AsyncFnOnce(&MemoryMetadata)) {
+    let metadata = MemoryMetadata::default();
+    block_on(async {
+        load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
+        story(&metadata).await;
+    });
+}
+
 /// SQLite in memory.
 struct Database(rusqlite::Connection);
 

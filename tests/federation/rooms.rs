@@ -354,6 +354,12 @@ fn a_member_comes_in_through_a_server_that_may_invite(host: Host) {
     bob.joins(&room).ok();
     carol.joins(&room).refused(403, "M_FORBIDDEN");
     joins_by(&carol, &club, &there).ok();
+    // That server does not know who is a guest.
+    alice.sets_state(&club, "m.room.guest_access", "", json!({ "guest_access": "can_join" })).ok();
+    carol.sees(|_| carol.state(&club, "m.room.guest_access", "").ok()["guest_access"] == "can_join");
+    let guest = here.server.registers_guest();
+    guest.joins(&club).ok();
+    guest.joins(&room).refused(403, "M_GUEST_ACCESS_FORBIDDEN");
     carol.joins(&room).ok();
     carol.sends(&room, "I am in");
     alice.sees(|sync| sync.has_message(&room, "I am in"));

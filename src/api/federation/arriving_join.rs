@@ -1,7 +1,7 @@
 //! The answer to a join: a whole room, checked and staged as it arrives. Of it there is a slice in memory, whatever its size.
 //! Spec: Server-Server API, "Joining Rooms".
 
-use actors::room::{JudgeStaged, StageEvents};
+use actors::room::{CheckedEvent, JudgeStaged, StageEvents};
 use domain::{Refusal, RoomVersion, event::PDU_BYTES_MAX};
 use futures_util::StreamExt;
 use platform::Arriving;
@@ -9,10 +9,7 @@ use ruma_common::{RoomId, ServerName};
 use ruma_events::TimelineEventType;
 use serde_json::value::RawValue;
 
-use super::{
-    pdus::checked,
-    taken_apart::{Piece, TakenApart},
-};
+use super::taken_apart::{Piece, TakenApart};
 use crate::{Context, Failure};
 
 /// Events that are checked and staged at once.
@@ -103,7 +100,7 @@ impl ArrivingJoin<'_> {
             join: self.join.to_owned(),
             first: arrived.staged,
             are_state: slice.are_state,
-            events: good.iter().map(checked).collect(),
+            events: good.iter().map(CheckedEvent::of).collect(),
         };
         self.cx.room(self.room_id).call(&call).await?;
         arrived.staged = arrived.staged.saturating_add(good.len() as u64);

@@ -50,10 +50,18 @@ const PUSHES_MAX: usize = 200;
 /// The longest status message of another server's user, in bytes: a longer one is not shown.
 const STATUS_MSG_BYTES_MAX: usize = 2_048;
 
+/// One, before it is known to make sense.
 #[derive(Deserialize)]
-struct Edu {
+pub(super) struct Edu {
     edu_type: String,
     content: Box<RawValue>,
+}
+
+impl Edu {
+    /// Whether it says what somebody read.
+    pub(super) fn is_receipt(&self) -> bool {
+        self.edu_type == RECEIPT
+    }
 }
 
 #[derive(Deserialize)]
@@ -115,22 +123,16 @@ struct Push {
     currently_active: bool,
 }
 
-/// Whether it says what somebody read.
-pub(super) fn is_receipt(edu: &RawValue) -> bool {
-    serde_json::from_str::<Edu>(edu.get()).is_ok_and(|edu| edu.edu_type == RECEIPT)
-}
-
 /// Takes in what a server tells. `told` are those whose devices changed by earlier EDUs of the same transaction: everybody
 /// asks for these devices anew once, and gets what they are by then.
 pub(super) async fn receive(
     cx: &Context,
     origin: &ServerName,
-    edu: &RawValue,
+    edu: &Edu,
     told: &mut BTreeSet<OwnedUserId>,
 ) -> Result<(), Failure> {
-    let Ok(Edu { edu_type, content }) = serde_json::from_str(edu.get()) else { return Ok(()) };
-    let content = content.get();
-    let outcome = match edu_type.as_str() {
+    let content = edu.content.get();
+    let outcome = match edu.edu_type.as_str() {
         "m.typing" => match serde_json::from_str(content) {
             Ok(typing) => types(cx, origin, typing).await,
             Err(_) => Ok(()),
@@ -356,14 +358,14 @@ mod tests {
 
     use actors::{Call, destination::GetSharedRooms, user::ReceiveToDevice};
     use ruma_common::{OwnedUserId, server_name};
-    use serde_json::{Value, json, value::to_raw_value};
+    use serde_json::{Value, json};
 
     use super::receive;
     use crate::testing::{TestServer, block_on};
 
     /// Whether anybody was asked to do something about an EDU, where whoever is asked cannot.
     fn is_done(server: &TestServer, told: &mut BTreeSet<OwnedUserId>, edu: &Value) -> bool {
-        let edu = to_raw_value(edu).unwrap();
+        let edu = serde_json::from_value(edu.clone()).unwrap();
         block_on(receive(&server.context(), server_name!("b.test"), &edu, told)).is_err()
     }
 

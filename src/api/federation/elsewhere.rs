@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use actors::{
-    room::{BeginJoin, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
+    room::{BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
     user::{GetAsked, MembershipChanged},
 };
 use domain::{Pdu, Refusal, RoomVersion, event};
@@ -22,7 +22,7 @@ use serde_json::{
 use super::{
     AskError, Bounds,
     arriving_join::ArrivingJoin,
-    pdus::{ReadPdu, checked, path_in_room, raw},
+    pdus::{ReadPdu, path_in_room, raw},
 };
 use crate::{Context, Failure, metadata::register_room};
 
@@ -87,7 +87,20 @@ pub(crate) async fn candidates(
     Ok(all.filter(|server| seen.insert(server.clone())).take(SERVERS_MAX).collect())
 }
 
-impl Elsewhere<'_> {
+impl<'a> Elsewhere<'a> {
+    /// What a call was to change here, changed through those servers that may help.
+    pub(crate) async fn of(
+        cx: &'a Context,
+        room_id: &'a RoomId,
+        call: &'a ChangeMembership,
+        via: Vec<OwnedServerName>,
+        known: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let servers = candidates(cx, room_id, &call.target, via, known).await?;
+        let (profile, reason) = (call.profile.clone(), call.reason.clone());
+        Ok(Self { cx, room_id, user_id: &call.target, servers, profile, reason })
+    }
+
     /// Joins the room, through the first server that lets the user in. Spec: «The caller MAY try to join through another
     /// server».
     pub(crate) async fn join(&self, call_id: &str) -> Result<(), Failure> {
@@ -272,9 +285,9 @@ impl Elsewhere<'_> {
             && read.event_id == *join.event_id()
             && let Ok(pdu) = self.cx.check_pdu(version, read).await?
         {
-            return Ok(checked(&pdu));
+            return Ok(CheckedEvent::of(&pdu));
         }
-        Ok(checked(join))
+        Ok(CheckedEvent::of(join))
     }
 
     async fn tell_user(&self, membership: MembershipState, stripped_state: Vec<Box<RawValue>>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 //! what comes. Whatever is not to be had within [`BUDGET_MS`] the reader does without.
 //! Spec: Server-Server API, "Backfilling and retrieving missing events".
 
-use actors::room::{Direction, Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed, TimedEvent};
+use actors::room::{CheckedEvent, Direction, Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed, TimedEvent};
 use domain::{Pdu, RoomVersion};
 use js_int::UInt;
 use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, api};
@@ -13,7 +13,7 @@ use ruma_federation_api::{
     event::{get_event, get_event_by_timestamp},
 };
 
-use super::{Bounds, pdus::checked, receiving::Receiving};
+use super::{Bounds, receiving::Receiving};
 use crate::{Context, Failure};
 
 /// Gaps, or parts of one, that are filled for one reader's page.
@@ -151,7 +151,7 @@ impl<'a> Backfill<'a> {
         let mut call = PlaceHistory {
             edge: gap.edge,
             missing: gap.missing.clone(),
-            events: events.iter().map(checked).collect(),
+            events: events.iter().map(CheckedEvent::of).collect(),
             states: Vec::new(),
             is_apart,
             is_final: false,

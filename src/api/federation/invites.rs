@@ -1,7 +1,7 @@
 //! Invitations across servers. Spec: Server-Server API, "Inviting to a room".
 
 use actors::{
-    room::{AdmitMembership, GetVersionForServer, PrepareInvite},
+    room::{AdmitMembership, CheckedEvent, GetVersionForServer, PrepareInvite},
     user::AskInvite,
 };
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     AskError, Bounds, Origin,
     elsewhere::{STRIPPED_EVENTS_MAX, incompatible, residence, stripped},
-    pdus::{ReadPdu, checked, path_in_room, raw},
+    pdus::{ReadPdu, path_in_room, raw},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
 
@@ -208,7 +208,7 @@ impl Context {
         let Ok(pdu) = self.check_pdu(&version, signed).await? else {
             return Err(Refusal::Unknown(format!("{server} made the invitation invalid")).into());
         };
-        let call = AdmitMembership { server: self.server_name().to_owned(), event: checked(&pdu) };
+        let call = AdmitMembership { server: self.server_name().to_owned(), event: CheckedEvent::of(&pdu) };
         self.room(room_id).call(&call).await?;
         Ok(prepared.event.event_id)
     }

@@ -2,8 +2,8 @@
 //! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
 use actors::room::{
-    AdmitMembership, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer, IsJoined, MembershipAction,
-    PrepareMembership, PreparedMembership,
+    AdmitMembership, CheckedEvent, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer, IsJoined,
+    MembershipAction, PrepareMembership, PreparedMembership,
 };
 use domain::{Pdu, Refusal, RoomVersion};
 use platform::Fault;
@@ -16,12 +16,7 @@ use ruma_federation_api::membership::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{
-    Origin,
-    elsewhere::residence,
-    event_lists::pages,
-    pdus::{ReadPdu, checked},
-};
+use super::{Origin, elsewhere::residence, event_lists::pages, pdus::ReadPdu};
 use crate::{Body, Context, Failure, OrAbsent, Routes, client::first_joined};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -168,7 +163,7 @@ async fn admit(
         json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
     }
     let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::InvalidParam)?;
-    let call = AdmitMembership { server: origin.to_owned(), event: checked(&pdu) };
+    let call = AdmitMembership { server: origin.to_owned(), event: CheckedEvent::of(&pdu) };
     match cx.room(room_id).call(&call).await {
         Err(Failure::Refused(Refusal::Forbidden(rule))) if met.is_some() => {
             Err(Refusal::UnableToGrantJoin(rule).into())

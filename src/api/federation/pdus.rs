@@ -124,11 +124,6 @@ pub(super) fn path_in_room(endpoint: &str, room_id: &RoomId, last: &str) -> Stri
     format!("/_matrix/federation/{endpoint}/{}/{}", encoded(room_id.as_str()), encoded(last))
 }
 
-/// What a room is given of an event.
-pub(crate) fn checked(pdu: &Pdu) -> CheckedEvent {
-    CheckedEvent { event_id: pdu.event_id().to_owned(), json: pdu.json().to_owned() }
-}
-
 impl Context {
     /// Checks events: their form, their signatures and their hashes. What does not pass is left out, but for the reason.
     ///
@@ -219,7 +214,7 @@ impl Context {
         let (mut batch, mut bytes) = (Vec::new(), 0_usize);
         for pdu in in_auth_order(pdus) {
             bytes = bytes.saturating_add(pdu.json().len());
-            batch.push(checked(&pdu));
+            batch.push(CheckedEvent::of(&pdu));
             if batch.len() >= HELD_AT_ONCE_MAX || bytes > CALL_BYTES_MAX {
                 self.room(room_id).call(&HoldEvents { events: std::mem::take(&mut batch) }).await?;
                 bytes = 0;

@@ -1,12 +1,12 @@
 //! Asking the policy server of a room to sign an event. Spec: Server-Server API, "Policy Servers".
 
-use actors::room::{KeepSigned, Unsigned};
+use actors::room::{CheckedEvent, KeepSigned, Unsigned};
 use domain::{Pdu, Refusal, policy_server};
 use http::{Method, StatusCode};
 use ruma_common::{CanonicalJsonObject, ServerName};
 use serde_json::value::RawValue;
 
-use super::{AskError, Bounds, pdus::checked};
+use super::{AskError, Bounds};
 use crate::{Context, Failure};
 
 /// Somebody waits for the answer.
@@ -27,8 +27,7 @@ impl Context {
         let content = RawValue::from_string(event.json.clone())?;
         let answer = match self.ask_raw(server, Method::POST, PATH, Some(content), BOUNDS).await {
             Ok((_, answer)) => answer,
-            Err(AskError::Refused { status, errcode, message, body }) if REFUSES_WITH.contains(&status) => {
-                let mut body = body;
+            Err(AskError::Refused { status, errcode, message, mut body }) if REFUSES_WITH.contains(&status) => {
                 body.insert("errcode".to_owned(), errcode.into());
                 body.insert("error".to_owned(), message.into());
                 return Err(Refusal::ByPolicyServer { status: status.as_u16(), body }.into());
@@ -41,7 +40,7 @@ impl Context {
         };
         let nonsense = || no_answer(server, &AskError::Nonsense("no signature".to_owned()));
         let signed = policy_server::signed(&pdu, server, &signature.ok_or_else(nonsense)?)?;
-        self.room(pdu.room_id()).call(&KeepSigned { event: checked(&signed) }).await
+        self.room(pdu.room_id()).call(&KeepSigned { event: CheckedEvent::of(&signed) }).await
     }
 }
 

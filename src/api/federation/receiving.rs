@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use actors::room::{GetExtremities, GetMissing, Needs, ReceiveEvent, Received, Unsigned};
+use actors::room::{CheckedEvent, GetExtremities, GetMissing, Needs, ReceiveEvent, Received, Unsigned};
 use domain::{Pdu, Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
 use js_int::UInt;
@@ -18,7 +18,7 @@ use ruma_federation_api::{
     event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
 };
 
-use super::{AskError, Bounds, pdus::checked};
+use super::{AskError, Bounds};
 use crate::{Context, Failure};
 
 /// Calls for one event.
@@ -55,7 +55,7 @@ impl Receiving<'_> {
     /// `may_ask_between`: whether events before it are asked for, or only the state.
     fn receive_with<'a>(&'a self, pdu: &'a Pdu, may_ask_between: bool) -> LocalFuture<'a, Result<Received, Failure>> {
         Box::pin(async move {
-            let mut call = ReceiveEvent { event: checked(pdu), state_before: None, is_unwanted: false };
+            let mut call = ReceiveEvent { event: CheckedEvent::of(pdu), state_before: None, is_unwanted: false };
             let mut may_ask_between = may_ask_between;
             for _ in 0..ROUNDS_MAX {
                 let needs = match self.cx.room(self.room_id).call(&call).await? {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actors::{
     destination::IsUp,
-    room::{GetVersionForServer, KeepWaiting, ReceiveEvent, Received},
+    room::{CheckedEvent, GetVersionForServer, KeepWaiting, ReceiveEvent, Received},
     user::GetAsked,
 };
 use domain::{Pdu, Refusal, RoomVersion};
@@ -16,8 +16,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Origin, edus,
-    pdus::{ReadPdu, checked},
+    Origin,
+    edus::{self, Edu},
+    pdus::ReadPdu,
 };
 use crate::{Context, Failure, Routes};
 
@@ -43,10 +44,11 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     }
     // «EDUs in order, before and independently of PDUs»: a key comes before what it opens.
     // Receipts alone come after what they are for.
-    let (receipts, edus): (Vec<_>, Vec<_>) = request.edus.iter().partition(|edu| edus::is_receipt(edu.json()));
+    let edus = request.edus.iter().filter_map(|edu| serde_json::from_str(edu.json().get()).ok());
+    let (receipts, edus): (Vec<Edu>, Vec<Edu>) = edus.partition(Edu::is_receipt);
     let mut told = BTreeSet::new();
-    for edu in edus {
-        edus::receive(cx, &origin, edu.json(), &mut told).await?;
+    for edu in &edus {
+        edus::receive(cx, &origin, edu, &mut told).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {
@@ -60,8 +62,8 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     for outcome in outcomes {
         pdus.extend(outcome?);
     }
-    for edu in receipts {
-        edus::receive(cx, &origin, edu.json(), &mut told).await?;
+    for edu in &receipts {
+        edus::receive(cx, &origin, edu, &mut told).await?;
     }
     // Whoever talks to us listens.
     match cx.call(origin.as_str(), &IsUp {}).await {
@@ -190,11 +192,11 @@ async fn receive(
     pdu: &Pdu,
 ) -> Result<Result<(), String>, Failure> {
     let room = cx.room(room_id);
-    match room.call(&ReceiveEvent { event: checked(pdu), state_before: None, is_unwanted: false }).await? {
+    match room.call(&ReceiveEvent { event: CheckedEvent::of(pdu), state_before: None, is_unwanted: false }).await? {
         // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
         Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
         Received::Needs(_) => {
-            let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: checked(pdu) }).await?;
+            let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: CheckedEvent::of(pdu) }).await?;
             Ok(if waits { Ok(()) } else { Err("too many events wait for what they build on".to_owned()) })
         }
     }

@@ -135,18 +135,7 @@ mod tests {
     use ruma_common::{RoomAliasId, RoomId, room_alias_id, room_id, user_id};
 
     use super::{ALIASES_PER_ROOM_MAX, Claim, Held, claim, find, move_all, of_room, remove, take_over};
-    use crate::{
-        load_settings,
-        testing::{MemoryMetadata, TestRandom, block_on, config},
-    };
-
-    fn with_metadata(story: impl AsyncFnOnce(&MemoryMetadata)) {
-        let metadata = MemoryMetadata::default();
-        block_on(async {
-            load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
-            story(&metadata).await;
-        });
-    }
+    use crate::testing::with_metadata;
 
     #[test]
     fn an_alias_points_to_whoever_claims_it_first() {

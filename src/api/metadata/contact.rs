@@ -93,34 +93,29 @@ mod tests {
     use ruma_common::user_id;
 
     use super::{Added, CONTACTS_MAX, add, of_user, owner, remove, remove_all};
-    use crate::{
-        load_settings,
-        testing::{MemoryMetadata, TestRandom, block_on, config},
-    };
+    use crate::testing::with_metadata;
 
     #[test]
     fn an_address_is_one_accounts() {
-        let metadata = MemoryMetadata::default();
-        block_on(async {
-            load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
+        with_metadata(async |metadata| {
             let (alice, bob) = (user_id!("@alice:a"), user_id!("@bob:a"));
             let email = Email::parse("tea@example.org").unwrap();
-            let adds = async |user, address: &str| add(&metadata, user, address, 1, 2).await.unwrap();
-            assert_eq!(owner(&metadata, &email).await.unwrap(), None);
+            let adds = async |user, address: &str| add(metadata, user, address, 1, 2).await.unwrap();
+            assert_eq!(owner(metadata, &email).await.unwrap(), None);
             assert_eq!(adds(alice, email.as_str()).await, Added::Ours);
             assert_eq!(adds(alice, email.as_str()).await, Added::Ours, "repeated");
             assert_eq!(adds(bob, email.as_str()).await, Added::Taken);
-            assert_eq!(owner(&metadata, &email).await.unwrap().as_deref(), Some(alice));
-            remove(&metadata, bob, &email).await.unwrap();
-            assert_eq!(of_user(&metadata, alice).await.unwrap().len(), 1);
-            remove(&metadata, alice, &email).await.unwrap();
+            assert_eq!(owner(metadata, &email).await.unwrap().as_deref(), Some(alice));
+            remove(metadata, bob, &email).await.unwrap();
+            assert_eq!(of_user(metadata, alice).await.unwrap().len(), 1);
+            remove(metadata, alice, &email).await.unwrap();
             assert_eq!(adds(bob, email.as_str()).await, Added::Ours);
             for number in 1..CONTACTS_MAX {
                 assert_eq!(adds(bob, &format!("{number}@example.org")).await, Added::Ours);
             }
             assert_eq!(adds(bob, "more@example.org").await, Added::TooMany);
-            remove_all(&metadata, bob).await.unwrap();
-            assert_eq!(of_user(&metadata, bob).await.unwrap().len(), 0);
+            remove_all(metadata, bob).await.unwrap();
+            assert_eq!(of_user(metadata, bob).await.unwrap().len(), 0);
         });
     }
 }

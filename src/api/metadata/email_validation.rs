@@ -127,18 +127,7 @@ fn read(mut row: Row) -> Result<Proven, Fault> {
 #[cfg(test)]
 mod tests {
     use super::{Requested, confirm, forget, link, proven, request, take};
-    use crate::{
-        load_settings,
-        testing::{MemoryMetadata, TestRandom, block_on, config},
-    };
-
-    fn with_metadata(story: impl AsyncFnOnce(&MemoryMetadata)) {
-        let metadata = MemoryMetadata::default();
-        block_on(async {
-            load_settings(&metadata, config(&[]), &TestRandom::default()).await.unwrap();
-            story(&metadata).await;
-        });
-    }
+    use crate::testing::with_metadata;
 
     fn wish(token_hash: &'static str, send_attempt: u64, expires_ms: u64) -> Requested<'static> {
         let (sid, purpose, address) = ("s", "add", "a@b");

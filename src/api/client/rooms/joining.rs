@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes,
-    federation::elsewhere::{Elsewhere, candidates, residence},
+    federation::elsewhere::{Elsewhere, residence},
 };
 
 /// Rooms asked at the same time whether a user is in them.
@@ -100,12 +100,8 @@ async fn elsewhere<'a>(
     if residence.here {
         return Ok(None);
     }
-    let servers = candidates(cx, room_id, &call.target, via, residence.servers).await?;
-    if servers.is_empty() {
-        return Ok(None);
-    }
-    let (profile, reason) = (call.profile.clone(), call.reason.clone());
-    Ok(Some(Elsewhere { cx, room_id, user_id: &call.target, servers, profile, reason }))
+    let elsewhere = Elsewhere::of(cx, room_id, call, via, residence.servers).await?;
+    Ok(Some(elsewhere).filter(|elsewhere| !elsewhere.servers.is_empty()))
 }
 
 async fn joins(
@@ -115,28 +111,31 @@ async fn joins(
     reason: Option<String>,
     via: Vec<OwnedServerName>,
 ) -> Result<(), Failure> {
-    let call = Change::own(caller, MembershipAction::Join, reason).call(cx).await?;
+    let mut call = Change::own(caller, MembershipAction::Join, reason).call(cx).await?;
     if let Some(elsewhere) = elsewhere(cx, room_id, &call, via.clone()).await? {
-        if call.guest {
-            return Err(Refusal::GuestAccessForbidden.into());
-        }
-        return elsewhere.join(&call.call_id).await;
+        return join_through(&elsewhere, &call).await;
     }
-    let (user_id, through) = (call.sender.clone(), call.clone());
-    let joined = on_conditions(cx, room_id, &user_id, call, |call: &mut ChangeMembership| &mut call.member_of).await;
-    match joined {
+    let user_id = call.sender.clone();
+    match on_conditions(cx, room_id, &user_id, &mut call, |call: &mut ChangeMembership| &mut call.member_of).await {
         // The user meets a condition, and only another server has somebody who may invite.
         Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => {
             let known = residence(cx, room_id).await?.servers;
-            let servers = candidates(cx, room_id, &user_id, via, known).await?;
-            if servers.is_empty() {
+            let elsewhere = Elsewhere::of(cx, room_id, &call, via, known).await?;
+            if elsewhere.servers.is_empty() {
                 return Err(Refusal::Forbidden(rule).into());
             }
-            let (profile, reason) = (through.profile, through.reason);
-            Elsewhere { cx, room_id, user_id: &user_id, servers, profile, reason }.join(&through.call_id).await
+            join_through(&elsewhere, &call).await
         }
         joined => joined,
     }
+}
+
+/// Joins with the help of another server, which does not know who is a guest.
+async fn join_through(elsewhere: &Elsewhere<'_>, call: &ChangeMembership) -> Result<(), Failure> {
+    if call.guest {
+        return Err(Refusal::GuestAccessForbidden.into());
+    }
+    elsewhere.join(&call.call_id).await
 }
 
 /// A membership in a client's own words: which it is, and its content. What it leaves out of a profile is filled in, as
@@ -184,7 +183,7 @@ pub(super) async fn send_membership(
     }
     let joins = membership == Some(MembershipState::Join) && *target == *user_id;
     let at_ms = wished_time_ms(&caller, request.timestamp);
-    let call = SendEvent {
+    let mut call = SendEvent {
         sender: caller.user_id,
         device: caller.device_id,
         transaction_id: None,
@@ -196,8 +195,8 @@ pub(super) async fn send_membership(
         at_ms,
     };
     if joins {
-        let joined = on_conditions(cx, &request.room_id, &user_id, call, |call: &mut SendEvent| &mut call.member_of);
-        match joined.await {
+        match on_conditions(cx, &request.room_id, &user_id, &mut call, |call: &mut SendEvent| &mut call.member_of).await
+        {
             Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => Err(Refusal::Forbidden(rule).into()),
             joined => joined,
         }
@@ -212,19 +211,19 @@ async fn on_conditions<C: Call>(
     cx: &Context,
     room_id: &RoomId,
     user_id: &UserId,
-    mut call: C,
-    member_of: impl Fn(&mut C) -> &mut Vec<OwnedRoomId>,
+    call: &mut C,
+    member_of: impl FnOnce(&mut C) -> &mut Vec<OwnedRoomId>,
 ) -> Result<C::Reply, Failure> {
     const { assert!(matches!(C::ACTOR, ActorKind::Room), "a room is joined by a call to it") };
-    let refused = match cx.call(room_id.as_str(), &call).await.or_absent(no_such_room()) {
+    let refused = match cx.call(room_id.as_str(), call).await.or_absent(no_such_room()) {
         Err(Failure::Refused(Refusal::Forbidden(rule))) => Refusal::Forbidden(rule),
         outcome => return outcome,
     };
     let conditions = cx.room(room_id).call(&GetJoinConditions { user: user_id.to_owned() }).await?;
     let is_joined = IsJoined { user: user_id.to_owned() };
     let Some(met) = first_joined(cx, &is_joined, conditions.member_of_any).await? else { return Err(refused.into()) };
-    member_of(&mut call).push(met);
-    cx.call(room_id.as_str(), &call).await
+    member_of(call).push(met);
+    cx.call(room_id.as_str(), call).await
 }
 
 /// One of these rooms that says that somebody is in it. Rooms that are not here say nothing; of one that failed to

@@ -17,7 +17,7 @@ use serde_json::{
 use super::{call_id, not_in_room};
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
-    federation::elsewhere::{Elsewhere, candidates, residence},
+    federation::elsewhere::{Elsewhere, residence},
     router::json_or_default,
 };
 
@@ -171,10 +171,7 @@ async fn leave(
     // Only who was invited, or knocked, has something to leave elsewhere; whether or not a server can be told.
     let residence = residence(cx, &request.room_id).await?;
     if !residence.here && cx.user(&call.target).call(&GetAsked { room_id: request.room_id.clone() }).await?.is_some() {
-        let servers = candidates(cx, &request.room_id, &call.target, Vec::new(), residence.servers).await?;
-        let (profile, reason) = (call.profile, call.reason);
-        let elsewhere = Elsewhere { cx, room_id: &request.room_id, user_id: &call.target, servers, profile, reason };
-        elsewhere.leave().await?;
+        Elsewhere::of(cx, &request.room_id, &call, Vec::new(), residence.servers).await?.leave().await?;
         return Ok(leave_room::v3::Response::new());
     }
     cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.sender))?;
