@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use harness::{
-    Answer, Client, Host, Https, Received, Reply, SERVER_NAME, Server, Value, encode, json, on_each_host, query,
+    Answer, Client, Https, PerHost, Received, Reply, SERVER_NAME, Server, Value, encode, json, on_each_host, query,
 };
 
 on_each_host![
@@ -30,13 +30,8 @@ struct Bridged {
 
 /// Shared by these stories.
 fn bridged(server: &Server) -> &'static Bridged {
-    static NATIVE: OnceLock<Bridged> = OnceLock::new();
-    static WORKER: OnceLock<Bridged> = OnceLock::new();
-    let shared = match server.host() {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| {
+    static SHARED: PerHost<Bridged> = PerHost::new();
+    SHARED.of(server.host(), || {
         let home: Arc<OnceLock<Client>> = Arc::default();
         let own = home.clone();
         let bridge = Https::serves_plainly(move |request| answers(own.get(), request));

@@ -1,9 +1,7 @@
 //! Spec: client-server API, «Adding Account Administrative Contact Information», «Password management», «Account
 //! registration», «Email-based (identity / homeserver)», on a server that sends mail.
 
-use std::sync::OnceLock;
-
-use harness::{Answer, Authority, Client, Host, Mailbox, PASSWORD, Server, User, Value, json, on_each_host};
+use harness::{Answer, Authority, Client, Host, Mailbox, PASSWORD, PerHost, Server, User, Value, json, on_each_host};
 
 on_each_host![
     an_address_is_proven_and_added,
@@ -44,13 +42,8 @@ fn with(host: Host, mailbox: &Mailbox, encryption: &str, more: &[(&str, &str)]) 
 
 /// Shared by these stories; its mail goes out after `STARTTLS`.
 fn posted(server: &Server) -> &'static Posted {
-    static NATIVE: OnceLock<Posted> = OnceLock::new();
-    static WORKER: OnceLock<Posted> = OnceLock::new();
-    let shared = match server.host() {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| {
+    static SHARED: PerHost<Posted> = PerHost::new();
+    SHARED.of(server.host(), || {
         let mailbox = Mailbox::with_starttls();
         Posted { server: with(server.host(), &mailbox, "starttls", &[]), mailbox }
     })

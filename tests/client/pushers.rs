@@ -1,8 +1,6 @@
 //! Spec: client-server API, «Push Notifications»; Push Gateway API.
 
-use std::sync::OnceLock;
-
-use harness::{Gateway, Host, PASSWORD, Server, Sync, User, Value, encode, json, on_each_host};
+use harness::{Gateway, PASSWORD, PerHost, Server, Sync, User, Value, encode, json, on_each_host};
 
 on_each_host![
     a_pusher_comes_and_goes,
@@ -27,13 +25,8 @@ const APP: &str = "org.example.app.ios";
 
 /// A server that reaches gateways on this machine; shared by these stories.
 fn ours(server: &Server) -> &'static Server {
-    static NATIVE: OnceLock<Server> = OnceLock::new();
-    static WORKER: OnceLock<Server> = OnceLock::new();
-    let shared = match server.host() {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| Server::with_network(server.host(), &[]))
+    static SHARED: PerHost<Server> = PerHost::new();
+    SHARED.of(server.host(), || Server::with_network(server.host(), &[]))
 }
 
 fn pusher(gateway: &Gateway, pushkey: &str) -> Value {

@@ -1,8 +1,6 @@
 //! Spec: client-server API, «Server Notices»; Synapse's admin API, `send_server_notice`.
 
-use std::sync::OnceLock;
-
-use harness::{Host, Server, User, Value, encode, json, on_each_host};
+use harness::{PerHost, Server, User, Value, encode, json, on_each_host};
 
 on_each_host![
     a_user_is_told_in_a_room_of_their_own,
@@ -13,13 +11,8 @@ on_each_host![
 const SEND: &str = "/_synapse/admin/v1/send_server_notice";
 
 fn ours(server: &Server) -> &'static Server {
-    static NATIVE: OnceLock<Server> = OnceLock::new();
-    static WORKER: OnceLock<Server> = OnceLock::new();
-    let shared = match server.host() {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| {
+    static SHARED: PerHost<Server> = PerHost::new();
+    SHARED.of(server.host(), || {
         Server::with(server.host(), &[("SERVER_NOTICES_LOCALPART", "notices"), ("SERVER_NOTICES_ROOM_NAME", "News")])
     })
 }

@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     io::Write,
-    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
-use harness::{Answer, Authority, Host, Https, Received, Reply, Server, User, Value, json, on_each_host, query};
+use harness::{
+    Answer, Authority, Host, Https, PerHost, Received, Reply, Server, User, Value, json, on_each_host, query,
+};
 
 on_each_host![
     a_page_is_told_with_its_image,
@@ -34,13 +35,8 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x03\0\0\0\x02\x08\x06\0
 
 /// A server with previews, shared by these stories.
 fn previewing(server: &Server) -> &'static Server {
-    static NATIVE: OnceLock<Server> = OnceLock::new();
-    static WORKER: OnceLock<Server> = OnceLock::new();
-    let shared = match server.host() {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| Server::with_network(server.host(), &[]))
+    static SHARED: PerHost<Server> = PerHost::new();
+    SHARED.of(server.host(), || Server::with_network(server.host(), &[]))
 }
 
 /// A web server with these pages, by path: their type and their content.

@@ -5,17 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use harness::{Authority, Client, Host, Https, Received, Reply, Server};
+use harness::{Authority, Client, Host, Https, PerHost, Received, Reply, Server};
 
 /// A server that reaches others on this machine, and believes the tests' own authority; shared by all stories.
 pub fn ours(host: Host) -> &'static Server {
-    static NATIVE: OnceLock<Server> = OnceLock::new();
-    static WORKER: OnceLock<Server> = OnceLock::new();
-    let shared = match host {
-        Host::Native => &NATIVE,
-        Host::Worker => &WORKER,
-    };
-    shared.get_or_init(|| ours_with(host, &[]))
+    static SHARED: PerHost<Server> = PerHost::new();
+    SHARED.of(host, || ours_with(host, &[]))
 }
 
 /// One with some settings of its own; dies with the value.

@@ -30,13 +30,30 @@ impl Host {
 
     /// The server all tests of this process share, started by the first that asks.
     pub fn server(self) -> &'static Server {
-        static NATIVE: OnceLock<Result<Server, String>> = OnceLock::new();
-        static WORKER: OnceLock<Result<Server, String>> = OnceLock::new();
-        let shared = match self {
-            Host::Native => &NATIVE,
-            Host::Worker => &WORKER,
+        static SHARED: PerHost<Result<Server, String>> = PerHost::new();
+        SHARED.of(self, || Server::start(self, &[], None)).as_ref().unwrap_or_else(|why| panic!("{why}"))
+    }
+}
+
+/// Something that the stories of a process share, one for each host.
+pub struct PerHost<T> {
+    native: OnceLock<T>,
+    worker: OnceLock<T>,
+}
+
+impl<T> PerHost<T> {
+    #[expect(clippy::new_without_default, reason = "it is for statics")]
+    pub const fn new() -> Self {
+        Self { native: OnceLock::new(), worker: OnceLock::new() }
+    }
+
+    /// A host's, made for the first that asks.
+    pub fn of(&self, host: Host, make: impl FnOnce() -> T) -> &T {
+        let shared = match host {
+            Host::Native => &self.native,
+            Host::Worker => &self.worker,
         };
-        shared.get_or_init(|| Server::start(self, &[], None)).as_ref().unwrap_or_else(|why| panic!("{why}"))
+        shared.get_or_init(make)
     }
 }
 

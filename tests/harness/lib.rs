@@ -39,7 +39,7 @@ pub use authority::Authority;
 pub use client::{Client, encode, query};
 pub use gateway::Gateway;
 pub use homeserver::Homeserver;
-pub use host::{Host, run};
+pub use host::{Host, PerHost, run};
 pub use https::{Https, Received, Reply};
 pub use keys::Keys;
 pub use mailbox::{Mail, Mailbox};
