@@ -95,6 +95,9 @@ pub struct Acknowledge {
     /// Up to which of the EDUs it has. Fewer than the attempt has are sent where an earlier release took more than fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edus_up_to: Option<u64>,
+    /// What moved was nothing for others: the server was not asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_empty: bool,
 }
 
 /// What was sent did not get there.
@@ -323,7 +326,9 @@ impl Destination {
                 return Ok(());
             };
             settle(tx, &attempt, call.edus_up_to.or(attempt.edus_up_to))?;
-            standing.refusals.attempt_is_taken();
+            if !call.was_empty {
+                standing.refusals.attempt_is_taken();
+            }
         }
         if !is_as_it_was {
             (standing.failures, standing.not_before_ms) = (0, 0);

@@ -135,7 +135,9 @@ mod tests {
         let start = StartAttempt { carrier: "one".into(), ranges: Vec::new(), edus_up_to: edus.up_to };
         let attempt = world.call(THERE, &start).unwrap().unwrap();
         let transaction_id = attempt.transaction_id;
-        world.call(THERE, &Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: None }).unwrap();
+        world
+            .call(THERE, &Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: None, was_empty: false })
+            .unwrap();
         assert_eq!(world.call(THERE, &TakeWork { carrier: "one".into() }).unwrap(), Work::Nothing);
         assert!(!changes(&world, 15), "it was told of that");
         assert!(changes(&world, 21));

@@ -180,13 +180,24 @@ mod tests {
         assert_eq!(take(&world, "two"), Work::Nothing);
         assert!(world.carriers.take().is_empty());
         world
-            .call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id: first.clone(), edus_up_to: None })
+            .call(
+                THERE,
+                &Acknowledge {
+                    carrier: "one".to_owned(),
+                    transaction_id: first.clone(),
+                    edus_up_to: None,
+                    was_empty: false,
+                },
+            )
             .unwrap();
         let (second, told) = taken(take(&world, "one"));
         assert_eq!(told, [("bob".to_owned(), Offline)]);
         assert_ne!(first, second);
         world
-            .call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id: second, edus_up_to: None })
+            .call(
+                THERE,
+                &Acknowledge { carrier: "one".to_owned(), transaction_id: second, edus_up_to: None, was_empty: false },
+            )
             .unwrap();
         assert_eq!(take(&world, "one"), Work::Nothing);
         assert_eq!(world.rows_written(), rows);

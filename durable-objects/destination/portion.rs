@@ -157,7 +157,8 @@ mod tests {
 
     fn is_taken(world: &World, attempt: &Attempt) {
         let transaction_id = attempt.transaction_id.clone();
-        let call = Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: attempt.edus_up_to };
+        let call =
+            Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: attempt.edus_up_to, was_empty: false };
         world.call(THERE, &call).unwrap();
     }
 
@@ -197,7 +198,7 @@ mod tests {
         let part = world.call(THERE, &GetEdus { up_to: attempt.edus_up_to }).unwrap();
         assert!(part.up_to < attempt.edus_up_to);
         let transaction_id = attempt.transaction_id;
-        let call = Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: part.up_to };
+        let call = Acknowledge { carrier: "one".into(), transaction_id, edus_up_to: part.up_to, was_empty: false };
         world.call(THERE, &call).unwrap();
         let (_, _, edus) = attempts(&world).unwrap();
         assert_eq!(edus, ["3", "4", "5"]);

@@ -151,11 +151,21 @@ fn what_a_destination_is_told_and_asked() {
     );
     pinned_reply::<destination::StartAttempt>(repeated);
     pinned(
-        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into(), edus_up_to: None },
+        &destination::Acknowledge {
+            carrier: "c".into(),
+            transaction_id: "5".into(),
+            edus_up_to: None,
+            was_empty: false,
+        },
         json!({ "carrier": "c", "transaction_id": "5" }),
     );
     pinned(
-        &destination::Acknowledge { carrier: "c".into(), transaction_id: "5".into(), edus_up_to: Some(7) },
+        &destination::Acknowledge {
+            carrier: "c".into(),
+            transaction_id: "5".into(),
+            edus_up_to: Some(7),
+            was_empty: false,
+        },
         json!({ "carrier": "c", "transaction_id": "5", "edus_up_to": 7 }),
     );
     pinned(&destination::ReportFailure { carrier: "c".into(), refused: None }, json!({ "carrier": "c" }));

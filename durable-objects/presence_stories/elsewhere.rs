@@ -51,7 +51,9 @@ fn told(world: &World) -> Vec<(OwnedUserId, PresenceState)> {
             }
             Work::Repeat(attempt) => attempt.transaction_id,
         };
-        world.call(THERE, &Acknowledge { carrier: carrier(), transaction_id, edus_up_to: None }).unwrap();
+        world
+            .call(THERE, &Acknowledge { carrier: carrier(), transaction_id, edus_up_to: None, was_empty: false })
+            .unwrap();
     }
 }
 

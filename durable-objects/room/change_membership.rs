@@ -131,7 +131,10 @@ impl Room {
             redacts: None,
         };
         check_invitation(cx, &draft)?;
-        notices::check_rejection(&**tx, cx, &draft)?;
+        // Nobody rejects anything who is gone.
+        if !call.unattended {
+            notices::check_rejection(&**tx, cx, &draft)?;
+        }
         // Whoever may not do it learns nothing of the target.
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, cx.now_ms)?;
         let joins = own && call.action == MembershipAction::Join;

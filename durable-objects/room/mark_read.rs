@@ -62,6 +62,11 @@ pub enum ReceiptKind {
     Private,
 }
 
+/// Whether a text can name a thread: the main one, or the event that it grows from.
+pub fn is_thread(thread: &str) -> bool {
+    thread == "main" || <&EventId>::try_from(thread).is_ok()
+}
+
 impl ReceiptKind {
     pub(super) fn as_str(self) -> &'static str {
         match self {

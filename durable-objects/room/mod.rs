@@ -165,7 +165,7 @@ pub use inbox::{AllWaiting, EndWaiting, KeepWaiting, StopFetching, TakeWaiting, 
 pub use join_remote::{BeginJoin, CompleteJoin};
 pub use joined_among::JoinedAmong;
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
-pub use mark_read::{MarkRead, NewReceipt, ReceiptKind};
+pub use mark_read::{MarkRead, NewReceipt, ReceiptKind, is_thread};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use networks::SetNetwork;

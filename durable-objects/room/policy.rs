@@ -22,7 +22,7 @@ use crate::{Call, Cx, Error};
 /// What was signed is of use for this long, in milliseconds.
 const KEPT_MS: u64 = 60_000;
 /// How many signed events are kept.
-const KEPT_MAX: usize = 64;
+const KEPT_MAX: usize = 128;
 
 /// An event that the room's policy server has to sign before it may happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +143,16 @@ impl Room {
             let sentence = format!("{server}, the policy server of this room, gave no valid signature");
             return Err(Refusal::Forbidden(sentence).into());
         }
-        self.signed.borrow_mut().keep(pdu, cx.now_ms);
+        let mut signed = self.signed.borrow_mut();
+        // What happened meanwhile is of no more use, and many are signed at once.
+        let mut happened = Vec::new();
+        for kept in signed.at(cx.now_ms) {
+            if store::graph::by_id(sql, kept.event_id())?.is_some() {
+                happened.push(kept.event_id().to_owned());
+            }
+        }
+        signed.0.retain(|(_, kept)| !happened.iter().any(|event_id| event_id == kept.event_id()));
+        signed.keep(pdu, cx.now_ms);
         Ok(())
     }
 }

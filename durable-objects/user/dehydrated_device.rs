@@ -134,7 +134,6 @@ impl User {
             if !has_keys(&**tx, device_id, &call.device_keys)? {
                 // Another device by the same name.
                 store::to_device::drop_all(tx, device_id)?;
-                store::keys::forget_one_time(tx, device_id)?;
             }
         } else if store::device::get(&**tx, device_id)?.is_some() {
             return Err(Refusal::Forbidden("One of your devices has this id".to_owned()).into());

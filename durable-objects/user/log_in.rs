@@ -52,8 +52,15 @@ impl NewDevice {
         }
     }
 
+    /// The same device with a name of its own, of which it gets as much as a name may have: no login fails for it.
+    #[must_use]
+    pub fn named(mut self, name: Option<String>) -> Self {
+        self.display_name = name.map(|name| name.chars().take(DEVICE_NAME_CHARS_MAX).collect());
+        self
+    }
+
     /// Refuses a name that is too long, with `InvalidParam`.
-    pub fn check(&self) -> Result<(), Refusal> {
+    pub(super) fn check(&self) -> Result<(), Refusal> {
         self.display_name.as_deref().map_or(Ok(()), check_device_name)
     }
 }

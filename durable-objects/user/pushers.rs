@@ -1,7 +1,7 @@
 //! Where the user's notifications are sent. A pusher belongs to the device that made it, and goes with it.
 //! Spec: "Push Notifications".
 
-use domain::{Refusal, push::Pusher};
+use domain::push::Pusher;
 use platform::{ActorKind, Sql, Tx};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ const PUSHERS_MAX: usize = 20;
 
 /// Adds a pusher, or changes the one with its `app_id` and `pushkey`, which then belongs to the caller's device.
 ///
-/// Refused: `UnknownToken`; `TooLarge` for one too many. Whether the pusher can be is checked before.
+/// One too many takes the place of the one that was set longest ago: clients leave behind what they no longer use.
+/// Refused: `UnknownToken`. Whether the pusher can be is checked before.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetPusher {
     pub token_hash: String,
@@ -77,10 +78,14 @@ impl User {
         match all.iter().find(|known| is_it(&known.pusher)) {
             Some(known) if known.pusher == call.pusher && known.device_id == device_id.as_str() => return Ok(()),
             Some(known) => store::pushers::update(tx, known.id, &device_id, &call.pusher, cx.now_ms)?,
-            None if all.len() >= PUSHERS_MAX => {
-                return Err(Refusal::TooLarge(format!("A user may have {PUSHERS_MAX} pushers")).into());
+            None => {
+                if let Some(oldest) =
+                    all.iter().min_by_key(|known| known.changed_ms).filter(|_| all.len() >= PUSHERS_MAX)
+                {
+                    store::pushers::remove(tx, &oldest.pusher.app_id, &oldest.pusher.pushkey)?;
+                }
+                store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?;
             }
-            None => store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?,
         }
         self.pushers_changed();
         self.look_for_a_carrier(&**tx, cx)

@@ -75,10 +75,12 @@ impl User {
         keys.check_device(user_id.as_str(), device_id.as_str())?;
         let before = store::keys::get(&**tx, Kind::Device, device_id.as_str())?;
         // The same keys again keep the signatures they got meanwhile.
-        if let Some(before) = before.as_deref().map(SignedKey::parse).transpose()?
-            && before.is_same_key(&keys)
-        {
-            return Ok(());
+        if let Some(before) = before.as_deref().map(SignedKey::parse).transpose()? {
+            if before.is_same_key(&keys) {
+                return Ok(());
+            }
+            // What is left of another device by the same name: nobody could use it.
+            store::keys::forget_one_time(tx, device_id)?;
         }
         let signers = [Some(signing_key_id(device_id.as_str())), signed_by_user(&**tx, &keys, &user_id)?];
         let is_kept = |key_id: &str| signers.iter().flatten().any(|signer| signer == key_id);
@@ -334,6 +336,23 @@ mod tests {
         let algorithms: Vec<&str> = algorithms.iter().map(String::as_str).collect();
         is_invalid(world.call(ALICE, &upload(&[], &algorithms)));
         assert_eq!(counts(&world.call(ALICE, &upload(&[], &[])).unwrap()), (Some(1), &[][..]), "nothing changed");
+    }
+
+    /// What another identity cannot use is not given out, nor in the way.
+    #[test]
+    fn another_identity_begins_without_keys() {
+        let world = alice();
+        let with = |seed: u8, one_time: &Value| {
+            let device_keys = Some(to_raw_value(&Signer::new(seed).device(ALICE, "PHONE")).unwrap());
+            let one_time_keys = BTreeMap::from([("a:1".to_owned(), to_raw_value(one_time).unwrap())]);
+            UploadKeys { device_keys, one_time_keys, ..upload(&[], &[]) }
+        };
+        world.call(ALICE, &with(1, &json!({ "key": "of the first" }))).unwrap();
+        world.call(ALICE, &upload(&["a:2"], &["a:f"])).unwrap();
+        let now = world.call(ALICE, &with(2, &json!({ "key": "a:1" }))).unwrap();
+        assert_eq!(counts(&now), (Some(1), &[][..]));
+        assert_eq!(claim(&world, "a").as_deref(), Some("a:1"));
+        assert_eq!(claim(&world, "a"), None);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl User {
         let mut known = SignedKey::parse(&known)?;
         must_be_same(&known, &signed)?;
         let self_signing = store::keys::cross_signing(&**tx, Usage::SelfSigning)?;
-        let mut changed = false;
+        let (mut changed, mut has_unknown) = (false, false);
         for signer in signed.signers(own.as_str()) {
             let Some(signature) = signed.signature(own.as_str(), signer).map(ToOwned::to_owned) else { continue };
             if known.signature(own.as_str(), signer) == Some(&signature) {
@@ -105,10 +105,19 @@ impl User {
                 let key = self_signing.as_ref().and_then(SignedKey::only_public_key);
                 key.filter(|key| signing_key_id(key) == signer).map(ToOwned::to_owned)
             };
-            if !public_key.is_some_and(|key| signed.is_signed_by(own.as_str(), signer, &key)) {
+            // A client sends what it has of the key, with signatures that were dropped here: of a device whose keys came
+            // later, or that is gone.
+            let Some(public_key) = public_key else {
+                has_unknown = true;
+                continue;
+            };
+            if !signed.is_signed_by(own.as_str(), signer, &public_key) {
                 return Err(wrong());
             }
             changed |= known.add_signature(own.as_str(), signer, &signature);
+        }
+        if has_unknown && !changed {
+            return Err(wrong());
         }
         if changed {
             let position = self.own_position(&**tx, cx)?;

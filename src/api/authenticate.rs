@@ -288,6 +288,10 @@ impl Who for Option<Bearer> {
         }
     }
 
+    fn body_bytes_max(&self) -> usize {
+        self.as_ref().map_or(ANONYMOUS_BODY_BYTES_MAX, Who::body_bytes_max)
+    }
+
     fn user_id(&self) -> Option<&UserId> {
         self.as_ref().and_then(Who::user_id)
     }
@@ -331,12 +335,13 @@ impl Who for Caller {
 /// A server administrator's device whose token was checked.
 pub(crate) struct Administrator {
     pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
 }
 
 impl Who for Administrator {
     async fn of(cx: &Context, request: &Request<Bytes>) -> Result<Self, Failure> {
         match Caller::of(cx, request).await? {
-            Caller { administrator: true, user_id, .. } => Ok(Administrator { user_id }),
+            Caller { administrator: true, user_id, device_id, .. } => Ok(Administrator { user_id, device_id }),
             _ => Err(Refusal::Forbidden("You are not an administrator".to_owned()).into()),
         }
     }
@@ -443,6 +448,7 @@ mod tests {
         forged.push(if last == Some('a') { 'b' } else { 'a' });
         let (create, upload) = ("/_matrix/client/v3/createRoom", "/_matrix/client/v3/keys/upload");
         let (login, send) = ("/_matrix/client/v3/login", "/_matrix/federation/v1/send/1");
+        let password = "/_matrix/client/v3/account/password";
         let (small, large) = (2, BODY_BYTES_MAX);
         for (method, path, authorization, length, expected) in [
             (Method::POST, create, "", small, (401, false)),
@@ -456,6 +462,7 @@ mod tests {
             (Method::POST, upload, &alice, large, (200, true)),
             (Method::POST, login, "", ANONYMOUS_BODY_BYTES_MAX, (400, true)),
             (Method::POST, login, "", ANONYMOUS_BODY_BYTES_MAX + 1, (413, false)),
+            (Method::POST, password, "", ANONYMOUS_BODY_BYTES_MAX + 1, (413, false)),
             (Method::PUT, send, "", small, (401, false)),
             (Method::PUT, send, &alice, small, (401, false)),
         ] {

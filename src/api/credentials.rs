@@ -45,6 +45,11 @@ impl NamedUser {
         Ok(self.named(cx)?)
     }
 
+    /// What limits count for the user meant. An address by itself: or it would tell whose it is.
+    pub(crate) fn counted(&self, user_id: &UserId) -> String {
+        self.email().map_or_else(|| counted(user_id), str::to_ascii_lowercase)
+    }
+
     /// The email address that is meant.
     fn email(&self) -> Option<&str> {
         let (medium, address) = match &self.identifier {
@@ -93,18 +98,24 @@ async fn of_email(cx: &Context, address: &str) -> Result<OwnedUserId, Failure> {
     Ok(nobody.map_err(|_| wrong())?)
 }
 
+/// Whether this stands for an address that is nobody's.
+pub(crate) fn is_nobody(user_id: &UserId) -> bool {
+    user_id.localpart().starts_with('!')
+}
+
 /// The user whose password this is, and the hash it was checked against. What fails is counted for the name that was
-/// tried, whether or not there is such a user.
+/// tried, `counted`, whether or not there is such a user.
 ///
 /// # Errors
 /// `M_FORBIDDEN`, `M_LIMIT_EXCEEDED`.
 pub(crate) async fn check_password(
     cx: &Context,
     user_id: OwnedUserId,
+    counted: &str,
     password: String,
 ) -> Result<(OwnedUserId, String), Failure> {
     // Counted as failed before it is tried, so that many at once are no way around the limit.
-    let attempt = cx.limit(RateLimited::LoginFailedAttempts, &counted(&user_id))?;
+    let attempt = cx.limit(RateLimited::LoginFailedAttempts, counted)?;
     let found = match stored(cx, &user_id).await {
         // Registration makes small letters of capitals; ids from before may have them.
         Err(Failure::Absent) => {

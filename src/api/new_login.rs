@@ -42,7 +42,7 @@ impl NewLogin {
     /// Makes tokens for a device, which is a new one unless the client names it.
     ///
     /// # Errors
-    /// `M_INVALID_PARAM` for a device id that is empty or too long, and for a name that is too long.
+    /// `M_INVALID_PARAM` for a device id that is empty or too long.
     pub(crate) fn of_user(cx: &Context, user_id: &UserId, wanted: Wanted) -> Result<Self, Failure> {
         let device_id = match wanted.device_id {
             Some(device_id) if device_id.as_str().is_empty() || device_id.as_str().len() > DEVICE_ID_BYTES_MAX => {
@@ -51,40 +51,29 @@ impl NewLogin {
             Some(device_id) => device_id,
             None => new_device_id(cx)?,
         };
-        let device = |token_hash: String| NewDevice {
-            display_name: wanted.initial_device_display_name,
-            ip: ip(cx),
-            ..NewDevice::new(device_id.clone(), token_hash)
+        let device = |token_hash: String| {
+            let device = NewDevice { ip: ip(cx), ..NewDevice::new(device_id.clone(), token_hash) };
+            device.named(wanted.initial_device_display_name)
         };
-        let login = if wanted.refresh_token == Some(true) {
+        if wanted.refresh_token == Some(true) {
             let (next, tokens) = refreshed(cx, user_id, &device_id)?;
-            let device = device(next.token_hash);
-            Self {
-                device: NewDevice {
-                    expires_ms: Some(next.expires_ms),
-                    refresh_hash: Some(next.refresh_hash),
-                    ..device
-                },
-                tokens,
-            }
-        } else {
-            let access_token = access_token::make(cx, user_id, false)?;
-            let device = device(access_token::hash(&access_token));
-            Self { device, tokens: Tokens { access_token, refresh_token: None, expires_in_ms: None } }
-        };
-        login.device.check()?;
-        Ok(login)
+            let device = NewDevice {
+                expires_ms: Some(next.expires_ms),
+                refresh_hash: Some(next.refresh_hash),
+                ..device(next.token_hash)
+            };
+            return Ok(Self { device, tokens });
+        }
+        let access_token = access_token::make(cx, user_id, false)?;
+        let device = device(access_token::hash(&access_token));
+        Ok(Self { device, tokens: Tokens { access_token, refresh_token: None, expires_in_ms: None } })
     }
 
     /// As [`NewLogin::of_user`], for a guest: of what the client says only the name counts.
-    ///
-    /// # Errors
-    /// `M_INVALID_PARAM` for a name that is too long.
     pub(crate) fn of_guest(cx: &Context, user_id: &UserId, display_name: Option<String>) -> Result<Self, Failure> {
         let access_token = access_token::make(cx, user_id, true)?;
         let token_hash = access_token::hash(&access_token);
-        let device = NewDevice { display_name, ip: ip(cx), ..NewDevice::new(new_device_id(cx)?, token_hash) };
-        device.check()?;
+        let device = NewDevice { ip: ip(cx), ..NewDevice::new(new_device_id(cx)?, token_hash) }.named(display_name);
         Ok(Self { device, tokens: Tokens { access_token, refresh_token: None, expires_in_ms: None } })
     }
 }

@@ -22,7 +22,7 @@ use http::{Method, Request};
 use ruma_client_api::{
     account::{
         add_3pid, change_password, check_registration_token_validity, deactivate, register,
-        request_3pid_management_token_via_email, request_password_change_token_via_email,
+        request_3pid_management_token_via_email, request_openid_token, request_password_change_token_via_email,
         request_registration_token_via_email,
     },
     authenticated_media::get_media_preview,
@@ -50,13 +50,13 @@ use ruma_client_api::{
 };
 use ruma_common::{
     RoomId, UserId,
-    api::{Metadata, error::ErrorKind, path_builder::PathBuilder},
+    api::{Metadata, path_builder::PathBuilder},
 };
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{ClientAddress, Failure, authenticate::token, recent::Recent};
+use crate::{ClientAddress, Failure, authenticate::token, mail::validation, recent::Recent, uiaa};
 
 /// How many subjects of one limit are remembered for certain; at most twice as many are. Who is forgotten has the whole
 /// burst again: for a guesser that costs as many requests as this number.
@@ -127,6 +127,7 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<report_user::v3::Request>(&mut table, &[By::Reports]);
     // Handlers that take what ruma does not read.
     limit::<set_pusher::v3::Request>(&mut table, &[By::Requests]);
+    limit::<request_openid_token::v3::Request>(&mut table, &[By::Requests]);
     limit::<change_password::v3::Request>(&mut table, &[By::Requests]);
     limit::<deactivate::v3::Request>(&mut table, &[By::Requests]);
     limit::<add_3pid::v3::Request>(&mut table, &[By::Requests]);
@@ -146,6 +147,9 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     #[expect(deprecated, reason = "it costs as much by its old name")]
     limit::<get_media_preview_deprecated::v3::Request>(&mut table, &[By::UrlPreviews]);
     table.extend(UNKNOWN_TO_RUMA.map(|path| ((Method::GET, path), Limits::of_any())));
+    for method in [Method::GET, Method::POST] {
+        table.insert((method, validation::PATH), Limits::of_any());
+    }
     table
 }
 
@@ -204,7 +208,8 @@ impl Asked<'_> {
             | RateLimited::Reports
             | RateLimited::ToDevice
             | RateLimited::UrlPreviews => vec![digest(self.user_id)],
-            RateLimited::Requests => match token(self.request) {
+            // A token that nobody asks for is anything: it makes nobody new.
+            RateLimited::Requests => match token(self.request).filter(|_| self.user_id.is_some()) {
                 Some(token) => vec![digest(token)],
                 None => vec![digest(self.address.map(network))],
             },
@@ -422,7 +427,7 @@ impl Taken<'_> {
             // not confirmed yet clients ask about all the time.
             (Failure::Refused(_), RateLimited::Registration) => true,
             (Failure::Challenge(challenge), RateLimited::Registration) => {
-                challenge.auth_error.as_ref().is_none_or(|error| error.kind == ErrorKind::ThreepidAuthFailed)
+                challenge.auth_error.as_ref().is_none_or(|error| error.message == uiaa::NOT_CONFIRMED)
             }
             (Failure::Refused(_) | Failure::Challenge(_) | Failure::Absent, _) => false,
         });

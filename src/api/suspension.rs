@@ -21,6 +21,8 @@ const FORBIDDEN: &[(Method, &str)] = &[
     (Method::PUT, "rooms/{}/state/{}/{}"),
     (Method::PUT, "profile/{}/{}"),
     (Method::DELETE, "profile/{}/{}"),
+    // «Change or add admin contacts, but not remove»
+    (Method::POST, "account/3pid/delete"),
 ];
 
 /// Whether whoever is suspended is kept from an endpoint, by whichever of its paths: those from before it was stable have

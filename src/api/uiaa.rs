@@ -40,6 +40,9 @@ pub(crate) const RESET_PASSWORD: &str = "reset password";
 /// The name of the operation that makes accounts: its sessions may be carried on in a browser.
 pub(crate) const REGISTER: &str = "register";
 
+/// What is wrong with an address as long as nobody opened its link.
+pub(crate) const NOT_CONFIRMED: &str = "This address has not been confirmed";
+
 /// An operation that needs authentication.
 pub(crate) struct Operation<'a> {
     /// Its name, stable.
@@ -61,8 +64,10 @@ pub(crate) struct Auth {
     session: Option<String>,
     token: Option<String>,
     password: Option<String>,
-    #[serde(alias = "threepidCreds")]
     threepid_creds: Option<Credentials>,
+    /// The same under its former name. Clients send either, or both.
+    #[serde(rename = "threepidCreds")]
+    former_threepid_creds: Option<Credentials>,
     #[serde(flatten)]
     user: NamedUser,
 }
@@ -197,11 +202,12 @@ impl Operation<'_> {
     /// The address must have been proven for this very operation.
     async fn check_email(&self, cx: &Context, auth: &Auth) -> Result<Result<Option<String>, Wrong>, Failure> {
         let purpose = if self.name == RESET_PASSWORD { Purpose::ResetPassword } else { Purpose::Register };
-        let credentials = auth.threepid_creds.as_ref();
+        let credentials = auth.threepid_creds.as_ref().or(auth.former_threepid_creds.as_ref());
         let credentials = credentials.ok_or_else(|| Refusal::MissingParam("`threepid_creds` is missing".to_owned()))?;
         Ok(match validation::proven(cx, purpose, credentials).await? {
             Some(proven) => Ok(Some(proven.sid)),
-            None => Err(Wrong(ErrorKind::ThreepidAuthFailed, "This address has not been confirmed")),
+            // Clients ask until it is, and show any other error.
+            None => Err(Wrong(ErrorKind::Unauthorized, NOT_CONFIRMED)),
         })
     }
 
@@ -210,11 +216,17 @@ impl Operation<'_> {
         let wrong = Ok(Err(Wrong(ErrorKind::Forbidden, "Invalid username or password")));
         let (Some(user_id), Some(password)) = (self.user_id, &auth.password) else { return wrong };
         match auth.user.user_id(cx).await {
+            // Spec: «In the case that the homeserver does not know about the supplied 3PID, the homeserver must respond
+            // with 403 Forbidden.»
+            Ok(named) if credentials::is_nobody(&named) => {
+                return Err(Refusal::Forbidden("Invalid username or password".to_owned()).into());
+            }
             Ok(named) if named.as_str().eq_ignore_ascii_case(user_id.as_str()) => {}
             Ok(_) | Err(Failure::Refused(Refusal::Forbidden(_))) => return wrong,
             Err(failure) => return Err(failure),
         }
-        match credentials::check_password(cx, user_id.to_owned(), password.clone()).await {
+        let counted = auth.user.counted(user_id);
+        match credentials::check_password(cx, user_id.to_owned(), &counted, password.clone()).await {
             Ok((_, hash)) => Ok(Ok(Some(hash))),
             Err(Failure::Refused(Refusal::Forbidden(_))) => wrong,
             Err(failure) => Err(failure),

@@ -134,6 +134,14 @@ fn an_address_is_proven_and_added(server: &Server) {
     alice.post("/account/3pid/add", guessed).refused(403, "M_THREEPID_AUTH_FAILED");
     assert_eq!(alice.post("/account/3pid/add", session.clone()).ok(), json!({}));
     assert_eq!((addresses(&alice), addresses(&bob)), (vec![email.clone()], vec![]));
+    // By its former name, too.
+    let former = home.address("former");
+    let proof = home.proves("account/3pid", &former);
+    let mut body = json!({ "three_pid_creds": proof });
+    alice.post("/account/3pid", body.clone()).status(401);
+    body["auth"] = alice.proof(PASSWORD);
+    assert_eq!(alice.post("/account/3pid", body).ok(), json!({}));
+    alice.post("/account/3pid/delete", json!({ "medium": "email", "address": former })).ok();
     alice.post("/account/3pid/add", session).refused(403, "M_THREEPID_AUTH_FAILED");
     asks(&home.server.anonymous(), "account/3pid", &email, "other", 1).refused(400, "M_THREEPID_IN_USE");
     asks(&home.server.anonymous(), "register", &email, "other", 1).refused(400, "M_THREEPID_IN_USE");
@@ -166,14 +174,16 @@ fn a_forgotten_password_is_replaced(server: &Server) {
     assert_eq!(challenge["flows"], json!([{ "stages": ["m.login.email.identity"] }]));
     let resets = |credentials: &Value, password: &str| {
         let auth = json!({
-            "type": "m.login.email.identity", "session": challenge["session"], "threepid_creds": credentials,
+            "type": "m.login.email.identity", "session": challenge["session"],
+            // Clients say it by both names.
+            "threepid_creds": credentials, "threepidCreds": credentials,
         });
         anonymous.post(path, json!({ "new_password": password, "auth": auth }))
     };
     // What proves it for something else does not here.
     let other = home.address("other");
     let unproven = resets(&home.proves("register", &other), "new secret").status(401);
-    assert_eq!(unproven["errcode"], "M_THREEPID_AUTH_FAILED", "{unproven}");
+    assert_eq!(unproven["errcode"], "M_UNAUTHORIZED", "{unproven}");
     let proof = home.proves("account/password", &email);
     resets(&proof, "").refused(400, "M_WEAK_PASSWORD");
     assert_eq!(resets(&proof, "new secret").ok(), json!({}));
@@ -204,7 +214,7 @@ fn who_registers_may_have_an_address(server: &Server) {
     let asked = asks(&home.server.anonymous(), "register", &email, "s3cret", 1).ok();
     let credentials = json!({ "sid": asked["sid"], "client_secret": "s3cret" });
     let waiting = registers(home, "carol", &by_email(&credentials)).status(401);
-    assert_eq!(waiting["errcode"], "M_THREEPID_AUTH_FAILED", "{waiting}");
+    assert_eq!(waiting["errcode"], "M_UNAUTHORIZED", "{waiting}");
     assert_eq!(home.confirms(&home.mailbox.takes(&email).link()).status, 200);
     let account = registers(home, "carol", &by_email(&credentials)).ok();
     let carol = User::from_login(&home.server.anonymous(), &account);

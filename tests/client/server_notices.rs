@@ -63,6 +63,8 @@ fn a_user_is_told_in_a_room_of_their_own(server: &Server) {
     let body = json!({ "user_id": alice.id, "content": content });
     let send = || admin.client().put(&format!("{SEND}/txn"), body.clone()).ok();
     assert_eq!(send(), send());
+    let other = administrator(server);
+    assert_ne!(other.client().put(&format!("{SEND}/txn"), body.clone()).ok(), send(), "another administrator's");
     assert_eq!(invitation(&alice), room);
     let bob = server.registers("bob");
     tells(&admin, &bob, "Hello");

@@ -31,7 +31,9 @@ fn start(world: &World, carrier: &str, up_to: u64) -> Option<Attempt> {
 
 fn acknowledges(world: &World, attempt: &Attempt) {
     let transaction_id = attempt.transaction_id.clone();
-    world.call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id, edus_up_to: None }).unwrap();
+    world
+        .call(THERE, &Acknowledge { carrier: "one".to_owned(), transaction_id, edus_up_to: None, was_empty: false })
+        .unwrap();
 }
 
 fn is_called(world: &World) -> bool {

@@ -7,7 +7,6 @@ use serde_json::{from_value, json};
 
 use super::*;
 use crate::{
-    CallError,
     room::{MarkRead, MembershipAction, NewReceipt, ReadNotifications, ReceiptKind},
     user::{Create, NewDevice, SetPusher, store::pushers},
     world::{World, seeds},
@@ -232,7 +231,7 @@ fn what_is_older_than_a_day_or_too_much_is_not_pushed() {
 }
 
 #[test]
-fn a_pusher_too_many_is_refused() {
+fn a_pusher_too_many_takes_the_place_of_the_oldest() {
     let (world, _) = two(1);
     for number in 0..20 {
         sets_pusher(&world, &number.to_string());
@@ -241,8 +240,12 @@ fn a_pusher_too_many_is_refused() {
     sets_pusher(&world, "7");
     let pusher = pushers::all(&*world.sql(&bobs())).unwrap().remove(0).pusher;
     let call = SetPusher { token_hash: "t".to_owned(), pusher: Pusher { pushkey: "one more".to_owned(), ..pusher } };
-    let outcome = world.call(bob().as_str(), &call);
-    assert!(matches!(outcome, Err(CallError::Refused(domain::Refusal::TooLarge(_)))), "{outcome:?}");
+    world.call(bob().as_str(), &call).unwrap();
+    let left: Vec<_> =
+        pushers::all(&*world.sql(&bobs())).unwrap().into_iter().map(|kept| kept.pusher.pushkey).collect();
+    assert_eq!(left.len(), 20);
+    assert!(!left.contains(&"0".to_owned()) && left.contains(&"7".to_owned()), "{left:?}");
+    assert!(left.contains(&"one more".to_owned()), "{left:?}");
 }
 
 /// Calls are lost, actors are evicted, everything crashes, carriers die half way: every event is pushed to everyone.

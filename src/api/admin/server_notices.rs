@@ -32,7 +32,7 @@ struct Body {
 
 async fn send(
     cx: &Context,
-    _: Administrator,
+    administrator: Administrator,
     request: Request<Bytes>,
     path_args: Vec<String>,
 ) -> Result<Response<Bytes>, Failure> {
@@ -45,7 +45,10 @@ async fn send(
         event_type: event_type.unwrap_or(TimelineEventType::RoomMessage),
         state_key,
         content,
-        transaction_id: path_args.into_iter().next().map(OwnedTransactionId::from),
+        // Each administrator's device has its own, though all notices have one sender.
+        transaction_id: path_args.first().map(|txn_id| {
+            OwnedTransactionId::from(format!("{} {} {txn_id}", administrator.user_id, administrator.device_id))
+        }),
     };
     let event_id = notices::tell(cx, notices, &user_id, notice).await?;
     Ok(failure::json(StatusCode::OK, &json!({ "event_id": event_id })))

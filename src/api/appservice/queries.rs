@@ -5,7 +5,7 @@
 
 use actors::user::GetProfile;
 use bytes::Bytes;
-use domain::{Appservice, Refusal};
+use domain::{Appservice, RateLimited, Refusal};
 use http::Method;
 use ruma_common::{RoomAliasId, UserId};
 
@@ -25,6 +25,10 @@ impl Context {
     /// # Errors
     /// 408 where one that could know does not answer.
     pub(crate) async fn alias_is_made(&self, alias: &RoomAliasId) -> Result<bool, Failure> {
+        if self.config().appservices.iter().any(|appservice| appservice.url.is_some() && appservice.has_alias(alias)) {
+            // Anybody may ask.
+            self.limit_by_address(RateLimited::RemoteQueries)?.keep();
+        }
         self.is_made("rooms", alias.as_str(), |appservice| appservice.has_alias(alias)).await
     }
 

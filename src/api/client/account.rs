@@ -59,7 +59,7 @@ async fn reset_password(cx: &Context, request: &Request<Bytes>) -> Result<Respon
     };
     let session = operation.authenticate(cx, auth.as_ref()).await?.email_session;
     let proven = match session {
-        Some(session) => validation::take(cx, &session).await?,
+        Some(session) => validation::of_session(cx, &session).await?,
         None => None,
     };
     let Some(proven) = proven else { return Err(operation.ask_again(cx, "This proof has been used")) };
@@ -70,6 +70,8 @@ async fn reset_password(cx: &Context, request: &Request<Bytes>) -> Result<Respon
         logout_devices: logout_devices.unwrap_or(true),
     };
     cx.user(&owner).call(&call).await.or_absent(nobody())?;
+    // Last: whoever never hears of it tries again.
+    validation::take(cx, &proven.sid).await?;
     Ok(failure::json(StatusCode::OK, &json!({})))
 }
 
@@ -121,8 +123,9 @@ async fn deactivate(
     };
     let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
-    bearer.call(cx, &call).await?;
+    // First, since afterwards nobody could ask again: an address stays taken by nobody.
     contact::remove_all(cx.metadata(), &bearer.user_id).await?;
+    bearer.call(cx, &call).await?;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
 }

@@ -14,6 +14,7 @@ use ruma_client_api::account::{
     request_registration_token_via_msisdn as register_phone, unbind_3pid,
 };
 use ruma_common::{
+    UserId,
     api::{IncomingRequest, Metadata, path_builder::PathBuilder},
     thirdparty::Medium,
 };
@@ -113,27 +114,7 @@ async fn add(cx: &Context, bearer: Bearer, request: Request<Bytes>, _: Vec<Strin
     }
     bearer.verify(cx).await?;
     let Body { credentials, auth } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
-    if cx.config().mail.is_none() {
-        return Err(not_proven().into());
-    }
-    let operation = Operation {
-        name: "add contact",
-        user_id: Some(&bearer.user_id),
-        flows: uiaa::PASSWORD,
-        request: uiaa::digest(&credentials.sid)?,
-    };
-    operation.authenticate(cx, auth.as_ref()).await?;
-    let proven = validation::proven(cx, Purpose::Add, &credentials).await?.ok_or_else(not_proven)?;
-    let added = contact::add(cx.metadata(), &bearer.user_id, &proven.address, proven.validated_ms, cx.now_ms());
-    match added.await? {
-        Added::Ours => {}
-        Added::Taken => return Err(Refusal::ThreepidInUse.into()),
-        Added::TooMany => {
-            return Err(Refusal::ThreepidDenied(format!("An account may have {CONTACTS_MAX} addresses")).into());
-        }
-    }
-    validation::take(cx, &proven.sid).await?;
-    Ok(failure::json(StatusCode::OK, &json!({})))
+    add_proven(cx, &bearer.user_id, &credentials, auth.as_ref()).await
 }
 
 /// `POST /account/3pid/delete`.
@@ -145,20 +126,42 @@ async fn remove(cx: &Context, caller: Caller, request: delete_3pid::v3::Request)
     Ok(not_bound())
 }
 
-/// `POST /account/3pid`, deprecated: ruma has it no more.
-async fn add_deprecated(
-    _: &Context,
-    _: Caller,
-    request: Request<Bytes>,
-    _: Vec<String>,
-) -> Result<Response<Bytes>, Failure> {
+/// `POST /account/3pid`, deprecated: ruma has it no more. It asks for the password, too, which the specification leaves
+/// open: whose address it is resets that.
+async fn add_deprecated(cx: &Context, bearer: Bearer, request: Request<Bytes>, _: Vec<String>) -> Answer {
     #[derive(Deserialize)]
     struct Body {
-        #[serde(rename = "three_pid_creds")]
-        _credentials: Value,
+        three_pid_creds: Credentials,
+        auth: Option<Auth>,
     }
-    let _: Body = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
-    Err(not_proven().into())
+    bearer.verify(cx).await?;
+    let body: Body = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    add_proven(cx, &bearer.user_id, &body.three_pid_creds, body.auth.as_ref()).await
+}
+
+/// The address that a session proved is the user's from now on, who gives their password for that.
+async fn add_proven(cx: &Context, user_id: &UserId, credentials: &Credentials, auth: Option<&Auth>) -> Answer {
+    if cx.config().mail.is_none() {
+        return Err(not_proven().into());
+    }
+    let operation = Operation {
+        name: "add contact",
+        user_id: Some(user_id),
+        flows: uiaa::PASSWORD,
+        request: uiaa::digest(&credentials.sid)?,
+    };
+    operation.authenticate(cx, auth).await?;
+    let proven = validation::proven(cx, Purpose::Add, credentials).await?.ok_or_else(not_proven)?;
+    let added = contact::add(cx.metadata(), user_id, &proven.address, proven.validated_ms, cx.now_ms());
+    match added.await? {
+        Added::Ours => {}
+        Added::Taken => return Err(Refusal::ThreepidInUse.into()),
+        Added::TooMany => {
+            return Err(Refusal::ThreepidDenied(format!("An account may have {CONTACTS_MAX} addresses")).into());
+        }
+    }
+    validation::take(cx, &proven.sid).await?;
+    Ok(failure::json(StatusCode::OK, &json!({})))
 }
 
 /// «If the homeserver does not know the original `id_server`, it MUST return a `id_server_unbind_result` of

@@ -62,7 +62,7 @@ async fn upload(cx: &Context, bearer: Bearer, request: upload::Request) -> Resul
         fallback_keys: keys(request.fallback_keys),
     };
     let counts = bearer.call(cx, &call).await?;
-    Ok(serde_json::to_vec(&json!({ "one_time_key_counts": counts.one_time }))?)
+    Ok(serde_json::to_vec(&json!({ "one_time_key_counts": counts.told() }))?)
 }
 
 /// Not ruma's type: keys go through as they are, in pieces of ready JSON.

@@ -93,6 +93,8 @@ async fn set(
             let pusher = Pusher { app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data };
             pusher.check()?;
             let call = SetPusher { token_hash, pusher };
+            // First, so that whoever has it next finds whom to take it from: the row may outlive the pusher.
+            metadata::pusher::note(cx.metadata(), &call.pusher.app_id, &call.pusher.pushkey, &bearer.user_id).await?;
             bearer.call(cx, &call).await?;
             is_of(cx, &bearer, &call.pusher, sent.append.unwrap_or(false)).await?;
         }
@@ -115,7 +117,6 @@ fn are_missing(missing: &[(&str, bool)]) -> Refusal {
 /// different users», unless it shall be added to them.
 async fn is_of(cx: &Context, bearer: &Bearer, pusher: &Pusher, is_added: bool) -> Result<(), Failure> {
     let Pusher { app_id, pushkey, .. } = pusher;
-    metadata::pusher::note(cx.metadata(), app_id, pushkey, &bearer.user_id).await?;
     if is_added {
         return Ok(());
     }

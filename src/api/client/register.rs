@@ -132,14 +132,15 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     if let Some(password) = &request.password {
         password::check(cx, password)?;
     }
-    let digest = uiaa::digest(&(&request.username, &request.device.device_id, inhibit_login))?;
     // What can be refused is refused before a password is hashed: that costs much, and no refusal counts as a
     // registration.
     let login = match inhibit_login {
         true => None,
         false => Some(NewLogin::of_user(cx, &user_id, request.device)?),
     };
-    let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &flows, request: digest };
+    // Any request: nobody's leave is asked for, and whoever finds the name taken tries another one.
+    let request_digest = uiaa::digest(&())?;
+    let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &flows, request: request_digest };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
     let password_hash = match request.password {
         Some(password) => Some(password::hash(cx, password).await?),
@@ -167,8 +168,13 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         Some(guest) => upgrade(cx, &guest, &account, login.as_ref()).await,
         None => create(cx, &account, login.as_ref()).await,
     };
-    if let (Err(Failure::Refused(_)), Some(token)) = (&made, &authenticated.registration_token) {
-        registration_token::give_back(cx.metadata(), token).await?;
+    if let Err(Failure::Refused(_)) = &made {
+        if let Some(token) = &authenticated.registration_token {
+            registration_token::give_back(cx.metadata(), token).await?;
+        }
+        if let Some(proven) = &email {
+            validation::give_back(cx, proven).await?;
+        }
     }
     made?;
     if let Some(Proven { address, validated_ms, .. }) = email {
@@ -398,7 +404,6 @@ mod tests {
         let server = TestServer::new(&[("REGISTRATION", "open"), ("ALLOW_GUESTS", "on")]);
         for (name, value, errcode) in [
             ("device_id", "x".repeat(256), "M_INVALID_PARAM"),
-            ("initial_device_display_name", "x".repeat(101), "M_INVALID_PARAM"),
             // Of the guest «alice».
             ("guest_access_token", "myg_YWxpY2U.made-up".to_owned(), "M_UNKNOWN_TOKEN"),
         ] {
@@ -435,10 +440,12 @@ mod tests {
         assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_INVALID_PARAM".to_owned()));
         other["device_id"] = "X".into();
         other["initial_device_display_name"] = "x".repeat(101).into();
-        assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_INVALID_PARAM".to_owned()));
-        other["initial_device_display_name"] = "x".repeat(100).into();
         other["password"] = "".into();
         assert_eq!(refused(server.post(REGISTER, "", &other)), (400, "M_WEAK_PASSWORD".to_owned()));
+        other["password"] = "secret".into();
+        let (_, answer) = server.post(REGISTER, "", &other);
+        let (_, device) = server.get("/_matrix/client/v3/devices/X", answer["access_token"].as_str().unwrap());
+        assert_eq!(device["display_name"], "x".repeat(100), "as much of a name as fits");
     }
 
     #[test]

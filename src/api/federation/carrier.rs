@@ -81,7 +81,7 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
     match sent {
         Ok(()) => {
             let transaction_id = attempt.transaction_id;
-            cx.call(server.as_str(), &Acknowledge { carrier, transaction_id, edus_up_to }).await?;
+            cx.call(server.as_str(), &Acknowledge { carrier, transaction_id, edus_up_to, was_empty: is_empty }).await?;
             Ok(true)
         }
         Err(error) => {

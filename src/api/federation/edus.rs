@@ -14,7 +14,7 @@ use actors::{
     presence::{Presence, PresenceState, PresenceStatus},
     room::{
         DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, NewReceipt, ReceiptKind,
-        SetTyping,
+        SetTyping, is_thread,
     },
     user::ReceiveToDevice,
 };
@@ -199,6 +199,9 @@ async fn reads(cx: &Context, origin: &ServerName, rooms: BTreeMap<String, Box<Ra
             let Ok(read) = serde_json::from_str::<ReadUpTo>(read.get()) else { continue };
             let Some(event_id) = read.event_ids.into_iter().next().filter(|_| is_of(&user, origin)) else { continue };
             let ReceiptData { thread_id: thread, ts } = read.data;
+            if thread.as_deref().is_some_and(|thread| !is_thread(thread)) {
+                continue;
+            }
             let at_ms = ts.map(|at_ms| at_ms.min(cx.now_ms()));
             let receipt = NewReceipt { kind: ReceiptKind::Public, event_id, thread, at_ms };
             let call = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None };

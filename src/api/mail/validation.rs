@@ -34,7 +34,7 @@ const PROOF_MS: u64 = 86_400_000;
 /// The longest address that whoever confirmed is sent on to, in bytes.
 const NEXT_LINK_BYTES_MAX: usize = 2_048;
 
-const PATH: &str = "/_myelin/client/validate_email";
+pub(crate) const PATH: &str = "/_myelin/client/validate_email";
 const CONFIRM: &str = include_str!("pages/confirm.html");
 const CONFIRMED: &str = include_str!("pages/confirmed.html");
 const EXPIRED: &str = include_str!("pages/expired.html");
@@ -87,6 +87,12 @@ pub(crate) struct Proven {
     pub validated_ms: u64,
 }
 
+impl Proven {
+    fn of(sid: &str, email_validation::Proven { address, validated_ms }: email_validation::Proven) -> Self {
+        Self { sid: sid.to_owned(), address, validated_ms }
+    }
+}
+
 /// What a client asks with. Spec: `RequestEmailValidation`.
 #[derive(Deserialize)]
 pub(crate) struct Wish {
@@ -123,11 +129,12 @@ pub(crate) async fn request(
     }
     let sid = session(purpose, &email, &client_secret);
     let token = BASE64_URL_SAFE_NO_PAD.encode(cx.random::<32>()?);
+    let token_hash = hash(&token);
     let requested = Requested {
         sid: &sid,
         purpose: purpose.as_str(),
         address: email.as_str(),
-        token_hash: &hash(&token),
+        token_hash: &token_hash,
         send_attempt,
         next_link: next_link.as_deref(),
         expires_ms: cx.now_ms().saturating_add(LINK_MS),
@@ -137,7 +144,7 @@ pub(crate) async fn request(
         of_email.keep();
         if let Err(failure) = send(cx, mail, &email, message(cx, purpose, &sid, &token)).await {
             // It was not sent: the same attempt may be made again.
-            email_validation::forget(cx.metadata(), &sid).await?;
+            email_validation::forget(cx.metadata(), &sid, requested.token_hash).await?;
             return Err(failure);
         }
     } else {
@@ -189,13 +196,23 @@ pub(crate) async fn proven(
     let Ok(email) = Email::parse(&found.address) else { return Ok(None) };
     // Only who knows the secret can name the session.
     let is_theirs = session(purpose, &email, client_secret) == *sid;
-    Ok(is_theirs.then(|| Proven { sid: sid.clone(), address: found.address, validated_ms: found.validated_ms }))
+    Ok(is_theirs.then(|| Proven::of(sid, found)))
+}
+
+/// What a session proved that was [shown with its secret](proven).
+pub(crate) async fn of_session(cx: &Context, sid: &str) -> Result<Option<Proven>, Failure> {
+    Ok(email_validation::proven(cx.metadata(), sid, cx.now_ms()).await?.map(|found| Proven::of(sid, found)))
 }
 
 /// Uses a proof up; `None` if somebody else did, or its time is over.
 pub(crate) async fn take(cx: &Context, sid: &str) -> Result<Option<Proven>, Failure> {
-    let taken = email_validation::take(cx.metadata(), sid, cx.now_ms()).await?;
-    Ok(taken.map(|taken| Proven { sid: sid.to_owned(), address: taken.address, validated_ms: taken.validated_ms }))
+    Ok(email_validation::take(cx.metadata(), sid, cx.now_ms()).await?.map(|taken| Proven::of(sid, taken)))
+}
+
+/// What a proof was taken for came to nothing.
+pub(crate) async fn give_back(cx: &Context, proven: &Proven) -> Result<(), Failure> {
+    let until_ms = proven.validated_ms.saturating_add(PROOF_MS);
+    Ok(email_validation::give_back(cx.metadata(), &proven.sid, until_ms).await?)
 }
 
 #[derive(Deserialize)]

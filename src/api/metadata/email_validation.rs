@@ -61,9 +61,12 @@ pub(crate) async fn request(metadata: &dyn Metadata, wish: &Requested<'_>, now_m
     Ok(!last.is_empty())
 }
 
-/// Forgets a session.
-pub(crate) async fn forget(metadata: &dyn Metadata, sid: &str) -> Result<(), Fault> {
-    let statement = Statement::new("DELETE FROM email_validation WHERE sid = ?1", vec![sid.into()]);
+/// Forgets a session, unless it has another link since.
+pub(crate) async fn forget(metadata: &dyn Metadata, sid: &str, token_hash: &str) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "DELETE FROM email_validation WHERE sid = ?1 AND token_hash = ?2",
+        vec![sid.into(), token_hash.into()],
+    );
     metadata.query(statement).await.map(drop)
 }
 
@@ -110,14 +113,23 @@ pub(crate) async fn proven(metadata: &dyn Metadata, sid: &str, now_ms: u64) -> R
     metadata.query(statement).await?.pop().map(read).transpose()
 }
 
-/// As [`proven`], and it is none any more.
+/// As [`proven`], and it is none any more, unless it is [given back](give_back).
 pub(crate) async fn take(metadata: &dyn Metadata, sid: &str, now_ms: u64) -> Result<Option<Proven>, Fault> {
     let statement = Statement::new(
-        "DELETE FROM email_validation WHERE sid = ?1 AND validated_ms IS NOT NULL AND expires_ms > ?2
+        "UPDATE email_validation SET expires_ms = 0 WHERE sid = ?1 AND validated_ms IS NOT NULL AND expires_ms > ?2
          RETURNING address, validated_ms",
         vec![sid.into(), now_ms.into()],
     );
     metadata.query(statement).await?.pop().map(read).transpose()
+}
+
+/// What was taken came to nothing: it is a proof again, as long as one holds.
+pub(crate) async fn give_back(metadata: &dyn Metadata, sid: &str, proof_until_ms: u64) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "UPDATE email_validation SET expires_ms = ?2 WHERE sid = ?1 AND expires_ms = 0",
+        vec![sid.into(), proof_until_ms.into()],
+    );
+    metadata.query(statement).await.map(drop)
 }
 
 fn read(mut row: Row) -> Result<Proven, Fault> {
@@ -126,7 +138,7 @@ fn read(mut row: Row) -> Result<Proven, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Requested, confirm, forget, link, proven, request, take};
+    use super::{Requested, confirm, forget, give_back, link, proven, request, take};
     use crate::testing::with_metadata;
 
     fn wish(token_hash: &'static str, send_attempt: u64, expires_ms: u64) -> Requested<'static> {
@@ -144,7 +156,9 @@ mod tests {
             assert_eq!([is_good("a").await, is_good("b").await, is_good("d").await], [false, false, true]);
             // After its time it begins anew.
             assert!(request(metadata, &wish("e", 1, 200), 100).await.unwrap());
-            forget(metadata, "s").await.unwrap();
+            forget(metadata, "s", "d").await.unwrap();
+            assert!(link(metadata, "s", "e", 150).await.unwrap().is_some(), "it is another link");
+            forget(metadata, "s", "e").await.unwrap();
             assert!(request(metadata, &wish("f", 1, 200), 100).await.unwrap());
         });
     }
@@ -164,6 +178,9 @@ mod tests {
             assert!(proven(metadata, "s", 300).await.unwrap().is_none(), "too late");
             assert!(take(metadata, "s", 299).await.unwrap().is_some());
             assert!(take(metadata, "s", 299).await.unwrap().is_none(), "once");
+            give_back(metadata, "s", 350).await.unwrap();
+            assert!(take(metadata, "s", 349).await.unwrap().is_some(), "it came to nothing");
+            assert!(proven(metadata, "s", 349).await.unwrap().is_none());
             // Another message takes the proof back.
             request(metadata, &wish("a", 1, 100), 1).await.unwrap();
             confirm(metadata, "s", 2, 300).await.unwrap();

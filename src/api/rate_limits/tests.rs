@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use domain::{RateLimit, RateLimited, Refusal};
 use http::Request;
-use ruma_common::{room_id, user_id};
+use ruma_common::{UserId, room_id, user_id};
 
 use super::{Asked, RateLimits, SUBJECTS_MAX};
 use crate::{ClientAddress, Failure};
@@ -26,6 +26,22 @@ fn asks(limits: &RateLimits, limited: RateLimited, address: &str, body: &str) ->
         is_transaction: false,
     };
     limits.take_for(&asked, &[limited], 0).map(|_| ())
+}
+
+/// A token that nobody checks makes nobody new.
+#[test]
+fn made_up_tokens_are_no_way_around() {
+    let limits = limits(&[RateLimited::Requests]);
+    let asks = |token: &str, user_id: Option<&UserId>| {
+        let request = Request::builder().header("authorization", format!("Bearer {token}")).body(Bytes::new()).unwrap();
+        let address = Some(ClientAddress("192.0.2.1".parse().unwrap()));
+        let asked = Asked { user_id, address, request: &request, path_args: &[], is_transaction: false };
+        limits.take_for(&asked, &[RateLimited::Requests], 0).map(|taken| taken.settle(None))
+    };
+    for (token, outcome) in [("a", Ok(())), ("b", Ok(())), ("c", Err(REFUSED))] {
+        assert_eq!(asks(token, None), outcome, "{token}");
+    }
+    assert_eq!(asks("a", Some(user_id!("@alice:localhost"))), Ok(()), "hers is another");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Receipts and read markers. Spec: "Receipts", "Read and unread markers".
 
 use actors::{
-    room::{MarkRead, NewReceipt, ReceiptKind},
+    room::{MarkRead, NewReceipt, ReceiptKind, is_thread},
     user::SetFullyRead,
 };
 use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
-use ruma_common::{EventId, OwnedEventId, OwnedRoomId};
+use ruma_common::{OwnedEventId, OwnedRoomId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -117,9 +117,7 @@ fn event(event_id: &str) -> Result<OwnedEventId, Refusal> {
 fn thread(thread_id: Option<&Value>) -> Result<Option<String>, Refusal> {
     match thread_id {
         None => Ok(None),
-        Some(Value::String(thread)) if thread == "main" || <&EventId>::try_from(thread.as_str()).is_ok() => {
-            Ok(Some(thread.clone()))
-        }
+        Some(Value::String(thread)) if is_thread(thread) => Ok(Some(thread.clone())),
         Some(_) => {
             Err(Refusal::InvalidParam("thread_id must be \"main\" or the event id of a thread's root".to_owned()))
         }

@@ -60,7 +60,8 @@ pub(super) struct Keys {
 
 impl From<KeyCounts> for Keys {
     fn from(counts: KeyCounts) -> Self {
-        Self { device_one_time_keys_count: counts.one_time, device_unused_fallback_key_types: counts.unused_fallback }
+        let device_unused_fallback_key_types = counts.unused_fallback.clone();
+        Self { device_one_time_keys_count: counts.told(), device_unused_fallback_key_types }
     }
 }
 
