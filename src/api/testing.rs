@@ -75,14 +75,40 @@ pub(crate) struct MemoryMetadata {
     database: Database,
     /// So many calls are good; then every one fails, done or not.
     fails: Cell<Option<(usize, IsDone)>>,
+    /// So many calls are made; then something else happens before the next.
+    interrupts: RefCell<Option<(usize, Interruption)>>,
 }
 
 /// Whether what fails has happened all the same.
 type IsDone = bool;
 
+type Interruption = Box<dyn FnOnce()>;
+
 impl MemoryMetadata {
     pub(crate) fn fails_after(&self, good_calls: usize, is_done: IsDone) {
         self.fails.set(Some((good_calls, is_done)));
+    }
+
+    /// Has something happen once, after so many calls from now on and before the next.
+    pub(crate) fn interrupted_after(&self, calls: usize, what: impl FnOnce() + 'static) {
+        *self.interrupts.borrow_mut() = Some((calls, Box::new(what)));
+    }
+
+    /// Whether what was to happen meanwhile has.
+    pub(crate) fn was_interrupted(&self) -> bool {
+        self.interrupts.borrow().is_none()
+    }
+
+    fn interrupt(&self) {
+        let mut interrupts = self.interrupts.borrow_mut();
+        match interrupts.take() {
+            Some((0, what)) => {
+                drop(interrupts);
+                what();
+            }
+            Some((calls, what)) => *interrupts = Some((calls - 1, what)),
+            None => {}
+        }
     }
 
     pub(crate) fn is_well(&self) {
@@ -90,6 +116,7 @@ impl MemoryMetadata {
     }
 
     fn call<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        self.interrupt();
         match self.fails.get() {
             Some((0, false)) => Err(Fault::new("the database is gone")),
             Some((0, true)) => work().and_then(|_| Err(Fault::new("the database does not answer"))),

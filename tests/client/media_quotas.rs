@@ -1,10 +1,17 @@
 //! Spec: client-server API, «Content repository»: quotas of uploaded content.
 
-use harness::{Answer, Server, User, json, on_each_host};
+use std::thread;
+
+use harness::{Answer, Database, Server, User, json, on_each_host};
 
 use crate::media::uploads;
 
-on_each_host![a_user_has_a_quota, a_day_has_a_quota];
+on_each_host![
+    a_user_has_a_quota,
+    a_day_has_a_quota,
+    uploads_at_once_have_one_quota,
+    uploads_at_once_have_one_quota_in_postgres,
+];
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
@@ -40,4 +47,32 @@ fn a_day_has_a_quota(server: &Server) {
     refused.refused(429, "M_LIMIT_EXCEEDED");
     alice.client().post("/_matrix/media/v1/create", json!({})).refused(429, "M_LIMIT_EXCEEDED");
     assert_eq!(sends(&alice, (1 << 20) + 1).status, 429);
+}
+
+fn uploads_at_once_have_one_quota(server: &Server) {
+    three_of_many_are_taken(&Server::with(server.host(), &AT_ONCE));
+}
+
+fn uploads_at_once_have_one_quota_in_postgres(server: &Server) {
+    let Some(database) = Database::create() else { return };
+    three_of_many_are_taken(&Server::on_postgres(server.host(), &database, &AT_ONCE));
+}
+
+const AT_ONCE: [(&str, &str); 2] = [("MEDIA_QUOTA", "1M"), ("MEDIA_QUOTA_DAILY", "1M")];
+
+/// Several times, for what happens at once does not always.
+fn three_of_many_are_taken(server: &Server) {
+    for _ in 0..5 {
+        let alice = server.registers(&server.unique("alice"));
+        let statuses: Vec<u16> = thread::scope(|scope| {
+            let uploads: Vec<_> = (0..8).map(|_| scope.spawn(|| sends(&alice, 300_000).status)).collect();
+            uploads.into_iter().map(|upload| upload.join().expect("it is answered")).collect()
+        });
+        assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
+        let created = alice.client().post("/_matrix/media/v1/create", json!({})).ok();
+        let mxc = created["content_uri"].as_str().expect("a URI").trim_start_matches("mxc://");
+        let fill = alice.client().send_bytes("PUT", &format!("{UPLOAD}/{mxc}"), &[], Some(vec![b'x'; 300_000]));
+        fill.refused(403, "M_FORBIDDEN");
+    }
 }

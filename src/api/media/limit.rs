@@ -5,10 +5,12 @@ use ruma_common::UserId;
 
 use crate::{
     Context, Failure,
-    metadata::media::{self, Used},
+    metadata::media::{self, Quota, Used},
 };
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// When to try again for whom there was no room a moment ago, in milliseconds.
+const RETRY_MS: u64 = 1_000;
 
 /// The largest upload that is taken, and what is said of larger ones.
 #[derive(Clone)]
@@ -25,7 +27,7 @@ impl Limit {
         Self { size_max, refusal: Refusal::TooLarge(format!("A file may have {size_max} bytes")) }
     }
 
-    /// What holds for a user. Uploads that are under way at the same moment do not count yet: it is asked again when one is
+    /// What holds for a user. Uploads that are under way at the same moment do not count yet: [`quota`] is asked when one is
     /// there.
     pub(super) async fn of_user(cx: &Context, user_id: &UserId) -> Result<Self, Failure> {
         let (any, quota) = (Self::of_any(cx), &cx.config().media_quota);
@@ -33,7 +35,7 @@ impl Limit {
             return Ok(any);
         }
         let now_ms = cx.now_ms();
-        let used = media::used(cx.metadata(), user_id, now_ms.saturating_sub(DAY_MS)).await?;
+        let used = media::used(cx.metadata(), user_id, day_from_ms(now_ms)).await?;
         let stored = quota.stored_max.map(|stored_max| Self {
             size_max: stored_max.saturating_sub(used.stored),
             refusal: full(stored_max, quota.info_url.as_deref()),
@@ -54,6 +56,23 @@ impl Limit {
     pub(super) fn check(&self, size: u64) -> Result<(), Refusal> {
         if size > self.size_max { Err(self.refusal.clone()) } else { Ok(()) }
     }
+}
+
+/// Why an upload that was within its user's limit is not taken now that it is there: others were faster.
+pub(super) async fn reached_meanwhile(cx: &Context, user_id: &UserId, size: u64) -> Result<Refusal, Failure> {
+    let refusal = Limit::of_user(cx, user_id).await?.check(size).err();
+    // Unless there is room again since.
+    Ok(refusal.unwrap_or(Refusal::LimitExceeded { retry_after_ms: RETRY_MS }))
+}
+
+/// What the transaction that makes media of an upload holds to.
+pub(super) fn quota(cx: &Context) -> Quota {
+    let quota = &cx.config().media_quota;
+    Quota { stored_max: quota.stored_max, recent_max: quota.daily_max, recent_from_ms: day_from_ms(cx.now_ms()) }
+}
+
+fn day_from_ms(now_ms: u64) -> u64 {
+    now_ms.saturating_sub(DAY_MS)
 }
 
 /// Spec: "The user has reached a quota for uploaded content."
@@ -77,6 +96,8 @@ fn later(daily_max: u64, used: &Used, now_ms: u64) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use http::{Method, Request, header};
     use serde_json::{Value, json};
 
@@ -88,6 +109,18 @@ mod tests {
         let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         let response = server.answer(request.body(body.into()).unwrap());
         (response.status(), serde_json::from_slice(response.body()).unwrap())
+    }
+
+    /// What comes after `mxc://` of a name that is used later.
+    fn creates(server: &TestServer, token: &str) -> String {
+        let (_, created) = server.post("/_matrix/media/v1/create", token, &json!({}));
+        created["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
+    }
+
+    fn fills(server: &TestServer, token: &str, mxc: &str, body: &'static str) -> u16 {
+        let request = Request::builder().method(Method::PUT).uri(format!("/_matrix/media/v3/upload/{mxc}"));
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        server.answer(request.body(body.into()).unwrap()).status().as_u16()
     }
 
     fn server(settings: &[(&str, &str)]) -> (TestServer, String) {
@@ -152,17 +185,50 @@ mod tests {
     #[test]
     fn a_name_made_before_is_no_way_around() {
         let (server, token) = server(&[("MEDIA_QUOTA", "3")]);
-        let (_, created) = server.post("/_matrix/media/v1/create", &token, &json!({}));
-        let mxc = created["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
-        let put = |body: &'static str| {
-            let request = Request::builder().method(Method::PUT).uri(format!("/_matrix/media/v3/upload/{mxc}"));
-            let request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-            server.answer(request.body(body.into()).unwrap()).status().as_u16()
-        };
-        assert_eq!((put("1234"), put("123")), (403, 200));
+        let mxc = creates(&server, &token);
+        assert_eq!((fills(&server, &token, &mxc, "1234"), fills(&server, &token, &mxc, "123")), (403, 200));
         assert_eq!(
             refused(server.post("/_matrix/media/v1/create", &token, &json!({}))),
             (403, "M_FORBIDDEN".to_owned())
         );
+    }
+
+    #[test]
+    fn uploads_at_once_take_no_more_than_there_is() {
+        for kind in [("MEDIA_QUOTA", "10"), ("MEDIA_QUOTA_DAILY", "10")] {
+            for is_created in [false, true] {
+                let (mut calls, mut refusals) = (0, 0);
+                // The other upload comes before each of the calls that the first makes of the database.
+                loop {
+                    let (server, token) = server(&[kind]);
+                    let server = Rc::new(server);
+                    let mxc = is_created.then(|| creates(&server, &token));
+                    let (other, others_token) = (server.clone(), token.clone());
+                    server.metadata.interrupted_after(calls, move || drop(uploads(&other, &others_token, "123456")));
+                    let status = match &mxc {
+                        Some(mxc) => fills(&server, &token, mxc, "abcdef"),
+                        None => uploads(&server, &token, "abcdef").0.as_u16(),
+                    };
+                    if !server.metadata.was_interrupted() {
+                        break;
+                    }
+                    assert_eq!(server.numbers("SELECT CAST(sum(size) AS BIGINT) FROM media"), [6], "{kind:?} {calls}");
+                    assert_eq!((server.strays(), server.blobs.keys().len()), (vec![], 1));
+                    refusals += usize::from(status != 200);
+                    calls += 1;
+                }
+                assert!(refusals > 2 && calls > refusals, "{refusals} {calls}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_named_before_counts_from_when_it_came() {
+        let (server, token) = server(&[("MEDIA_QUOTA_DAILY", "6")]);
+        let mxc = creates(&server, &token);
+        server.pass_ms(DAY_MS - 1_000);
+        assert_eq!(fills(&server, &token, &mxc, "123456"), 200);
+        server.pass_ms(2_000);
+        assert_eq!(uploads(&server, &token, "1").0, 429);
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Context, Failure,
     federation::{FETCH_MS_MAX, not_fetched},
-    metadata::media::{self, Mxc, Upload},
+    metadata::media::{self, Mxc, Quota, Upload},
 };
 
 /// Whoever fetches a file and has got nothing for so long, in milliseconds, may be gone: then somebody else may.
@@ -107,6 +107,7 @@ async fn fetch(cx: &Context, mxc: Mxc<'_>, wait_ms: u64, fetching: &Rc<Taken>) -
         content_type: content_type.as_deref().unwrap_or(CONTENT_TYPE),
         upload_name: name.as_deref(),
         authenticated: cx.config().authenticated_media,
+        quota: Quota::default(),
     };
     media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
     stray::settle(cx, &content.file).await?;

@@ -6,10 +6,16 @@ use ruma_client_api::media::{create_content, create_content_async};
 use ruma_common::{OwnedMxcUri, UserId};
 use serde_json::json;
 
-use super::{content::find, limit::Limit, new_media_id, store::store, stray};
+use super::{
+    content::find,
+    limit::{self, Limit},
+    new_media_id,
+    store::store,
+    stray,
+};
 use crate::{
     Arriving, Caller, Context, Failure, Routes, Unread,
-    metadata::media::{self, Content, Media, Mxc, Upload},
+    metadata::media::{self, Content, Media, Mxc, Quota, Upload},
 };
 
 /// How long an upload may take, in milliseconds.
@@ -35,12 +41,16 @@ async fn upload(
     request: create_content::v3::Request,
     body: Arriving,
 ) -> Result<Vec<u8>, Failure> {
-    let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
-    let content = take_in_from(cx, &caller.user_id, body).await?;
+    let mut upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
+    let content = take_in(cx, body, Limit::of_user(cx, &caller.user_id).await?).await?;
+    upload.quota = quota_for(cx, &content);
     let media_id = new_media_id(cx)?;
     let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
     media::insert(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
     stray::settle(cx, &content.file).await?;
+    if upload.quota.is_any() && find(cx, mxc).await?.is_none() {
+        return Err(limit::reached_meanwhile(cx, &caller.user_id, content.size).await?.into());
+    }
     Ok(serde_json::to_vec(&json!({ "content_uri": uri(mxc) }))?)
 }
 
@@ -51,7 +61,7 @@ async fn upload_to_created(
     body: Arriving,
 ) -> Result<Vec<u8>, Failure> {
     let mxc = Mxc { server_name: &request.server_name, media_id: &request.media_id };
-    let upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
+    let mut upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
     let Some(Media { uploader, content, .. }) = find(cx, mxc).await? else { return Err(unknown()) };
     if uploader.as_deref() != Some(caller.user_id.as_str()) {
         return Err(Refusal::Forbidden("Somebody else created this".to_owned()).into());
@@ -59,13 +69,16 @@ async fn upload_to_created(
     if content.is_some() {
         return Err(Refusal::CannotOverwriteMedia.into());
     }
-    let content = take_in_from(cx, &caller.user_id, body).await?;
+    let content = take_in(cx, body, Limit::of_user(cx, &caller.user_id).await?).await?;
+    upload.quota = quota_for(cx, &content);
     media::fill(cx.metadata(), mxc, &upload, &content, cx.now_ms()).await?;
     stray::settle(cx, &content.file).await?;
     match find(cx, mxc).await?.map(|media| media.content) {
         Some(Some(filled)) if filled.sha256 == content.sha256 => Ok(b"{}".to_vec()),
         Some(Some(_)) => Err(Refusal::CannotOverwriteMedia.into()),
-        Some(None) | None => Err(unknown()),
+        // It is there for the taking: it was the quota that did not allow it.
+        Some(None) => Err(limit::reached_meanwhile(cx, &caller.user_id, content.size).await?.into()),
+        None => Err(unknown()),
     }
 }
 
@@ -88,7 +101,8 @@ fn described<'a>(
         let allowed = format!("A file name may have {NAME_BYTES_MAX} bytes, and no control characters");
         return Err(Refusal::InvalidParam(allowed));
     }
-    Ok(Upload { uploader: Some(uploader), content_type, upload_name, authenticated: cx.config().authenticated_media })
+    let (authenticated, quota) = (cx.config().authenticated_media, Quota::default());
+    Ok(Upload { uploader: Some(uploader), content_type, upload_name, authenticated, quota })
 }
 
 /// Whether a file may be called so.
@@ -96,15 +110,9 @@ pub(super) fn is_good_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
 }
 
-/// Stores what arrives from a user as a stray file.
-async fn take_in_from(cx: &Context, user_id: &UserId, body: Arriving) -> Result<Content, Failure> {
-    let content = take_in(cx, body, Limit::of_user(cx, user_id).await?).await?;
-    // Others of the user's uploads may have ended meanwhile.
-    if let Err(refusal) = Limit::of_user(cx, user_id).await?.check(content.size) {
-        stray::discard(cx, &content.file).await?;
-        return Err(refusal.into());
-    }
-    Ok(content)
+/// What its uploader's quota says when content is taken. Nothing fits even where there is more than the quota by now.
+fn quota_for(cx: &Context, content: &Content) -> Quota {
+    if content.size == 0 { Quota::default() } else { limit::quota(cx) }
 }
 
 /// Stores what arrives as a stray file.

@@ -44,6 +44,16 @@ pub(crate) struct Upload<'a> {
     pub content_type: &'a str,
     pub upload_name: Option<&'a str>,
     pub authenticated: bool,
+    pub quota: Quota,
+}
+
+/// How much media the uploader may have when this is there, in bytes; without end where it says nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Quota {
+    pub stored_max: Option<u64>,
+    /// What comes after a time, and that time.
+    pub recent_max: Option<u64>,
+    pub recent_from_ms: u64,
 }
 
 /// What is known of media; `None` if there is none of that name.
@@ -75,6 +85,12 @@ fn from_row(mut row: Row) -> Result<Media, Fault> {
     })
 }
 
+/// Whoever takes something of which a user has only so much holds this while the transaction lasts: of two at once, the
+/// second waits until the first is done, and then finds what is left.
+fn one_at_a_time(uploader: &UserId) -> Statement {
+    Statement::new("UPDATE account SET created_ms = created_ms WHERE user_id = ?1", vec![uploader.as_str().into()])
+}
+
 /// Makes media without content; false if its uploader has `unused_max` of these already.
 pub(crate) async fn reserve(
     metadata: &dyn Metadata,
@@ -83,12 +99,11 @@ pub(crate) async fn reserve(
     (now_ms, expires_ms): (u64, u64),
     unused_max: u64,
 ) -> Result<bool, Fault> {
-    let statement = Statement::new(
+    let reserved = Statement::new(
         "INSERT INTO media (server_name, media_id, uploader, size, content_type, created_ms, expires_ms, accessed_ms,
             authenticated, protected)
          SELECT ?1, ?2, ?3, 0, '', ?4, ?5, ?4, 1, 0
-         WHERE (SELECT count(*) FROM media WHERE uploader = ?3 AND sha256 IS NULL AND expires_ms > ?4) < ?6
-         RETURNING media_id",
+         WHERE (SELECT count(*) FROM media WHERE uploader = ?3 AND sha256 IS NULL AND expires_ms > ?4) < ?6",
         vec![
             mxc.server_name.as_str().into(),
             mxc.media_id.into(),
@@ -98,7 +113,8 @@ pub(crate) async fn reserve(
             unused_max.into(),
         ],
     );
-    Ok(!metadata.query(statement).await?.is_empty())
+    metadata.batch(vec![one_at_a_time(uploader), reserved]).await?;
+    Ok(find(metadata, mxc).await?.is_some())
 }
 
 /// How much media a user has.
@@ -148,8 +164,8 @@ pub(crate) async fn is_stray(metadata: &dyn Metadata, file: &str) -> Result<bool
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
-/// Makes media of a file, unless there is some of that name. The file stays a stray if there is one with the same content
-/// already.
+/// Makes media of a file, unless there is some of that name or the quota does not allow it. The file stays a stray if there
+/// is one with the same content already.
 pub(crate) async fn insert(
     metadata: &dyn Metadata,
     mxc: Mxc<'_>,
@@ -166,8 +182,11 @@ pub(crate) fn inserting(mxc: Mxc<'_>, upload: &Upload<'_>, content: &Content, no
         // What is quarantined stays so by every other name.
         "INSERT INTO media (server_name, media_id, uploader, sha256, size, content_type, upload_name, created_ms,
             accessed_ms, authenticated, quarantined_by, protected)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9,
-            (SELECT max(quarantined_by) FROM media WHERE sha256 = ?4), 0)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, (SELECT max(quarantined_by) FROM media WHERE sha256 = ?4), 0
+         WHERE (CAST(?10 AS BIGINT) IS NULL OR ?10 >= ?5
+                + (SELECT COALESCE(sum(size), 0) FROM media WHERE uploader = ?3 AND sha256 IS NOT NULL))
+            AND (CAST(?11 AS BIGINT) IS NULL OR ?11 >= ?5 + (SELECT COALESCE(sum(size), 0) FROM media
+                WHERE uploader = ?3 AND created_ms > ?12 AND sha256 IS NOT NULL))
          ON CONFLICT (server_name, media_id) DO NOTHING",
         vec![
             mxc.server_name.as_str().into(),
@@ -179,25 +198,28 @@ pub(crate) fn inserting(mxc: Mxc<'_>, upload: &Upload<'_>, content: &Content, no
             upload.upload_name.into(),
             now_ms.into(),
             upload.authenticated.into(),
+            upload.quota.stored_max.into(),
+            upload.quota.recent_max.into(),
+            upload.quota.recent_from_ms.into(),
         ],
     );
-    let keep = Statement::new(
-        // Written anew where it is there, so that nobody who takes it away meanwhile overlooks us.
-        "INSERT INTO media_content (sha256, size, file) SELECT ?3, ?4, ?5 WHERE EXISTS
-            (SELECT 1 FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3)
-         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
-        vec![
-            mxc.server_name.as_str().into(),
-            mxc.media_id.into(),
-            content.sha256.as_str().into(),
-            content.size.into(),
-            content.file.as_str().into(),
-        ],
-    );
-    vec![media, keep, no_stray(content)]
+    upload.claim().into_iter().chain([media, keep(mxc, content), no_stray(content)]).collect()
 }
 
-/// Gives reserved media its content, unless it has some or has expired. The file stays a stray if it is not used.
+impl Quota {
+    pub(crate) fn is_any(&self) -> bool {
+        self.stored_max.is_some() || self.recent_max.is_some()
+    }
+}
+
+impl Upload<'_> {
+    fn claim(&self) -> Option<Statement> {
+        self.uploader.filter(|_| self.quota.is_any()).map(one_at_a_time)
+    }
+}
+
+/// Gives reserved media its content, unless it has some or has expired, or the quota does not allow it. The file stays a
+/// stray if it is not used.
 pub(crate) async fn fill(
     metadata: &dyn Metadata,
     mxc: Mxc<'_>,
@@ -212,20 +234,15 @@ pub(crate) async fn fill(
          WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?3",
         name().into_iter().chain([now_ms.into()]).collect(),
     );
-    let keep = Statement::new(
-        "INSERT INTO media_content (sha256, size, file) SELECT ?3, ?4, ?5 WHERE EXISTS
-            (SELECT 1 FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?6)
-         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
-        name()
-            .into_iter()
-            .chain([content.sha256.as_str().into(), content.size.into(), content.file.as_str().into(), now_ms.into()])
-            .collect(),
-    );
     let media = Statement::new(
-        "UPDATE media SET sha256 = ?3, size = ?4, content_type = ?5, upload_name = ?6, accessed_ms = ?7,
+        "UPDATE media SET sha256 = ?3, size = ?4, content_type = ?5, upload_name = ?6, created_ms = ?7, accessed_ms = ?7,
             authenticated = ?8, expires_ms = NULL,
             quarantined_by = (SELECT max(quarantined_by) FROM media WHERE sha256 = ?3)
-         WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?7",
+         WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NULL AND expires_ms > ?7
+            AND (CAST(?10 AS BIGINT) IS NULL OR ?10 >= ?4
+                + (SELECT COALESCE(sum(size), 0) FROM media WHERE uploader = ?9 AND sha256 IS NOT NULL))
+            AND (CAST(?11 AS BIGINT) IS NULL OR ?11 >= ?4 + (SELECT COALESCE(sum(size), 0) FROM media
+                WHERE uploader = ?9 AND created_ms > ?12 AND sha256 IS NOT NULL))",
         name()
             .into_iter()
             .chain([
@@ -235,10 +252,32 @@ pub(crate) async fn fill(
                 upload.upload_name.into(),
                 now_ms.into(),
                 upload.authenticated.into(),
+                upload.uploader.map(UserId::as_str).into(),
+                upload.quota.stored_max.into(),
+                upload.quota.recent_max.into(),
+                upload.quota.recent_from_ms.into(),
             ])
             .collect(),
     );
-    metadata.batch(vec![claim, keep, media, no_stray(content)]).await
+    let filling = [claim, media, keep(mxc, content), no_stray(content)];
+    metadata.batch(upload.claim().into_iter().chain(filling).collect()).await
+}
+
+/// Keeps the file of media that has this content, unless there is one already.
+fn keep(mxc: Mxc<'_>, content: &Content) -> Statement {
+    Statement::new(
+        // Written anew where it is there, so that nobody who takes it away meanwhile overlooks us.
+        "INSERT INTO media_content (sha256, size, file) SELECT ?3, ?4, ?5 WHERE EXISTS
+            (SELECT 1 FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3)
+         ON CONFLICT (sha256) DO UPDATE SET size = excluded.size",
+        vec![
+            mxc.server_name.as_str().into(),
+            mxc.media_id.into(),
+            content.sha256.as_str().into(),
+            content.size.into(),
+            content.file.as_str().into(),
+        ],
+    )
 }
 
 /// A file that became the content of media is no stray.

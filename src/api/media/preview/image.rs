@@ -10,7 +10,7 @@ use super::fetch::{Fetched, failed};
 use crate::{
     Arriving, Context, Failure, Unread,
     media::{limit::Limit, upload},
-    metadata::media::{Content, Upload},
+    metadata::media::{Content, Quota, Upload},
 };
 
 /// The largest image, in bytes.
@@ -68,7 +68,13 @@ fn content_type(head: &[u8]) -> Option<&'static str> {
 impl Image {
     pub(super) fn upload(&self, cx: &Context) -> Upload<'static> {
         let authenticated = cx.config().authenticated_media;
-        Upload { uploader: None, content_type: self.content_type, upload_name: None, authenticated }
+        Upload {
+            uploader: None,
+            content_type: self.content_type,
+            upload_name: None,
+            authenticated,
+            quota: Quota::default(),
+        }
     }
 
     /// Says what and where the image is.
