@@ -19,6 +19,7 @@ on_each_host![
     nothing_is_made_larger,
     what_is_transparent_stays_so,
     a_photograph_stands_upright,
+    a_large_photograph_is_made_smaller,
     only_who_asks_for_movement_gets_it,
     what_is_no_picture_has_no_thumbnail,
     a_picture_with_a_hostile_head_is_refused_unread,
@@ -78,7 +79,7 @@ fn pictures_of_each_format_are_made_smaller(server: &Server) {
 fn crops_have_the_shape_that_was_asked_for(server: &Server) {
     let alice = server.registers("alice");
     let mxc = uploads(&alice, "image/png", None, encoded(&two_colours(2000, 1000), ImageFormat::Png));
-    for (width, height) in [(40, 40), (96, 48), (48, 96), (300, 200), (640, 640)] {
+    for (width, height) in [(40, 40), (96, 48), (48, 96), (300, 200), (640, 640), (900, 600), (1000, 1000)] {
         let picture = decoded(&asks(&alice, &mxc, &format!("width={width}&height={height}&method=crop")));
         assert!(picture.width() >= width && picture.height() >= height, "{:?}", picture.dimensions());
         let (asked, made) =
@@ -129,6 +130,18 @@ fn a_photograph_stands_upright(server: &Server) {
     assert!(top[0] > 200 && bottom[2] > 200, "{top:?} {bottom:?}");
 }
 
+fn a_large_photograph_is_made_smaller(server: &Server) {
+    let alice = server.registers("alice");
+    let mxc = uploads(&alice, "image/jpeg", None, pictures::large_photograph(8_000, 6_000));
+    for (query, size) in
+        [("width=96&height=96&method=crop", (96, 96)), ("width=1600&height=1200&method=scale", (1600, 1200))]
+    {
+        let picture = decoded(&asks(&alice, &mxc, query));
+        assert_eq!(picture.dimensions(), size, "{query}");
+        is_red_then_blue(&picture);
+    }
+}
+
 /// How many frames a picture has, of whatever format it is.
 fn frames(answer: &Answer) -> usize {
     let file = Cursor::new(&answer.bytes);
@@ -154,13 +167,21 @@ fn only_who_asks_for_movement_gets_it(server: &Server) {
         ("image/apng", pictures::moving_png),
         ("image/webp", pictures::moving_webp),
     ] {
-        for film in [moving(500, 400), moving(20, 20)] {
-            let mxc = uploads(&alice, "application/octet-stream", None, film.clone());
-            for method in ["crop", "scale"] {
+        // What is small serves as it is.
+        for (film, moves_as, sizes) in [
+            (moving(500, 400), "image/webp", [(96, 96), (300, 240)]),
+            (moving(20, 20), content_type, [(20, 20), (20, 20)]),
+        ] {
+            let mxc = uploads(&alice, "application/octet-stream", None, film);
+            for (method, size) in ["crop", "scale"].into_iter().zip(sizes) {
                 let query = format!("width=96&height=96&method={method}");
                 let animated = asks(&alice, &mxc, &format!("{query}&animated=true"));
                 assert_eq!((animated.status, frames(&animated)), (200, 3), "{content_type}");
-                assert_eq!(animated.header("content-type"), Some(content_type));
+                assert_eq!(animated.header("content-type"), Some(moves_as));
+                let name = format!("inline; filename=thumbnail.{}", moves_as.trim_start_matches("image/"));
+                assert_eq!(animated.header("content-disposition"), Some(&*name));
+                let picture = image::load_from_memory(&animated.bytes).expect("it is a picture");
+                assert_eq!(picture.dimensions(), size, "{content_type} {query}");
                 for query in [format!("{query}&animated=false"), query] {
                     let still = asks(&alice, &mxc, &query);
                     decoded(&still);
@@ -212,7 +233,7 @@ fn swollen(mut jpeg: Vec<u8>) -> Vec<u8> {
 
 fn a_picture_with_a_hostile_head_is_refused_unread(server: &Server) {
     let alice = server.registers("alice");
-    let heads = [(60_000, 60_000), (30_000, 30_000), (2_000_000_000, 1), (6_000, 6_000)];
+    let heads = [(60_000, 60_000), (30_000, 30_000), (2_000_000_000, 1), (12_000, 12_000)];
     let heads = heads.map(|(width, height)| pictures::only_a_head(width, height));
     let screen = b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0".to_vec();
     for bomb in heads.into_iter().chain([screen, swollen(encoded(&two_colours(16, 16), ImageFormat::Jpeg))]) {
@@ -224,7 +245,7 @@ fn a_picture_with_a_hostile_head_is_refused_unread(server: &Server) {
     // One that could be read if it were what it says.
     let mxc = uploads(&alice, "image/png", None, pictures::only_a_head(3_000, 3_000));
     asks(&alice, &mxc, "width=96&height=96&method=crop").refused(400, "M_UNKNOWN");
-    let large = [encoded(&two_colours(500, 500), ImageFormat::Png), vec![0; 17 << 20]].concat();
+    let large = [encoded(&two_colours(500, 500), ImageFormat::Png), vec![0; 33 << 20]].concat();
     let mxc = uploads(&alice, "image/png", None, large);
     asks(&alice, &mxc, "width=96&height=96&method=crop").refused(413, "M_TOO_LARGE");
     let fine = uploads(&alice, "image/png", None, encoded(&two_colours(500, 500), ImageFormat::Png));

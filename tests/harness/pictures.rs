@@ -26,6 +26,29 @@ fn grey(width: u32, height: u32, grey: u8) -> RgbaImage {
     RgbaImage::from_pixel(width, height, Rgba([grey, grey, grey, 255]))
 }
 
+/// A photograph in two colours, red on the left, blue on the right: made of one row of blocks again and again, since that is
+/// made at once.
+pub fn large_photograph(width: u32, height: u32) -> Vec<u8> {
+    const BLOCK: u32 = 8;
+    let strip = encoded(&two_colours(width, BLOCK), ImageFormat::Jpeg);
+    let at = |mark: &[u8; 2]| strip.windows(2).position(|two| two == mark).expect("every JPEG has one");
+    let (frame, scan) = (at(b"\xff\xc0"), at(b"\xff\xda"));
+    let blocks = scan + 2 + usize::from(u16::from_be_bytes([strip[scan + 2], strip[scan + 3]]));
+    let (head, row) = (&strip[..blocks], &strip[blocks..strip.len() - 2]);
+    let mut photograph = head[..scan].to_vec();
+    photograph[frame + 5..frame + 7].copy_from_slice(&u16::try_from(height).expect("it is a JPEG").to_be_bytes());
+    // After so many blocks it starts anew.
+    let interval = u16::try_from(width / BLOCK).expect("it is a JPEG").to_be_bytes();
+    photograph.extend([&[0xFF, 0xDD, 0, 4], &interval[..], &head[scan..]].concat());
+    for number in 0..height / BLOCK {
+        photograph.extend(row);
+        photograph.extend([0xFF, 0xD0 + (number % 8) as u8]);
+    }
+    photograph.truncate(photograph.len() - 2);
+    photograph.extend([0xFF, 0xD9]);
+    photograph
+}
+
 pub fn moving_gif(width: u32, height: u32) -> Vec<u8> {
     let mut file = Vec::new();
     let mut encoder = GifEncoder::new(&mut file);

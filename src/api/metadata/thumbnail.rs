@@ -15,8 +15,10 @@ pub(crate) enum Outcome {
     },
     /// The content is no picture.
     Unreadable,
-    /// The picture is too large.
-    TooLarge,
+    /// The picture is too large: it has too many pixels, or takes too much memory, where so many pixels are looked at.
+    TooLarge {
+        pixels_max: u64,
+    },
 }
 
 const ITSELF: &str = "itself";
@@ -38,18 +40,20 @@ fn from_row(mut row: Row) -> Result<Outcome, Fault> {
         ITSELF => Ok(Outcome::Itself { content_type: row.text(1)? }),
         MADE => Ok(Outcome::Made { content_type: row.text(1)?, size: row.unsigned(2)?, file: row.text(3)? }),
         UNREADABLE => Ok(Outcome::Unreadable),
-        TOO_LARGE => Ok(Outcome::TooLarge),
+        // Releases that looked at less did not say so.
+        TOO_LARGE => Ok(Outcome::TooLarge { pixels_max: row.unsigned_or_null(2)?.unwrap_or_default() }),
         other => Err(Fault::new(format!("a thumbnail of the unknown outcome {other}"))),
     }
 }
 
-/// Keeps an outcome, unless there is one or the content is gone. A file that was made stays a stray if it is not used.
+/// Keeps an outcome, unless there is one other than that the picture is too large, or the content is gone. A file that was
+/// made stays a stray if it is not used.
 pub(crate) async fn insert(metadata: &dyn Metadata, sha256: &str, name: &str, outcome: &Outcome) -> Result<(), Fault> {
     let (word, content_type, size, file) = match outcome {
         Outcome::Itself { content_type } => (ITSELF, Some(&**content_type), None, None),
         Outcome::Made { content_type, size, file } => (MADE, Some(&**content_type), Some(*size), Some(&**file)),
         Outcome::Unreadable => (UNREADABLE, None, None, None),
-        Outcome::TooLarge => (TOO_LARGE, None, None, None),
+        Outcome::TooLarge { pixels_max } => (TOO_LARGE, None, Some(*pixels_max), None),
     };
     let claim = Statement::new(
         // Whoever deletes the content meanwhile is done first, or waits until we are.
@@ -59,7 +63,9 @@ pub(crate) async fn insert(metadata: &dyn Metadata, sha256: &str, name: &str, ou
     let keep = Statement::new(
         "INSERT INTO media_thumbnail (sha256, name, outcome, content_type, size, file) SELECT ?1, ?2, ?3, ?4, CAST(?5 AS BIGINT), ?6
          WHERE EXISTS (SELECT 1 FROM media_content WHERE sha256 = ?1)
-         ON CONFLICT (sha256, name) DO NOTHING",
+         ON CONFLICT (sha256, name) DO UPDATE SET outcome = excluded.outcome, content_type = excluded.content_type,
+            size = excluded.size, file = excluded.file
+         WHERE media_thumbnail.outcome = 'too_large'",
         vec![sha256.into(), name.into(), word.into(), content_type.into(), size.into(), file.into()],
     );
     let no_stray = Statement::new(

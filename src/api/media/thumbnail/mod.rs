@@ -1,13 +1,21 @@
 //! `GET /media/thumbnail`: made when first asked for, and kept. Spec: "Thumbnails".
 //!
-//! What moves is not made smaller: whoever asks for it animated gets the content itself, which is no smaller than what
-//! they ask for.
+//! Whoever asks for what moves gets it moving: a smaller one, or the content itself where that takes no more. What has too
+//! much to move stands still.
 
+mod jpeg;
+mod moving;
 mod picture;
 mod places;
+mod png_rows;
+mod rows;
 mod sizes;
+mod webp;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use bytes::{Bytes, BytesMut};
 use domain::Refusal;
@@ -22,7 +30,7 @@ use ruma_common::{
 
 pub(super) use self::places::Pictures;
 use self::{
-    picture::{Picture, SOURCE_BYTES_MAX, Unfit},
+    picture::{PIXELS_MAX, Picture, SOURCE_BYTES_MAX, Unfit},
     places::Place,
     sizes::{Made, Method, Size},
 };
@@ -39,8 +47,6 @@ use crate::{
     },
 };
 
-/// Names what is known of a picture that is asked for as it moves.
-const MOVING: &str = "moving";
 /// How long one waits for others' thumbnails to be made, how often one looks, and when to come again, in milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
 const LOOK_MS: u64 = 50;
@@ -149,45 +155,72 @@ pub(crate) async fn thumbnail_of(cx: &Context, asked: &Asked<'_>, look: Look) ->
     if found.content.size > SOURCE_BYTES_MAX {
         return Err(too_large());
     }
-    let mut name = MOVING.to_owned();
-    let moving = if look.animated { Some(outcome(cx, &found.content, None).await?) } else { None };
-    let outcome = match moving {
-        Some(itself @ Outcome::Itself { .. }) => itself,
-        // It does not move.
-        _ => {
-            let made = look.size.made();
-            name = made.to_string();
-            outcome(cx, &found.content, Some(made)).await?
-        }
+    let made = look.size.made();
+    let mut moving = None;
+    if look.animated
+        && let itself @ Outcome::Itself { .. } = outcome(cx, &found.content, Wanted::Movement).await?
+    {
+        moving = match made {
+            Made::Whole => Some((Wanted::Movement, itself)),
+            Made::Sized(size) => match outcome(cx, &found.content, Wanted::Moving(size)).await? {
+                // It has too much to move.
+                Outcome::TooLarge { .. } | Outcome::Unreadable => None,
+                outcome => Some((Wanted::Moving(size), outcome)),
+            },
+        };
+    }
+    let (wanted, outcome) = match moving {
+        Some(moving) => moving,
+        None => (Wanted::Still(made), outcome(cx, &found.content, Wanted::Still(made)).await?),
     };
+    let name = wanted.to_string();
     match outcome {
         Outcome::Itself { content_type } => {
             let (file, size) = (found.content.file.clone(), found.content.size);
             Ok(Thumbnail { found, name, file, content_type, size })
         }
         Outcome::Made { content_type, size, file } => Ok(Thumbnail { found, name, file, content_type, size }),
-        Outcome::TooLarge => Err(too_large()),
+        Outcome::TooLarge { .. } => Err(too_large()),
         Outcome::Unreadable => {
             Err(Refusal::Unknown("Cannot generate thumbnails for the requested content".to_owned()).into())
         }
     }
 }
 
-/// What became of the attempt to make this of a picture, made now if it never was; `None` asks for the picture as it
-/// moves.
-async fn outcome(cx: &Context, content: &Content, made: Option<Made>) -> Result<Outcome, Failure> {
-    let name = made.map_or_else(|| MOVING.to_owned(), |made| made.to_string());
-    if let Some(outcome) = metadata::find(cx.metadata(), &content.sha256, &name).await? {
+/// What is asked about a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Still(Made),
+    /// Whether it moves: then it serves as it is.
+    Movement,
+    Moving(Size),
+}
+
+impl fmt::Display for Wanted {
+    /// Names the answer among all of one picture's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wanted::Still(made) => made.fmt(f),
+            Wanted::Movement => f.write_str("moving"),
+            Wanted::Moving(size) => write!(f, "{}-moving", Made::Sized(*size)),
+        }
+    }
+}
+
+/// What became of the attempt to make this of a picture, made now if it never was.
+async fn outcome(cx: &Context, content: &Content, wanted: Wanted) -> Result<Outcome, Failure> {
+    let name = wanted.to_string();
+    if let Some(outcome) = known(cx, content, &name).await? {
         return Ok(outcome);
     }
     let place = place(cx).await?;
     // Whoever had the place before may have made it.
-    if let Some(outcome) = metadata::find(cx.metadata(), &content.sha256, &name).await? {
+    if let Some(outcome) = known(cx, content, &name).await? {
         return Ok(outcome);
     }
     let Some(bytes) = read(cx, content).await? else { return Err(not_found()) };
     let attempted = cx.heavy(move || {
-        let attempted = attempt(&bytes, made);
+        let attempted = attempt(&bytes, wanted);
         drop((bytes, place));
         attempted
     });
@@ -199,7 +232,7 @@ async fn outcome(cx: &Context, content: &Content, made: Option<Made>) -> Result<
             let outcome = Outcome::Made { content_type, size: thumbnail.len() as u64, file };
             (outcome, Some(Bytes::from(thumbnail)))
         }
-        Err(Unfit::TooLarge) => (Outcome::TooLarge, None),
+        Err(Unfit::TooLarge) => (Outcome::TooLarge { pixels_max: PIXELS_MAX }, None),
         Err(Unfit::Unreadable) => (Outcome::Unreadable, None),
     };
     if let (Outcome::Made { size, file, .. }, Some(thumbnail)) = (&outcome, thumbnail) {
@@ -215,6 +248,12 @@ async fn outcome(cx: &Context, content: &Content, made: Option<Made>) -> Result<
     }
     // Somebody may have been first, or the content may be gone.
     metadata::find(cx.metadata(), &content.sha256, &name).await?.ok_or_else(not_found)
+}
+
+/// What became of an attempt, if there was one that looked at as much as we do.
+async fn known(cx: &Context, content: &Content, name: &str) -> Result<Option<Outcome>, Fault> {
+    let outcome = metadata::find(cx.metadata(), &content.sha256, name).await?;
+    Ok(outcome.filter(|outcome| !matches!(outcome, Outcome::TooLarge { pixels_max } if *pixels_max < PIXELS_MAX)))
 }
 
 /// Waits for a place to work on a picture.
@@ -252,16 +291,22 @@ enum Attempt {
     Made(Vec<u8>),
 }
 
-fn attempt(bytes: &[u8], made: Option<Made>) -> Result<Attempt, Unfit> {
+fn attempt(bytes: &[u8], wanted: Wanted) -> Result<Attempt, Unfit> {
     // Decoders of other people's formats are where panics are found: natively one costs an attempt.
     let attempted = catch_unwind(AssertUnwindSafe(|| {
         let picture = Picture::of(bytes)?;
-        match made {
-            None if picture.is_animated => Ok(Attempt::Itself(picture.content_type())),
-            // There is nothing that moves: ask for a thumbnail as any other.
-            None => Err(Unfit::Unreadable),
-            Some(made) if picture.serves_as(made) => Ok(Attempt::Itself(picture.content_type())),
-            Some(made) => picture.thumbnail(bytes, made).map(Attempt::Made),
+        let itself = Attempt::Itself(picture.content_type());
+        match wanted {
+            Wanted::Movement | Wanted::Moving(_) if !picture.is_animated => Err(Unfit::Unreadable),
+            Wanted::Movement => Ok(itself),
+            Wanted::Moving(size) if picture.fits(Made::Sized(size)) => Ok(itself),
+            Wanted::Moving(size) => Ok(moving::thumbnail(&picture, bytes, size)?.map_or(itself, Attempt::Made)),
+            Wanted::Still(made) if picture.fits(made) && !picture.is_animated => Ok(itself),
+            Wanted::Still(made) => match picture.thumbnail(bytes, made) {
+                // Where much is asked for, all of it will do.
+                Err(Unfit::TooLarge) if made.is_large() && !picture.is_animated => Ok(itself),
+                thumbnail => thumbnail.map(Attempt::Made),
+            },
         }
     }));
     attempted.unwrap_or(Err(Unfit::Unreadable))

@@ -30,8 +30,10 @@ pub(super) enum Made {
 /// Spec: "Servers SHOULD produce thumbnails with the following dimensions and methods". The last is for screens that
 /// have two pixels where others have one.
 const SCALED: [(u32, u32); 4] = [(320, 240), (640, 480), (800, 600), (1600, 1200)];
-/// The longer sides of what is cropped; the specification's two, and what profiles show.
-const CROPPED: [u32; 4] = [32, 96, 320, 640];
+/// The longer sides of what is cropped; the specification's two, what profiles show, and what screens do.
+const CROPPED: [u32; 6] = [32, 96, 320, 640, 1280, 1920];
+/// What is cropped and longer is large.
+const LARGE: u32 = 640;
 /// The shorter side is so many of these parts of the longer one: who asks for another shape gets the nearest that is
 /// not smaller.
 const SHAPES: u32 = 16;
@@ -93,8 +95,18 @@ impl Size {
     }
 }
 
+impl Made {
+    /// Whether it is nearly as large as pictures are.
+    pub(super) fn is_large(self) -> bool {
+        match self {
+            Made::Whole => true,
+            Made::Sized(Size { method, width, height }) => method == Method::Crop && width.max(height) > LARGE,
+        }
+    }
+}
+
 /// A part of a picture, and the size it is shown at.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shown {
     pub left: u32,
     pub top: u32,
@@ -133,7 +145,9 @@ mod tests {
             (Method::Crop, (50, 100), "160x320-crop"),
             (Method::Crop, (96, 1), "96x6-crop"),
             (Method::Crop, (96, 95), "96x96-crop"),
-            (Method::Crop, (641, 1), "whole"),
+            (Method::Crop, (641, 641), "1280x1280-crop"),
+            (Method::Crop, (1920, 1080), "1920x1080-crop"),
+            (Method::Crop, (1921, 1), "whole"),
             (Method::Scale, (1, 1), "320x240-scale"),
             (Method::Scale, (320, 240), "320x240-scale"),
             (Method::Scale, (320, 241), "640x480-scale"),

@@ -73,6 +73,27 @@ fn a_store_that_fails_leaves_at_most_a_stray() {
 }
 
 #[test]
+fn what_was_too_large_for_an_older_release_is_tried_again() {
+    let server = TestServer::new(&[("REGISTRATION", "open")]);
+    let token = server.register("alice");
+    let mxc = uploads(&server, &token, picture(200, 100));
+    let large = uploads(&server, &token, b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0".to_vec());
+    server.numbers(
+        "INSERT INTO media_thumbnail (sha256, name, outcome) SELECT sha256, '32x32-crop', 'too_large' FROM media_content
+         RETURNING 1",
+    );
+    assert_eq!(sees(&server, &token, &mxc, 32).dimensions(), (32, 32));
+    let before = server.computations();
+    for _ in 0..2 {
+        assert_eq!(refused(server.get(&path(&large, 32), &token)), (413, "M_TOO_LARGE".to_owned()));
+    }
+    assert_eq!(server.computations() - before, 1);
+    let mut outcomes = server.texts("SELECT outcome FROM media_thumbnail ORDER BY outcome");
+    outcomes.dedup();
+    assert_eq!((outcomes, server.strays()), (vec!["made".to_owned(), "too_large".to_owned()], vec![]));
+}
+
+#[test]
 fn pictures_of_other_servers_have_thumbnails() {
     let server = TestServer::new(&[("REGISTRATION", "open")]);
     let token = server.register("alice");
@@ -80,7 +101,7 @@ fn pictures_of_other_servers_have_thumbnails() {
         let content = match request.path_and_query.split('?').next().unwrap() {
             path if path.ends_with("/picture") => picture(200, 100),
             path if path.ends_with("/large") => b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0".to_vec(),
-            path if path.ends_with("/larger") => vec![b'x'; 17 << 20],
+            path if path.ends_with("/larger") => vec![b'x'; 33 << 20],
             _ => b"no picture".to_vec(),
         };
         let body = [b"--x\r\n\r\n{}\r\n--x\r\n\r\n", &*content, b"\r\n--x--"].concat();
