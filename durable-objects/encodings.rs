@@ -2,6 +2,7 @@
 //!
 //! A field may be added with a default. Anything else that fails here breaks a rolling upgrade.
 
+mod appservice;
 mod federation;
 mod keys;
 mod people;

@@ -4,6 +4,7 @@
 //! waiting, other hosts' business. An operation is a synchronous `fn` in one transaction (see [`object`]);
 //! what must leave the actor is handed to [`Cx`] and leaves after the commit.
 
+pub mod appservice;
 mod call;
 mod cx;
 pub mod destination;

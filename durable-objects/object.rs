@@ -16,6 +16,7 @@ use tracing::{error, warn};
 
 use crate::{
     CallError, Error, Settings,
+    appservice::Appservice,
     call::encode_error,
     cx::{After, Cx, Delivery, Key, Nudged, Owed, PresenceTo},
     destination::Destination,
@@ -95,21 +96,6 @@ pub(crate) trait Logic {
     }
 }
 
-/// An actor of a kind that no capability of this release uses yet: it knows no call.
-struct Unused;
-
-impl Logic for Unused {
-    fn migrations(&self) -> &'static [&'static str] {
-        &[]
-    }
-    fn operation(&self, _: &str) -> Option<Operation<'_>> {
-        None
-    }
-    fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        |_| None
-    }
-}
-
 /// One living actor. Cheap to drop: everything that matters is in its database.
 pub struct Object {
     address: Address,
@@ -128,7 +114,7 @@ impl Object {
             ActorKind::Room => Box::new(Room::default()),
             ActorKind::User => Box::new(User::default()),
             ActorKind::Destination => Box::new(Destination::default()),
-            ActorKind::Appservice => Box::new(Unused),
+            ActorKind::Appservice => Box::new(Appservice::default()),
         };
         Rc::new(Self { address, host, settings, logic, founded: Cell::new(false), alarm_at_ms: Cell::new(None) })
     }

@@ -149,9 +149,17 @@ pub(crate) fn seeds(usual: u64) -> u64 {
     std::env::var("MYELIN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
 }
 
+fn settings(pairs: &[(&str, &str)]) -> Rc<Settings> {
+    let pairs = [("SERVER_NAME", "myelin.test")].iter().chain(pairs);
+    let config = Config::from_pairs(pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let config = config.expect("a small configuration");
+    let identity = Identity::new(config.server_name.clone(), "a_test", [7; 32]).expect("a key");
+    Rc::new(Settings { config, identity })
+}
+
 /// All actors of one server.
 pub(crate) struct World {
-    settings: Rc<Settings>,
+    settings: RefCell<Rc<Settings>>,
     now_ms: Cell<u64>,
     pub dice: Dice,
     databases: RefCell<HashMap<Address, Rc<MemorySql>>>,
@@ -189,12 +197,8 @@ impl World {
 
     /// As [`World::new`], with these keys of the configuration besides.
     pub(crate) fn configured(seed: u64, pairs: &[(&str, &str)]) -> Rc<Self> {
-        let pairs = [("SERVER_NAME", "myelin.test")].iter().chain(pairs);
-        let config = Config::from_pairs(pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let config = config.expect("a small configuration");
-        let identity = Identity::new(config.server_name.clone(), "a_test", [7; 32]).expect("a key");
         Rc::new_cyclic(|this| Self {
-            settings: Rc::new(Settings { config, identity }),
+            settings: RefCell::new(settings(pairs)),
             now_ms: Cell::new(1_790_000_000_000),
             dice: Dice::new(seed),
             databases: RefCell::default(),
@@ -214,6 +218,12 @@ impl World {
             broken_statements: Cell::new(0),
             this: this.clone(),
         })
+    }
+
+    /// The host starts again with these keys of the configuration.
+    pub(crate) fn restarts_with(&self, pairs: &[(&str, &str)]) {
+        self.crash();
+        self.settings.replace(settings(pairs));
     }
 
     /// Rows written so far, alarms included; entries of indexes are not counted here.
@@ -247,7 +257,7 @@ impl World {
         }
         let sql = self.sql(address);
         let host = Host { world: self.this.upgrade().expect("the world stands"), address: address.clone(), sql };
-        let object = Object::new(address.clone(), Rc::new(host), self.settings.clone());
+        let object = Object::new(address.clone(), Rc::new(host), self.settings.borrow().clone());
         self.objects.borrow_mut().insert(address.clone(), object.clone());
         object
     }

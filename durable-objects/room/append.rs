@@ -249,6 +249,7 @@ impl Room {
     /// Gives an event its place at the end of the log.
     pub(super) fn log(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, txn: Option<&str>) -> Result<u64, Error> {
         let position = self.next_position(&**tx, cx)?;
+        self.appservices_see(tx, cx, position)?;
         match store::graph::by_id(&**tx, pdu.event_id())? {
             Some(held) => store::graph::enter_log(tx, &held, position, txn)?,
             None => store::log::insert(tx, position, pdu, txn)?,
@@ -291,6 +292,9 @@ impl Room {
                 _ => {}
             }
             follow_state(tx, cx, &event_type, &state_key)?;
+            if event_type == "m.room.canonical_alias" && state_key.is_empty() {
+                self.appservices_see_aliases(tx, cx, position)?;
+            }
         }
         if guests_concerned {
             self.expel_guests(tx, cx)?;
@@ -308,22 +312,26 @@ impl Room {
     ) -> Result<(), Error> {
         // Without a membership one is as one who left.
         let membership = event.map_or(Ok(MembershipState::Leave), |event| membership_of(&event.pdu))?;
-        let local = <&UserId>::try_from(user_id).is_ok_and(|user_id| cx.is_local(user_id));
-        let before = store::members::set(tx, user_id, membership.as_str(), position, local)?;
+        let local = <&UserId>::try_from(user_id).ok().filter(|user_id| cx.is_local(user_id));
+        if local.is_some() {
+            self.appservices_are_known(tx, cx, position)?;
+        }
+        let before = store::members::set(tx, user_id, membership.as_str(), position, local.is_some())?;
         let was_joined = before.as_deref() == Some("join");
         let was_asked = matches!(before.as_deref(), Some("invite" | "knock"));
         let moved = MemberMoved { user: user_id.to_owned(), before, now: membership.clone() };
         cx.room.members.borrow_mut().push(moved);
         let joined = membership == MembershipState::Join;
-        if !local {
+        let Some(local) = local else {
             if was_asked && !joined && event.is_some_and(|event| cx.is_local(event.pdu.sender())) {
                 tell_who_is_not_here(tx, cx, user_id, position)?;
             }
             return move_server(tx, cx, user_id, (was_joined, joined), position);
+        };
+        if !joined {
+            cx.room.typing.borrow_mut().push((local.to_owned(), None));
         }
-        if !joined && let Ok(user_id) = user_id.try_into() {
-            cx.room.typing.borrow_mut().push((user_id, None));
-        }
+        self.appservices_see_member(tx, cx, local, (was_joined, joined), position)?;
         cx.room.followers.borrow_mut().push((user_id.to_owned(), joined, position));
         owe_membership(tx, cx, user_id, position, event)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use platform::Sql;
+use ruma_common::RoomId;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -35,9 +36,11 @@ pub(super) struct Wanted<'a> {
 }
 
 #[derive(Serialize)]
-struct Event<T> {
+struct Event<'a, T> {
     #[serde(rename = "type")]
     event_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
     content: T,
 }
 
@@ -78,7 +81,8 @@ impl Room {
                 if typing.version != seen && wanted.filter.allows_type("m.typing") {
                     let users = typists.users().map(|user| user.as_str());
                     let user_ids = users.filter(|user| wanted.filter.allows_sender(user)).collect();
-                    events.push(to_raw_value(&Event { event_type: "m.typing", content: TypingContent { user_ids } })?);
+                    let content = TypingContent { user_ids };
+                    events.push(to_raw_value(&Event { event_type: "m.typing", room_id: None, content })?);
                 }
                 Some(typing)
             }
@@ -101,12 +105,29 @@ fn receipts(sql: &dyn Sql, own: &[Receipt], wanted: &Wanted<'_>) -> Result<Vec<B
     // The user's own are among the public ones, too; they are the same there.
     moved.extend(own.iter().filter(|receipt| receipt.position > wanted.after).cloned());
     moved.retain(|receipt| wanted.filter.allows_sender(&receipt.user_id));
+    batched(&moved, None)
+}
+
+/// Receipts as events that name their room. More than fit into one answer are those that moved last.
+pub(super) fn receipts_between(
+    sql: &dyn Sql,
+    room_id: &RoomId,
+    (after, up_to): (u64, u64),
+    is_shown: impl Fn(&Receipt) -> bool,
+) -> Result<Vec<Box<RawValue>>, Error> {
+    let mut moved = store::receipts::moved(sql, after, up_to, RECEIPTS_MAX)?;
+    moved.retain(is_shown);
+    batched(&moved, Some(room_id))
+}
+
+fn batched(moved: &[Receipt], room_id: Option<&RoomId>) -> Result<Vec<Box<RawValue>>, Error> {
     let mut threads: BTreeMap<&str, ReceiptContent<'_>> = BTreeMap::new();
-    for receipt in &moved {
+    for receipt in moved {
         let shown = ShownReceipt { ts: receipt.ts_ms, thread_id: &receipt.thread };
         let of_event = threads.entry(&receipt.thread).or_default().entry(&receipt.event_id).or_default();
         of_event.entry(&receipt.kind).or_default().insert(&receipt.user_id, shown);
     }
-    let events = threads.into_values().map(|content| to_raw_value(&Event { event_type: "m.receipt", content }));
+    let event = |content| to_raw_value(&Event { event_type: "m.receipt", room_id, content });
+    let events = threads.into_values().map(event);
     Ok(events.collect::<Result<_, _>>()?)
 }

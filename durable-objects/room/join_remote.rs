@@ -149,6 +149,7 @@ impl Room {
         for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
             follow_state(tx, cx, event_type, state_key)?;
         }
+        self.appservices_see_aliases(tx, cx, position)?;
         if concerns_guests {
             self.expel_guests(tx, cx)?;
         }

@@ -162,6 +162,8 @@ impl Room {
             position,
         };
         store::receipts::put(tx, &moved)?;
+        let owner = (receipt.kind == ReceiptKind::Private).then_some(&*viewer.user);
+        self.appservices_see_receipt(tx, cx, position, owner)?;
         cx.room.own_receipts.borrow_mut().push((moved.user_id.clone(), position));
         match receipt.kind {
             ReceiptKind::Public => cx.room.public_head.set(Some(position)),

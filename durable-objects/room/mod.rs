@@ -16,6 +16,7 @@
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
 //! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`] | a user of ours joins a room of other servers |
 //! | [`GetOutgoing`] | what goes to another server |
+//! | [`GetForAppservice`] | what goes to an application service |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
 //! | [`GetExtremities`], [`GetMissing`] | what is to be asked of another server |
 //! | [`PlaceHistory`] | places what other servers had of the room's history |
@@ -40,6 +41,7 @@
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
+//! | [`SetAlias`] | an alias of an application service's that it need not list |
 //! | [`SetPublished`], [`IsPublished`], [`SetNetwork`] | its place in the directory, and in those of other networks |
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
@@ -52,6 +54,7 @@
 
 mod access;
 mod append;
+mod appservices;
 mod bundle;
 mod catch_up;
 mod change_membership;
@@ -70,6 +73,7 @@ mod event_filter;
 mod event_format;
 mod follow;
 mod forget;
+mod get_for_appservice;
 mod get_outgoing;
 mod get_relations;
 mod get_threads;
@@ -128,7 +132,7 @@ use std::{
     rc::Rc,
 };
 
-use domain::{RoomVersion, policy_server::PolicyServer, standing::Standing};
+use domain::{RoomVersion, appservice::SIGIL, policy_server::PolicyServer, standing::Standing};
 use platform::{Fault, Sql, Tx};
 
 use crate::{
@@ -138,6 +142,7 @@ use crate::{
 };
 
 pub use access::{Access, GetAccess};
+pub use appservices::SetAlias;
 pub use catch_up::{GetNewestOutgoing, NewestOutgoing};
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
 pub use complete_upgrade::CompleteUpgrade;
@@ -151,6 +156,7 @@ pub use event_by_timestamp::{ClosestEvent, EventByTimestamp, EventByTimestampFor
 pub use event_filter::EventFilter;
 pub use event_format::EventFormat;
 pub use forget::Forget;
+pub use get_for_appservice::{ForAppservice, GetForAppservice, WantedEvents};
 pub use get_outgoing::{
     Extremities, GetEventsForServer, GetExtremities, GetHeldEvents, GetMissing, GetOutgoing, GetStateIds,
     GetVersionForServer, Outgoing, StateIds, Wanted,
@@ -236,6 +242,7 @@ pub(crate) struct Room {
     typists: RefCell<typing::Typists>,
     presences: RefCell<Option<presence::Presences>>,
     servers: RefCell<Option<servers::Servers>>,
+    appservices: RefCell<Option<appservices::Appservices>>,
     fetching: RefCell<inbox::Fetching>,
     /// Who is asked about events, once read.
     policy_server: RefCell<Option<Option<Rc<PolicyServer>>>>,
@@ -321,6 +328,7 @@ impl Logic for Room {
             read PrepareInvite => prepare_invite,
             read GetResidence => get_residence,
             read GetOutgoing => get_outgoing,
+            read GetForAppservice => get_for_appservice,
             read GetNewestOutgoing => get_newest_outgoing,
             read GetEventsForServer => get_events_for_server,
             read GetStateIds => get_state_ids,
@@ -344,6 +352,7 @@ impl Logic for Room {
             read SetTyping => set_typing,
             write SetCanonicalAlias => set_canonical_alias,
             write WithdrawAlias => withdraw_alias,
+            write SetAlias => set_alias,
             write SetPublished => set_published,
             write Delta => delta,
             write ReadNotifications => read_notifications,
@@ -403,6 +412,8 @@ impl Logic for Room {
         }
         self.followers_committed();
         self.servers_committed(sql, cx)?;
+        self.appservices_hear_typing(sql, cx, typing)?;
+        self.appservices_committed(cx)?;
         self.presence_elsewhere_committed(sql, cx)?;
         self.presence_committed(sql, cx, &left)
     }
@@ -414,6 +425,7 @@ impl Logic for Room {
         self.heads.set(None);
         self.followers_rolled_back();
         self.servers_rolled_back();
+        self.appservices_rolled_back();
         self.presence_rolled_back();
     }
 
@@ -421,6 +433,7 @@ impl Logic for Room {
         // The alarm tells everybody again.
         *self.followers.borrow_mut() = None;
         *self.servers.borrow_mut() = None;
+        *self.appservices.borrow_mut() = None;
         *self.transactions.borrow_mut() = None;
         *self.presences.borrow_mut() = None;
     }
@@ -438,12 +451,15 @@ impl Logic for Room {
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         self.check_nudges(tx, cx)?;
-        self.check_servers(&**tx, cx)
+        self.check_servers(&**tx, cx)?;
+        self.check_appservices(tx, cx)
     }
 
     fn nudged(&self, tx: &Tx<'_>, cx: &Cx<'_>, nudged: &Nudged, reply: Option<&[u8]>) -> Result<(), Error> {
         if nudged.follower.starts_with('@') {
             self.nudge_answered(tx, cx, nudged, reply)
+        } else if nudged.follower.starts_with(SIGIL) {
+            self.appservice_answered(cx, nudged, reply)
         } else {
             self.server_answered(tx, cx, nudged, reply)
         }

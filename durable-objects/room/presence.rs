@@ -208,6 +208,9 @@ impl Room {
         }
         let followers = self.live_followers(sql)?;
         let servers = if call.is_news { self.servers_of_presence(sql, cx)? } else { Vec::new() };
+        if call.is_news {
+            self.appservices_hear_presences(sql, cx, std::slice::from_ref(&call.presence))?;
+        }
         let mut presences = self.presences.borrow_mut();
         let presences = presences.get_or_insert_default();
         presences.uncommitted = true;

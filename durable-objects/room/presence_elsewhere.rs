@@ -91,6 +91,7 @@ impl Room {
         }
         if !members.is_empty() && !store::members::joined_exceed(sql, MEMBERS_MAX)? {
             let followers = self.live_followers(sql)?;
+            self.appservices_hear_presences(sql, cx, &members)?;
             let mut presences = self.presences.borrow_mut();
             let presences = presences.get_or_insert_default();
             presences.uncommitted = true;

@@ -63,6 +63,11 @@ impl Typists {
         self.users.keys()
     }
 
+    /// Each with the moment at which they no longer do, in milliseconds since the Unix epoch.
+    pub(super) fn until(&self) -> impl Iterator<Item = (&OwnedUserId, u64)> {
+        self.users.iter().map(|(user, until_ms)| (user, *until_ms))
+    }
+
     /// What followers are to be told.
     pub(super) fn told(&self) -> Typing {
         self.told

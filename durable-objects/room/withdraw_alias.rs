@@ -4,7 +4,7 @@ use ruma_common::{OwnedRoomAliasId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
-use super::{Room, access::canonical_alias, store, transactions};
+use super::{Room, SetAlias, access::canonical_alias, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// An alias of the room is about to be deleted: may the user do that? If so, the room no longer lists it, unless the
@@ -33,6 +33,7 @@ impl Room {
             let sentence = "An alias is deleted by who made it, or who may set the room's canonical alias";
             return Err(Refusal::Forbidden(sentence.to_owned()).into());
         }
+        self.set_alias(tx, cx, SetAlias { alias: call.alias.clone(), points_here: false })?;
         let current = store::state::current(&**tx, "m.room.canonical_alias", "")?;
         let Some(content) = current.and_then(|event| alias::without(event.pdu.content(), &call.alias)) else {
             return Ok(());

@@ -27,7 +27,8 @@ impl World {
             origin_server_ts: self.now_ms() + number,
         };
         let draft = power::create_draft(&new, &version).unwrap();
-        let create = event::build(&draft, &place, &version, &self.settings.identity, [number as u8; 18]).unwrap();
+        let settings = self.settings.borrow().clone();
+        let create = event::build(&draft, &place, &version, &settings.identity, [number as u8; 18]).unwrap();
         let events = power::initial_events(&new, &version).unwrap().into_iter().map(|draft| room::NewEvent {
             event_type: draft.event_type,
             state_key: draft.state_key.unwrap(),

@@ -40,7 +40,7 @@ use std::{rc::Rc, sync::Arc};
 
 use actors::Settings;
 use bytes::Bytes;
-use domain::{Config, Refusal};
+use domain::{Config, Refusal, appservice::SIGIL};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use platform::{Actors, Blobs, Clock, Fault, Heavy, Metadata, Outgoing, Random, meter};
 use tracing::{Instrument, debug, error, field::Empty, info_span};
@@ -141,8 +141,8 @@ impl Server {
     }
 
     /// Does for an actor what has to do with others: carries out of this server what a Destination, which has the other
-    /// server's name, has for that server, and a User for their push gateways; fetches what a Room lacks. A host does so
-    /// when the actor asks for it.
+    /// server's name, has for that server, a User for their push gateways, and an Appservice; fetches what a Room lacks. A
+    /// host does so when the actor asks for it.
     pub async fn carry(&self, actor: &str) {
         let request_id = self.request_id();
         let span = info_span!("carry", request_id = &*request_id, actor);
@@ -151,6 +151,8 @@ impl Server {
             push::carry(&cx, actor).instrument(span).await;
         } else if actor.starts_with('!') {
             federation::fetcher::fetch(&cx, actor).instrument(span).await;
+        } else if actor.starts_with(SIGIL) {
+            appservice::carry(&cx, actor).instrument(span).await;
         } else {
             federation::carrier::carry(&cx, actor).instrument(span).await;
         }

@@ -7,11 +7,14 @@ mod registration;
 use std::fmt;
 
 use regex_lite::Regex;
-use ruma_common::{OwnedUserId, RoomAliasId, UserId};
+use ruma_common::{OwnedUserId, RoomAliasId, RoomId, UserId};
 
 use crate::config::Secret;
 
 pub use registration::{BadRegistration, parse};
+
+/// What the name of every application service's actor begins with: no user, room or server is called so.
+pub const SIGIL: char = '%';
 
 /// An application service.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,13 +82,34 @@ impl fmt::Debug for Namespace {
 }
 
 impl Appservice {
+    /// The name of its actor.
+    pub fn actor(&self) -> String {
+        format!("{SIGIL}{}", self.id)
+    }
+
+    /// Whether it is told of anything at all.
+    pub fn is_told(&self) -> bool {
+        self.url.is_some()
+    }
+
+    /// What decides which users are its own, as a text that is another one when that changes.
+    pub fn own_users(&self) -> String {
+        let patterns = self.users.iter().map(|users| users.pattern.as_str());
+        [self.sender.as_str()].into_iter().chain(patterns).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether all that happens in the room is of interest to it, whatever the room is called.
+    pub fn has_room(&self, room_id: &RoomId) -> bool {
+        self.rooms.iter().any(|rooms| rooms.contains(room_id.as_str()))
+    }
+
     /// Whether it may act as this user. Spec: «application services can only register interest in *local* users».
     pub fn has_user(&self, user_id: &UserId) -> bool {
         let local = user_id.server_name() == self.sender.server_name();
         local && (self.sender == user_id || self.users.iter().any(|users| users.contains(user_id.as_str())))
     }
 
-    /// Whether the alias is one of its own.
+    /// Whether the alias is one of its own, of whichever server.
     pub fn has_alias(&self, alias: &RoomAliasId) -> bool {
         self.aliases.iter().any(|aliases| aliases.contains(alias.as_str()))
     }

@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use domain::appservice::SIGIL;
+
 /// Destinations that are carried for at the same time, by all threads: each may hold a connection to a server.
 const SERVERS_MAX: usize = 256;
-/// Rooms that are fetched for, and users who are pushed to.
+/// Rooms that are fetched for, users who are pushed to, application services that are told.
 const OTHERS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +18,7 @@ enum Kind {
     Server,
     Room,
     User,
+    Appservice,
 }
 
 impl Kind {
@@ -23,6 +26,7 @@ impl Kind {
         match actor.chars().next() {
             Some('@') => Self::User,
             Some('!') => Self::Room,
+            Some(SIGIL) => Self::Appservice,
             _ => Self::Server,
         }
     }
@@ -77,7 +81,7 @@ impl Errands {
     fn most(&self, kind: Kind) -> usize {
         let of_all = match kind {
             Kind::Server => SERVERS_MAX,
-            Kind::Room | Kind::User => OTHERS_MAX,
+            Kind::Room | Kind::User | Kind::Appservice => OTHERS_MAX,
         };
         of_all.div_ceil(self.threads.max(1))
     }

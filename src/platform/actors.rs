@@ -34,7 +34,7 @@ impl std::str::FromStr for ActorKind {
     }
 }
 
-/// Which actor: its kind and its id (a room id, a user id, a server name, a registration's id).
+/// Which actor: its kind and its id (a room id, a user id, a server name, a registration's id after a sigil).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     pub kind: ActorKind,

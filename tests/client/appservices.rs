@@ -86,6 +86,7 @@ fn answers(home: Option<&Client>, request: &Received) -> Reply {
     let Some(path) = request.uri.strip_prefix("/irc") else { return nothing() };
     let path = path.strip_prefix("/_matrix/app/v1/").unwrap_or(path);
     match path {
+        told if told.starts_with("transactions/") => Reply::json(200, &json!({})),
         "ping" if request.body.contains("unwell") => Reply::json(500, &json!({ "errcode": "M_UNKNOWN" })),
         "ping" => Reply::json(200, &json!({})),
         // It knows the old paths only for this.

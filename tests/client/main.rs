@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod administration;
 mod aliases;
+mod appservice_transactions;
 mod appservices;
 mod contacts;
 mod context;

@@ -14,7 +14,7 @@ on_each_host![
 ];
 
 /// A room of version 12 that is on the guest's server: the event that made it, and its id.
-fn makes_room(guest: &Guest<'_>, number: u64) -> (Value, String) {
+pub fn makes_room(guest: &Guest<'_>, number: u64) -> (Value, String) {
     let mut create = guest.draft("m.room.create", Some(""), json!({ "room_version": "12", "number": number }));
     for field in ["prev_events", "auth_events"] {
         create[field] = json!([]);
@@ -25,7 +25,7 @@ fn makes_room(guest: &Guest<'_>, number: u64) -> (Value, String) {
 }
 
 /// A state event of such a room, and its id.
-fn in_room(guest: &Guest<'_>, room: &str, kind: &str, key: &str, content: Value) -> (String, Value) {
+pub fn in_room(guest: &Guest<'_>, room: &str, kind: &str, key: &str, content: Value) -> (String, Value) {
     let mut event = guest.draft(kind, Some(key), content);
     event["room_id"] = room.into();
     event["prev_events"] = json!([room.replacen('!', "$", 1)]);

@@ -1,5 +1,6 @@
 //! The server-server API, with other servers that the test plays.
 
+mod appservices;
 mod authentication;
 mod connections;
 mod discovery;

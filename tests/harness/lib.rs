@@ -18,6 +18,7 @@
 
 mod answer;
 mod authority;
+mod bridge;
 mod client;
 mod gateway;
 mod homeserver;
@@ -36,6 +37,7 @@ mod user;
 
 pub use answer::Answer;
 pub use authority::Authority;
+pub use bridge::Bridge;
 pub use client::{Client, encode, query};
 pub use gateway::Gateway;
 pub use homeserver::Homeserver;

@@ -116,6 +116,18 @@ pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fa
     .collect()
 }
 
+/// Up to `limit` local users in the room whose ids come after `after`, by id.
+pub(crate) fn joined_locals_after(sql: &dyn Sql, after: &str, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE user_id > ?1 AND membership = 'join' AND follower IS NOT NULL
+         ORDER BY user_id LIMIT ?2",
+        &[after.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
 /// Up to `limit` local users who are invited or knock, those who came last.
 pub(crate) fn waiting_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(

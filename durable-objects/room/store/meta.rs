@@ -23,3 +23,8 @@ pub(crate) fn set(tx: &Tx<'_>, key: &str, value: Value) -> Result<(), Fault> {
     )?;
     Ok(())
 }
+
+pub(crate) fn forget(tx: &Tx<'_>, key: &str) -> Result<(), Fault> {
+    tx.execute("DELETE FROM meta WHERE key = ?1", &[key.into()])?;
+    Ok(())
+}

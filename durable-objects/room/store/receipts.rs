@@ -84,6 +84,14 @@ pub(crate) fn public(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Resul
     )?)
 }
 
+/// Up to `limit` receipts that moved in `(after, up_to]`, private ones included, the last first.
+pub(crate) fn moved(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Receipt>, Fault> {
+    all(sql.query(
+        &format!("{RECEIPT} WHERE position > ?1 AND position <= ?2 ORDER BY position DESC LIMIT ?3"),
+        &[after.into(), up_to.into(), limit.into()],
+    )?)
+}
+
 /// When a receipt moved last, private ones included.
 pub(crate) fn head(sql: &dyn Sql) -> Result<u64, Fault> {
     newest(sql.query("SELECT max(position) FROM receipt", &[])?)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actors::appservice::IsUp;
 use domain::Refusal;
 use http::Method;
 use platform::SendError;
@@ -42,6 +43,11 @@ async fn answer(cx: &Context, caller: OfAppservice, request: ping::Request) -> R
     let asked_ms = cx.now_ms();
     match ask(cx, appservice, &question).await {
         Ok((status, _)) if status.is_success() => {
+            // It is there: what waits for it need not wait any longer.
+            match cx.call(&appservice.actor(), &IsUp {}).await {
+                Ok(()) | Err(Failure::Absent) => {}
+                Err(failure) => return Err(failure),
+            }
             Ok(ping::Response::new(Duration::from_millis(cx.now_ms().saturating_sub(asked_ms))))
         }
         Ok((status, body)) => {

@@ -121,7 +121,9 @@ impl Invitation<'_> {
         if !is_here {
             let stripped_state = shown(self.state, &pdu);
             let event_id = Some(pdu.event_id().to_owned());
+            let state = stripped_state.clone();
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
+            cx.tell_appservices(&invited, &pdu, state).await?;
         }
         Ok(signed)
     }

@@ -178,6 +178,7 @@ async fn taken_back(
         Ok(pdu) => {
             let id = Some(pdu.event_id().to_owned());
             cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, id, Vec::new()).await?;
+            cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
             (event_id, Ok(()))
         }
         Err(why) => (event_id, Err(why)),

@@ -77,7 +77,8 @@ fn registration(yaml: &Yaml, server_name: &ServerName) -> Result<Appservice, Str
         as_token: token("as_token")?,
         hs_token: token("hs_token")?,
         sender: sender.ok_or_else(|| "sender_localpart: no user can be called that".to_owned())?,
-        receives_ephemeral: flag(yaml, "receive_ephemeral", false)?,
+        // As it was called before that was specified.
+        receives_ephemeral: flag(yaml, "receive_ephemeral", flag(yaml, "de.sorunome.msc2409.push_ephemeral", false)?)?,
         rate_limited: flag(yaml, "rate_limited", true)?,
         protocols: protocols(&yaml["protocols"])?,
         users: list(namespaces, "users")?,

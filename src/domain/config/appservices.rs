@@ -9,6 +9,17 @@ impl Config {
         self.appservices.iter().find(|appservice| appservice.id == id)
     }
 
+    /// Those that are told of what happens.
+    pub fn told_appservices(&self) -> impl Iterator<Item = &Appservice> {
+        self.appservices.iter().filter(|appservice| appservice.is_told())
+    }
+
+    /// The application service whose actor has this name, if it is told of anything.
+    pub fn told_appservice(&self, actor: &str) -> Option<&Appservice> {
+        let id = actor.strip_prefix(appservice::SIGIL)?;
+        self.appservice(id).filter(|appservice| appservice.is_told())
+    }
+
     /// Whether an application service keeps this user for itself, and is not the one named `of`.
     pub fn keeps_user(&self, user_id: &UserId, of: Option<&str>) -> bool {
         self.others(of).any(|appservice| appservice.keeps_user(user_id))

@@ -36,6 +36,9 @@ pub struct Unsigned {
     /// The redaction of this event, in client format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redacted_because: Option<Box<RawValue>>,
+    /// What the room looks like from outside, with an invitation to an application service's user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub invite_room_state: Vec<Box<RawValue>>,
     /// Aggregated child events (`m.relations`).
     #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
     pub relations: Option<Box<RawValue>>,

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use actors::room::{GetAccess, GetStateEvent, IsPublished, SetCanonicalAlias, WithdrawAlias};
+use actors::room::{GetAccess, GetStateEvent, IsPublished, SetAlias, SetCanonicalAlias, WithdrawAlias};
 use domain::{Appservice, Refusal, alias};
 use futures_util::future::join_all;
 use ruma_client_api::{
@@ -63,7 +63,13 @@ async fn create(
     if !access.joined && !caller.administrator && caller.acts_for.is_none() {
         return Err(not_in_room(&call.user).into());
     }
-    match claim(cx, &alias, &request.room_id, &call.user).await? {
+    let claimed = claim(cx, &alias, &request.room_id, &call.user).await?;
+    let is_known = !matches!(claimed, Claimed::Taken);
+    if is_known && cx.config().told_appservices().any(|appservice| appservice.has_alias(&alias)) {
+        // Nothing else says in the room that it has it.
+        cx.room(&request.room_id).call(&SetAlias { alias: alias.clone(), points_here: true }).await?;
+    }
+    match claimed {
         Claimed::Now => Ok(create_alias::v3::Response::new()),
         Claimed::Before | Claimed::Taken => {
             Err(Refusal::AliasExists(format!("The alias {alias} exists already")).into())
