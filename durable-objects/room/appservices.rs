@@ -423,12 +423,14 @@ impl Room {
 
     /// Somebody types, or does no longer: services hear of it. Nobody tries that again.
     pub(super) fn appservices_hear_typing(&self, sql: &dyn Sql, cx: &Cx<'_>, typing: Typing) -> Result<(), Error> {
-        let is_heard = |appservices: &mut Appservices| {
-            let is_news = appservices.typing != typing;
+        let told = self.appservices.borrow().as_ref().map_or(Typing::default(), |appservices| appservices.typing);
+        if told == typing {
+            return Ok(());
+        }
+        let Some(hearing) = self.hearing(sql, cx)? else { return Ok(()) };
+        if let Some(appservices) = self.appservices.borrow_mut().as_mut() {
             appservices.typing = typing;
-            is_news
-        };
-        let Some(hearing) = self.hearing(sql, cx, is_heard)? else { return Ok(()) };
+        }
         let typists = self.typists.borrow();
         let users = typists.until().map(|(user, until_ms)| TypingUser { user: user.clone(), until_ms }).collect();
         let call = TypingChanged { room_id: room_id(cx)?, users };
@@ -442,18 +444,13 @@ impl Room {
         cx: &Cx<'_>,
         presences: &[Presence],
     ) -> Result<(), Error> {
-        let Some(hearing) = self.hearing(sql, cx, |_| true)? else { return Ok(()) };
+        let Some(hearing) = self.hearing(sql, cx)? else { return Ok(()) };
         let call = PresenceChanged { presences: presences.to_vec() };
         hearing.into_iter().try_for_each(|actor| cx.deliver(actor, &call, Key::Unsettled, false))
     }
 
-    /// The actors of those who hear what is in no log, if there is anything to hear.
-    fn hearing(
-        &self,
-        sql: &dyn Sql,
-        cx: &Cx<'_>,
-        is_news: impl FnOnce(&mut Appservices) -> bool,
-    ) -> Result<Option<Vec<String>>, Error> {
+    /// The actors of those who hear what is in no log, if there are any.
+    fn hearing(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<Option<Vec<String>>, Error> {
         if !cx.settings.config.told_appservices().any(|appservice| appservice.receives_ephemeral) {
             return Ok(None);
         }
@@ -466,9 +463,9 @@ impl Room {
             }
             *appservices = Some(loaded);
         }
-        let Some(appservices) = appservices.as_mut() else { return Ok(None) };
-        let hearing: Vec<String> = appservices.hearing().map(|one| one.actor.clone()).collect();
-        Ok((is_news(appservices) && !hearing.is_empty()).then_some(hearing))
+        let hearing = appservices.iter().flat_map(Appservices::hearing).map(|one| one.actor.clone());
+        let hearing: Vec<String> = hearing.collect();
+        Ok((!hearing.is_empty()).then_some(hearing))
     }
 }
 
