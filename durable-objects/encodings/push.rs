@@ -44,10 +44,17 @@ fn what_a_user_is_told_of_pushers() {
     }));
     let rooms = vec![ToldRoom { number: 2, to: 9, badge: Unread { unread: 3, missed_calls: 1 } }];
     pinned(
-        &user::AcknowledgePushes { carrier: "c".into(), pusher: 1, rooms, asked_to: Some(7), asked_all: true },
+        &user::AcknowledgePushes {
+            carrier: "c".into(),
+            pusher: 1,
+            rooms,
+            asked_to: Some(7),
+            asked_all: true,
+            mailed: true,
+        },
         json!({
             "carrier": "c", "pusher": 1, "rooms": [{ "number": 2, "to": 9, "badge": counts }], "asked_to": 7,
-            "asked_all": true,
+            "asked_all": true, "mailed": true,
         }),
     );
     pinned(&user::StopPushing { carrier: "c".into() }, json!({ "carrier": "c" }));

@@ -9,6 +9,8 @@
 //! One carrier at a time holds a lease, in memory alone: after a crash another one comes at once, and may push again what
 //! the first had pushed, which gateways recognise by the event's id. A gateway that does not answer is left alone for
 //! longer and longer.
+//!
+//! Mail waits: what is owed is sent after a while, together, if it is unread still, and then nothing for a longer while.
 
 use domain::{
     backoff,
@@ -123,6 +125,9 @@ pub struct AcknowledgePushes {
     pub asked_to: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asked_all: bool,
+    /// Whether that was mail, of which there is no more for a while.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mailed: bool,
 }
 
 /// A room that a pusher was told of.
@@ -173,8 +178,8 @@ impl Call for ReportPushFailure {
 /// What is remembered of it.
 #[derive(Debug, Default)]
 pub(super) struct Pushing {
-    /// Whether there are pushers at all, once it is known.
-    any: Option<bool>,
+    /// Whether there are pushers at all, and any that send mail, once it is known.
+    any: Option<(bool, bool)>,
     /// Who carries, and until when, in milliseconds since the Unix epoch.
     carrier: Option<(String, u64)>,
 }
@@ -213,10 +218,28 @@ impl User {
     }
 
     fn has_pushers(&self, sql: &dyn Sql) -> Result<bool, Fault> {
+        Ok(self.kinds(sql)?.0)
+    }
+
+    /// Whether there are pushers, and any that send mail.
+    fn kinds(&self, sql: &dyn Sql) -> Result<(bool, bool), Fault> {
         let mut pushing = self.pushing.borrow_mut();
         match pushing.any {
             Some(any) => Ok(any),
-            None => Ok(*pushing.any.insert(store::pushers::is_any(sql)?)),
+            None => {
+                let any = store::pushers::is_any(sql)?;
+                Ok(*pushing.any.insert((any, any && store::pushers::is_any_email(sql)?)))
+            }
+        }
+    }
+
+    /// Mail that is owed from now on waits for a while: what is read meanwhile is not told, and the rest together.
+    fn delay_emails(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Fault> {
+        match &cx.settings.config.mail {
+            Some(mail) if self.kinds(&**tx)?.1 => {
+                store::pushers::delay_emails(tx, cx.now_ms.saturating_add(mail.notification_delay_ms))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -225,6 +248,7 @@ impl User {
         if !self.has_pushers(&**tx)? {
             return Ok(false);
         }
+        self.delay_emails(tx, cx)?;
         if store::pushers::owe(tx, room, position, None)? {
             self.look_for_a_carrier(&**tx, cx)?;
         }
@@ -242,6 +266,7 @@ impl User {
         if !self.has_pushers(&**tx)? {
             return Ok(());
         }
+        self.delay_emails(tx, cx)?;
         let owed = match changed.membership {
             MembershipState::Invite => store::pushers::owe(tx, room, changed.position, changed.event_id.as_deref())?,
             // The room may have been told that the user is silent, when they were there before.
@@ -302,7 +327,12 @@ impl User {
         if call.asked_all || call.asked_to.is_some() {
             store::pushers::asked(tx, call.pusher, call.asked_to.filter(|_| !call.asked_all))?;
         }
-        Ok(store::pushers::clear_failures(tx, call.pusher)?)
+        store::pushers::clear_failures(tx, call.pusher)?;
+        if let (true, Some(mail)) = (call.mailed, &cx.settings.config.mail) {
+            let until_ms = cx.now_ms.saturating_add(mail.notification_pause_ms);
+            store::pushers::rests(tx, call.pusher, until_ms)?;
+        }
+        Ok(())
     }
 
     pub(super) fn report_push_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportPushFailure) -> Result<(), Error> {

@@ -95,6 +95,7 @@ pub fn routes(config: &Config) -> Rc<Routes> {
         mail::validation::routes(&mut routes);
     }
     media::routes(&mut routes, config);
+        push::routes(&mut routes);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {
         federation::routes(&mut routes);

@@ -298,6 +298,12 @@ impl Config {
         key("RETENTION_MAX", None, "the longest time that a room may choose, in the same form"),
         key(
             "SERVER_NOTICES_LOCALPART",
+        key(
+            "EMAIL_NOTIFICATION_DELAY",
+            Some("600"),
+            "how long something is unread, in seconds, before mail tells those of it who want that: 0 to 86400",
+        ),
+        key("EMAIL_NOTIFICATION_PAUSE", Some("3600"), "how long nobody gets another such mail, in seconds: 0 to 86400"),
             None,
             "whose name the notices to users bear that administrators send, before the colon of a user id that nobody else \
              has: letters a to z, digits and ._=-/+; without it there are none",

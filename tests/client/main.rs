@@ -12,6 +12,7 @@ mod creation;
 mod dehydrated_device;
 mod devices;
 mod discovery;
+mod email_pushers;
 mod encryption_keys;
 mod endpoint_matrix;
 mod event_stream;

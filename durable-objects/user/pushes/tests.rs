@@ -1,6 +1,6 @@
 use std::{collections::HashSet, rc::Rc};
 
-use domain::power::Preset;
+use domain::{power::Preset, push::PusherKind};
 use platform::Address;
 use ruma_common::{OwnedEventId, RoomId, UserId, user_id};
 use serde_json::{from_value, json};
@@ -66,6 +66,7 @@ fn acknowledges(world: &World, carrier: &str, owed: &OwedPusher, rooms: Vec<Told
         rooms,
         asked_to: owed.asks_to,
         asked_all: owed.asks_all,
+        mailed: owed.pusher.kind == PusherKind::Email,
     };
     world.call(bob().as_str(), &call).unwrap();
 }
@@ -90,6 +91,47 @@ fn carries(world: &World, carrier: &str) -> Vec<(String, OwnedEventId)> {
             acknowledges(world, carrier, owed, rooms);
         }
     }
+}
+
+#[test]
+fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
+    const MINUTE_MS: u64 = 60_000;
+    let (world, room_id) = two(1);
+    world.restarts_with(&[("SMTP_HOST", "mail.test"), ("EMAIL_FROM", "a@myelin.test")]);
+    let pusher = from_value(json!({
+        "kind": "email", "app_id": "m.email", "pushkey": "bob@example.org", "app_display_name": "Email",
+        "device_display_name": "bob@example.org", "lang": "en", "data": {},
+    }));
+    world.call(bob().as_str(), &SetPusher { token_hash: "t".to_owned(), pusher: pusher.unwrap() }).unwrap();
+    world.settle();
+    assert!(!is_called(&world), "it has no badge to be told");
+    let comes_after = |minutes: u64| {
+        for minute in 1..=minutes {
+            world.passes(MINUTE_MS);
+            let is_due = !takes(&world, "one").pushers.is_empty();
+            assert_eq!(is_due, minute == minutes, "minute {minute} of {minutes}");
+        }
+        carries(&world, "one").into_iter().map(|(_, event_id)| event_id).collect::<Vec<_>>()
+    };
+    let first = speaks(&world, &room_id);
+    world.settle();
+    world.passes(9 * MINUTE_MS);
+    assert!(!is_called(&world));
+    let second = speaks(&world, &room_id);
+    world.settle();
+    assert_eq!(comes_after(1), [first, second]);
+    // What comes at once waits for an hour.
+    let third = speaks(&world, &room_id);
+    world.settle();
+    assert_eq!(comes_after(60), [third]);
+    // What is read meanwhile is not told of.
+    world.passes(60 * MINUTE_MS);
+    let event_id = speaks(&world, &room_id);
+    let receipt = NewReceipt { kind: ReceiptKind::Private, event_id, thread: None, at_ms: None };
+    let call = MarkRead { user: bob().to_owned(), device: "PHONE".into(), receipts: vec![receipt], fully_read: None };
+    world.call(room_id.as_str(), &call).unwrap();
+    world.settle();
+    assert!(comes_after(10).is_empty());
 }
 
 fn is_called(world: &World) -> bool {

@@ -1,6 +1,6 @@
 //! Where the user's notifications are sent, and how far that got.
 
-use domain::push::Pusher;
+use domain::push::{Pusher, PusherKind};
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::{DeviceId, EventId};
 
@@ -63,17 +63,42 @@ pub(crate) fn is_any(sql: &dyn Sql) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM pusher LIMIT 1", &[])?.is_empty())
 }
 
+/// Whether there is any that sends mail.
+pub(crate) fn is_any_email(sql: &dyn Sql) -> Result<bool, Fault> {
+    let rows = sql.query("SELECT 1 FROM pusher WHERE json_extract(pusher, '$.kind') = 'email' LIMIT 1", &[])?;
+    Ok(!rows.is_empty())
+}
+
+/// Those that send mail and are owed nothing yet send none before this, in milliseconds since the Unix epoch.
+pub(crate) fn delay_emails(tx: &Tx<'_>, not_before_ms: u64) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE pusher SET not_before_ms = ?1
+         WHERE json_extract(pusher, '$.kind') = 'email' AND not_before_ms < ?1
+             AND NOT EXISTS (SELECT 1 FROM pushed WHERE pushed.pusher = pusher.id AND owed > told)",
+        &[not_before_ms.into()],
+    )?;
+    Ok(())
+}
+
+/// A pusher rests until then, in milliseconds since the Unix epoch.
+pub(crate) fn rests(tx: &Tx<'_>, pusher: u64, not_before_ms: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE pusher SET not_before_ms = ?2 WHERE id = ?1", &[pusher.into(), not_before_ms.into()])?;
+    Ok(())
+}
+
 /// Adds a pusher, under an id that none had before.
 pub(crate) fn insert(tx: &Tx<'_>, device_id: &DeviceId, pusher: &Pusher, now_ms: u64) -> Result<(), Fault> {
     tx.execute(
         "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, asked_to)
-         VALUES (max(?1, (SELECT coalesce(max(id), 0) + 1 FROM pusher)), ?2, ?3, ?4, ?1, ?5, 0)",
+         VALUES (max(?1, (SELECT coalesce(max(id), 0) + 1 FROM pusher)), ?2, ?3, ?4, ?1, ?5, ?6)",
         &[
             now_ms.into(),
             device_id.as_str().into(),
             pusher.app_id.as_str().into(),
             pusher.pushkey.as_str().into(),
             serde_json::to_string(pusher)?.into(),
+            // Mail has no badge.
+            (pusher.kind == PusherKind::Http).then_some(0_u64).into(),
         ],
     )?;
     Ok(())

@@ -4,13 +4,17 @@ use actors::user::{DropPusher, GetPushers, RemovePusher, SetPusher};
 use bytes::Bytes;
 use domain::{
     Refusal,
-    push::{Pusher, check_key},
+    push::{Pusher, PusherKind, check_key},
 };
 use http::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{Bearer, Context, Failure, Routes, failure, metadata, router::kept_json};
+use crate::{
+    Bearer, Context, Failure, Routes, failure,
+    metadata::{self, contact},
+    router::kept_json,
+};
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's types: they do not tell a missing field from a malformed one, and know fewer kinds of `data`.
@@ -27,13 +31,19 @@ pub(super) fn routes(routes: &mut Routes) {
 async fn get(cx: &Context, bearer: Bearer, _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
     #[derive(Serialize)]
     struct Shown {
-        kind: &'static str,
         #[serde(flatten)]
-        pusher: Pusher,
+        pusher: Map<String, Value>,
+        kind: &'static str,
     }
     let pushers = bearer.call(cx, &GetPushers { token_hash: bearer.token_hash.clone() }).await?;
-    let shown: Vec<_> = pushers.into_iter().map(|pusher| Shown { kind: "http", pusher }).collect();
-    Ok(failure::json(StatusCode::OK, &json!({ "pushers": serde_json::to_value(shown)? })))
+    let shown = pushers.into_iter().map(|pusher| {
+        let kind = pusher.kind.as_str();
+        let mut pusher: Map<String, Value> = serde_json::from_value(serde_json::to_value(pusher)?)?;
+        pusher.remove("kind");
+        Ok(Shown { pusher, kind })
+    });
+    let shown = shown.collect::<Result<Vec<_>, serde_json::Error>>()?;
+    Ok(failure::json(StatusCode::OK, &json!({ "pushers": shown })))
 }
 
 /// A pusher as it is sent.
@@ -77,7 +87,7 @@ async fn set(
             bearer.call(cx, &call).await?;
             metadata::pusher::forget(cx.metadata(), &call.app_id, &call.pushkey, &bearer.user_id).await?;
         }
-        Some("http") => {
+        Some(kind @ ("http" | "email")) => {
             let missing = [
                 ("app_display_name", sent.app_display_name.is_none()),
                 ("device_display_name", sent.device_display_name.is_none()),
@@ -90,22 +100,35 @@ async fn set(
                 return Err(are_missing(&missing).into());
             };
             let profile_tag = sent.profile_tag;
-            let pusher = Pusher { app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data };
+            let kind = if kind == "email" { PusherKind::Email } else { PusherKind::Http };
+            let pusher =
+                Pusher { kind, app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data };
             pusher.check()?;
+            if kind == PusherKind::Email {
+                check_email(cx, &bearer, &pusher).await?;
+            }
             let call = SetPusher { token_hash, pusher };
             // First, so that whoever has it next finds whom to take it from: the row may outlive the pusher.
             metadata::pusher::note(cx.metadata(), &call.pusher.app_id, &call.pusher.pushkey, &bearer.user_id).await?;
             bearer.call(cx, &call).await?;
             is_of(cx, &bearer, &call.pusher, sent.append.unwrap_or(false)).await?;
         }
-        Some("email") => {
-            return Err(
-                Refusal::InvalidParam("This server sends no mail: there are pushers of kind http".to_owned()).into()
-            );
-        }
         Some(_) => return Err(Refusal::InvalidParam("There is no such kind of pushers".to_owned()).into()),
     }
     Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+/// Mail goes to who proved that the address is theirs.
+async fn check_email(cx: &Context, bearer: &Bearer, pusher: &Pusher) -> Result<(), Failure> {
+    if cx.config().mail.is_none() {
+        let sentence = "This server sends no mail: there are pushers of kind http".to_owned();
+        return Err(Refusal::InvalidParam(sentence).into());
+    }
+    bearer.verify(cx).await?;
+    match contact::owner(cx.metadata(), &pusher.email()?).await? {
+        Some(owner) if owner == bearer.user_id => Ok(()),
+        _ => Err(Refusal::ThreepidNotFound("This address is none of your account".to_owned()).into()),
+    }
 }
 
 fn are_missing(missing: &[(&str, bool)]) -> Refusal {

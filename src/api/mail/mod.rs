@@ -1,4 +1,4 @@
-//! Mail that the server sends: so far, what proves that an address is somebody's.
+//! Mail that the server sends: what proves that an address is somebody's, and what is unread.
 //!
 //! In scope: what a message looks like, and handing it to the server that takes our mail. Out of scope: what it is about.
 
@@ -19,6 +19,8 @@ const TIMEOUT_MS: u64 = 30_000;
 pub(crate) struct Message {
     pub subject: String,
     pub text: String,
+    /// Where the reader says that they want no more of such mail.
+    pub unsubscribe: Option<String>,
 }
 
 /// Hands a message to the server that takes our mail.
@@ -47,7 +49,13 @@ fn written(cx: &Context, mail: &Mail, to: &Email, message: Message) -> Result<Ve
     let name = mail.from_name.clone().unwrap_or_else(|| cx.server_name().to_string());
     let (_, domain) = mail.from.as_str().split_once('@').unwrap_or_default();
     let id = format!("{:032x}@{domain}", u128::from_be_bytes(cx.random()?));
-    MessageBuilder::new()
+    let mut builder = MessageBuilder::new();
+    if let Some(link) = message.unsubscribe {
+        builder = builder
+            .header("List-Unsubscribe", Raw::new(format!("<{link}>")))
+            .header("List-Unsubscribe-Post", Raw::new("List-Unsubscribe=One-Click"));
+    }
+    builder
         .from((name, mail.from.as_str().to_owned()))
         .to(to.as_str())
         .subject(message.subject)

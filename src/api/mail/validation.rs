@@ -182,6 +182,7 @@ fn message(cx: &Context, purpose: Purpose, sid: &str, token: &str) -> Message {
              confirm:\n\n{link}\n\nIf it was not, you need not do anything.\n",
             purpose.said()
         ),
+        unsubscribe: None,
     }
 }
 

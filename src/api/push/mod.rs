@@ -1,10 +1,11 @@
-//! Carrying a user's notifications to their push gateways.
+//! Carrying a user's notifications to their push gateways, or to them as mail.
 //!
 //! In scope: reading from the rooms what a user's pushers are owed, sending it, and saying what was sent. Out of scope:
 //! which events notify (rooms judge them by the user's rules), what is owed and when to try again (the User's).
 //! Spec: Push Gateway API.
 
 mod gateway;
+mod mail;
 
 use actors::{
     room::{Notifications, ReadNotifications},
@@ -13,12 +14,13 @@ use actors::{
         ToldRoom, Unread,
     },
 };
-use domain::push::for_room;
+use domain::push::{PusherKind, for_room};
 use futures_util::future::join_all;
 use ruma_common::{OwnedUserId, UserId};
 
 use crate::{Context, Failure, metadata, shift::Shift};
 use gateway::Answer;
+pub(crate) use mail::routes;
 
 /// Carries what there is to be pushed. What goes wrong is logged, and tried again later by whoever comes next.
 pub(crate) async fn carry(cx: &Context, user_id: &str) {
@@ -56,6 +58,9 @@ struct Telling<'a> {
 
 impl Telling<'_> {
     async fn tell(&self) -> Result<(), Failure> {
+        if self.owed.pusher.kind == PusherKind::Email {
+            return self.mail().await;
+        }
         let (mut badge, mut is_whole) = (self.owed.badge, true);
         for room in &self.owed.rooms {
             if self.shift.is_over() {
@@ -86,6 +91,44 @@ impl Telling<'_> {
             self.acknowledge(Vec::new(), asked_to, asked_all).await?;
         }
         Ok(())
+    }
+
+    /// One message tells of all rooms in which something is unread still, if there are any.
+    async fn mail(&self) -> Result<(), Failure> {
+        let (Some(mail), Ok(email)) = (&self.cx.config().mail, self.owed.pusher.email()) else {
+            return self.failed().await;
+        };
+        if metadata::contact::owner(self.cx.metadata(), &email).await?.is_none_or(|owner| owner != self.user_id) {
+            return self.is_gone().await;
+        }
+        let (mut unread, mut told) = (Vec::new(), Vec::new());
+        for room in &self.owed.rooms {
+            let found = match self.read(room).await {
+                Ok(found) => found,
+                Err(failure) => {
+                    tracing::error!(user_id = %self.user_id, failure = %failure.into_fault(), "a room was not read");
+                    return self.failed().await;
+                }
+            };
+            let badge = Unread { unread: found.unread, missed_calls: found.missed_calls };
+            told.push(ToldRoom { number: room.number, to: found.to, badge });
+            if !found.notifications.is_empty() {
+                unread.push((room, found));
+            }
+        }
+        let mailed = !unread.is_empty();
+        if mailed {
+            let to = (&self.owed.pusher, &email);
+            match mail::send(self.cx, mail, self.user_id, to, &unread).await {
+                Ok(()) => {}
+                // It is logged.
+                Err(Failure::Refused(_)) => return self.failed().await,
+                Err(failure) => return Err(failure),
+            }
+        }
+        let (carrier, pusher) = (self.cx.request_id().to_owned(), self.owed.id);
+        let call = AcknowledgePushes { carrier, pusher, rooms: told, asked_to: None, asked_all: false, mailed };
+        self.cx.user(self.user_id).call(&call).await
     }
 
     async fn read(&self, room: &OwedRoom) -> Result<Notifications, Failure> {
@@ -137,7 +180,10 @@ impl Telling<'_> {
 
     async fn acknowledge(&self, rooms: Vec<ToldRoom>, asked_to: Option<u64>, asked_all: bool) -> Result<(), Failure> {
         let (carrier, pusher) = (self.cx.request_id().to_owned(), self.owed.id);
-        self.cx.user(self.user_id).call(&AcknowledgePushes { carrier, pusher, rooms, asked_to, asked_all }).await
+        self.cx
+            .user(self.user_id)
+            .call(&AcknowledgePushes { carrier, pusher, rooms, asked_to, asked_all, mailed: false })
+            .await
     }
 
     async fn failed(&self) -> Result<(), Failure> {

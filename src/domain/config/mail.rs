@@ -3,6 +3,9 @@
 use super::{ConfigError, Secret, Values, parse_switch};
 use crate::contact::Email;
 
+/// The longest that mail about what is unread waits: a day.
+const SECONDS_MAX: u64 = 86_400;
+
 /// How mail goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mail {
@@ -20,6 +23,10 @@ pub struct Mail {
     pub from_name: Option<String>,
     /// Whether who registers has to have an address.
     pub required_at_registration: bool,
+    /// How long something is unread before mail tells of it, in milliseconds.
+    pub notification_delay_ms: u64,
+    /// How long there is no other such mail to the same address, in milliseconds.
+    pub notification_pause_ms: u64,
 }
 
 /// How a connection to a mail server is encrypted.
@@ -47,6 +54,12 @@ impl Values {
         let password = self.parsed("SMTP_PASSWORD", Secret::new)?;
         let from = self.parsed("EMAIL_FROM", parse_from)?;
         let required_at_registration = self.required("REGISTRATION_REQUIRES_EMAIL", parse_switch)?;
+        let [notification_delay_ms, notification_pause_ms] = ["EMAIL_NOTIFICATION_DELAY", "EMAIL_NOTIFICATION_PAUSE"]
+            .map(|name| {
+                let seconds = self.required(name, |text| text.parse().ok().filter(|seconds| *seconds <= SECONDS_MAX));
+                seconds.map(|seconds: u64| seconds.saturating_mul(1_000))
+            });
+        let (notification_delay_ms, notification_pause_ms) = (notification_delay_ms?, notification_pause_ms?);
         let Some(host) = host else {
             return if required_at_registration { Err(ConfigError::Missing { name: "SMTP_HOST" }) } else { Ok(None) };
         };
@@ -59,7 +72,17 @@ impl Values {
         let (from_name, from) = from.ok_or(ConfigError::Missing { name: "EMAIL_FROM" })?;
         let usual = if encryption == MailEncryption::Tls { 465 } else { 587 };
         let port = port.unwrap_or(usual);
-        Ok(Some(Mail { host, port, encryption, credentials, from, from_name, required_at_registration }))
+        Ok(Some(Mail {
+            host,
+            port,
+            encryption,
+            credentials,
+            from,
+            from_name,
+            required_at_registration,
+            notification_delay_ms,
+            notification_pause_ms,
+        }))
     }
 }
 

@@ -12,5 +12,5 @@ mod rules;
 pub use crate::glob::Effort;
 pub use change::{Change, Kind, NewRule};
 pub use evaluate::{NotificationLevels, Recipient, Verdict, actions};
-pub use pusher::{Gateway, Pusher, check_key};
+pub use pusher::{Gateway, Pusher, PusherKind, check_key};
 pub use rules::{changes, effective, for_room, shown};

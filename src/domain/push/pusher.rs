@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Refusal;
+use crate::{Refusal, contact::Email};
 
 /// Spec: «Max length, 64 chars.»
 const APP_ID_CHARS_MAX: usize = 64;
@@ -17,9 +17,40 @@ const PUSHER_BYTES_MAX: usize = 16 * 1024;
 const PATH: &str = "/_matrix/push/v1/notify";
 const HTTPS: &str = "https://";
 
-/// A pusher of kind `http`.
+/// Spec: «If the `kind` is `"email"`, this is `"m.email"`.»
+const EMAIL_APP_ID: &str = "m.email";
+
+/// How notifications get to the user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PusherKind {
+    /// Through a gateway.
+    #[default]
+    Http,
+    /// As mail.
+    Email,
+}
+
+impl PusherKind {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Email => "email",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+    fn is_http(&self) -> bool {
+        *self == Self::Http
+    }
+}
+
+/// A pusher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pusher {
+    #[serde(default, skip_serializing_if = "PusherKind::is_http")]
+    pub kind: PusherKind,
     pub app_id: String,
     pub pushkey: String,
     pub app_display_name: String,
@@ -42,11 +73,14 @@ pub struct Gateway {
 
 impl Pusher {
     /// # Errors
-    /// [`Refusal::MissingParam`] without a URL; [`Refusal::InvalidParam`] for one that no gateway has, and for what is
-    /// too long; [`Refusal::TooLarge`].
+    /// [`Refusal::MissingParam`] without a URL; [`Refusal::InvalidParam`] for one that no gateway has, for an address that
+    /// is none, and for what is too long; [`Refusal::TooLarge`].
     pub fn check(&self) -> Result<(), Refusal> {
         check_key(&self.app_id, &self.pushkey)?;
-        self.gateway()?;
+        match self.kind {
+            PusherKind::Http => self.gateway().map(drop)?,
+            PusherKind::Email => self.email().map(drop)?,
+        }
         if self.data.get("format").is_some_and(|format| !format.is_string()) {
             return Err(Refusal::InvalidParam("The `format` of a pusher is a string".to_owned()));
         }
@@ -66,6 +100,17 @@ impl Pusher {
         url.as_str()
             .and_then(gateway)
             .ok_or_else(|| Refusal::InvalidParam(format!("The `url` of a pusher is an HTTPS URL with the path {PATH}")))
+    }
+
+    /// Where its mail goes.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidParam`].
+    pub fn email(&self) -> Result<Email, Refusal> {
+        if self.app_id != EMAIL_APP_ID {
+            return Err(Refusal::InvalidParam(format!("The `app_id` of a pusher of kind `email` is `{EMAIL_APP_ID}`")));
+        }
+        Email::parse(&self.pushkey)
     }
 
     /// What the gateway is told of it: «the entire content including `format` and any custom keys but excluding `url`».
@@ -181,6 +226,20 @@ mod tests {
         assert!(matches!(pusher(odd).check(), Err(Refusal::InvalidParam(_))));
         let large = Pusher { lang: "x".repeat(PUSHER_BYTES_MAX), ..pusher(good) };
         assert!(matches!(large.check(), Err(Refusal::TooLarge(_))));
+    }
+
+    #[test]
+    fn mail_goes_to_an_address() {
+        let mail = |app_id: &str, pushkey: &str| Pusher {
+            kind: PusherKind::Email,
+            app_id: app_id.to_owned(),
+            pushkey: pushkey.to_owned(),
+            ..pusher(json!({}))
+        };
+        assert_eq!(mail("m.email", "Alice@example.org").check(), Ok(()));
+        for (app_id, pushkey) in [("org.example", "alice@example.org"), ("m.email", "alice")] {
+            assert!(matches!(mail(app_id, pushkey).check(), Err(Refusal::InvalidParam(_))), "{app_id} {pushkey}");
+        }
     }
 
     #[test]
