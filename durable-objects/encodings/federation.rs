@@ -74,6 +74,11 @@ fn what_a_room_does_for_other_servers() {
         json!({ "sender": "@alice:a", "target": "@bob:b", "content": {} }),
     );
     pinned_reply::<rooms::PrepareInvite>(json!({ "room_version": "12", "event": encoded, "state": [{}] }));
+    pinned(&rooms::DescribeForInvitation { sender: alice() }, json!({ "sender": "@alice:a" }));
+    pinned_reply::<rooms::DescribeForInvitation>(json!({
+        "room_alias": "#a:a", "room_avatar_url": "mxc://a/b", "room_join_rules": "invite", "room_name": "n",
+        "room_type": "m.space", "sender_display_name": "A", "sender_avatar_url": "mxc://a/c",
+    }));
     pinned(&rooms::GetResidence {}, json!({}));
     pinned_reply::<rooms::GetResidence>(json!({ "here": true, "servers": ["one.test"] }));
     pinned(&rooms::GetShownState { user: alice() }, json!({ "user": "@alice:a" }));

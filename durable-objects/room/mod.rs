@@ -44,6 +44,7 @@
 //! | [`SetAlias`] | an alias of an application service's that it need not list |
 //! | [`SetPublished`], [`IsPublished`], [`SetNetwork`] | its place in the directory, and in those of other networks |
 //! | [`GetSummary`], [`IsServerJoined`] | the room in a few words, its children, and who may know of them |
+//! | [`DescribeForInvitation`] | what whoever is invited by an address gets to read of it |
 //! | [`ReadNotifications`] | what a user's pushers are told of the room |
 //! | [`ListNotifications`] | what of it a user was notified of, read or not |
 //! | [`SearchMembers`] | the members who are called like something |
@@ -64,6 +65,7 @@ mod complete_upgrade;
 mod context;
 mod create;
 mod delta;
+mod describe_for_invitation;
 mod device_lists;
 mod directory;
 mod ephemeral;
@@ -149,6 +151,7 @@ pub use complete_upgrade::CompleteUpgrade;
 pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
+pub use describe_for_invitation::{DescribeForInvitation, DescribedRoom};
 pub use device_lists::{DeviceListChanged, DeviceLists, GetDeviceLists};
 pub use directory::{IsPublished, SetPublished};
 pub use erase_sender::EraseSender;
@@ -374,6 +377,7 @@ impl Logic for Room {
             read GetAccess => access,
             read IsPublished => is_published,
             write SetNetwork => set_network,
+            read DescribeForInvitation => describe_for_invitation,
             read GetSummary => get_summary,
             read IsServerJoined => is_server_joined,
             read SearchMembers => search_members,

@@ -16,6 +16,7 @@ mod failure;
 mod federation;
 mod guest_access;
 mod html;
+mod identity_server;
 mod mail;
 mod media;
 mod metadata;

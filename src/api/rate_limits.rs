@@ -230,15 +230,19 @@ impl Asked<'_> {
         }
     }
 
-    /// Whom an invitation, or a new room, invites. What does not parse is refused by the handler that looks at it: each part
+    /// Whom an invitation, or a new room, invites, by their ids or their addresses. What does not parse is refused by the handler that looks at it: each part
     /// is read by itself, for no handler looks at all.
     fn invited(&self) -> BTreeSet<String> {
         let body: HashMap<String, Box<RawValue>> = serde_json::from_slice(self.request.body()).unwrap_or_default();
         let one: Option<String> = part(&body, "user_id");
+        let addressed: Option<String> = part(&body, "address");
+        let by_address: Vec<Addressed> = part(&body, "invite_3pid");
         let several: Vec<String> = part(&body, "invite");
         let state: Vec<GivenState> = part(&body, "initial_state");
         let in_state = state.into_iter().filter_map(GivenState::invited);
-        one.into_iter().chain(several).chain(in_state).take(INVITED_MAX).collect()
+        let by_address = by_address.into_iter().map(|it| it.address);
+        let all = one.into_iter().chain(addressed).chain(several).chain(by_address).chain(in_state);
+        all.take(INVITED_MAX).collect()
     }
 
     /// What names this request, if asking it again changes nothing: the same id from another device, and so with another
@@ -246,6 +250,12 @@ impl Asked<'_> {
     fn transaction(&self) -> Option<u64> {
         self.is_transaction.then(|| digest((self.path_args, token(self.request))))
     }
+}
+
+/// Whom a new room invites by an address.
+#[derive(Deserialize)]
+struct Addressed {
+    address: String,
 }
 
 fn part<T: DeserializeOwned + Default>(body: &HashMap<String, Box<RawValue>>, name: &str) -> T {

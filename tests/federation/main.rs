@@ -8,6 +8,7 @@ mod guest;
 mod history;
 mod hostile;
 mod invitations;
+mod invites_by_address;
 mod keys;
 mod large_rooms;
 mod media;

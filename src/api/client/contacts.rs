@@ -1,5 +1,5 @@
 //! Addresses by which people are known: email addresses, where mail is set up. This server sends no messages to phones and
-//! asks no identity server (what one tells it of invitations is `federation::third_party_invites`): the endpoints for
+//! binds nothing at identity servers (whom they know is asked for invitations, in `identity_server`): the endpoints for
 //! those, and all of them where no mail is sent, say so in the words of the spec.
 //! Spec: "Adding Account Administrative Contact Information", "Account registration", "Password management".
 
@@ -187,7 +187,7 @@ fn not_proven() -> Refusal {
 }
 
 fn not_trusted() -> Refusal {
-    Refusal::ServerNotTrusted("This server asks no identity server".to_owned())
+    Refusal::ServerNotTrusted("This server binds no address at an identity server".to_owned())
 }
 
 #[cfg(test)]

@@ -16,17 +16,17 @@ use platform::Fault;
 use ruma_client_api::room::{Visibility, create_room::v3::RoomPreset};
 use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
 use ruma_events::{StateEventType, TimelineEventType};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
     aliases::{self, Claimed},
     call_id, directory,
     joining::with_profile,
-    membership::{invitee_profile, member_profile, must_be_local, must_be_reachable, no_third_parties},
-    not_in_room,
+    membership::{invitee_profile, member_profile, must_be_local, must_be_reachable},
+    not_in_room, third_party_invites,
 };
-use crate::{Caller, Context, Failure, Routes, failure, metadata, router::bad_json};
+use crate::{Caller, Context, Failure, Routes, failure, identity_server::ThirdParty, metadata, router::bad_json};
 
 /// The most users invited to a new room.
 const INVITES_MAX: usize = 100;
@@ -55,7 +55,7 @@ struct Wanted {
     #[serde(default)]
     invite: Vec<OwnedUserId>,
     #[serde(default)]
-    invite_3pid: Vec<IgnoredAny>,
+    invite_3pid: Vec<ThirdParty>,
     room_version: Option<String>,
     creation_content: Option<Box<RawValue>>,
     #[serde(default)]
@@ -83,14 +83,26 @@ async fn create_room(
     _: Vec<String>,
 ) -> Result<Response<Bytes>, Failure> {
     let body: &[u8] = if request.body().is_empty() { b"{}" } else { request.body() };
-    let wanted: Wanted = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
+    let mut wanted: Wanted = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
     let version = match &wanted.room_version {
         Some(version) => RoomVersion::parse(version)?,
         None => cx.config().default_room_version.clone(),
     };
     let published = directory::is_public(&wanted.visibility)?;
+    let third_parties = std::mem::take(&mut wanted.invite_3pid);
+    if third_parties.len() > INVITES_MAX {
+        return Err(Refusal::InvalidParam(format!("A new room may have {INVITES_MAX} invited addresses")).into());
+    }
+    let asked = third_parties.iter().map(|wanted| wanted.at(cx)).collect::<Result<Vec<_>, Refusal>>()?;
     let room = new_room(cx, &caller, wanted).await?;
     let room_id = found(cx, &version, &room, published).await?;
+    for asked in asked {
+        // As with users of other servers: the room is there whatever they say.
+        match third_party_invites::invite(cx, caller.clone(), &room_id, &asked).await {
+            Err(Failure::Refused(refusal)) => tracing::info!(%room_id, %refusal, "an invitation was not taken"),
+            outcome => outcome?,
+        }
+    }
     Ok(failure::json(StatusCode::OK, &json!({ "room_id": room_id })))
 }
 
@@ -191,9 +203,6 @@ pub(super) fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
 
 /// What was asked for, in the words of the domain.
 async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRoom, Failure> {
-    if !wanted.invite_3pid.is_empty() {
-        return Err(no_third_parties().into());
-    }
     if wanted.initial_state.len() > INITIAL_STATE_MAX {
         return Err(Refusal::InvalidParam(format!("`initial_state` may hold {INITIAL_STATE_MAX} events")).into());
     }
@@ -305,6 +314,11 @@ mod tests {
         let alice = server.register("alice");
         let state = |count: usize| vec![json!({ "type": "org.example.thing", "content": {} }); count];
         let member = |state_key: &str, content: Value| json!({ "initial_state": [{ "type": "m.room.member", "state_key": state_key, "content": content }] });
+        let third_party = |id_server: &str, medium: &str, address: &str| {
+            json!({ "invite_3pid": [{
+                "id_server": id_server, "id_access_token": "t", "medium": medium, "address": address,
+            }] })
+        };
         let join = json!({ "membership": "join", "join_authorised_via_users_server": "@alice:localhost" });
         for (body, status, errcode) in [
             (json!({ "room_version": "" }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
@@ -320,7 +334,11 @@ mod tests {
             (member("bob", json!({ "membership": "invite" })), 400, "M_BAD_JSON"),
             (json!({ "preset": "anarchy" }), 400, "M_INVALID_PARAM"),
             (json!({ "visibility": "secret", "preset": "public_chat" }), 400, "M_INVALID_PARAM"),
-            (json!({ "invite_3pid": [{ "medium": "email", "address": "a@b.c" }] }), 403, "M_FORBIDDEN"),
+            (json!({ "invite_3pid": [{ "medium": "email", "address": "a@b.c" }] }), 400, "M_BAD_JSON"),
+            (third_party("id.test", "email", "a b"), 400, "M_INVALID_PARAM"),
+            (third_party("id.test", "msisdn", "+44"), 400, "M_INVALID_PARAM"),
+            (third_party("id.test", "pigeon", "a@b.c"), 400, "M_INVALID_PARAM"),
+            (third_party("id test", "email", "a@b.c"), 400, "M_INVALID_PARAM"),
             (json!({ "creation_content": { "m.federate": "no" } }), 400, "M_INVALID_ROOM_STATE"),
             (json!({ "creation_content": [] }), 400, "M_BAD_JSON"),
             (json!({ "creation_content": { "additional_creators": ["bob"] } }), 400, "M_BAD_JSON"),

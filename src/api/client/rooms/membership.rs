@@ -7,17 +7,22 @@ use actors::{
 use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
-use ruma_client_api::membership::{ban_user, invite_user, kick_user, leave_room, unban_user};
+use ruma_client_api::membership::{
+    ban_user,
+    invite_user::{self, v3::InvitationRecipient},
+    kick_user, leave_room, unban_user,
+};
 use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
 };
 
-use super::{call_id, not_in_room};
+use super::{call_id, not_in_room, third_party_invites};
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
     federation::elsewhere::{Elsewhere, residence},
+    identity_server::ThirdParty,
     router::json_or_default,
 };
 
@@ -132,19 +137,35 @@ async fn invite(
     caller: Caller,
     request: invite_user::v3::Request,
 ) -> Result<invite_user::v3::Response, Failure> {
-    let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
-        return Err(no_third_parties().into());
-    };
-    if !cx.is_local(&invited.user_id) {
-        must_be_reachable(cx, &invited.user_id)?;
-        let content = invitation(invited.reason)?;
-        let absent = not_in_room(&caller.user_id);
-        cx.invite_elsewhere(&request.room_id, &caller.user_id, &invited.user_id, content, absent).await?;
-        return Ok(invite_user::v3::Response::new());
+    match request.recipient {
+        InvitationRecipient::UserId(invited) => {
+            invite_known(cx, caller, &request.room_id, invited.user_id, invited.reason).await?;
+        }
+        InvitationRecipient::ThirdPartyId(wanted) => {
+            let third_party = ThirdParty::from(wanted);
+            third_party_invites::invite(cx, caller, &request.room_id, &third_party.at(cx)?).await?;
+        }
+        _ => return Err(Refusal::BadJson("The body names nobody to be invited".to_owned()).into()),
     }
-    cx.make_user(&invited.user_id, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
-    Change::of(caller, invited.user_id, MembershipAction::Invite, invited.reason).make(cx, &request.room_id).await?;
     Ok(invite_user::v3::Response::new())
+}
+
+/// Invites a user, of whichever server.
+pub(super) async fn invite_known(
+    cx: &Context,
+    caller: Caller,
+    room_id: &RoomId,
+    user_id: OwnedUserId,
+    reason: Option<String>,
+) -> Result<(), Failure> {
+    if !cx.is_local(&user_id) {
+        must_be_reachable(cx, &user_id)?;
+        let content = invitation(reason)?;
+        let absent = not_in_room(&caller.user_id);
+        return cx.invite_elsewhere(room_id, &caller.user_id, &user_id, content, absent).await.map(drop);
+    }
+    cx.make_user(&user_id, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
+    Change::of(caller, user_id, MembershipAction::Invite, reason).make(cx, room_id).await
 }
 
 /// The content of an invitation of another server's user: what they call themselves there is theirs to say.
@@ -154,11 +175,6 @@ fn invitation(reason: Option<String>) -> Result<Box<RawValue>, Failure> {
         content.insert("reason".to_owned(), reason.into());
     }
     Ok(to_raw_value(&content)?)
-}
-
-/// Who is known by an email address only cannot be invited.
-pub(super) fn no_third_parties() -> Refusal {
-    Refusal::Forbidden("This server asks no identity server: invite by user id".to_owned())
 }
 
 /// `POST …/leave`.

@@ -15,6 +15,7 @@ mod redact;
 mod relations;
 mod send;
 mod state;
+mod third_party_invites;
 mod threads;
 mod typing;
 mod upgrade;
