@@ -15,6 +15,12 @@ pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// As [`POLICY`], for a page on which somebody shows that they are a person.
+const POLICY_OF_CAPTCHA: &str = "default-src 'none'; script-src https://www.google.com/recaptcha/ \
+                                 https://www.gstatic.com/recaptcha/; frame-src https://www.google.com/recaptcha/ \
+                                 https://recaptcha.google.com/recaptcha/; style-src 'unsafe-inline'; form-action 'self'; \
+                                 base-uri 'none'; frame-ancestors 'none'";
+
 /// A page.
 pub(crate) fn page(html: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(html));
@@ -23,6 +29,16 @@ pub(crate) fn page(html: String) -> Response<Bytes> {
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A page that has a challenge of reCAPTCHA.
+pub(crate) fn page_with_captcha(html: String) -> Response<Bytes> {
+    let mut response = page(html);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY_OF_CAPTCHA));
+    // Its keys are good at certain sites only.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin"));
     response
 }
 

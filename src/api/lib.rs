@@ -26,6 +26,7 @@ mod operator;
 mod password;
 mod push;
 mod rate_limits;
+mod recaptcha;
 mod recent;
 mod router;
 mod sealed;
@@ -94,9 +95,9 @@ pub fn routes(config: &Config) -> Rc<Routes> {
     appservice::routes(&mut routes);
     if config.mail.is_some() {
         mail::validation::routes(&mut routes);
+        push::routes(&mut routes);
     }
     media::routes(&mut routes, config);
-        push::routes(&mut routes);
     well_known::routes(&mut routes, config);
     if config.federation.is_on {
         federation::routes(&mut routes);

@@ -14,7 +14,7 @@ use ruma_common::{
     api::error::{ErrorKind, StandardErrorBody},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Map, json, value::to_raw_value};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     credentials::{self, NamedUser},
     mail::validation::{self, Credentials, Purpose},
     metadata::{auth_stage, auth_stage::CompletedStage, registration_token},
-    sealed,
+    recaptcha, sealed,
 };
 
 /// How long a session lasts: one day.
@@ -64,6 +64,8 @@ pub(crate) struct Auth {
     session: Option<String>,
     token: Option<String>,
     password: Option<String>,
+    /// What a client got for a solved challenge.
+    response: Option<String>,
     threepid_creds: Option<Credentials>,
     /// The same under its former name. Clients send either, or both.
     #[serde(rename = "threepidCreds")]
@@ -194,6 +196,7 @@ impl Operation<'_> {
                 check_registration_token(cx, token).await
             }
             AuthType::EmailIdentity => self.check_email(cx, auth).await,
+            AuthType::ReCaptcha => check_captcha(cx, auth.response.as_deref()).await,
             AuthType::Terms => Ok(Ok(cx.config().terms.as_ref().map(|terms| terms.version.clone()))),
             _ => unauthorized("This stage cannot be completed here"),
         }
@@ -243,13 +246,16 @@ impl Operation<'_> {
         challenge.completed = completed.iter().map(|done| AuthType::from(&*done.stage)).collect();
         let terms =
             cx.config().terms.as_ref().filter(|_| self.flows.iter().any(|flow| flow.contains(&AuthType::Terms)));
-        let params = match terms {
-            Some(terms) => json!({ "m.login.terms": { "policies": { "terms_of_service": {
-                "version": terms.version, "en": { "name": terms.name, "url": terms.url },
-            } } } }),
-            // Some clients need the object, empty as it is.
-            None => json!({}),
-        };
+        // Some clients need the object, even an empty one.
+        let mut params = Map::new();
+        if let Some(terms) = terms {
+            let policy = json!({ "version": terms.version, "en": { "name": terms.name, "url": terms.url } });
+            params.insert("m.login.terms".to_owned(), json!({ "policies": { "terms_of_service": policy } }));
+        }
+        let has_captcha = self.flows.iter().any(|flow| flow.contains(&AuthType::ReCaptcha));
+        if let Some(recaptcha) = cx.config().recaptcha.as_ref().filter(|_| has_captcha) {
+            params.insert("m.login.recaptcha".to_owned(), json!({ "public_key": recaptcha.public_key }));
+        }
         challenge.params = to_raw_value(&params).ok();
         challenge.auth_error =
             wrong.map(|Wrong(kind, message)| Box::new(StandardErrorBody::new(kind, message.to_owned())));
@@ -267,11 +273,27 @@ async fn check_registration_token(cx: &Context, token: &str) -> Result<Result<Op
     Ok(if is_valid { Ok(Some(token.to_owned())) } else { Err(wrong) })
 }
 
+async fn check_captcha(cx: &Context, response: Option<&str>) -> Result<Result<Option<String>, Wrong>, Failure> {
+    let (Some(recaptcha), Some(response)) = (&cx.config().recaptcha, response) else {
+        return Ok(Err(Wrong(ErrorKind::CaptchaNeeded, "A captcha has to be solved")));
+    };
+    let is_solved = recaptcha::is_solved(cx, recaptcha, response).await?;
+    Ok(if is_solved { Ok(None) } else { Err(Wrong(ErrorKind::CaptchaInvalid, "The captcha is not solved")) })
+}
+
 /// What a session is good for. Those of a server with terms know which version they showed.
 fn purpose(cx: &Context, name: &str, user_id: Option<&UserId>) -> String {
     let user_id = user_id.map_or("", UserId::as_str);
     let terms = cx.config().terms.as_ref().map_or("", |terms| &*terms.version);
     format!("{name} {user_id} {terms}")
+}
+
+/// What a page of a stage sends.
+#[derive(Default, Deserialize)]
+pub(crate) struct Form {
+    token: Option<String>,
+    #[serde(rename = "g-recaptcha-response")]
+    captcha: Option<String>,
 }
 
 /// Completes a stage of a session that makes an account, in a browser and without knowing the request.
@@ -280,15 +302,21 @@ pub(crate) async fn complete_elsewhere(
     cx: &Context,
     session: &str,
     stage: &AuthType,
-    token: Option<&str>,
+    Form { token, captcha }: Form,
 ) -> Result<Option<&'static str>, Failure> {
     let Some(expires_ms) = sealed::open(cx, &purpose(cx, REGISTER, None), session)? else {
         return Ok(Some("This session has expired"));
     };
     let proof = match stage {
         AuthType::Terms => cx.config().terms.as_ref().map(|terms| terms.version.clone()),
-        AuthType::RegistrationToken => match check_registration_token(cx, token.unwrap_or_default()).await? {
-            Ok(token) => token,
+        AuthType::RegistrationToken => {
+            match check_registration_token(cx, token.as_deref().unwrap_or_default()).await? {
+                Ok(token) => token,
+                Err(Wrong(_, wrong)) => return Ok(Some(wrong)),
+            }
+        }
+        AuthType::ReCaptcha => match check_captcha(cx, captcha.as_deref()).await? {
+            Ok(proof) => proof,
             Err(Wrong(_, wrong)) => return Ok(Some(wrong)),
         },
         AuthType::Dummy => None,

@@ -22,7 +22,7 @@ use ruma_common::OwnedServerName;
 
 use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange, retention::RetentionRules};
 
-pub use accounts::{PasswordHashCost, Registration, Terms};
+pub use accounts::{PasswordHashCost, Recaptcha, Registration, Terms};
 use accounts::{parse_password_hash_cost, parse_registration};
 pub use error::ConfigError;
 use federation::parse_address_ranges;
@@ -65,6 +65,8 @@ pub struct Config {
     pub allow_guests: bool,
     /// What who registers has to accept.
     pub terms: Option<Terms>,
+    /// How who registers shows that they are a person, if they have to.
+    pub recaptcha: Option<Recaptcha>,
     /// The fewest characters of a new password.
     pub password_length_min: usize,
     /// How long the access tokens of clients that refresh them last, in milliseconds.
@@ -150,6 +152,18 @@ impl Config {
         key("TERMS_URL", None, "the https:// or http:// URL of what who registers has to accept; none by default"),
         key("TERMS_NAME", Some("Terms of Service"), "what clients call it; not empty"),
         key("TERMS_VERSION", Some("1"), "which version it is; not empty"),
+        key(
+            "RECAPTCHA_PUBLIC_KEY",
+            None,
+            "the site key of reCAPTCHA, by which who registers shows that they are a person; goes with \
+             RECAPTCHA_PRIVATE_KEY",
+        ),
+        key("RECAPTCHA_PRIVATE_KEY", None, "secret. The other key"),
+        key(
+            "RECAPTCHA_VERIFY_URL",
+            Some("https://www.google.com/recaptcha/api/siteverify"),
+            "who says whether a challenge is solved",
+        ),
         key("PASSWORD_LENGTH_MIN", Some("1"), "the fewest characters of a new password: 1 to 128"),
         key(
             "ACCESS_TOKEN_LIFETIME",
@@ -285,6 +299,12 @@ impl Config {
             "whether who registers has to prove that an email address is theirs: on or off",
         ),
         key(
+            "EMAIL_NOTIFICATION_DELAY",
+            Some("600"),
+            "how long something is unread, in seconds, before mail tells those of it who want that: 0 to 86400",
+        ),
+        key("EMAIL_NOTIFICATION_PAUSE", Some("3600"), "how long nobody gets another such mail, in seconds: 0 to 86400"),
+        key(
             "RETENTION",
             Some("off"),
             "whether what was said in a room is removed when it is older than the room wants (m.room.retention): on or off",
@@ -298,12 +318,6 @@ impl Config {
         key("RETENTION_MAX", None, "the longest time that a room may choose, in the same form"),
         key(
             "SERVER_NOTICES_LOCALPART",
-        key(
-            "EMAIL_NOTIFICATION_DELAY",
-            Some("600"),
-            "how long something is unread, in seconds, before mail tells those of it who want that: 0 to 86400",
-        ),
-        key("EMAIL_NOTIFICATION_PAUSE", Some("3600"), "how long nobody gets another such mail, in seconds: 0 to 86400"),
             None,
             "whose name the notices to users bear that administrators send, before the colon of a user id that nobody else \
              has: letters a to z, digits and ._=-/+; without it there are none",
@@ -423,6 +437,7 @@ impl Config {
             registration: values.required("REGISTRATION", parse_registration)?,
             allow_guests: values.required("ALLOW_GUESTS", parse_switch)?,
             terms: values.terms()?,
+            recaptcha: values.recaptcha()?,
             password_length_min: values
                 .required("PASSWORD_LENGTH_MIN", |text| text.parse().ok().filter(|least| (1..=128).contains(least)))?,
             access_token_lifetime_ms: values.required("ACCESS_TOKEN_LIFETIME", |text| {

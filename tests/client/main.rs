@@ -39,6 +39,7 @@ mod profile;
 mod push_rules;
 mod pushers;
 mod rate_limits;
+mod recaptcha;
 mod receipts;
 mod redaction;
 mod refreshing;

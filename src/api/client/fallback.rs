@@ -9,14 +9,15 @@ use serde::Deserialize;
 
 use crate::{
     Context, Failure, Routes,
-    html::{escaped, page},
-    uiaa,
+    html::{escaped, page, page_with_captcha},
+    uiaa::{self, Form},
 };
 
 const LOGIN: &str = include_str!("pages/login.html");
 const TERMS: &str = include_str!("pages/terms.html");
 const DUMMY: &str = include_str!("pages/dummy.html");
 const REGISTRATION_TOKEN: &str = include_str!("pages/registration_token.html");
+const RECAPTCHA: &str = include_str!("pages/recaptcha.html");
 const DONE: &str = include_str!("pages/done.html");
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -37,11 +38,6 @@ struct Session {
     session: String,
 }
 
-#[derive(Default, Deserialize)]
-struct Form {
-    token: Option<String>,
-}
-
 async fn show_stage(
     cx: &Context,
     (): (),
@@ -52,7 +48,7 @@ async fn show_stage(
     if !uiaa::is_session(cx, &session(&request)?)? {
         return Err(Refusal::InvalidParam("This session is not known, or has expired".to_owned()).into());
     }
-    Ok(page(form(cx, &stage, "")?))
+    Ok(shown(&stage, form(cx, &stage, "")?))
 }
 
 async fn complete_stage(
@@ -64,12 +60,16 @@ async fn complete_stage(
     let stage = stage(&path_args);
     // A stage that has no page cannot be completed on one.
     form(cx, &stage, "")?;
-    let Form { token } =
+    let sent: Form =
         serde_html_form::from_bytes(request.body()).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
-    match uiaa::complete_elsewhere(cx, &session(&request)?, &stage, token.as_deref()).await? {
+    match uiaa::complete_elsewhere(cx, &session(&request)?, &stage, sent).await? {
         None => Ok(page(DONE.to_owned())),
-        Some(wrong) => Ok(page(form(cx, &stage, wrong)?)),
+        Some(wrong) => Ok(shown(&stage, form(cx, &stage, wrong)?)),
     }
+}
+
+fn shown(stage: &AuthType, html: String) -> Response<Bytes> {
+    if *stage == AuthType::ReCaptcha { page_with_captcha(html) } else { page(html) }
 }
 
 fn stage(path_args: &[String]) -> AuthType {
@@ -84,12 +84,14 @@ fn session(request: &Request<Bytes>) -> Result<String, Refusal> {
 
 /// The page of a stage, with what was wrong the last time.
 fn form(cx: &Context, stage: &AuthType, wrong: &str) -> Result<String, Refusal> {
-    let page = match (stage, &cx.config().terms) {
-        (AuthType::Dummy, _) => DUMMY.to_owned(),
-        (AuthType::RegistrationToken, _) => REGISTRATION_TOKEN.to_owned(),
-        (AuthType::Terms, Some(terms)) => {
+    let config = cx.config();
+    let page = match (stage, &config.terms, &config.recaptcha) {
+        (AuthType::Dummy, ..) => DUMMY.to_owned(),
+        (AuthType::RegistrationToken, ..) => REGISTRATION_TOKEN.to_owned(),
+        (AuthType::Terms, Some(terms), _) => {
             TERMS.replace("{name}", &escaped(&terms.name)).replace("{url}", &escaped(&terms.url))
         }
+        (AuthType::ReCaptcha, _, Some(recaptcha)) => RECAPTCHA.replace("{public_key}", &escaped(&recaptcha.public_key)),
         _ => return Err(Refusal::Unrecognized { status: 404 }),
     };
     Ok(page.replace("{wrong}", &escaped(wrong)))

@@ -253,6 +253,7 @@ async fn is_token_valid(
 /// The stages that let someone register, each list of them by itself.
 fn flows(cx: &Context) -> Result<Vec<Vec<AuthType>>, Refusal> {
     let terms = cx.config().terms.as_ref().map(|_| AuthType::Terms);
+    let captcha = cx.config().recaptcha.as_ref().map(|_| AuthType::ReCaptcha);
     let token = match cx.config().registration {
         Registration::Closed => return Err(Refusal::Forbidden("Registration is closed on this server".to_owned())),
         Registration::Token => Some(AuthType::RegistrationToken),
@@ -260,12 +261,14 @@ fn flows(cx: &Context) -> Result<Vec<Vec<AuthType>>, Refusal> {
     };
     let mut plain: Vec<AuthType> = token.into_iter().chain(terms).collect();
     let Some(mail) = &cx.config().mail else {
+        plain.splice(0..0, captcha);
         if plain.is_empty() {
             plain.push(AuthType::Dummy);
         }
         return Ok(vec![plain]);
     };
-    let with_email = [AuthType::EmailIdentity].into_iter().chain(plain.clone()).collect();
+    let with_email = captcha.clone().into_iter().chain([AuthType::EmailIdentity]).chain(plain.clone()).collect();
+    plain.splice(0..0, captcha);
     if mail.required_at_registration {
         return Ok(vec![with_email]);
     }

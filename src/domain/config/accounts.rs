@@ -1,4 +1,4 @@
-use super::{ConfigError, Values, parse_link};
+use super::{ConfigError, Secret, Values, parse_link};
 
 /// Who may register an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,17 @@ pub struct Terms {
     pub version: String,
 }
 
+/// What tells people from programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recaptcha {
+    /// Our key for clients.
+    pub public_key: String,
+    /// Our key for whoever verifies what they answer.
+    pub private_key: Secret,
+    /// Where that is.
+    pub verify_url: String,
+}
+
 /// The parameters of argon2id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PasswordHashCost {
@@ -34,6 +45,22 @@ pub struct PasswordHashCost {
 }
 
 impl Values {
+    pub(super) fn recaptcha(&self) -> Result<Option<Recaptcha>, ConfigError> {
+        let key = |text: &str| {
+            let is_key = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            (!text.is_empty() && text.bytes().all(is_key)).then(|| text.to_owned())
+        };
+        let (public_key, private_key) =
+            (self.parsed("RECAPTCHA_PUBLIC_KEY", key)?, self.parsed("RECAPTCHA_PRIVATE_KEY", Secret::new)?);
+        let verify_url = self.required("RECAPTCHA_VERIFY_URL", parse_link)?;
+        match (public_key, private_key) {
+            (Some(public_key), Some(private_key)) => Ok(Some(Recaptcha { public_key, private_key, verify_url })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(ConfigError::Missing { name: "RECAPTCHA_PRIVATE_KEY" }),
+            (None, Some(_)) => Err(ConfigError::Missing { name: "RECAPTCHA_PUBLIC_KEY" }),
+        }
+    }
+
     pub(super) fn terms(&self) -> Result<Option<Terms>, ConfigError> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let (name, version) = (self.required("TERMS_NAME", text)?, self.required("TERMS_VERSION", text)?);

@@ -38,6 +38,9 @@ fn every_key_is_read() {
         ("TERMS_URL", "https://example.org/terms?lang=en#1"),
         ("TERMS_NAME", "House Rules"),
         ("TERMS_VERSION", "2.1"),
+        ("RECAPTCHA_PUBLIC_KEY", "site_key"),
+        ("RECAPTCHA_PRIVATE_KEY", "person sesame"),
+        ("RECAPTCHA_VERIFY_URL", "https://captcha.test/verify"),
         ("PASSWORD_LENGTH_MIN", "8"),
         ("ACCESS_TOKEN_LIFETIME", "60"),
         ("LOGIN_TOKENS", "off"),
@@ -82,6 +85,9 @@ fn every_key_is_read() {
     assert_eq!(config.registration_shared_secret.as_ref().unwrap().expose(), "open sesame");
     let terms = config.terms.as_ref().map(|terms| (&*terms.url, &*terms.name, &*terms.version));
     assert_eq!(terms, Some(("https://example.org/terms?lang=en#1", "House Rules", "2.1")));
+    let recaptcha = config.recaptcha.as_ref().unwrap();
+    assert_eq!((&*recaptcha.public_key, recaptcha.private_key.expose()), ("site_key", "person sesame"));
+    assert_eq!(recaptcha.verify_url, "https://captcha.test/verify");
     assert_eq!((config.allow_guests, config.password_length_min), (true, 8));
     assert_eq!(config.access_token_lifetime_ms, 60_000);
     let support = config.support.as_ref().map(|support| (support.contacts.len(), support.page.as_deref()));
@@ -158,6 +164,9 @@ fn errors_name_the_key_and_not_the_value() {
         ("TURN_URIS", ""),
         ("TURN_SHARED_SECRET", ""),
         ("TURN_USER_LIFETIME", "59"),
+        ("RECAPTCHA_PUBLIC_KEY", "<script>"),
+        ("RECAPTCHA_VERIFY_URL", "captcha.test"),
+        ("EMAIL_NOTIFICATION_DELAY", "86401"),
         ("METRICS", "yes"),
         ("LOG_LEVEL", "trace"),
         ("TEST_HOOKS", "1"),
