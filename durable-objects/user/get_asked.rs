@@ -46,7 +46,7 @@ impl User {
         };
         let shown = store::rooms::stripped_state(sql, call.room_id.as_str(), &room.membership)?.unwrap_or_default();
         let shown = read(&shown);
-        let create = shown.iter().find(|event| event.event_type == "m.room.create");
+        let create = shown.iter().find(|event| event.event_type == "m.room.create" && event.state_key.is_empty());
         let version = create.and_then(|create| create.content.get("room_version")?.as_str()).unwrap_or("1").to_owned();
         // Whoever invited is the likeliest to be there still.
         let senders = shown.iter().rev().map(|event| &event.sender).filter(|sender| sender.as_str() != cx.id);

@@ -2,10 +2,12 @@
 //! that are not there, and must not fill the user's storage, nor the answer of their next sync.
 //! Spec: "Stripped state".
 
+use std::collections::BTreeMap;
+
 use platform::{Fault, Sql};
 use serde::Deserialize;
 use serde_json::{
-    json,
+    Map, Value, json,
     value::{RawValue, to_raw_value},
 };
 
@@ -13,7 +15,8 @@ use super::store;
 
 /// The largest event, in bytes, but for the create event and the membership itself.
 pub(crate) const SHOWN_EVENT_BYTES_MAX: usize = 4 * 1024;
-/// As that, for the create event and the membership itself: without them it is no room, and no invitation.
+/// As that, for the create event and the membership itself: without them it is no room, and no invitation. Of larger ones
+/// less is kept.
 const FIRST_BYTES_MAX: usize = 8 * 1024;
 /// All events of a room, in bytes.
 const ROOM_BYTES_MAX: usize = 32 * 1024;
@@ -24,19 +27,18 @@ const BRIEF_BYTES_MAX: usize = 2 * 1024;
 /// The most invitations that a user has at a time.
 pub(super) const INVITATIONS_MAX: u64 = if cfg!(test) { 6 } else { 1_000 };
 
+/// What of a create event matters from outside.
+const OF_CREATE: [&str; 4] = ["type", "room_version", "m.federate", "predecessor"];
+/// What of a membership matters.
+const OF_MEMBERSHIP: [&str; 1] = ["membership"];
+
 #[derive(Deserialize)]
 struct Head {
     #[serde(rename = "type")]
     event_type: String,
     state_key: String,
     sender: String,
-    content: Content,
-}
-
-#[derive(Deserialize)]
-struct Content {
-    #[serde(default)]
-    membership: Option<String>,
+    content: Map<String, Value>,
 }
 
 /// Of stripped events as much as is kept, in their order.
@@ -45,42 +47,58 @@ pub(super) fn kept(sql: &dyn Sql, user_id: &str, events: Vec<Box<RawValue>>) -> 
     bounded(user_id, events, if is_brief { BRIEF_BYTES_MAX } else { ROOM_BYTES_MAX })
 }
 
-fn bounded(user_id: &str, events: Vec<Box<RawValue>>, bytes_max: usize) -> Result<Vec<Box<RawValue>>, Fault> {
-    let mut left = bytes_max;
-    let mut kept: Vec<(usize, Box<RawValue>)> = Vec::new();
-    let mut later = Vec::new();
-    for (place, event) in events.into_iter().enumerate() {
-        let Ok(head) = serde_json::from_str::<Head>(event.get()) else { continue };
-        let is_own = head.event_type == "m.room.member" && head.state_key == user_id;
-        if !is_own && head.event_type != "m.room.create" {
-            later.push((place, event));
-            continue;
-        }
-        let most = FIRST_BYTES_MAX.min(left);
-        let event = if is_own && event.get().len() > most { in_short(&head)? } else { event };
-        if event.get().len() <= most {
-            left = left.saturating_sub(event.get().len());
-            kept.push((place, event));
-        }
+/// The event that ended an invitation or a knock, as clients see it.
+pub(super) fn kept_end(event: &RawValue) -> Result<String, Fault> {
+    if event.get().len() <= SHOWN_EVENT_BYTES_MAX {
+        return Ok(event.get().to_owned());
     }
-    for (place, event) in later {
-        let bytes = event.get().len();
-        if bytes <= SHOWN_EVENT_BYTES_MAX && bytes <= left {
-            left = left.saturating_sub(bytes);
-            kept.push((place, event));
-        }
+    let mut event: Map<String, Value> = serde_json::from_str(event.get())?;
+    event.retain(|field, _| field != "unsigned");
+    if let Some(Value::Object(content)) = event.get_mut("content") {
+        content.retain(|field, _| OF_MEMBERSHIP.contains(&&**field));
     }
-    kept.sort_by_key(|(place, _)| *place);
-    Ok(kept.into_iter().map(|(_, event)| event).collect())
+    Ok(serde_json::to_string(&event)?)
 }
 
-/// A membership without its sender's words.
-fn in_short(head: &Head) -> Result<Box<RawValue>, Fault> {
+fn bounded(user_id: &str, events: Vec<Box<RawValue>>, bytes_max: usize) -> Result<Vec<Box<RawValue>>, Fault> {
+    let mut read: Vec<(Head, Box<RawValue>)> = Vec::new();
+    for event in events {
+        read.extend(serde_json::from_str(event.get()).ok().map(|head| (head, event)));
+    }
+    // The invitation itself comes last: what is before it is only what the inviting server says.
+    let own = read.iter().rposition(|(head, _)| head.event_type == "m.room.member" && head.state_key == user_id);
+    let create = read.iter().position(|(head, _)| head.event_type == "m.room.create" && head.state_key.is_empty());
+    let mut left = bytes_max;
+    let mut kept = BTreeMap::new();
+    for (place, fields) in [(own, OF_MEMBERSHIP.as_slice()), (create, &OF_CREATE)] {
+        let Some((place, (head, event))) = place.and_then(|place| Some((place, read.get(place)?))) else { continue };
+        let is_large = event.get().len() > FIRST_BYTES_MAX.min(left / 2);
+        let event = if is_large { in_short(head, fields)? } else { event.clone() };
+        let bytes = event.get().len();
+        if bytes <= left {
+            left = left.saturating_sub(bytes);
+            kept.insert(place, event);
+        }
+    }
+    for (place, (_, event)) in read.into_iter().enumerate() {
+        let bytes = event.get().len();
+        let is_first = Some(place) == own || Some(place) == create;
+        if !is_first && bytes <= SHOWN_EVENT_BYTES_MAX.min(left) {
+            left = left.saturating_sub(bytes);
+            kept.insert(place, event);
+        }
+    }
+    Ok(kept.into_values().collect())
+}
+
+/// An event with these fields of its content only.
+fn in_short(head: &Head, fields: &[&str]) -> Result<Box<RawValue>, Fault> {
+    let content: BTreeMap<_, _> = head.content.iter().filter(|(field, _)| fields.contains(&&***field)).collect();
     Ok(to_raw_value(&json!({
         "type": head.event_type,
         "state_key": head.state_key,
         "sender": head.sender,
-        "content": { "membership": head.content.membership },
+        "content": content,
     }))?)
 }
 
@@ -94,7 +112,7 @@ mod tests {
         value::{RawValue, to_raw_value},
     };
 
-    use super::{BRIEF_BYTES_MAX, FIRST_BYTES_MAX, INVITATIONS_MAX, ROOM_BYTES_MAX, WHOLE_MAX, bounded};
+    use super::{BRIEF_BYTES_MAX, FIRST_BYTES_MAX, INVITATIONS_MAX, ROOM_BYTES_MAX, WHOLE_MAX, bounded, kept_end};
     use crate::{
         CallError,
         user::{AskInvite, Create, MembershipChanged},
@@ -110,9 +128,12 @@ mod tests {
         to_raw_value(&event).unwrap()
     }
 
+    fn read(event: &RawValue) -> Value {
+        serde_json::from_str(event.get()).unwrap()
+    }
+
     fn types(events: &[Box<RawValue>]) -> Vec<String> {
-        let read = |event: &RawValue| serde_json::from_str::<Value>(event.get()).unwrap()["type"].clone();
-        events.iter().map(|event| read(event).as_str().unwrap().to_owned()).collect()
+        events.iter().map(|event| read(event)["type"].as_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -128,15 +149,58 @@ mod tests {
         let names = types(&kept);
         assert_eq!((&*names[0], &*names[1]), ("m.room.name", "m.00"));
         assert_eq!(names[names.len() - 2..], ["m.room.create", "m.room.member"]);
-        // Less of it where there is less room; who invites is always known.
+        // Less of it where there is less room; who invites, and to what, is always known.
         let brief = bounded(ALICE, events, BRIEF_BYTES_MAX).unwrap();
-        assert_eq!(types(&brief), ["m.room.name", "m.room.member"]);
-        let own: Value = serde_json::from_str(brief[1].get()).unwrap();
+        assert_eq!(types(&brief), ["m.room.name", "m.room.create", "m.room.member"]);
+        assert_eq!(read(&brief[1])["content"], json!({}));
+        let own = read(&brief[2]);
         assert_eq!((&own["sender"], &own["content"]), (&json!("@bob:there.test"), &json!({ "membership": "invite" })));
-        let large =
-            vec![event("m.room.create", "", FIRST_BYTES_MAX), event("m.room.member", "@bob:there.test", 60_000)];
-        assert!(bounded(ALICE, large, ROOM_BYTES_MAX).unwrap().is_empty());
         assert!(bounded(ALICE, vec![to_raw_value(&1).unwrap()], ROOM_BYTES_MAX).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_room_with_a_large_beginning_is_still_a_room() {
+        let content = json!({
+            "type": "m.space", "room_version": "12", "m.federate": true, "predecessor": { "room_id": "!a:a" },
+            "x": "x".repeat(FIRST_BYTES_MAX),
+        });
+        let create =
+            json!({ "type": "m.room.create", "state_key": "", "sender": "@bob:there.test", "content": content });
+        let events = vec![to_raw_value(&create).unwrap(), event("m.room.member", "@bob:there.test", 60_000)];
+        let kept = bounded(ALICE, events, ROOM_BYTES_MAX).unwrap();
+        let mut short = content;
+        short.as_object_mut().unwrap().remove("x");
+        assert_eq!((kept.len(), &read(&kept[0])["content"]), (1, &short));
+    }
+
+    #[test]
+    fn whoever_invites_hides_behind_no_beginnings() {
+        for create in [event("m.room.create", "", FIRST_BYTES_MAX - 200), event("m.room.create", "x", 3_000)] {
+            let before = [vec![create; 20], vec![event("m.room.member", ALICE, 3_000); 20]].concat();
+            for bytes_max in [ROOM_BYTES_MAX, BRIEF_BYTES_MAX] {
+                for bytes in [10, 1_900, 7_000, 60_000] {
+                    let events = [before.clone(), vec![event("m.room.member", ALICE, bytes)]].concat();
+                    let kept = bounded(ALICE, events, bytes_max).unwrap();
+                    let last = read(kept.last().unwrap());
+                    assert_eq!((&last["type"], &last["state_key"]), (&json!("m.room.member"), &json!(ALICE)));
+                    let words = last["content"]["x"].as_str().map_or(bytes, str::len);
+                    assert_eq!(words, bytes, "it is the last of them");
+                    assert!(kept.iter().map(|event| event.get().len()).sum::<usize>() <= bytes_max);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_large_end_the_membership_is_kept() {
+        let end = |reason: String| {
+            let content = json!({ "membership": "leave", "reason": reason });
+            to_raw_value(&json!({ "type": "m.room.member", "event_id": "$e", "content": content })).unwrap()
+        };
+        assert_eq!(kept_end(&end("no".to_owned())).unwrap(), end("no".to_owned()).get());
+        let short: Value = serde_json::from_str(&kept_end(&end("x".repeat(5_000))).unwrap()).unwrap();
+        let content = json!({ "membership": "leave" });
+        assert_eq!(short, json!({ "type": "m.room.member", "event_id": "$e", "content": content }));
     }
 
     #[test]
