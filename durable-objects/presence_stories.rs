@@ -147,7 +147,15 @@ impl Device {
             let delta = json!({ "user": self.user, "device": plan.device, "from": room.from });
             let delta: room::Delta = serde_json::from_value(delta).unwrap();
             let to = self.world.call(room.room_id.as_str(), &delta).unwrap().to;
-            user::ReadRoom { number: room.number, to, failed: false, anew: false, typing: None, left: false }
+            user::ReadRoom {
+                number: room.number,
+                to,
+                failed: false,
+                anew: false,
+                typing: None,
+                left: false,
+                untold: false,
+            }
         });
         let close = user::SyncClose {
             token_hash: self.token_hash.clone(),

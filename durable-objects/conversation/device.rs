@@ -86,6 +86,7 @@ impl Device {
             device_lists: true,
             push_rules: None,
             ignored: Vec::new(),
+            unread: false,
         }
     }
 
@@ -122,7 +123,7 @@ impl Story {
         };
         let Some(plan) = self.world.asks(device.user.as_str(), &plan) else { return false };
         let (mut read, mut out) = (Vec::new(), Vec::new());
-        for PlannedRoom { number, room_id, from, typing, gone: _ } in plan.rooms {
+        for PlannedRoom { number, room_id, from, typing, gone: _, end: _, has_account_data } in plan.rooms {
             // A room that fails now and then is owed to the device.
             if self.world.lost_calls.get() > 0 && self.world.dice.roll(8) == 0 {
                 read.push(ReadRoom {
@@ -131,15 +132,16 @@ impl Story {
                     failed: true,
                     anew: false,
                     left: false,
+                    untold: false,
                     typing: None,
                 });
                 continue;
             }
-            let delta = room::Delta { typing: Some(typing.seen), ..device.delta(from) };
+            let delta = room::Delta { typing: Some(typing.seen), unread: has_account_data, ..device.delta(from) };
             let reply = self.world.call(room_id.as_str(), &delta).unwrap();
             let typing = reply.typing.map(|now| user::ReadTyping { known: typing.known, now });
             let left = matches!(reply.section, room::Section::Leave);
-            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, left, typing });
+            read.push(ReadRoom { number, to: reply.to, failed: false, anew: reply.anew, left, untold: false, typing });
             if matches!(reply.section, room::Section::Join | room::Section::Leave) {
                 self.is_synced_truly(&device.user, &room_id, &reply.room);
             }

@@ -67,6 +67,7 @@ impl Client {
             device_lists: self.since.is_some(),
             push_rules: None,
             ignored: Vec::new(),
+            unread: false,
         }
     }
 }
@@ -165,6 +166,7 @@ impl Story {
                 failed: false,
                 anew: reply.anew,
                 left,
+                untold: false,
                 typing: None,
             });
         }

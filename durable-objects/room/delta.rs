@@ -68,6 +68,9 @@ pub struct Delta {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<OwnedUserId>,
 }
+    /// Whether to tell what is unread although nothing happened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
 
 /// The position read to, and what to show.
 #[derive(Debug, Serialize, Deserialize)]
@@ -224,6 +227,7 @@ impl Room {
             sent: members.as_ref().filter(|_| !whole && !call.state.include_redundant_members),
         };
         let state = state.show(self, sql, cx)?;
+            outcome: None,
         let after = since.unwrap_or(0);
         if call.state.lazy_load_members {
             let in_timeline = newest.events.iter().filter(|event| is_member(event)).map(|event| event.position);
@@ -235,7 +239,7 @@ impl Room {
         let Ephemeral { events, typing } = self.ephemeral(sql, cx, own, &wanted)?;
         let own_moved = own.first().is_some_and(|newest| newest.position > after);
         let is_empty = newest.events.is_empty() && !newest.limited && state.events.is_empty() && events.is_empty();
-        if is_empty && !whole && !own_moved && summary.is_none() {
+        if is_empty && !whole && !own_moved && !call.unread && summary.is_none() {
             return Ok(DeltaReply { anew, typing, ..DeltaReply::nothing(to, Section::Quiet)? });
         }
         let unread = Some(self.unread(sql, cx, viewer, own, call.push_rules.as_ref(), to)?);
@@ -249,22 +253,28 @@ impl Room {
         let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
         // Who already knows that they are out learns only of a change in that: a ban, an invitation that ended.
         let end = if since.is_none() && call.from.is_some() { None } else { viewer.left_at() };
-        let (mut newest, state) = match end {
-            Some(end) => {
-                let newest = newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?;
-                let state = SyncedState { since, end, call, viewer, timeline: &newest, summary: None, sent: None };
-                let state = state.show(self, sql, cx)?;
-                (newest, state)
-            }
-            None => {
-                let nothing = Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) };
-                (nothing, ShownState::default())
-            }
+        let mut newest = match end {
+            Some(end) => newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?,
+            None => Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) },
         };
         // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is from
         // before, and another's event has its position.
-        let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?;
-        if let Some(own) = own.filter(|own| newest.events.iter().all(|event| event.position != own.position)) {
+        let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?
+            .filter(|own| newest.events.iter().all(|event| event.position != own.position));
+        // Clients that ask for it take the state from there alone.
+        let outcome = own.as_ref().filter(|own| call.state_after && call.state.allows(own));
+        let state = match (end, outcome) {
+            (Some(end), outcome) => {
+                let timeline = &newest;
+                SyncedState { since, end, call, viewer, timeline, summary: None, sent: None, outcome }
+                    .show(self, sql, cx)?
+            }
+            (None, Some(own)) => {
+                ShownState { events: vec![viewer.sees(sql, cx, own, false)?], ..ShownState::default() }
+            }
+            (None, None) => ShownState::default(),
+        };
+        if let Some(own) = own {
             let has_place =
                 (newest.events.len() as u64) < call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
             if end.is_none() || (has_place && call.timeline.allows(&own)) {

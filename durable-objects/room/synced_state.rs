@@ -38,6 +38,8 @@ pub(super) struct SyncedState<'a> {
     pub summary: Option<&'a Summary>,
     /// The members that a lazily loading device has, if it does not want them again.
     pub sent: Option<&'a SentMembers>,
+    /// What became of the viewer's membership, if that came after the end.
+    pub outcome: Option<&'a Logged>,
 }
 
 /// What of it goes into the reply, and where the rest is found.
@@ -86,6 +88,7 @@ impl SyncedState<'_> {
                 }
             }
         }
+        keys.extend(self.outcome.map(|event| (key_of(event), event.position)));
         let mut shown = ShownState::default();
         if is_large {
             let span =
@@ -178,6 +181,7 @@ mod tests {
             device_lists: false,
             push_rules: None,
             ignored: Vec::new(),
+            unread: false,
         }
     }
 

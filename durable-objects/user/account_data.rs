@@ -182,7 +182,13 @@ impl User {
                 return Err(Refusal::TooLarge(format!("All account data may have {TOTAL_BYTES_MAX} bytes")).into());
             }
         }
-        let position = self.with_moves(&**tx, |moves| Ok(moves.own_news(cx.now_ms)))?;
+        let position = self.with_moves(&**tx, |moves| {
+            let position = moves.own_news(cx.now_ms);
+            if room_id != GLOBAL {
+                moves.data_head = position;
+            }
+            Ok(position)
+        })?;
         store::account_data::put(tx, room_id, event_type, position, content)?;
         cx.wake();
         Ok(())
@@ -237,7 +243,7 @@ pub(super) fn news(
         let joined = room.membership == "join";
         // A room that the device does not know yet, joined since the plan or never read, will be told anew.
         let is_told = match read {
-            Some(_) if sync.rooms_told => false,
+            Some(read) if sync.rooms_told && !read.untold => false,
             Some(read) => !(read.failed && read.to == 0),
             None => joined && room.changed <= sync.position,
         };
@@ -316,6 +322,7 @@ mod tests {
             failed: fails,
             left: false,
             anew: !fails && room.from.is_none_or(|from| from == 0),
+            untold: false,
             typing: None,
         };
         let rooms = plan.rooms.iter().map(read).collect();
@@ -398,7 +405,8 @@ mod tests {
         joins(&world, 5, MembershipState::Join);
         let first = syncs(&world, "one", None, false).unwrap();
         // The room told the device that the user left, before it told the user.
-        let rooms = vec![ReadRoom { number: 1, to: 2_000, failed: false, anew: false, left: true, typing: None }];
+        let (number, to) = (1, 2_000);
+        let rooms = vec![ReadRoom { number, to, failed: false, anew: false, left: true, untold: false, typing: None }];
         let (token_hash, since) = ("one".to_owned(), Some(first.next_batch.clone()));
         let position = first.next_batch.strip_prefix('s').unwrap().split('_').next().unwrap().parse().unwrap();
         let close = SyncClose {
@@ -421,6 +429,33 @@ mod tests {
         joins(&world, 2_001, MembershipState::Join);
         let back = syncs(&world, "one", Some(&closed.next_batch), false).unwrap();
         assert!(back.room_account_data.iter().any(|room| room.joined), "{}", told(&back));
+    }
+
+    #[test]
+    fn of_an_answer_in_pieces_only_what_was_told_is_told() {
+        let world = alice();
+        joins(&world, 5, MembershipState::Join);
+        let first = syncs(&world, "one", None, false).unwrap();
+        set(&world, Some(room()), "a", json!({})).unwrap();
+        let since = Some(first.next_batch);
+        let plan = SyncPlan { token_hash: "one".to_owned(), since: since.clone(), ..SyncPlan::default() };
+        let plan = world.call(ALICE, &plan).unwrap();
+        assert!(matches!(&*plan.rooms, [room] if room.has_account_data), "{:?}", plan.rooms);
+        for untold in [false, true] {
+            let (number, to) = (1, 1_000);
+            let rooms = vec![ReadRoom { number, to, failed: false, anew: false, left: false, untold, typing: None }];
+            let close = SyncClose {
+                token_hash: "one".to_owned(),
+                since: since.clone(),
+                position: plan.position,
+                rooms,
+                rooms_told: true,
+                presence: None,
+                without_messages: false,
+            };
+            let closed = world.call(ALICE, &close).unwrap();
+            assert_eq!(closed.room_account_data.len(), usize::from(untold), "{}", told(&closed));
+        }
     }
 
     #[test]

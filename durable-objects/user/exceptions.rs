@@ -128,7 +128,10 @@ mod tests {
         let plan =
             SyncPlan { token_hash: token_hash.clone(), since: since.clone(), may_wait: true, ..SyncPlan::default() };
         let plan = world.asks(ALICE, &plan)?;
-        let read = |number| ReadRoom { number, to: 1_000, failed: false, anew: false, left: false, typing: None };
+        let read = |number| {
+            let (to, typing) = (1_000, None);
+            ReadRoom { number, to, failed: false, anew: false, left: false, untold: false, typing }
+        };
         let rooms = plan.rooms.iter().map(|room| read(room.number)).collect();
         let close = SyncClose {
             token_hash,

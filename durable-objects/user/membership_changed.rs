@@ -22,7 +22,8 @@ pub struct MembershipChanged {
     /// For joins: what the room shows of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<MemberProfile>,
-    /// For invitations and knocks: what lets the user recognise the room.
+    /// For invitations and knocks: what lets the user recognise the room. For their end, where the room is not here: the
+    /// event that ended them, as clients see it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripped_state: Vec<Box<RawValue>>,
     /// For joins: the room whose place this one takes.
@@ -69,7 +70,7 @@ impl User {
                 let events = std::mem::take(&mut call.stripped_state);
                 Some(serde_json::to_string(&shown_room::kept(&**tx, cx.id, events)?)?)
             }
-            _ => None,
+            _ => call.stripped_state.pop().map(|event| shown_room::kept_end(&event)).transpose()?,
         };
         let number = self.with_moves(&**tx, |moves| {
             let position = moves.next_position(cx.now_ms);

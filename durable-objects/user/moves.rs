@@ -32,6 +32,8 @@ pub(super) struct Moves {
     pub head: u64,
     /// The newest position at which anything else changed than what rooms hold: a membership, account data.
     pub own_head: u64,
+    /// The newest position at which account data of a room changed, or later.
+    pub data_head: u64,
     /// The position at which a plan was answered last, or the newest one from before this memory: since then none was.
     pub planned: u64,
     /// Whether an operation changed this memory and is not committed yet.
@@ -41,8 +43,8 @@ pub(super) struct Moves {
 impl Moves {
     pub(super) fn load(sql: &dyn Sql) -> Result<Self, Fault> {
         let ring: VecDeque<Move> = rooms::moves(sql)?.into();
-        let (mut last, mut own_head) =
-            (HashMap::new(), account_data::head(sql)?.max(keys::head(sql)?).max(to_device::head(sql)?));
+        let data_head = account_data::head(sql)?;
+        let (mut last, mut own_head) = (HashMap::new(), data_head.max(keys::head(sql)?).max(to_device::head(sql)?));
         for room in rooms::all(sql)? {
             last.insert(room.number, (0, room.told));
             own_head = own_head.max(room.changed);
@@ -52,7 +54,7 @@ impl Moves {
         }
         let head = ring.back().map_or(0, |moved| moved.position).max(own_head);
         // It may hold what the operation that reads it has just written.
-        Ok(Self { ring, last, head, own_head, planned: head, uncommitted: true })
+        Ok(Self { ring, last, head, own_head, data_head, planned: head, uncommitted: true })
     }
 
     /// The stream's next position: never one used before.

@@ -93,6 +93,12 @@ pub struct PlannedRoom {
     /// Whether the user is in it no longer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+    /// The event that ended an invitation or a knock, as clients see it, where the room itself may not know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Box<RawValue>>,
+    /// Whether there is account data of it: then the device is told what is unread, too, though nothing happened there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_account_data: bool,
 }
 
 impl Call for SyncPlan {
@@ -110,7 +116,7 @@ pub struct SyncClose {
     /// The position of the plan.
     pub position: u64,
     pub rooms: Vec<ReadRoom>,
-    /// Whether the rooms read were told already, with their account data (see [`super::RoomsAccountData`]): the token then
+    /// Whether rooms read were told already, with their account data (see [`super::RoomsAccountData`]): the token then
     /// stands where the plan did, and what became the user's own since is told again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rooms_told: bool,
@@ -137,6 +143,9 @@ pub struct ReadRoom {
     /// Whether the room told the device that the user left, at the position read to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,
+    /// Whether nothing of it was told, where all others were already (see [`SyncClose::rooms_told`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
     /// Who types there; `None` where that was not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<ReadTyping>,
@@ -145,7 +154,8 @@ pub struct ReadRoom {
 impl ReadRoom {
     /// A planned room that could not be read: it is owed to the device.
     pub fn failed(room: &PlannedRoom) -> Self {
-        Self { number: room.number, to: room.from.unwrap_or(0), failed: true, anew: false, left: false, typing: None }
+        let to = room.from.unwrap_or(0);
+        Self { number: room.number, to, failed: true, anew: false, left: false, untold: false, typing: None }
     }
 }
 
@@ -423,10 +433,20 @@ fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
         room_id: OwnedRoomId::try_from(room.room_id).ok()?,
         from,
         typing: PlannedTyping::default(),
+        end: None,
+        has_account_data: false,
     })
 }
 
-/// The rooms of an incremental sync: moved since the token, owed from before it, left since, or with others typing.
+/// A room that the user is in no longer, with what ended an invitation to it, or a knock on it.
+fn planned_end(sql: &dyn Sql, room: KnownRoom, from: Option<u64>) -> Result<Option<PlannedRoom>, Error> {
+    let end = store::rooms::stripped_state(sql, &room.room_id, &room.membership)?;
+    let end = end.map(RawValue::from_string).transpose()?;
+    Ok(planned(room, from).map(|planned| PlannedRoom { end, ..planned }))
+}
+
+/// The rooms of an incremental sync: moved since the token, owed from before it, left since, with others typing, or with
+/// account data: a client takes a room for read that is told without what is unread.
 fn moved_rooms(
     sql: &dyn Sql,
     moves: &Moves,
@@ -437,21 +457,30 @@ fn moved_rooms(
 ) -> Result<Vec<PlannedRoom>, Error> {
     let Some(exceptions) = exceptions.filter(|_| moves.remembers(since.moves)) else {
         // Too old, or not of this stream: everything again, with whole state. What was left meanwhile is told as left.
-        let again = store::rooms::all(sql)?.into_iter().filter_map(|room| {
+        let mut again = Vec::new();
+        for room in store::rooms::all(sql)? {
             let changed = room.changed > since.moves;
-            match room.membership.as_str() {
+            again.extend(match room.membership.as_str() {
                 // From before the first event: what the device knows of the room has a gap.
                 "join" => planned(room, (!changed).then_some(0)),
                 // Left before the first event, so that the leave is news.
                 store::rooms::FORGOTTEN if changed => planned(room, Some(0)),
-                _ if is_gone(&room) && changed => planned(room, None),
+                _ if is_gone(&room) && changed => planned_end(sql, room, None)?,
                 _ => None,
-            }
-        });
-        return Ok(again.collect());
+            });
+        }
+        return Ok(again);
     };
     let moved = moves.since(since.moves);
-    let wanted: HashSet<u64> = moved.keys().copied().chain(exceptions.owed()).chain(typing.iter().copied()).collect();
+    let with_data =
+        if moves.data_head > since.own { store::account_data::rooms_since(sql, since.own)? } else { HashSet::new() };
+    let wanted: HashSet<u64> = moved
+        .keys()
+        .copied()
+        .chain(exceptions.owed())
+        .chain(typing.iter().copied())
+        .chain(with_data.iter().copied())
+        .collect();
     if wanted.is_empty() && !full_state {
         return Ok(Vec::new());
     }
@@ -470,9 +499,10 @@ fn moved_rooms(
         if joined {
             // Joined since: the device starts afresh.
             let from = (room.changed <= since.moves).then_some(read);
-            plan.extend(planned(room, from));
+            let has_account_data = with_data.contains(&room.number);
+            plan.extend(planned(room, from).map(|planned| PlannedRoom { has_account_data, ..planned }));
         } else if is_gone(&room) && (room.changed > since.moves || exceptions.get(room.number).is_some()) {
-            plan.extend(planned(room, Some(read)));
+            plan.extend(planned_end(sql, room, Some(read))?);
         }
     }
     Ok(plan)

@@ -264,6 +264,7 @@ fn first_look() -> Delta {
         device_lists: false,
         push_rules: None,
         ignored: Vec::new(),
+        unread: false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the user's clients keep here, for the account or for one room.
 
+use std::collections::HashSet;
+
 use platform::{Fault, Sql, Tx};
 use ruma_common::OwnedRoomId;
 
@@ -62,6 +64,19 @@ pub(crate) fn of_rooms(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<Vec<Entry
     )?
     .into_iter()
     .map(|mut row| Ok(Entry { room_id: row.text(0)?, event_type: row.text(1)?, content: row.text(2)? }))
+    .collect()
+}
+
+/// The numbers of the rooms that the user is in, with entries that became so after `position`.
+pub(crate) fn rooms_since(sql: &dyn Sql, position: u64) -> Result<HashSet<u64>, Fault> {
+    sql.query(
+        "SELECT DISTINCT room.number FROM account_data JOIN room ON room.room_id = account_data.room_id
+         WHERE account_data.position > ?1 AND account_data.room_id > ''
+         AND room.membership = 'join' ORDER BY room.number",
+        &[position.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.unsigned(0))
     .collect()
 }
 

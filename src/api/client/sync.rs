@@ -29,7 +29,7 @@ use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId, push::Ruleset};
 use tracing::warn;
 
 use self::{
-    answer::{Answer, Room, Rooms, Told},
+    answer::{Answer, Room, Rooms, Told, ended},
     more_state::Reader,
 };
 use super::{
@@ -346,6 +346,7 @@ impl Reading {
             device_lists: self.is_incremental,
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
             ignored: self.ignored.clone(),
+            unread: room.has_account_data,
         };
         let reply = match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is not here: then there is nothing to read.
@@ -354,8 +355,7 @@ impl Reading {
         };
         // An invitation was turned down, or taken back, of which the room itself knows nothing here.
         let reply = if room.gone && self.is_incremental && matches!(reply.section, Section::None) {
-            let empty = serde_json::json!({ "timeline": { "events": [], "limited": false } });
-            DeltaReply { section: Section::Leave, room: serde_json::value::to_raw_value(&empty)?, ..reply }
+            DeltaReply { section: Section::Leave, room: ended(room.end.as_deref(), self.state_after)?, ..reply }
         } else {
             reply
         };
@@ -367,5 +367,8 @@ impl Reading {
 fn was_read(room: &PlannedRoom, reply: &DeltaReply) -> ReadRoom {
     let typing = reply.typing.map(|now| ReadTyping { known: room.typing.known, now });
     let left = matches!(reply.section, Section::Leave);
-    ReadRoom { number: room.number, to: reply.to, failed: false, anew: reply.anew, left, typing }
+    ReadRoom { number: room.number, to: reply.to, failed: false, anew: reply.anew, left, untold: false, typing }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,24 @@ pub(super) struct Room {
     pub account_data: Events<AccountDataEvent>,
 }
 
+/// A room of which no more is known here than what ended an invitation, or a knock.
+pub(super) fn ended(event: Option<&RawValue>, state_after: bool) -> serde_json::Result<Box<RawValue>> {
+    #[derive(Serialize)]
+    struct Ended<'a> {
+        timeline: Timeline<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state_after: Option<Events<&'a RawValue>>,
+    }
+    #[derive(Serialize)]
+    struct Timeline<'a> {
+        events: Vec<&'a RawValue>,
+        limited: bool,
+    }
+    let events: Vec<_> = event.into_iter().collect();
+    let state_after = state_after.then(|| Events { events: events.clone() });
+    to_raw_value(&Ended { timeline: Timeline { events, limited: false }, state_after })
+}
+
 /// What a room says: a JSON object.
 pub(super) enum Told {
     Whole(Box<RawValue>),
@@ -175,7 +193,7 @@ impl Room {
         Self { told: Some(told), account_data: Events::default() }
     }
 
-    /// A room in which nothing happened. Spec: `state_after` is «required if `use_state_after` was set to `true` in the
+    /// A room of which nothing was read: what came of it came since. Spec: `state_after` is «required if `use_state_after` was set to `true` in the
     /// request, even if it is empty».
     pub(super) fn at_rest(state_after: bool) -> serde_json::Result<Self> {
         let told = state_after.then(|| to_raw_value(&json!({ "state_after": { "events": [] } }))).transpose()?;

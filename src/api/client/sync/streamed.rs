@@ -1,16 +1,18 @@
 //! A long answer, told in pieces: rooms left, rooms joined, then what is the user's own.
 //!
-//! Only so many rooms are in memory at a time, and of a large one's state one page. Their account data is read with them, and the token stands where the
-//! plan did: what became the user's own meanwhile is told by the next sync. A room that turns out to be in the other
+//! Only so many rooms are in memory at a time, and of a large one's state one page. Their account data is read with them, that
+//! of rooms with nothing to show at the end, and the token stands where the plan did: what became the user's own meanwhile is
+//! told by the next sync. A room that turns out to be in the other
 //! section, because the user left or joined it meanwhile, is owed to the device like one that could not be read.
 
-use std::vec::IntoIter;
+use std::{collections::BTreeSet, vec::IntoIter};
 
 use actors::user::{Plan, PlannedRoom, ReadRoom, RoomsAccountData, SyncClose};
 use bytes::Bytes;
 use domain::Refusal;
 use futures_util::{TryStreamExt, stream};
 use platform::{Fault, Pieces};
+use ruma_common::OwnedRoomId;
 
 use super::{
     ROOMS_AT_A_TIME, Reading, answer,
@@ -30,6 +32,7 @@ pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body 
         rooms: gone.into_iter(),
         joined: joined.into_iter(),
         read: Vec::new(),
+        nothing: BTreeSet::new(),
         device_lists: DeviceLists::default(),
         stage: Stage::Beginning,
         is_first: true,
@@ -47,6 +50,8 @@ struct Telling {
     /// Those of the section `join`, until that is this section.
     joined: IntoIter<PlannedRoom>,
     read: Vec<ReadRoom>,
+    /// Rooms read so far that are not the user's to see.
+    nothing: BTreeSet<OwnedRoomId>,
     /// What the rooms told so far say of devices.
     device_lists: DeviceLists,
     stage: Stage,
@@ -100,7 +105,11 @@ impl Telling {
                 *read = ReadRoom::failed(room);
             }
         }
+        for room in planned.iter().filter(|room| !told.contains_key(&room.room_id)) {
+            read.iter_mut().filter(|read| read.number == room.number).for_each(|read| read.untold = true);
+        }
         self.read.append(&mut read);
+        self.nothing.append(&mut rooms.nothing);
         let reading = &self.reading;
         let call =
             RoomsAccountData { token_hash: reading.bearer.token_hash.clone(), rooms: told.keys().cloned().collect() };
@@ -131,7 +140,8 @@ impl Telling {
         let user = reading.cx.user(&reading.bearer.user_id);
         let closed = user.call(&close).await.or_absent(Refusal::UnknownToken { soft_logout: false })?;
         self.device_lists.settle(&reading.cx, &reading.bearer).await?;
-        let rooms = Rooms { device_lists: std::mem::take(&mut self.device_lists), ..Rooms::default() };
+        let (device_lists, nothing) = (std::mem::take(&mut self.device_lists), std::mem::take(&mut self.nothing));
+        let rooms = Rooms { device_lists, nothing, ..Rooms::default() };
         Ok(answer(closed, rooms, reading)?.into_end(self.is_first)?)
     }
 }

@@ -1,0 +1,109 @@
+//! What a sync tells of rooms in which little happened.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::ROOMS_AT_A_TIME;
+use crate::testing::TestServer;
+
+struct Story {
+    server: TestServer,
+    alice: String,
+}
+
+impl Story {
+    fn begins() -> Self {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        Self { server, alice }
+    }
+
+    fn creates(&self, token: &str, body: &Value) -> String {
+        self.server.pass_ms(1);
+        let (status, created) = self.server.post("/_matrix/client/v3/createRoom", token, body);
+        assert_eq!(status, StatusCode::OK, "{created}");
+        created["room_id"].as_str().unwrap().to_owned()
+    }
+
+    fn syncs(&self, query: &str) -> Value {
+        self.server.pass_ms(1);
+        self.server.get(&format!("/_matrix/client/v3/sync?{query}"), &self.alice).1
+    }
+
+    /// Syncs from where another ended.
+    fn goes_on(&self, sync: &Value, query: &str) -> Value {
+        self.syncs(&format!("since={}&{query}", sync["next_batch"].as_str().unwrap()))
+    }
+
+    fn puts(&self, token: &str, path: &str, body: &Value) {
+        self.server.pass_ms(1);
+        let (status, answer) = self.server.put(&format!("/_matrix/client/v3{path}"), token, body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+
+    fn keeps(&self, room: &str) {
+        self.puts(&self.alice, &format!("/user/@alice:localhost/rooms/{room}/account_data/kept"), &json!({ "n": 1 }));
+    }
+}
+
+#[test]
+fn a_room_with_nothing_but_account_data_says_what_is_unread() {
+    let story = Story::begins();
+    let bob = story.server.register("bob");
+    let room = story.creates(&bob, &json!({ "preset": "public_chat" }));
+    story.server.post(&format!("/_matrix/client/v3/rooms/{room}/join"), &story.alice, &json!({}));
+    story.puts(&bob, &format!("/rooms/{room}/send/m.room.message/1"), &json!({ "body": "hello" }));
+    let sync = story.syncs("");
+    let unread = &sync["rooms"]["join"][&room]["unread_notifications"];
+    assert_eq!(unread["notification_count"], 1, "{sync}");
+    story.keeps(&room);
+    for state_after in [false, true] {
+        let next = story.goes_on(&sync, &format!("use_state_after={state_after}"));
+        let told = &next["rooms"]["join"][&room];
+        assert_eq!(told["account_data"]["events"][0]["type"], "kept", "{told}");
+        assert_eq!((&told["unread_notifications"], &told["timeline"]["events"]), (unread, &json!([])), "{told}");
+        assert!(!state_after || told["state_after"] == json!({ "events": [] }), "{told}");
+        let last = story.goes_on(&next, "");
+        assert_eq!(last["rooms"], Value::Null, "told once");
+    }
+}
+
+#[test]
+fn a_long_answer_has_the_account_data_of_rooms_with_nothing_else() {
+    let story = Story::begins();
+    let rooms: Vec<String> = (0..=ROOMS_AT_A_TIME).map(|_| story.creates(&story.alice, &json!({}))).collect();
+    let sync = story.syncs("");
+    for room in &rooms {
+        story.puts(&story.alice, &format!("/rooms/{room}/send/m.room.message/1"), &json!({ "body": "hello" }));
+    }
+    // A room that fails has nothing to show, and is owed.
+    story.keeps(&rooms[3]);
+    story.server.fails("delta");
+    let next = story.goes_on(&sync, "");
+    assert_eq!(next["rooms"]["join"][&rooms[3]]["account_data"]["events"][0]["type"], "kept", "{next}");
+    assert_eq!(next["rooms"]["join"].as_object().unwrap().len(), 1, "{next}");
+}
+
+#[test]
+fn whoever_was_removed_finds_that_in_the_state() {
+    let story = Story::begins();
+    let bob = story.server.register("bob");
+    let hidden = json!([{ "type": "m.room.history_visibility", "state_key": "", "content": { "history_visibility": "joined" } }]);
+    let room = story.creates(&bob, &json!({ "preset": "public_chat", "initial_state": hidden }));
+    story.server.post(&format!("/_matrix/client/v3/rooms/{room}/join"), &story.alice, &json!({}));
+    let sync = story.syncs("");
+    story.puts(&bob, &format!("/rooms/{room}/state/m.room.topic/"), &json!({ "topic": "tea" }));
+    story.puts(&bob, &format!("/rooms/{room}/state/m.room.member/@alice:localhost"), &json!({ "membership": "leave" }));
+    let next = story.goes_on(&sync, "use_state_after=true");
+    let left = &next["rooms"]["leave"][&room];
+    let state = left["state_after"]["events"].as_array().unwrap();
+    let of = |kind: &str| state.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    let own = of("m.room.member");
+    assert_eq!((own.len(), &own[0]["content"]["membership"]), (1, &json!("leave")), "{left}");
+    assert_eq!(of("m.room.topic").len(), 1, "{left}");
+    // And what becomes of them later.
+    story.puts(&bob, &format!("/rooms/{room}/state/m.room.member/@alice:localhost"), &json!({ "membership": "ban" }));
+    let banned = story.goes_on(&next, "use_state_after=true");
+    let own = &banned["rooms"]["leave"][&room]["state_after"]["events"];
+    assert_eq!((own.as_array().unwrap().len(), &own[0]["content"]["membership"]), (1, &json!("ban")), "{banned}");
+}
