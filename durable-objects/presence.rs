@@ -6,6 +6,9 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::room::MemberProfile;
 
+/// Whoever did something so short a time ago does something right now, in milliseconds.
+const CURRENTLY_MS: u64 = 60_000;
+
 /// How much of a user is there; of several devices the most counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,13 +74,13 @@ impl Presence {
 
     fn content(&self, now_ms: u64, with_profile: bool) -> Content<'_> {
         let PresenceStatus { state, status_msg, last_active_ms, since_ms: _, currently_active } = &self.status;
+        // Spec: "Last active ago".
+        let is_active = *state == PresenceState::Online && now_ms.saturating_sub(*last_active_ms) < CURRENTLY_MS;
         Content {
             presence: *state,
             last_active_ago: (*last_active_ms > 0).then(|| now_ms.saturating_sub(*last_active_ms)),
             status_msg: status_msg.as_deref(),
-            // Whoever is online is there this moment: a device of theirs syncs. Spec: "Last active ago".
-            currently_active: (*state != PresenceState::Offline)
-                .then_some(currently_active.unwrap_or(*state == PresenceState::Online)),
+            currently_active: (*state != PresenceState::Offline).then_some(currently_active.unwrap_or(is_active)),
             profile: with_profile.then_some(&self.profile),
         }
     }
@@ -136,6 +139,12 @@ mod tests {
         };
         let status = |presence: Presence| presence.to_status(1_000).unwrap().get().to_owned();
         insta::assert_snapshot!(status(alice(PresenceState::Online, 900)), @r#"{"presence":"online","last_active_ago":100,"status_msg":"tea","currently_active":true}"#);
+        assert!(
+            alice(PresenceState::Online, 900).to_status(60_899).unwrap().get().contains(r#""currently_active":true"#)
+        );
+        assert!(
+            alice(PresenceState::Online, 900).to_status(60_900).unwrap().get().contains(r#""currently_active":false"#)
+        );
         insta::assert_snapshot!(status(alice(PresenceState::Unavailable, 0)), @r#"{"presence":"unavailable","status_msg":"tea","currently_active":false}"#);
         insta::assert_snapshot!(status(Presence::absent("@bob:a".try_into().unwrap())), @r#"{"presence":"offline"}"#);
         insta::assert_snapshot!(alice(PresenceState::Offline, 2_000).to_event(1_000).unwrap(), @r#"{"type":"m.presence","sender":"@alice:a","content":{"presence":"offline","last_active_ago":0,"status_msg":"tea","displayname":"Alice"}}"#);

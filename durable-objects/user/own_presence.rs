@@ -1,7 +1,7 @@
 //! The user's own presence: what their devices say, and what others were told.
 //!
-//! A user is as present as the most present of their devices. A device is there while a sync of its waits and a moment
-//! longer. Nothing is written as long as the outcome stays the same; a change is one row, and every room of the user is
+//! A user is as present as the most present of their devices, but idle after a while in which none of them did anything. A
+//! device is there while a sync of its waits and a moment longer; that it syncs is nothing that anybody does. Nothing is written as long as the outcome stays the same; a change is one row, and every room of the user is
 //! told, once, as well as that goes. An alarm looks now and then whether anybody is still there.
 //!
 //! Memory may be lost at any time: then whoever waits on the user's actor counts as what was told last.
@@ -27,6 +27,11 @@ use crate::{
 pub(super) const PRESENT_MS: u64 = 30_000;
 /// How often an alarm looks whether anybody is still there, in milliseconds: a written row for each look.
 pub(super) const CHECK_MS: u64 = 300_000;
+/// Who does nothing for so long is idle, in milliseconds. Spec: "Idle timeout".
+const IDLE_MS: u64 = 300_000;
+/// What the user did last is stored when so much later than what is stored, in milliseconds: memory may be gone before they
+/// are idle.
+const ACTIVE_KEPT_MS: u64 = 240_000;
 /// How often other servers are told of who is still there, in milliseconds: they forget who is not heard of for half an
 /// hour.
 const REPEATED_EVERY_MS: u64 = 25 * 60_000;
@@ -95,9 +100,22 @@ impl OwnPresence {
             return;
         }
         let until_ms = until_ms.saturating_add(PRESENT_MS);
-        self.devices.insert(device.clone(), Seen { state, said_at_ms, until_ms, waits_until_ms });
-        if state == PresenceState::Online {
+        let before = self.devices.insert(device.clone(), Seen { state, said_at_ms, until_ms, waits_until_ms });
+        if state == PresenceState::Online && self.comes(before.as_ref()) {
             self.last_active_ms = self.last_active_ms.max(said_at_ms);
+        }
+    }
+
+    /// Whether somebody comes, or comes back, as a device says that they are online which said `before`, or nothing that is
+    /// remembered. Spec: "Last active ago".
+    fn comes(&self, before: Option<&Seen>) -> bool {
+        let told = &self.told.status;
+        let was_idle = told.last_active_ms > 0 && told.since_ms.saturating_sub(told.last_active_ms) >= IDLE_MS;
+        match (told.state, before) {
+            (PresenceState::Offline, _) => true,
+            (_, Some(before)) => before.state != PresenceState::Online,
+            (PresenceState::Unavailable, None) => !was_idle,
+            (PresenceState::Online, None) => false,
         }
     }
 
@@ -106,7 +124,16 @@ impl OwnPresence {
         self.devices.retain(|_, seen| seen.until_ms > now_ms);
         let known = self.devices.values().filter(|seen| seen.waits_until_ms > now_ms).count();
         let said = self.devices.values().map(|seen| seen.state).max().unwrap_or_default();
-        if self.trusts_waiting && waiting > known { said.max(self.told.status.state) } else { said }
+        let state = if self.trusts_waiting && waiting > known { said.max(self.told.status.state) } else { said };
+        let is_idle = now_ms.saturating_sub(self.last_active_ms) >= IDLE_MS;
+        if is_idle { state.min(PresenceState::Unavailable) } else { state }
+    }
+
+    /// Whether the user did something of which the stored presence is not to be without.
+    fn is_active_anew(&self) -> bool {
+        let stored = &self.told.status;
+        stored.state == PresenceState::Online
+            && self.last_active_ms >= stored.last_active_ms.saturating_add(ACTIVE_KEPT_MS)
     }
 
     /// The time of a change, later than the one before and than any token: they are compared.
@@ -244,6 +271,17 @@ impl User {
             Ok((own.state(cx.now_ms, cx.waiting()), own.told.status.status_msg.clone()))
         })?;
         self.presence_becomes(tx, cx, state, status_msg)?;
+        let active = self.with_own_presence(&**tx, cx, |own| {
+            if !own.is_active_anew() {
+                return Ok(None);
+            }
+            own.uncommitted = true;
+            own.told.status.last_active_ms = own.last_active_ms;
+            Ok(Some(own.told.status.clone()))
+        })?;
+        if let Some(status) = active {
+            store::account::set_presence(tx, &serde_json::to_string(&status)?)?;
+        }
         if self.others_are_wanted() {
             self.tell_rooms_presence(tx, cx, false)?;
         }
