@@ -259,8 +259,8 @@ fn what_a_room_is_asked_about_times_and_states() {
     pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
     pinned(&room::JoinedAmong { users: vec![alice()] }, json!({ "users": ["@alice:a"] }));
     pinned(
-        &room::GetJoinedMembers { user: alice(), after: Some("@bob:a".into()) },
-        json!({ "user": "@alice:a", "after": "@bob:a" }),
+        &room::GetJoinedMembers { user: alice(), appservice: Some("irc".into()), after: Some("@bob:a".into()) },
+        json!({ "user": "@alice:a", "appservice": "irc", "after": "@bob:a" }),
     );
     pinned_reply::<room::GetJoinedMembers>(json!({
         "joined": { "@alice:a": { "display_name": "Alice" } }, "next": "@alice:a",

@@ -45,7 +45,7 @@ impl Story {
         let Some(entry) = entry else { return assert!(!published, "seed {seed}: {room_id} is not in the directory") };
         assert!(published, "seed {seed}: {room_id} is in the directory");
         let entry: Value = serde_json::from_str(&entry).unwrap();
-        let joined = room::GetJoinedMembers { user: user.clone(), after: None };
+        let joined = room::GetJoinedMembers { user: user.clone(), appservice: None, after: None };
         let joined = self.world.call(room_id.as_str(), &joined).unwrap().joined;
         assert_eq!(entry["num_joined_members"], joined.len(), "seed {seed}: {room_id}");
         let name = room::GetStateEvent {

@@ -273,7 +273,7 @@ impl Reader<'_> {
     /// `GET …/joined_members`, and `GET …/members` now.
     fn looks_at_members(&self) {
         self.looks_at_members_at(None, self.log.entries().len() - 1);
-        let joined = self.calls(&room::GetJoinedMembers { user: self.user.clone(), after: None });
+        let joined = self.calls(&room::GetJoinedMembers { user: self.user.clone(), appservice: None, after: None });
         if !self.view.is_joined {
             return assert!(is_forbidden(&joined), "{} sees who is joined", self.user);
         }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use domain::Refusal;
+use domain::{Refusal, appservice::Appservice};
 use platform::{ActorKind, Sql};
-use ruma_common::{OwnedDeviceId, OwnedUserId};
+use ruma_common::{OwnedDeviceId, OwnedUserId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Room, StatePage,
-    append::membership_of,
+    append::{check_joined, membership_of},
     state::StateSpan,
     store::{self, log::Logged, members::Profile},
     viewer::{Sight, Viewer},
@@ -19,6 +19,8 @@ use crate::{Call, Cx, Error};
 
 /// Members on a page of profiles.
 const PAGE_MEMBERS_MAX: u64 = 2_000;
+/// Local users among whom those of an application service are looked for.
+const LOCALS_SEARCHED_MAX: u64 = 10_000;
 
 /// The membership events, now or at a position, in pages. Spec: `GET /rooms/{roomId}/members`.
 ///
@@ -50,6 +52,9 @@ impl Call for GetMembers {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetJoinedMembers {
     pub user: OwnedUserId,
+    /// The id of the application service that asks: it suffices that any of its users is in the room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appservice: Option<String>,
     /// The member with whom the page before ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
@@ -100,11 +105,15 @@ impl Room {
     pub(super) fn joined_members(
         &self,
         sql: &dyn Sql,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         call: GetJoinedMembers,
     ) -> Result<JoinedMembersPage, Error> {
-        if store::members::membership(sql, call.user.as_str())?.as_deref() != Some("join") {
-            return Err(Refusal::Forbidden(format!("{} is not in this room", call.user)).into());
+        let appservice = call.appservice.as_deref().and_then(|id| cx.settings.config.appservice(id));
+        match (check_joined(sql, &call.user), appservice) {
+            (Ok(()), _) => {}
+            // Spec: «any of the AS's users must be in the room».
+            (Err(_), Some(appservice)) if is_any_joined(sql, appservice)? => {}
+            (Err(error), _) => return Err(error),
         }
         let after = call.after.as_deref().unwrap_or_default();
         let profiles = store::members::joined_profiles(sql, after, PAGE_MEMBERS_MAX)?;
@@ -115,6 +124,12 @@ impl Room {
             .map(|Profile { user_id, display_name, avatar_url }| (user_id, JoinedMember { display_name, avatar_url }));
         Ok(JoinedMembersPage { joined: joined.collect(), next })
     }
+}
+
+/// Whether a user of an application service is in the room, as far as one looks.
+fn is_any_joined(sql: &dyn Sql, appservice: &Appservice) -> Result<bool, Error> {
+    let locals = store::members::joined_locals(sql, LOCALS_SEARCHED_MAX)?;
+    Ok(locals.iter().any(|user_id| <&UserId>::try_from(&**user_id).is_ok_and(|user_id| appservice.has_user(user_id))))
 }
 
 /// Spec: «the two parameters create an "or" condition».
@@ -129,6 +144,7 @@ fn is_wanted(membership: &MembershipState, only: Option<&MembershipState>, but: 
 mod tests {
     use domain::power::Preset;
     use ruma_common::{OwnedUserId, user_id};
+    use serde_json::json;
 
     use super::{GetJoinedMembers, GetMembers};
     use crate::world::World;
@@ -164,7 +180,7 @@ mod tests {
         assert_eq!(members, 20_001);
 
         let mut joined = 0;
-        let mut call = GetJoinedMembers { user: alice(), after: None };
+        let mut call = GetJoinedMembers { user: alice(), appservice: None, after: None };
         loop {
             let page = world.call(room_id.as_str(), &call).unwrap();
             assert!(serde_json::to_string(&page).unwrap().len() < REPLY_BYTES_MAX);
@@ -173,5 +189,26 @@ mod tests {
             call.after = Some(after);
         }
         assert_eq!(joined, 20_001);
+    }
+
+    #[test]
+    fn an_application_service_asks_where_any_of_its_users_is() {
+        let registration = r#"{ "id": "irc", "url": null, "as_token": "a", "hs_token": "h", "sender_localpart": "irc",
+            "namespaces": { "users": [{ "regex": "@irc_.*", "exclusive": true }] } }"#;
+        let world = World::configured(1, &[("APPSERVICES", registration)]);
+        let room_id = world.creates_room(&alice(), "11", Preset::PublicChat);
+        let asks = |user: &str, appservice: Option<&str>| {
+            let (user, appservice) = (user.try_into().unwrap(), appservice.map(ToOwned::to_owned));
+            world.call(room_id.as_str(), &GetJoinedMembers { user, appservice, after: None }).is_ok()
+        };
+        let irc = "@irc:myelin.test";
+        assert!(!asks(irc, Some("irc")), "nobody of it is there");
+        let joins = json!({ "membership": "join" });
+        let ghost = user_id!("@irc_bob:myelin.test");
+        world.sends(ghost, &room_id, "m.room.member", Some(ghost.as_str()), &joins).unwrap();
+        assert!(asks(irc, Some("irc")) && asks(alice().as_str(), None));
+        for (user, appservice) in [(irc, None), (irc, Some("other")), ("@eve:myelin.test", None)] {
+            assert!(!asks(user, appservice), "{user} {appservice:?}");
+        }
     }
 }

@@ -50,7 +50,8 @@ fn of_members(call: GetMembers, page: StatePage) -> Result<Page<GetMembers>, Fai
 
 /// `GET …/joined_members`.
 async fn joined_profiles(cx: &Context, caller: Caller, request: joined_members::v3::Request) -> Result<Body, Failure> {
-    let call = GetJoinedMembers { user: caller.user_id, after: None };
+    let appservice = caller.acts_for.map(|acts_for| acts_for.appservice);
+    let call = GetJoinedMembers { user: caller.user_id, appservice, after: None };
     let page = cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     Ok(in_pages(cx, request.room_id, "{\"joined\":{", of_profiles(call, page)?, of_profiles, "}}"))
 }
