@@ -12,6 +12,7 @@ use super::{
     device_lists,
     ephemeral::{Ephemeral, Wanted, own_receipts},
     messages::Direction,
+    retention,
     sent_members::is_member,
     store::{self, log::Logged, receipts::Receipt},
     synced_state::{MoreState, ShownState, SyncedState},
@@ -67,10 +68,10 @@ pub struct Delta {
     /// Whom the user ignores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<OwnedUserId>,
-}
     /// Whether to tell what is unread although nothing happened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
+}
 
 /// The position read to, and what to show.
 #[derive(Debug, Serialize, Deserialize)]
@@ -165,6 +166,7 @@ pub(super) struct Newest {
 
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
+        retention::came(tx, cx)?;
         let heads = self.heads(&**tx)?;
         let viewer = Viewer::load(&**tx, call.user.clone(), call.device.clone())?
             .with_format(&call.format)
@@ -225,9 +227,9 @@ impl Room {
             timeline: &newest,
             summary: summary.as_ref(),
             sent: members.as_ref().filter(|_| !whole && !call.state.include_redundant_members),
+            outcome: None,
         };
         let state = state.show(self, sql, cx)?;
-            outcome: None,
         let after = since.unwrap_or(0);
         if call.state.lazy_load_members {
             let in_timeline = newest.events.iter().filter(|event| is_member(event)).map(|event| event.position);

@@ -17,6 +17,7 @@ use super::{
     Room,
     append::membership_of,
     resident::check_acl,
+    retention,
     store::{
         self,
         graph::{Node, Verdict},
@@ -227,9 +228,11 @@ impl Room {
         let version = self.version(sql)?;
         let came = store::servers::one(sql, call.server.as_str())?.map_or(0, |following| following.since);
         let erased = store::erased::for_who_came_at(sql, came)?;
+        let hidden = retention::hidden_up_to(sql)?;
+        let is_hidden = |node: &Node| node.is_in_log() && node.number <= hidden && node.pdu.state_key().is_none();
         let (mut events, mut bytes) = (Vec::new(), 0);
         for node in nodes {
-            let json = if sight.sees(sql, &node)? && !erased.has(&node.pdu) {
+            let json = if sight.sees(sql, &node)? && !erased.has(&node.pdu) && !is_hidden(&node) {
                 node.pdu.json().to_owned()
             } else {
                 let redacted = event::redact(&node.pdu, &version, None);

@@ -23,12 +23,15 @@ const LATE_MS_MAX: u64 = 3_600_000;
 const EXPIRED: &str = "expired";
 
 /// How far this has come, by positions.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Expired {
     /// Nobody is shown what was said up to here.
     hidden: u64,
     /// What was said up to here is gone.
     gone: u64,
+    /// How long things were kept when that was found out last, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifetime_ms: Option<u64>,
 }
 
 fn expired(sql: &dyn Sql) -> Result<Expired, Fault> {
@@ -63,12 +66,15 @@ pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str
     Ok(())
 }
 
-/// Something came: it will have to go.
+/// Something came, and will have to go; or somebody looks at what came before the operator had it go.
 pub(super) fn came(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-    if !cx.settings.config.retention.is_on || schedule::has(&**tx, DUE)? {
-        return Ok(());
+    let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? else { return Ok(()) };
+    let before = expired(&**tx)?;
+    if before.lifetime_ms != Some(lifetime_ms) {
+        write(tx, Expired { lifetime_ms: Some(lifetime_ms), ..before })?;
+        return Ok(schedule::at(tx, cx, DUE, cx.now_ms)?);
     }
-    if let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? {
+    if !schedule::has(&**tx, DUE)? {
         schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(lifetime_ms).saturating_add(late_ms(lifetime_ms)))?;
     }
     Ok(())
@@ -91,8 +97,12 @@ fn write(tx: &Tx<'_>, expired: Expired) -> Result<(), Fault> {
 impl Room {
     /// It is time that something goes.
     pub(super) fn expire(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? else { return Ok(()) };
         let before = expired(&**tx)?;
+        let Some(lifetime_ms) = lifetime_ms(&**tx, cx)? else {
+            // When it is switched on again, what comes meanwhile may be old.
+            let is_new = before.lifetime_ms.is_some();
+            return if is_new { Ok(write(tx, Expired { lifetime_ms: None, ..before })?) } else { Ok(()) };
+        };
         // What is hidden stays so, whatever the room says later: it may be gone.
         let hidden = before.hidden.max(cx.now_ms.saturating_sub(lifetime_ms));
         let said = store::log::messages(&**tx, before.gone, hidden, SLICE_EVENTS)?;
@@ -106,8 +116,9 @@ impl Room {
         }
         let is_all = (said.len() as u64) < SLICE_EVENTS;
         let gone = if is_all { hidden } else { said.last().map_or(hidden, |event| event.position) };
-        if (before.hidden, before.gone) != (hidden, gone) {
-            write(tx, Expired { hidden, gone })?;
+        let now = Expired { hidden, gone, lifetime_ms: Some(lifetime_ms) };
+        if before != now {
+            write(tx, now)?;
         }
         if !is_all {
             return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(NEXT_SLICE_MS))?);
@@ -132,7 +143,7 @@ mod tests {
     use super::SLICE_EVENTS;
     use crate::{
         CallError,
-        room::{GetEvent, GetStateEvent},
+        room::{Delta, Direction, GetEvent, GetEventsForServer, GetRelations, GetStateEvent, Wanted},
         world::World,
     };
 
@@ -228,6 +239,80 @@ mod tests {
         assert!(told.shows(&said), "an hour is the least");
         told.passes(DAY_MS / 12);
         assert!(!told.shows(&said) && !told.holds("another secret"));
+    }
+
+    #[test]
+    fn what_came_before_the_operator_had_it_go_goes_too() {
+        for (known, looks) in [(None, false), (None, true), (Some(DAY_MS * 365), false), (Some(DAY_MS * 365), true)] {
+            let told = Told::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);
+            let said = told.says("a secret");
+            // As it is where nothing was to go, or only later.
+            let room = Address::new(ActorKind::Room, told.room_id.as_str());
+            let sql = told.world.sql(&room);
+            sql.query("DELETE FROM due WHERE what = 'retention'", &[]).unwrap();
+            let expired = known.map(|lifetime_ms| json!({ "hidden": 0, "gone": 0, "lifetime_ms": lifetime_ms }));
+            let stored = expired.unwrap_or_else(|| json!({ "hidden": 0, "gone": 0 })).to_string();
+            sql.query("UPDATE meta SET value = ?1 WHERE key = 'expired'", &[stored.into()]).unwrap();
+            told.world.evict(&room);
+            told.passes(DAY_MS * 3);
+            assert!(told.shows(&said));
+            if looks {
+                let delta = r#"{"user":"@alice:myelin.test","device":"PHONE"}"#;
+                let delta: Delta = serde_json::from_str(delta).unwrap();
+                told.world.call(told.room_id.as_str(), &delta).unwrap();
+            } else {
+                told.says("new");
+            }
+            told.passes(1_000);
+            assert!(!told.shows(&said) && !told.holds("a secret"), "{known:?} {looks}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_hidden_from_whoever_asks() {
+        let told = Told::new(&[("RETENTION", "on")]);
+        let kept = told.keeps(&json!({ "max_lifetime": DAY_MS })).unwrap();
+        let rules = json!({ "join_rule": "public" });
+        told.world.sends(&alice(), &told.room_id, "m.room.join_rules", Some(""), &rules).unwrap();
+        told.world.joins_from_elsewhere(&told.room_id, user_id!("@zoe:there.test"));
+        let relation = json!({ "rel_type": "m.reference", "event_id": kept });
+        let content = json!({ "body": "a secret", "m.relates_to": relation });
+        let old = told.world.sends(&alice(), &told.room_id, "m.room.message", None, &content).unwrap();
+        told.passes(10);
+        let hidden = told.world.now_ms();
+        told.passes(10);
+        let young = told.says("young");
+        let shows = |event_id: &OwnedEventId| {
+            let wanted = Wanted::Event(event_id.clone());
+            let call = GetEventsForServer { server: "there.test".try_into().unwrap(), wanted };
+            let event = told.world.call(told.room_id.as_str(), &call).unwrap().pop().unwrap();
+            serde_json::from_str::<Value>(event.get()).unwrap()["content"]["body"].is_string()
+        };
+        let related = || {
+            let call = GetRelations {
+                user: alice(),
+                device: "PHONE".into(),
+                ignored: Vec::new(),
+                event_id: kept.clone(),
+                rel_type: None,
+                event_type: None,
+                from: None,
+                to: None,
+                direction: Direction::Backwards,
+                limit: None,
+                recurse: None,
+            };
+            told.world.call(told.room_id.as_str(), &call).unwrap().chunk.len()
+        };
+        assert_eq!((shows(&old), shows(&young), related()), (true, true, 1));
+        // Hidden, and not gone yet: that is done in slices.
+        let room = Address::new(ActorKind::Room, told.room_id.as_str());
+        let stored = json!({ "hidden": hidden, "gone": 0, "lifetime_ms": DAY_MS }).to_string();
+        let stored = [stored.into()];
+        told.world.sql(&room).query("UPDATE meta SET value = ?1 WHERE key = 'expired'", &stored).unwrap();
+        told.world.evict(&room);
+        assert_eq!((shows(&old), shows(&young), related()), (false, true, 0));
+        assert!(told.holds("a secret"));
     }
 
     #[test]

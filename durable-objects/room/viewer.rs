@@ -144,6 +144,9 @@ impl Viewer {
                 _ => stretches.push((*first.max(&store::graph::LOG_START), last)),
             }
         }
+        // Of what is hidden state alone is shown, and nothing that is looked for with this is state.
+        stretches.retain(|(_, last)| *last > self.hidden);
+        stretches.iter_mut().for_each(|(first, _)| *first = self.hidden.saturating_add(1).max(*first));
         let (stretches, ignored) = (serde_json::to_string(&stretches)?, serde_json::to_string(&self.ignored)?);
         Ok(Visible { stretches, ignored })
     }
