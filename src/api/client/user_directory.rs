@@ -1,7 +1,7 @@
 //! Finding people, and the rooms that one shares with them. Spec: "User Directory", "Mutual Rooms".
 //!
 //! Nothing is stored for a search: the user's own rooms are asked for their members, and rooms that are open to
-//! everybody.
+//! everybody. Of more of these than are asked at once, each has its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +25,10 @@ const FOUND_MAX: u64 = 50;
 const TERM_BYTES_MAX: usize = 512;
 /// The user's own rooms that are asked, the newest of them.
 const OWN_ROOMS_MAX: usize = 600;
-/// Rooms open to everybody that are asked: where there are more, an answer says that it is limited.
-const OPEN_ROOMS_MAX: u64 = 200;
+/// Rooms that are asked for one search: where there are more, an answer says that it is limited.
+const ROOMS_MAX: usize = if cfg!(test) { 4 } else { 800 };
+/// How long it is the turn of the same rooms that are open to everybody, in milliseconds: who looks again finds others.
+const TURN_MS: u64 = 5_000;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
 /// The rooms on a page of those that are shared.
@@ -86,10 +88,15 @@ async fn search(cx: &Context, bearer: Bearer, request: search_users::Request) ->
 /// The rooms whose members the user may know of, and whether that is not all of them.
 async fn rooms_of_search(cx: &Context, bearer: &Bearer) -> Result<(BTreeSet<OwnedRoomId>, bool), Failure> {
     let own = bearer.call(cx, &JoinedRooms { token_hash: bearer.token_hash.clone() }).await?;
-    let open = open_room::some(cx.metadata(), OPEN_ROOMS_MAX.saturating_add(1)).await?;
-    let limited = own.len() > OWN_ROOMS_MAX || open.len() as u64 > OPEN_ROOMS_MAX;
-    let own = own.into_iter().rev().take(OWN_ROOMS_MAX);
-    Ok((own.chain(open).collect(), limited))
+    let is_all = own.len() <= OWN_ROOMS_MAX;
+    let own: BTreeSet<_> = own.into_iter().rev().take(OWN_ROOMS_MAX).collect();
+    let at_once = ROOMS_MAX.saturating_sub(own.len()) as u64;
+    let open = open_room::count(cx.metadata()).await?;
+    // Every room is in one of so many parts.
+    let parts = open.div_ceil(at_once.max(1)).max(1);
+    let after = (cx.now_ms() / TURN_MS % parts).saturating_mul(at_once);
+    let asked = open_room::some(cx.metadata(), after, at_once).await?;
+    Ok((own.into_iter().chain(asked).collect(), !is_all || parts > 1))
 }
 
 /// `GET /mutual_rooms`.
@@ -177,9 +184,12 @@ async fn joined(cx: &Context, user_id: &UserId, rooms: Vec<OwnedRoomId>) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use http::StatusCode;
     use serde_json::{Value, json};
 
+    use super::TURN_MS;
     use crate::testing::{TestServer, refused};
 
     fn room(server: &TestServer, token: &str, request: &Value) -> String {
@@ -215,6 +225,25 @@ mod tests {
         let rules = format!("/_matrix/client/v3/rooms/{open}/state/m.room.join_rules");
         server.put(&rules, &bob, &json!({ "join_rule": "invite" }));
         assert!(finds(&carol, "").is_empty());
+    }
+
+    #[test]
+    fn of_many_open_rooms_each_has_its_turn() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        for number in 0..9 {
+            let user = server.register(&format!("user{number}"));
+            room(&server, &user, &json!({ "preset": "public_chat" }));
+        }
+        let mut found = BTreeSet::new();
+        for _ in 0..3 {
+            let body = json!({ "search_term": "user" });
+            let (_, answer) = server.post("/_matrix/client/v3/user_directory/search", &alice, &body);
+            assert_eq!(answer["limited"], true, "{answer}");
+            found.extend(answer["results"].as_array().unwrap().iter().map(|found| found["user_id"].to_string()));
+            server.pass_ms(TURN_MS);
+        }
+        assert_eq!(found.len(), 9, "{found:?}");
     }
 
     #[test]
