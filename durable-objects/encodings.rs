@@ -72,6 +72,7 @@ fn what_a_room_is_told() {
             state_key: None,
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         },
         json!({
             "sender": "@alice:a", "device": "D", "transaction_id": "t", "type": "m.room.message",
@@ -295,6 +296,7 @@ fn what_a_room_is_told_of_aliases_and_the_directory() {
             sender: alice(),
             content: to_raw_value(&json!({ "alias": "#b:a" })).unwrap(),
             unproven: vec!["#b:a".into()],
+            at_ms: None,
         },
         json!({ "call_id": "c", "sender": "@alice:a", "content": { "alias": "#b:a" }, "unproven": ["#b:a"] }),
     );

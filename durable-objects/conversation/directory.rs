@@ -27,6 +27,7 @@ impl Story {
             state_key: Some(String::new()),
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

@@ -24,6 +24,7 @@ impl Story {
             state_key: None,
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         }
     }
 

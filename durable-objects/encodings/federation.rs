@@ -70,7 +70,7 @@ fn what_a_room_does_for_other_servers() {
     );
     let content = to_raw_value(&json!({})).unwrap();
     pinned(
-        &rooms::PrepareInvite { sender: alice(), target: "@bob:b".try_into().unwrap(), content },
+        &rooms::PrepareInvite { sender: alice(), target: "@bob:b".try_into().unwrap(), content, at_ms: None },
         json!({ "sender": "@alice:a", "target": "@bob:b", "content": {} }),
     );
     pinned_reply::<rooms::PrepareInvite>(json!({ "room_version": "12", "event": encoded, "state": [{}] }));

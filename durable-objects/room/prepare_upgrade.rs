@@ -354,6 +354,7 @@ mod tests {
             state_key: Some(String::new()),
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         };
         world.call(old.as_str(), &tombstone).unwrap();
         let anew = prepares(&world, &old, alice(), "12").unwrap();

@@ -56,6 +56,8 @@ pub(super) struct Redaction {
     pub event_id: OwnedEventId,
     /// The content without `redacts`: where that stands is the room version's to say.
     pub content: Box<RawValue>,
+    /// As in [`super::SendEvent`].
+    pub at_ms: Option<u64>,
 }
 
 impl Room {
@@ -77,6 +79,7 @@ impl Room {
             own_only: call.own_only,
             event_id: call.event_id,
             content: serde_json::value::to_raw_value(&Content { reason: call.reason })?,
+            at_ms: None,
         };
         self.redact(tx, cx, redaction, Some(&txn))
     }
@@ -98,7 +101,7 @@ impl Room {
         };
         check_joined(&**tx, &redaction.sender)?;
         // Whoever may not redact anything learns nothing of the event.
-        let because = self.authorised(&**tx, cx, &draft)?;
+        let because = self.authorised_for(&**tx, cx, &draft, &[], redaction.at_ms.unwrap_or(cx.now_ms))?;
         let because = self.signed(&**tx, cx, because)?;
         let event = self.redactable(&**tx, redaction)?;
         self.insert(tx, cx, &because, txn)?;
@@ -148,12 +151,12 @@ mod tests {
     use domain::{Refusal, RoomVersion, power::Preset};
     use platform::{ActorKind, Address, Sql};
     use ruma_common::{OwnedEventId, OwnedUserId, RoomId, user_id};
-    use serde_json::{Value, json};
+    use serde_json::{Value, json, value::to_raw_value};
 
     use super::RedactEvent;
     use crate::{
         CallError,
-        room::{Direction, EventFilter, GetEvent, Messages},
+        room::{Direction, EventFilter, GetEvent, Messages, SendEvent},
         world::World,
     };
 
@@ -255,5 +258,33 @@ mod tests {
             assert_eq!(because["content"]["reason"], Value::Null);
             assert_eq!(because["unsigned"]["redacted_because"], Value::Null, "one level and no deeper");
         }
+    }
+
+    #[test]
+    fn a_redaction_that_is_sent_is_one_by_its_sender_and_of_its_time() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "11", Preset::PublicChat);
+        let bob = user_id!("@bob:myelin.test");
+        world.sends(bob, &room_id, "m.room.member", Some(bob.as_str()), &json!({ "membership": "join" })).unwrap();
+        let sends = |said: &OwnedEventId, administrator: bool| {
+            let call = SendEvent {
+                sender: bob.to_owned(),
+                device: "PHONE".into(),
+                transaction_id: None,
+                call_id: Some(format!("{said} {administrator}")),
+                event_type: "m.room.redaction".into(),
+                content: to_raw_value(&json!({ "redacts": said })).unwrap(),
+                state_key: None,
+                member_of: Vec::new(),
+                at_ms: Some(5),
+                administrator,
+            };
+            world.call(room_id.as_str(), &call)
+        };
+        let said = says(&world, &room_id, &json!({ "body": "a secret" }));
+        assert!(matches!(sends(&said, false), Err(CallError::Refused(Refusal::Forbidden(_)))));
+        let redaction = sends(&said, true).unwrap();
+        assert_eq!(seen(&world, &room_id, &said)["content"], json!({}));
+        assert_eq!(seen(&world, &room_id, &redaction)["origin_server_ts"], 5);
     }
 }

@@ -71,6 +71,9 @@ pub struct PrepareInvite {
     pub target: OwnedUserId,
     /// The content of the membership, in its sender's words.
     pub content: Box<RawValue>,
+    /// As in [`super::SendEvent`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
 }
 
 /// The invitation, and what lets the other server recognise the room.
@@ -211,7 +214,7 @@ impl Room {
             sender: call.sender,
             redacts: None,
         };
-        let pdu = self.authorised(sql, cx, &draft)?;
+        let pdu = self.authorised_for(sql, cx, &draft, &[], call.at_ms.unwrap_or(cx.now_ms))?;
         let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
         let event = CheckedEvent::of(&pdu);

@@ -186,6 +186,7 @@ mod tests {
             state_key: Some(String::new()),
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         };
         world.call(room_id.as_str(), &call).unwrap();
     }

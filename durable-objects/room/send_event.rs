@@ -47,6 +47,9 @@ pub struct SendEvent {
     /// does not follow from it. Spec: Application Service API, "Timestamp massaging".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<u64>,
+    /// As in [`super::RedactEvent`], for an `m.room.redaction`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub administrator: bool,
 }
 
 impl Call for SendEvent {
@@ -125,6 +128,13 @@ fn redaction(call: SendEvent) -> Result<Redaction, Error> {
         .remove("redacts")
         .and_then(|redacts| serde_json::from_str(redacts.get()).ok())
         .ok_or_else(|| Refusal::BadJson("the content of m.room.redaction says in `redacts` which event".to_owned()))?;
-    let content = to_raw_value(&content)?;
-    Ok(Redaction { sender: call.sender, device: call.device, administrator: false, own_only: false, event_id, content })
+    Ok(Redaction {
+        sender: call.sender,
+        device: call.device,
+        administrator: call.administrator,
+        own_only: false,
+        event_id,
+        content: to_raw_value(&content)?,
+        at_ms: call.at_ms,
+    })
 }

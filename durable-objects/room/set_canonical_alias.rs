@@ -21,6 +21,9 @@ pub struct SetCanonicalAlias {
     pub content: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unproven: Vec<String>,
+    /// As in [`super::SendEvent`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
 }
 
 impl Call for SetCanonicalAlias {
@@ -42,7 +45,8 @@ impl Room {
         }
         check_joined(&**tx, &call.sender)?;
         // Whoever may not do it learns nothing of what the room lists.
-        let pdu = self.authorised(&**tx, cx, &canonical_alias(&call.sender, call.content))?;
+        let draft = canonical_alias(&call.sender, call.content);
+        let pdu = self.authorised_for(&**tx, cx, &draft, &[], call.at_ms.unwrap_or(cx.now_ms))?;
         let pdu = self.signed(&**tx, cx, pdu)?;
         let current = store::state::current(&**tx, "m.room.canonical_alias", "")?;
         alias::check_canonical(&call.unproven, current.as_ref().map(|event| event.pdu.content()))?;

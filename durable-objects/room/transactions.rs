@@ -198,6 +198,7 @@ mod tests {
             state_key: None,
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         };
         world.call(room_id.as_str(), &call).unwrap()
     }

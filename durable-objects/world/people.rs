@@ -65,6 +65,7 @@ impl World {
             state_key: state_key.map(str::to_owned),
             member_of: Vec::new(),
             at_ms: None,
+            administrator: false,
         };
         self.call(room_id.as_str(), &call)
     }

@@ -70,6 +70,7 @@ pub(crate) async fn tell(
         state_key: notice.state_key,
         member_of: Vec::new(),
         at_ms: None,
+        administrator: false,
     };
     cx.room(&room_id).call(&call).await
 }

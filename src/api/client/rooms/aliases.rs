@@ -215,6 +215,7 @@ pub(super) async fn set_canonical(
     room_id: &RoomId,
     caller: Caller,
     content: Box<RawValue>,
+    at_ms: Option<u64>,
 ) -> Result<OwnedEventId, Failure> {
     let mut unproven = alias::listed(&content)?;
     if !unproven.is_empty() {
@@ -222,7 +223,7 @@ pub(super) async fn set_canonical(
         let ours: HashSet<&str> = ours.iter().map(|alias| alias.as_str()).collect();
         unproven.retain(|alias| !ours.contains(alias.as_str()));
     }
-    let mut call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven };
+    let mut call = SetCanonicalAlias { call_id: call_id(cx)?, sender: caller.user_id, content, unproven, at_ms };
     let answer = match cx.room(room_id).call(&call).await {
         // Only now is it known that they may: for nobody else are other servers asked.
         Err(Failure::Refused(Refusal::BadAlias(_))) if prove_elsewhere(cx, room_id, &mut call.unproven).await => {
@@ -290,6 +291,7 @@ async fn list_as_far_as_allowed(
         sender: caller.user_id.clone(),
         content: to_raw_value(content)?,
         unproven: Vec::new(),
+        at_ms: None,
     };
     match cx.room(room_id).call(&call).await {
         Ok(_) | Err(Failure::Refused(_)) => Ok(()),

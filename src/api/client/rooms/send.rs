@@ -21,6 +21,7 @@ async fn send(
 ) -> Result<send_message_event::v3::Response, Failure> {
     let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
+        administrator: caller.administrator,
         sender: caller.user_id,
         device: caller.device_id,
         transaction_id: Some(request.txn_id),
@@ -43,12 +44,13 @@ async fn send_state(
     if request.event_type == StateEventType::RoomMember {
         return Ok(send_state_event::v3::Response::new(send_membership(cx, caller, request).await?));
     }
+    let at_ms = wished_time_ms(&caller, request.timestamp);
     if request.event_type == StateEventType::RoomCanonicalAlias && request.state_key.is_empty() {
-        let set = aliases::set_canonical(cx, &request.room_id, caller, request.body.into_json());
+        let set = aliases::set_canonical(cx, &request.room_id, caller, request.body.into_json(), at_ms);
         return Ok(send_state_event::v3::Response::new(set.await?));
     }
-    let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
+        administrator: caller.administrator,
         sender: caller.user_id,
         device: caller.device_id,
         transaction_id: None,
@@ -71,4 +73,59 @@ pub(super) fn wished_time_ms(caller: &Caller, timestamp: Option<MilliSecondsSinc
 
 async fn append(cx: &Context, room_id: &OwnedRoomId, call: &SendEvent) -> Result<ruma_common::OwnedEventId, Failure> {
     cx.room(room_id).call(call).await.or_absent(not_in_room(&call.sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use crate::testing::TestServer;
+
+    const REGISTRATION: &str = r#"{ "id": "irc", "url": "http://irc.test:1", "as_token": "a", "hs_token": "h",
+        "sender_localpart": "irc", "namespaces": { "users": [{ "regex": "@irc_.*", "exclusive": true }],
+        "aliases": [{ "regex": ".tea:.*", "exclusive": true }] } }"#;
+    const OTHER: &str = r#"{ "id": "xmpp", "url": "http://xmpp.test:1", "as_token": "b", "hs_token": "h",
+        "sender_localpart": "xmpp", "namespaces": { "users": [{ "regex": "@xmpp_.*", "exclusive": true }] } }"#;
+
+    #[test]
+    fn an_application_service_says_when_and_invites_whom_another_makes() {
+        let registrations = format!("{REGISTRATION}\n---\n{OTHER}");
+        let server = TestServer::new(&[("APPSERVICES", &registrations), ("TRUSTED_KEY_SERVERS", "")]);
+        let asked: Rc<RefCell<Vec<(String, Value)>>> = Rc::default();
+        let notes = asked.clone();
+        server.others_answer(move |request| {
+            let body = serde_json::from_slice(&request.body).unwrap_or_default();
+            notes.borrow_mut().push((request.path_and_query.clone(), body));
+            Ok((StatusCode::NOT_FOUND, HeaderMap::new(), "{}".into()))
+        });
+        let ok = |(status, body): (StatusCode, Value)| {
+            assert_eq!(status, StatusCode::OK, "{body}");
+            body
+        };
+        let create = json!({ "room_alias_name": "tea", "room_version": "11" });
+        let room = ok(server.post("/_matrix/client/v3/createRoom", "a", &create))["room_id"].clone();
+        let room = format!("/_matrix/client/v3/rooms/{}", room.as_str().unwrap());
+        let said = ok(server.put(&format!("{room}/send/m.room.message/1"), "a", &json!({ "body": "x" })));
+        let canonical = json!({ "alias": "#tea:localhost", "alt_aliases": ["#tea:localhost"] });
+        let redacts = json!({ "redacts": said["event_id"] });
+        for (path, body) in [("state/m.room.canonical_alias/", &canonical), ("send/m.room.redaction/2", &redacts)] {
+            let sent = ok(server.put(&format!("{room}/{path}?ts=5"), "a", body));
+            let path = format!("{room}/event/{}", sent["event_id"].as_str().unwrap());
+            assert_eq!(ok(server.get(&path, "a"))["origin_server_ts"], 5, "{path}");
+        }
+        // What becomes of them is not for this story.
+        for invited in ["@bob:b.test", "@xmpp_bob:localhost", "@irc_bob:localhost"] {
+            let path = format!("{room}/state/m.room.member/{invited}?ts=5");
+            server.put(&path, "a", &json!({ "membership": "invite" }));
+        }
+        let asked = asked.borrow();
+        let invitation = asked.iter().find(|(path, _)| path.contains("/v2/invite/")).expect("b.test is asked");
+        assert_eq!(invitation.1["event"]["origin_server_ts"], 5);
+        let made: Vec<_> = asked.iter().filter(|(path, _)| path.contains("/users/")).map(|(path, _)| path).collect();
+        assert!(made.iter().any(|path| path.contains("xmpp_bob")), "{made:?}");
+        assert!(!made.iter().any(|path| path.contains("irc_bob")), "who asks has made theirs: {made:?}");
+    }
 }
