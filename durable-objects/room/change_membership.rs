@@ -123,6 +123,10 @@ impl Room {
             // Who asks for what is so may not know: their room list is told again.
             return owe_membership_again(tx, cx, call.target.as_str());
         }
+        // All there is may be a join that failed.
+        if own && store::log::head_position(&**tx)? == 0 {
+            return Err(Refusal::Forbidden(format!("{} is not in this room", call.sender)).into());
+        }
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
             content: membership_content(call.action, &call.profile, call.reason.as_deref())?,

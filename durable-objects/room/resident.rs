@@ -4,7 +4,7 @@
 
 use domain::{Refusal, event, event::Draft};
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
+use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
 use serde_json::{
@@ -229,6 +229,15 @@ impl Room {
     pub(super) fn is_resident(&self, sql: &dyn Sql) -> Result<bool, Error> {
         Ok(!store::members::joined_locals(sql, 1)?.is_empty()
             || (store::servers::joined(sql)?.is_empty() && store::log::head_position(sql)? > 0))
+    }
+
+    /// Refused: `Forbidden`, in the words of a room that is not there, where nobody of this server knows what happens: what
+    /// is held of the room is old, or it was founded by a join that failed.
+    pub(super) fn check_known(&self, sql: &dyn Sql, user_id: &UserId) -> Result<(), Error> {
+        if self.is_resident(sql)? {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden(format!("{user_id} is not in this room")).into())
     }
 
     pub(super) fn get_shown_state(

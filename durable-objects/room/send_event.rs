@@ -74,7 +74,9 @@ impl Room {
         }
         let is_own_membership =
             call.event_type == TimelineEventType::RoomMember && call.state_key.as_deref() == Some(call.sender.as_str());
-        if !is_own_membership {
+        if is_own_membership {
+            self.check_known(&**tx, &call.sender)?;
+        } else {
             check_joined(&**tx, &call.sender)?;
         }
         match (&call.event_type, &call.state_key) {

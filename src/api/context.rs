@@ -127,6 +127,15 @@ impl Context {
         Ok(())
     }
 
+    /// Takes one join or knock of its limits, for requests that are one by what they say.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn limit_join(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), Refusal> {
+        self.rate_limits().take_for_join(room_id, user_id, self.now_ms())?.keep();
+        Ok(())
+    }
+
     /// What is remembered of other servers.
     pub(crate) fn known_servers(&self) -> &KnownServers {
         &self.services.known_servers

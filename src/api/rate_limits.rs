@@ -356,12 +356,29 @@ impl RateLimits {
         invited: &UserId,
         now_ms: u64,
     ) -> Result<Taken<'_>, Refusal> {
-        let mut taken = Taken { limits: self, taken: Vec::new() };
-        for (limited, subject) in [
+        let subjects = [
             (RateLimited::InvitesPerRoom, digest(Some(room_id.as_str()))),
             (RateLimited::InvitesPerUser, digest(invited.as_str())),
             (RateLimited::InvitesPerIssuer, digest(Some(sender))),
-        ] {
+        ];
+        self.take_all(&subjects, now_ms)
+    }
+
+    /// The same for a join or a knock.
+    ///
+    /// # Errors
+    /// [`Refusal::LimitExceeded`].
+    pub(crate) fn take_for_join(&self, room_id: &RoomId, user_id: &UserId, now_ms: u64) -> Result<Taken<'_>, Refusal> {
+        let subjects = [
+            (RateLimited::JoinsLocal, digest(Some(user_id))),
+            (RateLimited::JoinsPerRoom, digest(Some(room_id.as_str()))),
+        ];
+        self.take_all(&subjects, now_ms)
+    }
+
+    fn take_all(&self, subjects: &[(RateLimited, u64)], now_ms: u64) -> Result<Taken<'_>, Refusal> {
+        let mut taken = Taken { limits: self, taken: Vec::new() };
+        for (limited, subject) in subjects.iter().copied() {
             match self.take_digest(limited, subject, now_ms) {
                 Ok(one) => taken.taken.extend(one.taken),
                 Err(refusal) => {

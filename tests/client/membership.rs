@@ -334,7 +334,7 @@ fn who_blocks_invitations_gets_none(server: &Server) {
 
 fn third_parties_invite_nobody_here(server: &Server) {
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
-    let room = alice.creates_room(json!({ "preset": "public_chat" }));
+    let room = alice.creates_room(json!({ "preset": "private_chat" }));
     let by_mail = json!({
         "medium": "email", "address": "bob@example.org", "id_server": "id.example.org", "id_access_token": "t",
     });
@@ -347,6 +347,9 @@ fn third_parties_invite_nobody_here(server: &Server) {
         bob.post(&path, json!({ "third_party_signed": signed })).refused(403, "M_FORBIDDEN");
     }
     alice.state(&room, "m.room.member", &bob.id).refused(404, "M_NOT_FOUND");
+    // Where everybody may come in, nobody's word is needed.
+    let open = alice.creates_room(json!({ "preset": "public_chat" }));
+    bob.post(&format!("/rooms/{}/join", encode(&open)), json!({ "third_party_signed": signed })).ok();
 }
 
 fn a_name_may_be_given_in_one_room(server: &Server) {

@@ -8,7 +8,10 @@ use actors::{
     room::{BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
     user::{GetAsked, MembershipChanged},
 };
-use domain::{Pdu, Refusal, RoomVersion, event};
+use domain::{
+    Pdu, Refusal, RoomVersion,
+    event::{self, Draft, Place},
+};
 use http::Method;
 use platform::Arriving;
 use ruma_common::{OwnedEventId, OwnedServerName, RoomId, ServerName, UserId};
@@ -31,6 +34,8 @@ const SERVERS_MAX: usize = 10;
 /// The largest answer to a join, in bytes: the state of a room, which is taken in slices.
 const JOIN_BYTES_MAX: usize = 512 * 1024 * 1024;
 const JOIN_TIMEOUT_MS: u64 = 300_000;
+/// In the content of a join: who of the room let the user in. Spec: "Restricted rooms".
+const VOUCHER: &str = "join_authorised_via_users_server";
 /// The most state that comes with an answer to a knock: what lets a user recognise a room.
 pub(super) const STRIPPED_EVENTS_MAX: usize = 64;
 
@@ -41,8 +46,8 @@ pub(crate) struct Elsewhere<'a> {
     pub user_id: &'a UserId,
     /// Servers that may be in the room, the likeliest first.
     pub servers: Vec<OwnedServerName>,
-    pub profile: MemberProfile,
-    pub reason: Option<String>,
+    /// The content of the membership, but for which it is.
+    words: Map<String, Value>,
 }
 
 /// A membership that may be sent.
@@ -96,14 +101,27 @@ impl<'a> Elsewhere<'a> {
         via: Vec<OwnedServerName>,
         known: Vec<String>,
     ) -> Result<Self, Failure> {
-        let servers = candidates(cx, room_id, &call.target, via, known).await?;
-        let (profile, reason) = (call.profile.clone(), call.reason.clone());
-        Ok(Self { cx, room_id, user_id: &call.target, servers, profile, reason })
+        let MemberProfile { displayname, avatar_url } = call.profile.clone();
+        let said = [("displayname", displayname), ("avatar_url", avatar_url), ("reason", call.reason.clone())];
+        let words = said.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?.into()))).collect();
+        Self::in_words(cx, room_id, (&call.target, words), via, known).await
     }
 
-    /// Joins the room, through the first server that lets the user in. Spec: «The caller MAY try to join through another
-    /// server».
-    pub(crate) async fn join(&self, call_id: &str) -> Result<(), Failure> {
+    /// The same with the content of a membership in its sender's own words.
+    pub(crate) async fn in_words(
+        cx: &'a Context,
+        room_id: &'a RoomId,
+        (user_id, words): (&'a UserId, Map<String, Value>),
+        via: Vec<OwnedServerName>,
+        known: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let servers = candidates(cx, room_id, user_id, via, known).await?;
+        Ok(Self { cx, room_id, user_id, servers, words })
+    }
+
+    /// Joins the room, through the first server that lets the user in, and answers the join's id. Spec: «The caller MAY try
+    /// to join through another server».
+    pub(crate) async fn join(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
         let (mut servers, mut refusal) = (self.servers.as_slice(), None);
         loop {
             let prepared = match self.prepare("join", &MembershipState::Join, servers).await {
@@ -115,7 +133,10 @@ impl<'a> Elsewhere<'a> {
             let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
             let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
             match self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(&join)?), bounds).await {
-                Ok(answer) => return self.take_in(server, answer.body, &join, &version, call_id).await,
+                Ok(answer) => {
+                    self.take_in(server, answer.body, &join, &version, call_id).await?;
+                    return Ok(join.event_id().to_owned());
+                }
                 Err(error) => {
                     let no = self.not_taken(server, &error);
                     refusal.get_or_insert(no);
@@ -125,8 +146,8 @@ impl<'a> Elsewhere<'a> {
         }
     }
 
-    /// Knocks on the room.
-    pub(crate) async fn knock(&self) -> Result<(), Failure> {
+    /// Knocks on the room, and answers the knock's id.
+    pub(crate) async fn knock(&self) -> Result<OwnedEventId, Failure> {
         #[derive(Deserialize)]
         struct Answer {
             knock_room_state: Vec<Box<RawValue>>,
@@ -148,22 +169,58 @@ impl<'a> Elsewhere<'a> {
         };
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
-        self.tell_user(MembershipState::Knock, state).await
+        self.tell_user(MembershipState::Knock, None, state).await?;
+        Ok(knock.event_id().to_owned())
     }
 
     /// Leaves the room: an invitation is turned down, a knock taken back. Where no server can be told, at least the user
-    /// is rid of it.
-    pub(crate) async fn leave(&self) -> Result<(), Failure> {
+    /// is rid of it. Answers the id of the event.
+    pub(crate) async fn leave(&self) -> Result<OwnedEventId, Failure> {
         let told = async {
             let Prepared { server, pdu: leave, .. } =
                 self.prepare("leave", &MembershipState::Leave, &self.servers).await?;
             let path = path_in_room("v2/send_leave", self.room_id, leave.event_id().as_str());
-            self.send(server, &path, &leave, Bounds::default()).await.map(drop)
+            self.send(server, &path, &leave, Bounds::default()).await?;
+            Ok::<Pdu, Failure>(leave)
         };
-        if let Err(Failure::Refused(refusal)) = told.await {
-            tracing::info!(room_id = %self.room_id, %refusal, "no other server was told that a user left");
-        }
-        self.tell_user(MembershipState::Leave, Vec::new()).await
+        let leave = match told.await {
+            Ok(leave) => leave,
+            Err(failure) => {
+                tracing::info!(room_id = %self.room_id, ?failure, "no other server was told that a user left");
+                self.unheard_leave()?
+            }
+        };
+        self.tell_user(MembershipState::Leave, Some(&leave), Vec::new()).await?;
+        Ok(leave.event_id().to_owned())
+    }
+
+    /// Ends an invitation, or a knock, of which the room knows nothing.
+    pub(crate) async fn forget_asked(&self) -> Result<(), Failure> {
+        self.tell_user(MembershipState::Leave, Some(&self.unheard_leave()?), Vec::new()).await
+    }
+
+    /// A leave that is for the user's own clients only. Its form is that of any version: which the room has is not sure.
+    fn unheard_leave(&self) -> Result<Pdu, Failure> {
+        let draft = Draft {
+            event_type: TimelineEventType::RoomMember,
+            content: to_raw_value(&self.content(&MembershipState::Leave))?,
+            state_key: Some(self.user_id.to_string()),
+            sender: self.user_id.to_owned(),
+            redacts: None,
+        };
+        let origin_server_ts = self.cx.now_ms();
+        let place =
+            Place { room_id: Some(self.room_id), prev_events: &[], auth_events: &[], depth: 1, origin_server_ts };
+        Ok(event::build(&draft, &place, &RoomVersion::parse("11")?, self.cx.identity(), self.cx.random()?)?)
+    }
+
+    /// The content of a membership.
+    fn content(&self, membership: &MembershipState) -> Map<String, Value> {
+        let mut content = self.words.clone();
+        // Who vouches is the other server's to say.
+        content.remove(VOUCHER);
+        content.insert("membership".to_owned(), membership.as_str().into());
+        content
     }
 
     /// The membership, completed and signed, as the first of these servers prepared it that does.
@@ -213,17 +270,9 @@ impl<'a> Elsewhere<'a> {
             content: Map<String, Value>,
         }
         let prepared: Draft = serde_json::from_str(template.event.get()).map_err(|_| nonsense())?;
-        let mut content = Map::from_iter([("membership".to_owned(), membership.as_str().into())]);
-        if let Some(voucher) = prepared.content.get("join_authorised_via_users_server") {
-            content.insert("join_authorised_via_users_server".to_owned(), voucher.clone());
-        }
-        let MemberProfile { displayname, avatar_url } = self.profile.clone();
-        for (field, value) in
-            [("displayname", displayname), ("avatar_url", avatar_url), ("reason", self.reason.clone())]
-        {
-            if let Some(value) = value {
-                content.insert(field.to_owned(), value.into());
-            }
+        let mut content = self.content(membership);
+        if let Some(voucher) = prepared.content.get(VOUCHER) {
+            content.insert(VOUCHER.to_owned(), voucher.clone());
         }
         let content = to_raw_value(&content)?;
         let (identity, now_ms) = (self.cx.identity(), self.cx.now_ms());
@@ -290,8 +339,13 @@ impl<'a> Elsewhere<'a> {
         Ok(CheckedEvent::of(join))
     }
 
-    async fn tell_user(&self, membership: MembershipState, stripped_state: Vec<Box<RawValue>>) -> Result<(), Failure> {
-        self.cx.tell_of_membership(self.user_id, self.room_id, membership, None, stripped_state).await
+    async fn tell_user(
+        &self,
+        membership: MembershipState,
+        event: Option<&Pdu>,
+        stripped_state: Vec<Box<RawValue>>,
+    ) -> Result<(), Failure> {
+        self.cx.tell_of_membership(self.user_id, self.room_id, membership, event, stripped_state).await
     }
 }
 
@@ -302,14 +356,18 @@ impl Context {
         user_id: &UserId,
         room_id: &RoomId,
         membership: MembershipState,
-        event_id: Option<OwnedEventId>,
-        stripped_state: Vec<Box<RawValue>>,
+        event: Option<&Pdu>,
+        mut stripped_state: Vec<Box<RawValue>>,
     ) -> Result<(), Failure> {
+        if matches!(membership, MembershipState::Leave | MembershipState::Ban) {
+            let shown = event.map(|event| event::client_json(event, &event::Unsigned::default(), false));
+            stripped_state.extend(shown);
+        }
         let call = MembershipChanged {
             room_id: room_id.to_owned(),
             position: self.now_ms(),
             membership,
-            event_id,
+            event_id: event.map(|event| event.event_id().to_owned()),
             profile: None,
             stripped_state,
             predecessor: None,
@@ -351,3 +409,6 @@ fn refused(error: &AskError) -> Option<Refusal> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,9 +120,8 @@ impl Invitation<'_> {
         let signed = event::countersign(&raw(&pdu)?, version, cx.identity())?;
         if !is_here {
             let stripped_state = shown(self.state, &pdu);
-            let event_id = Some(pdu.event_id().to_owned());
             let state = stripped_state.clone();
-            cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, event_id, stripped_state).await?;
+            cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, Some(&pdu), stripped_state).await?;
             cx.tell_appservices(&invited, &pdu, state).await?;
         }
         Ok(signed)
@@ -168,7 +167,8 @@ fn shown(mut state: Vec<Box<RawValue>>, invite: &Pdu) -> Vec<Box<RawValue>> {
 }
 
 impl Context {
-    /// Invites a user of another server: theirs signs the invitation, then it is in the room. Answers its id.
+    /// Invites a user of another server: theirs signs the invitation, then it is in the room. Answers its id. `at_ms`: as in
+    /// [`actors::room::SendEvent`].
     ///
     /// # Errors
     /// What the room refuses; `Forbidden` or `NotFound` for what their server does.
@@ -178,6 +178,7 @@ impl Context {
         sender: &UserId,
         target: &UserId,
         content: Box<RawValue>,
+        at_ms: Option<u64>,
         absent: Refusal,
     ) -> Result<OwnedEventId, Failure> {
         #[derive(Serialize)]
@@ -190,7 +191,7 @@ impl Context {
         struct Answer {
             event: Box<RawValue>,
         }
-        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content };
+        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content, at_ms };
         let prepared = self.room(room_id).call(&call).await.or_absent(absent)?;
         let version = RoomVersion::parse(&prepared.room_version)?;
         let event = RawValue::from_string(prepared.event.json.clone())?;

@@ -80,7 +80,8 @@ async fn exchange(
     if !residence(cx, &request.room_id).await?.here {
         return Err(unknown_room().into());
     }
-    cx.invite_elsewhere(&request.room_id, &request.sender, &request.state_key, content, unknown_room()).await?;
+    let (room_id, sender, target) = (&request.room_id, &request.sender, &request.state_key);
+    cx.invite_elsewhere(room_id, sender, target, content, None, unknown_room()).await?;
     Ok(exchange_invite::v1::Response::new())
 }
 
@@ -98,7 +99,8 @@ async fn on_bind(
     }
     cx.user(&request.mxid).call(&AskInvite {}).await.or_absent(no_user())?;
     for invite in request.invites.iter().take(INVITES_MAX).filter(|invite| invite.mxid == request.mxid) {
-        match invited(cx, invite).await {
+        let signed = invite.signed.json().to_owned();
+        match cx.invite_by_third_party(&invite.room_id, &invite.sender, &invite.mxid, signed).await {
             Err(Failure::Refused(refusal @ Refusal::LimitExceeded { .. })) => return Err(refusal.into()),
             // The other invitations may be good.
             Err(Failure::Refused(refusal)) => {
@@ -110,20 +112,31 @@ async fn on_bind(
     Ok(bind_callback::v1::Response::new())
 }
 
-/// Brings an invitation of a user of ours into its room, or has the server of who made it do so.
-async fn invited(cx: &Context, invite: &bind_callback::v1::ThirdPartyInvite) -> Result<(), Failure> {
-    let (room_id, sender, target) = (&*invite.room_id, &*invite.sender, &*invite.mxid);
-    let content = Content::of(invite.signed.json().to_owned()).checked(target)?;
-    if cx.is_local(sender) {
-        // «If the invited homeserver is in the room the invite came from, it can auth the event and send it.»
-        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content };
-        let event = cx.room(room_id).call(&call).await.or_absent(unknown_room())?.event;
-        return cx.room(room_id).call(&AdmitMembership { server: cx.server_name().to_owned(), event }).await;
+impl Context {
+    /// Brings an invitation by address into its room, of the user of ours whom an identity server signed to be meant, or has
+    /// the server of who made it do so.
+    ///
+    /// # Errors
+    /// What the room refuses; `InvalidParam` where another user is meant; `Forbidden` for what the other server refuses.
+    pub(crate) async fn invite_by_third_party(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        signed: Box<RawValue>,
+    ) -> Result<(), Failure> {
+        let content = Content::of(signed).checked(target)?;
+        if self.is_local(sender) {
+            // «If the invited homeserver is in the room the invite came from, it can auth the event and send it.»
+            let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content, at_ms: None };
+            let event = self.room(room_id).call(&call).await.or_absent(unknown_room())?.event;
+            return self.room(room_id).call(&AdmitMembership { server: self.server_name().to_owned(), event }).await;
+        }
+        // Anybody may have us ask.
+        self.limit_by_address(RateLimited::RemoteQueries)?.keep();
+        // The event is in the name of who invited: their server makes it, and tells everybody.
+        exchanged(self, room_id, sender, target, &content).await
     }
-    // Anybody may have us ask.
-    cx.limit_by_address(RateLimited::RemoteQueries)?.keep();
-    // The event is in the name of who invited: their server makes it, and tells everybody.
-    exchanged(cx, room_id, sender, target, &content).await
 }
 
 async fn exchanged(
@@ -154,10 +167,49 @@ async fn exchanged(
 
 #[cfg(test)]
 mod tests {
-    use ruma_common::user_id;
-    use serde_json::{json, value::to_raw_value};
+    use http::StatusCode;
+    use ruma_common::{CanonicalJsonObject, user_id};
+    use serde_json::{Value, json, value::to_raw_value};
 
-    use super::Content;
+    use super::{super::tests::identity, Content};
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn who_was_invited_by_address_joins_with_what_the_identity_server_signed() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let [alice, bob, eve] = ["alice", "bob", "eve"].map(|name| server.register(name));
+        let (knows, forges) = (identity("id.test", "0", 9), identity("id.test", "0", 8));
+        for version in ["6", "12"] {
+            let create = json!({ "preset": "private_chat", "room_version": version });
+            let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+            let room = format!("/_matrix/client/v3/rooms/{}", created["room_id"].as_str().unwrap());
+            let key = knows.public_key_base64();
+            let kept = json!({
+                "display_name": "b...@e...", "key_validity_url": "https://id.test/valid", "public_key": key,
+                "public_keys": [{ "public_key": key }],
+            });
+            let path = format!("{room}/state/m.room.third_party_invite/token");
+            assert_eq!(server.put(&path, &alice, &kept).0, StatusCode::OK);
+            let joins = |who: &str, by: &domain::Identity, sender: &str, mxid: &str, token: &str| {
+                let signed = json!({ "sender": sender, "mxid": mxid, "token": token });
+                let mut signed: CanonicalJsonObject = serde_json::from_value(signed).unwrap();
+                by.sign_json(&mut signed).unwrap();
+                let signed: Value = serde_json::to_value(&signed).unwrap();
+                server.post(&format!("{room}/join"), who, &json!({ "third_party_signed": signed }))
+            };
+            const ALICE: &str = "@alice:localhost";
+            const BOB: &str = "@bob:localhost";
+            let forbidden = (403, "M_FORBIDDEN".to_owned());
+            assert_eq!(refused(joins(&bob, &forges, ALICE, BOB, "token")), forbidden);
+            assert_eq!(refused(joins(&bob, &knows, ALICE, BOB, "other")), forbidden);
+            assert_eq!(refused(joins(&bob, &knows, "@eve:localhost", BOB, "token")), forbidden);
+            assert_eq!(refused(joins(&eve, &knows, ALICE, BOB, "token")), (400, "M_INVALID_PARAM".to_owned()));
+            let (status, joined) = joins(&bob, &knows, ALICE, BOB, "token");
+            assert_eq!(status, StatusCode::OK, "{joined}");
+            // Who is in needs nobody's word.
+            assert_eq!(joins(&bob, &forges, ALICE, BOB, "other").0, StatusCode::OK);
+        }
+    }
 
     #[test]
     fn only_what_names_a_user_invites_them() {

@@ -176,8 +176,7 @@ async fn taken_back(
     let event_id = read.event_id.clone();
     Ok(Some(match cx.check_pdu(&version, read).await? {
         Ok(pdu) => {
-            let id = Some(pdu.event_id().to_owned());
-            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, id, Vec::new()).await?;
+            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, Some(&pdu), Vec::new()).await?;
             cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
             (event_id, Ok(()))
         }

@@ -174,7 +174,7 @@ async fn invite_elsewhere(
     invited: Vec<(&OwnedUserId, Box<RawValue>)>,
 ) -> Result<(), Failure> {
     for (user_id, content) in invited {
-        match cx.invite_elsewhere(room_id, creator, user_id, content, not_in_room(creator)).await {
+        match cx.invite_elsewhere(room_id, creator, user_id, content, None, not_in_room(creator)).await {
             Err(Failure::Refused(refusal)) => tracing::info!(%room_id, %refusal, "an invitation was not taken"),
             outcome => drop(outcome?),
         }
@@ -272,7 +272,7 @@ async fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId
         let user_id = <&UserId>::try_from(state_key.as_str())
             .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
         must_be_local(cx, user_id)?;
-        content = with_profile(cx, user_id, &content).await?.1;
+        content = with_profile(cx, user_id, &content).await?;
     }
     Ok(InitialState { event_type, state_key, content })
 }

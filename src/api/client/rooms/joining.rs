@@ -14,6 +14,7 @@ use ruma_client_api::{
 };
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use ruma_events::room::member::MembershipState;
+use serde::Deserialize;
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -22,7 +23,7 @@ use serde_json::{
 use super::{
     aliases::room_named,
     call_id,
-    membership::{Change, invitee_profile, member_profile},
+    membership::{Change, invitee_profile, is_asked, member_profile},
     no_such_room, not_in_room,
     send::wished_time_ms,
 };
@@ -46,8 +47,8 @@ async fn join(
     caller: Caller,
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, Failure> {
-    not_by_third_party(request.third_party_signed.as_ref())?;
-    joins(cx, &request.room_id, caller, request.reason, Vec::new()).await?;
+    let joining = Joining { room_id: &request.room_id, reason: request.reason, via: Vec::new() };
+    joining.of(cx, caller, request.third_party_signed).await?;
     Ok(join_room_by_id::v3::Response::new(request.room_id))
 }
 
@@ -57,10 +58,10 @@ async fn join_by_id_or_alias(
     caller: Caller,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, Failure> {
-    not_by_third_party(request.third_party_signed.as_ref())?;
     let (room_id, servers) = room_named(cx, &request.room_id_or_alias).await?;
     let via = request.via.into_iter().chain(servers).collect();
-    joins(cx, &room_id, caller, request.reason, via).await?;
+    let joining = Joining { room_id: &room_id, reason: request.reason, via };
+    joining.of(cx, caller, request.third_party_signed).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
@@ -74,19 +75,10 @@ async fn knock(
     let via = request.via.into_iter().chain(servers).collect();
     let call = Change::own(caller, MembershipAction::Knock, request.reason).call(cx).await?;
     match elsewhere(cx, &room_id, &call, via).await? {
-        Some(elsewhere) => elsewhere.knock().await?,
+        Some(elsewhere) => elsewhere.knock().await.map(drop)?,
         None => cx.room(&room_id).call(&call).await.or_absent(no_such_room())?,
     }
     Ok(knock_room::v3::Response::new(room_id))
-}
-
-/// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event». That is not built:
-/// who was invited by an address comes in by the invitation that `federation::third_party_invites` makes of it.
-fn not_by_third_party(signed: Option<&ThirdPartySigned>) -> Result<(), Refusal> {
-    match signed {
-        Some(_) => Err(Refusal::Forbidden("There is no such third-party invitation to this room".to_owned())),
-        None => Ok(()),
-    }
 }
 
 /// The same for a room in which nobody of this server is; `None` where somebody is, or no other server may be.
@@ -102,6 +94,32 @@ async fn elsewhere<'a>(
     }
     let elsewhere = Elsewhere::of(cx, room_id, call, via, residence.servers).await?;
     Ok(Some(elsewhere).filter(|elsewhere| !elsewhere.servers.is_empty()))
+}
+
+/// A join that somebody asks for.
+struct Joining<'a> {
+    room_id: &'a RoomId,
+    reason: Option<String>,
+    via: Vec<OwnedServerName>,
+}
+
+impl Joining<'_> {
+    /// Joins the room. Who may not, but was invited by an address, as an identity server signed, is invited first. Spec: «If
+    /// supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event»: the room does.
+    async fn of(self, cx: &Context, caller: Caller, signed: Option<ThirdPartySigned>) -> Result<(), Failure> {
+        let Some(signed) = signed else { return self.joins(cx, caller).await };
+        let user_id = caller.user_id.clone();
+        match self.joins(cx, caller.clone()).await {
+            Err(Failure::Refused(Refusal::Forbidden(_))) => {}
+            joined => return joined,
+        }
+        cx.invite_by_third_party(self.room_id, &signed.sender, &user_id, to_raw_value(&signed)?).await?;
+        self.joins(cx, caller).await
+    }
+
+    async fn joins(&self, cx: &Context, caller: Caller) -> Result<(), Failure> {
+        joins(cx, self.room_id, caller, self.reason.clone(), self.via.clone()).await
+    }
 }
 
 async fn joins(
@@ -135,18 +153,14 @@ async fn join_through(elsewhere: &Elsewhere<'_>, call: &ChangeMembership) -> Res
     if call.guest {
         return Err(Refusal::GuestAccessForbidden.into());
     }
-    elsewhere.join(&call.call_id).await
+    elsewhere.join(&call.call_id).await.map(drop)
 }
 
-/// A membership in a client's own words: which it is, and its content. What it leaves out of a profile is filled in, as
-/// where the server writes it.
+/// The content of a membership in a client's own words. What it leaves out of a profile is filled in, as where the server
+/// writes it.
 ///
 /// Refused: `InviteBlocked` for an invitation that the target wants none of.
-pub(super) async fn with_profile(
-    cx: &Context,
-    target: &UserId,
-    content: &RawValue,
-) -> Result<(Option<MembershipState>, Box<RawValue>), Failure> {
+pub(super) async fn with_profile(cx: &Context, target: &UserId, content: &RawValue) -> Result<Box<RawValue>, Failure> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
     let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
@@ -161,7 +175,7 @@ pub(super) async fn with_profile(
             content.entry(field).or_insert_with(|| value.into());
         }
     }
-    Ok((membership, to_raw_value(&content)?))
+    Ok(to_raw_value(&content)?)
 }
 
 /// `PUT …/state/m.room.member/{stateKey}`.
@@ -170,39 +184,101 @@ pub(super) async fn send_membership(
     caller: Caller,
     request: send_state_event::v3::Request,
 ) -> Result<OwnedEventId, Failure> {
+    let room_id = &request.room_id;
     let target = <&UserId>::try_from(request.state_key.as_str())
         .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
-    let (membership, content) = with_profile(cx, target, request.body.json()).await?;
-    let user_id = caller.user_id.clone();
-    let is_exempt = caller.acts_for.as_ref().is_some_and(|acts_for| acts_for.is_exempt);
-    if membership == Some(MembershipState::Invite) && !is_exempt {
-        cx.limit_invitation(&request.room_id, &user_id, target)?;
-    }
-    if membership == Some(MembershipState::Invite) && !cx.is_local(target) {
-        return cx.invite_elsewhere(&request.room_id, &user_id, target, content, not_in_room(&user_id)).await;
-    }
-    let joins = membership == Some(MembershipState::Join) && *target == *user_id;
     let at_ms = wished_time_ms(&caller, request.timestamp);
+    let membership = said_membership(request.body.json());
+    if membership == Some(MembershipState::Invite) {
+        if !is_exempt(&caller) {
+            cx.limit_invitation(room_id, &caller.user_id, target)?;
+        }
+        if cx.is_local(target) {
+            cx.make_user(target, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
+        }
+    }
+    let content = with_profile(cx, target, request.body.json()).await?;
+    if membership == Some(MembershipState::Invite) && !cx.is_local(target) {
+        let absent = not_in_room(&caller.user_id);
+        return cx.invite_elsewhere(room_id, &caller.user_id, target, content, at_ms, absent).await;
+    }
+    let is_own = *target == *caller.user_id;
+    if is_own
+        && let Some(membership) = &membership
+        && let Some(event_id) = own_elsewhere(cx, &caller, room_id, membership, &content).await?
+    {
+        return Ok(event_id);
+    }
+    let user_id = caller.user_id.clone();
     let mut call = SendEvent {
+        administrator: caller.administrator,
         sender: caller.user_id,
         device: caller.device_id,
         transaction_id: None,
         call_id: Some(call_id(cx)?),
         event_type: request.event_type.into(),
         content,
-        state_key: Some(request.state_key),
+        state_key: Some(request.state_key.clone()),
         member_of: Vec::new(),
         at_ms,
     };
-    if joins {
-        match on_conditions(cx, &request.room_id, &user_id, &mut call, |call: &mut SendEvent| &mut call.member_of).await
-        {
-            Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => Err(Refusal::Forbidden(rule).into()),
-            joined => joined,
-        }
-    } else {
-        cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&user_id))
+    if !is_own || membership != Some(MembershipState::Join) {
+        return cx.room(room_id).call(&call).await.or_absent(not_in_room(&user_id));
     }
+    match on_conditions(cx, room_id, &user_id, &mut call, |call: &mut SendEvent| &mut call.member_of).await {
+        Err(Failure::Refused(Refusal::UnableToGrantJoin(rule))) => Err(Refusal::Forbidden(rule).into()),
+        joined => joined,
+    }
+}
+
+fn is_exempt(caller: &Caller) -> bool {
+    caller.acts_for.as_ref().is_some_and(|acts_for| acts_for.is_exempt)
+}
+
+/// Which membership a content says.
+fn said_membership(content: &RawValue) -> Option<MembershipState> {
+    #[derive(Deserialize)]
+    struct Said {
+        membership: MembershipState,
+    }
+    serde_json::from_str(content.get()).ok().map(|Said { membership }| membership)
+}
+
+/// A user's own membership, changed with the help of another server where nobody of this one is in the room, and the id of
+/// the event; `None` where it is the room's to decide here.
+async fn own_elsewhere(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &RoomId,
+    membership: &MembershipState,
+    content: &RawValue,
+) -> Result<Option<OwnedEventId>, Failure> {
+    let user_id = &*caller.user_id;
+    match membership {
+        MembershipState::Join | MembershipState::Knock => {
+            let is_joined = IsJoined { user: user_id.to_owned() };
+            if first_joined(cx, &is_joined, vec![room_id.to_owned()]).await?.is_some() {
+                return Ok(None);
+            }
+            if !is_exempt(caller) {
+                cx.limit_join(room_id, user_id)?;
+            }
+        }
+        MembershipState::Leave if is_asked(cx, room_id, user_id).await? => {}
+        _ => return Ok(None),
+    }
+    let residence = residence(cx, room_id).await?;
+    if residence.here {
+        return Ok(None);
+    }
+    let words = serde_json::from_str(content.get())?;
+    let elsewhere = Elsewhere::in_words(cx, room_id, (user_id, words), Vec::new(), residence.servers).await?;
+    Ok(Some(match membership {
+        MembershipState::Leave => elsewhere.leave().await?,
+        _ if elsewhere.servers.is_empty() => return Ok(None),
+        MembershipState::Knock => elsewhere.knock().await?,
+        _ => elsewhere.join(&call_id(cx)?).await?,
+    }))
 }
 
 /// Makes a call that joins a room; if it is refused and the room has conditions of which the user meets one, makes it

@@ -162,7 +162,7 @@ pub(super) async fn invite_known(
         must_be_reachable(cx, &user_id)?;
         let content = invitation(reason)?;
         let absent = not_in_room(&caller.user_id);
-        return cx.invite_elsewhere(room_id, &caller.user_id, &user_id, content, absent).await.map(drop);
+        return cx.invite_elsewhere(room_id, &caller.user_id, &user_id, content, None, absent).await.map(drop);
     }
     cx.make_user(&user_id, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
     Change::of(caller, user_id, MembershipAction::Invite, reason).make(cx, room_id).await
@@ -184,14 +184,30 @@ async fn leave(
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, Failure> {
     let call = Change::own(caller, MembershipAction::Leave, request.reason).call(cx).await?;
+    let room_id = &request.room_id;
+    let residence = residence(cx, room_id).await?;
+    let asked = is_asked(cx, room_id, &call.target).await?;
+    let elsewhere = Elsewhere::of(cx, room_id, &call, Vec::new(), residence.servers);
     // Only who was invited, or knocked, has something to leave elsewhere; whether or not a server can be told.
-    let residence = residence(cx, &request.room_id).await?;
-    if !residence.here && cx.user(&call.target).call(&GetAsked { room_id: request.room_id.clone() }).await?.is_some() {
-        Elsewhere::of(cx, &request.room_id, &call, Vec::new(), residence.servers).await?.leave().await?;
+    if !residence.here && asked {
+        elsewhere.await?.leave().await?;
         return Ok(leave_room::v3::Response::new());
     }
-    cx.room(&request.room_id).call(&call).await.or_absent(not_in_room(&call.sender))?;
+    match cx.room(room_id).call(&call).await.or_absent(not_in_room(&call.sender)) {
+        // Asked before the room was here, and not in the state it came with: it is over for the user at least.
+        Ok(()) | Err(Failure::Refused(Refusal::Forbidden(_))) if asked => {
+            if is_asked(cx, room_id, &call.target).await? {
+                elsewhere.await?.forget_asked().await?;
+            }
+        }
+        left => left?,
+    }
     Ok(leave_room::v3::Response::new())
+}
+
+/// Whether a user was invited to a room, or knocked on it, as far as they were told.
+pub(super) async fn is_asked(cx: &Context, room_id: &RoomId, user_id: &UserId) -> Result<bool, Failure> {
+    Ok(cx.user(user_id).call(&GetAsked { room_id: room_id.to_owned() }).await?.is_some())
 }
 
 /// `POST …/forget`. Where there was nothing to remember, it is forgotten already.
@@ -204,6 +220,9 @@ async fn forget(
     json_or_default::<Map<String, Value>>(request.body())?;
     let room_id = path_args.into_iter().next().unwrap_or_default();
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    if is_asked(cx, &room_id, &caller.user_id).await? {
+        return Err(Refusal::Unknown("You have not left this room".to_owned()).into());
+    }
     match cx.room(&room_id).call(&Forget { user: caller.user_id }).await {
         Ok(()) | Err(Failure::Absent) => Ok(failure::json(StatusCode::OK, &Map::new())),
         Err(failure) => Err(failure),

@@ -44,6 +44,7 @@ pub(super) async fn invite(cx: &Context, caller: Caller, room_id: &RoomId, asked
         "public_keys": public_keys,
     });
     let call = SendEvent {
+        administrator: caller.administrator,
         sender: caller.user_id,
         device: caller.device_id,
         transaction_id: None,

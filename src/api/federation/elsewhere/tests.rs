@@ -1,0 +1,232 @@
+//! Users of ours and rooms of a server that the test plays: it signs what it says, and helps with nothing.
+
+use actors::{
+    room::{BeginJoin, SendEvent},
+    user::MembershipChanged,
+};
+use domain::{Identity, Pdu, RoomVersion, event};
+use http::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ruma_common::{RoomId, UserId};
+use ruma_events::room::member::MembershipState;
+use serde_json::{Value, json, value::to_raw_value};
+
+use super::super::tests::{Asked, answered, identity, server_among, signed};
+use crate::{
+    Failure,
+    testing::{TestServer, block_on, refused},
+};
+
+const THEIRS: &str = "!theirs:b.test";
+const ALICE: &str = "@alice:localhost";
+
+/// How an invitation comes to its end.
+type Ends = fn(&Story);
+
+fn encoded(part: &str) -> String {
+    utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
+}
+
+struct Story {
+    server: TestServer,
+    asked: Asked,
+    b: Identity,
+    alice: String,
+}
+
+impl Story {
+    fn begins(pairs: &[(&str, &str)]) -> Self {
+        let (server, asked) = server_among(vec![identity("b.test", "1", 1)], pairs);
+        let alice = server.register("alice");
+        Self { server, asked, b: identity("b.test", "1", 1), alice }
+    }
+
+    /// A membership of alice's, by bob of the other server.
+    fn membership(&self, membership: &str) -> Pdu {
+        let version = RoomVersion::parse("11").unwrap();
+        let template = json!({
+            "type": "m.room.member", "room_id": THEIRS, "sender": "@bob:b.test", "state_key": ALICE, "depth": 5,
+            "content": { "membership": membership }, "prev_events": [], "auth_events": [], "origin_server_ts": 1,
+        });
+        let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
+        event::complete(&template, &content, &version, &self.b, 1_700_000_000_000, [3; 18]).unwrap()
+    }
+
+    fn as_bobs_server(&self, path: &str, body: &Value) -> Value {
+        let request = signed(&self.b, "localhost", Method::PUT, path, &body.to_string());
+        let (status, answer) = answered(&self.server, request);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    /// Bob invites alice, and she hears of it.
+    fn invites(&self) -> String {
+        let pdu = self.membership("invite");
+        let event: Value = serde_json::from_str(pdu.json()).unwrap();
+        let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
+        let create = json!({
+            "type": "m.room.create", "state_key": "", "sender": "@bob:b.test", "content": { "room_version": "11" },
+        });
+        self.as_bobs_server(&path, &json!({ "room_version": "11", "event": event, "invite_room_state": [create] }));
+        let sync = self.syncs("");
+        assert!(sync["rooms"]["invite"][THEIRS].is_object(), "{sync}");
+        sync["next_batch"].as_str().unwrap().to_owned()
+    }
+
+    fn syncs(&self, query: &str) -> Value {
+        self.server.get(&format!("/_matrix/client/v3/sync?{query}"), &self.alice).1
+    }
+
+    fn does(&self, what: &str, room_id: &str) -> (StatusCode, Value) {
+        let path = format!("/_matrix/client/v3/rooms/{}/{what}", encoded(room_id));
+        self.server.post(&path, &self.alice, &json!({}))
+    }
+
+    /// Alice says herself what her membership is.
+    fn puts(&self, room_id: &str, content: &Value) -> (StatusCode, Value) {
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/{ALICE}", encoded(room_id));
+        self.server.put(&path, &self.alice, content)
+    }
+
+    fn was_asked(&self, what: &str) -> bool {
+        self.asked.borrow().iter().any(|asked| asked.contains(what))
+    }
+
+    /// A room of alice's, with bob in it.
+    fn shared_room(&self) -> String {
+        let create = json!({ "preset": "public_chat", "room_version": "11" });
+        let (_, created) = self.server.post("/_matrix/client/v3/createRoom", &self.alice, &create);
+        let room_id = created["room_id"].as_str().unwrap().to_owned();
+        let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11", encoded(&room_id), encoded("@bob:b.test"));
+        let (_, prepared) = answered(&self.server, signed(&self.b, "localhost", Method::GET, &make, ""));
+        let template = to_raw_value(&prepared["event"]).unwrap();
+        let content = to_raw_value(&prepared["event"]["content"]).unwrap();
+        let version = RoomVersion::parse("11").unwrap();
+        let join = event::complete(&template, &content, &version, &self.b, 1_700_000_000_000, [0; 18]).unwrap();
+        let path =
+            format!("/_matrix/federation/v2/send_join/{}/{}", encoded(&room_id), encoded(join.event_id().as_str()));
+        self.as_bobs_server(&path, &serde_json::from_str(join.json()).unwrap());
+        room_id
+    }
+}
+
+#[test]
+fn what_ended_an_invitation_is_told() {
+    let ends: [(&str, Ends); 3] = [
+        (ALICE, |story| assert_eq!(story.does("leave", THEIRS).0, StatusCode::OK)),
+        (ALICE, |story| {
+            let (status, left) = story.puts(THEIRS, &json!({ "membership": "leave", "reason": "no" }));
+            assert!(status == StatusCode::OK && left["event_id"].is_string(), "{left}");
+        }),
+        ("@bob:b.test", |story| {
+            let event: Value = serde_json::from_str(story.membership("leave").json()).unwrap();
+            let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
+            story.as_bobs_server("/_matrix/federation/v1/send/1", &transaction);
+        }),
+    ];
+    for (sender, ends) in ends {
+        let story = Story::begins(&[]);
+        let since = story.invites();
+        assert_eq!(refused(story.does("forget", THEIRS)), (400, "M_UNKNOWN".to_owned()), "it is not over");
+        story.server.pass_ms(1);
+        ends(&story);
+        for state_after in [false, true] {
+            let sync = story.syncs(&format!("since={since}&use_state_after={state_after}"));
+            let left = &sync["rooms"]["leave"][THEIRS];
+            let told = left["timeline"]["events"].as_array().unwrap();
+            assert_eq!((told.len(), &told[0]["content"]["membership"]), (1, &json!("leave")), "{left}");
+            assert_eq!((&told[0]["sender"], &told[0]["state_key"]), (&json!(sender), &json!(ALICE)), "{left}");
+            assert!(told[0]["event_id"].is_string() && told[0]["origin_server_ts"].is_u64(), "{left}");
+            let after = if state_after { json!({ "events": told }) } else { Value::Null };
+            assert_eq!(left["state_after"], after);
+        }
+        assert_eq!(story.does("forget", THEIRS).0, StatusCode::OK);
+    }
+}
+
+#[test]
+fn a_room_that_was_left_is_entered_with_the_help_of_those_in_it() {
+    for (membership, make) in [("join", "/make_join/"), ("knock", "/make_knock/")] {
+        let story = Story::begins(&[]);
+        let room_id = story.shared_room();
+        assert_eq!(story.does("leave", &room_id).0, StatusCode::OK);
+        let outcome = story.puts(&room_id, &json!({ "membership": membership }));
+        assert_eq!(refused(outcome), (502, "M_UNKNOWN".to_owned()), "that server answers nonsense");
+        assert!(story.was_asked(make), "{:?}", story.asked.borrow());
+        // Nor does the room let anybody in by itself.
+        let call = SendEvent {
+            sender: ALICE.try_into().unwrap(),
+            device: "PHONE".into(),
+            transaction_id: None,
+            call_id: Some("call".to_owned()),
+            event_type: "m.room.member".into(),
+            content: to_raw_value(&json!({ "membership": membership })).unwrap(),
+            state_key: Some(ALICE.to_owned()),
+            member_of: Vec::new(),
+            at_ms: None,
+            administrator: false,
+        };
+        let cx = story.server.context();
+        let outcome = block_on(cx.room(<&RoomId>::try_from(&*room_id).unwrap()).call(&call));
+        assert!(matches!(outcome, Err(Failure::Refused(domain::Refusal::Forbidden(_)))), "{outcome:?}");
+    }
+}
+
+#[test]
+fn whoever_is_in_the_room_says_anew_who_they_are_as_often_as_they_like() {
+    let limits = [("RATE_LIMITS", "on"), ("RC_JOINS_LOCAL", "0.001,2"), ("RC_JOINS_PER_ROOM", "0")];
+    let story = Story::begins(&limits);
+    let room_id = story.shared_room();
+    for number in 0..4 {
+        let content = json!({ "membership": "join", "displayname": number.to_string() });
+        assert_eq!(story.puts(&room_id, &content).0, StatusCode::OK);
+    }
+    let outcomes = [0; 3].map(|_| refused(story.puts("!other:b.test", &json!({ "membership": "join" }))).0);
+    assert_eq!(outcomes, [502, 502, 429], "that is joining a room");
+}
+
+#[test]
+fn an_invitation_that_the_room_does_not_know_is_turned_down_all_the_same() {
+    let story = Story::begins(&[]);
+    let carol = story.server.register("carol");
+    let create = json!({ "preset": "private_chat" });
+    let (_, created) = story.server.post("/_matrix/client/v3/createRoom", &carol, &create);
+    let room_id = created["room_id"].as_str().unwrap().to_owned();
+    // As it came while nobody of this server was in the room.
+    let invited = MembershipChanged {
+        room_id: (*room_id).try_into().unwrap(),
+        position: 1_700_000_000_000,
+        membership: MembershipState::Invite,
+        event_id: None,
+        profile: None,
+        stripped_state: vec![event::stripped_json(&story.membership("invite"))],
+        predecessor: None,
+    };
+    let cx = story.server.context();
+    block_on(cx.user(<&UserId>::try_from(ALICE).unwrap()).call(&invited)).unwrap();
+    let sync = story.syncs("");
+    assert!(sync["rooms"]["invite"][&room_id].is_object(), "{sync}");
+    story.server.pass_ms(1);
+    assert_eq!(story.does("leave", &room_id).0, StatusCode::OK);
+    let since = sync["next_batch"].as_str().unwrap();
+    let sync = story.syncs(&format!("since={since}"));
+    assert_eq!(sync["rooms"]["leave"][&room_id]["timeline"]["events"][0]["content"]["membership"], "leave", "{sync}");
+    assert_eq!(refused(story.does("leave", &room_id)), (403, "M_FORBIDDEN".to_owned()));
+}
+
+#[test]
+fn a_room_of_which_there_is_only_a_join_that_failed_is_no_room() {
+    let story = Story::begins(&[]);
+    let room_id = "!no0server0in0this0id";
+    let cx = story.server.context();
+    let begin = BeginJoin { room_version: "12".to_owned(), join: "failed".to_owned() };
+    block_on(cx.room(<&RoomId>::try_from(room_id).unwrap()).call(&begin)).unwrap();
+    for outcome in [
+        story.does("join", room_id),
+        story.does("leave", room_id),
+        story.puts(room_id, &json!({ "membership": "join" })),
+        story.puts(room_id, &json!({ "membership": "leave" })),
+    ] {
+        assert_eq!(refused(outcome), (403, "M_FORBIDDEN".to_owned()));
+    }
+}
