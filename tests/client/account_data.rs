@@ -171,8 +171,10 @@ fn a_room_with_nothing_else_shows_its_data_alone(server: &Server) {
     let since = alice.syncs().next_batch;
     alice.put(&of_room(&alice, &room, "a.b"), json!({ "n": 1 })).ok();
     let sync = alice.hears_since(&since);
-    let data = json!({ "account_data": { "events": [{ "type": "a.b", "content": { "n": 1 } }] } });
-    assert_eq!(sync.joined(&room), &data);
+    let joined = sync.joined(&room);
+    assert_eq!(joined["account_data"], json!({ "events": [{ "type": "a.b", "content": { "n": 1 } }] }));
+    assert_eq!((&joined["timeline"]["events"], &joined["state"]["events"]), (&json!([]), &json!([])), "{joined}");
+    assert_eq!(joined["unread_notifications"]["notification_count"], 0, "clients take a room without it for read");
     // Together with something else, it stands beside it.
     alice.sends(&room, "hello");
     alice.syncs_until(&sync.next_batch, |sync| sync.has_message(&room, "hello"));

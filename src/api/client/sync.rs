@@ -22,7 +22,7 @@ use actors::{
 use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
 use ruma_client_api::{
-    filter::{self, FilterDefinition, RoomFilter},
+    filter::{self, FilterDefinition, RoomEventFilter, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
 use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId, push::Ruleset};
@@ -256,6 +256,12 @@ fn account_filter(filter: &filter::Filter) -> EventFilter {
     }
 }
 
+/// Whether a filter lets anything of a room through.
+fn may_show(filter: &RoomEventFilter, room_id: &RoomId) -> bool {
+    let has_types = filter.types.as_ref().is_none_or(|types| !types.is_empty());
+    has_types && wants_room(filter.rooms.as_deref(), &filter.not_rooms, room_id)
+}
+
 fn wants(filter: &RoomFilter, room_id: &RoomId) -> bool {
     wants_room(filter.rooms.as_deref(), &filter.not_rooms, room_id)
 }
@@ -346,7 +352,7 @@ impl Reading {
             device_lists: self.is_incremental,
             push_rules: self.push_rules.clone().and_then(|rules| push::for_room(rules, &room.room_id)),
             ignored: self.ignored.clone(),
-            unread: room.has_account_data,
+            unread: room.has_account_data && may_show(&filter.account_data, &room.room_id),
         };
         let reply = match self.cx.room(&room.room_id).call(&call).await {
             // A room list may know a room that is not here: then there is nothing to read.
