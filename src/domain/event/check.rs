@@ -1,7 +1,7 @@
 //! The checks on a received event that need no room: format, size, signatures, hash.
 
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, canonical_json::redact_in_place};
-use ruma_signatures::{PublicKeyMap, Verified, verify_event};
+use ruma_signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event};
 use ruma_state_res::check_pdu_format;
 
 use super::{EventError, FIELD_BYTES_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
@@ -53,11 +53,27 @@ fn check_with(
     object.remove("unsigned");
     let redacted = verified == Verified::Signatures;
     if redacted {
-        redact_in_place(&mut object, &version.rules().redaction, None)
-            .map_err(|error| EventError::Malformed(error.to_string()))?;
+        redact_to_what_is_signed(&mut object, version)?;
     }
     let event_id = id_of(&object, version)?;
     Ok(Checked { pdu: Pdu::from_stored(event_id, text_of(&object)?, false)?, redacted })
+}
+
+/// Redacts an event of which the hash is wrong. What is left must be signed by everybody who would have to sign it had
+/// it come so: an invitation that says it is one to a third party needs no signature of its sender, and before v11 it
+/// does not say so any more once it is redacted.
+fn redact_to_what_is_signed(object: &mut CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
+    let signers = |object: &CanonicalJsonObject| {
+        required_server_signatures_to_verify_event(object, &version.rules().signatures)
+            .map_err(|error| EventError::Signature(error.to_string()))
+    };
+    let verified = signers(object)?;
+    redact_in_place(object, &version.rules().redaction, None)
+        .map_err(|error| EventError::Malformed(error.to_string()))?;
+    match signers(object)?.difference(&verified).next() {
+        Some(server) => Err(EventError::Signature(format!("redacted, it needs the signature of {server}"))),
+        None => Ok(()),
+    }
 }
 
 /// As [`check`], of an event of the past: it may name more events before it, and as its authorisation, than events may

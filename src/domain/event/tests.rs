@@ -2,6 +2,7 @@
 
 use ruma_common::{CanonicalJsonObject, owned_event_id};
 use ruma_events::StateEventType;
+use ruma_signatures::PublicKeyMap;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -107,6 +108,29 @@ fn a_wrong_hash_comes_back_redacted_and_a_wrong_signature_not_at_all() {
         assert_eq!(unsigned.pdu, pdu, "`unsigned` is signed by nobody and not kept");
         let nobodys = check(object_of(pdu.json()).unwrap(), &room.version, &Default::default());
         assert!(matches!(nobodys, Err(EventError::Signature(_))));
+    }
+}
+
+#[test]
+fn what_a_wrong_hash_leaves_of_an_event_must_be_signed_by_who_sent_it() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let invite = room.build(&member("alice", "bob", "invite")).unwrap();
+        let unsigned = |third_party_invite: Value| {
+            let object = tampered(&invite, |object| {
+                let content = json!({ "membership": "invite", "third_party_invite": third_party_invite });
+                object.insert("content".to_owned(), content.try_into().unwrap());
+                object.insert("signatures".to_owned(), json!({}).try_into().unwrap());
+            });
+            check(object, &room.version, &PublicKeyMap::new())
+        };
+        let number: u8 = room.version.as_str().parse().unwrap();
+        // In the first versions the server of the event's id signs.
+        let outcome = unsigned(json!({}));
+        assert!(matches!(outcome, Err(EventError::Signature(_))) || number >= 11, "version {number}: {outcome:?}");
+        // Since v11 it still says what it is: the rules of authorisation ask for the signature of who invited.
+        let stays = outcome.is_ok_and(|checked| checked.pdu.content().get().contains("third_party_invite"));
+        assert_eq!(stays, number >= 11, "version {number}");
     }
 }
 
