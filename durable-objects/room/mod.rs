@@ -225,6 +225,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_erased.sql"),
     include_str!("migrations/0014_early_redactions.sql"),
     include_str!("migrations/0015_inbox.sql"),
+    include_str!("migrations/0016_withheld.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.

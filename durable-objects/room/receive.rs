@@ -323,6 +323,7 @@ impl Room {
     }
 
     fn accept(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, before: StateAt, txn: Option<&str>) -> Result<(), Error> {
+        self.early_redactions_surface(tx, cx, pdu)?;
         let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
         let floor = if missing.is_empty() { None } else { Some(self.keep_free(&**tx, cx)?) };
         let position = self.insert_after(tx, cx, pdu, txn, Some(before))?;
@@ -347,33 +348,67 @@ impl Room {
         Ok(end.saturating_add(1))
     }
 
+    /// Redactions of an event that is about to take its place, and that came before it, get new positions just before
+    /// it: no client was told of them (see [`Room::redactions_follow`]), and all are to be. What is at an edge of the
+    /// history stays there, and is found by whoever reads on from there.
+    fn early_redactions_surface(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu) -> Result<(), Error> {
+        for early in store::graph::early_redactions(&**tx, pdu.event_id())? {
+            let because = store::log::one(&**tx, early)?.filter(|because| because.withheld);
+            let Some(because) = because else { continue };
+            if !self.may_redact(&**tx, &because.pdu, pdu)? || store::history::is_at_edge(&**tx, early)? {
+                continue;
+            }
+            // Nothing new comes after a redaction because it moved.
+            let extremities = store::graph::extremities(&**tx)?;
+            if !extremities.stored {
+                store::graph::set_extremities(tx, Some(&extremities.ids))?;
+            }
+            store::graph::move_early_redaction(tx, early, self.next_position(&**tx, cx)?)?;
+        }
+        Ok(())
+    }
+
     /// A redaction that came takes effect, on what is here or on what will come; so does one that was here first.
+    ///
+    /// One that has no effect is kept from clients, who would hide what it names: until the event comes that it may
+    /// redact, or for good. Other servers get it as any event. Spec: Room Version 3, "Handling redactions": «they should
+    /// not be sent to clients until both the redaction event and the event it redacts have been received, and can be
+    /// validated».
     pub(super) fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, position: u64) -> Result<(), Error> {
         let version = self.version(&**tx)?;
-        if let Some(redacts) = pdu.redacts(&version) {
-            if store::graph::by_id(&**tx, &redacts)?.is_some() {
-                self.redact_if_allowed(tx, cx, &redacts, pdu, position)?;
-            } else {
-                self.redacts_early(tx, &redacts, pdu, position)?;
+        if *pdu.event_type() == TimelineEventType::RoomRedaction {
+            let redacts = pdu.redacts(&version);
+            let is_valid = match &redacts {
+                Some(redacts) if store::graph::by_id(&**tx, redacts)?.is_some() => {
+                    self.redact_if_allowed(tx, cx, redacts, pdu, position)?
+                }
+                Some(redacts) => {
+                    self.redacts_early(tx, redacts, pdu, position)?;
+                    false
+                }
+                None => false,
+            };
+            // What is state is part of what clients are told the state is.
+            if !is_valid && pdu.state_key().is_none() {
+                store::log::withhold(tx, position)?;
             }
         }
         for early in store::graph::take_early_redactions(tx, pdu.event_id())? {
-            if let Some(because) = store::log::one(&**tx, early)? {
-                self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?;
+            if let Some(because) = store::log::one(&**tx, early)?
+                && self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?
+            {
+                store::log::show(tx, early)?;
             }
         }
         Ok(())
     }
 
-    /// A redaction waits for its event. Whether it may redact that is known when it comes, unless it may redact any: then
-    /// none after it will count, and those of whoever has no power do not keep it out.
+    /// A redaction waits for its event, and is judged when that comes. Of those whose senders may not redact the events of
+    /// others only so many do.
     fn redacts_early(&self, tx: &Tx<'_>, redacts: &EventId, because: &Pdu, position: u64) -> Result<(), Error> {
-        let mut kept_max = EARLY_REDACTIONS_MAX;
-        if self.may_redact_others(&**tx, because)? {
-            store::graph::forget_early_redactions_after(tx, redacts, position)?;
-            kept_max = u64::MAX;
-        }
-        Ok(store::graph::insert_early_redaction(tx, redacts, position, kept_max.min(platform::INTEGER_MAX as u64))?)
+        let may_redact_others = self.may_redact_others(&**tx, because)?;
+        let kept_max = if may_redact_others { platform::INTEGER_MAX as u64 } else { EARLY_REDACTIONS_MAX };
+        Ok(store::graph::insert_early_redaction(tx, redacts, position, kept_max)?)
     }
 
     /// Whether the state before a redaction has its sender redact the events of others.
@@ -388,7 +423,16 @@ impl Room {
         Ok(redaction::may_redact_others(because.sender(), &version, &state).unwrap_or(false))
     }
 
-    /// Spec: Room Version 3, "Handling redactions".
+    /// Whether the sender of a redaction may redact an event. Spec: Room Version 3, "Handling redactions".
+    fn may_redact(&self, sql: &dyn Sql, because: &Pdu, event: &Pdu) -> Result<bool, Error> {
+        if event.room_id() != because.room_id() {
+            return Ok(false);
+        }
+        let same_server = because.sender().server_name() == event.sender().server_name();
+        Ok(same_server || self.may_redact_others(sql, because)?)
+    }
+
+    /// Answers whether it is allowed: of several redactions that are, one takes effect.
     fn redact_if_allowed(
         &self,
         tx: &Tx<'_>,
@@ -396,22 +440,22 @@ impl Room {
         event_id: &EventId,
         because: &Pdu,
         position: u64,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let version = self.version(&**tx)?;
-        let Some(event) = store::log::anywhere(&**tx, event_id.as_str())? else { return Ok(()) };
-        // Of several redactions the first one in the room's order counts; history may bring it last.
-        if event.redacted_by.is_some_and(|by| by <= position) || event.pdu.room_id() != because.room_id() {
-            return Ok(());
+        let Some(event) = store::log::anywhere(&**tx, event_id.as_str())? else { return Ok(false) };
+        if !self.may_redact(&**tx, because, &event.pdu)? {
+            return Ok(false);
         }
-        let same_server = because.sender().server_name() == event.pdu.sender().server_name();
-        if !same_server && !self.may_redact_others(&**tx, because)? {
-            return Ok(());
+        // Of several redactions the first one in the room's order counts; history may bring it last.
+        if event.redacted_by.is_some_and(|by| by <= position) {
+            return Ok(true);
         }
         let redacted = event::redact(&event.pdu, &version, Some(because))
             .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
         store::log::redact(tx, event.position, &redacted, position)?;
         self.redacted(tx, cx, &redacted)?;
-        owe_stripped_state(tx, cx, &event, position)
+        owe_stripped_state(tx, cx, &event, position)?;
+        Ok(true)
     }
 
     /// What follows from an event that was stripped.

@@ -231,6 +231,9 @@ impl Viewer {
     }
 
     pub(super) fn may_see(&self, event: &Logged) -> bool {
+        if event.withheld {
+            return false;
+        }
         if event.position <= self.hidden && event.pdu.state_key().is_none() {
             return false;
         }

@@ -1,10 +1,10 @@
 use domain::{Pdu, event::Draft, power::Preset};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::{CheckedEvent, EARLY_REDACTIONS_MAX, ReceiveEvent, Received};
 use crate::{
-    room::{GetMissing, GetStateIds, store},
+    room::{Direction, EventFilter, GetEvent, GetMissing, GetStateIds, Messages, store},
     world::World,
 };
 use platform::{ActorKind, Address};
@@ -22,6 +22,49 @@ fn draft(sender: &UserId, event_type: &str, content: &serde_json::Value) -> Draf
 fn redacts(world: &World, room_id: &OwnedRoomId, sender: &UserId, event_id: &EventId, reason: u64) -> CheckedEvent {
     let draft = draft(sender, "m.room.redaction", &json!({ "redacts": event_id, "reason": reason.to_string() }));
     world.says_elsewhere(room_id, &draft, &world.newest(room_id, "m.room.power_levels", ""))
+}
+
+/// How many redactions a user is shown from a position on.
+fn redactions_shown(world: &World, room_id: &OwnedRoomId, user: &UserId, from: Option<u64>) -> usize {
+    let call = Messages {
+        user: user.to_owned(),
+        device: "PHONE".into(),
+        ignored: Vec::new(),
+        from,
+        to: None,
+        direction: Direction::Forwards,
+        filter: EventFilter { limit: Some(1_000), ..EventFilter::default() },
+        past_gaps: true,
+    };
+    let page = world.call(room_id.as_str(), &call).unwrap();
+    let events = page.chunk.iter().map(|event| serde_json::from_str::<Value>(event.get()).unwrap());
+    events.filter(|event| event["type"] == "m.room.redaction").count()
+}
+
+/// Nobody hides what somebody else said by saying that they do.
+#[test]
+fn a_redaction_without_effect_is_not_shown() {
+    let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+    let world = World::new(1);
+    let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+    world.joins_from_elsewhere(&room_id, zoe);
+    let said = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "x" })).unwrap();
+    let relation = json!({ "rel_type": "m.thread", "event_id": said });
+    let content = json!({ "redacts": said, "m.relates_to": relation });
+    let prev = world.newest(&room_id, "m.room.message", "");
+    let refused = world.says_elsewhere(&room_id, &draft(zoe, "m.room.redaction", &content), &prev);
+    comes(&world, &room_id, &refused);
+    assert_eq!(redactions_shown(&world, &room_id, alice, None), 0);
+    let event = |event_id: &EventId| {
+        let (user, device) = (alice.to_owned(), "PHONE".into());
+        let call = GetEvent { user, device, ignored: Vec::new(), event_id: event_id.to_owned() };
+        world.call(room_id.as_str(), &call).map(|event| event.get().to_owned())
+    };
+    assert!(event(&refused.event_id).is_err());
+    assert!(!event(&said).unwrap().contains("m.thread"));
+    // Others are served it, as what comes after it needs it.
+    let call = GetStateIds { server: None, event_id: refused.event_id, auth_chain_only: false };
+    assert!(world.call(room_id.as_str(), &call).is_ok());
 }
 
 fn comes(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent) {
@@ -88,7 +131,16 @@ fn of_redactions_that_come_before_their_event_those_count_that_may_redact_it() {
         for redactor in &redactors {
             comes(&world, &room_id, &redacts(&world, &room_id, redactor, &said.event_id, 1_000));
         }
+        let told = world.head_of(&room_id);
+        assert_eq!(redactions_shown(&world, &room_id, alice, None), 0, "{redactors:?}");
         comes(&world, &room_id, &said);
+        // To who was told all that was there, too; and the room goes on.
+        let valid = if is_redacted { 1 } else { 0 };
+        assert_eq!(redactions_shown(&world, &room_id, alice, Some(told)), valid, "{redactors:?}");
+        assert_eq!(redactions_shown(&world, &room_id, alice, None), valid, "{redactors:?}");
+        let follows = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "y" })).unwrap();
+        let call = GetStateIds { server: None, event_id: follows, auth_chain_only: false };
+        assert!(world.call(room_id.as_str(), &call).is_ok());
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let event = store::log::by_id(&*sql, said.event_id.as_str()).unwrap().unwrap();
         assert_eq!(event.redacted_by.is_some(), is_redacted, "{redactors:?}");

@@ -172,6 +172,12 @@ pub(crate) fn insert_beside(tx: &Tx<'_>, pdu: &Pdu, verdict: Verdict, before: St
     Ok(number)
 }
 
+/// Forgets all that stands beside the log.
+pub(crate) fn forget_beside(tx: &Tx<'_>) -> Result<(), Fault> {
+    tx.execute("DELETE FROM event WHERE position < ?1", &[LOG_START.into()])?;
+    Ok(())
+}
+
 /// Notes what became of an event, and the state before it.
 pub(crate) fn judge(tx: &Tx<'_>, number: u64, verdict: Verdict, before: StateBefore) -> Result<(), Fault> {
     let (base, snapshot) = match before {
@@ -415,12 +421,25 @@ pub(crate) fn insert_early_redaction(
     Ok(())
 }
 
-/// Forgets the redactions of an event that is not held which come after a position.
-pub(crate) fn forget_early_redactions_after(tx: &Tx<'_>, event_id: &EventId, position: u64) -> Result<(), Fault> {
+/// The positions of the redactions of an event that came before it, in their order.
+pub(crate) fn early_redactions(sql: &dyn Sql, event_id: &EventId) -> Result<Vec<u64>, Fault> {
+    sql.query(
+        "SELECT position FROM redaction_ahead WHERE event_id = ?1 ORDER BY position",
+        &[event_id.as_str().into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.unsigned(0))
+    .collect()
+}
+
+/// The redaction at `from`, which waits for its event, moves to a new position. The state before it stays what it is:
+/// where that was the log's at the position before, it is told so from now on.
+pub(crate) fn move_early_redaction(tx: &Tx<'_>, from: u64, to: u64) -> Result<(), Fault> {
     tx.execute(
-        "DELETE FROM redaction_ahead WHERE event_id = ?1 AND position > ?2",
-        &[event_id.as_str().into(), position.into()],
+        "UPDATE event SET position = ?2, base = coalesce(base, position - 1) WHERE position = ?1",
+        &[from.into(), to.into()],
     )?;
+    tx.execute("UPDATE redaction_ahead SET position = ?2 WHERE position = ?1", &[from.into(), to.into()])?;
     Ok(())
 }
 

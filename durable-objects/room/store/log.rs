@@ -15,6 +15,8 @@ pub(crate) struct Logged {
     pub txn: Option<String>,
     /// The position of the redaction that took effect on it: what is left is all there is.
     pub redacted_by: Option<u64>,
+    /// It is a redaction that redacted nothing: no client is told of it.
+    pub withheld: bool,
 }
 
 pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
@@ -22,7 +24,8 @@ pub(crate) fn logged(row: &mut Row) -> Result<Logged, Fault> {
     let json = row.text(2)?;
     let pdu =
         Pdu::from_stored(event_id, json, false).map_err(|error| Fault::new(format!("a stored event: {error}")))?;
-    Ok(Logged { position: row.unsigned(0)?, pdu, txn: row.text_or_null(3)?, redacted_by: row.unsigned_or_null(4)? })
+    let (txn, redacted_by) = (row.text_or_null(3)?, row.unsigned_or_null(4)?);
+    Ok(Logged { position: row.unsigned(0)?, pdu, txn, redacted_by, withheld: row.unsigned_or_null(5)?.is_some() })
 }
 
 pub(super) fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
@@ -49,7 +52,7 @@ pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -
 /// The newest event.
 pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
     let rows =
-        sql.query("SELECT position, event_id, json, txn, redacted_by FROM event WHERE position >= ?1 ORDER BY position DESC LIMIT 1", &[LOG_START.into()])?;
+        sql.query("SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position >= ?1 ORDER BY position DESC LIMIT 1", &[LOG_START.into()])?;
     Ok(all(rows)?.pop())
 }
 
@@ -79,7 +82,7 @@ pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
 /// Up to `limit` events in `(after, up_to]`, newest first.
 pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position DESC LIMIT ?3",
         &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
     )?)
@@ -88,7 +91,7 @@ pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Re
 /// Up to `limit` events in `(after, up_to]`, oldest first.
 pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position > ?1 AND position <= ?2
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position > ?1 AND position <= ?2
          ORDER BY position LIMIT ?3",
         &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
     )?)
@@ -102,7 +105,7 @@ pub(crate) fn by_id(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fau
 /// Those of these events that are in the log, in its order.
 pub(crate) fn with_ids(sql: &dyn Sql, event_ids: &[&str]) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event
          WHERE event_id IN (SELECT value FROM json_each(?1)) AND position >= ?2 ORDER BY position",
         &[serde_json::to_string(event_ids)?.into(), LOG_START.into()],
     )?)
@@ -111,7 +114,7 @@ pub(crate) fn with_ids(sql: &dyn Sql, event_ids: &[&str]) -> Result<Vec<Logged>,
 /// The event with this id, in the log or beside it.
 pub(crate) fn anywhere(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, Fault> {
     let rows = sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE event_id = ?1",
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE event_id = ?1",
         &[event_id.into()],
     )?;
     Ok(all(rows)?.pop())
@@ -120,7 +123,7 @@ pub(crate) fn anywhere(sql: &dyn Sql, event_id: &str) -> Result<Option<Logged>, 
 /// The event at this position.
 pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Logged>, Fault> {
     let rows = sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position = ?1",
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position = ?1",
         &[position.into()],
     )?;
     Ok(all(rows)?.pop())
@@ -136,6 +139,18 @@ pub(crate) fn redact(tx: &Tx<'_>, position: u64, redacted: &Pdu, redacted_by: u6
     Ok(())
 }
 
+/// Keeps the event at `position` from clients.
+pub(crate) fn withhold(tx: &Tx<'_>, position: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE event SET withheld = 1 WHERE position = ?1", &[position.into()])?;
+    Ok(())
+}
+
+/// Lets clients see what was kept from them.
+pub(crate) fn show(tx: &Tx<'_>, position: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE event SET withheld = NULL WHERE position = ?1 AND withheld IS NOT NULL", &[position.into()])?;
+    Ok(())
+}
+
 /// Leaves of the event at `position` what a redaction would, for good, and forgets by which transaction it came.
 pub(crate) fn expire(tx: &Tx<'_>, position: u64, left: &Pdu) -> Result<(), Fault> {
     search::forget(tx, position)?;
@@ -146,7 +161,7 @@ pub(crate) fn expire(tx: &Tx<'_>, position: u64, left: &Pdu) -> Result<(), Fault
 /// Up to `limit` events in `(after, up_to]` that are no state, oldest first.
 pub(crate) fn messages(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
     all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event
          WHERE position > ?1 AND position <= ?2 AND state_key IS NULL ORDER BY position LIMIT ?3",
         &[after.max(LOG_START.saturating_sub(1)).into(), up_to.min(super::graph::POSITION_MAX).into(), limit.into()],
     )?)
@@ -156,7 +171,7 @@ pub(crate) fn messages(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Res
 pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault> {
     let list = serde_json::to_string(positions)?;
     all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position IN (SELECT value FROM json_each(?1))
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position IN (SELECT value FROM json_each(?1))
          ORDER BY position",
         &[list.into()],
     )?)

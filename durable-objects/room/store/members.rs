@@ -243,7 +243,7 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<
 /// Up to `limit` membership events of who is banned, the newest bans first.
 pub(crate) fn banned(sql: &dyn Sql, limit: u64) -> Result<Vec<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM member
+        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM member
          JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
          JOIN event ON event.position = state.position
          WHERE membership = 'ban' ORDER BY member.position DESC LIMIT ?1",

@@ -33,7 +33,9 @@ pub(super) const VISIBLE: &str = "visible AS MATERIALIZED
 pub(super) fn is_visible(event: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM visible WHERE {event}.position BETWEEN first AND last)
-         AND {event}.sender NOT IN (SELECT user FROM ignored)"
+         AND {event}.sender NOT IN (SELECT user FROM ignored)
+         AND NOT EXISTS (SELECT 1 FROM event AS kept INDEXED BY event_withheld
+          WHERE kept.position = {event}.position AND kept.withheld = 1)"
     )
 }
 
@@ -80,7 +82,7 @@ pub(crate) fn children(sql: &dyn Sql, visible: &Visible, wanted: &Children<'_>) 
     };
     all(sql.query(
         &format!(
-            "SELECT position, event_id, json, txn, redacted_by FROM event WHERE position IN ({positions})
+            "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position IN ({positions})
              ORDER BY position {order}"
         ),
         &[

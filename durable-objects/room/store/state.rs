@@ -16,7 +16,7 @@ pub(crate) struct Change {
 pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Result<Option<Logged>, Fault> {
     sql.query(
         // A join of the two would be planned anew for each pair of values.
-        "SELECT position, event_id, json, txn, redacted_by FROM event
+        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event
          WHERE position = (SELECT position FROM state WHERE type = ?1 AND state_key = ?2)",
         &[event_type.into(), state_key.into()],
     )?
@@ -28,7 +28,7 @@ pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Resul
 /// The event that made the state for one key at `position`.
 pub(crate) fn at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM event WHERE position =
+        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM event WHERE position =
          (SELECT after FROM state_change WHERE type = ?1 AND state_key = ?2 AND position <= ?3
           ORDER BY position DESC LIMIT 1)",
         &[event_type.into(), state_key.into(), position.into()],
@@ -95,7 +95,8 @@ pub(crate) fn between(
     let ([from_type, from_key], [to_type, to_key]) = (from.values(), to.values());
     sql.query(
         // A key never leaves `state`, so that the keys of any time are among those of now.
-        "SELECT event.position, event_id, json, txn, redacted_by, entry.type, entry.state_key, entry.event FROM
+        "SELECT event.position, event_id, json, txn, redacted_by, withheld, entry.type,
+          entry.state_key, entry.event FROM
          (SELECT type, state_key,
           (SELECT after FROM state_change
            WHERE state_change.type = state.type AND state_change.state_key = state.state_key AND position <= ?5
@@ -107,8 +108,8 @@ pub(crate) fn between(
     )?
     .into_iter()
     .map(|mut row| {
-        let event = if row.unsigned_or_null(7)?.is_some() { Some(logged(&mut row)?) } else { None };
-        Ok(((row.text(5)?, row.text(6)?), event))
+        let event = if row.unsigned_or_null(8)?.is_some() { Some(logged(&mut row)?) } else { None };
+        Ok(((row.text(6)?, row.text(7)?), event))
     })
     .collect()
 }
@@ -116,7 +117,7 @@ pub(crate) fn between(
 /// Up to `limit` events of the current state with this type.
 pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM state JOIN event ON event.position = state.position
+        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM state JOIN event ON event.position = state.position
          WHERE state.type = ?1 ORDER BY state.state_key LIMIT ?2",
         &[event_type.into(), limit.into()],
     )?
@@ -187,7 +188,7 @@ pub(crate) fn replaced(
     position: u64,
 ) -> Result<Option<Logged>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by FROM event WHERE position =
+        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM event WHERE position =
          (SELECT before FROM state_change WHERE type = ?1 AND state_key = ?2 AND position = ?3)",
         &[event_type.into(), state_key.into(), position.into()],
     )?
