@@ -323,10 +323,12 @@ fn what_a_user_is_told_by_rooms() {
             profile: None,
             stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
             predecessor: Some(room()),
+            elsewhere: Some(user::Elsewhere { resident: Some("b".try_into().unwrap()) }),
         },
         json!({
             "room_id": "!room:a", "position": 5, "membership": "invite", "event_id": "$e",
             "stripped_state": [{ "type": "m.room.create" }], "predecessor": "!room:a",
+            "elsewhere": { "resident": "b" },
         }),
     );
     pinned(&user::AskInvite {}, json!({}));

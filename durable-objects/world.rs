@@ -150,7 +150,9 @@ pub(crate) fn seeds(usual: u64) -> u64 {
 }
 
 fn settings(pairs: &[(&str, &str)]) -> Rc<Settings> {
-    let pairs = [("SERVER_NAME", "myelin.test")].iter().chain(pairs);
+    let is_named = pairs.iter().any(|(name, _)| *name == "SERVER_NAME");
+    let named = [("SERVER_NAME", "myelin.test")];
+    let pairs = named.iter().filter(|_| !is_named).chain(pairs);
     let config = Config::from_pairs(pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let config = config.expect("a small configuration");
     let identity = Identity::new(config.server_name.clone(), "a_test", [7; 32]).expect("a key");

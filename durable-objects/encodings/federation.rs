@@ -121,13 +121,22 @@ fn what_a_room_does_for_other_servers() {
     pinned(&rooms::GetHeldEvents { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
     pinned(&rooms::GetVersionForServer { server: server() }, json!({ "server": "one.test" }));
     pinned_reply::<rooms::GetVersionForServer>(json!("12"));
-    pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"], "min_depth": 7 }));
+    pinned(&rooms::GetIntake { server: server() }, json!({ "server": "one.test" }));
+    pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": "later" }));
+    pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": { "never": "why" } }));
+    pinned(&rooms::GiveUpJoin { join: "j".into() }, json!({ "join": "j" }));
+    pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"] }));
     pinned(&rooms::GetMissing { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
     pinned(&user::GetAsked { room_id: room() }, json!({ "room_id": "!room:a" }));
     pinned_reply::<user::GetAsked>(
         json!({ "membership": "invite", "inviter": "@alice:a", "servers": ["a"], "room_version": "12" }),
     );
     pinned_reply::<user::GetAsked>(json!({ "membership": "knock", "room_version": "1" }));
+    pinned_reply::<user::GetAsked>(
+        json!({ "membership": "knock", "room_version": "1", "event_id": "$e", "resident": "b" }),
+    );
+    pinned(&user::GetAskedRooms {}, json!({}));
+    pinned_reply::<user::GetAskedRooms>(json!(["!room:a"]));
 }
 
 #[test]

@@ -393,7 +393,16 @@ fn owe_membership(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64, event:
     let predecessor = if joined { predecessor(&**tx)? } else { None };
     let room_id = room_id(cx)?;
     let event_id = event.map(|event| event.pdu.event_id().to_owned());
-    let effect = MembershipChanged { room_id, position, membership, event_id, profile, stripped_state, predecessor };
+    let effect = MembershipChanged {
+        room_id,
+        position,
+        membership,
+        event_id,
+        profile,
+        stripped_state,
+        predecessor,
+        elsewhere: None,
+    };
     outbox::owe(tx, cx, user_id, &effect, true)
 }
 

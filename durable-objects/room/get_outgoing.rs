@@ -137,8 +137,6 @@ pub struct GetExtremities {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Extremities {
     pub event_ids: Vec<OwnedEventId>,
-    /// The least depth among them.
-    pub min_depth: u64,
 }
 
 impl Call for GetExtremities {
@@ -267,7 +265,7 @@ impl Room {
         state.extend(before.into_changes());
         let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
         let auth_chain = store::graph::auth_chain(sql, &state)?;
-        let mut servers = store::servers::joined(sql)?;
+        let mut servers = store::servers::joined_before(sql, node.number)?;
         servers.push(cx.own_server().to_string());
         Ok(StateIds { state, auth_chain, servers })
     }
@@ -308,12 +306,7 @@ impl Room {
         _cx: &Cx<'_>,
         _call: GetExtremities,
     ) -> Result<Extremities, Error> {
-        let event_ids = store::graph::extremities(sql)?.ids;
-        let mut depths = Vec::new();
-        for event_id in &event_ids {
-            depths.extend(store::graph::by_id(sql, event_id)?.map(|node| node.pdu.depth()));
-        }
-        Ok(Extremities { event_ids, min_depth: depths.into_iter().min().unwrap_or(0) })
+        Ok(Extremities { event_ids: store::graph::extremities(sql)?.ids })
     }
 
     pub(super) fn get_missing(

@@ -3,7 +3,7 @@
 //!
 //! Whoever sent them has its answer at once. A fetcher holds a lease; when it dies, the alarm at the lease's end finds
 //! another one. What is not to be had is tried again, later and later, and given up in the end: whoever builds on it names
-//! it again. What one server may have waiting is bounded.
+//! it again. What one server may have waiting is bounded, more narrowly for one that is not in the room, and servers take turns.
 //! Spec: Server-Server API, "Transactions", "Backfilling and retrieving missing events".
 
 use domain::backoff;
@@ -29,6 +29,8 @@ const ATTEMPTS_MAX: u64 = 6;
 /// The most events that wait here, and of those that one server sent.
 const WAITING_MAX: u64 = 1_000;
 const OF_ORIGIN_MAX: u64 = 200;
+/// The most of those that a server sent which is not in the room.
+pub(super) const OF_STRANGER_MAX: u64 = 10;
 /// Events that a fetcher gets at once.
 const TAKEN_MAX: u64 = 10;
 
@@ -129,6 +131,9 @@ impl Room {
         let event_id = call.event.event_id.clone();
         // Nobody has more kept than what is an event of this room.
         CheckedEvent { event_id, json: call.event.json.clone() }.pdu(cx)?;
+        if !self.is_joining(&**tx, cx)? && store::members::joined_locals(&**tx, 1)?.is_empty() {
+            return Ok(false);
+        }
         self.waits(tx, cx, &call.origin, &call.event)
     }
 
@@ -140,7 +145,12 @@ impl Room {
         origin: &ServerName,
         event: &CheckedEvent,
     ) -> Result<bool, Error> {
-        let waits = store::inbox::put(tx, event, origin.as_str(), OF_ORIGIN_MAX, WAITING_MAX)?;
+        // Until the state is here nobody knows who is in the room.
+        let of_origin_max = if self.is_joining(&**tx, cx)? { OF_ORIGIN_MAX } else { of_origin_max(&**tx, origin)? };
+        if of_origin_max == OF_ORIGIN_MAX {
+            store::inbox::make_room(tx, WAITING_MAX)?;
+        }
+        let waits = store::inbox::put(tx, event, origin.as_str(), of_origin_max, WAITING_MAX)?;
         if waits {
             self.look_for_a_fetcher(tx, cx)?;
         }
@@ -150,6 +160,9 @@ impl Room {
     /// Has a fetcher come if something waits and nobody fetches; else looks again when that may change.
     pub(super) fn look_for_a_fetcher(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let Some(attempts) = store::inbox::fewest_attempts(&**tx)? else { return Ok(()) };
+        if self.is_joining(&**tx, cx)? {
+            return Ok(());
+        }
         let fetching = self.fetching.borrow();
         if let Some((_, until_ms)) = fetching.fetcher.as_ref().filter(|_| fetching.is_fetched(cx.now_ms)) {
             return Ok(schedule::at(tx, cx, DUE, *until_ms)?);
@@ -163,6 +176,9 @@ impl Room {
 
     pub(super) fn take_waiting(&self, sql: &dyn Sql, cx: &Cx<'_>, call: TakeWaiting) -> Result<AllWaiting, Error> {
         let mut fetching = self.fetching.borrow_mut();
+        if self.is_joining(sql, cx)? {
+            return Ok(AllWaiting::default());
+        }
         let is_others = fetching.is_fetched(cx.now_ms) && !fetching.is_by(&call.carrier);
         if is_others {
             return Ok(AllWaiting::default());
@@ -203,6 +219,11 @@ impl Room {
     }
 }
 
+/// How many events of a server may wait.
+pub(super) fn of_origin_max(sql: &dyn Sql, origin: &ServerName) -> Result<u64, Error> {
+    Ok(if store::servers::is_joined(sql, origin.as_str())? { OF_ORIGIN_MAX } else { OF_STRANGER_MAX })
+}
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -213,8 +234,8 @@ mod tests {
     use serde_json::{json, value::to_raw_value};
 
     use super::{
-        ATTEMPTS_MAX, EndWaiting, KeepWaiting, LEASE_MS, OF_ORIGIN_MAX, PAUSE_MS_MAX, StopFetching, TAKEN_MAX,
-        TakeWaiting, Waiting,
+        ATTEMPTS_MAX, EndWaiting, KeepWaiting, LEASE_MS, OF_ORIGIN_MAX, OF_STRANGER_MAX, PAUSE_MS_MAX, StopFetching,
+        TAKEN_MAX, TakeWaiting, WAITING_MAX, Waiting,
     };
     use crate::{room::CheckedEvent, world::World};
 
@@ -311,8 +332,35 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_are_not_in_the_room_keep_nobody_out() {
+        let (world, room_id) = room();
+        let mut number = 0;
+        let mut next = || {
+            number += 1;
+            event(&world, &room_id, number)
+        };
+        for server in 0..WAITING_MAX / OF_STRANGER_MAX {
+            for _ in 0..OF_STRANGER_MAX {
+                assert!(keeps(&world, &room_id, &format!("s{server}.test"), &next()));
+            }
+            assert!(!keeps(&world, &room_id, &format!("s{server}.test"), &next()));
+        }
+        assert!(!keeps(&world, &room_id, "late.test", &next()), "it is full");
+        let (first, second) = (next(), next());
+        assert!(keeps(&world, &room_id, "there.test", &first));
+        assert!(keeps(&world, &room_id, "there.test", &second));
+        // And its turn comes at once.
+        let taken = takes(&world, &room_id, "one");
+        assert_eq!(taken[0].event.event_id, first.event_id);
+        let mut origins: Vec<_> = taken.iter().map(|waiting| waiting.origin.clone()).collect();
+        origins.dedup();
+        assert_eq!(origins.len() as u64, TAKEN_MAX);
+    }
+
+    #[test]
     fn one_server_keeps_out_no_other() {
         let (world, room_id) = room();
+        world.joins_from_elsewhere(&room_id, user_id!("@max:other.test"));
         for number in 0..OF_ORIGIN_MAX {
             assert!(keeps(&world, &room_id, "there.test", &event(&world, &room_id, number)));
         }

@@ -59,17 +59,47 @@ impl Call for CompleteJoin {
     type Reply = Received;
 }
 
+/// Nothing comes of a join any more. Repeated, and for one that is complete, it changes nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GiveUpJoin {
+    pub join: String,
+}
+
+impl Call for GiveUpJoin {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "give_up_join";
+    type Reply = ();
+}
+
 impl Room {
     pub(super) fn begin_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: BeginJoin) -> Result<(), Error> {
         let version = RoomVersion::parse(&call.room_version)?;
+        // The id says which of the two kinds it is, whatever another server says.
+        if version.room_id_is_create_event() == cx.id.contains(':') {
+            let sentence = format!("a room with this id does not have version {}", version.as_str());
+            return Err(Refusal::Unknown(sentence).into());
+        }
         match store::meta::text(&**tx, "version")? {
-            Some(known) if known != version.as_str() => {
-                return Err(Refusal::Unknown(format!("the room is known to have version {known}")).into());
+            Some(known) if known == version.as_str() => {}
+            Some(known) => {
+                // Somebody said so with whom no join came about. What was held on their word goes with it.
+                let is_believed = store::log::head(&**tx)?.is_some();
+                if is_believed || self.is_another_staged(&**tx, cx, &call.join)? {
+                    return Err(Refusal::Unknown(format!("the room is known to have version {known}")).into());
+                }
+                store::graph::forget_beside(tx)?;
+                store::inbox::clear(tx)?;
+                store::meta::set(tx, "version", version.as_str().into())?;
+                *self.version.borrow_mut() = None;
             }
-            Some(_) => {}
             None => store::meta::set(tx, "version", version.as_str().into())?,
         }
         self.begin_stage(tx, cx, &call.join)
+    }
+
+    pub(super) fn give_up_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: GiveUpJoin) -> Result<(), Error> {
+        self.end_stage(tx, &call.join)?;
+        self.nothing_is_joined(tx, cx)
     }
 
     pub(super) fn complete_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteJoin) -> Result<Received, Error> {
@@ -81,6 +111,11 @@ impl Room {
         let received = self.complete(tx, cx, &call_id, event, state)?;
         // Whatever became of it, nothing more comes of this answer.
         self.end_stage(tx, &join)?;
+        if received == Received::Accepted {
+            self.take_in_what_came(tx, cx)?;
+        } else {
+            self.nothing_is_joined(tx, cx)?;
+        }
         Ok(received)
     }
 

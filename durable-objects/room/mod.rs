@@ -14,7 +14,7 @@
 //! | [`GetResidence`] | whether this server knows what happens in it |
 //! | [`PrepareInvite`] | invites a user of another server |
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
-//! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`] | a user of ours joins a room of other servers |
+//! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`], [`GiveUpJoin`] | a user of ours joins a room of other servers |
 //! | [`GetOutgoing`] | what goes to another server |
 //! | [`GetForAppservice`] | what goes to an application service |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
@@ -83,6 +83,7 @@ mod graph;
 mod guests;
 mod history;
 mod inbox;
+mod intake;
 mod join_remote;
 mod joined_among;
 mod judge;
@@ -171,7 +172,8 @@ pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
 pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
 pub use inbox::{AllWaiting, EndWaiting, KeepWaiting, StopFetching, TakeWaiting, Waiting};
-pub use join_remote::{BeginJoin, CompleteJoin};
+pub use intake::{GetIntake, Intake, Takes};
+pub use join_remote::{BeginJoin, CompleteJoin, GiveUpJoin};
 pub use joined_among::JoinedAmong;
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind, is_thread};
@@ -321,11 +323,13 @@ impl Logic for Room {
             read TakeWaiting => take_waiting,
             write EndWaiting => end_waiting,
             write StopFetching => stop_fetching,
+            read GetIntake => get_intake,
             write PlaceHistory => place_history,
             found BeginJoin => begin_join,
             write StageEvents => stage_events,
             write JudgeStaged => judge_staged,
             write CompleteJoin => complete_join,
+            write GiveUpJoin => give_up_join,
             read PrepareMembership => prepare_membership,
             write AdmitMembership => admit_membership,
             read GetShownState => get_shown_state,

@@ -165,7 +165,7 @@ impl Room {
             redacts: None,
         };
         let pdu = self.authorised_for(sql, cx, &draft, &call.member_of, cx.now_ms)?;
-        let event = event::template(&pdu).map_err(Refusal::from)?;
+        let event = event::template(&pdu, cx.own_server()).map_err(Refusal::from)?;
         Ok(PreparedMembership { room_version: self.version(sql)?.as_str().to_owned(), event })
     }
 

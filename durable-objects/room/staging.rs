@@ -100,6 +100,11 @@ impl Joins {
         self.0.iter().find(|(_, (name, _))| name == join).map(|(slot, _)| *slot)
     }
 
+    /// Whether one is under way, but for this one.
+    fn is_any_but(&self, join: Option<&str>, now_ms: u64) -> bool {
+        self.0.values().any(|(name, until_ms)| *until_ms > now_ms && join != Some(name))
+    }
+
     /// Forgets those that were given up.
     fn expire(&mut self, tx: &Tx<'_>, now_ms: u64) -> Result<(), Error> {
         let given_up: Vec<u64> =
@@ -126,6 +131,16 @@ impl Room {
         Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(GIVEN_UP_MS))?)
     }
 
+    /// Whether users of ours are joining a room in which nobody of ours is.
+    pub(super) fn is_joining(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<bool, Error> {
+        Ok(Joins::load(sql)?.is_any_but(None, cx.now_ms) && store::members::joined_locals(sql, 1)?.is_empty())
+    }
+
+    /// Whether another join than this one is under way.
+    pub(super) fn is_another_staged(&self, sql: &dyn Sql, cx: &Cx<'_>, join: &str) -> Result<bool, Error> {
+        Ok(Joins::load(sql)?.is_any_but(Some(join), cx.now_ms))
+    }
+
     /// The state that came with a join, by ids.
     pub(super) fn staged_state(&self, sql: &dyn Sql, join: &str) -> Result<Vec<OwnedEventId>, Error> {
         Ok(store::stage::state(sql, slot_of(&Joins::load(sql)?, join)?)?)
@@ -147,6 +162,7 @@ impl Room {
         let mut joins = Joins::load(&**tx)?;
         joins.expire(tx, cx.now_ms)?;
         joins.keep(tx)?;
+        self.nothing_is_joined(tx, cx)?;
         match joins.0.values().map(|(_, until_ms)| *until_ms).min() {
             Some(until_ms) => Ok(schedule::at(tx, cx, DUE, until_ms)?),
             None => Ok(()),

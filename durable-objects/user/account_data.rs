@@ -306,6 +306,7 @@ mod tests {
             profile: None,
             stripped_state: Vec::new(),
             predecessor: None,
+            elsewhere: None,
         };
         world.call(ALICE, &call).unwrap();
     }

@@ -12,7 +12,7 @@ use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// Whether the user may be invited, and what their profile says of them.
 ///
-/// Refused: `InviteBlocked`; `Forbidden` for who has too many invitations already. Spec: "Invite permission".
+/// Refused: `InviteBlocked`; `Forbidden` for whose account is deactivated, or who has too many invitations already. Spec: "Invite permission".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AskInvite {}
 
@@ -24,6 +24,9 @@ impl Call for AskInvite {
 
 impl User {
     pub(super) fn ask_invite(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: AskInvite) -> Result<MemberProfile, Error> {
+        if store::account::get(sql)?.deactivated {
+            return Err(Refusal::Forbidden("This user is not here any more".to_owned()).into());
+        }
         if blocks_invites(sql)? {
             return Err(Refusal::InviteBlocked.into());
         }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use platform::{ActorKind, Sql};
-use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,6 +30,22 @@ pub struct Asked {
     pub servers: Vec<OwnedServerName>,
     /// As its create event says; the first one where that says none.
     pub room_version: String,
+    /// The invitation or the knock itself, where another server told of it: whoever ends it names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<OwnedEventId>,
+    /// The server that took the knock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<OwnedServerName>,
+}
+
+/// The rooms that the user is invited to, or knocks on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetAskedRooms {}
+
+impl Call for GetAskedRooms {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "get_asked_rooms";
+    type Reply = Vec<OwnedRoomId>;
 }
 
 impl Call for GetAsked {
@@ -48,16 +64,32 @@ impl User {
         let shown = read(&shown);
         let create = shown.iter().find(|event| event.event_type == "m.room.create" && event.state_key.is_empty());
         let version = create.and_then(|create| create.content.get("room_version")?.as_str()).unwrap_or("1").to_owned();
-        // Whoever invited is the likeliest to be there still.
+        // Whoever took the knock, or invited, is the likeliest to be there still.
+        let heard = store::rooms::heard(sql, call.room_id.as_str())?.unwrap_or_default();
+        let resident: Option<OwnedServerName> = heard.resident.and_then(|server| server.try_into().ok());
         let senders = shown.iter().rev().map(|event| &event.sender).filter(|sender| sender.as_str() != cx.id);
         let mut seen = BTreeSet::new();
-        let servers = senders.map(|sender| sender.server_name()).filter(|server| seen.insert(*server));
+        let servers = resident.iter().map(|server| &**server).chain(senders.map(|sender| sender.server_name()));
+        let servers = servers.filter(|server| seen.insert(*server));
         Ok(Some(Asked {
             inviter: if room.membership == "invite" { inviter_by(&shown, cx.id) } else { None },
             membership: room.membership,
             servers: servers.take(SERVERS_MAX).map(ToOwned::to_owned).collect(),
             room_version: version,
+            event_id: heard.asked.and_then(|event_id| event_id.try_into().ok()),
+            resident,
         }))
+    }
+
+    pub(super) fn get_asked_rooms(
+        &self,
+        sql: &dyn Sql,
+        _cx: &Cx<'_>,
+        _call: GetAskedRooms,
+    ) -> Result<Vec<OwnedRoomId>, Error> {
+        let mut rooms = store::rooms::with_membership(sql, "invite")?;
+        rooms.extend(store::rooms::with_membership(sql, "knock")?);
+        Ok(rooms.into_iter().filter_map(|room| room.room_id.try_into().ok()).collect())
     }
 }
 

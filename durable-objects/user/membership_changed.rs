@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{OwnedEventId, OwnedRoomId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName};
 use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,10 +10,14 @@ use super::{ReadRoom, User, shown_room, store};
 use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
+///
+/// Another server may tell what became of it in a room that is not here. It knows no positions: of what others tell of a
+/// room the latest wins, and it comes after whatever the room decided while it was here, of which the positions may be
+/// ahead of any clock. While the user is in the room, that decides alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MembershipChanged {
     pub room_id: OwnedRoomId,
-    /// The room's position of the change.
+    /// The room's position of the change; when it came, in milliseconds since the Unix epoch, where another server told it.
     pub position: u64,
     pub membership: MembershipState,
     /// The event that made it so, if there is one.
@@ -29,6 +33,17 @@ pub struct MembershipChanged {
     /// For joins: the room whose place this one takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predecessor: Option<OwnedRoomId>,
+    /// Where another server told it: this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// What is known of a membership of a room that is not here.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// For knocks: the server that took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<OwnedServerName>,
 }
 
 impl Call for MembershipChanged {
@@ -57,7 +72,16 @@ impl User {
         mut call: MembershipChanged,
     ) -> Result<(), Error> {
         let known = store::rooms::by_id(&**tx, call.room_id.as_str())?;
-        if known.as_ref().is_some_and(|known| known.effect >= call.position) {
+        let heard = store::rooms::heard(&**tx, call.room_id.as_str())?;
+        let told_ms = call.elsewhere.as_ref().map(|_| call.position);
+        let effect = known.as_ref().map_or(0, |known| known.effect);
+        if told_ms.is_some() && known.as_ref().is_some_and(|known| known.membership != "join") {
+            if heard.as_ref().is_some_and(|heard| heard.at_ms >= call.position) {
+                return Ok(());
+            }
+            call.position = call.position.max(effect.saturating_add(1));
+        }
+        if known.is_some() && effect >= call.position {
             return Ok(());
         }
         // Whoever forgot the room hears of it again when they are invited, join or knock: not of a ban.
@@ -85,6 +109,12 @@ impl User {
             }
             Ok(number)
         })?;
+        if told_ms.is_some() || heard.is_some() {
+            let at_ms = told_ms.or(heard.map(|heard| heard.at_ms)).unwrap_or_default();
+            let asked = call.event_id.as_ref().filter(|_| !is_over).map(ToString::to_string);
+            let resident = call.elsewhere.take().and_then(|elsewhere| elsewhere.resident).map(|name| name.to_string());
+            store::rooms::keep_heard(tx, call.room_id.as_str(), &store::rooms::Heard { at_ms, asked, resident })?;
+        }
         if same.is_none() {
             self.owe_pushes_of_membership(tx, cx, number, &call)?;
         }
@@ -137,5 +167,61 @@ impl User {
         super::authenticate(sql, cx, &call.token_hash)?;
         let rooms = store::rooms::with_membership(sql, "join")?;
         Ok(rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma_common::{RoomId, room_id, user_id};
+    use ruma_events::room::member::MembershipState::{self, Invite, Join, Leave};
+
+    use super::{Elsewhere, MembershipChanged};
+    use crate::{
+        user::{Create, GetAsked},
+        world::World,
+    };
+
+    fn tells(world: &World, room_id: &RoomId, position: u64, membership: &MembershipState, is_elsewhere: bool) {
+        let alice = user_id!("@alice:myelin.test");
+        let call = MembershipChanged {
+            room_id: room_id.to_owned(),
+            position,
+            membership: membership.clone(),
+            event_id: Some("$e".try_into().unwrap()),
+            profile: None,
+            stripped_state: Vec::new(),
+            predecessor: None,
+            elsewhere: is_elsewhere.then(Elsewhere::default),
+        };
+        world.call(alice.as_str(), &call).unwrap();
+    }
+
+    #[test]
+    fn what_others_tell_comes_after_whatever_the_room_decided() {
+        let world = World::new(1);
+        let create = Create { password_hash: Some("p".to_owned()), call_id: "a".to_owned(), ..Create::default() };
+        world.call("@alice:myelin.test", &create).unwrap();
+        let room_id = room_id!("!room:there.test");
+        let asked = || {
+            let call = GetAsked { room_id: room_id.to_owned() };
+            world.call("@alice:myelin.test", &call).unwrap().map(|asked| (asked.membership, asked.event_id.unwrap()))
+        };
+        let invited = Some(("invite".to_owned(), "$e".try_into().unwrap()));
+        // The room's positions are ahead of the clock.
+        tells(&world, room_id, 9_000, &Join, false);
+        tells(&world, room_id, 1_000, &Leave, true);
+        assert_eq!(asked(), None);
+        tells(&world, room_id, 9_001, &Leave, false);
+        tells(&world, room_id, 1_001, &Invite, true);
+        assert_eq!(asked(), invited);
+        tells(&world, room_id, 1_002, &Leave, true);
+        assert_eq!(asked(), None);
+        tells(&world, room_id, 1_001, &Invite, true);
+        assert_eq!(asked(), None, "a repeat");
+        tells(&world, room_id, 1_003, &Invite, true);
+        assert_eq!(asked(), invited);
+        tells(&world, room_id, 20_000, &Join, false);
+        tells(&world, room_id, 1_003, &Invite, true);
+        assert_eq!(asked(), None, "the room decides");
     }
 }

@@ -27,7 +27,7 @@
 //! | [`PutDehydratedDevice`], [`GetDehydratedDevice`], [`DeleteDehydratedDevice`], [`GetDehydratedEvents`] | the device that nobody is logged in on |
 //! | [`CreateBackup`], [`GetBackup`], [`UpdateBackup`], [`DeleteBackup`] | backups of room keys |
 //! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
-//! | [`GetAsked`] | by whom the user is invited to a room, or that they knocked |
+//! | [`GetAsked`], [`GetAskedRooms`] | by whom the user is invited to a room, or that they knocked; to which, and on which |
 //! | [`AskInvite`] | whether they may be invited |
 //! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`GetNoticeRoom`], [`SetNoticeRoom`] | where the server speaks to them |
@@ -131,7 +131,7 @@ pub use dehydrated_device::{
 pub use device::{DeleteDevices, Device, GetDevices, RenameDevice};
 pub use device_list_updates::{DeviceListUpdate, DeviceListUpdates, GetDeviceListUpdates, IdentityUpdate};
 pub use filter::{AddFilter, GetFilter};
-pub use get_asked::{Asked, GetAsked};
+pub use get_asked::{Asked, GetAsked, GetAskedRooms};
 pub use get_keys::{GetKeys, GetSignatures, KeySignatures, UserKeys};
 pub use get_presence::GetPresence;
 pub use key_backup::{BackupInfo, CreateBackup, DeleteBackup, GetBackup, UpdateBackup};
@@ -140,7 +140,7 @@ use log_in::check_password_hash;
 pub use log_in::{LogIn, LoggedIn, NewDevice};
 pub use log_out::{LogOut, LoggedOut};
 pub use login_token::{AddLoginToken, LogInByToken};
-pub use membership_changed::{JoinedRooms, MembershipChanged};
+pub use membership_changed::{Elsewhere, JoinedRooms, MembershipChanged};
 pub use moderation::{GetModeration, GetSessions, Moderate, Moderation};
 pub use notices::{GetNoticeRoom, SetNoticeRoom};
 pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
@@ -192,6 +192,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_moderation.sql"),
     include_str!("migrations/0015_login_token.sql"),
     include_str!("migrations/0016_notices.sql"),
+    include_str!("migrations/0017_elsewhere.sql"),
 ];
 
 /// The user whose actor this is.
@@ -297,6 +298,7 @@ impl Logic for User {
             write DeleteBackedUpKeys => delete_backed_up_keys,
             read AskInvite => ask_invite,
             read GetAsked => get_asked,
+            read GetAskedRooms => get_asked_rooms,
             read GetPushRules => push_rules,
             write ChangePushRules => change_push_rules,
             read GetNotifyingRooms => notifying_rooms,

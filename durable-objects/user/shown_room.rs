@@ -217,6 +217,7 @@ mod tests {
                 profile: None,
                 stripped_state: vec![event("m.room.name", "", 3_000), event("m.room.member", ALICE, 10)],
                 predecessor: None,
+                elsewhere: None,
             };
             world.call(ALICE, &call).unwrap();
         };

@@ -24,10 +24,48 @@ pub(crate) fn put(
     Ok(!tx.query("SELECT 1 FROM inbox WHERE event_id = ?1", &[event.event_id.as_str().into()])?.is_empty())
 }
 
-/// Up to `limit` of those that were tried up to `attempts_max` times, those first that were tried least, and of these those that came first.
+/// Where `max` or more wait, one of a server that is not in the room, the last that came, gives its place up.
+pub(crate) fn make_room(tx: &Tx<'_>, max: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM inbox WHERE number =
+         (SELECT max(number) FROM inbox WHERE origin NOT IN (SELECT name FROM server WHERE joined > 0))
+         AND (SELECT count(*) FROM inbox) >= ?1",
+        &[max.into()],
+    )?;
+    Ok(())
+}
+
+/// Whose events wait.
+pub(crate) fn origins(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
+    let rows = sql.query("SELECT DISTINCT origin FROM inbox ORDER BY origin", &[])?;
+    rows.into_iter().map(|mut row| row.text(0)).collect()
+}
+
+/// Of a server's events only the first `max` wait any longer.
+pub(crate) fn keep_first(tx: &Tx<'_>, origin: &str, max: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM inbox WHERE origin = ?1 AND number NOT IN
+         (SELECT number FROM inbox WHERE origin = ?1 ORDER BY number LIMIT ?2)",
+        &[origin.into(), max.into()],
+    )?;
+    Ok(())
+}
+
+/// Nothing waits any longer.
+pub(crate) fn clear(tx: &Tx<'_>) -> Result<(), Fault> {
+    tx.execute("DELETE FROM inbox", &[])?;
+    Ok(())
+}
+
+/// Up to `limit` of those that were tried up to `attempts_max` times, those first that were tried least. Servers take
+/// turns, those in the room before others, and of one's events those go first that came first.
 pub(crate) fn next(sql: &dyn Sql, attempts_max: u64, limit: u64) -> Result<Vec<Waiting>, Fault> {
     sql.query(
-        "SELECT event_id, origin, json FROM inbox WHERE attempts <= ?1 ORDER BY attempts, number LIMIT ?2",
+        "SELECT event_id, origin, json FROM
+         (SELECT event_id, origin, json, attempts, number,
+           row_number() OVER (PARTITION BY origin, attempts ORDER BY number) AS turn,
+           origin IN (SELECT name FROM server WHERE joined > 0) AS is_joined FROM inbox WHERE attempts <= ?1)
+         ORDER BY attempts, turn, is_joined DESC, number LIMIT ?2",
         &[attempts_max.into(), limit.into()],
     )?
     .into_iter()

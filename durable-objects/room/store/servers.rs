@@ -39,6 +39,14 @@ pub(crate) fn joined(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
         .collect()
 }
 
+/// Names of servers with somebody in the room who came before `position`.
+pub(crate) fn joined_before(sql: &dyn Sql, position: u64) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT name FROM server WHERE joined > 0 AND since < ?1 ORDER BY name", &[position.into()])?
+        .into_iter()
+        .map(|mut row| row.text(0))
+        .collect()
+}
+
 /// Whether somebody of a server is in the room.
 pub(crate) fn is_joined(sql: &dyn Sql, name: &str) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM server WHERE name = ?1 AND joined > 0", &[name.into()])?.is_empty())

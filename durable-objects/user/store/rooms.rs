@@ -165,6 +165,38 @@ pub(crate) fn put(
     rows.pop().ok_or_else(|| Fault::new("the room list took no row"))?.unsigned(0)
 }
 
+/// What other servers told of a room.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard {
+    /// When the last of it came, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The invitation, or the knock, that stands.
+    pub asked: Option<String>,
+    /// Through which server the user knocked.
+    pub resident: Option<String>,
+}
+
+pub(crate) fn heard(sql: &dyn Sql, room_id: &str) -> Result<Option<Heard>, Fault> {
+    let rows = sql.query(
+        "SELECT heard_ms, asked, resident FROM room WHERE room_id = ?1 AND heard_ms IS NOT NULL",
+        &[room_id.into()],
+    )?;
+    rows.into_iter()
+        .next()
+        .map(|mut row| {
+            Ok(Heard { at_ms: row.unsigned(0)?, asked: row.text_or_null(1)?, resident: row.text_or_null(2)? })
+        })
+        .transpose()
+}
+
+pub(crate) fn keep_heard(tx: &Tx<'_>, room_id: &str, heard: &Heard) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE room SET heard_ms = ?2, asked = ?3, resident = ?4 WHERE room_id = ?1",
+        &[room_id.into(), heard.at_ms.into(), heard.asked.as_deref().into(), heard.resident.as_deref().into()],
+    )?;
+    Ok(())
+}
+
 /// Remembers what the last move of a room told, when the ring forgets that move.
 pub(crate) fn keep_told(tx: &Tx<'_>, room: u64, told: u64) -> Result<(), Fault> {
     tx.execute("UPDATE room SET told = ?2 WHERE number = ?1", &[room.into(), told.into()])?;

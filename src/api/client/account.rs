@@ -1,20 +1,28 @@
 //! Spec: "Account management".
 
-use actors::user::{ChangePassword, Deactivate, ResetPassword};
+use actors::user::{ChangePassword, Deactivate, GetAskedRooms, ResetPassword};
 use bytes::Bytes;
 use domain::{Refusal, contact::Email};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
+use ruma_common::{OwnedRoomId, UserId};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::{
     Bearer, Context, Failure, OrAbsent, Routes, failure,
+    federation::elsewhere::{Elsewhere, residence},
     mail::validation,
     metadata::contact,
     password,
     router::{bad_json, json_or_default},
     uiaa::{self, Auth, Operation},
 };
+
+/// Rooms elsewhere that are left before an account is deactivated, so many at once, and the servers tried for each.
+const ROOMS_TOLD_MAX: usize = 200;
+const ROOMS_AT_ONCE: usize = 8;
+const SERVERS_TOLD_MAX: usize = 2;
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's types: they let clients come without a token, and refuse `"auth": {}`.
@@ -122,10 +130,29 @@ async fn deactivate(
         request: uiaa::digest(&erase)?,
     };
     let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
+    turn_down_what_is_elsewhere(cx, &bearer.user_id).await?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
     // First, since afterwards nobody could ask again: an address stays taken by nobody.
     contact::remove_all(cx.metadata(), &bearer.user_id).await?;
     bearer.call(cx, &call).await?;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
+}
+
+/// The user's invitations to, and knocks on, rooms that are not here: the servers that have them are told while there is
+/// somebody to tell it for. Whether or not one could be, the user is rid of it.
+async fn turn_down_what_is_elsewhere(cx: &Context, user_id: &UserId) -> Result<(), Failure> {
+    let rooms = cx.user(user_id).call(&GetAskedRooms {}).await?;
+    let leave = async |room_id: OwnedRoomId| {
+        let residence = residence(cx, &room_id).await?;
+        if residence.here {
+            return Ok(());
+        }
+        let of = (user_id, Map::new());
+        let mut elsewhere = Elsewhere::in_words(cx, &room_id, of, Vec::new(), residence.servers).await?;
+        elsewhere.servers.truncate(SERVERS_TOLD_MAX);
+        elsewhere.leave().await.map(drop)
+    };
+    let left = stream::iter(rooms.into_iter().take(ROOMS_TOLD_MAX)).map(leave);
+    left.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
 }

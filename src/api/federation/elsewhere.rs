@@ -5,8 +5,11 @@
 use std::collections::BTreeSet;
 
 use actors::{
-    room::{BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, MemberProfile, Received, Residence},
-    user::{GetAsked, MembershipChanged},
+    room::{
+        BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, GiveUpJoin, MemberProfile, Received,
+        Residence,
+    },
+    user::{self, GetAsked, MembershipChanged},
 };
 use domain::{
     Pdu, Refusal, RoomVersion,
@@ -122,6 +125,18 @@ impl<'a> Elsewhere<'a> {
     /// Joins the room, through the first server that lets the user in, and answers the join's id. Spec: «The caller MAY try
     /// to join through another server».
     pub(crate) async fn join(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
+        let joined = self.join_through(call_id).await;
+        if joined.is_err() {
+            // Otherwise the room does so itself, later.
+            match self.cx.room(self.room_id).call(&GiveUpJoin { join: call_id.to_owned() }).await {
+                Ok(()) | Err(Failure::Absent | Failure::Refused(_)) => {}
+                Err(failure) => tracing::error!(failure = %failure.into_fault(), "a join is not given up"),
+            }
+        }
+        joined
+    }
+
+    async fn join_through(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
         let (mut servers, mut refusal) = (self.servers.as_slice(), None);
         loop {
             let prepared = match self.prepare("join", &MembershipState::Join, servers).await {
@@ -129,6 +144,16 @@ impl<'a> Elsewhere<'a> {
                 prepared => prepared?,
             };
             let Prepared { server, pdu: join, version, others } = prepared;
+            servers = others;
+            // Whoever hears of the join may send at once what comes after it.
+            let begin = BeginJoin { room_version: version.as_str().to_owned(), join: call_id.to_owned() };
+            match self.cx.room(self.room_id).call(&begin).await {
+                Err(Failure::Refused(no)) => {
+                    refusal.get_or_insert(no);
+                    continue;
+                }
+                begun => begun?,
+            }
             register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
             let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
             let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
@@ -142,7 +167,6 @@ impl<'a> Elsewhere<'a> {
                     refusal.get_or_insert(no);
                 }
             }
-            servers = others;
         }
     }
 
@@ -169,7 +193,8 @@ impl<'a> Elsewhere<'a> {
         };
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
-        self.tell_user(MembershipState::Knock, None, state).await?;
+        let told = Told { event: Some(&knock), resident: Some(server.clone()), state };
+        self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Knock, told).await?;
         Ok(knock.event_id().to_owned())
     }
 
@@ -190,13 +215,13 @@ impl<'a> Elsewhere<'a> {
                 self.unheard_leave()?
             }
         };
-        self.tell_user(MembershipState::Leave, Some(&leave), Vec::new()).await?;
+        self.tell_of_leave(&leave).await?;
         Ok(leave.event_id().to_owned())
     }
 
     /// Ends an invitation, or a knock, of which the room knows nothing.
     pub(crate) async fn forget_asked(&self) -> Result<(), Failure> {
-        self.tell_user(MembershipState::Leave, Some(&self.unheard_leave()?), Vec::new()).await
+        self.tell_of_leave(&self.unheard_leave()?).await
     }
 
     /// A leave that is for the user's own clients only. Its form is that of any version: which the room has is not sure.
@@ -307,7 +332,6 @@ impl<'a> Elsewhere<'a> {
         call_id: &str,
     ) -> Result<(), Failure> {
         let room = self.cx.room(self.room_id);
-        room.call(&BeginJoin { room_version: version.as_str().to_owned(), join: call_id.to_owned() }).await?;
         let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id };
         let arrived = arriving.take(body).await?;
         let event = self.signed_join(arrived.event.as_deref(), join, version).await?;
@@ -339,14 +363,21 @@ impl<'a> Elsewhere<'a> {
         Ok(CheckedEvent::of(join))
     }
 
-    async fn tell_user(
-        &self,
-        membership: MembershipState,
-        event: Option<&Pdu>,
-        stripped_state: Vec<Box<RawValue>>,
-    ) -> Result<(), Failure> {
-        self.cx.tell_of_membership(self.user_id, self.room_id, membership, event, stripped_state).await
+    async fn tell_of_leave(&self, leave: &Pdu) -> Result<(), Failure> {
+        let told = Told { event: Some(leave), ..Told::default() };
+        self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Leave, told).await
     }
+}
+
+/// What a user is told of a membership, besides what it is.
+#[derive(Default)]
+pub(super) struct Told<'a> {
+    /// The event that made it so.
+    pub event: Option<&'a Pdu>,
+    /// The server that took a knock.
+    pub resident: Option<OwnedServerName>,
+    /// What lets the user recognise the room.
+    pub state: Vec<Box<RawValue>>,
 }
 
 impl Context {
@@ -356,9 +387,9 @@ impl Context {
         user_id: &UserId,
         room_id: &RoomId,
         membership: MembershipState,
-        event: Option<&Pdu>,
-        mut stripped_state: Vec<Box<RawValue>>,
+        told: Told<'_>,
     ) -> Result<(), Failure> {
+        let Told { event, resident, state: mut stripped_state } = told;
         if matches!(membership, MembershipState::Leave | MembershipState::Ban) {
             let shown = event.map(|event| event::client_json(event, &event::Unsigned::default(), false));
             stripped_state.extend(shown);
@@ -371,6 +402,7 @@ impl Context {
             profile: None,
             stripped_state,
             predecessor: None,
+            elsewhere: Some(user::Elsewhere { resident }),
         };
         self.user(user_id).call(&call).await
     }

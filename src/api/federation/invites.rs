@@ -15,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     AskError, Bounds, Origin,
-    elsewhere::{STRIPPED_EVENTS_MAX, incompatible, residence, stripped},
+    elsewhere::{STRIPPED_EVENTS_MAX, Told, incompatible, residence, stripped},
     pdus::{ReadPdu, path_in_room, raw},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
@@ -121,7 +121,8 @@ impl Invitation<'_> {
         if !is_here {
             let stripped_state = shown(self.state, &pdu);
             let state = stripped_state.clone();
-            cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, Some(&pdu), stripped_state).await?;
+            let told = Told { event: Some(&pdu), resident: None, state: stripped_state };
+            cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, told).await?;
             cx.tell_appservices(&invited, &pdu, state).await?;
         }
         Ok(signed)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actors::{
     destination::IsUp,
-    room::{CheckedEvent, GetVersionForServer, KeepWaiting, ReceiveEvent, Received},
+    room::{CheckedEvent, GetIntake, Intake, KeepWaiting, ReceiveEvent, Received, Takes},
     user::GetAsked,
 };
 use domain::{Pdu, Refusal, RoomVersion};
@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::{
     Origin,
     edus::{self, Edu},
+    elsewhere::Told,
     pdus::ReadPdu,
 };
 use crate::{Context, Failure, Routes};
@@ -90,28 +91,27 @@ async fn in_room(
     pdus: Vec<Box<RawValue>>,
 ) -> Result<BTreeMap<OwnedEventId, Result<(), String>>, Failure> {
     let mut outcomes = BTreeMap::new();
-    let version = match cx.room(room_id).call(&GetVersionForServer { server: origin.to_owned() }).await {
-        Ok(version) => Ok(version),
-        Err(Failure::Absent) => Err("this server does not know the room".to_owned()),
-        Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
+    let (version, takes) = match cx.room(room_id).call(&GetIntake { server: origin.to_owned() }).await {
+        Ok(Intake { room_version, takes }) => (Some(RoomVersion::parse(&room_version)?), takes),
+        Err(Failure::Absent) => (None, Takes::Never("this server does not know the room".to_owned())),
         Err(failure) => return Err(failure),
     };
-    let version = match version {
-        Ok(version) => RoomVersion::parse(&version)?,
-        Err(why) => {
-            for pdu in &pdus {
-                if let Some((event_id, outcome)) = taken_back(cx, room_id, pdu).await? {
-                    outcomes.insert(event_id, outcome);
-                }
+    if takes != Takes::Now {
+        for pdu in &pdus {
+            if let Some((event_id, outcome)) = taken_back(cx, room_id, pdu).await? {
+                outcomes.insert(event_id, outcome);
             }
-            // Its version is not known, so that most versions' ids cannot be told; the newest is as good a guess as any.
-            let version = RoomVersion::parse("11")?;
-            let ids = pdus.iter().filter_map(|pdu| ReadPdu::read(pdu, &version).ok());
-            for pdu in ids {
-                outcomes.entry(pdu.event_id).or_insert_with(|| Err(why.clone()));
+        }
+    }
+    let version = match (version, &takes) {
+        (Some(version), Takes::Now | Takes::Later) => version,
+        (version, Takes::Never(why)) => {
+            for event_id in pdus.iter().filter_map(|pdu| id_of(pdu, version.as_ref())) {
+                outcomes.entry(event_id).or_insert_with(|| Err(why.clone()));
             }
             return Ok(outcomes);
         }
+        (None, Takes::Now | Takes::Later) => return Ok(outcomes),
     };
     let read = pdus.iter().filter_map(|pdu| match ReadPdu::read(pdu, &version) {
         Ok(pdu) => Some(pdu),
@@ -122,21 +122,39 @@ async fn in_room(
     });
     for (event_id, checked) in cx.check_pdus(&version, read.collect()).await? {
         let outcome = match checked {
-            Ok(pdu) => match receive(cx, origin, room_id, &pdu).await {
+            Ok(pdu) => match receive(cx, origin, room_id, &pdu, &takes).await {
                 Ok(outcome) => outcome,
                 Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
                 Err(failure) => return Err(failure),
             },
             Err(why) => Err(why),
         };
-        outcomes.insert(event_id, outcome);
+        outcomes.entry(event_id).or_insert(outcome);
     }
     Ok(outcomes)
 }
 
+/// The id of an event that is not taken in. Where the version of the room is not known, those of the first versions say it,
+/// and of the others the newest is as good a guess as any.
+fn id_of(pdu: &RawValue, version: Option<&RoomVersion>) -> Option<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct WithId {
+        event_id: OwnedEventId,
+    }
+    let read = |version: &RoomVersion| ReadPdu::read(pdu, version).ok().map(|read| read.event_id);
+    match version {
+        Some(version) => read(version),
+        None => serde_json::from_str::<WithId>(pdu.get())
+            .ok()
+            .map(|with_id| with_id.event_id)
+            .or_else(|| read(&RoomVersion::parse("11").ok()?)),
+    }
+}
+
 /// An event of a room in which nobody of ours is: all that matters of it is whether somebody took back an invitation of a user
-/// of ours, or turned their knock down. It is believed of a server that had a part in what the user was shown of the room,
-/// or of whoever invited. `None` for anything else.
+/// of ours, or turned their knock down. It is believed of whoever invited, of a server that had a part in what who knocks
+/// was shown of the room or that took the knock, and of anybody who names the invitation or the knock as what allows it:
+/// only who is in the room knows of that. `None` for anything else.
 async fn taken_back(
     cx: &Context,
     room_id: &RoomId,
@@ -172,11 +190,17 @@ async fn taken_back(
         None => asked.servers.iter().any(|known| known == server),
     };
     let Ok(version) = RoomVersion::parse(&asked.room_version) else { return Ok(None) };
-    let Some(read) = ReadPdu::read(json, &version).ok().filter(|_| is_believed) else { return Ok(None) };
+    let may_name = asked.event_id.as_ref().is_some_and(|asked| json.get().contains(asked.as_str()));
+    let Some(read) = ReadPdu::read(json, &version).ok().filter(|_| is_believed || may_name) else { return Ok(None) };
     let event_id = read.event_id.clone();
     Ok(Some(match cx.check_pdu(&version, read).await? {
         Ok(pdu) => {
-            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, Some(&pdu), Vec::new()).await?;
+            let is_named = asked.event_id.is_some_and(|asked| pdu.auth_events().contains(&asked));
+            if !(is_believed || is_named) {
+                return Ok(None);
+            }
+            let told = Told { event: Some(&pdu), ..Told::default() };
+            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, told).await?;
             cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
             (event_id, Ok(()))
         }
@@ -184,20 +208,25 @@ async fn taken_back(
     }))
 }
 
-/// Receives one event. One that builds on what is not here waits for that; the transaction does not.
+/// Receives one event. One that builds on what is not here waits for that, or for a join of ours; the transaction does not.
 async fn receive(
     cx: &Context,
     origin: &ServerName,
     room_id: &RoomId,
     pdu: &Pdu,
+    takes: &Takes,
 ) -> Result<Result<(), String>, Failure> {
     let room = cx.room(room_id);
+    let waits = async || {
+        let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: CheckedEvent::of(pdu) }).await?;
+        Ok(if waits { Ok(()) } else { Err("too many events wait for what they build on".to_owned()) })
+    };
+    if *takes == Takes::Later {
+        return waits().await;
+    }
     match room.call(&ReceiveEvent { event: CheckedEvent::of(pdu), state_before: None, is_unwanted: false }).await? {
         // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
         Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
-        Received::Needs(_) => {
-            let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: CheckedEvent::of(pdu) }).await?;
-            Ok(if waits { Ok(()) } else { Err("too many events wait for what they build on".to_owned()) })
-        }
+        Received::Needs(_) => waits().await,
     }
 }

@@ -201,6 +201,7 @@ fn an_invitation_that_the_room_does_not_know_is_turned_down_all_the_same() {
         profile: None,
         stripped_state: vec![event::stripped_json(&story.membership("invite"))],
         predecessor: None,
+        elsewhere: None,
     };
     let cx = story.server.context();
     block_on(cx.user(<&UserId>::try_from(ALICE).unwrap()).call(&invited)).unwrap();
