@@ -19,8 +19,9 @@ const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
 const READ_AT_ONCE: u64 = 10;
 /// Users whose devices are looked at for one transaction.
 const DEVICE_LISTS_MAX: u64 = 20;
-/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`]: of more, the oldest is dropped. A larger one
-/// counts for several, so that this bounds their bytes as well.
+/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`], and a hundred more at most: then typing and
+/// receipts are dropped, and of the rest the oldest if that alone is more. A larger EDU counts for several, so that this
+/// bounds their bytes as well.
 pub(super) const KEPT_MAX: u64 = 10_000;
 /// Bytes that count as one EDU.
 const UNIT_BYTES: usize = 8 * 1024;
@@ -148,14 +149,17 @@ pub(super) fn put(tx: &Tx<'_>, key: &str, edu: &RawValue) -> Result<bool, Error>
     }
     let on_its_way = carrying::edus_on_their_way(&**tx)?;
     let units = (edu.get().len() / UNIT_BYTES).saturating_add(1) as u64;
-    store::put_edu(tx, (key, edu.get()), units, on_its_way, KEPT_MAX)?;
+    // What waits is counted now and then: who types has theirs replaced all the time, and that is no more than it was.
+    if store::put_edu(tx, (key, edu.get()), units, on_its_way)? > 0 {
+        store::drop_edus(tx, KEPT_MAX, UNIT_BYTES as u64, on_its_way)?;
+    }
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use domain::power::Preset;
-    use platform::{ActorKind, Address};
+    use platform::{ActorKind, Address, Sql};
     use ruma_common::user_id;
     use serde_json::value::to_raw_value;
 
@@ -175,18 +179,42 @@ mod tests {
             let edu = to_raw_value(&(name.clone() + &"x".repeat(bytes))).unwrap();
             world.call("there.test", &QueueEdu { key: name, edu }).unwrap();
         };
-        for number in 0..KEPT_MAX {
+        for number in 1..=KEPT_MAX {
             queues(number.to_string(), 0);
         }
-        assert_eq!(oldest(&world), "0");
-        queues("more".to_owned(), 0);
         assert_eq!(oldest(&world), "1");
-        queues("large".to_owned(), 9 * UNIT_BYTES);
-        assert_eq!(oldest(&world), "11");
+        for number in 1..=100 {
+            queues(format!("more {number}"), 0);
+        }
+        assert_eq!(oldest(&world), "101");
+        queues("large".to_owned(), 99 * UNIT_BYTES);
+        assert_eq!(oldest(&world), "201");
         for number in 0..KEPT_MAX / 100 {
             queues(format!("large {number}"), 99 * UNIT_BYTES);
         }
         assert_eq!(oldest(&world), "large 0");
+    }
+
+    /// What opens a message must not be lost for somebody's typing.
+    #[test]
+    fn what_others_replace_drops_no_messages_to_devices() {
+        let world = World::new(1);
+        let queues = |key: String, name: &str, bytes: usize| {
+            let edu = to_raw_value(&(name.to_owned() + &"x".repeat(bytes))).unwrap();
+            world.call("there.test", &QueueEdu { key, edu }).unwrap();
+        };
+        queues("to_device 1".to_owned(), "key", 0);
+        for number in 0..3 * KEPT_MAX / 100 {
+            queues("typing !r @alice".to_owned(), &number.to_string(), 99 * UNIT_BYTES);
+        }
+        assert_eq!(oldest(&world), "key");
+        for number in 0..2 * KEPT_MAX / 100 {
+            queues(format!("receipt !r @u{number}"), &number.to_string(), 99 * UNIT_BYTES);
+        }
+        assert_eq!(oldest(&world), "key");
+        let sql = world.sql(&Address::new(ActorKind::Destination, "there.test"));
+        let count = sql.query("SELECT count(*) FROM edu", &[]).unwrap().remove(0).unsigned(0).unwrap();
+        assert!(count <= KEPT_MAX / 100 + 1, "{count}");
     }
 
     #[test]

@@ -79,14 +79,8 @@ pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Faul
 }
 
 /// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. It takes so many
-/// `units` of positions; of more than `kept_max` of these, the oldest EDUs that are not on their way are dropped.
-pub(super) fn put_edu(
-    tx: &Tx<'_>,
-    (key, json): (&str, &str),
-    units: u64,
-    on_its_way: u64,
-    kept_max: u64,
-) -> Result<(), Fault> {
+/// `units` of positions. Answers how many hundreds of positions that passed.
+pub(super) fn put_edu(tx: &Tx<'_>, (key, json): (&str, &str), units: u64, on_its_way: u64) -> Result<u64, Fault> {
     tx.execute("UPDATE edu SET key = NULL WHERE key = ?1 AND position <= ?2", &[key.into(), on_its_way.into()])?;
     tx.execute("DELETE FROM edu WHERE key = ?1", &[key.into()])?;
     let rows = tx.execute(
@@ -95,12 +89,21 @@ pub(super) fn put_edu(
         &[key.into(), json.into(), on_its_way.into(), units.into()],
     )?;
     let position = rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))?;
-    if position > kept_max {
-        tx.execute(
-            "DELETE FROM edu WHERE position <= ?1 AND position > ?2",
-            &[position.saturating_sub(kept_max).into(), on_its_way.into()],
-        )?;
-    }
+    Ok((position / 100).saturating_sub(position.saturating_sub(units) / 100))
+}
+
+/// Of more EDUs than `units_max` units, one for each `unit_bytes` that are begun, drops those that are not on their way and
+/// matter least: who types and what was read, the oldest first; then, if those are not enough, the oldest of the others.
+pub(super) fn drop_edus(tx: &Tx<'_>, units_max: u64, unit_bytes: u64, on_its_way: u64) -> Result<(), Fault> {
+    tx.execute(
+        "DELETE FROM edu WHERE position > ?3 AND position IN
+         (SELECT position FROM
+          (SELECT position, sum(units) OVER (ORDER BY passes, position DESC) AS kept FROM
+           (SELECT position, length(json) / ?2 + 1 AS units,
+             coalesce(key GLOB 'typing *' OR key GLOB 'receipt *', 0) AS passes FROM edu))
+          WHERE kept > ?1)",
+        &[units_max.into(), unit_bytes.into(), on_its_way.into()],
+    )?;
     Ok(())
 }
 
