@@ -196,6 +196,8 @@ fn a_transaction_does_not_wait_for_what_it_builds_on(host: Host) {
         if !request.uri.contains("/get_missing_events/") {
             return takes_what_is_sent(request);
         }
+        let asked: Value = serde_json::from_str(&request.body).expect("it is JSON");
+        assert!(asked["min_depth"].as_u64().is_none_or(|depth| depth == 0), "another branch may be as deep: {asked}");
         let body = json!({ "events": [missing] }).to_string();
         Some(Reply::Raw(Box::new(move |out| {
             thread::sleep(TAKES);

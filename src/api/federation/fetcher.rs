@@ -8,6 +8,9 @@ use ruma_common::{OwnedRoomId, RoomId};
 use super::receiving::Receiving;
 use crate::{Context, Failure, shift::Shift};
 
+/// How long one event has what it needs asked for, in milliseconds; what has come by then stays.
+const EVENT_MS: u64 = 30_000;
+
 /// Brings what waits into the room. What goes wrong is logged, and tried again later by whoever comes next.
 pub(crate) async fn fetch(cx: &Context, room_id: &str) {
     let Ok(room_id) = OwnedRoomId::try_from(room_id) else { return };
@@ -33,7 +36,8 @@ async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result
             break;
         }
         let pdu = Pdu::from_stored(event.event_id.clone(), event.json, false).map_err(Refusal::from)?;
-        let receiving = Receiving { cx, origin: &origin, room_id, version: &version };
+        let until_ms = cx.now_ms().saturating_add(EVENT_MS);
+        let receiving = Receiving { cx, origin: &origin, room_id, version: &version, until_ms };
         let is_judged = match receiving.receive(&pdu).await {
             Ok(Received::Needs(_)) => false,
             Ok(_) | Err(Failure::Refused(_)) => true,

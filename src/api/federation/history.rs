@@ -147,7 +147,8 @@ impl<'a> Backfill<'a> {
         events: &[Pdu],
         is_apart: bool,
     ) -> Result<bool, Failure> {
-        let giver = Receiving { cx: self.cx, origin: server, room_id: self.room_id, version };
+        let (cx, room_id) = (self.cx, self.room_id);
+        let giver = Receiving { cx, origin: server, room_id, version, until_ms: u64::MAX };
         let mut call = PlaceHistory {
             edge: gap.edge,
             missing: gap.missing.clone(),

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use actors::room::{CheckedEvent, GetExtremities, GetMissing, Needs, ReceiveEvent, Received, Unsigned};
 use domain::{Pdu, Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
+use http::StatusCode;
 use js_int::UInt;
 use platform::LocalFuture;
 use ruma_common::{OwnedEventId, RoomId, ServerName};
@@ -23,6 +24,8 @@ use crate::{Context, Failure};
 
 /// Calls for one event.
 const ROUNDS_MAX: usize = 5;
+/// What a policy server says that is asked too often: it neither signs nor refuses.
+const TOO_MANY: u16 = StatusCode::TOO_MANY_REQUESTS.as_u16();
 /// Events asked for that lie between what is held and what came.
 const MISSING_EVENTS_MAX: u32 = 50;
 /// When more events of a state are missing than this, all of it is asked for at once.
@@ -41,9 +44,15 @@ pub(crate) struct Receiving<'a> {
     pub origin: &'a ServerName,
     pub room_id: &'a RoomId,
     pub version: &'a RoomVersion,
+    /// After that nothing more is asked for: others wait for their turn.
+    pub until_ms: u64,
 }
 
 impl Receiving<'_> {
+    fn is_over(&self) -> bool {
+        self.cx.now_ms() >= self.until_ms
+    }
+
     /// Brings an event into the room. Answers what became of it.
     ///
     /// # Errors
@@ -58,6 +67,9 @@ impl Receiving<'_> {
             let mut call = ReceiveEvent { event: CheckedEvent::of(pdu), state_before: None, is_unwanted: false };
             let mut may_ask_between = may_ask_between;
             for _ in 0..ROUNDS_MAX {
+                if self.is_over() {
+                    break;
+                }
                 let needs = match self.cx.room(self.room_id).call(&call).await? {
                     Received::Needs(needs) => needs,
                     received => return Ok(received),
@@ -68,6 +80,9 @@ impl Receiving<'_> {
                         Ok(()) => {}
                         // It may do so another time.
                         Err(Failure::Refused(Refusal::OtherServer(_))) => return Ok(Received::Needs(needs)),
+                        Err(Failure::Refused(Refusal::ByPolicyServer { status, .. })) if status == TOO_MANY => {
+                            return Ok(Received::Needs(needs));
+                        }
                         Err(Failure::Refused(_)) => call.is_unwanted = true,
                         Err(failure) => return Err(failure),
                     }
@@ -116,7 +131,8 @@ impl Receiving<'_> {
             vec![pdu.event_id().to_owned()],
         );
         request.limit = MISSING_EVENTS_MAX.into();
-        request.min_depth = UInt::try_from(extremities.min_depth).unwrap_or_default();
+        // Of any depth: another branch of the room may have begun long before ours ended.
+        request.min_depth = UInt::MIN;
         let events = match self.cx.ask(self.origin, request).await {
             Ok(response) => response.events,
             Err(error) => {
@@ -128,6 +144,9 @@ impl Receiving<'_> {
         let mut between = self.cx.good_pdus(self.room_id, self.version, events).await?;
         between.sort_by_key(Pdu::depth);
         for event in between {
+            if self.is_over() {
+                break;
+            }
             if event.event_id() != pdu.event_id() {
                 self.receive_with(&event, false).await?;
             }
