@@ -33,8 +33,8 @@ const NOTED_EVERY_MS: u64 = 5 * 60_000;
 const OFFLINE_KEPT_MS: u64 = 24 * 3_600_000;
 /// The most users of one call.
 const PRESENCES_MAX: usize = 200;
-/// The most rooms that are told.
-const ROOMS_TOLD_MAX: usize = 200;
+/// The most rooms that are told, those in which something happened last.
+const ROOMS_TOLD_MAX: u64 = 200;
 /// The most users of whom no room has said yet that they are in it.
 const UNCONFIRMED_MAX: usize = 1_000;
 /// The most pairs of a user and a room that are remembered.
@@ -136,7 +136,7 @@ impl Destination {
     }
 
     fn tell_rooms(&self, sql: &dyn Sql, cx: &Cx<'_>, news: &[Presence]) -> Result<(), Error> {
-        for room_id in store::rooms(sql)?.into_iter().take(ROOMS_TOLD_MAX) {
+        for room_id in store::newest_rooms(sql, ROOMS_TOLD_MAX)? {
             let theirs = news.iter().filter(|presence| !self.theirs.is_stranger(&room_id, &presence.user));
             let presences: Vec<_> = theirs.cloned().collect();
             if !presences.is_empty() {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU16, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -24,22 +24,26 @@ on_each_host![
 const SPAM: &str = "The message appears to contain possible spam";
 const KEY_ID: &str = "ed25519:policy_server";
 
+/// The status of a policy server that judges.
+const WORKS: u16 = 200;
+
 fn keys() -> Keys {
     Keys::of(253)
 }
 
 /// A room of alice's and its policy server, with somebody in the room.
-fn protected<'a>(here: &'a Federated, alice: &User) -> (String, Guest<'a>, Arc<AtomicBool>) {
+fn protected<'a>(here: &'a Federated, alice: &User) -> (String, Guest<'a>, Arc<AtomicU16>) {
     let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
     let guard = Guest::joins(here, &room, "guard");
-    let (name, works) = (guard.homeserver.name.clone(), Arc::new(AtomicBool::new(true)));
-    let is_there = works.clone();
+    let (name, status) = (guard.homeserver.name.clone(), Arc::new(AtomicU16::new(WORKS)));
+    let answers_with = status.clone();
     guard.homeserver.answers(move |request| {
         if request.uri != "/_matrix/policy/v1/sign" {
             return takes_what_is_sent(request);
         }
-        if !is_there.load(Ordering::Relaxed) {
-            return Some(Reply::json(503, &json!({})));
+        let status = answers_with.load(Ordering::Relaxed);
+        if status != WORKS {
+            return Some(Reply::json(status, &json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "later" })));
         }
         let event: Value = serde_json::from_str(&request.body).expect("an event is JSON");
         if event["content"].to_string().contains("spam") {
@@ -50,7 +54,7 @@ fn protected<'a>(here: &'a Federated, alice: &User) -> (String, Guest<'a>, Arc<A
     });
     alice.sets_state(&room, "m.room.policy", "", policy(&guard)).ok();
     assert_eq!(asked(&guard), Vec::<Value>::new(), "it is not asked about itself");
-    (room, guard, works)
+    (room, guard, status)
 }
 
 fn policy(guard: &Guest<'_>) -> Value {
@@ -164,18 +168,28 @@ fn events_of_others_are_told_of_once_they_are_signed(host: Host) {
     says("better");
     shown(&["better", "signed", "good"]);
     assert_eq!(asked(&guard).len(), 2);
-    // While it is away nobody is judged, and what came meanwhile is later.
-    works.store(false, Ordering::Relaxed);
+    // While it is away nobody is judged, and what came meanwhile is later; so it is when it is asked too often.
+    works.store(503, Ordering::Relaxed);
     says("patient");
-    works.store(true, Ordering::Relaxed);
+    works.store(WORKS, Ordering::Relaxed);
     shown(&["patient", "better", "signed", "good"]);
+    works.store(429, Ordering::Relaxed);
+    says("calm");
+    alice.sees(|_| !asked(&guard).is_empty());
+    works.store(WORKS, Ordering::Relaxed);
+    shown(&["calm", "patient", "better", "signed", "good"]);
+    // Who joins is told of their join as it is in the room.
+    let dora = Guest::starts(&here, "dora");
+    let (id, join) = dora.completes(dora.makes_join(&room).ok()["event"].clone());
+    let joined = dora.sends_join(&room, &id, &join).ok();
+    assert!(is_signed(&joined["event"], &guard), "{}", joined["event"]);
 }
 
 fn a_policy_server_that_is_not_there_can_be_given_up(host: Host) {
     let here = Federated::starts(host);
     let alice = here.server.registers("alice");
     let (room, guard, works) = protected(&here, &alice);
-    works.store(false, Ordering::Relaxed);
+    works.store(503, Ordering::Relaxed);
     alice.says(&room, "hello").refused(502, "M_UNKNOWN");
     // One that is not valid is none.
     for nothing in [json!({}), json!({ "via": guard.homeserver.name }), json!({ "via": 5, "public_keys": {} })] {

@@ -2,8 +2,8 @@
 //! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
 use actors::room::{
-    AdmitMembership, CheckedEvent, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer, IsJoined,
-    MembershipAction, PrepareMembership, PreparedMembership,
+    AdmitMembership, CheckedEvent, GetHeldEvents, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer,
+    IsJoined, MembershipAction, PrepareMembership, PreparedMembership,
 };
 use domain::{Pdu, Refusal, RoomVersion};
 use platform::Fault;
@@ -90,12 +90,15 @@ async fn send_join(
 ) -> Result<Body, Failure> {
     let join = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Join).await?;
     let call = GetStateIds { server: None, event_id: join.event_id().to_owned(), auth_chain_only: false };
-    let ids = cx.room(&request.room_id).call(&call).await?;
+    let room = cx.room(&request.room_id);
+    let ids = room.call(&call).await?;
+    // The room's policy server may have signed it, too.
+    let held = room.call(&GetHeldEvents { event_ids: vec![join.event_id().to_owned()] }).await?;
+    let event = held.first().map_or(join.json(), |held| held.get());
     let servers = serde_json::to_string(&ids.servers)?;
     let origin = serde_json::to_string(cx.server_name())?;
     let start = format!(
-        r#"{{"origin":{origin},"members_omitted":false,"servers_in_room":{servers},"event":{},"state":["#,
-        join.json()
+        r#"{{"origin":{origin},"members_omitted":false,"servers_in_room":{servers},"event":{event},"state":["#,
     );
     let texts = [start, r#"],"auth_chain":["#.to_owned(), "]}".to_owned()];
     Ok(pages(cx, &request.room_id, texts, [ids.state, ids.auth_chain]))

@@ -26,6 +26,7 @@ fn joins(server: &TestServer, origin: &Identity, room: &str) -> (String, Value) 
     let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11&ver=12", encoded(room), encoded(&user));
     let (status, prepared) = gets(server, origin, &make);
     assert_eq!(status, StatusCode::OK, "{prepared}");
+    assert_eq!(prepared["event"]["origin"], "localhost");
     let version = RoomVersion::parse(prepared["room_version"].as_str().unwrap()).unwrap();
     let template = to_raw_value(&prepared["event"]).unwrap();
     let content = to_raw_value(&prepared["event"]["content"]).unwrap();
@@ -50,6 +51,7 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
         let send = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encoded(&room));
         let said = server.put(&send, &alice, &json!({ "body": "hello" })).1["event_id"].as_str().unwrap().to_owned();
         let (join, joined) = joins(&server, &b, &room);
+        assert_eq!(joined["servers_in_room"], json!(["localhost"]), "before the join");
         let is_create = |event: &Value| event["type"] == "m.room.create";
         assert!(joined["state"].as_array().unwrap().iter().any(is_create), "{joined}");
         assert!(joined["auth_chain"].as_array().unwrap().len() >= 2, "{joined}");
@@ -97,6 +99,40 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
     }
 }
 
+#[test]
+fn what_is_not_taken_in_is_answered_under_its_own_id() {
+    let c = identity("c.test", "1", 2);
+    let (server, _) = server_among(vec![identity("b.test", "1", 1), identity("c.test", "1", 2)], &[]);
+    let alice = server.register("alice");
+    let mut rooms = vec![("1", "!unknown:c.test".to_owned()), ("11", "!unknown:c.test".to_owned())];
+    for version in ["2", "10", "11"] {
+        let denied =
+            json!({ "type": "m.room.server_acl", "state_key": "", "content": { "allow": ["b.test", "localhost"] } });
+        let create = json!({ "preset": "public_chat", "room_version": version, "initial_state": [denied] });
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+        rooms.push((version, created["room_id"].as_str().unwrap().to_owned()));
+    }
+    for (number, (version, room)) in rooms.iter().enumerate() {
+        let template = to_raw_value(&json!({
+            "type": "m.room.power_levels", "room_id": room, "sender": "@carol:c.test", "state_key": "", "depth": 5,
+            // Of these, versions before 11 keep less when they are redacted.
+            "content": { "invite": 5 }, "prev_events": [], "auth_events": [],
+        }))
+        .unwrap();
+        let content = to_raw_value(&json!({ "invite": 5 })).unwrap();
+        let known = RoomVersion::parse(version).unwrap();
+        let pdu = event::complete(&template, &content, &known, &c, 1_700_000_000_000, [3; 18]).unwrap();
+        let pdus: Vec<Value> = vec![serde_json::from_str(pdu.json()).unwrap()];
+        let body = json!({ "origin": "c.test", "origin_server_ts": 1, "pdus": pdus }).to_string();
+        let path = format!("/_matrix/federation/v1/send/{number}");
+        let (status, answer) = asks(&server, &c, Method::PUT, &path, &body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let outcomes = answer["pdus"].as_object().unwrap();
+        assert_eq!(outcomes.keys().collect::<Vec<_>>(), [pdu.event_id().as_str()], "version {version}");
+        assert!(outcomes.values().all(|outcome| outcome["error"].is_string()), "{answer}");
+    }
+}
+
 /// The id of the join in the answer to it.
 fn joined_id(joined: &Value) -> String {
     let version = RoomVersion::parse("11").unwrap();
@@ -107,7 +143,7 @@ fn joined_id(joined: &Value) -> String {
 #[test]
 fn a_server_of_old_invites_into_a_room_of_old() {
     let b = identity("b.test", "1", 1);
-    let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let (server, asked) = server_among(vec![identity("b.test", "1", 1)], &[]);
     let alice = server.register("alice");
     let invitation = |version: &str, target: &str, membership: &str| {
         let version = RoomVersion::parse(version).unwrap();
@@ -140,4 +176,12 @@ fn a_server_of_old_invites_into_a_room_of_old() {
     assert_eq!(refused(invitation("1", "@nobody:localhost", "invite")), (404, "M_NOT_FOUND".to_owned()));
     // Its id is in the event in rooms of old.
     assert_eq!(invitation("11", "@alice:localhost", "invite").0, StatusCode::BAD_REQUEST);
+
+    // Whoever is going away turns it down, and gets no other.
+    asked.borrow_mut().clear();
+    let auth = json!({ "type": "m.login.password", "password": "secret", "identifier": { "type": "m.id.user", "user": "alice" } });
+    let (_, deactivated) = server.post("/_matrix/client/v3/account/deactivate", &alice, &json!({ "auth": auth }));
+    assert_eq!(deactivated, json!({ "id_server_unbind_result": "success" }));
+    assert!(asked.borrow().iter().any(|asked| asked.contains("/make_leave/")), "{:?}", asked.borrow());
+    assert_eq!(refused(invitation("1", "@alice:localhost", "invite")), (403, "M_FORBIDDEN".to_owned()));
 }

@@ -3,8 +3,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use js_int::UInt;
 use ruma_common::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId, canonical_json::redact_in_place,
-    room_version_rules::EventsReferenceFormatVersion,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedUserId, RoomId, ServerName,
+    canonical_json::redact_in_place, room_version_rules::EventsReferenceFormatVersion,
 };
 use ruma_events::TimelineEventType;
 use ruma_signatures::hash_and_sign_event;
@@ -192,7 +192,7 @@ pub fn complete(
     event_id_random: [u8; 18],
 ) -> Result<Pdu, Refusal> {
     let mut object = super::object_of(template.get())?;
-    for field in ["hashes", "signatures", "unsigned", "event_id"] {
+    for field in ["hashes", "signatures", "unsigned", "event_id", "origin"] {
         object.remove(field);
     }
     let content: CanonicalJsonObject =
@@ -218,14 +218,16 @@ pub fn countersign(json: &RawValue, version: &RoomVersion, identity: &Identity) 
     RawValue::from_string(text_of(&object)?).map_err(|error| malformed(&error))
 }
 
-/// What another server is to complete and sign for one of its users: an event without hashes, signatures and id.
+/// What another server is to complete and sign for one of its users: an event without hashes, signatures and id, with the
+/// name of the server that made it. Spec: Server-Server API, `/make_join`.
 ///
 /// # Errors
 /// [`EventError::Malformed`] when the stored text is not an event.
-pub fn template(pdu: &Pdu) -> Result<Box<RawValue>, EventError> {
+pub fn template(pdu: &Pdu, origin: &ServerName) -> Result<Box<RawValue>, EventError> {
     let mut object = super::object_of(pdu.json())?;
     for field in ["hashes", "signatures", "event_id"] {
         object.remove(field);
     }
+    object.insert("origin".to_owned(), origin.as_str().into());
     RawValue::from_string(text_of(&object)?).map_err(|error| EventError::Malformed(error.to_string()))
 }

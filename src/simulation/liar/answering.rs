@@ -223,7 +223,8 @@ impl Liar {
         }
         let what = ("m.room.member", Some(user.as_str()), &json!({ "membership": "join" }));
         let pdu = self.makes_as(&mut graph, &self.identity, &user, what, &ends, &Twist::default())?;
-        let template: Json = serde_json::from_str(event::template(&pdu).ok()?.get()).ok()?;
+        let template: Json =
+            serde_json::from_str(event::template(&pdu, self.identity.server_name()).ok()?.get()).ok()?;
         Some(json!({ "room_version": graph.version.as_str(), "event": template }))
     }
 
