@@ -101,6 +101,7 @@ mod presence_elsewhere;
 mod read_notifications;
 mod receive;
 mod redact_event;
+mod redactions;
 mod refresh_member;
 mod remembered;
 mod resident;

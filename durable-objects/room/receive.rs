@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use domain::{Pdu, Refusal, RoomVersion, auth, event, redaction};
+use domain::{Pdu, Refusal, RoomVersion, auth};
 use platform::{
     ActorKind, Fault, Sql, Tx,
     planted::{self, Planted},
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Room,
-    append::{AuthState, follow_state, owe_stripped_state},
+    append::AuthState,
     graph::StateAt,
     store::{
         self,
@@ -347,127 +347,6 @@ impl Room {
         cx.head.set(Some(end.saturating_add(GAP_POSITIONS)));
         Ok(end.saturating_add(1))
     }
-
-    /// Redactions of an event that is about to take its place, and that came before it, get new positions just before
-    /// it: no client was told of them (see [`Room::redactions_follow`]), and all are to be. What is at an edge of the
-    /// history stays there, and is found by whoever reads on from there.
-    fn early_redactions_surface(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu) -> Result<(), Error> {
-        for early in store::graph::early_redactions(&**tx, pdu.event_id())? {
-            let because = store::log::one(&**tx, early)?.filter(|because| because.withheld);
-            let Some(because) = because else { continue };
-            if !self.may_redact(&**tx, &because.pdu, pdu)? || store::history::is_at_edge(&**tx, early)? {
-                continue;
-            }
-            // Nothing new comes after a redaction because it moved.
-            let extremities = store::graph::extremities(&**tx)?;
-            if !extremities.stored {
-                store::graph::set_extremities(tx, Some(&extremities.ids))?;
-            }
-            store::graph::move_early_redaction(tx, early, self.next_position(&**tx, cx)?)?;
-        }
-        Ok(())
-    }
-
-    /// A redaction that came takes effect, on what is here or on what will come; so does one that was here first.
-    ///
-    /// One that has no effect is kept from clients, who would hide what it names: until the event comes that it may
-    /// redact, or for good. Other servers get it as any event. Spec: Room Version 3, "Handling redactions": «they should
-    /// not be sent to clients until both the redaction event and the event it redacts have been received, and can be
-    /// validated».
-    pub(super) fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, position: u64) -> Result<(), Error> {
-        let version = self.version(&**tx)?;
-        if *pdu.event_type() == TimelineEventType::RoomRedaction {
-            let redacts = pdu.redacts(&version);
-            let is_valid = match &redacts {
-                Some(redacts) if store::graph::by_id(&**tx, redacts)?.is_some() => {
-                    self.redact_if_allowed(tx, cx, redacts, pdu, position)?
-                }
-                Some(redacts) => {
-                    self.redacts_early(tx, redacts, pdu, position)?;
-                    false
-                }
-                None => false,
-            };
-            // What is state is part of what clients are told the state is.
-            if !is_valid && pdu.state_key().is_none() {
-                store::log::withhold(tx, position)?;
-            }
-        }
-        for early in store::graph::take_early_redactions(tx, pdu.event_id())? {
-            if let Some(because) = store::log::one(&**tx, early)?
-                && self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?
-            {
-                store::log::show(tx, early)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A redaction waits for its event, and is judged when that comes. Of those whose senders may not redact the events of
-    /// others only so many do.
-    fn redacts_early(&self, tx: &Tx<'_>, redacts: &EventId, because: &Pdu, position: u64) -> Result<(), Error> {
-        let may_redact_others = self.may_redact_others(&**tx, because)?;
-        let kept_max = if may_redact_others { platform::INTEGER_MAX as u64 } else { EARLY_REDACTIONS_MAX };
-        Ok(store::graph::insert_early_redaction(tx, redacts, position, kept_max)?)
-    }
-
-    /// Whether the state before a redaction has its sender redact the events of others.
-    fn may_redact_others(&self, sql: &dyn Sql, because: &Pdu) -> Result<bool, Error> {
-        let version = self.version(sql)?;
-        let node = store::graph::by_id(sql, because.event_id())?;
-        let before = node.map(|node| node.state_before(sql)).transpose()?.flatten();
-        let needed = [TimelineEventType::RoomCreate, TimelineEventType::RoomPowerLevels];
-        let needed = needed.map(|event_type| (event_type.to_string().into(), String::new()));
-        let state = AuthState::load(sql, &version, &needed, before.as_ref())?;
-        let state = |event_type: &_, state_key: &str| state.get(event_type, state_key);
-        Ok(redaction::may_redact_others(because.sender(), &version, &state).unwrap_or(false))
-    }
-
-    /// Whether the sender of a redaction may redact an event. Spec: Room Version 3, "Handling redactions".
-    fn may_redact(&self, sql: &dyn Sql, because: &Pdu, event: &Pdu) -> Result<bool, Error> {
-        if event.room_id() != because.room_id() {
-            return Ok(false);
-        }
-        let same_server = because.sender().server_name() == event.sender().server_name();
-        Ok(same_server || self.may_redact_others(sql, because)?)
-    }
-
-    /// Answers whether it is allowed: of several redactions that are, one takes effect.
-    fn redact_if_allowed(
-        &self,
-        tx: &Tx<'_>,
-        cx: &Cx<'_>,
-        event_id: &EventId,
-        because: &Pdu,
-        position: u64,
-    ) -> Result<bool, Error> {
-        let version = self.version(&**tx)?;
-        let Some(event) = store::log::anywhere(&**tx, event_id.as_str())? else { return Ok(false) };
-        if !self.may_redact(&**tx, because, &event.pdu)? {
-            return Ok(false);
-        }
-        // Of several redactions the first one in the room's order counts; history may bring it last.
-        if event.redacted_by.is_some_and(|by| by <= position) {
-            return Ok(true);
-        }
-        let redacted = event::redact(&event.pdu, &version, Some(because))
-            .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
-        store::log::redact(tx, event.position, &redacted, position)?;
-        self.redacted(tx, cx, &redacted)?;
-        owe_stripped_state(tx, cx, &event, position)?;
-        Ok(true)
-    }
-
-    /// What follows from an event that was stripped.
-    pub(super) fn redacted(&self, tx: &Tx<'_>, cx: &Cx<'_>, redacted: &Pdu) -> Result<(), Error> {
-        if *redacted.event_type() == TimelineEventType::RoomGuestAccess {
-            self.expel_guests(tx, cx)?;
-        }
-        if let Some(state_key) = redacted.state_key() {
-            follow_state(tx, cx, &redacted.event_type().to_string(), state_key)?;
-        }
-        Ok(())
-    }
 }
 
 /// Events that others name as their authorisation: many name the same, and these are read once.
@@ -502,9 +381,6 @@ fn implied_create(cx: &Cx<'_>, version: &RoomVersion) -> Result<Option<OwnedEven
     let create = OwnedEventId::try_from(format!("${}", cx.id.trim_start_matches('!')));
     Ok(Some(create.map_err(|_| Fault::new("a room's id is no hash"))?))
 }
-
-/// The most redactions by users without power over others that wait for one event: each is judged when it comes.
-const EARLY_REDACTIONS_MAX: u64 = 50;
 
 /// How many positions are left free before an event that came without those before it.
 const GAP_POSITIONS: u64 = 1 << 20;

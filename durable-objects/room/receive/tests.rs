@@ -2,9 +2,11 @@ use domain::{Pdu, event::Draft, power::Preset};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{CheckedEvent, EARLY_REDACTIONS_MAX, ReceiveEvent, Received};
+use super::{CheckedEvent, ReceiveEvent, Received};
 use crate::{
-    room::{Direction, EventFilter, GetEvent, GetMissing, GetStateIds, Messages, store},
+    room::{
+        Direction, EventFilter, GetEvent, GetMissing, GetStateIds, Messages, redactions::EARLY_REDACTIONS_MAX, store,
+    },
     world::World,
 };
 use platform::{ActorKind, Address};
