@@ -36,6 +36,22 @@ impl Call for DeviceListChanged {
     type Reply = ();
 }
 
+/// A local user came into the room: the other servers in it are told of their devices, as far as they were not told in
+/// other rooms. Spec: Server-Server API, "Device Management", «when that user joins a room which contains servers which
+/// are not already receiving updates for that user's device list».
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TellOfDevices {
+    pub user: OwnedUserId,
+    /// When they changed last, as in [`DeviceListChanged`].
+    pub changed_ms: u64,
+}
+
+impl Call for TellOfDevices {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "tell_of_devices";
+    type Reply = ();
+}
+
 /// What the room tells of devices since a position, as `/sync` would.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetDeviceLists {
@@ -79,12 +95,16 @@ impl Room {
         store::device_lists::put(tx, user_id, call.changed_ms, position)?;
         cx.room.public_head.set(Some(position));
         if cx.is_local(&call.user) {
-            let call = DevicesChanged { user: call.user, changed_ms: call.changed_ms };
-            for server in store::servers::joined(&**tx)? {
-                outbox::owe(tx, cx, &server, &call, false)?;
-            }
+            owe_devices(tx, cx, DevicesChanged { user: call.user, changed_ms: call.changed_ms })?;
         }
         Ok(())
+    }
+
+    pub(super) fn tell_of_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TellOfDevices) -> Result<(), Error> {
+        if store::members::membership(&**tx, call.user.as_str())?.as_deref() != Some("join") {
+            return Ok(());
+        }
+        owe_devices(tx, cx, DevicesChanged { user: call.user, changed_ms: call.changed_ms })
     }
 
     pub(super) fn device_lists(&self, sql: &dyn Sql, _: &Cx<'_>, call: GetDeviceLists) -> Result<DeviceLists, Error> {
@@ -99,6 +119,14 @@ impl Room {
             _ => Ok(DeviceLists::default()),
         }
     }
+}
+
+/// The other servers in the room are told that a user of ours has other devices than before.
+fn owe_devices(tx: &Tx<'_>, cx: &Cx<'_>, changed: DevicesChanged) -> Result<(), Error> {
+    for server in store::servers::joined(&**tx)? {
+        outbox::owe(tx, cx, &server, &changed, false)?;
+    }
+    Ok(())
 }
 
 /// For one who is in the room, and was since `since`; `None`: who is new here.

@@ -15,7 +15,7 @@ use crate::{
     Cx, Error,
     cx::Key,
     outbox,
-    room::{DeviceListChanged, RefreshMember},
+    room::{DeviceListChanged, RefreshMember, TellOfDevices},
     schedule,
 };
 
@@ -96,14 +96,14 @@ fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error>
 }
 
 /// A room that the user came to is told of devices that changed before the user knew to be there, for it was not when all
-/// rooms were.
+/// rooms were. Of those that changed earlier the other servers in it are told, as far as they do not know.
 pub(super) fn devices_while_joining(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, joined: u64) -> Result<(), Error> {
-    match announcement::get(&**tx, News::DeviceList)? {
-        // Positions of rooms count the milliseconds.
-        Some((changed_ms, _)) if changed_ms.saturating_add(CLOCKS_APART_MS) >= joined => {
-            outbox::owe(tx, cx, room_id.as_str(), &device_list(cx, changed_ms)?, false)
-        }
-        _ => Ok(()),
+    let Some((changed_ms, _)) = announcement::get(&**tx, News::DeviceList)? else { return Ok(()) };
+    // Positions of rooms count the milliseconds.
+    if changed_ms.saturating_add(CLOCKS_APART_MS) >= joined {
+        outbox::owe(tx, cx, room_id.as_str(), &device_list(cx, changed_ms)?, false)
+    } else {
+        outbox::owe(tx, cx, room_id.as_str(), &TellOfDevices { user: own_id(cx)?, changed_ms }, false)
     }
 }
 
@@ -236,6 +236,7 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     use crate::{
+        destination::{GetEdus, QueueDeviceList},
         room::{Delta, GetDeviceLists, GetStateEvent, MembershipAction},
         user::{Create, NewDevice, SetProfileField, UploadKeys},
         world::World,
@@ -287,6 +288,39 @@ mod tests {
             sql.query(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().pop().unwrap().unsigned(0).unwrap()
         };
         (count("outbox"), count("due WHERE what = 'profile'"))
+    }
+
+    #[test]
+    fn servers_that_share_no_room_yet_are_told_of_devices_when_the_user_comes() {
+        let (world, _) = in_rooms(1);
+        let bob = user_id!("@bob:myelin.test");
+        world.call(bob.as_str(), &Create { call_id: "b".to_owned(), ..Create::default() }).unwrap();
+        let device_keys = to_raw_value(&Signer::new(3).device(alice().as_str(), "PHONE")).unwrap();
+        let upload = UploadKeys { token_hash: "t".to_owned(), device_keys: Some(device_keys), ..UploadKeys::default() };
+        world.call(alice().as_str(), &upload).unwrap();
+        world.passes(60_000);
+        let owed = |server: &str| {
+            let owed = world.call(server, &GetEdus { up_to: None }).map(|edus| edus.device_lists);
+            owed.unwrap_or_default().into_iter().map(|owed| owed.user).collect::<Vec<_>>()
+        };
+        for server in ["one.test", "two.test"] {
+            let zoe = OwnedUserId::try_from(format!("@zoe:{server}")).unwrap();
+            let room = world.creates_room(bob, "12", Preset::PublicChat);
+            world.joins_from_elsewhere(&room, &zoe);
+            assert!(owed(server).is_empty());
+            world.changes(&alice(), &room, &alice(), MembershipAction::Join).unwrap();
+            world.settle();
+            assert_eq!(owed(server), [alice()]);
+            // It is told, and needs to be told no more when she comes to another room.
+            let (changed_ms, devices) = (Some(u64::MAX >> 12), Some(1));
+            let told = QueueDeviceList { user: alice(), changed_ms, devices, identity: None, edus: Vec::new() };
+            world.call(server, &told).unwrap();
+            let room = world.creates_room(bob, "12", Preset::PublicChat);
+            world.joins_from_elsewhere(&room, &zoe);
+            world.changes(&alice(), &room, &alice(), MembershipAction::Join).unwrap();
+            world.settle();
+            assert!(owed(server).is_empty());
+        }
     }
 
     #[test]

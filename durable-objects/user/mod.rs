@@ -107,7 +107,7 @@ use crate::{
     Call, Cx, Error,
     cx::PresenceTo,
     object::{Logic, Operation, operations},
-    room::{ChangeMembership, DeviceListChanged, EraseSender, GuestUpgraded, RefreshMember},
+    room::{ChangeMembership, DeviceListChanged, EraseSender, GuestUpgraded, RefreshMember, TellOfDevices},
 };
 use moves::Moves;
 
@@ -350,9 +350,10 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        const OWED: [&str; 5] = [
+        const OWED: [&str; 6] = [
             RefreshMember::NAME,
             DeviceListChanged::NAME,
+            TellOfDevices::NAME,
             ChangeMembership::NAME,
             GuestUpgraded::NAME,
             EraseSender::NAME,
