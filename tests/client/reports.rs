@@ -136,6 +136,10 @@ fn administrators_read_reports_and_strike_them(server: &Server) {
     assert_eq!((&found["room_id"], &found["event_id"]), (&json!(room), &json!(said)));
     let one = path(&format!("/{}", found["id"].as_str().expect("an id")));
     assert_eq!(admin.client().get(&one).ok(), found);
+    let total = |filter: &str| admin.client().get(&path(filter)).ok()["total"].clone();
+    assert_eq!(total(&format!("?user_id={}", encode(&bob.id))), 1);
+    assert_eq!(total(&format!("?user_id={}&room_id={}", encode(&bob.id), encode(&room))), 1);
+    assert_eq!(total(&format!("?user_id={}&room_id={}", encode(&alice.id), encode(&room))), 0);
     admin.client().get(&path("?dir=x")).refused(400, "M_INVALID_PARAM");
     bob.client().send("DELETE", &one, None).refused(403, "M_FORBIDDEN");
     admin.client().send("DELETE", &one, None).ok();

@@ -12,7 +12,7 @@ use crate::{
     Context, Failure, Routes,
     authenticate::Administrator,
     failure,
-    metadata::report::{self, Kept},
+    metadata::report::{self, Kept, Wanted},
     router::query,
 };
 
@@ -37,6 +37,9 @@ struct Page {
     /// `b`, the newest first, or `f`.
     #[serde(default = "backwards")]
     dir: String,
+    /// Of whom and of where: whole ids.
+    user_id: Option<String>,
+    room_id: Option<String>,
 }
 
 fn backwards() -> String {
@@ -44,14 +47,15 @@ fn backwards() -> String {
 }
 
 async fn list(cx: &Context, _: Administrator, request: Request<Bytes>, _: Vec<String>) -> Answer {
-    let Page { from, limit, dir } = query(&request)?;
+    let Page { from, limit, dir, user_id, room_id } = query(&request)?;
+    let wanted = Wanted { reporter: user_id, room_id };
     let newest_first = match dir.as_str() {
         "b" => true,
         "f" => false,
         _ => return Err(Refusal::InvalidParam("`dir` is `b` or `f`".to_owned()).into()),
     };
-    let page = report::page(cx.metadata(), newest_first, from, limit.unwrap_or(PAGE).min(PAGE_MAX)).await?;
-    let total = report::count(cx.metadata()).await?;
+    let page = report::page(cx.metadata(), &wanted, newest_first, from, limit.unwrap_or(PAGE).min(PAGE_MAX)).await?;
+    let total = report::count(cx.metadata(), &wanted).await?;
     let next = from.saturating_add(page.len() as u64);
     let mut answer = json!({ "event_reports": page.iter().map(told).collect::<Vec<_>>(), "total": total });
     if let Some(answer) = answer.as_object_mut().filter(|_| next < total && !page.is_empty()) {

@@ -85,20 +85,33 @@ fn kept(mut row: Row) -> Result<Kept, Fault> {
     })
 }
 
+/// Which reports are wanted.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    /// Those of one reporter.
+    pub reporter: Option<String>,
+    /// Those of one room and of its events.
+    pub room_id: Option<String>,
+}
+
 /// Up to `limit` reports after the first `from`, by the time they came.
 pub(crate) async fn page(
     metadata: &dyn Metadata,
+    wanted: &Wanted,
     newest_first: bool,
     from: u64,
     limit: u64,
 ) -> Result<Vec<Kept>, Fault> {
     const NEWEST_FIRST: &str = "SELECT report_id, reporter, room_id, event_id, user_id, reason, received_ms FROM report
+        WHERE reporter = coalesce(?3, reporter) AND coalesce(room_id, '') = coalesce(?4, room_id, '')
         ORDER BY received_ms DESC, report_id DESC LIMIT ?1 OFFSET ?2";
     const OLDEST_FIRST: &str = "SELECT report_id, reporter, room_id, event_id, user_id, reason, received_ms FROM report
+        WHERE reporter = coalesce(?3, reporter) AND coalesce(room_id, '') = coalesce(?4, room_id, '')
         ORDER BY received_ms, report_id LIMIT ?1 OFFSET ?2";
     let statement = if newest_first { NEWEST_FIRST } else { OLDEST_FIRST };
     let from = from.min(platform::INTEGER_MAX.unsigned_abs());
-    let rows = metadata.query(Statement::new(statement, vec![limit.into(), from.into()])).await?;
+    let bound = vec![limit.into(), from.into(), wanted.reporter.as_deref().into(), wanted.room_id.as_deref().into()];
+    let rows = metadata.query(Statement::new(statement, bound)).await?;
     rows.into_iter().map(kept).collect()
 }
 
@@ -111,9 +124,14 @@ pub(crate) async fn one(metadata: &dyn Metadata, report_id: &str) -> Result<Opti
     metadata.query(statement).await?.pop().map(kept).transpose()
 }
 
-/// How many there are.
-pub(crate) async fn count(metadata: &dyn Metadata) -> Result<u64, Fault> {
-    let row = metadata.query(Statement::new("SELECT count(*) FROM report", vec![])).await?.pop();
+/// How many there are of those that are wanted.
+pub(crate) async fn count(metadata: &dyn Metadata, wanted: &Wanted) -> Result<u64, Fault> {
+    let statement = Statement::new(
+        "SELECT count(*) FROM report
+         WHERE reporter = coalesce(?1, reporter) AND coalesce(room_id, '') = coalesce(?2, room_id, '')",
+        vec![wanted.reporter.as_deref().into(), wanted.room_id.as_deref().into()],
+    );
+    let row = metadata.query(statement).await?.pop();
     row.map_or(Ok(0), |mut row| row.unsigned(0))
 }
 
