@@ -145,12 +145,21 @@ impl Room {
         origin: &ServerName,
         event: &CheckedEvent,
     ) -> Result<bool, Error> {
-        // Until the state is here nobody knows who is in the room.
-        let of_origin_max = if self.is_joining(&**tx, cx)? { OF_ORIGIN_MAX } else { of_origin_max(&**tx, origin)? };
+        // What this server does without anybody waiting for it is not given up, however much that is.
+        let is_ours = *origin == cx.settings.config.server_name;
+        let (of_origin_max, max) = if is_ours {
+            let no_bound = platform::INTEGER_MAX.unsigned_abs();
+            (no_bound, no_bound)
+        } else if self.is_joining(&**tx, cx)? {
+            // Until the state is here nobody knows who is in the room.
+            (OF_ORIGIN_MAX, WAITING_MAX)
+        } else {
+            (of_origin_max(&**tx, origin)?, WAITING_MAX)
+        };
         if of_origin_max == OF_ORIGIN_MAX {
-            store::inbox::make_room(tx, WAITING_MAX)?;
+            store::inbox::make_room(tx, &cx.settings.config.server_name, WAITING_MAX)?;
         }
-        let waits = store::inbox::put(tx, event, origin.as_str(), of_origin_max, WAITING_MAX)?;
+        let waits = store::inbox::put(tx, event, origin.as_str(), of_origin_max, max)?;
         if waits {
             self.look_for_a_fetcher(tx, cx)?;
         }
@@ -202,7 +211,7 @@ impl Room {
         if call.is_judged {
             return Ok(store::inbox::forget(tx, &call.event_id)?);
         }
-        store::inbox::failed(tx, &call.event_id, ATTEMPTS_MAX)?;
+        store::inbox::failed(tx, &call.event_id, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
         // Once all were tried, they are left alone for a while.
         if let Some(attempts) = store::inbox::fewest_attempts(&**tx)?.filter(|attempts| *attempts > 0) {
             let failures = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -329,6 +338,23 @@ mod tests {
         // Something new is fetched for at once.
         assert!(keeps(&world, &room_id, "there.test", &event(&world, &room_id, 2)));
         assert!(is_called(&world, &room_id));
+    }
+
+    /// It is told of nobody else: given up, it would never happen.
+    #[test]
+    fn what_is_our_own_waits_for_as_long_as_it_takes() {
+        let (world, room_id) = room();
+        let ours = |number| event(&world, &room_id, number);
+        let first = ours(0);
+        assert!(keeps(&world, &room_id, "myelin.test", &first));
+        for _ in 0..2 * ATTEMPTS_MAX {
+            assert_eq!(takes(&world, &room_id, "one").len(), 1);
+            ends(&world, &room_id, &first, false);
+            world.passes(PAUSE_MS_MAX);
+        }
+        for number in 1..=OF_ORIGIN_MAX {
+            assert!(keeps(&world, &room_id, "myelin.test", &ours(number)), "{number}");
+        }
     }
 
     #[test]

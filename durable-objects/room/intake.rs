@@ -63,6 +63,9 @@ impl Room {
     pub(super) fn take_in_what_came(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         for origin in store::inbox::origins(&**tx)? {
             let Ok(server) = <&ServerName>::try_from(origin.as_str()) else { continue };
+            if *server == cx.settings.config.server_name {
+                continue;
+            }
             match check_acl(&**tx, server) {
                 Ok(()) => {
                     let kept_max = inbox::of_origin_max(&**tx, server)?;

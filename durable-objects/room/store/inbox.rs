@@ -1,7 +1,7 @@
 //! Events that wait for what they build on.
 
 use platform::{Fault, Sql, Tx};
-use ruma_common::EventId;
+use ruma_common::{EventId, ServerName};
 
 use super::graph;
 use crate::room::{CheckedEvent, Waiting};
@@ -25,12 +25,12 @@ pub(crate) fn put(
 }
 
 /// Where `max` or more wait, one of a server that is not in the room, the last that came, gives its place up.
-pub(crate) fn make_room(tx: &Tx<'_>, max: u64) -> Result<(), Fault> {
+pub(crate) fn make_room(tx: &Tx<'_>, own: &ServerName, max: u64) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM inbox WHERE number =
-         (SELECT max(number) FROM inbox WHERE origin NOT IN (SELECT name FROM server WHERE joined > 0))
+         (SELECT max(number) FROM inbox WHERE origin NOT IN (SELECT name FROM server WHERE joined > 0) AND origin <> ?2)
          AND (SELECT count(*) FROM inbox) >= ?1",
-        &[max.into()],
+        &[max.into(), own.as_str().into()],
     )?;
     Ok(())
 }
@@ -83,11 +83,15 @@ pub(crate) fn forget(tx: &Tx<'_>, event_id: &EventId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What an event needs was not to be had; after `attempts_max` times it is given up.
-pub(crate) fn failed(tx: &Tx<'_>, event_id: &EventId, attempts_max: u64) -> Result<(), Fault> {
-    let bound = || [event_id.as_str().into(), attempts_max.into()];
-    tx.execute("UPDATE inbox SET attempts = attempts + 1 WHERE event_id = ?1 AND ?2 > 0", &bound())?;
-    tx.execute("DELETE FROM inbox WHERE event_id = ?1 AND attempts >= ?2", &bound())?;
+/// What an event needs was not to be had; after `attempts_max` times it is given up, unless it is our own.
+pub(crate) fn failed(tx: &Tx<'_>, event_id: &EventId, own: &ServerName, attempts_max: u64) -> Result<(), Fault> {
+    let bound = || [event_id.as_str().into(), attempts_max.into(), own.as_str().into()];
+    tx.execute(
+        "UPDATE inbox SET attempts = CASE WHEN origin = ?3 THEN min(attempts + 1, ?2 - 1) ELSE attempts + 1 END
+         WHERE event_id = ?1",
+        &bound(),
+    )?;
+    tx.execute("DELETE FROM inbox WHERE event_id = ?1 AND attempts >= ?2 AND origin <> ?3", &bound())?;
     Ok(())
 }
 
