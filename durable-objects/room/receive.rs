@@ -323,7 +323,6 @@ impl Room {
     }
 
     fn accept(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, before: StateAt, txn: Option<&str>) -> Result<(), Error> {
-        self.early_redactions_surface(tx, cx, pdu)?;
         let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
         let floor = if missing.is_empty() { None } else { Some(self.keep_free(&**tx, cx)?) };
         let position = self.insert_after(tx, cx, pdu, txn, Some(before))?;

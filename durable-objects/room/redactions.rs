@@ -1,8 +1,9 @@
 //! What redactions that came do to the events they name, and when clients learn of them.
 //!
 //! Guarantees: of the redactions of an event that may redact it the first one in the room's order does, whichever came
-//! first. No client is told of a redaction that redacts nothing, and all are told of one that does, also when its event
-//! came later. Spec: Room Version 3, "Handling redactions".
+//! first. No client is told of a redaction that redacts nothing, and all are told of one that does; where that came before its
+//! event, they are told with that: it comes without what was redacted, and names what did it.
+//! Spec: Room Version 3, "Handling redactions".
 
 use domain::{Pdu, event, redaction};
 use platform::{Fault, Sql, Tx};
@@ -20,30 +21,11 @@ use crate::{Cx, Error};
 pub(super) const EARLY_REDACTIONS_MAX: u64 = 50;
 
 impl Room {
-    /// Redactions of an event that is about to take its place, and that came before it, get new positions just before
-    /// it: no client was told of them (see [`Room::redactions_follow`]), and all are to be. What is at an edge of the
-    /// history stays there, and is found by whoever reads on from there.
-    pub(super) fn early_redactions_surface(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu) -> Result<(), Error> {
-        for early in store::graph::early_redactions(&**tx, pdu.event_id())? {
-            let because = store::log::one(&**tx, early)?.filter(|because| because.withheld);
-            let Some(because) = because else { continue };
-            if !self.may_redact(&**tx, &because.pdu, pdu)? || store::history::is_at_edge(&**tx, early)? {
-                continue;
-            }
-            // Nothing new comes after a redaction because it moved.
-            let extremities = store::graph::extremities(&**tx)?;
-            if !extremities.stored {
-                store::graph::set_extremities(tx, Some(&extremities.ids))?;
-            }
-            store::graph::move_early_redaction(tx, early, self.next_position(&**tx, cx)?)?;
-        }
-        Ok(())
-    }
-
     /// A redaction that came takes effect, on what is here or on what will come; so does one that was here first.
     ///
-    /// One that has no effect is kept from clients, who would hide what it names: until the event comes that it may
-    /// redact, or for good. Other servers get it as any event. Spec: Room Version 3, "Handling redactions": «they should
+    /// One that has no effect is kept from clients, who would hide what it names. So is one whose event came after it:
+    /// syncs went past its place. In history that is read backwards that is every one's, and it comes into sight
+    /// with its event. Other servers get it as any event. Spec: Room Version 3, "Handling redactions": «they should
     /// not be sent to clients until both the redaction event and the event it redacts have been received, and can be
     /// validated».
     pub(super) fn redactions_follow(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, position: u64) -> Result<(), Error> {
@@ -68,6 +50,7 @@ impl Room {
         for early in store::graph::take_early_redactions(tx, pdu.event_id())? {
             if let Some(because) = store::log::one(&**tx, early)?
                 && self.redact_if_allowed(tx, cx, pdu.event_id(), &because.pdu, early)?
+                && position < early
             {
                 store::log::show(tx, early)?;
             }

@@ -421,28 +421,6 @@ pub(crate) fn insert_early_redaction(
     Ok(())
 }
 
-/// The positions of the redactions of an event that came before it, in their order.
-pub(crate) fn early_redactions(sql: &dyn Sql, event_id: &EventId) -> Result<Vec<u64>, Fault> {
-    sql.query(
-        "SELECT position FROM redaction_ahead WHERE event_id = ?1 ORDER BY position",
-        &[event_id.as_str().into()],
-    )?
-    .into_iter()
-    .map(|mut row| row.unsigned(0))
-    .collect()
-}
-
-/// The redaction at `from`, which waits for its event, moves to a new position. The state before it stays what it is:
-/// where that was the log's at the position before, it is told so from now on.
-pub(crate) fn move_early_redaction(tx: &Tx<'_>, from: u64, to: u64) -> Result<(), Fault> {
-    tx.execute(
-        "UPDATE event SET position = ?2, base = coalesce(base, position - 1) WHERE position = ?1",
-        &[from.into(), to.into()],
-    )?;
-    tx.execute("UPDATE redaction_ahead SET position = ?2 WHERE position = ?1", &[from.into(), to.into()])?;
-    Ok(())
-}
-
 /// The positions of the redactions that came before their event, which is here now; in their order.
 pub(crate) fn take_early_redactions(tx: &Tx<'_>, event_id: &EventId) -> Result<Vec<u64>, Fault> {
     let rows =

@@ -40,12 +40,6 @@ pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Edge>, Fault> {
     rows.into_iter().next().map(|mut row| edge(&mut row)).transpose()
 }
 
-/// Whether a position is an edge's, or one that is kept free before it.
-pub(crate) fn is_at_edge(sql: &dyn Sql, position: u64) -> Result<bool, Fault> {
-    let rows = sql.query("SELECT 1 FROM edge WHERE position >= ?1 AND floor <= ?1 LIMIT 1", &[position.into()])?;
-    Ok(!rows.is_empty())
-}
-
 /// The newest edge in `(after, up_to]`.
 pub(crate) fn newest(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Option<Edge>, Fault> {
     sql.query(
