@@ -118,6 +118,20 @@ pub(crate) fn extremities(disk: &Disk) -> Vec<OwnedEventId> {
 }
 
 impl Graph {
+    /// Those of a log that an event builds on, be it over events that did not get into the log.
+    pub(crate) fn logged_before(&self, pdu: &Pdu, log: &[OwnedEventId]) -> BTreeSet<OwnedEventId> {
+        let (mut found, mut passed) = (BTreeSet::new(), BTreeSet::new());
+        let mut ahead = pdu.prev_events().to_vec();
+        while let Some(id) = ahead.pop() {
+            if log.contains(&id) {
+                found.insert(id);
+            } else if let Some(between) = self.events.get(&id).filter(|_| passed.insert(id.clone())) {
+                ahead.extend(between.prev_events().iter().cloned());
+            }
+        }
+        found
+    }
+
     /// What these servers have of a room, and what else there is of it.
     pub(crate) fn of(disks: &[Rc<Disk>], others: &[Pdu]) -> Option<Self> {
         let mut events: BTreeMap<OwnedEventId, Pdu> =

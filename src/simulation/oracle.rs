@@ -314,7 +314,8 @@ fn came_too_late(graph: &mut Graph, log: &[OwnedEventId]) -> Option<OwnedEventId
         if !graph.may_happen_in(&pdu, &state) {
             return Some(id.clone());
         }
-        extremities.retain(|known| !pdu.prev_events().contains(known));
+        let before = graph.logged_before(&pdu, log);
+        extremities.retain(|known| !before.contains(known));
         extremities.push(id.clone());
     }
     None
