@@ -290,7 +290,7 @@ fn thumbnails_of_files_on_another_server(host: Host) {
         }
         let text = from.uploads("image/png", None, "no picture");
         sees(&text, "width=32&height=32").refused(400, "M_UNKNOWN");
-        let large = from.uploads("image/png", None, only_a_head(6_000, 6_000));
+        let large = from.uploads("image/png", None, only_a_head(12_000, 12_000));
         sees(&large, "width=32&height=32").refused(502, "M_TOO_LARGE");
         from.client()
             .get(&format!("/_matrix/client/v1/media/thumbnail/{large}?width=32&height=32"))
