@@ -15,6 +15,7 @@ mod projection;
 pub mod room;
 mod schedule;
 mod schema;
+mod told_rooms;
 pub mod user;
 
 #[cfg(test)]

@@ -7,58 +7,7 @@ use ruma_common::OwnedUserId;
 
 use super::OwedDeviceList;
 use crate::presence::PresenceStatus;
-
-/// A room, and how far the server is told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cursor {
-    pub room_id: String,
-    pub sent: u64,
-    pub owed: u64,
-}
-
-pub(super) fn fact(sql: &dyn Sql, key: &str) -> Result<Option<String>, Fault> {
-    let row = sql.query("SELECT value FROM meta WHERE key = ?1", &[key.into()])?.pop();
-    row.map(|mut row| row.text(0)).transpose()
-}
-
-pub(super) fn set_fact(tx: &Tx<'_>, key: &str, value: &str) -> Result<(), Fault> {
-    tx.execute(
-        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        &[key.into(), value.into()],
-    )?;
-    Ok(())
-}
-
-pub(super) fn forget_fact(tx: &Tx<'_>, key: &str) -> Result<(), Fault> {
-    tx.execute("DELETE FROM meta WHERE key = ?1", &[key.into()])?;
-    Ok(())
-}
-
-/// Notes that there is something in a room up to `to`; the server has what was before `since`. Answers whether that was
-/// news.
-pub(super) fn owe(tx: &Tx<'_>, room_id: &str, since: u64, to: u64) -> Result<bool, Fault> {
-    let rows = tx.execute(
-        "INSERT INTO room (room_id, sent, owed) VALUES (?1, ?2, ?3)
-         ON CONFLICT (room_id) DO UPDATE SET sent = max(sent, excluded.sent), owed = excluded.owed
-         WHERE excluded.owed > room.owed RETURNING 1",
-        &[room_id.into(), since.into(), to.into()],
-    )?;
-    Ok(!rows.is_empty())
-}
-
-/// Up to `limit` rooms of which the server is owed something.
-pub(super) fn owed(sql: &dyn Sql, limit: u64) -> Result<Vec<Cursor>, Fault> {
-    sql.query("SELECT room_id, sent, owed FROM room WHERE owed > sent ORDER BY owed LIMIT ?1", &[limit.into()])?
-        .into_iter()
-        .map(|mut row| Ok(Cursor { room_id: row.text(0)?, sent: row.unsigned(1)?, owed: row.unsigned(2)? }))
-        .collect()
-}
-
-/// The server has everything of a room up to `to`.
-pub(super) fn sent(tx: &Tx<'_>, room_id: &str, to: u64) -> Result<(), Fault> {
-    tx.execute("UPDATE room SET sent = ?2 WHERE room_id = ?1 AND sent < ?2", &[room_id.into(), to.into()])?;
-    Ok(())
-}
+pub(super) use crate::told_rooms::{fact, forget_fact, owe, owed, sent, set_fact};
 
 /// The rooms that are known to be shared.
 pub(super) fn rooms(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
