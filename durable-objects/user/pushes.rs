@@ -425,8 +425,9 @@ fn invitation(
     let user_id = own_id(cx)?;
     let state = store::rooms::stripped_state(sql, room_id.as_str(), "invite")?;
     let shown: Vec<Shown> = state.and_then(|state| serde_json::from_str(&state).ok()).unwrap_or_default();
+    // The invitation itself comes last: what is before it is only what the inviting server says.
     let find = |event_type: &str, state_key: &str| {
-        shown.iter().find(|event| event.event_type == event_type && event.state_key == state_key)
+        shown.iter().rfind(|event| event.event_type == event_type && event.state_key == state_key)
     };
     let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), &owed.invitation) else {
         return Ok(told);

@@ -101,7 +101,14 @@ fn whom_one_ignores_invites_in_vain(host: Host) {
     ignores(json!({ (eve.id.as_str()): {}, (bob.id.as_str()): {} }));
     let since = alice.syncs().next_batch;
     let (create, elsewhere) = makes_room(&eve, 1);
-    invites(&eve, &elsewhere, &alice, json!([create])).ok();
+    // What is shown of the room says that somebody else invites.
+    let mut forged = eve.draft("m.room.member", Some(&alice.id), json!({ "membership": "invite" }));
+    forged["sender"] = format!("@friend:{}", eve.homeserver.name).into();
+    forged["room_id"] = elsewhere.as_str().into();
+    forged["prev_events"] = json!([elsewhere.replacen('!', "$", 1)]);
+    forged["auth_events"] = json!([]);
+    let (_, forged) = eve.completes(forged);
+    invites(&eve, &elsewhere, &alice, json!([create, forged])).ok();
     let room = bob.creates_room(json!({ "preset": "private_chat" }));
     bob.invites(&room, &alice).ok();
     // Somebody else's invitation comes after these.
@@ -120,4 +127,7 @@ fn whom_one_ignores_invites_in_vain(host: Host) {
     for shown in [&room, &elsewhere, &other] {
         assert!(!whole.invite_state(shown).is_empty(), "{}", whole.body["rooms"]);
     }
+    let former = alice.get("/initialSync").ok();
+    let of = former["rooms"].as_array().unwrap().iter().find(|room| room["room_id"] == elsewhere.as_str()).unwrap();
+    assert_eq!(of["invite"]["sender"], eve.id.as_str(), "{of}");
 }

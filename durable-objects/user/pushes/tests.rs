@@ -3,12 +3,13 @@ use std::{collections::HashSet, rc::Rc};
 use domain::{power::Preset, push::PusherKind};
 use platform::Address;
 use ruma_common::{OwnedEventId, RoomId, UserId, user_id};
-use serde_json::{from_value, json};
+use ruma_events::room::member::MembershipState;
+use serde_json::{from_value, json, value::to_raw_value};
 
 use super::*;
 use crate::{
     room::{MarkRead, MembershipAction, NewReceipt, ReadNotifications, ReceiptKind},
-    user::{Create, NewDevice, SetPusher, store::pushers},
+    user::{Create, Elsewhere, MembershipChanged, NewDevice, SetAccountData, SetPusher, store::pushers},
     world::{World, seeds},
 };
 
@@ -132,6 +133,47 @@ fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
     world.call(room_id.as_str(), &call).unwrap();
     world.settle();
     assert!(comes_after(10).is_empty());
+}
+
+/// Who invites shows what they like of the room, also an invitation by somebody else.
+#[test]
+fn no_forged_invitation_hides_who_invites() {
+    let (world, _) = two(1);
+    sets_pusher(&world, "p");
+    carries(&world, "one");
+    let ignored = to_raw_value(&json!({ "ignored_users": { "@eve:evil.test": {} } })).unwrap();
+    let event_type = "m.ignored_user_list".to_owned();
+    let call = SetAccountData { token_hash: "t".to_owned(), room_id: None, event_type, content: ignored };
+    world.call(bob().as_str(), &call).unwrap();
+    let invited_by = |senders: [&str; 2], number: u64| {
+        let member = |sender: &str| {
+            let content = json!({ "membership": "invite" });
+            let event = json!({ "type": "m.room.member", "state_key": bob(), "sender": sender, "content": content });
+            to_raw_value(&event).unwrap()
+        };
+        let call = MembershipChanged {
+            room_id: format!("!{number}:evil.test").try_into().unwrap(),
+            position: world.now_ms() + number,
+            membership: MembershipState::Invite,
+            event_id: Some(format!("${number}").try_into().unwrap()),
+            profile: None,
+            stripped_state: senders.map(member).into(),
+            predecessor: None,
+            elsewhere: Some(Elsewhere::default()),
+        };
+        world.call(bob().as_str(), &call).unwrap();
+        world.settle();
+        let pushes = takes(&world, "one");
+        let rooms = &pushes.pushers[0].rooms;
+        let room = rooms.iter().find(|room| room.room_id == format!("!{number}:evil.test")).unwrap();
+        let invitation = room.invitation.as_ref().unwrap();
+        let told: Vec<_> = invitation.notifications.iter().map(|told| told.sender.clone()).collect();
+        let told_rooms = vec![ToldRoom { number: room.number, to: invitation.to, badge: Unread::default() }];
+        acknowledges(&world, "one", &pushes.pushers[0], told_rooms);
+        told
+    };
+    assert_eq!(invited_by(["@friend:evil.test", "@eve:evil.test"], 1), Vec::<ruma_common::OwnedUserId>::new());
+    assert_eq!(invited_by(["@eve:evil.test", "@friend:evil.test"], 2), ["@friend:evil.test"]);
 }
 
 fn is_called(world: &World) -> bool {

@@ -304,7 +304,8 @@ fn membership_in(event: &RawValue) -> serde_json::Result<String> {
     Ok(serde_json::from_str::<Member>(event.get())?.content.membership)
 }
 
-/// The user's own membership among the state that an invitation shows.
+/// The user's own membership among the state that an invitation shows. It comes last: what is before it is only what the
+/// inviting server says.
 pub(super) fn invitation(room: &StrippedRoom, user_id: &UserId) -> Result<Option<Box<RawValue>>, Failure> {
     #[derive(Deserialize)]
     struct Key {
@@ -314,9 +315,30 @@ pub(super) fn invitation(room: &StrippedRoom, user_id: &UserId) -> Result<Option
     }
     let Ok(room_id) = <&RoomId>::try_from(&*room.room_id) else { return Ok(None) };
     let state: Vec<Box<RawValue>> = serde_json::from_str(room.state.get())?;
-    let invitation = state.iter().find(|event| {
+    let invitation = state.iter().rfind(|event| {
         serde_json::from_str::<Key>(event.get())
             .is_ok_and(|key| key.event_type == "m.room.member" && key.state_key == *user_id)
     });
     Ok(invitation.map(|event| in_room(room_id, event)).transpose()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use actors::user::StrippedRoom;
+    use ruma_common::user_id;
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use super::invitation;
+
+    #[test]
+    fn who_invites_stands_in_the_last_membership() {
+        let alice = user_id!("@alice:us");
+        let member = |sender: &str| json!({ "type": "m.room.member", "state_key": alice, "sender": sender });
+        let state = to_raw_value(
+            &json!([member("@friend:evil"), member("@eve:evil"), { "type": "m.room.name", "state_key": "" }]),
+        );
+        let room = StrippedRoom { room_id: "!r:evil".to_owned(), state: state.unwrap() };
+        let shown = invitation(&room, alice).unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(shown.get()).unwrap()["sender"], "@eve:evil");
+    }
 }
