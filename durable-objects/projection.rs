@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use domain::directory::PublishedRoom;
 use platform::{Statement, Value};
-use ruma_common::OwnedRoomId;
+use ruma_common::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::Error;
@@ -29,6 +29,7 @@ pub(crate) fn stored(name: &str, body: &str) -> Result<Option<(&'static str, Sta
         DirectoryEntry::NAME => read::<DirectoryEntry>(body).map(Some),
         OpenRoom::NAME => read::<OpenRoom>(body).map(Some),
         NetworkEntry::NAME => read::<NetworkEntry>(body).map(Some),
+        NoContacts::NAME => read::<NoContacts>(body).map(Some),
         _ => Ok(None),
     }
 }
@@ -135,6 +136,20 @@ impl Projection for OpenRoom {
              WHERE excluded.version > open_room.version",
             vec![self.room_id.as_str().into(), self.version.into(), self.open.into()],
         ))
+    }
+}
+
+/// An account that has no addresses any more, for good: there is no newer version.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NoContacts {
+    pub user_id: OwnedUserId,
+}
+
+impl Projection for NoContacts {
+    const NAME: &'static str = "no_contacts";
+
+    fn statement(&self) -> Result<Statement, Error> {
+        Ok(Statement::new("DELETE FROM contact WHERE user_id = ?1", vec![self.user_id.as_str().into()]))
     }
 }
 

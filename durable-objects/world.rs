@@ -80,10 +80,11 @@ impl Sql for MemorySql {
 }
 
 /// The tables that actors project to.
-const METADATA_SCHEMA: [&str; 3] = [
+const METADATA_SCHEMA: [&str; 4] = [
     include_str!("../d1-migrations/0002_directory.sql"),
     include_str!("../d1-migrations/0006_open_room.sql"),
     include_str!("../d1-migrations/0009_networks.sql"),
+    include_str!("../d1-migrations/0010_contacts.sql"),
 ];
 
 /// Metadata in memory, at the end of a line that loses what it carries.

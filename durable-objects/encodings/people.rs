@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{alice, pinned, pinned_reply, room as room_id};
 use crate::{
-    projection::{self, DirectoryEntry, NetworkEntry, OpenRoom},
+    projection::{self, DirectoryEntry, NetworkEntry, NoContacts, OpenRoom},
     room, user,
 };
 
@@ -46,6 +46,14 @@ fn what_is_owed_of_open_rooms() {
     let decoded: OpenRoom = serde_json::from_value(open.clone()).unwrap();
     assert_eq!(serde_json::to_value(&decoded).unwrap(), open);
     assert!(projection::stored("open_room", &open.to_string()).unwrap().is_some());
+}
+
+#[test]
+fn what_is_owed_of_accounts_that_are_gone() {
+    let gone = json!({ "user_id": "@alice:a" });
+    let decoded: NoContacts = serde_json::from_value(gone.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&decoded).unwrap(), gone);
+    assert!(projection::stored("no_contacts", &gone.to_string()).unwrap().is_some());
 }
 
 #[test]

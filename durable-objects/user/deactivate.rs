@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     Call, Cx, Error, outbox,
+    projection::NoContacts,
     room::{ChangeMembership, EraseSender, MemberProfile, MembershipAction},
 };
 
@@ -15,8 +16,8 @@ const PRESENT: [&str; 3] = ["join", "invite", "knock"];
 
 /// Ends the account for good: its devices and their tokens are gone, it leaves its rooms, and its name stays taken.
 ///
-/// The leaves are owed to the rooms, and so is every one for a membership that arrives later. Repeated, it changes
-/// nothing.
+/// The leaves are owed to the rooms, and so is every one for a membership that arrives later. That its addresses are nobody's
+/// is owed to metadata. Repeated, it changes nothing.
 ///
 /// Refused: `UnknownToken`; `Forbidden` if the password is another one meanwhile. Spec: "Account deactivation".
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,6 +47,7 @@ impl User {
         store::account::deactivate(tx, cx.now_ms)?;
         remove_devices_but(tx, cx, None)?;
         store::login_token::clear(tx, cx.now_ms, 0)?;
+        outbox::project(tx, cx, &NoContacts { user_id: own_id(cx)? }, true)?;
         // Nobody can read these any more.
         for version in store::backup::versions(&**tx)? {
             store::backup::delete(tx, version)?;
@@ -95,7 +97,55 @@ fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use domain::Refusal;
+    use platform::Statement;
+
     use super::Deactivate;
+    use crate::{
+        CallError,
+        user::{Create, NewDevice},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    fn alice() -> Rc<World> {
+        let world = World::new(1);
+        let (password_hash, device) = (Some("h".to_owned()), Some(NewDevice::new("PHONE", "t")));
+        let create = Create { password_hash, device, call_id: "c".to_owned(), ..Create::default() };
+        world.call(ALICE, &create).unwrap();
+        world
+    }
+
+    fn deactivates(world: &World, password_hash: &str) -> Result<(), CallError> {
+        let (token_hash, password_hash) = ("t".to_owned(), password_hash.to_owned());
+        world.call(ALICE, &Deactivate { token_hash, password_hash, erase: false })
+    }
+
+    #[test]
+    fn addresses_go_with_the_account_and_not_before() {
+        let world = alice();
+        for (address, user) in [("a@b", ALICE), ("c@d", ALICE), ("e@f", "@bob:myelin.test")] {
+            let insert = "INSERT INTO contact (medium, address, user_id, validated_ms, added_ms)
+                VALUES ('email', ?1, ?2, 1, 1)";
+            world.projects(&Statement::new(insert, vec![address.into(), user.into()]));
+        }
+        let addresses = || world.shows("SELECT address FROM contact", &[]).len();
+        let refused = deactivates(&world, "another");
+        assert!(matches!(refused, Err(CallError::Refused(Refusal::Forbidden(_)))), "{refused:?}");
+        world.settle();
+        assert_eq!(addresses(), 3);
+        // What crashes, or is lost, after it was decided is tried again.
+        world.lost_calls.set(1);
+        deactivates(&world, "h").unwrap();
+        world.crash();
+        world.lost_calls.set(0);
+        assert_eq!(addresses(), 3);
+        world.passes(3_600_000);
+        assert_eq!(addresses(), 1);
+    }
 
     #[test]
     fn the_encoding_stays() {

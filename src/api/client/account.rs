@@ -132,8 +132,6 @@ async fn deactivate(
     let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
     turn_down_what_is_elsewhere(cx, &bearer.user_id).await?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
-    // First, since afterwards nobody could ask again: an address stays taken by nobody.
-    contact::remove_all(cx.metadata(), &bearer.user_id).await?;
     bearer.call(cx, &call).await?;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))

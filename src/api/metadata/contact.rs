@@ -1,5 +1,5 @@
-//! Email addresses of accounts: whose each is, decided here, for an address is one account's. Spec: "Adding Account
-//! Administrative Contact Information".
+//! Email addresses of accounts: whose each is, decided here, for an address is one account's. Those of an account that is
+//! deactivated its User has removed, with `NoContacts`. Spec: "Adding Account Administrative Contact Information".
 
 use domain::contact::Email;
 use platform::{Fault, Metadata, Row, Statement};
@@ -81,18 +81,12 @@ pub(crate) async fn remove(metadata: &dyn Metadata, user_id: &UserId, email: &Em
     metadata.query(statement).await.map(drop)
 }
 
-/// Takes all addresses from an account.
-pub(crate) async fn remove_all(metadata: &dyn Metadata, user_id: &UserId) -> Result<(), Fault> {
-    let statement = Statement::new("DELETE FROM contact WHERE user_id = ?1", vec![user_id.as_str().into()]);
-    metadata.query(statement).await.map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use domain::contact::Email;
     use ruma_common::user_id;
 
-    use super::{Added, CONTACTS_MAX, add, of_user, owner, remove, remove_all};
+    use super::{Added, CONTACTS_MAX, add, of_user, owner, remove};
     use crate::testing::with_metadata;
 
     #[test]
@@ -114,8 +108,6 @@ mod tests {
                 assert_eq!(adds(bob, &format!("{number}@example.org")).await, Added::Ours);
             }
             assert_eq!(adds(bob, "more@example.org").await, Added::TooMany);
-            remove_all(metadata, bob).await.unwrap();
-            assert_eq!(of_user(metadata, bob).await.unwrap().len(), 0);
         });
     }
 }
