@@ -52,6 +52,7 @@ impl User {
         for version in store::backup::versions(&**tx)? {
             store::backup::delete(tx, version)?;
         }
+        Self::remove_deleted_backups(tx, cx)?;
         store::keys::clear(tx, store::keys::Kind::CrossSigning)?;
         store::keys::clear(tx, store::keys::Kind::Signature)?;
         if call.erase {
@@ -100,12 +101,13 @@ mod tests {
     use std::rc::Rc;
 
     use domain::Refusal;
-    use platform::Statement;
+    use platform::{ActorKind, Address, Sql, Statement};
+    use serde_json::{json, value::to_raw_value};
 
     use super::Deactivate;
     use crate::{
         CallError,
-        user::{Create, NewDevice},
+        user::{BackedUpKey, Create, CreateBackup, KeyData, NewDevice, PutBackedUpKeys},
         world::World,
     };
 
@@ -122,6 +124,34 @@ mod tests {
     fn deactivates(world: &World, password_hash: &str) -> Result<(), CallError> {
         let (token_hash, password_hash) = ("t".to_owned(), password_hash.to_owned());
         world.call(ALICE, &Deactivate { token_hash, password_hash, erase: false })
+    }
+
+    #[test]
+    fn nothing_is_left_of_the_backups() {
+        let world = alice();
+        let (token_hash, object) = ("t".to_owned(), to_raw_value(&json!({})).unwrap());
+        for keys in [10, 250] {
+            let (algorithm, auth_data) = ("a".to_owned(), object.clone());
+            let call = CreateBackup { token_hash: token_hash.clone(), call_id: None, algorithm, auth_data };
+            let version = world.call(ALICE, &call).unwrap();
+            let key = |number: u64| {
+                let (first_message_index, forwarded_count, is_verified) = (0, 0, true);
+                let session_data = object.clone();
+                let data = KeyData { first_message_index, forwarded_count, is_verified, session_data };
+                BackedUpKey { room_id: "!r".to_owned(), session_id: number.to_string(), data }
+            };
+            let keys = (0..keys).map(key).collect();
+            world.call(ALICE, &PutBackedUpKeys { token_hash: token_hash.clone(), version, keys }).unwrap();
+        }
+        deactivates(&world, "h").unwrap();
+        for _ in 0..5 {
+            world.passes(5_000);
+        }
+        let sql = world.sql(&Address::new(ActorKind::User, ALICE));
+        let rows = |table: &str| {
+            sql.query(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().pop().unwrap().unsigned(0).unwrap()
+        };
+        assert_eq!((rows("backup_key"), rows("backup")), (0, 1), "the last number is kept");
     }
 
     #[test]
