@@ -3,6 +3,7 @@
 //! A session is a sealed text that names its operation, and whose it is; it costs us nothing until a stage is completed
 //! and another one is still needed. From then on the request must not change: what was authenticated for one thing does
 //! not allow another. Before that it may, because clients learn the flows with an empty request and keep the session.
+//! A flow allows one thing: the stages that were remembered are used up with it.
 //! Spec: "User-Interactive Authentication API".
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -82,12 +83,30 @@ pub(crate) struct Authenticated {
     /// The session that proved an email address, if the flow had that stage. It still has to be used up.
     pub email_session: Option<String>,
     password_hash: Option<String>,
+    used: Used,
+}
+
+/// What was remembered of a session and is used up.
+#[derive(Debug)]
+struct Used {
+    session: String,
+    stages: Vec<CompletedStage>,
+    expires_ms: u64,
 }
 
 impl Authenticated {
     /// What the password was checked against, for an operation all of whose flows have that stage.
     pub(crate) fn password_hash(self) -> Result<String, Fault> {
         self.password_hash.ok_or_else(|| Fault::new("a flow without a password sufficed"))
+    }
+
+    /// What it was for is refused: the client may try another thing with what it has completed before.
+    pub(crate) async fn give_back(&self, cx: &Context) -> Result<(), Fault> {
+        let Used { session, stages, expires_ms } = &self.used;
+        if stages.is_empty() {
+            return Ok(());
+        }
+        auth_stage::give_back(cx.metadata(), session, stages, *expires_ms).await
     }
 }
 
@@ -118,7 +137,8 @@ impl Operation<'_> {
             },
             None => (self.new_session(cx)?, cx.now_ms().saturating_add(SESSION_MS)),
         };
-        let mut completed = self.completed(cx, auth, &session).await?;
+        let remembered = self.completed(cx, auth, &session).await?;
+        let mut completed = remembered.clone();
         let stage = auth.stage.as_ref();
         if let Some(stage) = stage.filter(|stage| !completed.iter().any(|done| done.stage == stage.as_str())) {
             match self.check(cx, stage, auth, &completed).await? {
@@ -135,6 +155,7 @@ impl Operation<'_> {
         if !self.suffices(&completed) {
             return Err(self.challenge(cx, &session, &completed, None));
         }
+        let used = Used { stages: self.use_up(cx, &session, &remembered).await?, session, expires_ms };
         let mut proof = |stage: &AuthType| {
             completed.iter_mut().find(|done| done.stage == stage.as_str()).and_then(|done| done.proof.take())
         };
@@ -142,7 +163,25 @@ impl Operation<'_> {
             registration_token: proof(&AuthType::RegistrationToken),
             email_session: proof(&AuthType::EmailIdentity),
             password_hash: proof(&AuthType::Password),
+            used,
         })
+    }
+
+    /// Uses up what was remembered of a session. Of several requests with the same session one does.
+    async fn use_up(
+        &self,
+        cx: &Context,
+        session: &str,
+        remembered: &[CompletedStage],
+    ) -> Result<Vec<CompletedStage>, Failure> {
+        if remembered.is_empty() {
+            return Ok(Vec::new());
+        }
+        let taken = auth_stage::take(cx.metadata(), session).await?;
+        if remembered.iter().any(|stage| !taken.contains(stage)) {
+            return Err(self.ask_again(cx, "This session has been used"));
+        }
+        Ok(taken)
     }
 
     /// Asks again, because something turned out to be wrong with a session or with a flow that was completed.
@@ -341,7 +380,7 @@ mod tests {
     use super::{Auth, Operation, PASSWORD, digest};
     use crate::{
         Context, Failure,
-        metadata::registration_token,
+        metadata::{auth_stage, registration_token},
         testing::{TestServer, block_on},
     };
 
@@ -423,6 +462,32 @@ mod tests {
             assert!(matches!(changed, Err(Failure::Refused(domain::Refusal::Forbidden(_)))), "{changed:?}");
             let done = operation.authenticate(&cx, dummy(Some(&session)).as_ref()).await.unwrap();
             assert_eq!(done.registration_token.unwrap(), "sesame");
+        });
+    }
+
+    #[test]
+    fn a_flow_allows_one_thing() {
+        let server = TestServer::new(&[]);
+        let (cx, operation) = (server.context(), operation(BOTH, "a"));
+        block_on(async {
+            registration_token::insert(cx.metadata(), "sesame", None, None).await.unwrap();
+            let session = challenged(&cx, &operation, None).await.session.unwrap();
+            challenged(&cx, &operation, token("sesame", &session)).await;
+            let remembered = auth_stage::of_session(cx.metadata(), &session).await.unwrap();
+            let done = operation.authenticate(&cx, dummy(Some(&session)).as_ref()).await.unwrap();
+            let again = challenged(&cx, &operation, dummy(Some(&session))).await;
+            assert_eq!(again.completed, [], "it is used up");
+            // Another request with the session read what it had completed before that.
+            let late = operation.use_up(&cx, &session, &remembered).await;
+            assert!(
+                matches!(&late, Err(Failure::Challenge(fresh)) if fresh.session.as_ref() != Some(&session)),
+                "{late:?}"
+            );
+            // It came to nothing.
+            done.give_back(&cx).await.unwrap();
+            assert_eq!(auth_stage::of_session(cx.metadata(), &session).await.unwrap(), remembered);
+            operation.authenticate(&cx, dummy(Some(&session)).as_ref()).await.unwrap();
+            challenged(&cx, &operation, dummy(Some(&session))).await;
         });
     }
 

@@ -2,7 +2,7 @@
 
 use harness::{Answer, Https, PerHost, Reply, Server, Value, json, on_each_host};
 
-on_each_host![who_registers_is_a_person, a_browser_helps_a_client_that_cannot];
+on_each_host![who_registers_is_a_person, a_browser_helps_a_client_that_cannot, one_captcha_makes_one_account,];
 
 struct Guarded {
     server: Server,
@@ -84,4 +84,30 @@ fn a_browser_helps_a_client_that_cannot(server: &Server) {
     assert_eq!(here.registers(&username, json!({ "session": session })).status, 401);
     assert!(!posts("solved").text.contains("<form"));
     here.registers(&username, json!({ "session": session })).ok();
+}
+
+fn one_captcha_makes_one_account(server: &Server) {
+    let here = guarded(server);
+    let names: Vec<String> = (0..6).map(|_| here.server.unique("eve")).collect();
+    let session = here.session(&names[0]);
+    let path = format!("/_matrix/client/v3/auth/m.login.recaptcha/fallback/web?session={session}");
+    let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+    let form = b"g-recaptcha-response=solved".to_vec();
+    assert!(!here.server.anonymous().send_bytes("POST", &path, &headers, Some(form)).text.contains("<form"));
+    // A name that is taken costs nothing.
+    let taken = here.server.unique("taken");
+    here.registers(&taken, json!({ "type": "m.login.recaptcha", "response": "solved" })).ok();
+    here.registers(&taken, json!({ "session": session })).refused(400, "M_USER_IN_USE");
+    let (here, auth) = (&here, &json!({ "session": session }));
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let all: Vec<_> = names.iter().map(|name| scope.spawn(move || here.registers(name, auth.clone()))).collect();
+        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+    });
+    let made = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(made, 1, "{:?}", answers.iter().map(|answer| &answer.text).collect::<Vec<_>>());
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        assert_eq!((answer.status, answer.body.get("completed")), (401, None), "{}", answer.text);
+    }
+    let again = here.registers(&here.server.unique("eve"), auth.clone());
+    assert_eq!((again.status, again.body.get("completed")), (401, None), "{}", again.text);
 }

@@ -24,7 +24,7 @@ use crate::{
     new_login::{NewLogin, Tokens, Wanted, letters},
     password,
     router::{json_or_default, query},
-    uiaa,
+    uiaa::{self, Authenticated},
 };
 
 /// The longest user id, in bytes. Spec: Appendices, "User Identifiers".
@@ -142,7 +142,25 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     let request_digest = uiaa::digest(&())?;
     let operation = uiaa::Operation { name: uiaa::REGISTER, user_id: None, flows: &flows, request: request_digest };
     let authenticated = operation.authenticate(cx, request.auth.as_ref()).await?;
-    let password_hash = match request.password {
+    let account = Account { user_id, password_hash: None, admin: false, guest: false, display_name: None };
+    let made = make(cx, &operation, &authenticated, account, request.password, guest, login.as_ref()).await;
+    if let Err(Failure::Refused(_) | Failure::Challenge(_)) = &made {
+        authenticated.give_back(cx).await?;
+    }
+    Ok(answer(cx, made?, login.as_ref()))
+}
+
+/// Makes the account that somebody has authenticated for, with what they proved. That is a proof still if it is refused.
+async fn make(
+    cx: &Context,
+    operation: &uiaa::Operation<'_>,
+    authenticated: &Authenticated,
+    mut account: Account,
+    password: Option<String>,
+    guest: Option<Bearer>,
+    login: Option<&NewLogin>,
+) -> Result<OwnedUserId, Failure> {
+    account.password_hash = match password {
         Some(password) => Some(password::hash(cx, password).await?),
         None => None,
     };
@@ -152,7 +170,7 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         return Err(operation.ask_again(cx, "This registration token is not valid"));
     }
     let email = match &authenticated.email_session {
-        Some(session) => match proven_email(cx, &operation, session).await {
+        Some(session) => match proven_email(cx, operation, session).await {
             Ok(proven) => Some(proven),
             Err(failure) => {
                 if let Some(token) = &authenticated.registration_token {
@@ -163,10 +181,9 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         },
         None => None,
     };
-    let account = Account { user_id, password_hash, admin: false, guest: false, display_name: None };
     let made = match guest {
-        Some(guest) => upgrade(cx, &guest, &account, login.as_ref()).await,
-        None => create(cx, &account, login.as_ref()).await,
+        Some(guest) => upgrade(cx, &guest, &account, login).await,
+        None => create(cx, &account, login).await,
     };
     if let Err(Failure::Refused(_)) = &made {
         if let Some(token) = &authenticated.registration_token {
@@ -181,7 +198,7 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
         // Whoever else made it theirs a moment ago keeps it.
         contact::add(cx.metadata(), &account.user_id, &address, validated_ms, cx.now_ms()).await?;
     }
-    Ok(answer(cx, account.user_id, login.as_ref()))
+    Ok(account.user_id)
 }
 
 /// The address that a session proved, which is used up.
