@@ -67,15 +67,30 @@ function carrierOf(ctx) {
   return (actor) => ctx.waitUntil(ctx.exports.Carrier.carry(actor).catch((error) => failed(error, 503, null)));
 }
 
-/** A body made piece by piece, as fast as the client takes it. Cancelled, it drops the work that makes it. */
-function bodyOf(streamed) {
+/**
+ * Has the runtime go on with work for a client that has left, until what it holds is dropped: a memory that several
+ * requests share would else keep what was lost with one of them.
+ */
+function seenThrough(ctx, work) {
+  ctx.waitUntil(work.then(() => {}, () => {}));
+  return work;
+}
+
+/** A body made piece by piece, as fast as the client takes it. Once nobody does, the work that makes it is dropped. */
+function bodyOf(streamed, ctx, leaving) {
+  let wanted = true;
   const end = () => {
+    if (!wanted) return;
+    wanted = false;
+    leaving.removeEventListener('abort', end);
     try { streamed.free(); } catch { /* its instance is gone */ }
   };
+  leaving.addEventListener('abort', end);
   return new ReadableStream({
     async pull(controller) {
+      if (!wanted) throw new Error('the client has left');
       try {
-        const piece = await guarded(() => streamed.next());
+        const piece = await seenThrough(ctx, guarded(() => streamed.next()));
         if (piece) return controller.enqueue(piece);
         controller.close();
         end();
@@ -159,9 +174,10 @@ export default class extends WorkerEntrypoint {
 
   async fetch(request) {
     try {
-      const answered = await guarded(() => answer(request, this.env));
+      const answered = await seenThrough(this.ctx, guarded(() => answer(request, this.env)));
       if (!(answered instanceof Streamed)) return answered;
-      return new Response(bodyOf(answered), { status: answered.status, headers: answered.headers });
+      const body = bodyOf(answered, this.ctx, request.signal);
+      return new Response(body, { status: answered.status, headers: answered.headers });
     } catch (error) {
       return failed(error, 500, '{"errcode":"M_UNKNOWN","error":"Internal server error"}');
     }

@@ -24,6 +24,7 @@ mod hosts;
 mod key_backup;
 mod knocking;
 mod lazy_loading;
+mod leaving;
 mod login;
 mod login_tokens;
 mod mail;
