@@ -300,8 +300,17 @@ fn what_waits_in_a_room() {
     let waiting = json!({ "origin": "one.test", "event": encoded });
     pinned_reply::<rooms::TakeWaiting>(json!({ "room_version": "12", "events": [waiting] }));
     pinned(
-        &rooms::EndWaiting { carrier: "c".into(), event_id: "$e".try_into().unwrap(), is_judged: true },
+        &rooms::EndWaiting { carrier: "c".into(), event_id: "$e".try_into().unwrap(), is_judged: true, turns_to: None },
         json!({ "carrier": "c", "event_id": "$e", "is_judged": true }),
+    );
+    pinned(
+        &rooms::EndWaiting {
+            carrier: "c".into(),
+            event_id: "$e".try_into().unwrap(),
+            is_judged: false,
+            turns_to: Some("$f".try_into().unwrap()),
+        },
+        json!({ "carrier": "c", "event_id": "$e", "is_judged": false, "turns_to": "$f" }),
     );
     pinned(&rooms::StopFetching { carrier: "c".into() }, json!({ "carrier": "c" }));
 }

@@ -3,7 +3,7 @@
 //!
 //! Whoever sent them has its answer at once. A fetcher holds a lease; when it dies, the alarm at the lease's end finds
 //! another one. What is not to be had is tried again, later and later, and given up in the end: whoever builds on it names
-//! it again. What one server may have waiting is bounded, more narrowly for one that is not in the room, and servers take turns.
+//! it again. A try counts from its beginning: what fetchers die of keeps the rest waiting once. What one server may have waiting is bounded, more narrowly for one that is not in the room, and servers take turns.
 //! Spec: Server-Server API, "Transactions", "Backfilling and retrieving missing events".
 
 use domain::backoff;
@@ -42,7 +42,7 @@ pub struct KeepWaiting {
     pub event: CheckedEvent,
 }
 
-/// A fetcher asks for which events to fetch what they need.
+/// A fetcher asks for which events to fetch what they need. It turns to the first of them at once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TakeWaiting {
     /// Names the fetcher.
@@ -70,6 +70,9 @@ pub struct EndWaiting {
     pub event_id: OwnedEventId,
     /// Whether it was judged.
     pub is_judged: bool,
+    /// To which of those taken the fetcher turns now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turns_to: Option<OwnedEventId>,
 }
 
 /// A fetcher stops although there may be more: the next one need not wait for the end of its lease.
@@ -108,6 +111,8 @@ impl Call for StopFetching {
 pub(super) struct Fetching {
     /// And until when, in milliseconds since the Unix epoch.
     fetcher: Option<(String, u64)>,
+    /// What the fetcher has turned to, whose try is counted.
+    tried: Option<OwnedEventId>,
     /// Until then what was not to be had is left alone.
     not_before_ms: u64,
 }
@@ -123,6 +128,13 @@ impl Fetching {
 
     fn lease(&mut self, carrier: &str, now_ms: u64) {
         self.fetcher = Some((carrier.to_owned(), now_ms.saturating_add(LEASE_MS)));
+    }
+
+    /// The fetcher tries this event, and may not live to say what came of it.
+    fn turns_to(&mut self, tx: &Tx<'_>, cx: &Cx<'_>, event_id: OwnedEventId) -> Result<(), Error> {
+        store::inbox::tried(tx, &event_id, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
+        self.tried = Some(event_id);
+        Ok(())
     }
 }
 
@@ -183,9 +195,9 @@ impl Room {
         Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(COMES_WITHIN_MS))?)
     }
 
-    pub(super) fn take_waiting(&self, sql: &dyn Sql, cx: &Cx<'_>, call: TakeWaiting) -> Result<AllWaiting, Error> {
+    pub(super) fn take_waiting(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeWaiting) -> Result<AllWaiting, Error> {
         let mut fetching = self.fetching.borrow_mut();
-        if self.is_joining(sql, cx)? {
+        if self.is_joining(&**tx, cx)? {
             return Ok(AllWaiting::default());
         }
         let is_others = fetching.is_fetched(cx.now_ms) && !fetching.is_by(&call.carrier);
@@ -194,13 +206,15 @@ impl Room {
         }
         // What is new is fetched for at once.
         let attempts_max = if fetching.not_before_ms > cx.now_ms { 0 } else { ATTEMPTS_MAX };
-        let events = store::inbox::next(sql, attempts_max, TAKEN_MAX)?;
-        if events.is_empty() {
+        store::inbox::give_up(tx, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
+        let events = store::inbox::next(&**tx, attempts_max, TAKEN_MAX)?;
+        let Some(first) = events.first() else {
             fetching.fetcher = None;
             return Ok(AllWaiting::default());
-        }
+        };
         fetching.lease(&call.carrier, cx.now_ms);
-        Ok(AllWaiting { room_version: self.version(sql)?.as_str().to_owned(), events })
+        fetching.turns_to(tx, cx, first.event.event_id.clone())?;
+        Ok(AllWaiting { room_version: self.version(&**tx)?.as_str().to_owned(), events })
     }
 
     pub(super) fn end_waiting(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: EndWaiting) -> Result<(), Error> {
@@ -208,11 +222,25 @@ impl Room {
         if fetching.is_by(&call.carrier) {
             fetching.lease(&call.carrier, cx.now_ms);
         }
+        let was_counted = fetching.tried.take_if(|tried| *tried == call.event_id).is_some();
         if call.is_judged {
-            return Ok(store::inbox::forget(tx, &call.event_id)?);
+            store::inbox::forget(tx, &call.event_id)?;
+        } else {
+            // A fetcher of an earlier release does not say to what it turns.
+            if !was_counted {
+                store::inbox::tried(tx, &call.event_id, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
+            }
+            store::inbox::give_up(tx, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
+            self.rest_if_all_were_tried(tx, cx, &mut fetching)?;
         }
-        store::inbox::failed(tx, &call.event_id, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
-        // Once all were tried, they are left alone for a while.
+        match call.turns_to {
+            Some(event_id) => fetching.turns_to(tx, cx, event_id),
+            None => Ok(()),
+        }
+    }
+
+    /// Once all were tried, they are left alone for a while.
+    fn rest_if_all_were_tried(&self, tx: &Tx<'_>, cx: &Cx<'_>, fetching: &mut Fetching) -> Result<(), Error> {
         if let Some(attempts) = store::inbox::fewest_attempts(&**tx)?.filter(|attempts| *attempts > 0) {
             let failures = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
             let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures, PAUSE_MS_MAX);
@@ -277,7 +305,18 @@ mod tests {
     }
 
     fn ends(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent, is_judged: bool) {
-        let call = EndWaiting { carrier: "one".to_owned(), event_id: event.event_id.clone(), is_judged };
+        ends_and_turns_to(world, room_id, event, is_judged, None);
+    }
+
+    fn ends_and_turns_to(
+        world: &World,
+        room_id: &OwnedRoomId,
+        event: &CheckedEvent,
+        is_judged: bool,
+        next: Option<&CheckedEvent>,
+    ) {
+        let turns_to = next.map(|next| next.event_id.clone());
+        let call = EndWaiting { carrier: "one".to_owned(), event_id: event.event_id.clone(), is_judged, turns_to };
         world.call(room_id.as_str(), &call).unwrap();
     }
 
@@ -338,6 +377,35 @@ mod tests {
         // Something new is fetched for at once.
         assert!(keeps(&world, &room_id, "there.test", &event(&world, &room_id, 2)));
         assert!(is_called(&world, &room_id));
+    }
+
+    #[test]
+    fn what_every_fetcher_dies_of_goes_last_and_is_given_up_in_the_end() {
+        let (world, room_id) = room();
+        let [deadly, second, third] = [1, 2, 3].map(|number| event(&world, &room_id, number));
+        let ids = |events: &[&CheckedEvent]| events.iter().map(|event| event.event_id.clone()).collect::<Vec<_>>();
+        let taken = |carrier: &str| {
+            let taken = takes(&world, &room_id, carrier);
+            taken.into_iter().map(|waiting| waiting.event.event_id).collect::<Vec<_>>()
+        };
+        for event in [&deadly, &second, &third] {
+            assert!(keeps(&world, &room_id, "there.test", event));
+        }
+        assert_eq!(taken("0"), ids(&[&deadly, &second, &third]));
+        let dies = |is_evicted: bool| match is_evicted {
+            true => world.evict(&Address::new(ActorKind::Room, room_id.as_str())),
+            false => world.passes(LEASE_MS + 1),
+        };
+        dies(true);
+        assert_eq!(taken("one"), ids(&[&second, &third, &deadly]), "the others are not kept waiting");
+        ends_and_turns_to(&world, &room_id, &second, true, Some(&third));
+        ends_and_turns_to(&world, &room_id, &third, true, Some(&deadly));
+        dies(false);
+        for attempt in 2..ATTEMPTS_MAX {
+            assert_eq!(taken(&format!("carrier {attempt}")), ids(&[&deadly]));
+            dies(attempt % 2 == 0);
+        }
+        assert_eq!(taken("the last"), ids(&[]));
     }
 
     /// It is told of nobody else: given up, it would never happen.

@@ -215,7 +215,7 @@ mod tests {
                 let received = story.near.call(story.room_id.as_str(), &receive).unwrap();
                 let is_judged = received == Received::Accepted;
                 judged.extend(is_judged.then_some(event.event_id.clone()));
-                let end = EndWaiting { carrier: "one".to_owned(), event_id: event.event_id, is_judged };
+                let end = EndWaiting { carrier: "one".to_owned(), event_id: event.event_id, is_judged, turns_to: None };
                 story.near.call(story.room_id.as_str(), &end).unwrap();
             }
         }

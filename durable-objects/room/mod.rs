@@ -321,7 +321,7 @@ impl Logic for Room {
             write HoldEvents => hold_events,
             read KeepSigned => keep_signed,
             write KeepWaiting => keep_waiting,
-            read TakeWaiting => take_waiting,
+            write TakeWaiting => take_waiting,
             write EndWaiting => end_waiting,
             write StopFetching => stop_fetching,
             read GetIntake => get_intake,

@@ -83,15 +83,19 @@ pub(crate) fn forget(tx: &Tx<'_>, event_id: &EventId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What an event needs was not to be had; after `attempts_max` times it is given up, unless it is our own.
-pub(crate) fn failed(tx: &Tx<'_>, event_id: &EventId, own: &ServerName, attempts_max: u64) -> Result<(), Fault> {
-    let bound = || [event_id.as_str().into(), attempts_max.into(), own.as_str().into()];
+/// What an event needs is asked for once more. Of our own no more than `attempts_max` less one times are counted.
+pub(crate) fn tried(tx: &Tx<'_>, event_id: &EventId, own: &ServerName, attempts_max: u64) -> Result<(), Fault> {
     tx.execute(
         "UPDATE inbox SET attempts = CASE WHEN origin = ?3 THEN min(attempts + 1, ?2 - 1) ELSE attempts + 1 END
          WHERE event_id = ?1",
-        &bound(),
+        &[event_id.as_str().into(), attempts_max.into(), own.as_str().into()],
     )?;
-    tx.execute("DELETE FROM inbox WHERE event_id = ?1 AND attempts >= ?2 AND origin <> ?3", &bound())?;
+    Ok(())
+}
+
+/// What was tried `attempts_max` times waits no longer, unless it is our own.
+pub(crate) fn give_up(tx: &Tx<'_>, own: &ServerName, attempts_max: u64) -> Result<(), Fault> {
+    tx.execute("DELETE FROM inbox WHERE attempts >= ?1 AND origin <> ?2", &[attempts_max.into(), own.as_str().into()])?;
     Ok(())
 }
 

@@ -31,12 +31,10 @@ async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result
         return Ok(false);
     }
     let version = RoomVersion::parse(&waiting.room_version)?;
-    for Waiting { origin, event } in waiting.events {
-        if shift.is_over() {
-            break;
-        }
+    let mut waiting_events = waiting.events.into_iter().peekable();
+    while let Some(Waiting { origin, event }) = waiting_events.next() {
         let pdu = Pdu::from_stored(event.event_id.clone(), event.json, false).map_err(Refusal::from)?;
-        let until_ms = cx.now_ms().saturating_add(EVENT_MS);
+        let until_ms = cx.now_ms().saturating_add(cx.in_time(EVENT_MS));
         let receiving = Receiving { cx, origin: &origin, room_id, version: &version, until_ms };
         let is_judged = match receiving.receive(&pdu).await {
             Ok(Received::Needs(_)) => false,
@@ -48,8 +46,14 @@ async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result
                 false
             }
         };
-        let call = EndWaiting { carrier: carrier(), event_id: event.event_id, is_judged };
+        let next = waiting_events.peek().filter(|_| !shift.is_over());
+        let turns_to = next.map(|next| next.event.event_id.clone());
+        let is_last = turns_to.is_none();
+        let call = EndWaiting { carrier: carrier(), event_id: event.event_id, is_judged, turns_to };
         cx.room(room_id).call(&call).await?;
+        if is_last {
+            break;
+        }
     }
     Ok(true)
 }
