@@ -23,7 +23,7 @@ pub(super) const LEASE_MS: u64 = 90_000;
 /// When the alarm looks whether the carrier that was asked to come did, in milliseconds.
 const COMES_WITHIN_MS: u64 = 5_000;
 /// How long a service that did not answer is left alone at first, in milliseconds.
-const PAUSE_MS_MIN: u64 = 1_000;
+pub(super) const PAUSE_MS_MIN: u64 = 1_000;
 /// How long it is left alone at most, in milliseconds: five minutes. It is somebody's who waits for it to be back.
 const PAUSE_MS_MAX: u64 = 300_000;
 /// Rooms in one transaction.
@@ -218,6 +218,7 @@ impl Appservice {
         if !is_told(cx) {
             return Ok(());
         }
+        self.counts_the_lost(tx, cx, None)?;
         let next_ms = match self.busy_until_ms(&**tx, cx.now_ms)? {
             Some(until_ms) => until_ms,
             None => {
@@ -259,7 +260,11 @@ impl Appservice {
     }
 
     pub(super) fn take_work(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeWork) -> Result<Work, Error> {
-        if !is_told(cx) || Standing::load(&**tx)?.not_before_ms > cx.now_ms {
+        if !is_told(cx) {
+            return Ok(Work::Nothing);
+        }
+        self.counts_the_lost(tx, cx, Some(&call.carrier))?;
+        if Standing::load(&**tx)?.not_before_ms > cx.now_ms {
             return Ok(Work::Nothing);
         }
         let Some(lease) = self.leases(&**tx, cx, call.carrier)? else { return Ok(Work::Nothing) };
@@ -322,6 +327,11 @@ impl Appservice {
         if !self.is_carried_by(&**tx, &call.carrier)? {
             return Ok(());
         }
+        self.leaves_alone(tx, cx)
+    }
+
+    /// The service did not answer.
+    fn leaves_alone(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let Standing { failures, .. } = Standing::load(&**tx)?;
         let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures, PAUSE_MS_MAX);
         let not_before_ms = cx.now_ms.saturating_add(pause_ms);
@@ -330,6 +340,15 @@ impl Appservice {
         self.gives_back(tx)?;
         schedule::cancel(tx, DUE)?;
         Ok(schedule::at(tx, cx, DUE, not_before_ms)?)
+    }
+
+    /// A carrier that said nothing more until its lease was over, and is not `other_than`, may have waited for the service
+    /// until its end: where an attempt is under way, that counts as if the service had not answered.
+    fn counts_the_lost(&self, tx: &Tx<'_>, cx: &Cx<'_>, other_than: Option<&str>) -> Result<(), Error> {
+        let is_lost = self.lease(&**tx)?.is_some_and(|lease| {
+            lease.until_ms > 0 && lease.until_ms <= cx.now_ms && other_than != Some(&*lease.carrier)
+        });
+        if is_lost && Stored::load(&**tx)?.is_some() { self.leaves_alone(tx, cx) } else { Ok(()) }
     }
 
     pub(super) fn stop_carrying(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StopCarrying) -> Result<(), Error> {

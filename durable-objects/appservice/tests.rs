@@ -9,7 +9,7 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use super::{
     Acknowledge, Attempt, IsUp, QueueEvent, ReportFailure, SentEvents, StartAttempt, StopCarrying, TakeWork, Work,
-    carrying::LEASE_MS,
+    carrying::{LEASE_MS, PAUSE_MS_MIN},
 };
 use crate::{
     CallError,
@@ -266,6 +266,8 @@ fn what_was_sent_is_sent_again_until_it_is_acknowledged() {
     world.crash();
     assert!(sends(&world, "two").is_none());
     world.passes(LEASE_MS + 1);
+    assert!(!is_called(&world), "the service may be what it died of");
+    world.passes(PAUSE_MS_MIN);
     assert!(is_called(&world));
     again("two");
     acknowledges(&world, &attempt);
@@ -273,6 +275,28 @@ fn what_was_sent_is_sent_again_until_it_is_acknowledged() {
     let (next, events) = sends(&world, "two").unwrap();
     assert_eq!(events.iter().map(in_words).collect::<Vec<_>>(), ["@alice two"]);
     assert_ne!(next.transaction_id, attempt.transaction_id);
+}
+
+/// A host may end carriers that wait too long, and then nobody says that the service did not answer.
+#[test]
+fn a_service_that_carriers_die_of_is_left_alone_for_longer_each_time() {
+    let world = world();
+    people(&world);
+    world.creates_room(ghost(), "11", Preset::PublicChat);
+    world.settle();
+    let mut pauses = Vec::new();
+    for carrier in 0..6 {
+        assert!(sends(&world, &carrier.to_string()).is_some());
+        is_called(&world);
+        world.passes(LEASE_MS + 1);
+        let before_ms = world.now_ms();
+        while !is_called(&world) {
+            assert!(sends(&world, "early").is_none());
+            world.passes(500);
+        }
+        pauses.push(world.now_ms() - before_ms);
+    }
+    assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, and any carrier repeats exactly
 //! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
-//! at the lease's end finds another one. A server that does not answer is left alone for longer and longer, up to
+//! at the lease's end finds another one. One that died over an attempt counts as if the server had not answered. A server that does not answer is left alone for longer and longer, up to
 //! [`PAUSE_MS_MAX`], and tried at once when it is heard of. One that refuses what is sent gets less at once (`portion.rs`).
 //! Spec: Server-Server API, "Transactions".
 
@@ -206,6 +206,23 @@ impl Standing {
         self.carrier.as_ref().is_some_and(|(name, _)| name == carrier)
     }
 
+    /// Whether the last carrier said nothing more until its lease was over, and is not this one.
+    fn has_lost(&self, now_ms: u64, other_than: Option<&str>) -> bool {
+        self.carrier.as_ref().is_some_and(|(name, until_ms)| now_ms >= *until_ms && other_than != Some(name))
+    }
+
+    /// The server did not answer, or refused once more than is counted yet: nobody carries, and it is left alone for a while.
+    fn is_left_alone(&mut self, cx: &Cx<'_>) -> Result<(), Error> {
+        let failures_before = self.failures.saturating_add(self.refusals.in_a_row());
+        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures_before, PAUSE_MS_MAX);
+        // Servers that fell silent together are not all tried again together.
+        let [chance] = cx.random()?;
+        let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
+        self.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+        self.carrier = None;
+        Ok(())
+    }
+
     /// Whether nobody carries, and it is not left alone.
     pub(super) fn may_be_tried(&self, now_ms: u64) -> bool {
         !self.is_carried(now_ms) && self.not_before_ms <= now_ms
@@ -257,7 +274,10 @@ impl Destination {
         if let Some(until_ms) = self.ours.carried_until_ms(cx.now_ms) {
             return Ok(schedule::at(tx, cx, DUE, until_ms)?);
         }
-        let standing = Standing::load(&**tx)?;
+        let mut standing = Standing::load(&**tx)?;
+        if self.counts_the_lost(tx, cx, &mut standing, None)? {
+            return Ok(());
+        }
         if let Some((_, until_ms)) = standing.carrier.as_ref().filter(|_| standing.is_carried(cx.now_ms)) {
             return Ok(schedule::at(tx, cx, DUE, *until_ms)?);
         }
@@ -274,6 +294,9 @@ impl Destination {
         let is_others = (standing.is_carried(cx.now_ms) && !standing.is_carried_by(&call.carrier))
             || self.ours.is_carried_by_another(&call.carrier, cx.now_ms);
         if is_others || standing.not_before_ms > cx.now_ms {
+            return Ok(Work::Nothing);
+        }
+        if self.counts_the_lost(tx, cx, &mut standing, Some(&call.carrier))? {
             return Ok(Work::Nothing);
         }
         let work = match attempt(&**tx)? {
@@ -300,6 +323,24 @@ impl Destination {
         }
         standing.lease(tx, cx, call.carrier)?;
         Ok(work)
+    }
+
+    /// A carrier that was lost over an attempt, and is not `other_than`, may have waited for the server until its end: it
+    /// counts as if that had not answered, or each one after it would wait as long. Answers whether that is so.
+    fn counts_the_lost(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        standing: &mut Standing,
+        other_than: Option<&str>,
+    ) -> Result<bool, Error> {
+        if !standing.has_lost(cx.now_ms, other_than) || attempt(&**tx)?.is_none() {
+            return Ok(false);
+        }
+        standing.is_left_alone(cx)?;
+        standing.failures = standing.failures.saturating_add(1);
+        self.rests(tx, cx, standing)?;
+        Ok(true)
     }
 
     pub(super) fn start_attempt(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StartAttempt) -> Result<Option<Attempt>, Error> {
@@ -345,11 +386,7 @@ impl Destination {
         if !was_presence && !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
-        let failures_before = standing.failures.saturating_add(standing.refusals.in_a_row());
-        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures_before, PAUSE_MS_MAX);
-        // Servers that fell silent together are not all tried again together.
-        let [chance] = cx.random()?;
-        let pause_ms = pause_ms.saturating_add(pause_ms.saturating_mul(u64::from(chance)) / 1_024);
+        standing.is_left_alone(cx)?;
         match (attempt(&**tx)?, call.refused) {
             (Some(attempt), Some(refused)) if attempt.transaction_id == refused.transaction_id => {
                 portion::is_refused(tx, &mut standing, &attempt, &refused)?;
@@ -357,9 +394,12 @@ impl Destination {
             _ if was_presence => {}
             _ => standing.failures = standing.failures.saturating_add(1),
         }
+        self.rests(tx, cx, &mut standing)
+    }
+
+    /// Nobody carries until the server may be tried again, if it ever is.
+    fn rests(&self, tx: &Tx<'_>, cx: &Cx<'_>, standing: &mut Standing) -> Result<(), Error> {
         standing.was_away |= standing.failures >= AWAY_FAILURES;
-        standing.not_before_ms = cx.now_ms.saturating_add(pause_ms);
-        standing.carrier = None;
         standing.save(tx)?;
         schedule::cancel(tx, DUE)?;
         if standing.failures >= STRANGER_FAILURES_MAX && !store::is_any_room(&**tx)? {

@@ -4,8 +4,8 @@ use domain::power::Preset;
 use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
 
 use super::{
-    AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, PAUSE_MS_MAX, Range, ReportFailure, STRANGER_FAILURES_MAX,
-    StartAttempt, StopCarrying, TakeWork, Work,
+    AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, PAUSE_MS_MAX, PAUSE_MS_MIN, Range, ReportFailure,
+    STRANGER_FAILURES_MAX, StartAttempt, StopCarrying, TakeWork, Work,
 };
 use crate::{
     CallError,
@@ -95,6 +95,8 @@ fn what_was_sent_is_sent_again_until_it_is_acknowledged() {
     is_called(&world);
     world.evict(&platform::Address::new(platform::ActorKind::Destination, THERE));
     world.passes(LEASE_MS + 1);
+    assert!(!is_called(&world), "the server may be what it died of");
+    world.passes(2 * PAUSE_MS_MIN);
     assert!(is_called(&world));
     assert_eq!(take(&world, "two"), Work::Repeat(attempt.clone()));
     acknowledges(&world, &attempt);
@@ -125,6 +127,33 @@ fn a_carrier_that_stops_leaves_the_rest_to_the_next_one_at_once() {
     assert_eq!(start(&world, "two", 30).unwrap().ranges[0].after, 20);
     stops("one");
     assert_eq!(take(&world, "one"), Work::Nothing, "it is the other one's now");
+}
+
+/// A host may end carriers that wait too long, and then nobody says that the server did not answer.
+#[test]
+fn a_server_that_carriers_die_of_is_left_alone_for_longer_each_time() {
+    let world = world();
+    moves(&world, 30);
+    let attempt = start(&world, "0", 30).unwrap();
+    let mut pauses = Vec::new();
+    for carrier in 1..=6 {
+        world.passes(LEASE_MS + 1);
+        assert_eq!(take(&world, &carrier.to_string()), Work::Nothing);
+        is_called(&world);
+        let before_ms = world.now_ms();
+        while !is_called(&world) {
+            world.passes(500);
+        }
+        pauses.push(world.now_ms() - before_ms);
+        assert_eq!(take(&world, &carrier.to_string()), Work::Repeat(attempt.clone()));
+    }
+    assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
+    // One that had nothing on its way is no bad sign.
+    acknowledges(&world, &attempt);
+    moves(&world, 40);
+    assert!(matches!(take(&world, "6"), Work::Owed(_)));
+    world.passes(LEASE_MS + 1);
+    assert!(matches!(take(&world, "7"), Work::Owed(_)));
 }
 
 #[test]
