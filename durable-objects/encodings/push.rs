@@ -57,6 +57,8 @@ fn what_a_user_is_told_of_pushers() {
             "asked_all": true, "mailed": true,
         }),
     );
+    pinned(&user::StartMail { carrier: "c".into(), pusher: 1 }, json!({ "carrier": "c", "pusher": 1 }));
+    pinned_reply::<user::StartMail>(json!(true));
     pinned(&user::StopPushing { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned(&user::ReportPushFailure { carrier: "c".into(), pusher: 1 }, json!({ "carrier": "c", "pusher": 1 }));
 }

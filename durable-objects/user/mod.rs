@@ -19,7 +19,7 @@
 //! | [`GetPushRules`], [`ChangePushRules`] | which events they are notified of |
 //! | [`GetNotifyingRooms`] | where they may have been notified |
 //! | [`SetPusher`], [`RemovePusher`], [`DropPusher`], [`GetPushers`] | where those notifications are sent |
-//! | [`TakePushes`], [`AcknowledgePushes`], [`ReportPushFailure`], [`StopPushing`] | what is to be sent there, and what was |
+//! | [`TakePushes`], [`AcknowledgePushes`], [`ReportPushFailure`], [`StopPushing`], [`StartMail`] | what is to be sent there, and what was |
 //! | [`UploadKeys`], [`ClaimKeys`], [`GetKeys`] | keys for end-to-end encryption come, are used up and are shown |
 //! | [`GetDeviceListUpdates`] | what other servers are told of the user's devices |
 //! | [`UploadCrossSigning`], [`UploadSignatures`], [`GetSignatures`] | the user's own keys, and what they sign |
@@ -152,7 +152,8 @@ pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_fie
 pub use push_rules::{ChangePushRules, GetPushRules};
 pub use pushers::{DropPusher, GetPushers, RemovePusher, SetPusher};
 pub use pushes::{
-    AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StopPushing, TakePushes, ToldRoom, Unread,
+    AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StartMail, StopPushing, TakePushes, ToldRoom,
+    Unread,
 };
 pub use refresh::{NewToken, Refresh};
 pub use reset_password::ResetPassword;
@@ -308,6 +309,7 @@ impl Logic for User {
             read GetPushers => pushers,
             read TakePushes => take_pushes,
             read StopPushing => stop_pushing,
+            write StartMail => start_mail,
             write AcknowledgePushes => acknowledge_pushes,
             write ReportPushFailure => report_push_failure,
             write MembershipChanged => membership_changed,

@@ -11,6 +11,7 @@
 //! longer and longer.
 //!
 //! Mail waits: what is owed is sent after a while, together, if it is unread still, and then nothing for a longer while.
+//! Nothing tells a message that comes twice: a carrier that dies over one is followed by another after a while only.
 
 use domain::{
     backoff,
@@ -47,6 +48,8 @@ const COMES_WITHIN_MS: u64 = 10_000;
 const PAUSE_MS_MIN: u64 = 2_000;
 /// How long it is left alone at most, in milliseconds: one hour.
 const PAUSE_MS_MAX: u64 = 3_600_000;
+/// How long a pusher rests at least when a carrier began to send mail and does not say what came of it, in milliseconds.
+const MAIL_LOST_MS: u64 = 600_000;
 /// Rooms that a carrier gets at once for each pusher.
 const ROOMS_MAX: u64 = 50;
 
@@ -113,6 +116,13 @@ pub struct OwedRoom {
     pub invitation: Option<Notifications>,
 }
 
+/// A carrier is about to send mail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartMail {
+    pub carrier: String,
+    pub pusher: u64,
+}
+
 /// What a pusher was told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AcknowledgePushes {
@@ -161,6 +171,13 @@ impl Call for TakePushes {
     const ACTOR: ActorKind = ActorKind::User;
     const NAME: &'static str = "take_pushes";
     type Reply = Pushes;
+}
+
+impl Call for StartMail {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "start_mail";
+    /// Whether it may: otherwise somebody else carries by now.
+    type Reply = bool;
 }
 
 impl Call for AcknowledgePushes {
@@ -317,6 +334,16 @@ impl User {
     pub(super) fn stop_pushing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: StopPushing) -> Result<(), Error> {
         let stopped = self.pushing.borrow_mut().carrier.take_if(|(name, _)| *name == call.carrier);
         if stopped.is_some() { self.look_for_a_carrier(sql, cx) } else { Ok(()) }
+    }
+
+    pub(super) fn start_mail(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StartMail) -> Result<bool, Error> {
+        let Some(mail) = &cx.settings.config.mail else { return Ok(false) };
+        if !self.pushing.borrow_mut().lease(&call.carrier, cx.now_ms) {
+            return Ok(false);
+        }
+        let pause_ms = mail.notification_pause_ms.max(MAIL_LOST_MS);
+        store::pushers::rests(tx, call.pusher, cx.now_ms.saturating_add(pause_ms))?;
+        Ok(true)
     }
 
     pub(super) fn acknowledge_pushes(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: AcknowledgePushes) -> Result<(), Error> {

@@ -94,10 +94,9 @@ fn carries(world: &World, carrier: &str) -> Vec<(String, OwnedEventId)> {
     }
 }
 
-#[test]
-fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
-    const MINUTE_MS: u64 = 60_000;
-    let (world, room_id) = two(1);
+const MINUTE_MS: u64 = 60_000;
+
+fn wants_mail(world: &World) {
     world.restarts_with(&[("SMTP_HOST", "mail.test"), ("EMAIL_FROM", "a@myelin.test")]);
     let pusher = from_value(json!({
         "kind": "email", "app_id": "m.email", "pushkey": "bob@example.org", "app_display_name": "Email",
@@ -105,6 +104,40 @@ fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
     }));
     world.call(bob().as_str(), &SetPusher { token_hash: "t".to_owned(), pusher: pusher.unwrap() }).unwrap();
     world.settle();
+}
+
+/// The mail server may have it, and nobody says so.
+#[test]
+fn mail_that_a_carrier_died_over_is_not_sent_again_soon() {
+    let (world, room_id) = two(1);
+    wants_mail(&world);
+    speaks(&world, &room_id);
+    world.settle();
+    world.passes(10 * MINUTE_MS);
+    let owed = takes(&world, "one").pushers.remove(0);
+    let starts = |carrier: &str| {
+        let call = StartMail { carrier: carrier.to_owned(), pusher: owed.id };
+        world.call(bob().as_str(), &call).unwrap()
+    };
+    assert!(starts("one"));
+    assert!(!starts("two"), "it is the other one's");
+    world.evict(&bobs());
+    for minute in 1..60 {
+        world.passes(MINUTE_MS);
+        assert!(takes(&world, "two").pushers.is_empty(), "minute {minute}");
+    }
+    world.passes(MINUTE_MS);
+    assert!(starts("two"), "then once more");
+    // One that was refused is tried sooner.
+    world.call(bob().as_str(), &ReportPushFailure { carrier: "two".to_owned(), pusher: owed.id }).unwrap();
+    world.passes(MINUTE_MS);
+    assert!(!takes(&world, "two").pushers.is_empty());
+}
+
+#[test]
+fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
+    let (world, room_id) = two(1);
+    wants_mail(&world);
     assert!(!is_called(&world), "it has no badge to be told");
     let comes_after = |minutes: u64| {
         for minute in 1..=minutes {

@@ -148,7 +148,7 @@ async fn send(cx: &Context, owed: &OwedPusher, told: Told<'_>) -> Answer {
     let Ok(gateway) = owed.pusher.gateway() else { return Answer::Rejected };
     let Ok(body) = serde_json::to_vec(&Body { notification: told }) else { return Answer::Failed };
     let host = gateway.host.clone();
-    let outcome = match cx.services().outgoing.send(request(gateway, body.into())).await {
+    let outcome = match cx.send(request(gateway, body.into())).await {
         Ok(response) => response.whole().await,
         Err(error) => Err(error),
     };

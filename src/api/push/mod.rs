@@ -10,8 +10,8 @@ mod mail;
 use actors::{
     room::{Notifications, ReadNotifications},
     user::{
-        AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StopPushing, TakePushes,
-        ToldRoom, Unread,
+        AcknowledgePushes, DropPusher, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StartMail, StopPushing,
+        TakePushes, ToldRoom, Unread,
     },
 };
 use domain::push::{PusherKind, for_room};
@@ -82,6 +82,9 @@ impl Telling<'_> {
                 Answer::Rejected => return self.is_gone().await,
             }
         }
+        if self.shift.is_over() {
+            return Ok(());
+        }
         if !is_whole {
             // The other rooms do not wait for it.
             return self.failed().await;
@@ -118,6 +121,10 @@ impl Telling<'_> {
         }
         let mailed = !unread.is_empty();
         if mailed {
+            let start = StartMail { carrier: self.cx.request_id().to_owned(), pusher: self.owed.id };
+            if !self.cx.user(self.user_id).call(&start).await? {
+                return Ok(());
+            }
             let to = (&self.owed.pusher, &email);
             match mail::send(self.cx, mail, self.user_id, to, &unread).await {
                 Ok(()) => {}
@@ -169,6 +176,9 @@ impl Telling<'_> {
         };
         let each = before.iter().map(|notification| (notification, notification.position));
         for (notification, to) in each.chain([(last, found.to)]) {
+            if self.shift.is_over() {
+                break;
+            }
             let answer = gateway::tell_event(self.cx, self.owed, room, found, notification, badge).await;
             if answer != Answer::Taken {
                 return Ok(answer);
