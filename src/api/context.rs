@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::mpsc};
 
 use actors::{Call, CallError};
 use domain::{Config, Identity, RateLimited, Refusal};
-use platform::{ActorKind, Fault, LocalFuture, Metadata};
+use platform::{ActorKind, Fault, LocalFuture, Metadata, OutgoingRequest, OutgoingResponse, SendError};
 use ruma_common::{RoomId, ServerName, UserId};
 
 use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_limits::Taken};
@@ -20,11 +20,19 @@ pub struct Context {
     services: Rc<Services>,
     request_id: Rc<str>,
     client_address: Option<ClientAddress>,
+    /// When the host ends this, in milliseconds since the Unix epoch.
+    until_ms: Option<u64>,
 }
 
 impl Context {
     pub(crate) fn new(services: Rc<Services>, request_id: Rc<str>, client_address: Option<ClientAddress>) -> Self {
-        Self { services, request_id, client_address }
+        Self { services, request_id, client_address, until_ms: None }
+    }
+
+    /// That of a carrier, which no client waits for.
+    pub(crate) fn of_carrier(services: Rc<Services>, request_id: Rc<str>) -> Self {
+        let until_ms = services.carrier_ms_max.map(|ms| services.clock.now_ms().saturating_add(ms));
+        Self { until_ms, ..Self::new(services, request_id, None) }
     }
 
     /// Names the request in logs; unique enough to serve as a call id's prefix within one request's work.
@@ -79,6 +87,17 @@ impl Context {
         let mut bytes = [0; N];
         self.services.random.fill(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// As much of `ms` milliseconds as there is before the host ends this.
+    pub(crate) fn in_time(&self, ms: u64) -> u64 {
+        self.until_ms.map_or(ms, |until_ms| until_ms.saturating_sub(self.now_ms()).min(ms))
+    }
+
+    /// Sends a request to somebody else's server. It takes no longer than there is time to say what came of it.
+    pub(crate) async fn send(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
+        let timeout_ms = self.in_time(request.timeout_ms);
+        self.services.outgoing.send(OutgoingRequest { timeout_ms, ..request }).await
     }
 
     /// Pauses this request for `ms` milliseconds.
@@ -215,5 +234,48 @@ impl<const KIND: u8> Handle<'_, KIND> {
     pub async fn wait<C: Call>(&self, call: &C, timeout_ms: u64) -> Result<Option<C::Reply>, Failure> {
         const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
         self.cx.wait(self.id, call, timeout_ms).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use http::Method;
+    use platform::SendError;
+    use ruma_common::server_name;
+
+    use super::Context;
+    use crate::{
+        Bounds,
+        testing::{CARRIER_MS_MAX, TestServer, block_on},
+    };
+
+    #[test]
+    fn a_carrier_waits_for_others_only_while_there_is_time_to_say_what_came_of_it() {
+        let server = TestServer::new(&[]);
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        let seen = asked.clone();
+        server.others_answer(move |request| {
+            seen.borrow_mut().push(request.timeout_ms);
+            Err(SendError::TimedOut)
+        });
+        let there = server_name!("there.test:1");
+        let last = |cx: &Context| {
+            let bounds = Bounds { response_bytes_max: 1, timeout_ms: 60_000 };
+            block_on(cx.ask_raw(there, Method::GET, "/", None, bounds)).unwrap_err();
+            asked.borrow().last().copied()
+        };
+        assert_eq!(last(&server.context()), Some(60_000), "who answers a client takes what it takes");
+        server.context().known_servers().is_up(there);
+        let carrier = Context::of_carrier(server.context().services.clone(), "carrier".into());
+        server.pass_ms(CARRIER_MS_MAX - 2_000);
+        assert_eq!(last(&carrier), Some(2_000));
+        assert!(!server.context().known_servers().is_down(there, carrier.now_ms()), "it had no time to answer");
+        server.pass_ms(2_000);
+        assert_eq!(last(&carrier), Some(0));
+        let next = Context::of_carrier(server.context().services.clone(), "next".into());
+        assert_eq!(last(&next), Some(CARRIER_MS_MAX));
+        assert!(server.context().known_servers().is_down(there, next.now_ms()));
     }
 }

@@ -177,7 +177,7 @@ impl Asked<'_> {
             response_bytes_max: ANSWER_BYTES_MAX,
             timeout_ms: TIMEOUT_MS,
         };
-        let outcome = match self.cx.services().outgoing.send(request).await {
+        let outcome = match self.cx.send(request).await {
             Ok(response) => response.whole().await,
             Err(error) => Err(error),
         };

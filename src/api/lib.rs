@@ -77,6 +77,8 @@ pub struct Services {
     pub outgoing: Rc<dyn Outgoing>,
     pub known_servers: Arc<KnownServers>,
     pub media_turns: Arc<MediaTurns>,
+    /// How long a carrier may take in all, in milliseconds, where the host ends it then.
+    pub carrier_ms_max: Option<u64>,
 }
 
 /// Names the request in our logs, for whoever reports a problem.
@@ -149,7 +151,7 @@ impl Server {
     pub async fn carry(&self, actor: &str) {
         let request_id = self.request_id();
         let span = info_span!("carry", request_id = &*request_id, actor);
-        let cx = Context::new(self.services.clone(), request_id, None);
+        let cx = Context::of_carrier(self.services.clone(), request_id);
         if actor.starts_with('@') {
             push::carry(&cx, actor).instrument(span).await;
         } else if actor.starts_with('!') {

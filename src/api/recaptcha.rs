@@ -37,7 +37,7 @@ pub(crate) async fn is_solved(cx: &Context, recaptcha: &Recaptcha, response: &st
     let remoteip = cx.client_address().map(|address| address.0.to_string());
     let asked = Asked { secret: recaptcha.private_key.expose(), response, remoteip };
     let body = serde_html_form::to_string(&asked).map_err(|error| Fault::new(error.to_string()))?;
-    let outcome = match cx.services().outgoing.send(request(recaptcha, body.into())?).await {
+    let outcome = match cx.send(request(recaptcha, body.into())?).await {
         Ok(response) => response.whole().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

@@ -23,6 +23,9 @@ use serde_json::Value as Json;
 
 use crate::{Arriving, Body, Context, KnownServers, MediaTurns, RateLimits, Server, Services, load_settings};
 
+/// How long a carrier may take in all.
+pub(crate) const CARRIER_MS_MAX: u64 = 26_000;
+
 /// Runs a future that never has to wait.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
@@ -423,6 +426,7 @@ impl TestServer {
             outgoing: others.clone(),
             known_servers: Arc::new(KnownServers::default()),
             media_turns: Arc::new(MediaTurns::default()),
+            carrier_ms_max: Some(CARRIER_MS_MAX),
             metadata,
             blobs: blobs.clone(),
             clock: host.clone(),

@@ -205,6 +205,7 @@ impl Parts {
             outgoing: Rc::new(self.network.connections()),
             known_servers: self.known_servers,
             media_turns: self.media_turns,
+            carrier_ms_max: None,
         };
         Server::new(services, routes)
     }

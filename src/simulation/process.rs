@@ -86,6 +86,7 @@ impl Process {
             outgoing: Rc::new(process.machine.way_out()) as Rc<dyn Outgoing>,
             known_servers: Arc::new(KnownServers::default()),
             media_turns: Arc::new(MediaTurns::default()),
+            carrier_ms_max: None,
             settings,
         };
         let routes = api::routes(&services.settings.config);

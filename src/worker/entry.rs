@@ -32,6 +32,9 @@ const CONNECTING_IP: &str = "cf-connecting-ip";
 /// What nobody wanted of a request is still taken in, up to so many bytes, so that the client gets to read its answer.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The runtime ends what goes on for 30 seconds after an answer, as carriers do. In what is left they say how far they got.
+const CARRIER_MS_MAX: u64 = 26_000;
+
 /// Answers one request. Rejects only when not even an answer could be made.
 #[wasm_bindgen]
 pub fn answer(request: Request, env: Env) -> Promise {
@@ -128,6 +131,7 @@ async fn services(env: &Env) -> Result<Services, Fault> {
         outgoing: Rc::new(outgoing::Runtime::new(&settings.config.outgoing)),
         known_servers: known_servers(),
         media_turns: media_turns(),
+        carrier_ms_max: Some(CARRIER_MS_MAX),
         settings,
     })
 }

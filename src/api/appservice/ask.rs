@@ -95,7 +95,7 @@ async fn ask_at(
         response_bytes_max: ANSWER_BYTES_MAX,
         timeout_ms: question.timeout_ms,
     };
-    let outcome = match cx.services().outgoing.send(request).await {
+    let outcome = match cx.send(request).await {
         Ok(response) => response.whole().await,
         Err(error) => Err(error),
     };

@@ -19,6 +19,8 @@ use crate::Context;
 
 /// Of several places where a server may be, so many are tried.
 const ROUTES_TRIED_MAX: usize = 3;
+/// Who had less time to answer than this, in milliseconds, is not down for it.
+const FAIR_MS: u64 = 5_000;
 /// The largest answer of a server that refuses, in bytes.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
@@ -176,7 +178,8 @@ impl Context {
         // Some hosts would write this character differently, and then the signature would be of another request.
         let path_and_query = asking.path_and_query.replace('^', "%5E");
         let headers = self.headers(&asking, &path_and_query)?;
-        let until_ms = self.now_ms().saturating_add(asking.bounds.timeout_ms);
+        let timeout_ms = self.in_time(asking.bounds.timeout_ms);
+        let until_ms = self.now_ms().saturating_add(timeout_ms);
         let mut failure = AskError::Unreachable("it is nowhere".to_owned());
         for route in self.routes_to(destination).await.into_iter().take(ROUTES_TRIED_MAX) {
             let request = OutgoingRequest {
@@ -188,7 +191,7 @@ impl Context {
                 response_bytes_max: asking.bounds.response_bytes_max,
                 timeout_ms: until_ms.saturating_sub(self.now_ms()),
             };
-            match self.services().outgoing.send(request).await {
+            match self.send(request).await {
                 Ok(response) => {
                     self.known_servers().is_up(destination);
                     let is_done = response.status.is_success();
@@ -204,6 +207,9 @@ impl Context {
                     }
                 }
             }
+        }
+        if timeout_ms < FAIR_MS.min(asking.bounds.timeout_ms) {
+            return Err(failure);
         }
         // It may have moved.
         self.known_servers().forget_place(destination.host());

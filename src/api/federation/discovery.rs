@@ -86,7 +86,7 @@ impl Context {
         for _ in 0..=REDIRECTS_MAX {
             let timeout_ms = until_ms.saturating_sub(self.now_ms());
             let request = url.request(Bounds { response_bytes_max: WELL_KNOWN_BYTES_MAX, timeout_ms });
-            let response = match self.services().outgoing.send(request).await {
+            let response = match self.send(request).await {
                 Ok(response) => response.whole().await,
                 Err(error) => Err(error),
             };

@@ -102,12 +102,12 @@ impl KnownServers {
     }
 
     /// Whether a server did not answer a moment ago, and is not worth the time of a person who waits.
-    pub(super) fn is_down(&self, server: &ServerName, now_ms: u64) -> bool {
+    pub(crate) fn is_down(&self, server: &ServerName, now_ms: u64) -> bool {
         lock(&self.down).get(server).is_some_and(|down| now_ms < down.until_ms)
     }
 
     /// A server answers, or asks us something.
-    pub(super) fn is_up(&self, server: &ServerName) {
+    pub(crate) fn is_up(&self, server: &ServerName) {
         lock(&self.down).remove(server);
     }
 

@@ -139,7 +139,7 @@ impl Context {
     /// The file at a URL that another server names: a stranger to us and to it, who is told nothing of either.
     async fn file_at(&self, mut url: HttpsUrl, bounds: Bounds) -> Result<ArrivingFile, AskError> {
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.services().outgoing.send(url.request(bounds)).await?;
+            let response = self.send(url.request(bounds)).await?;
             if response.status.is_success() {
                 return Ok(whole(response));
             }

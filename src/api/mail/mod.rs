@@ -35,7 +35,7 @@ pub(crate) async fn send(cx: &Context, mail: &Mail, to: &Email, message: Message
         let wire = cx.services().outgoing.dial(&peer).await?;
         smtp::deliver(wire, mail, cx.server_name().host(), to, &written).await
     };
-    let outcome = match select(std::pin::pin!(delivery), std::pin::pin!(cx.pause(TIMEOUT_MS))).await {
+    let outcome = match select(std::pin::pin!(delivery), std::pin::pin!(cx.pause(cx.in_time(TIMEOUT_MS)))).await {
         Either::Left((outcome, _)) => outcome.map_err(|error| error.to_string()),
         Either::Right(_) => Err("it took too long".to_owned()),
     };

@@ -120,7 +120,7 @@ pub(super) async fn fetch(cx: &Context, mut url: Url, wants: Wants, until_ms: u6
             response_bytes_max: wants.bytes_max(),
             timeout_ms: until_ms.saturating_sub(cx.now_ms()),
         };
-        let response = cx.services().outgoing.send(request).await.map_err(|error| failed(&error))?;
+        let response = cx.send(request).await.map_err(|error| failed(&error))?;
         if response.status.is_success() {
             return Ok(fetched(url, response));
         }
