@@ -144,6 +144,20 @@ fn what_a_room_is_told() {
 }
 
 #[test]
+fn what_a_room_hears_of_who_reads_elsewhere() {
+    let receipt = room::NewReceipt {
+        kind: room::ReceiptKind::Public,
+        event_id: "$e".try_into().unwrap(),
+        thread: None,
+        at_ms: Some(5),
+    };
+    pinned(
+        &room::HearReceipts { server: "a".try_into().unwrap(), receipts: vec![(alice(), receipt)] },
+        json!({ "server": "a", "receipts": [["@alice:a", { "type": "m.read", "event_id": "$e", "at_ms": 5 }]] }),
+    );
+}
+
+#[test]
 fn what_a_room_is_told_of_who_reads_and_types() {
     pinned(
         &room::MarkRead {

@@ -28,7 +28,7 @@
 //! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
 //! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
 //! | [`DeviceListChanged`], [`TellOfDevices`], [`GetDeviceLists`] | a member's devices or keys changed, or are to be known to servers that they were not; whose did |
-//! | [`MarkRead`] | receipts: how far a user has read |
+//! | [`MarkRead`], [`HearReceipts`] | receipts: how far a user has read, and users of another server |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
 //! | [`Watch`] | what happens, for who need not be in the room |
@@ -81,6 +81,7 @@ mod get_relations;
 mod get_threads;
 mod graph;
 mod guests;
+mod hear_receipts;
 mod history;
 mod inbox;
 mod intake;
@@ -171,6 +172,7 @@ pub use get_threads::{GetThreads, ThreadsPage};
 #[cfg(test)]
 pub(crate) use graph::current_state;
 pub use guests::GuestUpgraded;
+pub use hear_receipts::HearReceipts;
 pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
 pub use inbox::{AllWaiting, EndWaiting, KeepWaiting, StopFetching, TakeWaiting, Waiting};
 pub use intake::{GetIntake, Intake, Takes};
@@ -359,6 +361,7 @@ impl Logic for Room {
             write TellOfDevices => tell_of_devices,
             read GetDeviceLists => device_lists,
             write MarkRead => mark_read,
+            write HearReceipts => hear_receipts,
             read SetTyping => set_typing,
             write SetCanonicalAlias => set_canonical_alias,
             write WithdrawAlias => withdraw_alias,

@@ -495,6 +495,11 @@ impl TestServer {
         self.host.failing.set(Some(call));
     }
 
+    /// How many actors were called.
+    pub(crate) fn actors(&self) -> usize {
+        self.host.objects.borrow().len()
+    }
+
     pub(crate) fn evicted(&self) -> Vec<Address> {
         self.host.evicted.borrow().clone()
     }

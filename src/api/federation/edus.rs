@@ -1,5 +1,5 @@
 //! What servers tell each other besides events. Spec: Server-Server API, "EDUs", "Typing Notifications", "Receipts",
-//! "Send-to-device messaging", "Device Management", "Presence".
+//! "Send-to-device messaging", "Device Management", "Presence". What others' users have read `receipts.rs` takes in.
 //!
 //! Each is checked on its own: one that makes no sense, or speaks for users of another server, is left out. They have no
 //! acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
@@ -12,15 +12,12 @@ use std::{
 use actors::{
     destination::{GetSharedRooms, HearPresence, QueueEdu, QueueEduIfKnown},
     presence::{Presence, PresenceState, PresenceStatus},
-    room::{
-        DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, NewReceipt, ReceiptKind,
-        SetTyping, is_thread,
-    },
+    room::{DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, ReceiptKind, SetTyping},
     user::ReceiveToDevice,
 };
 use domain::RateLimited;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
+use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{
     Value, json,
@@ -49,6 +46,11 @@ const NAME_BYTES_MAX: usize = 255;
 const PUSHES_MAX: usize = 200;
 /// The longest status message of another server's user, in bytes: a longer one is not shown.
 const STATUS_MSG_BYTES_MAX: usize = 2_048;
+/// Users that one message to devices reaches, and all those of a transaction. Clients write to a few hundred devices at once.
+const RECEIVERS_MAX: usize = if cfg!(test) { 20 } else { 1_000 };
+const ALL_RECEIVERS_MAX: usize = if cfg!(test) { 40 } else { 10_000 };
+/// When a sender wrote to so many who are not here, the rest of what they write in the transaction is left out.
+const NOBODY_MAX: usize = if cfg!(test) { 25 } else { 100 };
 
 /// One, before it is known to make sense.
 #[derive(Deserialize)]
@@ -62,6 +64,11 @@ impl Edu {
     pub(super) fn is_receipt(&self) -> bool {
         self.edu_type == RECEIPT
     }
+
+    /// JSON of any kind.
+    pub(super) fn content(&self) -> &str {
+        self.content.get()
+    }
 }
 
 #[derive(Deserialize)]
@@ -69,26 +76,6 @@ struct Typing {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
     typing: bool,
-}
-
-#[derive(Deserialize)]
-struct Receipts {
-    #[serde(default, rename = "m.read")]
-    read: BTreeMap<String, Box<RawValue>>,
-}
-
-#[derive(Deserialize)]
-struct ReadUpTo {
-    event_ids: Vec<OwnedEventId>,
-    #[serde(default)]
-    data: ReceiptData,
-}
-
-#[derive(Default, Deserialize)]
-struct ReceiptData {
-    thread_id: Option<String>,
-    /// «When the user read the event.»
-    ts: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -124,12 +111,13 @@ struct Push {
 }
 
 /// Takes in what a server tells. `told` are those whose devices changed by earlier EDUs of the same transaction: everybody
-/// asks for these devices anew once, and gets what they are by then.
+/// asks for these devices anew once, and gets what they are by then. `written`: to whom earlier ones wrote.
 pub(super) async fn receive(
     cx: &Context,
     origin: &ServerName,
     edu: &Edu,
     told: &mut BTreeSet<OwnedUserId>,
+    written: &mut Written,
 ) -> Result<(), Failure> {
     let content = edu.content.get();
     let outcome = match edu.edu_type.as_str() {
@@ -137,12 +125,8 @@ pub(super) async fn receive(
             Ok(typing) => types(cx, origin, typing).await,
             Err(_) => Ok(()),
         },
-        RECEIPT => match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(content) {
-            Ok(rooms) => reads(cx, origin, rooms).await,
-            Err(_) => Ok(()),
-        },
         "m.direct_to_device" => match serde_json::from_str(content) {
-            Ok(message) => writes_to_devices(cx, origin, message).await,
+            Ok(message) => writes_to_devices(cx, origin, message, written).await,
             Err(_) => Ok(()),
         },
         "m.device_list_update" | "m.signing_key_update" => match serde_json::from_str::<OfUser>(content) {
@@ -154,14 +138,14 @@ pub(super) async fn receive(
             Ok(presences) => are_there(cx, origin, presences).await,
             Err(_) => Ok(()),
         },
-        // What is not known here.
+        // What is not known here; what was read goes another way.
         _ => Ok(()),
     };
     settled(outcome)
 }
 
 /// A no of ours is nothing that the other server could act on.
-fn settled(outcome: Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn settled(outcome: Result<(), Failure>) -> Result<(), Failure> {
     match outcome {
         Err(Failure::Fault(fault)) => Err(fault.into()),
         Ok(()) | Err(Failure::Absent | Failure::Refused(_) | Failure::Challenge(_)) => Ok(()),
@@ -186,38 +170,29 @@ async fn types(cx: &Context, origin: &ServerName, typing: Typing) -> Result<(), 
     cx.room(&typing.room_id).call(&call).await
 }
 
-/// What makes no sense of it is left out.
-async fn reads(cx: &Context, origin: &ServerName, rooms: BTreeMap<String, Box<RawValue>>) -> Result<(), Failure> {
-    for (room_id, receipts) in rooms {
-        let Ok(room_id) = OwnedRoomId::try_from(room_id) else { continue };
-        let Ok(receipts) = serde_json::from_str::<Receipts>(receipts.get()) else { continue };
-        if settled_or(may_speak_in(cx, origin, &room_id).await)?.is_none() {
-            continue;
-        }
-        for (user, read) in receipts.read {
-            let Ok(user) = OwnedUserId::try_from(user) else { continue };
-            let Ok(read) = serde_json::from_str::<ReadUpTo>(read.get()) else { continue };
-            let Some(event_id) = read.event_ids.into_iter().next().filter(|_| is_of(&user, origin)) else { continue };
-            let ReceiptData { thread_id: thread, ts } = read.data;
-            if thread.as_deref().is_some_and(|thread| !is_thread(thread)) {
-                continue;
-            }
-            let at_ms = ts.map(|at_ms| at_ms.min(cx.now_ms()));
-            let receipt = NewReceipt { kind: ReceiptKind::Public, event_id, thread, at_ms };
-            let call = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None };
-            settled(cx.room(&room_id).call(&call).await.map(drop))?;
-        }
+/// To whom the EDUs of a transaction wrote.
+#[derive(Default)]
+pub(super) struct Written {
+    receivers: usize,
+    /// By sender: users who are not here.
+    nobody: BTreeMap<OwnedUserId, BTreeSet<OwnedUserId>>,
+}
+
+impl Written {
+    /// Whether a sender may write to another user.
+    fn allows(&self, sender: &UserId, receiver: &UserId) -> bool {
+        let nobody = self.nobody.get(sender);
+        self.receivers < ALL_RECEIVERS_MAX
+            && nobody.is_none_or(|nobody| nobody.len() < NOBODY_MAX && !nobody.contains(receiver))
     }
-    Ok(())
 }
 
-fn settled_or(outcome: Result<(), Failure>) -> Result<Option<()>, Failure> {
-    let is_ok = outcome.is_ok();
-    settled(outcome)?;
-    Ok(is_ok.then_some(()))
-}
-
-async fn writes_to_devices(cx: &Context, origin: &ServerName, message: ToDevice) -> Result<(), Failure> {
+async fn writes_to_devices(
+    cx: &Context,
+    origin: &ServerName,
+    message: ToDevice,
+    written: &mut Written,
+) -> Result<(), Failure> {
     let is_short = message.message_id.len() <= NAME_BYTES_MAX && message.event_type.len() <= NAME_BYTES_MAX;
     if !is_of(&message.sender, origin) || !is_short {
         return Ok(());
@@ -225,10 +200,12 @@ async fn writes_to_devices(cx: &Context, origin: &ServerName, message: ToDevice)
     let mut hasher = DefaultHasher::new();
     message.message_id.hash(&mut hasher);
     let name = format!("by another server {}", hasher.finish() % MESSAGE_NAMES);
-    for (user_id, messages) in message.messages {
-        if !cx.is_local(&user_id) {
+    let here = message.messages.into_iter().filter(|(user_id, _)| cx.is_local(user_id));
+    for (user_id, messages) in here.take(RECEIVERS_MAX) {
+        if !written.allows(&message.sender, &user_id) {
             continue;
         }
+        written.receivers = written.receivers.saturating_add(1);
         let call = ReceiveToDevice {
             sender: message.sender.clone(),
             sender_device: name.as_str().into(),
@@ -236,7 +213,10 @@ async fn writes_to_devices(cx: &Context, origin: &ServerName, message: ToDevice)
             event_type: message.event_type.clone(),
             messages,
         };
-        settled(cx.user(&user_id).call(&call).await)?;
+        match cx.user(&user_id).call(&call).await {
+            Err(Failure::Absent) => drop(written.nobody.entry(message.sender.clone()).or_default().insert(user_id)),
+            outcome => settled(outcome)?,
+        }
     }
     Ok(())
 }
@@ -363,13 +343,13 @@ mod tests {
     use ruma_common::{OwnedUserId, server_name};
     use serde_json::{Value, json};
 
-    use super::receive;
+    use super::{Written, receive};
     use crate::testing::{TestServer, block_on};
 
     /// Whether anybody was asked to do something about an EDU, where whoever is asked cannot.
     fn is_done(server: &TestServer, told: &mut BTreeSet<OwnedUserId>, edu: &Value) -> bool {
         let edu = serde_json::from_value(edu.clone()).unwrap();
-        block_on(receive(&server.context(), server_name!("b.test"), &edu, told)).is_err()
+        block_on(receive(&server.context(), server_name!("b.test"), &edu, told, &mut Written::default())).is_err()
     }
 
     #[test]
@@ -401,5 +381,24 @@ mod tests {
             is_done(&server, &mut BTreeSet::new(), &json!({ "edu_type": "m.direct_to_device", "content": content }))
         };
         assert_eq!([writes(9, 32), writes(255, 255), writes(256, 32), writes(9, 256)], [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_transaction_writes_to_so_many() {
+        let server = TestServer::new(&[]);
+        let mut written = Written::default();
+        let mut reached = |sender: &str, first: usize| {
+            let receivers = (first..first + 100).map(|number| (format!("@{number}:localhost"), json!({ "*": {} })));
+            let messages: serde_json::Map<_, _> = receivers.collect();
+            let content = json!({ "sender": sender, "type": "m", "message_id": "i", "messages": messages });
+            let edu = serde_json::from_value(json!({ "edu_type": "m.direct_to_device", "content": content })).unwrap();
+            let origin = server_name!("b.test");
+            block_on(receive(&server.context(), origin, &edu, &mut BTreeSet::new(), &mut written)).unwrap();
+            server.actors()
+        };
+        assert_eq!(reached("@bob:b.test", 100), 20, "so many by one message");
+        assert_eq!(reached("@bob:b.test", 100), 20, "they are known not to be here");
+        assert_eq!(reached("@bob:b.test", 200), 25, "so many who are not here by one sender");
+        assert_eq!(reached("@zoe:b.test", 300), 40, "so many in all");
     }
 }

@@ -28,6 +28,7 @@ mod policy_server;
 mod public_rooms;
 mod published_keys;
 mod queries;
+mod receipts;
 mod receiving;
 mod server_keys;
 mod taken_apart;

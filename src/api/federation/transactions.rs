@@ -17,9 +17,10 @@ use serde_json::value::RawValue;
 
 use super::{
     Origin,
-    edus::{self, Edu},
+    edus::{self, Edu, Written},
     elsewhere::Told,
     pdus::ReadPdu,
+    receipts,
 };
 use crate::{Context, Failure, Routes};
 
@@ -46,10 +47,10 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     // «EDUs in order, before and independently of PDUs»: a key comes before what it opens.
     // Receipts alone come after what they are for.
     let edus = request.edus.iter().filter_map(|edu| serde_json::from_str(edu.json().get()).ok());
-    let (receipts, edus): (Vec<Edu>, Vec<Edu>) = edus.partition(Edu::is_receipt);
-    let mut told = BTreeSet::new();
+    let (read, edus): (Vec<Edu>, Vec<Edu>) = edus.partition(Edu::is_receipt);
+    let (mut told, mut written) = (BTreeSet::new(), Written::default());
     for edu in &edus {
-        edus::receive(cx, &origin, edu, &mut told).await?;
+        edus::receive(cx, &origin, edu, &mut told, &mut written).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {
@@ -63,9 +64,7 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     for outcome in outcomes {
         pdus.extend(outcome?);
     }
-    for edu in &receipts {
-        edus::receive(cx, &origin, edu, &mut told).await?;
-    }
+    receipts::take_in(cx, &origin, &read).await?;
     // Whoever talks to us listens.
     match cx.call(origin.as_str(), &IsUp {}).await {
         Ok(()) | Err(Failure::Absent) => {}
