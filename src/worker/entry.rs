@@ -10,7 +10,7 @@ use futures_util::{
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header::CONTENT_LENGTH};
 use js_sys::{Array, Promise, Uint8Array};
-use platform::{Blob, Fault, Pieces};
+use platform::{Blob, Clock, Fault, Pieces};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{Headers, ReadableStream, Request, Response, ResponseInit};
@@ -53,9 +53,11 @@ pub fn answer(request: Request, env: Env) -> Promise {
 #[wasm_bindgen]
 pub fn carry(actor: String, env: Env) -> Promise {
     future_to_promise(async move {
+        let until_ms = Runtime.now_ms().saturating_add(CARRIER_MS_MAX);
         match services(&env).await {
             Ok(services) => {
-                let routes = routes(&services.settings);
+                let outgoing = Rc::new(outgoing::Runtime::until(&services.settings.config.outgoing, until_ms));
+                let (routes, services) = (routes(&services.settings), Services { outgoing, ..services });
                 Server::new(services, routes).carry(&actor).await;
             }
             Err(fault) => tracing::error!(%fault, "the server cannot start"),

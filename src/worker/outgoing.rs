@@ -2,6 +2,8 @@
 //! address, the certificate's name and the `Host` header are not one and the same.
 //!
 //! The runtime reaches no private address in production, and resolves names itself. Locally it does reach them, for tests.
+//! It has no more than six connections of a request wait for an answer to begin, and the next one waits without knowing
+//! of it. Who asks many servers at once has them asked a few at a time here, and a server's time begins when it is asked.
 
 mod fetched;
 mod over_socket;
@@ -12,16 +14,36 @@ use std::{future::Future, time::Duration};
 
 use domain::config::{ConnectTo, OutgoingRules};
 use futures_util::future::{Either, select};
-use platform::{LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord, Wire};
+use platform::{
+    Clock, LocalFuture, Outgoing, OutgoingRequest, OutgoingResponse, Peer, Scheme, SendError, SrvRecord, Wire,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Other people's servers, as the runtime reaches them.
+use crate::chance;
+
+/// Connections of one request that wait for an answer to begin, at the same time. One more is left to the store of media.
+const WAITING_MAX: usize = 5;
+
+/// Other people's servers, as the runtime reaches them for one request.
 pub(crate) struct Runtime {
     rules: OutgoingRules,
+    places: Semaphore,
+    /// When the runtime ends all of it, or a little before, in milliseconds since the Unix epoch.
+    until_ms: Option<u64>,
 }
 
 impl Runtime {
     pub(crate) fn new(rules: &OutgoingRules) -> Self {
-        Self { rules: rules.clone() }
+        Self { rules: rules.clone(), places: Semaphore::new(WAITING_MAX), until_ms: None }
+    }
+
+    /// As long as there is time.
+    pub(crate) fn until(rules: &OutgoingRules, until_ms: u64) -> Self {
+        Self { until_ms: Some(until_ms), ..Self::new(rules) }
+    }
+
+    async fn waits_for_its_turn(&self) -> Result<SemaphorePermit<'_>, SendError> {
+        self.places.acquire().await.map_err(|closed| SendError::Unreachable(closed.to_string()))
     }
 
     /// Where a peer is, if that may be.
@@ -32,7 +54,12 @@ impl Runtime {
         }
     }
 
-    async fn send_somehow(&self, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
+    /// Answers once the answer begins: from then on it is in nobody's way.
+    async fn send_somehow(&self, mut request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
+        let _place = self.waits_for_its_turn().await?;
+        if let Some(until_ms) = self.until_ms {
+            request.timeout_ms = request.timeout_ms.min(until_ms.saturating_sub(chance::Runtime.now_ms()));
+        }
         let peer = &request.peer;
         let to = self.place(peer)?;
         match url_authority(peer, &to) {
@@ -48,7 +75,10 @@ impl Outgoing for Runtime {
     }
 
     fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
-        Box::pin(async move { wire::dial(&self.place(peer)?, peer).await })
+        Box::pin(async move {
+            let _place = self.waits_for_its_turn().await?;
+            wire::dial(&self.place(peer)?, peer).await
+        })
     }
 
     fn resolve_srv<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Vec<SrvRecord>, SendError>> {

@@ -1,13 +1,34 @@
 //! What both hosts promise of their connections to other servers: the contract of the platform, with a server that the test
-//! plays.
+//! plays. And what the Worker makes of its platform's.
 
-use std::{net::TcpListener, thread, time::Duration};
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use harness::{Authority, Host, Https, Reply, json};
+use harness::{Authority, Homeserver, Host, Https, Reply, Value, encode, json, serde_json};
 
-use crate::network::{on_each_host, ours, ours_with};
+use crate::network::{on_each_host, ours, ours_with, run};
 
 on_each_host![connections_keep_their_contract];
+
+#[test]
+fn a_worker_takes_its_platforms_word_for_a_server_that_is_not_reached() {
+    run(Host::Worker, a_server_is_not_reached);
+}
+
+#[test]
+fn a_worker_has_no_more_connections_wait_than_its_platform_allows() {
+    run(Host::Worker, a_few_servers_are_asked_at_a_time);
+}
+
+/// Connections of one request that may wait for an answer: the platform has six, and one is for something else.
+const WAITING_MAX: usize = 5;
 
 /// Promises of the contract.
 const PROMISES: usize = 8;
@@ -62,4 +83,46 @@ fn connections_keep_their_contract(host: Host) {
         assert!(broken.is_empty(), "{at}: {broken:?}");
         assert_eq!(outcomes.len(), PROMISES);
     }
+}
+
+/// «error code: 521» and the like, as an answer: the platform throws nothing.
+fn a_server_is_not_reached(host: Host) {
+    let server = ours(host);
+    let other = Homeserver::starts();
+    other.answers(|request| match &*request.uri {
+        uri if uri.contains("%40page") => Some(Reply::Whole(521, vec![], b"<html>Its own proxy says so".to_vec())),
+        uri if uri.contains("/profile") => Some(Reply::Whole(521, vec![], b"error code: 521\n".to_vec())),
+        _ => None,
+    });
+    let path = |name: &str| format!("/_matrix/client/v3/profile/{}", encode(&format!("@{name}:{}", other.name)));
+    let asked = |name: &str| {
+        server.anonymous().get(&path(name)).refused(502, "M_UNKNOWN");
+        other.https.takes_received().len()
+    };
+    assert_eq!([asked("page"), asked("page")], [1, 1], "somebody answers there");
+    assert_eq!([asked("bob"), asked("bob")], [1, 0], "who was down a moment ago is not asked");
+}
+
+fn a_few_servers_are_asked_at_a_time(host: Host) {
+    let server = ours(host);
+    let alice = server.registers("alice");
+    let (waiting, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let others: Vec<Homeserver> = (0..3 * WAITING_MAX).map(|_| Homeserver::starts()).collect();
+    for other in &others {
+        let (waiting, most) = (waiting.clone(), most.clone());
+        other.answers(move |request| {
+            if request.uri != "/_matrix/federation/v1/user/keys/query" {
+                return None;
+            }
+            most.fetch_max(waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(300));
+            waiting.fetch_sub(1, Ordering::SeqCst);
+            Some(Reply::json(200, &json!({ "device_keys": {} })))
+        });
+    }
+    let users = others.iter().map(|other| (format!("@bob:{}", other.name), json!([])));
+    let asked = json!({ "device_keys": users.collect::<serde_json::Map<String, Value>>(), "timeout": 20_000 });
+    let told = alice.post("/keys/query", asked).ok();
+    assert_eq!(told["failures"], json!({}), "each is heard");
+    assert_eq!(most.load(Ordering::SeqCst), WAITING_MAX);
 }

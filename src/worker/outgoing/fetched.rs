@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use js_sys::{Array, Reflect, Uint8Array};
 use platform::{Arriving, Clock, OutgoingRequest, OutgoingResponse, SendError};
@@ -25,7 +25,24 @@ pub(super) async fn send(authority: &str, request: OutgoingRequest) -> Result<Ou
     let headers = headers_of(&response.headers()).map_err(|thrown| failed(&thrown))?;
     let reader = response.body().map(|body| body.get_reader().unchecked_into::<ReadableStreamDefaultReader>());
     let rest = Rest { reader, bytes_left: request.response_bytes_max, until_ms, under_way };
-    Ok(OutgoingResponse { status, headers, body: arriving(rest, request.response_bytes_max) })
+    let mut body = arriving(rest, request.response_bytes_max);
+    if is_unreached(status) {
+        let first = body.try_next().await?.unwrap_or_default();
+        if first.starts_with(ERROR_CODE) {
+            return Err(SendError::Unreachable(String::from_utf8_lossy(&first).trim_end().to_owned()));
+        }
+        body = Box::pin(stream::iter([Ok(first)]).chain(body));
+    }
+    Ok(OutgoingResponse { status, headers, body })
+}
+
+/// What the runtime itself says begins with this.
+const ERROR_CODE: &[u8] = b"error code: ";
+
+/// Whether this may be what the runtime says of a server that it does not reach, in that server's place: it throws nothing
+/// for a name that is nowhere, or a connection that is refused.
+fn is_unreached(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 520..=527 | 530)
 }
 
 /// Ends what is still under way when nobody wants it any more: connections at the same time are few.
