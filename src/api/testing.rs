@@ -449,6 +449,12 @@ impl TestServer {
         Context::new(self.services.clone(), "test".into(), None)
     }
 
+    /// One that remembers nothing of other servers.
+    pub(crate) fn context_of_another_process(&self) -> Context {
+        let services = Services { known_servers: Arc::new(KnownServers::default()), ..(*self.services).clone() };
+        Context::new(Rc::new(services), "other".into(), None)
+    }
+
     /// From now on other people's servers answer like this.
     pub(crate) fn others_answer(&self, answer: impl Fn(&OutgoingRequest) -> Answered + 'static) {
         *self.others.answer.borrow_mut() = Some(Box::new(answer));

@@ -20,7 +20,10 @@ use super::{
     ask::{AskError, Asking, Bounds, whole},
     known_servers::Turn,
 };
-use crate::{Context, Failure, metadata::remote_key};
+use crate::{
+    Context, Failure,
+    metadata::remote_key::{self, Learned},
+};
 
 /// Servers that are asked at the same time.
 const ASKED_AT_ONCE: usize = 16;
@@ -94,10 +97,23 @@ impl Context {
 
     /// What is remembered or stored.
     async fn kept_keys(&self, wanted: &Wanted) -> Result<ServerKeys, Fault> {
-        let kept =
-            stream::iter(wanted.keys()).map(async |server| Ok((server.clone(), self.kept_keys_of(server).await?)));
-        let kept: Vec<Result<_, Fault>> = kept.buffer_unordered(ASKED_AT_ONCE).collect().await;
-        kept.into_iter().collect::<Result<_, _>>().map(ServerKeys)
+        let (mut kept, mut others) = (ServerKeys::default(), Vec::new());
+        for server in wanted.keys() {
+            if server == self.server_name() {
+                kept.0.insert(server.clone(), KnownKeys::own(self.identity()));
+            } else if let Some(keys) = self.known_servers().keys(server) {
+                kept.0.insert(server.clone(), keys);
+            } else {
+                others.push(server);
+            }
+        }
+        let mut stored: BTreeMap<_, _> = remote_key::load_many(self.metadata(), &others).await?.into_iter().collect();
+        for server in others {
+            let keys = stored.remove(server).unwrap_or_default();
+            self.known_servers().remember_keys(server, keys.clone());
+            kept.0.insert(server.clone(), keys);
+        }
+        Ok(kept)
     }
 
     async fn kept_keys_of(&self, server: &ServerName) -> Result<KnownKeys, Fault> {
@@ -133,10 +149,17 @@ impl Context {
     async fn fetch_directly(&self, servers: Vec<&OwnedServerName>, wanted: &Wanted) -> Result<ServerKeys, Fault> {
         let fetched = stream::iter(servers).map(async |server| {
             let of_server = wanted.get(server).map(Vec::as_slice).unwrap_or_default();
-            Ok((server.clone(), self.fetch_keys_of(server, of_server).await?))
+            Ok((server.clone(), self.ask_for_keys(server, of_server).await?))
         });
         let fetched: Vec<Result<_, Fault>> = fetched.buffer_unordered(ASKED_AT_ONCE).collect().await;
-        fetched.into_iter().collect::<Result<_, _>>().map(ServerKeys)
+        let (mut keys, mut learned) = (ServerKeys::default(), Vec::new());
+        for fetched in fetched {
+            let (server, (of_server, news)) = fetched?;
+            keys.0.insert(server, of_server);
+            learned.extend(news);
+        }
+        remote_key::store(self.metadata(), &learned, self.now_ms()).await?;
+        Ok(keys)
     }
 
     /// Asks a server for its keys, unless somebody does already or did just now.
@@ -145,17 +168,26 @@ impl Context {
         server: &ServerName,
         wanted: &[(String, Signed)],
     ) -> Result<KnownKeys, Fault> {
+        let (keys, learned) = self.ask_for_keys(server, wanted).await?;
+        remote_key::store(self.metadata(), learned.as_slice(), self.now_ms()).await?;
+        Ok(keys)
+    }
+
+    /// As [`Context::fetch_keys_of`]; answers also what is yet to be stored.
+    async fn ask_for_keys(
+        &self,
+        server: &ServerName,
+        wanted: &[(String, Signed)],
+    ) -> Result<(KnownKeys, Option<Learned>), Fault> {
+        let mut learned = None;
         for _ in 0..WAITS_MAX {
             match self.known_servers().begin_asking(server, self.now_ms()) {
                 Turn::Mine(turn) => {
-                    let document = self.fetch_document(server).await;
-                    if let Err(error) = &document {
-                        tracing::debug!(%error, %server, "its keys were not to be had");
+                    match self.fetch_document(server).await {
+                        Ok(document) => learned = Some(self.learn(server, document, true).await?),
+                        Err(error) => tracing::debug!(%error, %server, "its keys were not to be had"),
                     }
-                    if let Ok(document) = &document {
-                        self.learn(server, document, true).await?;
-                    }
-                    turn.end(document.is_ok(), self.now_ms());
+                    turn.end(learned.is_some(), self.now_ms());
                     break;
                 }
                 Turn::Others => self.pause(WAIT_MS).await,
@@ -163,10 +195,10 @@ impl Context {
             }
             let keys = self.kept_keys_of(server).await?;
             if !lacks(&keys, wanted, self.now_ms()) {
-                return Ok(keys);
+                return Ok((keys, None));
             }
         }
-        self.kept_keys_of(server).await
+        Ok((self.kept_keys_of(server).await?, learned))
     }
 
     /// What a server publishes of its keys now.
@@ -183,13 +215,12 @@ impl Context {
         KeyDocument::check(&body, server).map_err(|error| AskError::Nonsense(error.to_string()))
     }
 
-    /// Remembers and stores what a document says, with what was known before.
-    async fn learn(&self, server: &ServerName, document: &KeyDocument, is_direct: bool) -> Result<(), Fault> {
+    /// Remembers what a document says, with what was known before. Answers what is to be stored.
+    async fn learn(&self, server: &ServerName, document: KeyDocument, is_direct: bool) -> Result<Learned, Fault> {
         let mut keys = self.kept_keys_of(server).await?;
-        keys.learn(document, is_direct, self.now_ms());
-        remote_key::store(self.metadata(), server, &keys, document, self.now_ms()).await?;
-        self.known_servers().remember_keys(server, keys);
-        Ok(())
+        keys.learn(&document, is_direct, self.now_ms());
+        self.known_servers().remember_keys(server, keys.clone());
+        Ok(Learned { server: server.to_owned(), keys, document })
     }
 
     /// Asks the notaries that are trusted, one after the other, for what is still lacking.
@@ -199,9 +230,13 @@ impl Context {
         for notary in &self.config().federation.trusted_key_servers {
             let asked: Vec<_> = servers.iter().copied().filter(|server| *server != notary).collect();
             for asked in asked.chunks(ASKED_OF_NOTARY_MAX) {
+                let mut learned = BTreeMap::new();
                 for (server, document) in self.ask_notary(notary, asked, wanted).await? {
-                    self.learn(&server, &document, false).await?;
+                    let news = self.learn(&server, document, false).await?;
+                    learned.insert(server, news);
                 }
+                let learned: Vec<Learned> = learned.into_values().collect();
+                remote_key::store(self.metadata(), &learned, self.now_ms()).await?;
                 for server in asked {
                     let known = self.kept_keys_of(server).await?;
                     if wanted.get(*server).is_none_or(|wanted| !lacks(&known, wanted, self.now_ms())) {

@@ -13,7 +13,10 @@ use ruma_federation_api::query::get_profile_information::v1 as profile;
 use serde_json::{Value, json};
 
 use super::{AskError, Bounds, NeededKey};
-use crate::testing::{Answered, TestServer, block_on, refused};
+use crate::{
+    Context,
+    testing::{Answered, TestServer, block_on, refused},
+};
 
 const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@alice:localhost";
 const NOW: u64 = 1_700_000_000_000;
@@ -329,6 +332,34 @@ fn keys_are_fetched_once_and_kept() {
     assert_eq!(asked.borrow().len(), 4);
     get(vec![needs("b.test:1", "ed25519:1", event(NOW + DAY + 1))]);
     assert_eq!(asked.borrow().len(), 5);
+}
+
+/// D1 takes a thousand statements of one request.
+#[test]
+fn the_keys_of_many_servers_cost_a_few_statements() {
+    const SERVERS: u8 = 150;
+    let name = |number: u8| format!("s{number}.test:1");
+    let all = || (0..SERVERS).map(|number| identity(&name(number), "1", number)).collect();
+    let (server, asked) = server_among(all(), &[]);
+    let wanted = || (0..SERVERS).map(|number| needs(&name(number), "ed25519:1", Signed::EventOfAnyTime));
+    let get = |cx: &Context| {
+        let keys = block_on(cx.server_keys(wanted())).unwrap();
+        let map = keys.map_for(Signed::EventOfAnyTime);
+        for number in 0..SERVERS {
+            let key = identity(&name(number), "1", number).public_key_base64();
+            assert_eq!(map[&name(number)]["ed25519:1"].encode(), key, "{number}");
+        }
+    };
+    // Two that read, and five in one transaction that write.
+    server.metadata.fails_after(3, false);
+    get(&server.context());
+    assert_eq!(asked.borrow().len(), usize::from(SERVERS));
+    // Another isolate finds them all, whoever else there is.
+    server.metadata.fails_after(2, false);
+    get(&server.context_of_another_process());
+    assert_eq!(asked.borrow().len(), usize::from(SERVERS));
+    server.metadata.is_well();
+    assert_eq!(server.numbers("SELECT count(*) FROM remote_key"), [i64::from(SERVERS)]);
 }
 
 #[test]
