@@ -15,6 +15,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../d1-migrations/0010_contacts.sql"),
 ];
 
+/// That of a database that is up to date.
+pub(super) const VERSION: usize = MIGRATIONS.len();
+
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)";
 
 /// PostgreSQL may refuse one of two that create the same table at once: the loser looks again.

@@ -34,6 +34,10 @@ pub use signing_key::{export_signing_key, import_signing_key};
 /// # Errors
 /// The database does not answer, or was written by a newer release.
 pub async fn load_settings(metadata: &dyn Metadata, config: Config, random: &dyn Random) -> Result<Settings, Fault> {
+    // Nearly always all is there, and an isolate that starts has a request wait for this.
+    if let Some(identity) = signing_key::load_at_once(metadata, &config.server_name, migrations::VERSION).await? {
+        return Ok(Settings { config, identity });
+    }
     migrations::apply(metadata).await?;
     let identity = signing_key::load(metadata, &config.server_name, random).await?;
     Ok(Settings { config, identity })

@@ -1,12 +1,14 @@
 //! The server's signing key: made once, with one conditional statement, and read back.
 
 use domain::{Config, Identity, identity::FormerKey};
-use platform::{Fault, Metadata, Random, Statement};
+use platform::{Fault, Metadata, Random, Row, Statement};
 use ruma_common::{OwnedServerName, ServerName, serde::Base64};
 
 use super::migrations;
 
 const PURPOSE: &str = "signing";
+/// Stands for the version of the database where that is read along with the keys.
+const VERSION: &str = "version";
 /// Before the id of a key that signs no more: its row holds the public key and when it stopped.
 const FORMER_PREFIX: &str = "former ";
 
@@ -53,8 +55,12 @@ pub async fn import_signing_key(
 /// The keys that signed before.
 async fn former_keys(metadata: &dyn Metadata) -> Result<Vec<FormerKey>, Fault> {
     let all = Statement::new("SELECT purpose, content FROM server_key ORDER BY purpose", vec![]);
+    former_keys_of(metadata.query(all).await?)
+}
+
+fn former_keys_of(rows: Vec<Row>) -> Result<Vec<FormerKey>, Fault> {
     let mut keys = Vec::new();
-    for mut row in metadata.query(all).await? {
+    for mut row in rows {
         let (purpose, content) = (row.text(0)?, row.text(1)?);
         let Some(key_id) = purpose.strip_prefix(FORMER_PREFIX) else { continue };
         let read = || {
@@ -75,6 +81,31 @@ pub(super) async fn load(
 ) -> Result<Identity, Fault> {
     let identity = load_or_make(metadata, server_name, random).await?;
     Ok(identity.with_former_keys(former_keys(metadata).await?))
+}
+
+/// As [`load`], with one statement, where the database has this version and the key is there.
+pub(super) async fn load_at_once(
+    metadata: &dyn Metadata,
+    server_name: &ServerName,
+    version: usize,
+) -> Result<Option<Identity>, Fault> {
+    let statement = Statement::new(
+        "SELECT purpose, content FROM server_key
+        UNION ALL SELECT ?1, CAST(coalesce(max(version), 0) AS TEXT) FROM migration ORDER BY purpose",
+        vec![VERSION.into()],
+    );
+    // Most likely the tables are not there yet; if it is something else, whoever looks closer finds that, too.
+    let Ok(rows) = metadata.query(statement).await else { return Ok(None) };
+    let mut signing = None;
+    for mut row in rows.clone() {
+        match &*row.text(0)? {
+            VERSION if row.text(1)? != version.to_string() => return Ok(None),
+            PURPOSE => signing = Some(row.text(1)?),
+            _ => {}
+        }
+    }
+    let Some(text) = signing else { return Ok(None) };
+    Ok(Some(parse(server_name.to_owned(), &text)?.with_former_keys(former_keys_of(rows)?)))
 }
 
 async fn load_or_make(
@@ -116,6 +147,8 @@ async fn insert(metadata: &dyn Metadata, content: &str) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests {
+    use platform::{Metadata, Statement};
+
     use super::{export_signing_key, import_signing_key};
     use crate::{
         load_settings,
@@ -129,6 +162,20 @@ mod tests {
         let second = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
         assert_eq!(first.identity.export(), second.identity.export());
         assert_eq!(block_on(export_signing_key(&metadata)).unwrap().unwrap(), first.identity.export());
+    }
+
+    #[test]
+    fn a_server_that_starts_again_asks_once() {
+        let (metadata, random) = (MemoryMetadata::default(), TestRandom::default());
+        let first = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
+        metadata.fails_after(1, false);
+        let second = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
+        assert_eq!(first.identity.export(), second.identity.export());
+        // A newer release's database is refused all the same.
+        metadata.is_well();
+        let newer = Statement::new("INSERT INTO migration (version) VALUES (999)", vec![]);
+        block_on(metadata.query(newer)).unwrap();
+        assert!(block_on(load_settings(&metadata, config(&[]), &random)).is_err());
     }
 
     #[test]
