@@ -9,8 +9,8 @@ use ruma_common::{RoomId, ServerName, UserId};
 
 use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_limits::Taken};
 
-/// How long a retriable fault rests before its one repetition.
-const RETRY_PAUSE_MS: u64 = 50;
+/// How long a retriable fault rests before each repetition, in milliseconds: an actor may be moved meanwhile.
+const RETRY_PAUSES_MS: [u64; 3] = [100, 400, 1_000];
 /// For one call, a room's policy server is asked to sign so many events: an upgrade makes two, and others may come between.
 const SIGNED_MAX: usize = 4;
 
@@ -172,36 +172,35 @@ impl Context {
 
     /// Calls the actor `id` of the call's kind, see [`Handle::call`].
     pub async fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, Failure> {
-        let mut outcome = self.call_twice(id, call).await;
+        let mut outcome = self.call_repeating(id, call).await;
         for _ in 0..SIGNED_MAX {
             let Err(CallError::Unsigned(unsigned)) = outcome else { break };
             // Boxed: keeping what was signed is a call, too.
             let signing: LocalFuture<'_, _> = Box::pin(self.has_signed(&unsigned));
             signing.await?;
-            outcome = self.call_twice(id, call).await;
+            outcome = self.call_repeating(id, call).await;
         }
         Ok(outcome?)
     }
 
-    async fn call_twice<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
-        match actors::call(&*self.services.actors, id, call).await {
-            Err(CallError::Fault(fault)) if fault.retriable => {
-                self.pause(RETRY_PAUSE_MS).await;
-                actors::call(&*self.services.actors, id, call).await
+    async fn call_repeating<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
+        self.repeating(async || actors::call(&*self.services.actors, id, call).await).await
+    }
+
+    /// Repeats what meets a retriable fault, a few times.
+    async fn repeating<T>(&self, once: impl AsyncFn() -> Result<T, CallError>) -> Result<T, CallError> {
+        for pause_ms in RETRY_PAUSES_MS {
+            match once().await {
+                Err(CallError::Fault(fault)) if fault.retriable => self.pause(pause_ms).await,
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
+        once().await
     }
 
     /// Makes a waiting call to the actor `id` of the call's kind, see [`Handle::wait`].
     pub async fn wait<C: Call>(&self, id: &str, call: &C, timeout_ms: u64) -> Result<Option<C::Reply>, Failure> {
-        match actors::wait(&*self.services.actors, id, call, timeout_ms).await {
-            Err(CallError::Fault(fault)) if fault.retriable => {
-                self.pause(RETRY_PAUSE_MS).await;
-                Ok(actors::wait(&*self.services.actors, id, call, timeout_ms).await?)
-            }
-            outcome => Ok(outcome?),
-        }
+        Ok(self.repeating(async || actors::wait(&*self.services.actors, id, call, timeout_ms).await).await?)
     }
 }
 
@@ -219,8 +218,8 @@ impl<const KIND: u8> Handle<'_, KIND> {
     /// Calls the actor. A call to the wrong kind of actor does not compile.
     ///
     /// # Errors
-    /// The actor's refusal; [`Failure::Absent`] if it was never founded; a fault, after one repetition 50 ms later if
-    /// the first was retriable. Every call is idempotent, so a repetition is safe. What the room's policy server has to
+    /// The actor's refusal; [`Failure::Absent`] if it was never founded; a retriable fault after three repetitions
+    /// within 1.5 s, any other at once. Every call is idempotent, so a repetition is safe. What the room's policy server has to
     /// sign first is signed, or that server's refusal is this one.
     pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
         const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
@@ -239,10 +238,14 @@ impl<const KIND: u8> Handle<'_, KIND> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, rc::Rc};
+    use std::{
+        cell::{Cell, RefCell},
+        rc::Rc,
+    };
 
+    use actors::CallError;
     use http::Method;
-    use platform::SendError;
+    use platform::{Fault, SendError};
     use ruma_common::server_name;
 
     use super::Context;
@@ -250,6 +253,25 @@ mod tests {
         Bounds,
         testing::{CARRIER_MS_MAX, TestServer, block_on},
     };
+
+    #[test]
+    fn a_call_that_may_help_is_repeated_for_a_while_and_never_to_whom_has_too_much_to_do() {
+        let cx = TestServer::new(&[]).context();
+        let begun_ms = cx.now_ms();
+        let after = |losses: u32, fault: fn(&str) -> Fault| {
+            let calls = Cell::new(0);
+            let once = async || {
+                calls.set(calls.get() + 1);
+                if calls.get() > losses { Ok(()) } else { Err(CallError::Fault(fault("lost"))) }
+            };
+            (block_on(cx.repeating(once)).is_ok(), calls.get())
+        };
+        assert_eq!(after(3, |what| Fault::retriable(what)), (true, 4));
+        assert_eq!(cx.now_ms() - begun_ms, 1_500);
+        assert_eq!(after(4, |what| Fault::retriable(what)), (false, 4));
+        assert_eq!(after(1, |what| Fault::overloaded(what)), (false, 1));
+        assert_eq!(after(1, |what| Fault::new(what)), (false, 1));
+    }
 
     #[test]
     fn a_carrier_waits_for_others_only_while_there_is_time_to_say_what_came_of_it() {

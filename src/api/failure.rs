@@ -8,6 +8,9 @@ use platform::Fault;
 use ruma_client_api::uiaa::UiaaInfo;
 use serde::Serialize;
 
+/// How long a client leaves alone what has too much to do, in milliseconds.
+const OVERLOAD_MS: u64 = 5_000;
+
 /// Why a request was not done.
 #[derive(Debug)]
 pub enum Failure {
@@ -18,7 +21,7 @@ pub enum Failure {
     /// The actor that was called was never founded: nobody created that room, registered that user.
     /// A handler says what that means to its client (see [`OrAbsent`]); left alone it is 404 `M_NOT_FOUND`.
     Absent,
-    /// Ours: logged once, shown as a plain 500.
+    /// Ours: logged once, shown as a plain 500; as 503 where there is too much to do.
     Fault(Fault),
 }
 
@@ -92,6 +95,7 @@ impl Failure {
             Failure::Refused(refusal) => refused(refusal),
             Failure::Absent => refused(&Refusal::NotFound("Not found".to_owned())),
             Failure::Challenge(challenge) => json(StatusCode::UNAUTHORIZED, &**challenge),
+            Failure::Fault(fault) if fault.overloaded => refused(&Refusal::Unavailable { retry_after_ms: OVERLOAD_MS }),
             Failure::Fault(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &Broken::TOLD),
         }
     }
@@ -144,6 +148,16 @@ mod tests {
         assert_eq!(response.status(), 500);
         assert_eq!(response.body(), r#"{"errcode":"M_UNKNOWN","error":"Internal server error"}"#);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+    }
+
+    #[test]
+    fn who_has_too_much_to_do_says_when_to_come_back() {
+        let response =
+            Failure::from(Fault::overloaded("room !r:a: it has too many requests").within("a call")).response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        let body = std::str::from_utf8(response.body()).unwrap();
+        assert!(body.contains(r#""errcode":"M_UNKNOWN""#) && !body.contains("!r:a"), "{body}");
     }
 
     #[test]

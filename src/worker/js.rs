@@ -187,7 +187,11 @@ impl Drop for Reading {
 /// What was thrown, as a fault. Repeating the call may help when the runtime says so.
 pub(crate) fn fault(context: &str, thrown: &JsValue) -> Fault {
     let what = format!("{context}: {}", message(thrown));
-    if is_retryable(thrown) { Fault::retriable(what) } else { Fault::new(what) }
+    match thrown {
+        thrown if has(thrown, "overloaded") => Fault::overloaded(what),
+        thrown if is_retryable(thrown) => Fault::retriable(what),
+        _ => Fault::new(what),
+    }
 }
 
 pub(crate) fn message(thrown: &JsValue) -> String {
@@ -201,6 +205,9 @@ pub(crate) fn message(thrown: &JsValue) -> String {
 ///
 /// An overloaded object is never asked again: that would be more load.
 pub(crate) fn is_retryable(thrown: &JsValue) -> bool {
-    let is = |name: &str| js_sys::Reflect::get(thrown, &name.into()).is_ok_and(|flag| flag.is_truthy());
-    is("retryable") && !is("overloaded")
+    has(thrown, "retryable") && !has(thrown, "overloaded")
+}
+
+fn has(thrown: &JsValue, flag: &str) -> bool {
+    js_sys::Reflect::get(thrown, &flag.into()).is_ok_and(|flag| flag.is_truthy())
 }
