@@ -334,7 +334,11 @@ fn a_carrier_that_stops_leaves_the_rest_to_the_next_one_at_once() {
     says(&world, &room, alice(), "one");
     is_called(&world);
     sends(&world, "one").unwrap();
-    let stops = |carrier: &str| world.call(ACTOR, &StopCarrying { carrier: carrier.to_owned() }).unwrap();
+    let stops = |carrier: &str| {
+        world.call(ACTOR, &StopCarrying { carrier: carrier.to_owned() }).unwrap();
+        assert!(!is_called(&world), "whoever calls a carrier was not called by one");
+        world.passes(0);
+    };
     stops("two");
     assert!(!is_called(&world), "who does not carry has nothing to leave");
     stops("one");

@@ -118,7 +118,11 @@ fn a_carrier_that_stops_leaves_the_rest_to_the_next_one_at_once() {
     let attempt = start(&world, "one", 20).unwrap();
     acknowledges(&world, &attempt);
     is_called(&world);
-    let stops = |carrier: &str| world.call(THERE, &StopCarrying { carrier: carrier.to_owned() }).unwrap();
+    let stops = |carrier: &str| {
+        world.call(THERE, &StopCarrying { carrier: carrier.to_owned() }).unwrap();
+        assert!(!is_called(&world), "whoever calls a carrier was not called by one");
+        world.passes(0);
+    };
     stops("two");
     assert!(!is_called(&world), "who does not carry has nothing to leave");
     assert_eq!(take(&world, "two"), Work::Nothing);
