@@ -1,7 +1,8 @@
 -- What must be found across actors. One file for D1, SQLite and PostgreSQL: TEXT and BIGINT only, no statement
--- has a semicolon inside, every statement may run twice. Times are milliseconds since the Unix epoch.
+-- has a semicolon inside, every statement may run twice, and every migration only adds. Times are milliseconds since the
+-- Unix epoch.
 
--- The server's own secrets, made once. The purpose "signing" holds the Ed25519 key.
+-- The server's own secrets, made once. The purpose "signing" holds the Ed25519 key, "name" the server's name.
 CREATE TABLE IF NOT EXISTS server_key (
     purpose TEXT PRIMARY KEY,
     content TEXT NOT NULL

@@ -1,4 +1,7 @@
 //! Brings the metadata database up to date. Hosts may race: every statement may run twice.
+//!
+//! Migrations only add: during a rollout the release before this one works on the same database, and after a rollback it
+//! does so for good.
 
 use platform::{Fault, Metadata, Statement};
 
@@ -16,17 +19,17 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// That of a database that is up to date.
-pub(super) const VERSION: usize = MIGRATIONS.len();
+pub(super) const VERSION: u64 = MIGRATIONS.len() as u64;
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)";
 
 /// PostgreSQL may refuse one of two that create the same table at once: the loser looks again.
 const ATTEMPTS_MAX: usize = 5;
 
-/// Applies what is missing.
+/// Applies what is missing. A database newer than this release serves as it is.
 ///
 /// # Errors
-/// The database does not answer, or has migrations that this release does not know.
+/// The database does not answer.
 pub(super) async fn apply(metadata: &dyn Metadata) -> Result<(), Fault> {
     let mut attempt = 1;
     loop {
@@ -46,9 +49,6 @@ async fn apply_once(metadata: &dyn Metadata) -> Result<(), Fault> {
             version(metadata).await?
         }
     };
-    if version > MIGRATIONS.len() as u64 {
-        return Err(Fault::new(format!("it has version {version}, newer than this release knows")));
-    }
     for (number, migration) in (1_u64..).zip(MIGRATIONS).skip_while(|(number, _)| *number <= version) {
         let mut batch: Vec<Statement> = statements(migration).map(|sql| Statement::new(sql, vec![])).collect();
         batch.push(Statement::new(
@@ -68,4 +68,46 @@ async fn version(metadata: &dyn Metadata) -> Result<u64, Fault> {
 
 fn statements(script: &'static str) -> impl Iterator<Item = &'static str> {
     script.split(';').map(str::trim).filter(|statement| !statement.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemoryMetadata, block_on};
+
+    #[test]
+    fn a_database_of_a_newer_release_serves_as_it_is() {
+        let metadata = MemoryMetadata::default();
+        let asks = |sql, params| block_on(metadata.query(Statement::new(sql, params)));
+        block_on(apply(&metadata)).unwrap();
+        let newer = VERSION + 1;
+        asks("INSERT INTO migration (version) VALUES (?1)", vec![newer.into()]).unwrap();
+        asks("ALTER TABLE report ADD COLUMN of_tomorrow TEXT", vec![]).unwrap();
+        block_on(apply(&metadata)).unwrap();
+        assert_eq!(block_on(version(&metadata)).unwrap(), newer);
+    }
+
+    #[test]
+    fn migrations_only_add() {
+        // An index that was dropped when its like took its place: statements do without it, more slowly.
+        const DROPPED: &str = "DROP INDEX IF EXISTS media_by_access";
+        let adds = |statement: &str| {
+            let words: Vec<_> = statement.split_whitespace().collect();
+            match words.as_slice() {
+                ["CREATE", "TABLE" | "INDEX", "IF", "NOT", "EXISTS", ..] => true,
+                ["ALTER", "TABLE", _, "ADD", "COLUMN", ..] => {
+                    // The release before fills no column that it does not know.
+                    !statement.contains("NOT NULL") || statement.contains("DEFAULT")
+                }
+                _ => false,
+            }
+        };
+        for migration in MIGRATIONS {
+            for statement in statements(migration) {
+                let lines = statement.lines().filter(|line| !line.starts_with("--"));
+                let statement = lines.collect::<Vec<_>>().join("\n");
+                assert!(statement == DROPPED || adds(&statement), "{statement}");
+            }
+        }
+    }
 }

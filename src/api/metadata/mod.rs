@@ -32,7 +32,7 @@ pub use signing_key::{export_signing_key, import_signing_key};
 /// actor needs to know. Hosts call it once at start; any number of them may do so at once.
 ///
 /// # Errors
-/// The database does not answer, or was written by a newer release.
+/// The database does not answer, or is that of a server with another name.
 pub async fn load_settings(metadata: &dyn Metadata, config: Config, random: &dyn Random) -> Result<Settings, Fault> {
     // Nearly always all is there, and an isolate that starts has a request wait for this.
     if let Some(identity) = signing_key::load_at_once(metadata, &config.server_name, migrations::VERSION).await? {
