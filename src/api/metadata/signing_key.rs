@@ -1,4 +1,5 @@
-//! The server's signing key: made once, with one conditional statement, and read back.
+//! The server's signing key: made once, with one conditional statement, and read back. So is its name: whatever is kept
+//! belongs to it.
 
 use domain::{Config, Identity, identity::FormerKey};
 use platform::{Fault, Metadata, Random, Row, Statement};
@@ -9,20 +10,23 @@ use super::migrations;
 const PURPOSE: &str = "signing";
 /// Stands for the version of the database where that is read along with the keys.
 const VERSION: &str = "version";
+/// The name of the server that the database belongs to.
+const NAME: &str = "name";
 /// Before the id of a key that signs no more: its row holds the public key and when it stopped.
 const FORMER_PREFIX: &str = "former ";
 
 /// The signing key in the format of Synapse's signing key file, if there is one. Secret.
 pub async fn export_signing_key(metadata: &dyn Metadata) -> Result<Option<String>, Fault> {
     migrations::apply(metadata).await?;
-    stored(metadata).await
+    stored(metadata, PURPOSE).await
 }
 
 /// Takes over a signing key in the format of [`export_signing_key`], so that a server can move here as who it is, or sign
 /// with a new key from now on. The key that signed until now is published as a former one.
 ///
 /// # Errors
-/// The text is no signing key, or names itself as another key of the server does.
+/// The text is no signing key, or names itself as another key of the server does; or the database is that of a server with
+/// another name.
 pub async fn import_signing_key(
     metadata: &dyn Metadata,
     config: &Config,
@@ -31,7 +35,10 @@ pub async fn import_signing_key(
 ) -> Result<(), Fault> {
     let identity = parse(config.server_name.clone(), text)?;
     migrations::apply(metadata).await?;
-    let Some(before) = stored(metadata).await? else { return insert(metadata, &identity.export()).await };
+    claim(metadata, &config.server_name).await?;
+    let Some(before) = stored(metadata, PURPOSE).await? else {
+        return insert(metadata, PURPOSE, &identity.export()).await;
+    };
     if before == identity.export() {
         return Ok(());
     }
@@ -79,11 +86,12 @@ pub(super) async fn load(
     server_name: &ServerName,
     random: &dyn Random,
 ) -> Result<Identity, Fault> {
+    claim(metadata, server_name).await?;
     let identity = load_or_make(metadata, server_name, random).await?;
     Ok(identity.with_former_keys(former_keys(metadata).await?))
 }
 
-/// As [`load`], with one statement, where the database is at least of this version and the key is there.
+/// As [`load`], with one statement, where the database is at least of this version and the name and the key are there.
 pub(super) async fn load_at_once(
     metadata: &dyn Metadata,
     server_name: &ServerName,
@@ -96,16 +104,42 @@ pub(super) async fn load_at_once(
     );
     // Most likely the tables are not there yet; if it is something else, whoever looks closer finds that, too.
     let Ok(rows) = metadata.query(statement).await else { return Ok(None) };
-    let mut signing = None;
+    let (mut name, mut signing) = (None, None);
     for mut row in rows.clone() {
         match &*row.text(0)? {
             VERSION if row.text(1)?.parse().is_ok_and(|there: u64| there < version) => return Ok(None),
+            NAME => name = Some(row.text(1)?),
             PURPOSE => signing = Some(row.text(1)?),
             _ => {}
         }
     }
-    let Some(text) = signing else { return Ok(None) };
+    let (Some(name), Some(text)) = (name, signing) else { return Ok(None) };
+    is_its_own(&name, server_name)?;
     Ok(Some(parse(server_name.to_owned(), &text)?.with_former_keys(former_keys_of(rows)?)))
+}
+
+/// Has the database belong to the server of this name, if it does not yet: the name is in every id that is kept.
+async fn claim(metadata: &dyn Metadata, server_name: &ServerName) -> Result<(), Fault> {
+    let name = match stored(metadata, NAME).await? {
+        Some(name) => name,
+        None => {
+            insert(metadata, NAME, server_name.as_str()).await?;
+            // Another host may have been first.
+            stored(metadata, NAME).await?.ok_or_else(|| Fault::new("the server's name was not stored"))?
+        }
+    };
+    is_its_own(&name, server_name)
+}
+
+/// Refuses what belongs to a server of another name.
+fn is_its_own(name: &str, server_name: &ServerName) -> Result<(), Fault> {
+    if name == server_name.as_str() {
+        return Ok(());
+    }
+    Err(Fault::new(format!(
+        "SERVER_NAME is {server_name}, but everything here is that of {name}, and a server's name can never change: set \
+         SERVER_NAME to {name}, or give {server_name} a database and data of its own"
+    )))
 }
 
 async fn load_or_make(
@@ -113,7 +147,7 @@ async fn load_or_make(
     server_name: &ServerName,
     random: &dyn Random,
 ) -> Result<Identity, Fault> {
-    if let Some(text) = stored(metadata).await? {
+    if let Some(text) = stored(metadata, PURPOSE).await? {
         return parse(server_name.to_owned(), &text);
     }
     let (mut seed, mut version) = ([0; 32], [0; 4]);
@@ -122,9 +156,9 @@ async fn load_or_make(
     let version: String = version.iter().map(|byte| char::from(b'a' + byte % 26)).collect();
     let made = Identity::new(server_name.to_owned(), &format!("a_{version}"), seed)
         .map_err(|error| Fault::new(error.to_string()))?;
-    insert(metadata, &made.export()).await?;
+    insert(metadata, PURPOSE, &made.export()).await?;
     // Another host may have been first: what counts is what is stored.
-    let text = stored(metadata).await?.ok_or_else(|| Fault::new("the signing key was not stored"))?;
+    let text = stored(metadata, PURPOSE).await?.ok_or_else(|| Fault::new("the signing key was not stored"))?;
     parse(server_name.to_owned(), &text)
 }
 
@@ -132,15 +166,15 @@ fn parse(server_name: OwnedServerName, text: &str) -> Result<Identity, Fault> {
     Identity::import(server_name, text).map_err(|error| Fault::new(error.to_string()))
 }
 
-async fn stored(metadata: &dyn Metadata) -> Result<Option<String>, Fault> {
-    let statement = Statement::new("SELECT content FROM server_key WHERE purpose = ?1", vec![PURPOSE.into()]);
+async fn stored(metadata: &dyn Metadata, purpose: &'static str) -> Result<Option<String>, Fault> {
+    let statement = Statement::new("SELECT content FROM server_key WHERE purpose = ?1", vec![purpose.into()]);
     metadata.query(statement).await?.pop().map(|mut row| row.text(0)).transpose()
 }
 
-async fn insert(metadata: &dyn Metadata, content: &str) -> Result<(), Fault> {
+async fn insert(metadata: &dyn Metadata, purpose: &'static str, content: &str) -> Result<(), Fault> {
     let statement = Statement::new(
         "INSERT INTO server_key (purpose, content) VALUES (?1, ?2) ON CONFLICT (purpose) DO NOTHING",
-        vec![PURPOSE.into(), content.into()],
+        vec![purpose.into(), content.into()],
     );
     metadata.query(statement).await.map(drop)
 }
@@ -177,6 +211,24 @@ mod tests {
         block_on(metadata.query(newer)).unwrap();
         metadata.fails_after(1, false);
         assert!(block_on(load_settings(&metadata, config(&[]), &random)).is_ok());
+    }
+
+    #[test]
+    fn a_database_belongs_to_the_first_name_for_ever() {
+        let (metadata, random) = (MemoryMetadata::default(), TestRandom::default());
+        let named = |name| config(&[("SERVER_NAME", name)]);
+        let load = |name| block_on(load_settings(&metadata, named(name), &random));
+        let first = load("one.example").unwrap().identity.export();
+        let refused = [
+            load("two.example").err().unwrap(),
+            block_on(import_signing_key(&metadata, &named("two.example"), &first, 1)).unwrap_err(),
+        ];
+        for refused in refused.map(|fault| fault.to_string()) {
+            assert!(
+                refused.contains("SERVER_NAME is two.example") && refused.contains("set SERVER_NAME to one.example")
+            );
+        }
+        assert_eq!(load("one.example").unwrap().identity.export(), first);
     }
 
     #[test]
