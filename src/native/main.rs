@@ -25,8 +25,11 @@ mod tls;
 use std::process::ExitCode;
 
 use options::Command;
+use rustix::fs::Mode;
 
 fn main() -> ExitCode {
+    // Whatever is written here is for this user alone: keys, messages, media.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let mut outcome = Ok(());
     actor_host::run_local("the main thread", 4, || async {
         outcome = match options::parse().command {

@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -50,6 +51,8 @@ const OPEN_MIN: usize = 16;
 const FILES_PER_ACTOR: usize = 3;
 /// Threads for long computations, per thread of the request tier.
 const HEAVY_THREADS: usize = 8;
+/// What users other than the owner and the group may do with a file.
+const EVERYBODY: u32 = 0o007;
 /// File handles left to connections, carriers' among them, and everything else.
 const FILES_SPARE: usize = 768;
 
@@ -137,6 +140,10 @@ async fn listeners(options: &Serve) -> Result<Vec<Listener>, Fault> {
 pub(crate) fn claim_data_dir(data_dir: &Path) -> Result<File, Fault> {
     let within = |error: &dyn std::fmt::Display| Fault::new(format!("{}: {error}", data_dir.display()));
     make_durable_dir(data_dir).map_err(|error| within(&error))?;
+    let mode = fs::metadata(data_dir).map_err(|error| within(&error))?.mode();
+    if mode & EVERYBODY != 0 {
+        warn!("{} can be read by every user of this machine: chmod -R go= makes it yours alone", data_dir.display());
+    }
     let lock = File::create(data_dir.join("lock")).map_err(|error| within(&error))?;
     lock.try_lock().map_err(|_| within(&"another myelin uses this data directory"))?;
     Ok(lock)
