@@ -16,7 +16,7 @@ use actors::{Object, Settings};
 use api::{KnownServers, MediaTurns, RateLimits, Server, Services};
 use platform::Fault;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::timeout,
@@ -37,7 +37,7 @@ use crate::{
     options::Serve,
     outgoing::Network,
     settings::{self, read_config},
-    tls,
+    tls::Certificate,
 };
 
 /// Requests under way when the server is told to stop have this long to end.
@@ -57,6 +57,7 @@ const EVERYBODY: u32 = 0o007;
 const FILES_SPARE: usize = 768;
 
 pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
+    let mut signals = Signals::caught()?;
     let config = read_config(options.storage.config.as_deref())?;
     logs::start(config.log_level)?;
     let data_dir = &options.storage.data_dir;
@@ -66,9 +67,11 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let media = MediaStore::open(data_dir, &options.s3, &settings.config.outgoing).await?;
     let network = Network::new(&settings.config.outgoing)?;
     // Before any actor is opened: an address in use is why most starts fail.
-    let listeners = listeners(&options).await?;
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| io_fault(&error))?;
-    let mut terminations = signal(SignalKind::terminate()).map_err(|error| io_fault(&error))?;
+    let certificate = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Some(Certificate::read(cert, key)?),
+        _ => None,
+    };
+    let listeners = listeners(&options, certificate.as_ref()).await?;
 
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let size = Size { executors: threads.div_ceil(2), open_max: open_max(threads.div_ceil(2) * 2) };
@@ -105,8 +108,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
         accepting.spawn_local(listener.distribute(inboxes.clone()));
     }
     tokio::select! {
-        _ = interrupts.recv() => {}
-        _ = terminations.recv() => {}
+        () = signals.told_to_stop(certificate.as_deref()) => {}
         _ = accepting.join_next() => {}
     }
 
@@ -123,12 +125,41 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What the operator tells the process.
+struct Signals {
+    interrupts: Signal,
+    terminations: Signal,
+    hangups: Signal,
+}
+
+impl Signals {
+    /// From now on none of them ends the process by itself.
+    fn caught() -> Result<Self, Fault> {
+        let caught = |kind| signal(kind).map_err(|error| io_fault(&error));
+        Ok(Self {
+            interrupts: caught(SignalKind::interrupt())?,
+            terminations: caught(SignalKind::terminate())?,
+            hangups: caught(SignalKind::hangup())?,
+        })
+    }
+
+    /// Resolves with SIGINT or SIGTERM. SIGHUP has the certificate read again, if there is one.
+    async fn told_to_stop(&mut self, certificate: Option<&Certificate>) {
+        loop {
+            tokio::select! {
+                _ = self.interrupts.recv() => return,
+                _ = self.terminations.recv() => return,
+                Some(()) = self.hangups.recv() => if let Some(certificate) = certificate {
+                    certificate.read_again();
+                }
+            }
+        }
+    }
+}
+
 /// The addresses that connections come to, bound but not yet served.
-async fn listeners(options: &Serve) -> Result<Vec<Listener>, Fault> {
-    let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
-        _ => None,
-    };
+async fn listeners(options: &Serve, certificate: Option<&Arc<Certificate>>) -> Result<Vec<Listener>, Fault> {
+    let tls = certificate.map(Certificate::acceptor).transpose()?;
     let mut listeners = vec![Listener::bind(options.listen, None).await?];
     if let Some(address) = options.tls_listen {
         listeners.push(Listener::bind(address, tls).await?);
