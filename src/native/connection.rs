@@ -1,40 +1,34 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
-use std::{
-    cell::{Cell, RefCell},
-    convert::Infallible,
-    net::IpAddr,
-    pin::{Pin, pin},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, convert::Infallible, net::IpAddr, pin::pin, rc::Rc, time::Duration};
 
 use api::{Arriving, Body, ClientAddress, Server, Unread};
 use bytes::Bytes;
 use domain::address_range::AddressRange;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::stream;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Either, Full, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use platform::{Blob, Fault};
+use platform::Blob;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::watch,
-    time::{Instant, timeout},
+    time::timeout,
 };
-use tracing::{debug, error};
+use tracing::debug;
 
-use crate::listen::Accepted;
+use crate::{
+    activity::{Activity, Answer, Content, IDLE_TIMEOUT, Watched},
+    listen::Accepted,
+};
 
-/// A TLS handshake, a request's head, or the next bytes of its body take no longer than this.
+/// A TLS handshake, or the next bytes of a request's body take no longer than this.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection with no request under way is closed after this long.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// What nobody wanted of a request is still taken in for so long, or so many bytes, that the client gets to read its
 /// answer.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,9 +66,9 @@ pub(crate) async fn serve(
     let Ok(stream) = TcpStream::from_std(accepted.stream) else { return };
     let origin = Origin { peer: accepted.peer, trusted_proxies };
     match accepted.tls {
-        None => serve_stream(stream, server, origin, stopping).await,
+        None => serve_stream(stream, server, origin, Rc::default(), stopping).await,
         Some(tls) => match timeout(READ_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => serve_stream(stream, server, origin, stopping).await,
+            Ok(Ok(stream)) => serve_stream(stream, server, origin, Rc::default(), stopping).await,
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         },
@@ -85,15 +79,17 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     server: Rc<impl Answers + 'static>,
     origin: Origin,
+    activity: Rc<Activity>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let activity = Rc::new(Activity::default());
+    let stream = Watched { stream, activity: activity.clone() };
     let service = {
         let activity = activity.clone();
-        hyper::service::service_fn(move |request| answer(server.clone(), request, origin.clone(), activity.begin()))
+        hyper::service::service_fn(move |request| answer(server.clone(), request, origin.clone(), activity.clone()))
     };
     let mut http = Builder::new(LocalTasks);
-    http.http1().timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT).max_buf_size(HEAD_BYTES_MAX as usize);
+    // Here a head begins when the one before is answered. How long it takes from its first byte on is the activity's.
+    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(HEAD_BYTES_MAX as usize);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -109,7 +105,7 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
                 }
                 return;
             }
-            () = activity.idle() => return,
+            () = activity.is_over() => return,
             _ = stopping.wait_for(|stopping| *stopping), if !drained => {
                 drained = true;
                 connection.as_mut().graceful_shutdown();
@@ -123,14 +119,19 @@ async fn answer(
     server: Rc<impl Answers>,
     request: Request<Incoming>,
     origin: Origin,
-    under_way: UnderWay,
-) -> Result<Response<Outgoing>, Infallible> {
+    activity: Rc<Activity>,
+) -> Result<Response<Answer>, Infallible> {
+    let under_way = activity.begin(request.version());
     let (mut head, body) = request.into_parts();
     head.extensions.insert(ClientAddress::behind_proxies(origin.peer, &head.headers, &origin.trusted_proxies));
     let incoming = Rc::new(RefCell::new(Some(body)));
     let mut response = server.answer(Request::from_parts(head, arriving(incoming.clone()))).await;
     if let Some(rest) = incoming.take().filter(|rest| !rest.is_end_stream()) {
-        tokio::task::spawn_local(timeout(DISCARD_TIMEOUT, discard(rest)));
+        let under_way = activity.under_way();
+        tokio::task::spawn_local(async move {
+            let _under_way = under_way;
+            timeout(DISCARD_TIMEOUT, discard(rest)).await
+        });
     }
     let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if let Body::Whole(body) = response.body()
@@ -140,19 +141,13 @@ async fn answer(
         let length = HeaderValue::from(body.len());
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
-    Ok(response.map(|body| match body {
-        Body::Whole(bytes) => Outgoing::Left(Full::new(bytes)),
-        // The request is under way until its last piece is.
-        Body::Pieces(pieces) | Body::Stored(Blob { pieces, .. }) => {
-            Outgoing::Right(StreamBody::new(Box::pin(pieces.map(move |piece| {
-                let _under_way = &under_way;
-                piece.map(Frame::data).inspect_err(|fault| error!(%fault, "an answer was cut short"))
-            }))))
-        }
+    Ok(response.map(|body| {
+        under_way.answered_with(match body {
+            Body::Whole(bytes) => Content::Whole(bytes),
+            Body::Pieces(pieces) | Body::Stored(Blob { pieces, .. }) => Content::Pieces(pieces),
+        })
     }))
 }
-
-type Outgoing = Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Fault>>>>>>;
 
 /// A request's body, piece by piece. It lies in `incoming` between two pieces, until it ended or broke.
 fn arriving(incoming: Rc<RefCell<Option<Incoming>>>) -> Arriving {
@@ -190,45 +185,6 @@ async fn discard(mut body: Incoming) {
     }
 }
 
-/// When the connection last had a request under way.
-struct Activity {
-    requests: Cell<usize>,
-    since: Cell<Instant>,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self { requests: Cell::new(0), since: Cell::new(Instant::now()) }
-    }
-}
-
-impl Activity {
-    fn begin(self: &Rc<Self>) -> UnderWay {
-        self.requests.set(self.requests.get() + 1);
-        UnderWay(self.clone())
-    }
-
-    /// Resolves when the connection has been idle for too long.
-    async fn idle(&self) {
-        loop {
-            let end = self.since.get() + IDLE_TIMEOUT;
-            if self.requests.get() == 0 && Instant::now() >= end {
-                return;
-            }
-            tokio::time::sleep_until(end.max(Instant::now() + Duration::from_secs(1))).await;
-        }
-    }
-}
-
-struct UnderWay(Rc<Activity>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get().saturating_sub(1));
-        self.0.since.set(Instant::now());
-    }
-}
-
 /// Runs HTTP/2 streams on this thread.
 #[derive(Clone)]
 struct LocalTasks;
@@ -248,8 +204,14 @@ mod tests {
         sync::Notify,
     };
 
+    use futures_util::StreamExt as _;
+    use platform::Fault;
+    use tokio::time::Instant;
+
     use super::*;
     use crate::actor_host::run_local;
+
+    static LARGE: [u8; 1_000_000] = [b'a'; 1_000_000];
 
     /// Echoes the body's length; on `/wait`, waits until told, and says when it is dropped.
     #[derive(Default)]
@@ -257,6 +219,20 @@ mod tests {
         waits: Notify,
         go: Notify,
         dropped: Rc<Notify>,
+        activity: Rc<Activity>,
+    }
+
+    impl Echo {
+        /// How long the connection may go on like this, in whole seconds; `None` while it is our turn.
+        fn patience(&self) -> Option<u64> {
+            self.activity.over_at().map(|end| end.saturating_duration_since(Instant::now()).as_secs() + 1)
+        }
+
+        async fn has_patience(&self, seconds: Option<u64>) {
+            while self.patience() != seconds {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     struct Told(Rc<Notify>);
@@ -272,14 +248,22 @@ mod tests {
             if request.uri().path() == "/ignore" {
                 return Response::new(Bytes::from("ignored").into());
             }
+            if request.uri().path() == "/large" {
+                return Response::new(Bytes::from_static(&LARGE).into());
+            }
             if request.uri().path() == "/wait" {
                 let _told = Told(self.dropped.clone());
                 self.waits.notify_one();
                 self.go.notified().await;
             }
             if let Some(end) = request.uri().path().strip_prefix("/pieces/") {
+                let is_large = end == "large";
                 let end = (end == "cut").then(|| Err(Fault::new("told to")));
-                let pieces = [Ok(Bytes::from("one")), Ok(Bytes::from("two"))].into_iter().chain(end);
+                let pieces = match is_large {
+                    true => LARGE.chunks(10_000).map(|piece| Ok(Bytes::from_static(piece))).collect(),
+                    false => vec![Ok(Bytes::from("one")), Ok(Bytes::from("two"))],
+                };
+                let pieces = pieces.into_iter().chain(end);
                 return Response::new(Body::pieces(futures_util::stream::iter(pieces)));
             }
             let pieces: Vec<_> = request.into_body().pieces.collect().await;
@@ -296,7 +280,8 @@ mod tests {
             let (stop, stopping) = watch::channel(false);
             let echo = Rc::new(Echo::default());
             let origin = Origin { peer: Ipv4Addr::LOCALHOST.into(), trusted_proxies: Rc::new([]) };
-            let served = tokio::task::spawn_local(serve_stream(server, echo.clone(), origin, stopping));
+            let served =
+                tokio::task::spawn_local(serve_stream(server, echo.clone(), origin, echo.activity.clone(), stopping));
             let told = timeout(Duration::from_secs(20), story(client, echo, stop.clone(), served)).await;
             told.expect("the story hangs");
             drop(stop);
@@ -307,6 +292,54 @@ mod tests {
         let mut said = Vec::new();
         client.read_to_end(&mut said).await.unwrap();
         String::from_utf8(said).unwrap()
+    }
+
+    #[test]
+    fn a_connection_may_be_idle_for_longer_than_a_head_may_take() {
+        story(|mut client, echo, _stop, _served| async move {
+            for begin in ["GET /ig", "GE"] {
+                echo.has_patience(Some(120)).await;
+                client.write_all(begin.as_bytes()).await.unwrap();
+                echo.has_patience(Some(30)).await;
+                let rest = "GET /ignore HTTP/1.1\r\nhost: a\r\n\r\n".strip_prefix(begin).unwrap();
+                client.write_all(rest.as_bytes()).await.unwrap();
+                let mut answer = [0; 64];
+                assert!(client.read(&mut answer).await.unwrap() > 0);
+            }
+            echo.has_patience(Some(120)).await;
+        });
+    }
+
+    #[test]
+    fn an_answer_is_sent_for_as_long_as_its_client_takes_some_of_it() {
+        for path in ["/large", "/pieces/large"] {
+            story(|mut client, echo, _stop, served| async move {
+                let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+                client.write_all(head.as_bytes()).await.unwrap();
+                let mut taken = 0;
+                let mut some = vec![0; 100_000];
+                while taken < LARGE.len() - 300_000 {
+                    echo.has_patience(Some(60)).await;
+                    let before = echo.activity.over_at();
+                    while echo.activity.over_at() == before {
+                        taken += client.read(&mut some).await.unwrap();
+                    }
+                }
+                assert!(taken + said(&mut client).await.len() > LARGE.len());
+                served.await.unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_an_answer_that_is_being_made() {
+        story(|mut client, echo, _stop, _served| async move {
+            client.write_all(b"GET /wait HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            echo.waits.notified().await;
+            assert_eq!(echo.patience(), None);
+            echo.go.notify_one();
+            echo.has_patience(Some(120)).await;
+        });
     }
 
     #[test]

@@ -14,6 +14,10 @@ use tracing::warn;
 /// A pause after a failed accept (out of file handles): trying at once would fail the same way.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How much lies in the system unsent, in bytes: with megabytes there, a slow client would seem to take nothing for minutes.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// A connection on its way to the thread that will serve it.
 pub(crate) struct Accepted {
     pub stream: std::net::TcpStream,
@@ -61,6 +65,8 @@ impl Listener {
     async fn accept(&self) -> std::io::Result<(std::net::TcpStream, IpAddr)> {
         let (stream, peer): (TcpStream, SocketAddr) = self.listener.accept().await?;
         stream.set_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         Ok((stream.into_std()?, peer.ip()))
     }
 }

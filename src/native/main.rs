@@ -2,6 +2,7 @@
 //!
 //! In scope: sockets, TLS, other people's servers, threads, files, PostgreSQL, signals, the command line. Out of scope: anything Matrix.
 
+mod activity;
 mod actor_host;
 mod admin;
 mod chance;
