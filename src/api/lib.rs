@@ -114,7 +114,7 @@ impl Server {
         Self { services: Rc::new(services), routes }
     }
 
-    /// Does what has to be done from time to time. Hosts call this every hour or so; any number of them may.
+    /// Does what has to be done from time to time. Hosts call this every ten minutes or so; any number of them may.
     ///
     /// # Errors
     /// The metadata database or the store of media does not answer: the next time takes it up.

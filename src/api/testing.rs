@@ -76,6 +76,7 @@ impl Sql for Database {
 #[derive(Default)]
 pub(crate) struct MemoryMetadata {
     database: Database,
+    statements: Cell<usize>,
     /// So many calls are good; then every one fails, done or not.
     fails: Cell<Option<(usize, IsDone)>>,
     /// So many calls are made; then something else happens before the next.
@@ -114,6 +115,11 @@ impl MemoryMetadata {
         }
     }
 
+    /// How many statements came until now.
+    pub(crate) fn statements(&self) -> usize {
+        self.statements.get()
+    }
+
     pub(crate) fn is_well(&self) {
         self.fails.set(None);
     }
@@ -134,10 +140,12 @@ impl MemoryMetadata {
 
 impl Metadata for MemoryMetadata {
     fn query<'a>(&'a self, statement: Statement) -> LocalFuture<'a, Result<Vec<Row>, Fault>> {
+        self.statements.set(self.statements.get() + 1);
         Box::pin(async move { self.call(|| self.database.query(statement.sql, &statement.params)) })
     }
 
     fn batch<'a>(&'a self, statements: Vec<Statement>) -> LocalFuture<'a, Result<(), Fault>> {
+        self.statements.set(self.statements.get() + statements.len());
         Box::pin(async move {
             self.call(|| {
                 platform::transact(&self.database, |tx| {

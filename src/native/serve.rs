@@ -43,7 +43,7 @@ use crate::{
 /// Requests under way when the server is told to stop have this long to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the server does what has to be done from time to time.
-const TEND_EVERY: Duration = Duration::from_secs(60 * 60);
+const TEND_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Actors kept open per executor: each holds up to a megabyte of pages.
 const OPEN_MAX: usize = 512;
 const OPEN_MIN: usize = 16;

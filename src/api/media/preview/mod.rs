@@ -23,11 +23,11 @@ use self::{
     image::Image,
     page::Page,
 };
-use super::{tend::BATCHES_MAX, upload::uri};
+use super::upload::uri;
 use crate::{
     Caller, Context, Failure, Routes, Services,
     metadata::{
-        deletion::{DELETED_TOGETHER, deleting},
+        deletion::deleting,
         media::{self, Mxc},
         url_preview::{self, Preview},
     },
@@ -39,6 +39,8 @@ const HELD_MS: u64 = 60 * 60 * 1000;
 const KEPT_MS: u64 = 48 * 60 * 60 * 1000;
 /// How many are kept.
 const KEPT_MAX: u64 = 10_000;
+/// How many are forgotten at one time, of those that are too many or too old.
+const FORGOTTEN_TOGETHER: u64 = 30;
 /// How much of a page is read, in bytes: what it says of itself stands at its beginning.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 /// How long fetching a page may take, with all redirects, in milliseconds; and then what it names.
@@ -177,20 +179,16 @@ pub(super) async fn tend(services: &Services) -> Result<(), Fault> {
     let metadata = &*services.metadata;
     let before_ms = services.clock.now_ms().saturating_sub(KEPT_MS);
     let server_name = services.settings.config.server_name.as_str();
-    for _ in 0..BATCHES_MAX {
-        let outdated =
-            url_preview::outdated(metadata, server_name, before_ms, KEPT_MAX, DELETED_TOGETHER as u64).await?;
-        if outdated.is_empty() {
-            return Ok(());
-        }
-        let forgetting = outdated.iter().flat_map(|preview| {
-            let image = preview.image.iter();
-            let deleting = image.flat_map(|image| deleting(server_name, &image.media_id, &image.sha256));
-            deleting.chain([url_preview::forgetting(preview)]).collect::<Vec<_>>()
-        });
-        metadata.batch(forgetting.collect()).await?;
+    let outdated = url_preview::outdated(metadata, server_name, before_ms, KEPT_MAX, FORGOTTEN_TOGETHER).await?;
+    if outdated.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let forgetting = outdated.iter().flat_map(|preview| {
+        let image = preview.image.iter();
+        let deleting = image.flat_map(|image| deleting(server_name, &image.media_id, &image.sha256));
+        deleting.chain([url_preview::forgetting(preview)]).collect::<Vec<_>>()
+    });
+    metadata.batch(forgetting.collect()).await
 }
 
 #[cfg(test)]
