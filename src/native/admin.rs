@@ -25,6 +25,7 @@ async fn export(storage: &Storage) -> Result<(), Fault> {
     let config = read_config(storage.config.as_deref())?;
     let _claim = claim_data_dir(&storage.data_dir)?;
     let metadata = MetadataSource::open(&storage.data_dir, storage.database_url.as_deref())?;
+    let _no_other = metadata.claim().await?;
     let settings = api::load_settings(&*metadata.connect(), config, &Chance).await?;
     let written = writeln!(io::stdout().lock(), "{}", settings.identity.export());
     written.map_err(|error| Fault::new(format!("standard output: {error}")))
@@ -37,5 +38,6 @@ async fn import(storage: &Storage) -> Result<(), Fault> {
     read.map_err(|error| Fault::new(format!("standard input: {error}")))?;
     let _claim = claim_data_dir(&storage.data_dir)?;
     let metadata = MetadataSource::open(&storage.data_dir, storage.database_url.as_deref())?;
+    let _no_other = metadata.claim().await?;
     api::import_signing_key(&*metadata.connect(), &config, &key, SystemClock.now_ms()).await
 }

@@ -63,6 +63,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     let data_dir = &options.storage.data_dir;
     let _claim = claim_data_dir(data_dir)?;
     let metadata = MetadataSource::open(data_dir, options.storage.database_url.as_deref())?;
+    let claim = metadata.claim().await?;
     let settings = settings::load(&metadata, config).await?;
     let media = MediaStore::open(data_dir, &options.s3, &settings.config.outgoing).await?;
     let network = Network::new(&settings.config.outgoing)?;
@@ -107,10 +108,11 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     for listener in listeners {
         accepting.spawn_local(listener.distribute(inboxes.clone()));
     }
-    tokio::select! {
-        () = signals.told_to_stop(certificate.as_deref()) => {}
-        _ = accepting.join_next() => {}
-    }
+    let outcome = tokio::select! {
+        () = signals.told_to_stop(certificate.as_deref()) => Ok(()),
+        _ = accepting.join_next() => Ok(()),
+        fault = claim.taken() => Err(fault),
+    };
 
     info!("stopping: no more connections, finishing what is under way");
     accepting.shutdown().await;
@@ -122,7 +124,7 @@ pub(crate) async fn run(options: Serve) -> Result<(), Fault> {
     }
     actors.stop();
     info!("stopped");
-    Ok(())
+    outcome
 }
 
 /// What the operator tells the process.

@@ -1,5 +1,6 @@
 //! The metadata database: SQLite beside the actors, or PostgreSQL.
 
+mod claim;
 mod postgres;
 mod sqlite;
 #[cfg(test)]
@@ -9,6 +10,7 @@ use std::{path::Path, rc::Rc};
 
 use platform::{Fault, Metadata};
 
+pub(crate) use self::claim::Claim;
 use self::{postgres::PostgresAddress, sqlite::SqliteMetadata};
 
 /// Where metadata lies. Crosses threads; [`MetadataSource::connect`] makes what one thread works with.
@@ -24,6 +26,14 @@ impl MetadataSource {
         match database_url {
             Some(url) => Ok(Self::Postgres(Box::new(PostgresAddress::parse(url)?))),
             None => Ok(Self::Sqlite(SqliteMetadata::open(&data_dir.join("metadata.sqlite"))?)),
+        }
+    }
+
+    /// Claims the database for this process. A SQLite file lies in the data directory, which is claimed already.
+    pub(crate) async fn claim(&self) -> Result<Claim, Fault> {
+        match self {
+            Self::Sqlite(_) => Ok(Claim::of_our_own()),
+            Self::Postgres(address) => address.claim().await,
         }
     }
 

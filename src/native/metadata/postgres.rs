@@ -9,6 +9,8 @@ use tokio_postgres::{
 };
 use tracing::warn;
 
+use super::Claim;
+
 /// Connections per thread of the request tier.
 const CONNECTIONS_MAX: usize = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,10 @@ impl PostgresAddress {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         Ok(Self { config })
+    }
+
+    pub(crate) async fn claim(&self) -> Result<Claim, Fault> {
+        Claim::of(self.config.clone()).await
     }
 
     /// One thread's connections, opened when needed.
@@ -166,7 +172,7 @@ fn translated(sql: &str) -> String {
 }
 
 /// The server's words for its own errors, which quote no parameters; a lost connection may be tried again.
-fn fault(error: tokio_postgres::Error) -> Fault {
+pub(super) fn fault(error: tokio_postgres::Error) -> Fault {
     match error.as_db_error() {
         Some(refused) => Fault::new(format!("postgres: {}: {}", refused.code().code(), refused.message())),
         None if error.is_closed() => Fault::retriable("postgres: the connection was lost"),
