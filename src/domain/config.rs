@@ -42,7 +42,8 @@ pub struct ConfigKey {
     pub name: &'static str,
     /// The value when none is given; `None` when there is none, or when it follows from another key.
     pub default: Option<&'static str>,
-    /// What it does and what is allowed.
+    /// What it does and what is allowed. Of what is nobody else's to know it begins with "secret.": scripts/deploy reads
+    /// that, too.
     pub help: &'static str,
 }
 
@@ -327,8 +328,8 @@ impl Config {
         key(
             "APPSERVICES",
             Some(""),
-            "the registrations of application services: what is in their YAML files, one after the other with a line --- \
-             between them, or a JSON list. A secret, because of the tokens",
+            "secret. The registrations of application services, with their tokens: what is in their YAML files, one after \
+             the other with a line --- between them, or a JSON list",
         ),
         key(
             "APPSERVICE_FILES",
