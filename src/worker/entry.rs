@@ -10,7 +10,7 @@ use futures_util::{
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header::CONTENT_LENGTH};
 use js_sys::{Array, Promise, Uint8Array};
-use platform::{Blob, Clock, Fault, Pieces};
+use platform::{Blob, Clock, Fault, Heavy, Pieces};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, future_to_promise};
 use web_sys::{Headers, ReadableStream, Request, Response, ResponseInit};
@@ -29,7 +29,9 @@ use crate::{
 /// Whom the platform heard from. It sets this itself: what a client writes there does not arrive.
 const CONNECTING_IP: &str = "cf-connecting-ip";
 
-/// What nobody wanted of a request is still taken in, up to so many bytes, so that the client gets to read its answer.
+/// What nobody wanted of a request is still taken in for so long, or so many bytes, that the client gets to read its
+/// answer.
+const DISCARD_TIMEOUT_MS: u64 = 10_000;
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The runtime ends what goes on for 30 seconds after an answer, as carriers do. In what is left they say how far they got.
@@ -115,7 +117,7 @@ async fn respond(request: &Request, env: &Env) -> Result<JsValue, JsValue> {
         Err(fault) => error(StatusCode::BAD_REQUEST, "M_UNKNOWN", &fault.to_string()),
     };
     if let Some(body) = body {
-        discard(&body).await;
+        select(Box::pin(discard(&body)), Runtime.pause(DISCARD_TIMEOUT_MS)).await;
     }
     write(answer)
 }

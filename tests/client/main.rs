@@ -35,6 +35,7 @@ mod media_quotas;
 mod membership;
 mod messages;
 mod notifications;
+mod operating;
 mod presence;
 mod profile;
 mod push_rules;

@@ -1,15 +1,16 @@
 //! A certificate authority of the tests' own.
 
 use std::{
+    net::TcpStream,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::{
-    ServerConfig,
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
 /// Signs certificates. Who trusts its file believes that our servers are who they say.
@@ -40,6 +41,33 @@ impl Authority {
     /// Its certificate, as PEM.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// A new certificate for these names or addresses and its key, as PEM, and the certificate as it is sent.
+    pub fn certifies(&self, names: &[&str]) -> (String, String, Vec<u8>) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("they are names");
+        let certificate = params.signed_by(&key, &self.issuer).expect("it is signed");
+        (certificate.pem(), key.serialize_pem(), certificate.der().to_vec())
+    }
+
+    /// The certificate of who listens on a port of this machine; it must be one of ours.
+    pub fn certificate_at(&self, port: u16) -> Vec<u8> {
+        let mut trusted = RootCertStore::empty();
+        trusted.add(CertificateDer::from_pem_file(&self.file).expect("our own file")).expect("it is an authority's");
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("there are some")
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a connection");
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
+        while client.is_handshaking() {
+            client.complete_io(&mut stream).expect("it shakes hands");
+        }
+        client.peer_certificates().expect("it has a certificate")[0].to_vec()
     }
 
     /// What a server needs to be believed to be one of these names or addresses.

@@ -12,8 +12,8 @@ use std::{
 
 /// Starts the given command in a process group of its own. When our end of its input closes, be it that we asked
 /// or that we died, kills the group with SIGKILL, and removes the folder `$1`. Told `keep`, does so without removing
-/// the folder; told `stop`, sends the command SIGTERM first and has it end by itself. Ends when the command ends, with
-/// its exit code.
+/// the folder; told `stop`, sends the command SIGTERM first and has it end by itself; told `hangup`, sends it SIGHUP. Ends
+/// when the command ends, with its exit code.
 const KEEPER: &str = r#"
 set -m
 folder=$1; shift
@@ -27,6 +27,7 @@ while kill -0 "$group"; do
   [ $? -gt 128 ] && continue
   case $word in
     stop) kept=1; kill -TERM "$group" ;;
+    hangup) kill -HUP "$group" ;;
     keep) kept=1; break ;;
     *) break ;;
   esac
@@ -71,6 +72,11 @@ impl Process {
     /// Whether it ended by itself.
     pub fn is_over(&mut self) -> bool {
         self.keeper.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Sends it SIGHUP.
+    pub fn hangs_up(&mut self) {
+        self.keeper.stdin.as_mut().expect("taken at its end only").write_all(b"hangup\n").expect("the keeper listens");
     }
 
     /// Kills at once, as a power failure would, and leaves the state for a successor.

@@ -64,6 +64,14 @@ impl Server {
         Self::start(host, settings, None)
     }
 
+    /// As [`Server::may_start`], for one whose metadata would lie in this PostgreSQL.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn may_start_on_postgres(host: Host, database: &Database) -> Result<Self, String> {
+        Self::start(host, &[], Some(database.url().to_owned()))
+    }
+
     /// Starts a server, or says why it does not start.
     pub(crate) fn start(host: Host, settings: &[(&str, &str)], postgres: Option<String>) -> Result<Self, String> {
         let port = free_port();
@@ -129,11 +137,43 @@ impl Server {
         self.boot().unwrap_or_else(|why| panic!("{why}"));
     }
 
+    /// Once it has ended, whether it refuses to be started on the same state with another setting.
+    pub fn refuses(&self, name: &str, value: &str) -> bool {
+        let mut settings = self.settings.clone();
+        settings.insert(name.to_owned(), value.to_owned());
+        let (command, env) = self.command(&settings);
+        // The state is not its to remove when it ends.
+        let none = self.state.join("none");
+        let mut process = Process::start(&command, &env, &self.log, &none);
+        let deadline = Instant::now() + STARTS_WITHIN;
+        while Instant::now() < deadline && !process.is_over() {
+            if let Ok(answer) = Client::new(&self.url()).try_send("GET", "/_matrix/client/versions", None) {
+                return answer.status == 500;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        process.is_over()
+    }
+
+    /// Sends it SIGHUP.
+    pub fn hangs_up(&self) {
+        self.process.lock().expect("no holder panics").as_mut().expect("it runs").hangs_up();
+    }
+
+    /// Where it keeps everything.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    fn command(&self, settings: &BTreeMap<String, String>) -> (Vec<String>, Vec<(String, String)>) {
+        match self.host {
+            Host::Native => self.native_command(settings),
+            Host::Worker => self.worker_command(settings),
+        }
+    }
+
     fn boot(&self) -> Result<(), String> {
-        let (command, env) = match self.host {
-            Host::Native => self.native_command(),
-            Host::Worker => self.worker_command(),
-        };
+        let (command, env) = self.command(&self.settings);
         let mut process = Process::start(&command, &env, &self.log, &self.state);
         let deadline = Instant::now() + STARTS_WITHIN;
         while !self.answers() {
@@ -152,22 +192,22 @@ impl Server {
             .is_ok_and(|answer| answer.status == 200)
     }
 
-    fn native_command(&self) -> (Vec<String>, Vec<(String, String)>) {
+    fn native_command(&self, settings: &BTreeMap<String, String>) -> (Vec<String>, Vec<(String, String)>) {
         let binary = std::env::var("MYELIN_BIN").map_or_else(|_| beside_us("myelin"), PathBuf::from);
         let listen = format!("127.0.0.1:{}", self.port);
         let command =
             [&text(&binary), "serve", "--listen", &listen, "--data-dir", &text(&self.state)].map(String::from);
-        let env = self.settings.iter().map(|(name, value)| (format!("MYELIN_{name}"), value.clone())).collect();
+        let env = settings.iter().map(|(name, value)| (format!("MYELIN_{name}"), value.clone())).collect();
         let database = self.postgres.iter().flat_map(|url| ["--database-url".to_owned(), url.clone()]);
         (command.into_iter().chain(database).collect(), env)
     }
 
-    fn worker_command(&self) -> (Vec<String>, Vec<(String, String)>) {
+    fn worker_command(&self, settings: &BTreeMap<String, String>) -> (Vec<String>, Vec<(String, String)>) {
         let repository = repository();
         let bundle = std::env::var("MYELIN_BUNDLE").map_or_else(|_| repository.clone(), PathBuf::from);
         let script = repository.join("tests/harness/worker_server.mjs");
         // The runtime decides itself whom it trusts: locally those that Node is told of.
-        let mut vars = self.settings.clone();
+        let mut vars = settings.clone();
         let trusts = vars.remove("EXTRA_CA_FILE").map(|file| ("NODE_EXTRA_CA_CERTS".to_owned(), file));
         let order = json!({
             "bundle": bundle,
