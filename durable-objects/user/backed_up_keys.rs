@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{Call, Cx, Error};
 
-/// Bytes of `session_data`.
-const SESSION_DATA_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of `session_data`: a session that went through many hands names each of them.
+const SESSION_DATA_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of the id of a room or session.
 const ID_BYTES_MAX: usize = 255;
 /// Keys stored by one statement.
@@ -26,6 +26,8 @@ const PAGE_KEYS: u64 = 500;
 const PAGE_BYTES: u64 = 1024 * 1024;
 /// Keys of all backups of a user together.
 const KEYS_MAX: u64 = if cfg!(test) { 3_000 } else { 2_000_000 };
+/// Bytes of these, with those of deleted backups that are not removed yet.
+const BYTES_MAX: u64 = if cfg!(test) { 2_000_000 } else { 1_000_000_000 };
 
 /// A room key as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -102,7 +104,7 @@ impl Call for GetBackedUpKeys {
 /// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter.
 ///
 /// Refused: `UnknownToken`, `NotFound` if there is no such backup.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteBackedUpKeys {
     pub token_hash: String,
     pub version: String,
@@ -133,16 +135,27 @@ impl User {
             return Err(Refusal::WrongRoomKeysVersion { current_version: newest.version }.into());
         }
         call.keys.iter().try_for_each(check)?;
-        let others = store::backup::keys_total(&**tx)?.saturating_sub(newest.count);
-        let (mut stored, mut count) = (0_u64, newest.count);
+        let total = store::backup::total(&**tx)?;
+        let others = total.keys.saturating_sub(newest.count);
+        let (mut stored, mut count, mut more_bytes) = (0_u64, newest.count, 0_i64);
         for (new, keys) in statements(&call.keys)? {
-            count = count.saturating_add(new.saturating_sub(store::backup::known(&**tx, version, &keys)?));
+            let before = store::backup::known(&**tx, version, &keys)?;
+            count = count.saturating_add(new.saturating_sub(before.keys));
             if count.saturating_add(others) > KEYS_MAX {
                 return Err(Refusal::InvalidParam(format!("Your backups may have {KEYS_MAX} keys together")).into());
             }
-            stored = stored.saturating_add(store::backup::put_keys(tx, version, &keys)?);
+            let stored_now = store::backup::put_keys(tx, version, &keys)?;
+            if stored_now > 0 {
+                stored = stored.saturating_add(stored_now);
+                let after = store::backup::known(&**tx, version, &keys)?;
+                more_bytes =
+                    more_bytes.saturating_add(after.bytes.cast_signed().saturating_sub(before.bytes.cast_signed()));
+            }
+            if more_bytes > 0 && total.bytes.saturating_add_signed(more_bytes) > BYTES_MAX {
+                return Err(Refusal::InvalidParam(format!("Your backups may have {BYTES_MAX} bytes together")).into());
+            }
         }
-        changed(tx, version, stored > 0, count)
+        changed(tx, version, stored > 0, count, more_bytes)
     }
 
     pub(super) fn backed_up_keys(
@@ -175,14 +188,15 @@ impl User {
         authenticate(&**tx, cx, &call.token_hash)?;
         let (version, before) = named(&**tx, &call.version)?;
         let deleted = store::backup::delete_keys(tx, version, call.room_id.as_deref(), call.session_id.as_deref())?;
-        changed(tx, version, deleted > 0, before.count.saturating_sub(deleted))
+        let count = before.count.saturating_sub(deleted.keys);
+        changed(tx, version, deleted.keys > 0, count, deleted.bytes.cast_signed().saturating_neg())
     }
 }
 
 /// Notes a change, if it was one.
-fn changed(tx: &Tx<'_>, version: u64, is_change: bool, count: u64) -> Result<BackupChanged, Error> {
+fn changed(tx: &Tx<'_>, version: u64, is_change: bool, count: u64, more_bytes: i64) -> Result<BackupChanged, Error> {
     if is_change {
-        store::backup::changed(tx, version, count)?;
+        store::backup::changed(tx, version, count, more_bytes)?;
     }
     let (_, info) = named(&**tx, &version.to_string())?;
     Ok(BackupChanged { count: info.count, etag: info.etag })
@@ -245,8 +259,8 @@ mod tests {
     use platform::{ActorKind, Address, Sql};
 
     use super::{
-        BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KEYS_MAX, KeyData, PAGE_BYTES, PAGE_KEYS,
-        PutBackedUpKeys, SESSION_DATA_BYTES_MAX,
+        BYTES_MAX, BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KEYS_MAX, KeyData, PAGE_BYTES,
+        PAGE_KEYS, PutBackedUpKeys, SESSION_DATA_BYTES_MAX,
     };
     use crate::{
         CallError,
@@ -437,6 +451,53 @@ mod tests {
         put_keys(&second, 0, 1_000).unwrap();
         delete(&world, &first);
         put_keys(&second, 0, KEYS_MAX).unwrap();
+    }
+
+    #[test]
+    fn there_are_so_many_bytes_at_most_in_all_backups() {
+        let (world, first) = alice();
+        let sql = world.sql(&Address::new(ActorKind::User, ALICE));
+        let number = |query: &str| sql.query(query, &[]).unwrap().pop().unwrap().unsigned(0).unwrap();
+        let counted = || number("SELECT sum(bytes) FROM backup");
+        let stored =
+            || number("SELECT coalesce(sum(length(room_id || session_id || session_data)), 0) FROM backup_key");
+        let large = |number: u64, index: u64, bytes: usize| {
+            let mut large = key("!r", &number.to_string(), (true, index, 0));
+            large.data.session_data = to_raw_value(&json!({ "c": "x".repeat(bytes) })).unwrap();
+            large
+        };
+        let put_keys = |version: &str, from: u64, count: u64, index: u64, bytes: usize| {
+            put(&world, version, (from..from + count).map(|number| large(number, index, bytes)).collect())
+        };
+        let refused = |outcome: Result<BackupChanged, CallError>| {
+            assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_)))), "{outcome:?}");
+            assert_eq!(counted(), stored());
+        };
+        let fits = BYTES_MAX / 16_000;
+        put_keys(&first, 0, fits - 20, 9, 15_980).unwrap();
+        let second = new_backup(&world);
+        put_keys(&second, 0, 20, 9, 15_900).unwrap();
+        refused(put_keys(&second, 20, 10, 9, 15_900));
+        // What takes the place of another counts for the difference.
+        put_keys(&second, 0, 20, 8, 1_000).unwrap();
+        assert_eq!(counted(), stored());
+        put_keys(&second, 20, 10, 9, 15_900).unwrap();
+        refused(put_keys(&second, 0, 20, 7, 15_980));
+        refused(put(&world, &second, vec![large(99, 0, SESSION_DATA_BYTES_MAX)]));
+        let (token_hash, version) = ("t".to_owned(), second.clone());
+        let call = DeleteBackedUpKeys { token_hash, version, room_id: Some("!r".to_owned()), session_id: None };
+        world.call(ALICE, &DeleteBackedUpKeys { session_id: Some("20".to_owned()), ..call.clone() }).unwrap();
+        assert_eq!(counted(), stored());
+        world.call(ALICE, &call).unwrap();
+        assert_eq!(counted(), stored());
+        // Those of a deleted backup count until they are gone.
+        delete(&world, &first);
+        assert_eq!(counted(), stored());
+        for _ in 0..3 {
+            world.passes(5_000);
+        }
+        assert_eq!((counted(), stored()), (0, 0));
+        put_keys(&second, 0, fits - 1, 9, 15_980).unwrap();
     }
 
     #[test]

@@ -194,6 +194,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_login_token.sql"),
     include_str!("migrations/0016_notices.sql"),
     include_str!("migrations/0017_elsewhere.sql"),
+    include_str!("migrations/0018_backup_bytes.sql"),
 ];
 
 /// The user whose actor this is.

@@ -177,13 +177,16 @@ fn large_keys_are_stored(server: &Server) {
     let alice = server.registers("alice");
     let version = creates(&alice);
     let mut rooms = json!({});
-    for number in 0..100 {
+    for number in 0..130 {
         let mut large = key(true, number, 0);
-        large["session_data"]["ciphertext"] = "x".repeat(20_000).into();
+        large["session_data"]["ciphertext"] = "x".repeat(16_000).into();
         rooms["!r:localhost"]["sessions"][format!("s{number}")] = large;
     }
     let put = alice.put(&keys(&version, ""), json!({ "rooms": rooms })).ok();
-    assert_eq!(put["count"], 100);
+    assert_eq!(put["count"], 130);
+    let mut larger = key(true, 0, 0);
+    larger["session_data"]["ciphertext"] = "x".repeat(17_000).into();
+    alice.put(&keys(&version, &of_session("s")), larger).refused(400, "M_INVALID_PARAM");
     assert_eq!(alice.get(&keys(&version, "")).ok(), json!({ "rooms": rooms }));
     assert_eq!(alice.get(&keys(&version, &format!("/{}", encode("!r:localhost")))).ok(), rooms["!r:localhost"]);
 }

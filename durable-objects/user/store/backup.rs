@@ -5,6 +5,28 @@ use serde_json::value::RawValue;
 
 use crate::user::{BackedUpKey, BackupInfo, KeyData};
 
+/// How many keys, and how many bytes they have.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Amount {
+    pub keys: u64,
+    pub bytes: u64,
+}
+
+impl Amount {
+    fn of(mut row: Row) -> Result<Self, Fault> {
+        Ok(Self { keys: row.unsigned(0)?, bytes: row.unsigned(1)? })
+    }
+
+    /// Of rows of which each says how many bytes one key has.
+    fn sum(rows: Vec<Row>) -> Result<Self, Fault> {
+        rows.into_iter().try_fold(Self::default(), |Self { keys, bytes }, mut row| {
+            Ok(Self { keys: keys.saturating_add(1), bytes: bytes.saturating_add(row.unsigned(0)?) })
+        })
+    }
+}
+
+/// The bytes of a key's row.
+const KEY_BYTES: &str = "length(room_id) + length(session_id) + length(CAST(session_data AS BLOB))";
 const INFO: &str = "SELECT version, algorithm, auth_data, count, etag FROM backup WHERE algorithm IS NOT NULL";
 
 fn info(mut row: Row) -> Result<BackupInfo, Fault> {
@@ -56,7 +78,7 @@ pub(crate) fn set_auth_data(tx: &Tx<'_>, version: u64, auth_data: &str) -> Resul
     Ok(())
 }
 
-/// Deletes a backup; its row and its keys are left to be removed.
+/// Deletes a backup; its row and its keys are left to be removed, and their bytes count as long as they are there.
 pub(crate) fn delete(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
     tx.execute(
         "UPDATE backup SET algorithm = NULL, auth_data = NULL, count = 0 WHERE version = ?1",
@@ -72,30 +94,39 @@ pub(crate) fn deleted(sql: &dyn Sql, limit: u64) -> Result<Vec<u64>, Fault> {
     rows.into_iter().map(|mut row| row.unsigned(0)).collect()
 }
 
-/// Removes some keys of a backup; answers how many.
+/// Removes some keys of a deleted backup; answers how many.
 pub(crate) fn remove_keys(tx: &Tx<'_>, version: u64, limit: u64) -> Result<u64, Fault> {
-    let removed = tx.execute(
-        "DELETE FROM backup_key WHERE (version, room_id, session_id) IN (
-             SELECT version, room_id, session_id FROM backup_key WHERE version = ?1 LIMIT ?2
-         ) RETURNING 1",
+    let removed = Amount::sum(tx.execute(
+        &format!(
+            "DELETE FROM backup_key WHERE (version, room_id, session_id) IN (
+                 SELECT version, room_id, session_id FROM backup_key WHERE version = ?1 LIMIT ?2
+             ) RETURNING {KEY_BYTES}"
+        ),
         &[version.into(), limit.into()],
-    )?;
-    Ok(removed.len() as u64)
+    )?)?;
+    if removed.keys > 0 {
+        tx.execute(
+            "UPDATE backup SET bytes = max(bytes - ?2, 0) WHERE version = ?1",
+            &[version.into(), removed.bytes.into()],
+        )?;
+    }
+    Ok(removed.keys)
 }
 
-/// Removes the row of a deleted backup, unless it is the last one's, which says what number comes next.
+/// Removes the row of a deleted backup whose keys are gone, unless it is the last one's, which says what number comes next.
 pub(crate) fn remove(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM backup WHERE version = ?1 AND algorithm IS NULL AND version < (SELECT max(version) FROM backup)",
         &[version.into()],
     )?;
+    tx.execute("UPDATE backup SET bytes = 0 WHERE version = ?1 AND bytes > 0", &[version.into()])?;
     Ok(())
 }
 
-/// How many keys there are in all backups.
-pub(crate) fn keys_total(sql: &dyn Sql) -> Result<u64, Fault> {
-    let row = sql.query("SELECT sum(count) FROM backup", &[])?.pop();
-    row.map_or(Ok(None), |mut row| row.unsigned_or_null(0)).map(Option::unwrap_or_default)
+/// What there is in all backups.
+pub(crate) fn total(sql: &dyn Sql) -> Result<Amount, Fault> {
+    let row = sql.query("SELECT coalesce(sum(count), 0), coalesce(sum(bytes), 0) FROM backup", &[])?.pop();
+    row.map_or(Ok(Amount::default()), Amount::of)
 }
 
 /// The versions there are.
@@ -104,16 +135,19 @@ pub(crate) fn versions(sql: &dyn Sql) -> Result<Vec<u64>, Fault> {
     rows.into_iter().map(|mut row| row.unsigned(0)).collect()
 }
 
-/// How many of these keys, a JSON list, there are already.
-pub(crate) fn known(sql: &dyn Sql, version: u64, keys: &str) -> Result<u64, Fault> {
+/// What there is already of these keys, a JSON list.
+pub(crate) fn known(sql: &dyn Sql, version: u64, keys: &str) -> Result<Amount, Fault> {
     let row = sql
         .query(
-            "SELECT count(*) FROM json_each(?2) CROSS JOIN backup_key ON version = ?1
-             AND room_id = value ->> 'room_id' AND session_id = value ->> 'session_id'",
+            &format!(
+                "SELECT count(*), coalesce(sum({KEY_BYTES}), 0) FROM (
+                     SELECT DISTINCT value ->> 'room_id' AS room, value ->> 'session_id' AS session FROM json_each(?2)
+                 ) CROSS JOIN backup_key ON version = ?1 AND room_id = room AND session_id = session"
+            ),
             &[version.into(), keys.into()],
         )?
         .pop();
-    row.map_or(Ok(0), |mut row| row.unsigned(0))
+    row.map_or(Ok(Amount::default()), Amount::of)
 }
 
 /// Stores keys, a JSON list, where there is none, or one that is worth less; answers how many were stored.
@@ -138,9 +172,13 @@ pub(crate) fn put_keys(tx: &Tx<'_>, version: u64, keys: &str) -> Result<u64, Fau
     Ok(stored.len() as u64)
 }
 
-/// Notes that keys changed, and how many there are now.
-pub(crate) fn changed(tx: &Tx<'_>, version: u64, count: u64) -> Result<(), Fault> {
-    tx.execute("UPDATE backup SET etag = etag + 1, count = ?2 WHERE version = ?1", &[version.into(), count.into()])?;
+/// Notes that keys changed: how many there are now, and by how many bytes they are more, or fewer.
+pub(crate) fn changed(tx: &Tx<'_>, version: u64, count: u64, more_bytes: i64) -> Result<(), Fault> {
+    tx.execute(
+        "UPDATE backup SET etag = etag + 1, count = ?2, bytes = CASE ?2 WHEN 0 THEN 0 ELSE max(bytes + ?3, 0) END
+         WHERE version = ?1",
+        &[version.into(), count.into(), more_bytes.into()],
+    )?;
     Ok(())
 }
 
@@ -209,24 +247,28 @@ fn key(mut row: Row) -> Result<BackedUpKey, Fault> {
     })
 }
 
-/// Deletes all keys, those of a room, or one; answers how many.
+/// Deletes all keys, those of a room, or one; answers what that was.
 pub(crate) fn delete_keys(
     tx: &Tx<'_>,
     version: u64,
     room_id: Option<&str>,
     session_id: Option<&str>,
-) -> Result<u64, Fault> {
+) -> Result<Amount, Fault> {
     // A condition of its own for each: only so is no row read that stays.
     let deleted = match (room_id, session_id) {
         (Some(room_id), Some(session_id)) => tx.execute(
-            "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 AND session_id = ?3 RETURNING 1",
+            &format!(
+                "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 AND session_id = ?3 RETURNING {KEY_BYTES}"
+            ),
             &[version.into(), room_id.into(), session_id.into()],
         )?,
         (Some(room_id), None) => tx.execute(
-            "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 RETURNING 1",
+            &format!("DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 RETURNING {KEY_BYTES}"),
             &[version.into(), room_id.into()],
         )?,
-        (None, _) => tx.execute("DELETE FROM backup_key WHERE version = ?1 RETURNING 1", &[version.into()])?,
+        (None, _) => {
+            tx.execute(&format!("DELETE FROM backup_key WHERE version = ?1 RETURNING {KEY_BYTES}"), &[version.into()])?
+        }
     };
-    Ok(deleted.len() as u64)
+    Amount::sum(deleted)
 }
