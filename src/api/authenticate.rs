@@ -25,7 +25,7 @@ use crate::{
     Arriving, Context, Failure, OrAbsent,
     access_token::{self, Named},
     appservice::{self, ActsFor, OfAppservice},
-    body::{ANONYMOUS_BODY_BYTES_MAX, ARRIVAL_MS_MAX, BODY_BYTES_MAX, Held},
+    body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX, Held},
     guest_access::GuestAccess,
     rate_limits::{Asked, Limits},
     router::check_object,
@@ -180,7 +180,7 @@ pub(crate) async fn handled<W: Who, T>(
 ) -> Result<T, Failure> {
     let (head, body) = request.into_parts();
     let mut request = Request::from_parts(head, Bytes::new());
-    let (mut body, mut held) = (Some(body), Held::default());
+    let (mut body, mut held) = (Some(body), Held::by_stranger());
     if W::NEEDS_BODY
         && let Some(body) = body.take()
     {
@@ -188,6 +188,9 @@ pub(crate) async fn handled<W: Who, T>(
         *request.body_mut() = arrived(cx, body, BODY_BYTES_MAX, &mut held).await?;
     }
     let who = W::of(cx, &request).await?;
+    if who.body_bytes_max() > ANONYMOUS_BODY_BYTES_MAX {
+        held.is_of_somebody(cx.now_ms())?;
+    }
     let unchecked = who.unchecked();
     if who.is_guest() && !(rules.guest_access)(&path_args) {
         if let Some(bearer) = &unchecked {
@@ -238,7 +241,8 @@ async fn arrived(cx: &Context, body: Arriving, most: usize, held: &mut Held) -> 
     if body.length == Some(0) {
         return Ok(Bytes::new());
     }
-    match select(pin!(body.whole(most, held)), pin!(cx.pause(ARRIVAL_MS_MAX))).await {
+    let arrival_ms_max = held.arrival_ms_max();
+    match select(pin!(body.whole(cx, most, held)), pin!(cx.pause(arrival_ms_max))).await {
         Either::Left((whole, _)) => whole,
         Either::Right(_) => Err(Refusal::TooSlow.into()),
     }
@@ -418,7 +422,7 @@ mod tests {
 
     use crate::{
         Arriving,
-        body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX},
+        body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX, held_bytes},
         testing::TestServer,
     };
 
@@ -468,6 +472,40 @@ mod tests {
         ] {
             let came = asks(&server, &method, path, authorization, length);
             assert_eq!(came, expected, "{method} {path} {authorization} {length}");
+        }
+    }
+
+    /// Who is not known has less time, and a part of the room that is not others'.
+    #[test]
+    fn a_strangers_body_comes_soon_or_not_at_all() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = format!("Bearer {}", server.register("alice"));
+        let stranger = r#"X-Matrix origin="b.test",key="ed25519:1",sig="AAAA""#;
+        for (method, path, authorization, is_stranger) in [
+            (Method::PUT, "/_matrix/federation/v1/send/1", stranger, true),
+            (Method::POST, "/_matrix/client/v3/login", "", true),
+            (Method::POST, "/_matrix/client/v3/createRoom", &alice, false),
+        ] {
+            let seen = Rc::new(Cell::new((0, 0)));
+            let sees = seen.clone();
+            let some = futures_util::stream::iter([Ok(Bytes::from(vec![b' '; 200_000]))]);
+            let rest = futures_util::stream::once(async move {
+                sees.set(held_bytes());
+                std::future::pending().await
+            });
+            let pieces = futures_util::StreamExt::chain(some, rest);
+            let mut request = Request::builder().method(method).uri(path);
+            if !authorization.is_empty() {
+                request = request.header(header::AUTHORIZATION, authorization);
+            }
+            let began_ms = server.context().now_ms();
+            let request = request.body(Arriving::new(Some(ANONYMOUS_BODY_BYTES_MAX as u64), pieces)).unwrap();
+            assert_eq!(server.answer_arriving(request).status().as_u16(), 408, "{path}");
+            let took_ms = server.context().now_ms() - began_ms;
+            assert_eq!(took_ms, if is_stranger { 30_000 } else { 180_000 }, "{path}");
+            let (of_strangers, of_the_known) = seen.get();
+            let here = 200_000 - 64 * 1024;
+            assert!(if is_stranger { of_strangers } else { of_the_known } >= here, "{path} {:?}", seen.get());
         }
     }
 }

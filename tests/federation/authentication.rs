@@ -1,8 +1,13 @@
 //! Spec: server-server API, «Request Authentication».
 
+use std::{io::Write, net::TcpStream, thread};
+
 use harness::{Homeserver, Host, encode, json};
 
-use crate::network::{on_each_host, ours, ours_with};
+use crate::{
+    guest::Guest,
+    network::{Federated, on_each_host, ours, ours_with},
+};
 
 on_each_host![
     a_server_that_signs_is_answered,
@@ -10,6 +15,8 @@ on_each_host![
     keys_that_do_not_fit_are_refused,
     who_is_denied_is_forbidden,
     without_federation_there_is_nothing,
+    large_requests_of_servers_at_once_are_all_taken,
+    strangers_leave_room_for_others,
 ];
 
 fn profile_of(user_id: &str) -> String {
@@ -101,4 +108,45 @@ fn without_federation_there_is_nothing(host: Host) {
     other.gets(&server, &uri).refused(404, "M_UNRECOGNIZED");
     server.anonymous().get("/_matrix/key/v2/server").refused(404, "M_UNRECOGNIZED");
     server.anonymous().get("/_matrix/federation/v1/version").refused(404, "M_UNRECOGNIZED");
+}
+
+/// More at a time than strangers may hold on Workers.
+fn large_requests_of_servers_at_once_are_all_taken(host: Host) {
+    let here = Federated::starts(host);
+    let zoe = &Guest::starts(&here, "zoe");
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(move || {
+                let edu = json!({ "edu_type": "org.example.large", "content": { "x": "x".repeat(1 << 20) } });
+                zoe.sends(&json!({ "edus": [edu] })).ok();
+            });
+        }
+    });
+}
+
+/// They say that they are a server, send almost all that they promise, and wait.
+fn strangers_leave_room_for_others(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let address = here.server.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let strangers: Vec<_> = (0..6)
+        .map(|number| {
+            let address = address.clone();
+            thread::spawn(move || {
+                let length = 8 << 20;
+                let mut stranger = TcpStream::connect(&address).expect("a connection");
+                let head = format!(
+                    "PUT /_matrix/federation/v1/send/{number} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\
+                     Authorization: X-Matrix origin=\"evil.test\",key=\"ed25519:a\",sig=\"AAAA\"\r\n\r\n"
+                );
+                // Who is refused meanwhile cannot send on.
+                let sent = stranger.write_all(head.as_bytes());
+                drop(sent.and_then(|()| stranger.write_all(&vec![b' '; length - 1])));
+                stranger
+            })
+        })
+        .collect();
+    let strangers: Vec<_> = strangers.into_iter().map(|stranger| stranger.join().expect("it sends")).collect();
+    alice.creates_room(json!({ "name": "Den", "unknown": "x".repeat(1 << 20) }));
+    drop(strangers);
 }
