@@ -1,7 +1,7 @@
 //! Spaces: ours for other servers, and theirs for our users. Spec: Server-Server API, "Spaces".
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{AskError, Bounds, Origin, pdus::encoded, queries};
-use crate::{Context, Failure, Routes, client::first_joined};
+use crate::{Context, Failure, Routes};
 
 /// The rooms of a space that another server is told of.
 const ROOMS_TOLD_MAX: usize = 100;
@@ -26,6 +26,9 @@ const ROOMS_TOLD_MAX: usize = 100;
 const ROOMS_AT_ONCE: usize = 16;
 /// Rooms whose members may know of a room, as another server has it: each is asked whether a user is in it.
 const ALLOWED_MAX: usize = 100;
+/// Rooms of ours that one request has asked whether the other server is in them. Children of one space mostly allow the members
+/// of that, so that a space of many rooms needs one answer.
+const QUESTIONS_MAX: usize = if cfg!(test) { 10 } else { 300 };
 /// The largest answer about a space, in bytes.
 const SPACE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -53,25 +56,24 @@ async fn hierarchy(cx: &Context, Origin(origin): Origin, request: get_hierarchy:
         let asker = Asker::Server(origin.clone());
         GetSummary { asker, children, suggested_only: request.suggested_only }
     };
-    let Some((space, true)) = asked(cx, &origin, &request.room_id, &call(true)).await? else {
-        return Err(Refusal::NotFound("There is no such room that your server may know of".to_owned()).into());
+    let mut joined = Joined::new(cx, &origin);
+    let space = match asked(cx, &request.room_id, &call(true)).await? {
+        Some(space) if joined.may_know(&space).await? => space,
+        _ => return Err(Refusal::NotFound("There is no such room that your server may know of".to_owned()).into()),
     };
     let of_child = &call(false);
     let children = space.children.iter().filter_map(|event| Child::read(event)).take(ROOMS_TOLD_MAX);
     let mut answers = stream::iter(children)
-        .map(|child| {
-            let origin = &origin;
-            async move {
-                let answer = asked(cx, origin, &child.room_id, of_child).await;
-                (child.room_id, answer)
-            }
+        .map(async |child| {
+            let answer = asked(cx, &child.room_id, of_child).await;
+            (child.room_id, answer)
         })
         .buffered(ROOMS_AT_ONCE);
     let (mut children, mut inaccessible_children) = (Vec::new(), Vec::new());
     while let Some((room_id, answer)) = answers.next().await {
         match answer? {
-            Some((child, true)) => children.push(child.room),
-            Some((_, false)) => inaccessible_children.push(room_id),
+            Some(child) if joined.may_know(&child).await? => children.push(child.room),
+            Some(_) => inaccessible_children.push(room_id),
             // «Rooms which the responding server cannot provide details on will be outright excluded».
             None => {}
         }
@@ -80,27 +82,70 @@ async fn hierarchy(cx: &Context, Origin(origin): Origin, request: get_hierarchy:
     Ok(serde_json::to_vec(&Answer { room, children, inaccessible_children })?)
 }
 
-/// What a room says of itself, and whether the other server may know; nothing where this one does not know itself.
-async fn asked(
-    cx: &Context,
-    origin: &ServerName,
-    room_id: &RoomId,
-    call: &GetSummary,
-) -> Result<Option<(Summary, bool)>, Failure> {
-    let summary = match cx.room(room_id).call(call).await {
-        Ok(summary) if summary.here => summary,
-        Ok(_) | Err(Failure::Absent) => return Ok(None),
-        Err(failure) => return Err(failure),
-    };
-    let may_know = match summary.accessible {
-        Accessible::Yes => true,
-        Accessible::No => false,
-        Accessible::ToMembers => {
-            let is_joined = IsServerJoined { server: origin.to_owned() };
-            first_joined(cx, &is_joined, summary.room.allowed_room_ids.clone()).await?.is_some()
+/// What a room says of itself; nothing where this server does not know itself.
+async fn asked(cx: &Context, room_id: &RoomId, call: &GetSummary) -> Result<Option<Summary>, Failure> {
+    match cx.room(room_id).call(call).await {
+        Ok(summary) => Ok(Some(summary).filter(|summary| summary.here)),
+        Err(Failure::Absent) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The rooms that the other server is in or is not, each asked once, and so many of them in one request.
+struct Joined<'a> {
+    cx: &'a Context,
+    is_joined: IsServerJoined,
+    answers: BTreeMap<OwnedRoomId, bool>,
+    left: usize,
+}
+
+impl<'a> Joined<'a> {
+    fn new(cx: &'a Context, origin: &ServerName) -> Self {
+        let is_joined = IsServerJoined { server: origin.to_owned() };
+        Self { cx, is_joined, answers: BTreeMap::new(), left: QUESTIONS_MAX }
+    }
+
+    /// Whether the other server may know of a room.
+    async fn may_know(&mut self, summary: &Summary) -> Result<bool, Failure> {
+        match summary.accessible {
+            Accessible::Yes => Ok(true),
+            Accessible::No => Ok(false),
+            Accessible::ToMembers => self.is_in_any(&summary.room.allowed_room_ids).await,
         }
-    };
-    Ok(Some((summary, may_know)))
+    }
+
+    /// Of a room that failed to answer it matters only if no other says so.
+    async fn is_in_any(&mut self, rooms: &[OwnedRoomId]) -> Result<bool, Failure> {
+        if rooms.iter().any(|room_id| self.answers.get(room_id) == Some(&true)) {
+            return Ok(true);
+        }
+        let new: BTreeSet<OwnedRoomId> =
+            rooms.iter().filter(|room_id| !self.answers.contains_key(*room_id)).take(self.left).cloned().collect();
+        self.left = self.left.saturating_sub(new.len());
+        let (cx, is_joined) = (self.cx, &self.is_joined);
+        let ask = async |room_id: OwnedRoomId| {
+            let answer = match cx.call(room_id.as_str(), is_joined).await {
+                Err(Failure::Absent) => Ok(false),
+                answer => answer,
+            };
+            (room_id, answer)
+        };
+        let mut answers = stream::iter(new).map(ask).buffer_unordered(ROOMS_AT_ONCE);
+        let (mut is_in_any, mut failure) = (false, None);
+        while let Some((room_id, answer)) = answers.next().await {
+            match answer {
+                Ok(is_in) => {
+                    is_in_any |= is_in;
+                    self.answers.insert(room_id, is_in);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(failure) if !is_in_any => Err(failure),
+            _ => Ok(is_in_any),
+        }
+    }
 }
 
 /// A room of others, as one of them tells it; to whom of our users it may be told is another question.
@@ -194,10 +239,11 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use ruma_common::room_id;
+    use ruma_common::{RoomId, room_id, server_name};
     use serde_json::{Value, json};
 
-    use super::{ALLOWED_MAX, SpaceElsewhere};
+    use super::{ALLOWED_MAX, Origin, QUESTIONS_MAX, SpaceElsewhere, get_hierarchy, hierarchy};
+    use crate::testing::{TestServer, block_on};
 
     fn summary(room: &str) -> Value {
         json!({ "room_id": room, "num_joined_members": 1, "world_readable": false, "guest_can_join": false })
@@ -237,6 +283,37 @@ mod tests {
         let space = read(&json!({ "room": room, "children": [child] })).unwrap();
         let children: Vec<_> = space.children.values().map(|child| child.allowed_room_ids.len()).collect();
         assert_eq!((space.room.allowed_room_ids.len(), children), (ALLOWED_MAX, vec![ALLOWED_MAX]));
+    }
+
+    /// However many conditions there are, and however often each.
+    #[test]
+    fn so_many_of_our_rooms_are_asked_for_another_server() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let creates = |body: &Value| {
+            let (_, made) = server.post("/_matrix/client/v3/createRoom", &alice, body);
+            made["room_id"].as_str().unwrap().to_owned()
+        };
+        let child = |name: &str, conditions: usize| {
+            let allow = |number| json!({ "type": "m.room_membership", "room_id": format!("!{name}{number}:b.test") });
+            let allow: Vec<Value> = (0..conditions).map(allow).collect();
+            let rules = json!({ "join_rule": "restricted", "allow": allow });
+            creates(&json!({ "initial_state": [{ "type": "m.room.join_rules", "content": rules }] }))
+        };
+        let same: Vec<String> = (0..5).map(|_| child("a", 4)).collect();
+        let more: Vec<String> = (0..5).map(|number| child(&format!("b{number}"), 20)).collect();
+        let in_space =
+            |room: &String| json!({ "type": "m.space.child", "state_key": room, "content": { "via": ["a"] } });
+        let state: Vec<Value> = same.iter().chain(&more).map(in_space).collect();
+        let kind = json!({ "type": "m.space" });
+        let space = creates(&json!({ "preset": "public_chat", "creation_content": kind, "initial_state": state }));
+        let before = server.actors();
+        let request = get_hierarchy::Request::new(<&RoomId>::try_from(&*space).unwrap().to_owned());
+        let answer =
+            block_on(hierarchy(&server.context(), Origin(server_name!("b.test").to_owned()), request)).unwrap();
+        assert_eq!(server.actors() - before, QUESTIONS_MAX, "rooms that are not here");
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!((&answer["children"], answer["inaccessible_children"].as_array().unwrap().len()), (&json!([]), 10));
     }
 
     #[test]
