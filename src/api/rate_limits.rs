@@ -56,13 +56,11 @@ use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{ClientAddress, Failure, authenticate::token, mail::validation, recent::Recent, uiaa};
+use crate::{ClientAddress, Failure, authenticate::token, client::INVITED_MAX, mail::validation, recent::Recent, uiaa};
 
 /// How many subjects of one limit are remembered for certain; at most twice as many are. Who is forgotten has the whole
 /// burst again: for a guesser that costs as many requests as this number.
 const SUBJECTS_MAX: usize = 10_000;
-/// How many of the users that one request invites are counted. More are too many for their endpoint, too.
-const INVITED_MAX: usize = 300;
 
 /// What limits every endpoint, by method and path.
 pub(crate) type OfEndpoints = HashMap<(Method, &'static str), Limits>;
@@ -242,7 +240,15 @@ impl Asked<'_> {
         let in_state = state.into_iter().filter_map(GivenState::invited);
         let by_address = by_address.into_iter().map(|it| it.address);
         let all = one.into_iter().chain(addressed).chain(several).chain(by_address).chain(in_state);
-        all.take(INVITED_MAX).collect()
+        let mut invited = BTreeSet::new();
+        for one in all {
+            invited.insert(one);
+            // More are too many for every endpoint.
+            if invited.len() > INVITED_MAX {
+                break;
+            }
+        }
+        invited
     }
 
     /// What names this request, if asking it again changes nothing: the same id from another device, and so with another

@@ -34,7 +34,7 @@ mod versions;
 mod voip;
 mod whoami;
 
-pub(crate) use rooms::{call_id, direction, directory, first_joined, found};
+pub(crate) use rooms::{INVITED_MAX, call_id, direction, directory, first_joined, found};
 
 use domain::Config;
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use domain::{RateLimit, RateLimited, Refusal};
 use http::Request;
 use ruma_common::{UserId, room_id, user_id};
+use serde_json::{Value, json};
 
 use super::{Asked, RateLimits, SUBJECTS_MAX};
 use crate::{ClientAddress, Failure};
@@ -90,6 +91,25 @@ fn invitations_count_for_everyone_invited() {
     let many = r#"{"invite":["@b:b","@c:b","@d:b","@e:b"]}"#;
     for (body, outcome) in [("{}", Ok(())), (many, Ok(())), (bob, Err(REFUSED)), ("{}", Ok(()))] {
         assert_eq!(invites(RateLimited::InvitesPerIssuer, body), outcome, "{body}");
+    }
+}
+
+/// As many as a new room may invite, in every way at once, and however often one of them is named before.
+#[test]
+fn nobody_invited_to_a_new_room_is_forgotten() {
+    let invite: Vec<String> = (0..500).map(|_| 0).chain(0..100).map(|number| format!("@u{number}:b")).collect();
+    let by_address: Vec<Value> = (0..100).map(|number| json!({ "address": format!("{number}@b.test") })).collect();
+    let content = json!({ "membership": "invite" });
+    let in_state =
+        |number| json!({ "type": "m.room.member", "state_key": format!("@s{number}:b"), "content": content });
+    let state: Vec<Value> = (0..200).map(in_state).collect();
+    let body = json!({ "invite": invite, "invite_3pid": by_address, "initial_state": state }).to_string();
+    let limits = limits(&[RateLimited::InvitesPerUser]);
+    assert_eq!(asks(&limits, RateLimited::InvitesPerUser, "::1", &body), Ok(()));
+    for (last, number) in [("u", 99), ("s", 199)] {
+        let again = format!(r#"{{"user_id":"@{last}{number}:b"}}"#);
+        assert_eq!(asks(&limits, RateLimited::InvitesPerUser, "::1", &again), Ok(()), "one is left of the burst");
+        assert_eq!(asks(&limits, RateLimited::InvitesPerUser, "::1", &again), Err(REFUSED), "{again}");
     }
 }
 

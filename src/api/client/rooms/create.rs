@@ -32,6 +32,8 @@ use crate::{Caller, Context, Failure, Routes, failure, identity_server::ThirdPar
 const INVITES_MAX: usize = 100;
 /// The most state events a client gives a new room.
 const INITIAL_STATE_MAX: usize = 200;
+/// The most users that a new room invites, in every way there is: by their ids, by their addresses, and as initial state.
+pub(crate) const INVITED_MAX: usize = 2 * INVITES_MAX + INITIAL_STATE_MAX;
 /// Profiles looked up at the same time.
 const PROFILES_AT_ONCE: usize = 16;
 /// How many milliseconds a version 12 room may be made later than asked, to have an id of its own: the id is a hash of

@@ -25,7 +25,7 @@ use platform::Fault;
 use ruma_common::UserId;
 
 pub(in crate::client) use aliases::room_named;
-pub(crate) use create::found;
+pub(crate) use create::{INVITED_MAX, found};
 pub(crate) use joining::first_joined;
 pub(crate) use messages::direction;
 pub(in crate::client) use messages::position;
