@@ -19,8 +19,9 @@ const KEEPALIVE: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interv
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// A process that was just killed may seem to be there for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts.
+/// Between two attempts to get the lock, and to get a connection.
 const PAUSE: Duration = Duration::from_millis(200);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A database that is ours, for as long as this is there.
 pub(crate) struct Claim(Option<Held>);
@@ -58,7 +59,7 @@ impl Claim {
                     Ok(None) => return another_has_it(),
                     Err(fault) => warn!(%fault, "the database is not claimed"),
                 }
-                sleep(PAUSE).await;
+                sleep(RECONNECT_PAUSE).await;
             };
         }
     }
