@@ -272,6 +272,11 @@ fn what_a_room_is_asked_about_times_and_states() {
     pinned(&room::GetJoinConditions { user: alice() }, json!({ "user": "@alice:a" }));
     pinned_reply::<room::GetJoinConditions>(json!({ "is_asked_for": true, "member_of_any": ["!room:a"] }));
     pinned(&room::IsJoined { user: alice() }, json!({ "user": "@alice:a" }));
+    pinned(
+        &room::JoinedSince { users: vec![(alice(), Some(1)), (alice(), None)] },
+        json!({ "users": [["@alice:a", 1], ["@alice:a", null]] }),
+    );
+    pinned_reply::<room::JoinedSince>(json!({ "users": ["@alice:a"], "until": 2 }));
     pinned(&room::JoinedAmong { users: vec![alice()] }, json!({ "users": ["@alice:a"] }));
     pinned(
         &room::GetJoinedMembers { user: alice(), appservice: Some("irc".into()), after: Some("@bob:a".into()) },

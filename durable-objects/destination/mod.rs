@@ -1,4 +1,4 @@
-//! Another server, as far as we owe it anything.
+//! Another server, as far as we owe it anything; and what it tells of its users.
 //!
 //! It follows the rooms in which that server has somebody, holds how far the server was told of each, and says what is to
 //! be sent next. It sends nothing itself: nothing waits for another server inside an actor. A *carrier* in the request
@@ -12,6 +12,7 @@
 //! | [`GetSharedRooms`] | the rooms that are shared with the server |
 //! | [`QueuePresence`] | how a user of ours is, for the server |
 //! | [`HearPresence`], [`GetPresences`] | how its users are |
+//! | [`UpdateDeviceLists`], [`CacheDeviceLists`], [`GetCachedDeviceLists`] | which devices and keys its users have |
 //! | [`TakeWork`] | a carrier asks what to send; nobody else gets it meanwhile |
 //! | [`StartAttempt`] | a carrier is about to send this: from now on nothing else is sent until it is acknowledged |
 //! | [`Acknowledge`] | the server has it |
@@ -23,6 +24,7 @@
 //! server is, and how to talk to it (the request tier's).
 
 mod carrying;
+mod device_list_cache;
 mod device_lists;
 mod edus;
 mod our_presence;
@@ -31,10 +33,16 @@ mod room_moved;
 mod store;
 mod their_presence;
 
+use std::cell::RefCell;
+
 use platform::Tx;
 
 pub use carrying::{
     Acknowledge, Attempt, IsUp, Range, Refused, ReportFailure, StartAttempt, StopCarrying, TakeWork, Work,
+};
+pub use device_list_cache::{
+    AsOf, CacheDeviceLists, CachedDeviceList, CachedDeviceLists, DeviceList, DeviceListUpdate, GetCachedDeviceLists,
+    UpdateDeviceLists,
 };
 pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu, QueueEduIfKnown};
@@ -53,13 +61,15 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_edus.sql"),
     include_str!("migrations/0003_presence.sql"),
     include_str!("migrations/0004_device_lists.sql"),
+    include_str!("migrations/0005_device_list_cache.sql"),
 ];
 
-/// The Destination's memory: presence on its way, which may get lost.
+/// The Destination's memory: presence on its way, which may get lost, and of whom something was told.
 #[derive(Default)]
 pub(crate) struct Destination {
     ours: our_presence::OurPresence,
     theirs: their_presence::TheirPresence,
+    told: RefCell<device_list_cache::Told>,
 }
 
 impl Logic for Destination {
@@ -76,6 +86,9 @@ impl Logic for Destination {
             found DevicesChanged => devices_changed,
             write QueueDeviceList => queue_device_list,
             read GetSharedRooms => get_shared_rooms,
+            read GetCachedDeviceLists => get_cached_device_lists,
+            write CacheDeviceLists => cache_device_lists,
+            write UpdateDeviceLists => update_device_lists,
             found QueuePresence => queue_presence,
             write HearPresence => hear_presence,
             read GetPresences => get_presences,

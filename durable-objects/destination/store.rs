@@ -1,5 +1,7 @@
 //! All of the Destination's SQL.
 
+pub(super) mod device_list_cache;
+
 use std::collections::BTreeMap;
 
 use platform::{Fault, Row, Sql, Tx};

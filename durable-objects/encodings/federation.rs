@@ -140,6 +140,50 @@ fn what_a_room_does_for_other_servers() {
 }
 
 #[test]
+fn what_a_destination_knows_of_devices() {
+    pinned(&destination::GetCachedDeviceLists { users: vec![alice()] }, json!({ "users": ["@alice:a"] }));
+    pinned_reply::<destination::GetCachedDeviceLists>(json!({
+        "lists": [{
+            "user": "@alice:a", "room_id": "!room:a", "since": 1, "stream_id": 2,
+            "keys": { "devices": { "D": {} }, "master": {}, "self_signing": {} },
+        }],
+        "rooms": ["!room:a"], "as_of": { "life": 3, "told": 4 },
+    }));
+    let cached = destination::CachedDeviceList {
+        user: alice(),
+        room_id: room(),
+        since: 1,
+        stream_id: None,
+        keys: destination::DeviceList::default(),
+    };
+    pinned(
+        &destination::CacheDeviceLists { as_of: destination::AsOf::default(), lists: vec![cached] },
+        json!({
+            "as_of": { "life": 0, "told": 0 },
+            "lists": [{ "user": "@alice:a", "room_id": "!room:a", "since": 1, "keys": { "devices": {} } }],
+        }),
+    );
+    let device = destination::DeviceListUpdate::Device {
+        device_id: "D".into(),
+        stream_id: 2,
+        prev_id: vec![1],
+        keys: Some(to_raw_value(&json!({})).unwrap()),
+    };
+    let keys = destination::DeviceListUpdate::CrossSigning { master: None, self_signing: None };
+    let unclear = destination::DeviceListUpdate::Unclear;
+    let updates = [device, keys, unclear].map(|update| (alice(), update)).to_vec();
+    pinned(
+        &destination::UpdateDeviceLists { updates },
+        json!({ "updates": [
+            ["@alice:a", { "device": { "device_id": "D", "stream_id": 2, "prev_id": [1], "keys": {} } }],
+            ["@alice:a", { "cross_signing": {} }],
+            ["@alice:a", "unclear"],
+        ] }),
+    );
+    pinned_reply::<destination::UpdateDeviceLists>(json!(["!room:a"]));
+}
+
+#[test]
 fn what_a_destination_is_told_and_asked() {
     let range = || Range { room_id: room(), after: 1, up_to: 2, events_max: None };
     let encoded = json!({ "room_id": "!room:a", "after": 1, "up_to": 2 });

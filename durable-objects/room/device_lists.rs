@@ -169,7 +169,7 @@ pub(super) fn of_gone(sql: &dyn Sql, viewer: &UserId, left: u64) -> Result<Devic
     Ok(DeviceLists { changed: Vec::new(), left })
 }
 
-fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Error> {
+pub(super) fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Error> {
     let Some(member) = store::state::at(sql, MEMBER, user, at)? else { return Ok(false) };
     #[derive(Default, Deserialize)]
     #[serde(default)]

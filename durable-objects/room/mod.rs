@@ -87,6 +87,7 @@ mod inbox;
 mod intake;
 mod join_remote;
 mod joined_among;
+mod joined_since;
 mod judge;
 mod list_notifications;
 mod mark_read;
@@ -178,6 +179,7 @@ pub use inbox::{AllWaiting, EndWaiting, KeepWaiting, StopFetching, TakeWaiting, 
 pub use intake::{GetIntake, Intake, Takes};
 pub use join_remote::{BeginJoin, CompleteJoin, GiveUpJoin};
 pub use joined_among::JoinedAmong;
+pub use joined_since::{JoinedSince, JoinedThroughout};
 pub use list_notifications::{ListNotifications, ListedNotification, ListedNotifications};
 pub use mark_read::{MarkRead, NewReceipt, ReceiptKind, is_thread};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
@@ -352,6 +354,7 @@ impl Logic for Room {
             read GetJoinConditions => join_conditions,
             read IsJoined => is_joined,
             read JoinedAmong => joined_among,
+            read JoinedSince => joined_since,
             write Forget => forget,
             write EraseSender => erase_sender,
             write PrepareUpgrade => prepare_upgrade,

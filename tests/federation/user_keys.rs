@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use harness::{Homeserver, Host, Keys, Reply, SERVER_NAME, User, Value, encode, json};
 
 use crate::{
-    guest::{Guest, VERSION},
+    guest::{Guest, VERSION, takes_what_is_sent},
     network::{Federated, on_each_host, ours},
 };
 
@@ -16,6 +16,7 @@ on_each_host![
     keys_are_asked_for_where_their_users_are,
     one_time_keys_are_claimed_where_their_users_are,
     who_does_not_answer_is_a_failure,
+    keys_are_known_while_their_server_tells_of_every_change,
     what_changes_of_our_devices_is_told_step_by_step,
 ];
 
@@ -136,6 +137,88 @@ fn who_does_not_answer_is_a_failure(host: Host) {
     let found = alice.post("/keys/claim", asked("one_time_keys", json!({ "PHONE": "a" }))).ok();
     assert!(found["failures"][&slow.name].is_object() && found["failures"]["localhost:1"].is_object(), "{found}");
     assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+}
+
+/// What is known of somebody's devices is good, even while their server is away, until something is told that does not
+/// follow from it, or they are in no room of ours any more.
+fn keys_are_known_while_their_server_tells_of_every_change(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
+    let zoe = Guest::joins(&here, &room, "zoe");
+    let key = |name: &str, text: &str| {
+        let id = format!("ed25519:{name}");
+        json!({ "user_id": zoe.id, "device_id": name, "keys": { (id): text } })
+    };
+    // Her server has these devices, or (`None`) says nothing.
+    let has = |stream_id: u64, devices: Option<Vec<Value>>| {
+        let id = zoe.id.clone();
+        zoe.homeserver.answers(move |request| {
+            let is_asked = request.uri.starts_with("/_matrix/federation/v1/user/devices/");
+            let Some(devices) = devices.clone().filter(|_| is_asked) else {
+                let silence = json!({ "errcode": "M_FORBIDDEN", "error": "No" });
+                return takes_what_is_sent(request).or_else(|| Some(Reply::json(403, &silence)));
+            };
+            let master = json!({ "user_id": id, "usage": ["master"], "keys": { "ed25519:m": "m" } });
+            let told = json!({ "user_id": id, "stream_id": stream_id, "devices": devices, "master_key": master });
+            Some(Reply::json(200, &told))
+        });
+    };
+    let phone = json!({ "device_id": "PHONE", "device_display_name": "phone", "keys": key("PHONE", "one") });
+    let query = || alice.post("/keys/query", json!({ "device_keys": { (zoe.id.clone()): [] } })).ok();
+    let names = |found: &Value| {
+        let devices = found["device_keys"][&zoe.id].as_object();
+        devices.map(|devices| devices.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let mut since = alice.syncs().next_batch;
+    let mut told = |edu_type: &str, mut content: Value| {
+        content["user_id"] = zoe.id.as_str().into();
+        zoe.sends(&json!({ "edus": [{ "edu_type": edu_type, "content": content }] })).ok();
+        let sync = alice.syncs_until(&since, |sync| sync.body["device_lists"]["changed"] == json!([zoe.id]));
+        since = sync.next_batch;
+    };
+    has(5, Some(vec![phone.clone()]));
+    let first = query();
+    assert_eq!(first["device_keys"][&zoe.id]["PHONE"]["keys"], json!({ "ed25519:PHONE": "one" }), "{first}");
+    assert_eq!(first["device_keys"][&zoe.id]["PHONE"]["unsigned"]["device_display_name"], "phone");
+    has(0, None);
+    let second = query();
+    assert_eq!(second, first, "she is known while her server says nothing");
+    let some = alice.post("/keys/query", json!({ "device_keys": { (zoe.id.clone()): ["OTHER"] } })).ok();
+    assert_eq!((names(&some), &some["failures"]), (Vec::new(), &json!({})), "only what is asked for: {some}");
+    let laptop = json!({
+        "device_id": "LAPTOP", "device_display_name": "laptop", "stream_id": 6, "prev_id": [5],
+        "keys": key("LAPTOP", "two"),
+    });
+    told("m.device_list_update", laptop);
+    let third = query();
+    assert_eq!(names(&third), ["LAPTOP", "PHONE"], "{third}");
+    assert_eq!(third["device_keys"][&zoe.id]["LAPTOP"]["unsigned"]["device_display_name"], "laptop");
+    told("m.device_list_update", json!({ "device_id": "PHONE", "stream_id": 7, "prev_id": [6], "deleted": true }));
+    let master = json!({ "user_id": zoe.id, "usage": ["master"], "keys": { "ed25519:n": "n" } });
+    told("m.signing_key_update", json!({ "master_key": master }));
+    let fourth = query();
+    assert_eq!(
+        (names(&fourth), &fourth["master_keys"][&zoe.id]["keys"]),
+        (vec!["LAPTOP".into()], &json!({ "ed25519:n": "n" }))
+    );
+    // An update is missing: nobody knows what the list is.
+    told(
+        "m.device_list_update",
+        json!({ "device_id": "TABLET", "stream_id": 9, "prev_id": [8], "keys": key("TABLET", "t") }),
+    );
+    let unknown = query();
+    assert_eq!(names(&unknown), Vec::<String>::new(), "{unknown}");
+    assert!(unknown["failures"][&zoe.homeserver.name].is_object(), "{unknown}");
+    has(9, Some(vec![phone]));
+    assert_eq!(names(&query()), ["PHONE"]);
+    // She leaves, and nobody tells us any more.
+    let (_, leave) = zoe.completes(zoe.draft("m.room.member", Some(&zoe.id), json!({ "membership": "leave" })));
+    zoe.sends_event(&leave);
+    zoe.homeserver.https.takes_received();
+    query();
+    let asked = zoe.homeserver.https.takes_received();
+    assert!(asked.iter().any(|request| request.uri == QUERY), "she shares no room: {}", asked.len());
 }
 
 /// Each update names the one before it, so that nobody has to ask for the whole list but at first.

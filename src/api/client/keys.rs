@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use actors::{
+    destination::DeviceList,
     room::GetDeviceLists,
     user::{
         ClaimKeys, GetKeys, GetOwnDeviceLists, GetSignatures, KeySignatures, Signed, SyncPlan, UploadCrossSigning,
@@ -76,6 +77,17 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// Adds a user's; of the devices, those that were asked for, or all.
+    pub(crate) fn add(&mut self, user: OwnedUserId, list: DeviceList, asked: &[OwnedDeviceId]) {
+        let DeviceList { mut devices, master, self_signing } = list;
+        if !asked.is_empty() {
+            devices.retain(|device_id, _| asked.contains(device_id));
+        }
+        self.device_keys.insert(user.clone(), devices);
+        self.master_keys.extend(master.map(|key| (user.clone(), key)));
+        self.self_signing_keys.extend(self_signing.map(|key| (user, key)));
+    }
+
     fn extend(&mut self, other: Keys) {
         self.failures.extend(other.failures);
         self.device_keys.extend(other.device_keys);
@@ -93,7 +105,7 @@ async fn query(cx: &Context, bearer: Bearer, request: query::Request) -> Result<
     let there = cx.keys_elsewhere(elsewhere, timeout_ms(request.timeout));
     let (keys, there) = join(keys_here(cx, viewer, here), there).await;
     let mut keys = keys?;
-    keys.extend(there);
+    keys.extend(there?);
     for (user_id, signed) in &signed {
         if let Some(master) = keys.master_keys.remove(user_id) {
             keys.master_keys.insert(user_id.clone(), signed_master(master, &bearer.user_id, signed)?);
@@ -230,7 +242,7 @@ async fn sign(cx: &Context, bearer: Bearer, request: signatures::Request) -> Res
     let there = cx.keys_elsewhere(elsewhere, TIMEOUT_MS);
     let (keys, there) = join(keys_here(cx, Some(&bearer.user_id), here), there).await;
     let mut masters = keys?.master_keys;
-    masters.extend(there.master_keys);
+    masters.extend(there?.master_keys);
     let call = UploadSignatures { token_hash: bearer.token_hash.clone(), signed, masters };
     let failures = bearer.call(cx, &call).await?;
     let failures: BTreeMap<OwnedUserId, BTreeMap<String, Value>> = failures

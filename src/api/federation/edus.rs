@@ -10,9 +10,9 @@ use std::{
 };
 
 use actors::{
-    destination::{GetSharedRooms, HearPresence, QueueEdu, QueueEduIfKnown},
+    destination::{HearPresence, QueueEdu, QueueEduIfKnown},
     presence::{Presence, PresenceState, PresenceStatus},
-    room::{DeviceListChanged, GetResidence, GetVersionForServer, MarkRead, MemberProfile, ReceiptKind, SetTyping},
+    room::{GetResidence, GetVersionForServer, MarkRead, MemberProfile, ReceiptKind, SetTyping},
     user::ReceiveToDevice,
 };
 use domain::RateLimited;
@@ -24,6 +24,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
+use super::device_list_cache::News;
 use crate::{Caller, Context, Failure};
 
 /// How long somebody elsewhere types who does not say that they stopped, in milliseconds. Synapse says so again every 40
@@ -33,8 +34,6 @@ const TYPING_MS: u64 = 60_000;
 const SERVERS_AT_ONCE: usize = 16;
 /// In a room of more servers, who types and who read what stays at home.
 const SERVERS_MAX: usize = 200;
-/// Rooms that are told at the same time that devices changed.
-const ROOMS_AT_ONCE: usize = 16;
 /// Names under which one sender's messages are remembered: each receiver knows the last few of every name.
 const MESSAGE_NAMES: u64 = 16;
 
@@ -60,6 +59,11 @@ pub(super) struct Edu {
 }
 
 impl Edu {
+    /// What it tells of somebody's devices or keys.
+    pub(super) fn device_news(&self) -> Option<News> {
+        News::read(&self.edu_type, &self.content)
+    }
+
     /// Whether it says what somebody read.
     pub(super) fn is_receipt(&self) -> bool {
         self.edu_type == RECEIPT
@@ -88,11 +92,6 @@ struct ToDevice {
 }
 
 #[derive(Deserialize)]
-struct OfUser {
-    user_id: OwnedUserId,
-}
-
-#[derive(Deserialize)]
 struct Presences {
     push: Vec<Box<RawValue>>,
 }
@@ -110,13 +109,11 @@ struct Push {
     currently_active: bool,
 }
 
-/// Takes in what a server tells. `told` are those whose devices changed by earlier EDUs of the same transaction: everybody
-/// asks for these devices anew once, and gets what they are by then. `written`: to whom earlier ones wrote.
+/// Takes in what a server tells, but for what is new of devices. `written`: to whom earlier EDUs of the same transaction wrote.
 pub(super) async fn receive(
     cx: &Context,
     origin: &ServerName,
     edu: &Edu,
-    told: &mut BTreeSet<OwnedUserId>,
     written: &mut Written,
 ) -> Result<(), Failure> {
     let content = edu.content.get();
@@ -127,11 +124,6 @@ pub(super) async fn receive(
         },
         "m.direct_to_device" => match serde_json::from_str(content) {
             Ok(message) => writes_to_devices(cx, origin, message, written).await,
-            Err(_) => Ok(()),
-        },
-        "m.device_list_update" | "m.signing_key_update" => match serde_json::from_str::<OfUser>(content) {
-            Ok(of_user) if !told.insert(of_user.user_id.clone()) => Ok(()),
-            Ok(of_user) => changes_devices(cx, origin, of_user.user_id).await,
             Err(_) => Ok(()),
         },
         "m.presence" => match serde_json::from_str(content) {
@@ -219,18 +211,6 @@ async fn writes_to_devices(
         }
     }
     Ok(())
-}
-
-/// The rooms that are shared with the user tell their members.
-async fn changes_devices(cx: &Context, origin: &ServerName, user: OwnedUserId) -> Result<(), Failure> {
-    if !is_of(&user, origin) {
-        return Ok(());
-    }
-    let rooms = cx.call(origin.as_str(), &GetSharedRooms { newest: None }).await?;
-    let call = DeviceListChanged { user, changed_ms: cx.now_ms() };
-    let call = &call;
-    let told = stream::iter(rooms).map(async |room_id| settled(cx.room(&room_id).call(call).await));
-    told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
 }
 
 /// Users of the server are there, or no longer.
@@ -337,36 +317,17 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use actors::{Call, destination::GetSharedRooms, user::ReceiveToDevice};
-    use ruma_common::{OwnedUserId, server_name};
+    use actors::{Call, user::ReceiveToDevice};
+    use ruma_common::server_name;
     use serde_json::{Value, json};
 
     use super::{Written, receive};
     use crate::testing::{TestServer, block_on};
 
     /// Whether anybody was asked to do something about an EDU, where whoever is asked cannot.
-    fn is_done(server: &TestServer, told: &mut BTreeSet<OwnedUserId>, edu: &Value) -> bool {
+    fn is_done(server: &TestServer, edu: &Value) -> bool {
         let edu = serde_json::from_value(edu.clone()).unwrap();
-        block_on(receive(&server.context(), server_name!("b.test"), &edu, told, &mut Written::default())).is_err()
-    }
-
-    #[test]
-    fn a_transaction_tells_once_that_somebodys_devices_changed() {
-        let server = TestServer::new(&[]);
-        server.fails(GetSharedRooms::NAME);
-        let mut told = BTreeSet::new();
-        let mut changes = |kind: &str, user: &str| {
-            is_done(&server, &mut told, &json!({ "edu_type": kind, "content": { "user_id": user } }))
-        };
-        let (devices, keys) = ("m.device_list_update", "m.signing_key_update");
-        assert!(changes(devices, "@bob:b.test"));
-        assert!(!changes(devices, "@bob:b.test") && !changes(keys, "@bob:b.test"));
-        assert!(changes(keys, "@zoe:b.test"));
-        assert!(!changes(devices, "@max:other.test"));
-        let edu = json!({ "edu_type": devices, "content": { "user_id": "@bob:b.test" } });
-        assert!(is_done(&server, &mut BTreeSet::new(), &edu), "another transaction");
+        block_on(receive(&server.context(), server_name!("b.test"), &edu, &mut Written::default())).is_err()
     }
 
     #[test]
@@ -378,7 +339,7 @@ mod tests {
                 "sender": "@bob:b.test", "type": "m".repeat(kind), "message_id": "i".repeat(id),
                 "messages": { "@alice:localhost": { "*": {} } },
             });
-            is_done(&server, &mut BTreeSet::new(), &json!({ "edu_type": "m.direct_to_device", "content": content }))
+            is_done(&server, &json!({ "edu_type": "m.direct_to_device", "content": content }))
         };
         assert_eq!([writes(9, 32), writes(255, 255), writes(256, 32), writes(9, 256)], [true, true, false, false]);
     }
@@ -393,7 +354,7 @@ mod tests {
             let content = json!({ "sender": sender, "type": "m", "message_id": "i", "messages": messages });
             let edu = serde_json::from_value(json!({ "edu_type": "m.direct_to_device", "content": content })).unwrap();
             let origin = server_name!("b.test");
-            block_on(receive(&server.context(), origin, &edu, &mut BTreeSet::new(), &mut written)).unwrap();
+            block_on(receive(&server.context(), origin, &edu, &mut written)).unwrap();
             server.actors()
         };
         assert_eq!(reached("@bob:b.test", 100), 20, "so many by one message");

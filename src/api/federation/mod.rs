@@ -7,6 +7,7 @@ mod arriving_join;
 mod ask;
 mod by_url;
 pub(crate) mod carrier;
+mod device_list_cache;
 mod device_lists;
 mod discovery;
 mod edus;

@@ -1,6 +1,6 @@
 //! What other servers send us as it happens. Spec: "Transactions".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use actors::{
     destination::IsUp,
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Origin,
+    Origin, device_list_cache,
     edus::{self, Edu, Written},
     elsewhere::Told,
     pdus::ReadPdu,
@@ -48,9 +48,10 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
     // Receipts alone come after what they are for.
     let edus = request.edus.iter().filter_map(|edu| serde_json::from_str(edu.json().get()).ok());
     let (read, edus): (Vec<Edu>, Vec<Edu>) = edus.partition(Edu::is_receipt);
-    let (mut told, mut written) = (BTreeSet::new(), Written::default());
+    device_list_cache::take_in(cx, &origin, edus.iter().filter_map(Edu::device_news).collect()).await?;
+    let mut written = Written::default();
     for edu in &edus {
-        edus::receive(cx, &origin, edu, &mut told, &mut written).await?;
+        edus::receive(cx, &origin, edu, &mut written).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {

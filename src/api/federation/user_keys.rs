@@ -6,8 +6,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use actors::user::GetKeys;
-use domain::{Refusal, signed_key::SignedKey};
+use actors::{destination::DeviceList, user::GetKeys};
+use domain::Refusal;
 use futures_util::{StreamExt, stream};
 use js_int::UInt;
 use ruma_common::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, serde::Raw};
@@ -25,13 +25,13 @@ use crate::{
 };
 
 /// Servers that are asked at the same time.
-const SERVERS_AT_ONCE: usize = 16;
+pub(super) const SERVERS_AT_ONCE: usize = 16;
 /// The largest answer of a server, in bytes; and what it may have for the first user asked for, and for each.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FIRST_USER_BYTES_MAX: usize = 1024 * 1024;
 const USER_BYTES_MAX: usize = 128 * 1024;
 /// All that servers tell for one request, in bytes: who has not answered when that is reached counts as silent.
-const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const TOLD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most servers that are asked for one request; those beyond count as silent.
 const SERVERS_MAX: usize = 1_000;
 
@@ -98,42 +98,55 @@ fn device(device_id: OwnedDeviceId, keys: Box<RawValue>) -> devices::UserDevice 
 pub(crate) type Elsewhere<T> = BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>;
 
 impl Context {
-    /// The keys of other servers' users. Servers that do not say are among the failures, and so are those that were not
-    /// listened to any more.
-    pub(crate) async fn keys_elsewhere(&self, asked: Elsewhere<Vec<OwnedDeviceId>>, timeout_ms: u64) -> Keys {
+    /// The keys of other servers' users: those that are known here to be current, and what their servers say of the rest.
+    /// Servers that do not say are among the failures, and so are those that were not listened to any more.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(crate) async fn keys_elsewhere(
+        &self,
+        asked: Elsewhere<Vec<OwnedDeviceId>>,
+        timeout_ms: u64,
+    ) -> Result<Keys, Failure> {
         let mut listening = Listening::to(&asked);
-        let calls = asked.into_iter().take(SERVERS_MAX).map(|(server, users)| async move {
-            let names: Vec<OwnedUserId> = users.keys().cloned().collect();
-            let answered = self.query(&server, query::Request::new(users), bounds(names.len(), timeout_ms)).await;
-            (server, names, answered)
-        });
-        let mut calls = stream::iter(calls).buffer_unordered(SERVERS_AT_ONCE);
+        let mut asked: Elsewhere<_> = asked.into_iter().take(SERVERS_MAX).collect();
+        let mut cache = self.cached_device_lists(&asked).await?;
         let mut found = Keys::default();
-        while let Some((server, names, answered)) = calls.next().await {
-            listening.heard(&server);
-            let mut answer = match answered {
-                Ok(answer) => answer,
-                Err(error) => {
-                    found.failures.insert(server.to_string(), failure(&error));
-                    continue;
-                }
-            };
-            for name in names {
-                let devices = answer.device_keys.remove(&name).unwrap_or_default().into_iter();
-                let devices: BTreeMap<_, _> = devices.filter_map(|(id, keys)| Some((id, signed(keys)?))).collect();
-                let master = answer.master_keys.remove(&name).and_then(signed);
-                let self_signing = answer.self_signing_keys.remove(&name).and_then(signed);
-                devices.values().chain(&master).chain(&self_signing).for_each(|keys| listening.counts(keys));
-                found.device_keys.insert(name.clone(), devices);
-                found.master_keys.extend(master.map(|key| (name.clone(), key)));
-                found.self_signing_keys.extend(self_signing.map(|key| (name, key)));
+        for (user, list) in std::mem::take(&mut cache.lists) {
+            let Some(of_server) = asked.get_mut(user.server_name()) else { continue };
+            let Some(devices) = of_server.remove(&user) else { continue };
+            if of_server.is_empty() {
+                listening.heard(user.server_name());
             }
-            if listening.is_over() {
-                break;
+            listening.counts_all(&list);
+            found.add(user, list, &devices);
+        }
+        asked.retain(|_, users| !users.is_empty());
+        let seats = &cache.seats;
+        let fetches = asked.iter().map(async |(server, users)| {
+            let fetched = self.fetch_device_lists(server, users, seats, timeout_ms).await;
+            (server, users, fetched)
+        });
+        let mut fetches = stream::iter(fetches).buffer_unordered(SERVERS_AT_ONCE);
+        let mut fetched = Vec::new();
+        while !listening.is_over()
+            && let Some((server, users, answered)) = fetches.next().await
+        {
+            listening.heard(server);
+            match answered {
+                Err(error) => drop(found.failures.insert(server.to_string(), failure(&error))),
+                Ok(lists) => {
+                    lists.values().for_each(|list| listening.counts_all(&list.keys));
+                    for (user, list) in &lists {
+                        found.add(user.clone(), list.keys.clone(), users.get(user).map_or(&[], Vec::as_slice));
+                    }
+                    fetched.push((server, lists));
+                }
             }
         }
         found.failures.extend(listening.ends());
-        found
+        self.cache_device_lists(fetched, &cache).await?;
+        Ok(found)
     }
 
     /// One-time keys of other servers' users, which those servers give to nobody else. Servers that do not say are among
@@ -173,7 +186,7 @@ impl Context {
 }
 
 /// What a server may answer that is asked for so many users.
-fn bounds(users: usize, timeout_ms: u64) -> Bounds {
+pub(super) fn bounds(users: usize, timeout_ms: u64) -> Bounds {
     let of_users = USER_BYTES_MAX.saturating_mul(users).saturating_add(FIRST_USER_BYTES_MAX);
     Bounds { response_bytes_max: of_users.min(ANSWER_BYTES_MAX), timeout_ms }
 }
@@ -197,6 +210,10 @@ impl Listening {
         self.told.set(self.told.get().saturating_add(keys.get().len()));
     }
 
+    fn counts_all(&self, list: &DeviceList) {
+        list.devices.values().chain(&list.master).chain(&list.self_signing).for_each(|key| self.counts(key));
+    }
+
     fn is_over(&self) -> bool {
         self.told.get() >= TOLD_BYTES_MAX
     }
@@ -206,12 +223,6 @@ impl Listening {
         let error = json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "Too much was asked for at once" });
         self.silent.into_iter().map(move |server| (server.to_string(), error.clone()))
     }
-}
-
-/// Keys that can be signed at all; others are no use to anybody.
-fn signed<T>(keys: Raw<T>) -> Option<Box<RawValue>> {
-    let keys = keys.into_json();
-    SignedKey::parse(keys.get()).is_ok().then_some(keys)
 }
 
 /// What a client learns of a server that did not say. Spec: `failures`.
