@@ -51,8 +51,15 @@ pub enum Work {
     Owed(Vec<Range>),
     /// As that, for a server that was away: of a room of which it is owed much, the newest.
     Missed(Vec<Range>),
-    /// How users of ours are: sent once, as well as that goes.
-    Presence { transaction_id: String, presences: Vec<Presence> },
+    /// What may get lost: sent once, as well as that goes.
+    #[serde(rename = "presence")]
+    Passing {
+        transaction_id: String,
+        presences: Vec<Presence>,
+        /// The JSON of each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        edus: Vec<String>,
+    },
 }
 
 /// Some of a room's log.
@@ -268,10 +275,10 @@ pub(super) fn settle(tx: &Tx<'_>, attempt: &Attempt, edus_up_to: Option<u64>) ->
 impl Destination {
     /// Has a carrier come if there is something to carry and nobody does; else looks again when that may change.
     pub(super) fn look_for_a_carrier(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        if !is_owed_anything(&**tx)? && !self.ours.waits() {
+        if !is_owed_anything(&**tx)? && !self.passing.waits() {
             return Ok(());
         }
-        if let Some(until_ms) = self.ours.carried_until_ms(cx.now_ms) {
+        if let Some(until_ms) = self.passing.carried_until_ms(cx.now_ms) {
             return Ok(schedule::at(tx, cx, DUE, until_ms)?);
         }
         let mut standing = Standing::load(&**tx)?;
@@ -292,7 +299,7 @@ impl Destination {
     pub(super) fn take_work(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeWork) -> Result<Work, Error> {
         let mut standing = Standing::load(&**tx)?;
         let is_others = (standing.is_carried(cx.now_ms) && !standing.is_carried_by(&call.carrier))
-            || self.ours.is_carried_by_another(&call.carrier, cx.now_ms);
+            || self.passing.is_carried_by_another(&call.carrier, cx.now_ms);
         if is_others || standing.not_before_ms > cx.now_ms {
             return Ok(Work::Nothing);
         }
@@ -319,7 +326,7 @@ impl Destination {
                 standing.was_away = false;
                 standing.save(tx)?;
             }
-            return Ok(self.ours.take(cx, call.carrier)?);
+            return Ok(self.passing.take(cx, call.carrier)?);
         }
         standing.lease(tx, cx, call.carrier)?;
         Ok(work)
@@ -361,7 +368,7 @@ impl Destination {
     pub(super) fn acknowledge(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: Acknowledge) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
         let is_as_it_was = standing.failures == 0 && standing.refusals.are_none();
-        if !self.ours.is_acknowledged(&call.transaction_id) {
+        if !self.passing.is_acknowledged(&call.transaction_id) {
             // A carrier that was given up may have been successful all the same.
             let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
                 return Ok(());
@@ -380,10 +387,10 @@ impl Destination {
 
     pub(super) fn report_failure(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ReportFailure) -> Result<(), Error> {
         let mut standing = Standing::load(&**tx)?;
-        // Refused presence is not told again: something newer will be.
-        let was_presence =
-            call.refused.as_ref().is_some_and(|refused| self.ours.is_acknowledged(&refused.transaction_id));
-        if !was_presence && !self.ours.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
+        // What is refused of it is not told again: something newer will be.
+        let was_passing =
+            call.refused.as_ref().is_some_and(|refused| self.passing.is_acknowledged(&refused.transaction_id));
+        if !was_passing && !self.passing.has_failed(&call.carrier) && !standing.is_carried_by(&call.carrier) {
             return Ok(());
         }
         standing.is_left_alone(cx)?;
@@ -391,7 +398,7 @@ impl Destination {
             (Some(attempt), Some(refused)) if attempt.transaction_id == refused.transaction_id => {
                 portion::is_refused(tx, &mut standing, &attempt, &refused)?;
             }
-            _ if was_presence => {}
+            _ if was_passing => {}
             _ => standing.failures = standing.failures.saturating_add(1),
         }
         self.rests(tx, cx, &mut standing)
@@ -414,7 +421,7 @@ impl Destination {
         if standing.is_carried_by(&call.carrier) {
             standing.carrier = None;
             standing.save(tx)?;
-        } else if !self.ours.has_failed(&call.carrier) {
+        } else if !self.passing.has_failed(&call.carrier) {
             return Ok(());
         }
         // By the alarm: carriers that call actors that call carriers would soon be deeper than the platform lets them.

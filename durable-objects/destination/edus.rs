@@ -1,4 +1,4 @@
-//! Ephemeral data for another server: typing, receipts, messages to devices, changed devices.
+//! What is no event of a room's and may not get lost: messages to devices, changed devices, the ends of invitations.
 //! Spec: Server-Server API, "EDUs".
 
 use platform::{ActorKind, Sql, Tx};
@@ -19,9 +19,8 @@ const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
 const READ_AT_ONCE: u64 = 10;
 /// Users whose devices are looked at for one transaction.
 const DEVICE_LISTS_MAX: u64 = 20;
-/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`], and a hundred more at most: then typing and
-/// receipts are dropped, and of the rest the oldest if that alone is more. A larger EDU counts for several, so that this
-/// bounds their bytes as well.
+/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`], and a hundred more at most: then the oldest are
+/// dropped. A larger EDU counts for several, so that this bounds their bytes as well.
 pub(super) const KEPT_MAX: u64 = 10_000;
 /// Bytes that count as one EDU.
 const UNIT_BYTES: usize = 8 * 1024;
@@ -149,7 +148,7 @@ pub(super) fn put(tx: &Tx<'_>, key: &str, edu: &RawValue) -> Result<bool, Error>
     }
     let on_its_way = carrying::edus_on_their_way(&**tx)?;
     let units = (edu.get().len() / UNIT_BYTES).saturating_add(1) as u64;
-    // What waits is counted now and then: who types has theirs replaced all the time, and that is no more than it was.
+    // What waits is counted now and then.
     if store::put_edu(tx, (key, edu.get()), units, on_its_way)? > 0 {
         store::drop_edus(tx, KEPT_MAX, UNIT_BYTES as u64, on_its_way)?;
     }
@@ -159,7 +158,7 @@ pub(super) fn put(tx: &Tx<'_>, key: &str, edu: &RawValue) -> Result<bool, Error>
 #[cfg(test)]
 mod tests {
     use domain::power::Preset;
-    use platform::{ActorKind, Address, Sql};
+    use platform::{ActorKind, Address};
     use ruma_common::user_id;
     use serde_json::value::to_raw_value;
 
@@ -193,28 +192,6 @@ mod tests {
             queues(format!("large {number}"), 99 * UNIT_BYTES);
         }
         assert_eq!(oldest(&world), "large 0");
-    }
-
-    /// What opens a message must not be lost for somebody's typing.
-    #[test]
-    fn what_others_replace_drops_no_messages_to_devices() {
-        let world = World::new(1);
-        let queues = |key: String, name: &str, bytes: usize| {
-            let edu = to_raw_value(&(name.to_owned() + &"x".repeat(bytes))).unwrap();
-            world.call("there.test", &QueueEdu { key, edu }).unwrap();
-        };
-        queues("to_device 1".to_owned(), "key", 0);
-        for number in 0..3 * KEPT_MAX / 100 {
-            queues("typing !r @alice".to_owned(), &number.to_string(), 99 * UNIT_BYTES);
-        }
-        assert_eq!(oldest(&world), "key");
-        for number in 0..2 * KEPT_MAX / 100 {
-            queues(format!("receipt !r @u{number}"), &number.to_string(), 99 * UNIT_BYTES);
-        }
-        assert_eq!(oldest(&world), "key");
-        let sql = world.sql(&Address::new(ActorKind::Destination, "there.test"));
-        let count = sql.query("SELECT count(*) FROM edu", &[]).unwrap().remove(0).unsigned(0).unwrap();
-        assert!(count <= KEPT_MAX / 100 + 1, "{count}");
     }
 
     #[test]

@@ -7,10 +7,10 @@
 //! | call | does |
 //! |---|---|
 //! | [`RoomMoved`] | there is something new in a room |
-//! | [`QueueEdu`], [`QueueEduIfKnown`], [`GetEdus`] | something that is no event of a room's: typing, receipts, messages to devices |
+//! | [`QueueEdu`], [`QueueEduIfKnown`], [`GetEdus`] | something that is no event of a room's, and may not get lost: messages to devices |
 //! | [`DevicesChanged`], [`QueueDeviceList`] | whose devices changed, and what is told of them |
 //! | [`GetSharedRooms`] | the rooms that are shared with the server |
-//! | [`QueuePresence`] | how a user of ours is, for the server |
+//! | [`PassEdu`], [`QueuePresence`] | what may get lost: who types, what was read, how a user of ours is |
 //! | [`HearPresence`], [`GetPresences`] | how its users are |
 //! | [`UpdateDeviceLists`], [`CacheDeviceLists`], [`GetCachedDeviceLists`] | which devices and keys its users have |
 //! | [`TakeWork`] | a carrier asks what to send; nobody else gets it meanwhile |
@@ -27,7 +27,7 @@ mod carrying;
 mod device_list_cache;
 mod device_lists;
 mod edus;
-mod our_presence;
+mod passing;
 mod portion;
 mod room_moved;
 mod store;
@@ -46,7 +46,7 @@ pub use device_list_cache::{
 };
 pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu, QueueEduIfKnown};
-pub use our_presence::QueuePresence;
+pub use passing::{PassEdu, QueuePresence};
 pub use room_moved::RoomMoved;
 pub use their_presence::{GetPresences, HearPresence};
 
@@ -64,10 +64,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_device_list_cache.sql"),
 ];
 
-/// The Destination's memory: presence on its way, which may get lost, and of whom something was told.
+/// The Destination's memory: what is on its way and may get lost, and of whom something was told.
 #[derive(Default)]
 pub(crate) struct Destination {
-    ours: our_presence::OurPresence,
+    passing: passing::Passing,
     theirs: their_presence::TheirPresence,
     told: RefCell<device_list_cache::Told>,
 }
@@ -89,6 +89,7 @@ impl Logic for Destination {
             read GetCachedDeviceLists => get_cached_device_lists,
             write CacheDeviceLists => cache_device_lists,
             write UpdateDeviceLists => update_device_lists,
+            found PassEdu => pass_edu,
             found QueuePresence => queue_presence,
             write HearPresence => hear_presence,
             read GetPresences => get_presences,

@@ -43,15 +43,12 @@ pub(super) fn put_edu(tx: &Tx<'_>, (key, json): (&str, &str), units: u64, on_its
     Ok((position / 100).saturating_sub(position.saturating_sub(units) / 100))
 }
 
-/// Of more EDUs than `units_max` units, one for each `unit_bytes` that are begun, drops those that are not on their way and
-/// matter least: who types and what was read, the oldest first; then, if those are not enough, the oldest of the others.
+/// Of more EDUs than `units_max` units, one for each `unit_bytes` that are begun, drops the oldest that are not on their way.
 pub(super) fn drop_edus(tx: &Tx<'_>, units_max: u64, unit_bytes: u64, on_its_way: u64) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM edu WHERE position > ?3 AND position IN
          (SELECT position FROM
-          (SELECT position, sum(units) OVER (ORDER BY passes, position DESC) AS kept FROM
-           (SELECT position, length(json) / ?2 + 1 AS units,
-             coalesce(key GLOB 'typing *' OR key GLOB 'receipt *', 0) AS passes FROM edu))
+          (SELECT position, sum(length(json) / ?2 + 1) OVER (ORDER BY position DESC) AS kept FROM edu)
           WHERE kept > ?1)",
         &[units_max.into(), unit_bytes.into(), on_its_way.into()],
     )?;

@@ -244,6 +244,10 @@ fn what_a_destination_is_told_and_asked() {
     let edu = to_raw_value(&json!({ "edu_type": "m.x" })).unwrap();
     let queue = destination::QueueEdu { key: "k".into(), edu };
     pinned(&queue, json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
+    pinned(
+        &destination::PassEdu { key: "k".into(), edu: queue.edu.clone(), until_ms: Some(1) },
+        json!({ "key": "k", "edu": { "edu_type": "m.x" }, "until_ms": 1 }),
+    );
     pinned(&destination::QueueEduIfKnown(queue), json!({ "key": "k", "edu": { "edu_type": "m.x" } }));
     pinned(&destination::GetEdus { up_to: Some(7) }, json!({ "up_to": 7 }));
     pinned_reply::<destination::GetEdus>(json!({ "edus": [{ "edu_type": "m.x" }], "up_to": 7 }));
@@ -325,7 +329,7 @@ fn what_is_said_of_presence_across_servers() {
         json!({ "room_id": "!room:a", "users": ["@alice:a"] }),
     );
     pinned_reply::<destination::GetPresences>(json!([encoded]));
-    pinned_reply::<destination::TakeWork>(json!({ "presence": { "transaction_id": "t", "presences": [encoded] } }));
+    pinned_reply::<destination::TakeWork>(json!({ "presence": { "transaction_id": "t", "presences": [encoded], "edus": ["{}"] } }));
     pinned(&rooms::HearPresences { presences: vec![presence] }, json!({ "presences": [encoded] }));
     pinned_reply::<rooms::HearPresences>(json!({ "members": ["@alice:a"], "strangers": ["@bob:a"] }));
     pinned_reply::<rooms::TellPresence>(json!({ "more_comes": true, "servers": ["one.test"] }));

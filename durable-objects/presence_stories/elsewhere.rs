@@ -41,7 +41,7 @@ fn told(world: &World) -> Vec<(OwnedUserId, PresenceState)> {
     loop {
         let transaction_id = match world.call(THERE, &TakeWork { carrier: carrier() }).unwrap() {
             Work::Nothing => return told,
-            Work::Presence { transaction_id, presences } => {
+            Work::Passing { transaction_id, presences, .. } => {
                 told.extend(presences.into_iter().map(|presence| (presence.user, presence.status.state)));
                 transaction_id
             }

@@ -56,9 +56,13 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
             };
             (attempt, events, edus.edus, edus.up_to)
         }
-        Work::Presence { transaction_id, presences } => {
+        Work::Passing { transaction_id, presences, edus } => {
             let attempt = Attempt { transaction_id, ranges: Vec::new(), edus_up_to: None };
-            (attempt, Vec::new(), vec![edus::presence(&presences, cx.now_ms())?], None)
+            let mut edus = edus.into_iter().map(RawValue::from_string).collect::<Result<Vec<_>, _>>()?;
+            if !presences.is_empty() {
+                edus.push(edus::presence(&presences, cx.now_ms())?);
+            }
+            (attempt, Vec::new(), edus, None)
         }
         Work::Owed(owed) | Work::Missed(owed) => {
             let (ranges, events) = fill(cx, server, owed, is_missed).await?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use actors::{
-    destination::{HearPresence, QueueEdu, QueueEduIfKnown},
+    destination::{HearPresence, PassEdu, QueueEdu, QueueEduIfKnown},
     presence::{Presence, PresenceState, PresenceStatus},
     room::{GetResidence, GetVersionForServer, MarkRead, MemberProfile, ReceiptKind, SetTyping},
     user::ReceiveToDevice,
@@ -244,14 +244,20 @@ pub(super) fn presence(presences: &[Presence], now_ms: u64) -> Result<Box<RawVal
 }
 
 impl Context {
-    /// Tells the other servers in a room something that something newer of the same `key` replaces.
-    pub(crate) async fn tell_servers_in(&self, room_id: &RoomId, key: &str, edu: &Value) -> Result<(), Failure> {
+    /// Tells the other servers in a room something that something newer of the same `key` replaces, as well as that goes;
+    /// for so long as it is worth it.
+    async fn tell_servers_in(
+        &self,
+        room_id: &RoomId,
+        key: String,
+        edu: &Value,
+        until_ms: Option<u64>,
+    ) -> Result<(), Failure> {
         let servers = self.room(room_id).call(&GetResidence {}).await?.servers;
         if servers.len() > SERVERS_MAX {
             return Ok(());
         }
-        let call = QueueEdu { key: key.to_owned(), edu: to_raw_value(edu)? };
-        let call = &call;
+        let call = &PassEdu { key, edu: to_raw_value(edu)?, until_ms };
         let told = stream::iter(servers).map(async |server| self.call(&server, call).await);
         told.buffer_unordered(SERVERS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
     }
@@ -260,7 +266,8 @@ impl Context {
     pub(crate) async fn tell_of_typing(&self, room_id: &RoomId, user: &UserId, typing: bool) -> Result<(), Failure> {
         let content = json!({ "room_id": room_id, "user_id": user, "typing": typing });
         let edu = json!({ "edu_type": "m.typing", "content": content });
-        self.tell_servers_in(room_id, &format!("typing {room_id} {user}"), &edu).await
+        let until_ms = self.now_ms().saturating_add(TYPING_MS);
+        self.tell_servers_in(room_id, format!("typing {room_id} {user}"), &edu, Some(until_ms)).await
     }
 
     /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that. Of the receipts,
@@ -283,7 +290,7 @@ impl Context {
             let content = json!({ (room_id.as_str()): { "m.read": user } });
             let edu = json!({ "edu_type": "m.receipt", "content": content });
             let thread = receipt.thread.as_deref().unwrap_or_default();
-            self.tell_servers_in(room_id, &format!("receipt {room_id} {} {thread}", read.user), &edu).await?;
+            self.tell_servers_in(room_id, format!("receipt {room_id} {} {thread}", read.user), &edu, None).await?;
         }
         Ok(())
     }
