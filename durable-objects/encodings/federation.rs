@@ -329,7 +329,9 @@ fn what_is_said_of_presence_across_servers() {
         json!({ "room_id": "!room:a", "users": ["@alice:a"] }),
     );
     pinned_reply::<destination::GetPresences>(json!([encoded]));
-    pinned_reply::<destination::TakeWork>(json!({ "presence": { "transaction_id": "t", "presences": [encoded], "edus": ["{}"] } }));
+    pinned_reply::<destination::TakeWork>(
+        json!({ "presence": { "transaction_id": "t", "presences": [encoded], "edus": ["{}"] } }),
+    );
     pinned(&rooms::HearPresences { presences: vec![presence] }, json!({ "presences": [encoded] }));
     pinned_reply::<rooms::HearPresences>(json!({ "members": ["@alice:a"], "strangers": ["@bob:a"] }));
     pinned_reply::<rooms::TellPresence>(json!({ "more_comes": true, "servers": ["one.test"] }));

@@ -12,9 +12,12 @@ use crate::Context;
 
 /// Files that are remembered while they are fetched, and for a moment if they were not to be had.
 const FILES_MAX: usize = 2_000;
+/// Files that are fetched at the same time: on Workers each holds a part of itself, and all that an isolate does has 128 MB.
+/// Who comes while so many are waits.
+const FILES_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 64 };
 /// URLs that are remembered while they are looked at, and for a while if there was nothing.
 const URLS_MAX: usize = 1_000;
-/// URLs that are looked at at the same time.
+/// URLs that are looked at at the same time. Who comes while so many are is told to try again.
 const URLS_AT_ONCE: usize = 32;
 /// When to try again who comes while too many are at work, in milliseconds.
 const RETRY_MS: u64 = 2_000;
@@ -31,8 +34,8 @@ pub struct MediaTurns {
 
 impl Default for MediaTurns {
     fn default() -> Self {
-        let (files, urls) = (Turns::new(FILES_MAX, usize::MAX), Turns::new(URLS_MAX, URLS_AT_ONCE));
-        Self { files, urls, pictures: Pictures::default() }
+        let files = Turns { is_patient: true, ..Turns::new(FILES_MAX, FILES_AT_ONCE) };
+        Self { files, urls: Turns::new(URLS_MAX, URLS_AT_ONCE), pictures: Pictures::default() }
     }
 }
 
@@ -42,6 +45,8 @@ pub(super) struct Turns {
     turns: Arc<Mutex<Remembered>>,
     remembered_max: usize,
     at_once_max: usize,
+    /// Whether who comes while so many are at work waits.
+    is_patient: bool,
 }
 
 #[derive(Default)]
@@ -61,7 +66,7 @@ struct Turn {
 
 impl Turns {
     fn new(remembered_max: usize, at_once_max: usize) -> Self {
-        Self { turns: Arc::default(), remembered_max, at_once_max }
+        Self { turns: Arc::default(), remembered_max, at_once_max, is_patient: false }
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
@@ -71,7 +76,7 @@ impl Turns {
     /// Takes the turn at something for a time, once nobody else has it.
     ///
     /// # Errors
-    /// It was refused a moment ago; or too many are at work.
+    /// It was refused a moment ago; or too many are at work, where nobody waits for that.
     pub(super) async fn take(&self, cx: &Context, name: &str, lasts_ms: u64) -> Result<Taken, Refusal> {
         let mut look_ms = LOOK_MS_MIN;
         loop {
@@ -83,7 +88,7 @@ impl Turns {
         }
     }
 
-    /// `None`: somebody else is at it.
+    /// `None`: somebody else is at it, or so many are at work.
     fn begin(&self, name: &str, now_ms: u64, lasts_ms: u64) -> Result<Option<Taken>, Refusal> {
         let mut remembered = self.remembered();
         let Remembered { turns, count } = &mut *remembered;
@@ -92,7 +97,7 @@ impl Turns {
         }
         turns.retain(|_, turn| now_ms < turn.until_ms);
         if turns.values().filter(|turn| turn.refused.is_none()).count() >= self.at_once_max {
-            return Err(Refusal::Unavailable { retry_after_ms: RETRY_MS });
+            return if self.is_patient { Ok(None) } else { Err(Refusal::Unavailable { retry_after_ms: RETRY_MS }) };
         }
         if turns.len() >= self.remembered_max {
             turns.retain(|_, turn| turn.refused.is_none());
@@ -147,7 +152,7 @@ impl Drop for Taken {
 mod tests {
     use domain::Refusal;
 
-    use super::{MediaTurns, Taken, Turns, URLS_AT_ONCE, URLS_MAX};
+    use super::{FILES_AT_ONCE, MediaTurns, Taken, Turns, URLS_AT_ONCE, URLS_MAX};
 
     fn first(turns: &Turns, name: &str, now_ms: u64) -> Taken {
         turns.begin(name, now_ms, 100).unwrap().unwrap()
@@ -204,5 +209,16 @@ mod tests {
         assert!(matches!(turns.begin("one more", 0, 100).err(), Some(Refusal::Unavailable { .. })));
         drop(taken);
         drop(first(&turns, "one more", 0));
+    }
+
+    #[test]
+    fn of_many_files_some_wait() {
+        let MediaTurns { files: turns, .. } = MediaTurns::default();
+        let mut taken: Vec<_> = (0..FILES_AT_ONCE).map(|number| first(&turns, &number.to_string(), 0)).collect();
+        assert!(is_others(&turns, "one more", 0));
+        taken.pop();
+        drop(first(&turns, "one more", 0));
+        // Nobody may have been left to say that it is over.
+        drop(first(&turns, "much later", 100));
     }
 }
