@@ -20,6 +20,7 @@ mod identity_server;
 mod mail;
 mod media;
 mod metadata;
+mod named_service;
 mod new_login;
 mod notices;
 mod operator;

@@ -32,7 +32,7 @@ pub use media_quota::MediaQuota;
 pub use secret::Secret;
 pub use server_notices::ServerNotices;
 pub use support::{Support, SupportContact};
-pub use turn::Turn;
+pub use turn::{Relay, Turn};
 pub use url_previews::UrlPreviews;
 
 /// A key of the configuration, for listings and generated documentation.
@@ -272,7 +272,18 @@ impl Config {
         ),
         key("TURN_URIS", None, "where calls are relayed: turn: and turns: URIs separated by commas"),
         key("TURN_SHARED_SECRET", None, "secret. The one that the TURN servers know; goes with TURN_URIS"),
-        key("TURN_USER_LIFETIME", Some("86400"), "how long credentials for them are good, in seconds: 60 to 31536000"),
+        key(
+            "TURN_CLOUDFLARE_KEY_ID",
+            None,
+            "instead of TURN_URIS, the id of a key of Cloudflare's TURN service; goes with TURN_CLOUDFLARE_API_TOKEN",
+        ),
+        key("TURN_CLOUDFLARE_API_TOKEN", None, "secret. The API token of that key"),
+        key("TURN_CLOUDFLARE_URL", Some("https://rtc.live.cloudflare.com/v1/turn"), "where that service is asked"),
+        key(
+            "TURN_USER_LIFETIME",
+            Some("86400"),
+            "how long credentials for TURN servers are good, in seconds: 60 to 31536000, and to 172800 at Cloudflare",
+        ),
         key(
             "URL_PREVIEWS",
             Some("off"),

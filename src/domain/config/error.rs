@@ -24,6 +24,14 @@ pub enum ConfigError {
         /// The key.
         name: &'static str,
     },
+    /// Of two keys only one may be given.
+    #[error("{name} and {other}: only one of them may be given")]
+    Exclusive {
+        /// One of them.
+        name: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// An application service is not registered as it should be.
     #[error("APPSERVICES: {0}")]
     Appservice(#[from] BadRegistration),

@@ -1,4 +1,4 @@
-use super::{Config, ConfigError, LogLevel, PasswordHashCost, Registration};
+use super::{Config, ConfigError, LogLevel, PasswordHashCost, Registration, Relay};
 use crate::{RateLimit, RateLimited};
 
 pub(super) fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -104,7 +104,8 @@ fn every_key_is_read() {
     assert_eq!((config.max_upload_size, config.authenticated_media), (524_288, false));
     assert_eq!((config.media_retention_ms, config.remote_media_retention_ms), (Some(7_776_000_000), None));
     let turn = config.turn.as_ref().unwrap();
-    assert_eq!((turn.uris.len(), turn.secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
+    let Relay::Own { uris, secret } = &turn.relay else { panic!("{turn:?}") };
+    assert_eq!((uris.len(), secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
     let quota = &config.media_quota;
     assert_eq!((quota.stored_max, quota.daily_max), (Some(2 << 40), Some(1 << 30)));
     assert_eq!(quota.info_url.as_deref(), Some("https://example.org/quota#more"));
@@ -172,6 +173,9 @@ fn errors_name_the_key_and_not_the_value() {
         ("TURN_URIS", ""),
         ("TURN_SHARED_SECRET", ""),
         ("TURN_USER_LIFETIME", "59"),
+        ("TURN_CLOUDFLARE_KEY_ID", "../key"),
+        ("TURN_CLOUDFLARE_API_TOKEN", ""),
+        ("TURN_CLOUDFLARE_URL", "rtc.live.cloudflare.com"),
         ("RECAPTCHA_PUBLIC_KEY", "<script>"),
         ("RECAPTCHA_VERIFY_URL", "captcha.test"),
         ("EMAIL_NOTIFICATION_DELAY", "86401"),
@@ -201,11 +205,27 @@ fn errors_name_the_key_and_not_the_value() {
     assert!(unknown.to_string().starts_with("REGISTRATON: there is no such key. Known keys: SERVER_NAME, "));
     assert_eq!(config(&[("SERVER_NAME", "a")]).unwrap_err(), ConfigError::Twice { name: "SERVER_NAME".to_owned() });
     assert_eq!(Config::from_pairs([]).unwrap_err(), ConfigError::Missing { name: "SERVER_NAME" });
-    for (given, value, name) in
-        [("TURN_URIS", "turn:a.org", "TURN_SHARED_SECRET"), ("TURN_SHARED_SECRET", "sesame", "TURN_URIS")]
-    {
+    for (given, value, name) in [
+        ("TURN_URIS", "turn:a.org", "TURN_SHARED_SECRET"),
+        ("TURN_SHARED_SECRET", "sesame", "TURN_URIS"),
+        ("TURN_CLOUDFLARE_KEY_ID", "key", "TURN_CLOUDFLARE_API_TOKEN"),
+        ("TURN_CLOUDFLARE_API_TOKEN", "sesame", "TURN_CLOUDFLARE_KEY_ID"),
+    ] {
         assert_eq!(config(&[(given, value)]).unwrap_err(), ConfigError::Missing { name });
     }
+}
+
+#[test]
+fn calls_are_relayed_by_one_service() {
+    let cloudflare = [("TURN_CLOUDFLARE_KEY_ID", "0a1b"), ("TURN_CLOUDFLARE_API_TOKEN", "sesame")];
+    let Relay::Cloudflare { url, api_token } = config(&cloudflare).unwrap().turn.unwrap().relay else { panic!() };
+    let path = "keys/0a1b/credentials/generate-ice-servers";
+    assert_eq!((url, api_token.expose()), (format!("https://rtc.live.cloudflare.com/v1/turn/{path}"), "sesame"));
+    let long = [cloudflare[0], cloudflare[1], ("TURN_USER_LIFETIME", "172801")];
+    assert!(matches!(config(&long).unwrap_err(), ConfigError::BadValue { name: "TURN_USER_LIFETIME", .. }));
+    let both = [cloudflare[0], cloudflare[1], ("TURN_URIS", "turn:a.org"), ("TURN_SHARED_SECRET", "sesame")];
+    let error = config(&both).unwrap_err().to_string();
+    assert_eq!(error, "TURN_URIS and TURN_CLOUDFLARE_KEY_ID: only one of them may be given");
 }
 
 #[test]
