@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use harness::{Gateway, Host, Server};
+use harness::{Authority, Gateway, Host, Mailbox, Server};
 
 const USAGE: &str = "usage: interop RUST_CONVERSATION NODE [--host native|worker]…";
 
@@ -42,6 +42,8 @@ fn main() -> ExitCode {
     for host in hosts {
         // It wakes clients through a gateway on this machine.
         let (server, gateway) = (Server::with_network(host, &[]), Gateway::starts());
+        let mailbox = Mailbox::encrypted();
+        let posted = with_mail(host, &mailbox);
         for (client, command) in [
             ("matrix-js-sdk", script("conversation.mjs").arg(server.url())),
             ("matrix-js-sdk", script("rooms.mjs").arg(server.url())),
@@ -49,10 +51,11 @@ fn main() -> ExitCode {
             ("matrix-js-sdk", script("threads.mjs").arg(server.url())),
             ("matrix-js-sdk", script("finding.mjs").arg(server.url())),
             ("matrix-js-sdk", script("push.mjs").arg(server.url()).arg(gateway.url())),
+            ("matrix-js-sdk", script("mail.mjs").arg(posted.url())),
             ("matrix-js-sdk", script("encryption.mjs").arg(server.url())),
             ("matrix-sdk", Command::new(&rust).arg(server.url())),
         ] {
-            let held = hold(command, &gateway, |line| println!("{} {client}: {line}", host.name()))
+            let held = hold(command, &gateway, &mailbox, |line| println!("{} {client}: {line}", host.name()))
                 .unwrap_or_else(|error| panic!("{client} cannot be talked with: {error}"));
             passed += held.passed;
             failed += held.failed;
@@ -68,9 +71,24 @@ struct Held {
     failed: usize,
 }
 
+/// A server that sends mail, soon.
+fn with_mail(host: Host, mailbox: &Mailbox) -> Server {
+    let settings = [
+        ("SMTP_HOST", "localhost"),
+        ("SMTP_PORT", &mailbox.port.to_string()),
+        ("SMTP_ENCRYPTION", "tls"),
+        ("SMTP_USER", "postbox"),
+        ("SMTP_PASSWORD", "stamps"),
+        ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
+        ("EMAIL_NOTIFICATION_DELAY", "1"),
+        ("EXTRA_CA_FILE", Authority::shared().file().to_str().expect("paths are UTF-8")),
+    ];
+    Server::with(host, &settings)
+}
+
 /// Lets a client hold its conversation to the end. One that says «pushes EVENT» hears an empty line once the gateway was told
-/// of that event, as the next that it is told of.
-fn hold(command: &mut Command, gateway: &Gateway, show: impl Fn(&str)) -> Result<Held, Error> {
+/// of that event, as the next that it is told of; one that says «mails ADDRESS» hears the link in the next message to there.
+fn hold(command: &mut Command, gateway: &Gateway, mailbox: &Mailbox, show: impl Fn(&str)) -> Result<Held, Error> {
     let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (mut hears, says) = (client.stdin.take().expect("piped"), client.stdout.take().expect("piped"));
     let mut complains = client.stderr.take().expect("piped");
@@ -88,6 +106,9 @@ fn hold(command: &mut Command, gateway: &Gateway, show: impl Fn(&str)) -> Result
             assert_eq!(pushed.expect("there is always a next")["event_id"], event_id, "this was to wake nobody");
             held.passed += 1;
             hears.write_all(b"\n")?;
+        }
+        if let Some(address) = line.strip_prefix("mails ") {
+            hears.write_all(format!("{}\n", mailbox.takes(address).link()).as_bytes())?;
         }
         held.passed += usize::from(line.starts_with("ok "));
         held.failed += usize::from(line.starts_with("FAILED "));
