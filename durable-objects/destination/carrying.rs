@@ -2,8 +2,9 @@
 //!
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, and any carrier repeats exactly
 //! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
-//! at the lease's end finds another one. One that died over an attempt counts as if the server had not answered. A server that does not answer is left alone for longer and longer, up to
-//! [`PAUSE_MS_MAX`], and tried at once when it is heard of. One that refuses what is sent gets less at once (`portion.rs`).
+//! at the lease's end finds another one. One that died over an attempt counts as if the server had not answered. A server
+//! that does not answer is left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of.
+//! One that refuses what is sent gets less at once (`portion.rs`).
 //! Spec: Server-Server API, "Transactions".
 
 use domain::backoff;
@@ -21,14 +22,15 @@ pub(super) const DUE: &str = "carry";
 pub(super) const LEASE_MS: u64 = 90_000;
 /// How long a server that did not answer is left alone at first, in milliseconds.
 const PAUSE_MS_MIN: u64 = 2_000;
-/// How long it is left alone at most, in milliseconds: one hour.
-const PAUSE_MS_MAX: u64 = 3_600_000;
+/// How long it is left alone at most, in milliseconds: six hours. One that is back says something, as a rule, and there are
+/// many that never will be: each attempt costs.
+const PAUSE_MS_MAX: u64 = 6 * 3_600_000;
 /// A server that did not answer this often in a row was away, for eight minutes or more: what it missed is not told from
 /// the beginning.
 const AWAY_FAILURES: u32 = 9;
 /// A server that shares no room, and did not answer this often in a row, for about three days, is given up, with the EDUs
 /// that wait for it: anybody could have invented it.
-const STRANGER_FAILURES_MAX: u32 = 80;
+const STRANGER_FAILURES_MAX: u32 = 23;
 /// Rooms in one transaction. Spec: at most 50 PDUs are in one.
 const ROOMS_MAX: u64 = 50;
 
