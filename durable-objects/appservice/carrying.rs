@@ -18,8 +18,8 @@ use crate::{Call, Cx, Error, schedule};
 /// The schedule's name for finding a carrier.
 pub(super) const DUE: &str = "carry";
 
-/// How long a carrier may take between two calls, in milliseconds.
-pub(super) const LEASE_MS: u64 = 90_000;
+/// How long a carrier may take between two calls, in milliseconds. On Workers none lives for longer than half a minute.
+pub(super) const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 90_000 };
 /// When the alarm looks whether the carrier that was asked to come did, in milliseconds.
 const COMES_WITHIN_MS: u64 = 5_000;
 /// How long a service that did not answer is left alone at first, in milliseconds.

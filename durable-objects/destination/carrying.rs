@@ -18,8 +18,8 @@ use crate::{Call, Cx, Error, presence::Presence, schedule};
 /// The schedule's name for finding a carrier.
 pub(super) const DUE: &str = "carry";
 
-/// How long a carrier may take between two calls, in milliseconds.
-pub(super) const LEASE_MS: u64 = 90_000;
+/// How long a carrier may take between two calls, in milliseconds. On Workers none lives for longer than half a minute.
+pub(super) const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 90_000 };
 /// How long a server that did not answer is left alone at first, in milliseconds.
 const PAUSE_MS_MIN: u64 = 2_000;
 /// How long it is left alone at most, in milliseconds: six hours. One that is back says something, as a rule, and there are

@@ -16,8 +16,8 @@ use crate::{Call, Cx, Error, schedule};
 
 /// The schedule's name for finding a fetcher.
 pub(super) const DUE: &str = "fetch";
-/// How long a fetcher may take between two calls, in milliseconds.
-const LEASE_MS: u64 = 120_000;
+/// How long a fetcher may take between two calls, in milliseconds. On Workers none lives for longer than half a minute.
+const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 120_000 };
 /// When the alarm looks whether the fetcher that was asked to come did, in milliseconds.
 const COMES_WITHIN_MS: u64 = 5_000;
 /// How long what is not to be had is left alone at first, in milliseconds.
