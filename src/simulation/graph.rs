@@ -62,6 +62,17 @@ pub(crate) fn log(disk: &Disk) -> Vec<String> {
     rows.expect("the schema").into_iter().map(|mut row| row.text(0).expect("an id")).collect()
 }
 
+/// The redactions that a server has, with what they redact.
+pub(crate) fn redactions(disk: &Disk) -> BTreeMap<String, String> {
+    let rows = disk.query(
+        "SELECT event_id, coalesce(json ->> '$.redacts', json ->> '$.content.redacts') AS redacts FROM event
+         WHERE type = 'm.room.redaction' AND redacts IS NOT NULL",
+        &[],
+    );
+    let rows = rows.expect("the schema").into_iter();
+    rows.map(|mut row| (row.text(0).expect("an id"), row.text(1).expect("another"))).collect()
+}
+
 /// Who is in a room, as a server has it.
 pub(crate) fn joined(disk: &Disk) -> BTreeSet<String> {
     let rows = disk.query("SELECT user_id FROM member WHERE membership = 'join'", &[]).expect("the schema");

@@ -204,7 +204,13 @@ async fn knows_its_rooms(world: &World, client: &Client, rooms: &[String]) {
         let log = graph::log(&disk);
         let Some(first) = view.timeline.first() else { continue };
         let tail = log.iter().position(|id| id == first).map_or(&[][..], |place| &log[place..]);
-        let tail: Vec<String> = tail.iter().filter(|id| visible.contains(*id)).cloned().collect();
+        // A redaction of what was not here yet is shown once that is. Who has that only since then got it redacted.
+        let (redactions, place) = (graph::redactions(&disk), |id: &String| log.iter().position(|other| other == id));
+        let is_late = |id: &String| {
+            redactions.get(id).is_some_and(|target| !view.timeline.contains(target) || place(target) > place(id))
+        };
+        let is_shown = |id: &String| visible.contains(id) && (view.timeline.contains(id) || !is_late(id));
+        let tail: Vec<String> = tail.iter().filter(|id| is_shown(id)).cloned().collect();
         // What a room's older copy lacks comes again from others, in another order; what a user's lacks they are told again.
         let is_restored = is_restored || world.is_restored(&client.machine, ActorKind::User, &client.user_id);
         let read = client.view.borrow().read.get(room_id).cloned().unwrap_or_default();
