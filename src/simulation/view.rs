@@ -61,8 +61,12 @@ impl View {
             self.invited.insert(room_id.clone());
         }
         for (room_id, room) in entries(&rooms["join"]).chain(entries(&rooms["leave"])) {
-            let read = list(&room["timeline"]["events"]).map(|event| text(event, "event_id"));
-            self.read.entry(room_id.clone()).or_default().extend(read);
+            // What became of their own membership is theirs to know, and may be known elsewhere only: an invitation is turned
+            // down where the room is.
+            let is_own =
+                |event: &&Json| event["type"] == "m.room.member" && event["state_key"] == self.user_id.as_str();
+            let read = list(&room["timeline"]["events"]).filter(|event| !is_own(event));
+            self.read.entry(room_id.clone()).or_default().extend(read.map(|event| text(event, "event_id")));
         }
         for (room_id, _) in entries(&rooms["leave"]) {
             self.joined.remove(room_id);
