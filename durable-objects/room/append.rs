@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Room, directory,
+    Room, device_lists, directory,
     graph::StateAt,
     open,
     restricted_join::is_membership,
@@ -326,7 +326,7 @@ impl Room {
             if was_asked && !joined && event.is_some_and(|event| cx.is_local(event.pdu.sender())) {
                 tell_who_is_not_here(tx, cx, user_id, position)?;
             }
-            return move_server(tx, cx, user_id, (was_joined, joined), position);
+            return move_server(tx, cx, user_id, (was_joined, joined), position, event);
         };
         if !joined {
             cx.room.typing.borrow_mut().push((local.to_owned(), None));
@@ -351,10 +351,24 @@ pub(super) fn follow_state(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key
 }
 
 /// A member of another server came, went, or stayed what they were.
-fn move_server(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, joined: (bool, bool), position: u64) -> Result<(), Error> {
+fn move_server(
+    tx: &Tx<'_>,
+    cx: &Cx<'_>,
+    user_id: &str,
+    joined: (bool, bool),
+    position: u64,
+    event: Option<&Logged>,
+) -> Result<(), Error> {
     let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
     match joined {
-        (false, true) => store::servers::joins(tx, server, position)?,
+        (false, true) => {
+            if let Some(event) = event
+                && !store::servers::is_joined(&**tx, server)?
+            {
+                device_lists::owe_missed(tx, cx, server, &event.pdu)?;
+            }
+            store::servers::joins(tx, server, position)?;
+        }
         (true, false) => store::servers::leaves(tx, server, position)?,
         _ => return Ok(()),
     }

@@ -3,6 +3,7 @@
 //! A member's changed devices take a position of the log, as a receipt does. Who came and went is in the log already.
 //! Spec: "End-to-End Encryption", "Tracking the device list for a user", "Extensions to /sync".
 
+use domain::Pdu;
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedUserId, UserId};
 use ruma_events::room::member::MembershipState;
@@ -129,6 +130,21 @@ fn owe_devices(tx: &Tx<'_>, cx: &Cx<'_>, changed: DevicesChanged) -> Result<(), 
     Ok(())
 }
 
+/// A server comes into the room by a join that its own side made of what it knew. What changed of our users' devices after
+/// that nobody told it, and it may have asked for them before.
+pub(super) fn owe_missed(tx: &Tx<'_>, cx: &Cx<'_>, server: &str, join: &Pdu) -> Result<(), Error> {
+    let mut known = 0;
+    for prev in join.prev_events() {
+        let node = store::graph::by_id(&**tx, prev)?.filter(store::graph::Node::is_in_log);
+        known = known.max(node.map_or(0, |node| node.number));
+    }
+    for (user, changed_ms) in store::device_lists::of_locals(&**tx, known)? {
+        let Ok(user) = OwnedUserId::try_from(user) else { continue };
+        outbox::owe(tx, cx, server, &DevicesChanged { user, changed_ms }, false)?;
+    }
+    Ok(())
+}
+
 /// For one who is in the room, and was since `since`; `None`: who is new here.
 pub(super) fn of_member(sql: &dyn Sql, viewer: &UserId, since: Option<u64>, to: u64) -> Result<DeviceLists, Error> {
     let mut lists = DeviceLists::default();
@@ -181,4 +197,71 @@ pub(super) fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Err
 
 fn users(ids: Vec<String>, but: &UserId) -> Vec<OwnedUserId> {
     ids.into_iter().filter(|id| id != but).filter_map(|id| OwnedUserId::try_from(id).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{
+        Identity, Pdu, RoomVersion,
+        event::{self, Draft, Place},
+        power::Preset,
+    };
+    use ruma_common::user_id;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::DeviceListChanged;
+    use crate::{
+        CallError,
+        destination::GetEdus,
+        room::{CheckedEvent, ReceiveEvent},
+        world::World,
+    };
+
+    /// Of what changed before a join was made the server hears when it asks; of what changed since nobody told it.
+    #[test]
+    fn a_server_whose_join_is_late_is_told_what_changed_meanwhile() {
+        let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+        let owed = |world: &World| match world.call("there.test", &GetEdus { up_to: None }) {
+            Ok(edus) => edus.device_lists.into_iter().map(|owed| owed.user).collect::<Vec<_>>(),
+            Err(CallError::Absent) => Vec::new(),
+            Err(error) => panic!("{error:?}"),
+        };
+        for is_late in [false, true] {
+            let world = World::new(1);
+            let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+            let version = RoomVersion::parse("11").unwrap();
+            let known = world.newest(&room_id, "m.room.guest_access", "");
+            let changed = DeviceListChanged { user: alice.to_owned(), changed_ms: world.now_ms() };
+            world.call(room_id.as_str(), &changed).unwrap();
+            if !is_late {
+                world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "x" })).unwrap();
+                world.joins_from_elsewhere(&room_id, zoe);
+                world.settle();
+                assert!(owed(&world).is_empty());
+                continue;
+            }
+            let reference = |pdu: &Pdu| event::reference(pdu, &version).unwrap();
+            let auth = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")];
+            let draft = Draft {
+                event_type: "m.room.member".into(),
+                content: to_raw_value(&json!({ "membership": "join" })).unwrap(),
+                state_key: Some(zoe.to_string()),
+                sender: zoe.to_owned(),
+                redacts: None,
+            };
+            let place = Place {
+                room_id: Some(&room_id),
+                prev_events: &[reference(&known)],
+                auth_events: &auth.map(|(event_type, key)| reference(&world.newest(&room_id, event_type, key))),
+                depth: known.depth() + 1,
+                origin_server_ts: world.now_ms(),
+            };
+            let identity = Identity::new(zoe.server_name().to_owned(), "a", [3; 32]).unwrap();
+            let join = event::build(&draft, &place, &version, &identity, [0; 18]).unwrap();
+            let call = ReceiveEvent { event: CheckedEvent::of(&join), state_before: None, is_unwanted: false };
+            world.call(room_id.as_str(), &call).unwrap();
+            world.settle();
+            assert_eq!(owed(&world), [alice]);
+        }
+    }
 }
