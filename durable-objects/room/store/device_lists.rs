@@ -37,12 +37,12 @@ pub(crate) fn changed(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Strin
     .collect()
 }
 
-/// The members of ours whose devices changed after a position, with when they did by their own clocks.
-pub(crate) fn of_locals(sql: &dyn Sql, after: u64) -> Result<Vec<(String, u64)>, Fault> {
+/// The members of ours whose devices changed after a time, in milliseconds since the Unix epoch, with when that was.
+pub(crate) fn of_locals(sql: &dyn Sql, after_ms: u64) -> Result<Vec<(String, u64)>, Fault> {
     sql.query(
         "SELECT device_list.user_id, changed_ms FROM device_list JOIN member ON member.user_id = device_list.user_id
-         WHERE device_list.position > ?1 AND membership = 'join' AND follower IS NOT NULL ORDER BY device_list.position",
-        &[after.into()],
+         WHERE changed_ms > ?1 AND membership = 'join' AND follower IS NOT NULL ORDER BY device_list.position",
+        &[after_ms.into()],
     )?
     .into_iter()
     .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?)))
