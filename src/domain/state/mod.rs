@@ -38,7 +38,7 @@ pub enum StateError {
 pub trait Meeting {
     /// What each state has for the keys on which they do not all agree; a state without an event for one leaves it out.
     fn forks(&self) -> &[StateMap<OwnedEventId>];
-    /// The event that all the states have for a key on which they agree.
+    /// The event that all the states have for a key on which they agree. For another key the answer means nothing.
     fn agreed(&self, key: &StateKey) -> Option<OwnedEventId>;
     /// Which of these events are in the auth chain of what the states agree on.
     fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId>;

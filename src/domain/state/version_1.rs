@@ -19,7 +19,8 @@ pub(super) fn resolve(version: &RoomVersion, meeting: &dyn Meeting) -> Result<St
     for (key, event_id) in meeting.forks().iter().flatten() {
         candidates.entry(key.clone()).or_default().insert(event_id.clone());
     }
-    let mut resolution = Resolution { version, meeting, resolved: BTreeMap::new() };
+    let conflicted = candidates.keys().cloned().collect();
+    let mut resolution = Resolution { version, meeting, conflicted, resolved: BTreeMap::new() };
     let mut conflicts: Vec<(StateKey, Vec<Pdu>)> = Vec::new();
     for (key, event_ids) in candidates {
         let held = |event_id: OwnedEventId| meeting.event(&event_id).ok_or(StateError::Missing(event_id));
@@ -48,6 +49,8 @@ pub(super) fn resolve(version: &RoomVersion, meeting: &dyn Meeting) -> Result<St
 struct Resolution<'a> {
     version: &'a RoomVersion,
     meeting: &'a dyn Meeting,
+    /// The keys on which the states do not agree: what is not resolved of them is not there.
+    conflicted: BTreeSet<StateKey>,
     resolved: BTreeMap<StateKey, Pdu>,
 }
 
@@ -77,6 +80,9 @@ impl Resolution<'_> {
             let key = (event_type.clone(), state_key.to_owned());
             if let Some(event) = self.resolved.get(&key) {
                 return Some(event.clone());
+            }
+            if self.conflicted.contains(&key) {
+                return None;
             }
             self.meeting.agreed(&key).and_then(|event_id| self.meeting.event(&event_id))
         })
