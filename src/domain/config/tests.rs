@@ -30,8 +30,14 @@ fn a_name_is_enough() {
 #[test]
 fn what_is_secret_says_so() {
     let secret = Config::KEYS.iter().filter(|key| key.help.starts_with("secret. ")).map(|key| key.name);
-    let expected =
-        ["REGISTRATION_SHARED_SECRET", "RECAPTCHA_PRIVATE_KEY", "TURN_SHARED_SECRET", "SMTP_PASSWORD", "APPSERVICES"];
+    let expected = [
+        "REGISTRATION_SHARED_SECRET",
+        "RECAPTCHA_PRIVATE_KEY",
+        "TURN_SHARED_SECRET",
+        "TURN_CLOUDFLARE_API_TOKEN",
+        "SMTP_PASSWORD",
+        "APPSERVICES",
+    ];
     assert_eq!(secret.collect::<Vec<_>>(), expected);
 }
 
