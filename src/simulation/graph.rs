@@ -295,13 +295,13 @@ impl Graph {
         Ok(self.after[id].clone())
     }
 
-    /// Whether an event may happen in this state, whatever it names.
-    pub(crate) fn may_happen_in(&self, pdu: &Pdu, state: &State) -> bool {
+    /// Why an event may not happen in this state, whatever it names; `None` if it may.
+    pub(crate) fn forbids_in(&self, pdu: &Pdu, state: &State) -> Option<String> {
         let state = |event_type: &StateEventType, key: &str| {
             let id = state.get(&(event_type.clone(), key.to_owned()))?;
             self.events.get(id).cloned()
         };
-        auth::check_against_state(pdu, &self.version, &state).is_ok()
+        auth::check_against_state(pdu, &self.version, &state).err().map(|why| why.to_string())
     }
 
     fn is_allowed(&self, pdu: &Pdu, before: &State) -> bool {

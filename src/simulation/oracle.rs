@@ -304,21 +304,21 @@ async fn agree(world: &World, room_id: &str, witnesses: &[Witness<'_>]) {
     everybody_has_it(world, room_id, &mut graph, witnesses);
     for witness in witnesses {
         let name = &witness.machine.name;
-        if let Some(id) = came_too_late(&mut graph, &graph::lived_through(&witness.disk)) {
-            world.complains(Promise::SoftFail, format!("{name} took {id} into {room_id} against the state it had"));
+        if let Some(what) = came_too_late(&mut graph, &graph::lived_through(&witness.disk)) {
+            world.complains(Promise::SoftFail, format!("{name} took {what} into {room_id}"));
         }
     }
 }
 
-/// The first event of a log that was not allowed any more when it came, but for the first one.
-fn came_too_late(graph: &mut Graph, log: &[OwnedEventId]) -> Option<OwnedEventId> {
+/// The first event of a log that was not allowed any more when it came, but for the first one; with what forbids it.
+fn came_too_late(graph: &mut Graph, log: &[OwnedEventId]) -> Option<String> {
     let mut extremities: Vec<OwnedEventId> = log.first().cloned().into_iter().collect();
     for id in log.iter().skip(1) {
         let pdu = graph.events.get(id).cloned()?;
         // A graph that is not whole is complained of elsewhere.
         let state = graph.meet(&extremities).ok()?;
-        if !graph.may_happen_in(&pdu, &state) {
-            return Some(id.clone());
+        if let Some(why) = graph.forbids_in(&pdu, &state) {
+            return Some(format!("{id} after {extremities:?}, where this holds: {why},"));
         }
         let before = graph.logged_before(&pdu, log);
         extremities.retain(|known| !before.contains(known));
