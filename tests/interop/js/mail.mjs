@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { MsgType } from 'matrix-js-sdk';
 import { assert, logIn, password, refused, register, stranger, take } from './people.mjs';
 
-const secret = 'a client secret';
+const secret = 'a-client-secret';
 const email = `alice-${Date.now()}@example.test`;
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 let username, alice;
