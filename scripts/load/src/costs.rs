@@ -21,8 +21,8 @@ use crate::{
 pub(crate) const ALARMS_REST: Duration = Duration::from_secs(6);
 /// What was on its way has arrived when the counters do not change for this long.
 pub(crate) const NUDGES_REST: Duration = Duration::from_millis(60);
-/// A server that is asked nothing comes to rest within this.
-const RESTS_WITHIN: Duration = Duration::from_secs(60);
+/// A server that is asked nothing comes to rest within this: after five minutes its users are idle.
+const RESTS_WITHIN: Duration = Duration::from_secs(420);
 const READ_EVERY: Duration = Duration::from_millis(15);
 /// Between a client's asking and the message it waits for.
 const PARKS: Duration = Duration::from_millis(20);
