@@ -68,10 +68,8 @@ fn is_any_joined_since(sql: &dyn Sql, locals: &[String], since: u64, until: u64)
 
 /// Whether a user was joined at `since` and at every moment up to `until`, which is now.
 fn is_joined_since(sql: &dyn Sql, user: &str, since: u64, until: u64) -> Result<bool, Error> {
-    if store::members::membership(sql, user)?.as_deref() != Some("join") {
-        return Ok(false);
-    }
-    if store::members::position(sql, user)?.is_some_and(|position| position <= since) {
+    let Some(joined) = store::members::joined_position(sql, user)? else { return Ok(false) };
+    if joined <= since {
         return Ok(true);
     }
     Ok(was_joined(sql, user, since)? && !store::device_lists::was_out(sql, user, since, until)?)

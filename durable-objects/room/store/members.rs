@@ -32,6 +32,14 @@ pub(crate) fn position(sql: &dyn Sql, user_id: &str) -> Result<Option<u64>, Faul
         .transpose()
 }
 
+/// The same of one who is in the room.
+pub(crate) fn joined_position(sql: &dyn Sql, user_id: &str) -> Result<Option<u64>, Fault> {
+    sql.query("SELECT position FROM member WHERE user_id = ?1 AND membership = 'join'", &[user_id.into()])?
+        .pop()
+        .map(|mut row| row.unsigned(0))
+        .transpose()
+}
+
 /// Sets a membership; a user who may follow (a local one) gets a number and keeps it. One that ends nothing, a join, an
 /// invitation or a knock, ends that the room is forgotten; any but a join ends that they are here as a guest. Answers
 /// the membership before.

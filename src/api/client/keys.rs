@@ -134,10 +134,8 @@ pub(crate) async fn keys_here(
     let mut answer = Keys::default();
     while let Some((keys, user_id)) = found.try_next().await? {
         let Some(UserKeys { devices, master, self_signing, user_signing, .. }) = keys else { continue };
-        answer.master_keys.extend(master.map(|key| (user_id.clone(), key)));
-        answer.self_signing_keys.extend(self_signing.map(|key| (user_id.clone(), key)));
         answer.user_signing_keys.extend(user_signing.map(|key| (user_id.clone(), key)));
-        answer.device_keys.insert(user_id, devices);
+        answer.add(user_id, DeviceList { devices, master, self_signing }, &[]);
     }
     Ok(answer)
 }

@@ -19,6 +19,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     AskError, Elsewhere,
+    edus::settled,
     user_keys::{SERVERS_AT_ONCE, TOLD_BYTES_MAX, bounds},
 };
 use crate::{Context, Failure};
@@ -323,11 +324,7 @@ pub(super) async fn take_in(cx: &Context, origin: &ServerName, news: Vec<News>) 
     };
     for user in users {
         let call = &DeviceListChanged { user, changed_ms: cx.now_ms() };
-        let told = stream::iter(&rooms).map(async |room_id| match cx.room(room_id).call(call).await {
-            // A no of the room's is nothing that the other server could act on.
-            Err(Failure::Fault(fault)) => Err(Failure::Fault(fault)),
-            _ => Ok(()),
-        });
+        let told = stream::iter(&rooms).map(async |room_id| settled(cx.room(room_id).call(call).await));
         told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await?;
     }
     Ok(())
