@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Push Notifications», pushers of kind `email`, on a server that sends mail.
 
-use harness::{Authority, Mailbox, PASSWORD, PerHost, Server, User, Value, encode, json, on_each_host};
+use harness::{Mailbox, PASSWORD, PerHost, Server, User, Value, encode, json, on_each_host};
 
 on_each_host![
     mail_tells_what_is_unread_until_it_is_not_wanted,
@@ -18,18 +18,8 @@ fn posted(server: &Server) -> &'static Posted {
     static SHARED: PerHost<Posted> = PerHost::new();
     SHARED.of(server.host(), || {
         let mailbox = Mailbox::encrypted();
-        let settings = [
-            ("SMTP_HOST", "localhost"),
-            ("SMTP_PORT", &mailbox.port.to_string()),
-            ("SMTP_ENCRYPTION", "tls"),
-            ("SMTP_USER", "postbox"),
-            ("SMTP_PASSWORD", "stamps"),
-            ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
-            ("EMAIL_NOTIFICATION_DELAY", "1"),
-            ("EMAIL_NOTIFICATION_PAUSE", "0"),
-            ("EXTRA_CA_FILE", Authority::shared().file().to_str().expect("paths are UTF-8")),
-        ];
-        Posted { server: Server::with(server.host(), &settings), mailbox }
+        let soon = [("EMAIL_NOTIFICATION_DELAY", "1"), ("EMAIL_NOTIFICATION_PAUSE", "0")];
+        Posted { server: Server::with_mail(server.host(), &mailbox, &soon), mailbox }
     })
 }
 

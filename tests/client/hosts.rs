@@ -9,8 +9,8 @@ use std::{
 };
 
 use harness::{
-    Authority, Database, Host, Https, Mailbox, PASSWORD, Reply, SERVER_NAME, Server, Sync, User, Value, encode,
-    event_ids, json, on_each_host, query, run,
+    Database, Host, Https, Mailbox, PASSWORD, Reply, SERVER_NAME, Server, Sync, User, Value, encode, event_ids, json,
+    on_each_host, query, run,
 };
 
 on_each_host![metadata_may_lie_in_postgres, one_waiting_sync_too_many_ends_another];
@@ -56,19 +56,9 @@ fn keeps_the_contracts(server: &Server) {
 fn metadata_may_lie_in_postgres(server: &Server) {
     let Some(database) = Database::create() else { return };
     let mailbox = Mailbox::encrypted();
-    let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
-    let settings = [
-        ("URL_PREVIEWS", "on"),
-        ("ALLOW_PRIVATE_ADDRESSES", "on"),
-        ("APPSERVICES", APPSERVICE),
-        ("SMTP_HOST", "localhost"),
-        ("SMTP_PORT", &mailbox.port.to_string()),
-        ("SMTP_ENCRYPTION", "tls"),
-        ("SMTP_USER", "postbox"),
-        ("SMTP_PASSWORD", "stamps"),
-        ("EMAIL_FROM", "noreply@myelin.test"),
-        ("EXTRA_CA_FILE", authority),
-    ];
+    let mail = mailbox.settings();
+    let mut settings = vec![("URL_PREVIEWS", "on"), ("ALLOW_PRIVATE_ADDRESSES", "on"), ("APPSERVICES", APPSERVICE)];
+    settings.extend(mail.iter().map(|(name, value)| (*name, &**value)));
     let server = Server::on_postgres(server.host(), &database, &settings);
     let alice = server.registers("alice");
     assert_eq!(alice.logs_in_again().id, alice.id);

@@ -1,7 +1,7 @@
 //! Spec: client-server API, «Adding Account Administrative Contact Information», «Password management», «Account
 //! registration», «Email-based (identity / homeserver)», on a server that sends mail.
 
-use harness::{Answer, Authority, Client, Host, Mailbox, PASSWORD, PerHost, Server, User, Value, json, on_each_host};
+use harness::{Answer, Client, Mailbox, PASSWORD, PerHost, Server, User, Value, json, on_each_host};
 
 on_each_host![
     an_address_is_proven_and_added,
@@ -19,33 +19,12 @@ struct Posted {
     mailbox: Mailbox,
 }
 
-fn settings(port: u16, encryption: &str) -> Vec<(String, String)> {
-    let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
-    [
-        ("SMTP_HOST", "localhost"),
-        ("SMTP_PORT", &port.to_string()),
-        ("SMTP_ENCRYPTION", encryption),
-        ("SMTP_USER", "postbox"),
-        ("SMTP_PASSWORD", "stamps"),
-        ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
-        ("EXTRA_CA_FILE", authority),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
-}
-
-fn with(host: Host, mailbox: &Mailbox, encryption: &str, more: &[(&str, &str)]) -> Server {
-    let settings = settings(mailbox.port, encryption);
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (&**name, &**value)).collect();
-    Server::with(host, &[&settings[..], more].concat())
-}
-
 /// Shared by these stories; its mail goes out after `STARTTLS`.
 fn posted(server: &Server) -> &'static Posted {
     static SHARED: PerHost<Posted> = PerHost::new();
     SHARED.of(server.host(), || {
         let mailbox = Mailbox::with_starttls();
-        Posted { server: with(server.host(), &mailbox, "starttls", &[]), mailbox }
+        Posted { server: Server::with_mail(server.host(), &mailbox, &[]), mailbox }
     })
 }
 
@@ -228,7 +207,7 @@ fn who_registers_may_have_an_address(server: &Server) {
 fn an_address_may_be_asked_for_at_registration(server: &Server) {
     // This one's mail is encrypted from the first byte.
     let mailbox = Mailbox::encrypted();
-    let server = with(server.host(), &mailbox, "tls", &[("REGISTRATION_REQUIRES_EMAIL", "on")]);
+    let server = Server::with_mail(server.host(), &mailbox, &[("REGISTRATION_REQUIRES_EMAIL", "on")]);
     let home = Posted { server, mailbox };
     let challenge = registers(&home, "carol", &json!({ "type": "m.login.dummy" })).status(401);
     assert_eq!(challenge["flows"], json!([{ "stages": ["m.login.email.identity"] }]));
@@ -274,7 +253,7 @@ fn what_cannot_be_is_refused(server: &Server) {
 
 fn a_message_that_is_not_taken_may_be_asked_for_again(server: &Server) {
     let mailbox = Mailbox::with_starttls();
-    let server = with(server.host(), &mailbox, "starttls", &[]);
+    let server = Server::with_mail(server.host(), &mailbox, &[]);
     let home = Posted { server, mailbox };
     let email = home.address("alice");
     home.mailbox.is_full(true);
@@ -287,7 +266,7 @@ fn a_message_that_is_not_taken_may_be_asked_for_again(server: &Server) {
 fn so_many_messages_go_to_one_address(server: &Server) {
     let mailbox = Mailbox::with_starttls();
     let limits = [("RATE_LIMITS", "on"), ("RC_EMAIL_VALIDATION", "0.001,2")];
-    let server = with(server.host(), &mailbox, "starttls", &limits);
+    let server = Server::with_mail(server.host(), &mailbox, &limits);
     let home = Posted { server, mailbox };
     let email = home.address("alice");
     let from = |number: u64| home.server.anonymous().from_address(&format!("192.0.2.{number}"));

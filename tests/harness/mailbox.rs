@@ -42,6 +42,7 @@ impl Mail {
 /// A mail server on this machine, which asks for TLS and for who comes.
 pub struct Mailbox {
     pub port: u16,
+    encryption: &'static str,
     mail: Arc<Mutex<VecDeque<Mail>>>,
     is_full: Arc<Mutex<bool>>,
 }
@@ -52,15 +53,16 @@ impl<S: Read + Write> Stream for S {}
 impl Mailbox {
     /// One that has TLS from the first byte.
     pub fn encrypted() -> Self {
-        Self::starts(true)
+        Self::starts("tls")
     }
 
     /// One that has TLS after `STARTTLS`.
     pub fn with_starttls() -> Self {
-        Self::starts(false)
+        Self::starts("starttls")
     }
 
-    fn starts(encrypted: bool) -> Self {
+    fn starts(encryption: &'static str) -> Self {
+        let encrypted = encryption == "tls";
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it has an address").port();
         let tls = Authority::shared().vouches_for(&["localhost"]);
@@ -73,7 +75,22 @@ impl Mailbox {
                 thread::spawn(move || drop(converses(stream, &tls, encrypted, &taken, &full)));
             }
         });
-        Self { port, mail, is_full }
+        Self { port, encryption, mail, is_full }
+    }
+
+    /// What a server is to be told that sends its mail through here.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
+        let settings = [
+            ("SMTP_HOST", "localhost"),
+            ("SMTP_PORT", &self.port.to_string()),
+            ("SMTP_ENCRYPTION", self.encryption),
+            ("SMTP_USER", "postbox"),
+            ("SMTP_PASSWORD", "stamps"),
+            ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
+            ("EXTRA_CA_FILE", authority),
+        ];
+        settings.map(|(name, value)| (name, value.to_owned())).into()
     }
 
     /// Whether it takes anything.

@@ -16,7 +16,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::{Authority, Client, Database, Host, PASSWORD, User, process::Process};
+use crate::{Authority, Client, Database, Host, Mailbox, PASSWORD, User, process::Process};
 
 /// The name in every user and room id.
 pub const SERVER_NAME: &str = "myelin.test";
@@ -43,6 +43,13 @@ impl Server {
     /// A server with some settings of its own; dies with the value.
     pub fn with(host: Host, settings: &[(&str, &str)]) -> Self {
         Self::start(host, settings, None).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Server::with`], for one that sends mail.
+    pub fn with_mail(host: Host, mailbox: &Mailbox, settings: &[(&str, &str)]) -> Self {
+        let mail = mailbox.settings();
+        let mail: Vec<(&str, &str)> = mail.iter().map(|(name, value)| (*name, &**value)).collect();
+        Self::with(host, &[&mail[..], settings].concat())
     }
 
     /// As [`Server::with`], for one that reaches others on this machine, and believes the tests' own authority.

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use harness::{Authority, Gateway, Host, Mailbox, Server};
+use harness::{Gateway, Host, Mailbox, Server};
 
 const USAGE: &str = "usage: interop RUST_CONVERSATION NODE [--host native|worker]…";
 
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         // It wakes clients through a gateway on this machine.
         let (server, gateway) = (Server::with_network(host, &[]), Gateway::starts());
         let mailbox = Mailbox::encrypted();
-        let posted = with_mail(host, &mailbox);
+        let posted = Server::with_mail(host, &mailbox, &[("EMAIL_NOTIFICATION_DELAY", "1")]);
         for (client, command) in [
             ("matrix-js-sdk", script("conversation.mjs").arg(server.url())),
             ("matrix-js-sdk", script("rooms.mjs").arg(server.url())),
@@ -69,21 +69,6 @@ fn main() -> ExitCode {
 struct Held {
     passed: usize,
     failed: usize,
-}
-
-/// A server that sends mail, soon.
-fn with_mail(host: Host, mailbox: &Mailbox) -> Server {
-    let settings = [
-        ("SMTP_HOST", "localhost"),
-        ("SMTP_PORT", &mailbox.port.to_string()),
-        ("SMTP_ENCRYPTION", "tls"),
-        ("SMTP_USER", "postbox"),
-        ("SMTP_PASSWORD", "stamps"),
-        ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
-        ("EMAIL_NOTIFICATION_DELAY", "1"),
-        ("EXTRA_CA_FILE", Authority::shared().file().to_str().expect("paths are UTF-8")),
-    ];
-    Server::with(host, &settings)
 }
 
 /// Lets a client hold its conversation to the end. One that says «pushes EVENT» hears an empty line once the gateway was told
