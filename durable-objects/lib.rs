@@ -19,6 +19,8 @@ mod told_rooms;
 pub mod user;
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod conversation;
 #[cfg(test)]
 mod encodings;

@@ -40,6 +40,9 @@ pub(crate) struct MemorySql {
     pub statements: Cell<u64>,
     /// The most rows that one statement answered.
     pub rows_at_once: Cell<usize>,
+    /// Bytes of text that statements answered, and the most that one did.
+    pub bytes_read: Cell<usize>,
+    pub bytes_at_once: Cell<usize>,
 }
 
 impl MemorySql {
@@ -51,6 +54,8 @@ impl MemorySql {
             steps: Cell::new(0),
             statements: Cell::new(0),
             rows_at_once: Cell::new(0),
+            bytes_read: Cell::new(0),
+            bytes_at_once: Cell::new(0),
         }
     }
 }
@@ -63,6 +68,11 @@ impl Sql for MemorySql {
         self.steps.set(self.steps.get() + u64::try_from(steps).unwrap_or(0));
         self.statements.set(self.statements.get() + 1);
         self.rows_at_once.set(self.rows_at_once.get().max(all.len()));
+        let bytes =
+            all.iter().flat_map(|row| &row.0).map(|value| if let Value::Text(text) = value { text.len() } else { 0 });
+        let bytes = bytes.sum();
+        self.bytes_read.set(self.bytes_read.get() + bytes);
+        self.bytes_at_once.set(self.bytes_at_once.get().max(bytes));
         Ok(all)
     }
 

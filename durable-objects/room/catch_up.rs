@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    GetOutgoing, Room,
-    get_outgoing::{PAGE_BYTES_MAX, SCAN_MAX, is_outgoing, raw},
+    Direction, GetOutgoing, Room,
+    get_outgoing::{PAGE_BYTES_MAX, SCAN_MAX, raw},
     store::{self, graph::StateBefore},
 };
 use crate::{Call, Cx, Error};
@@ -50,23 +50,20 @@ impl Room {
     ) -> Result<NewestOutgoing, Error> {
         let GetNewestOutgoing { server, after, up_to, limit } = call;
         let (mut events, mut bytes, mut has_all_behind, mut full_at) = (Vec::new(), 0_usize, false, None);
-        let scanned = store::log::backwards(sql, after, up_to, SCAN_MAX)?;
-        for event in &scanned {
-            if !is_outgoing(event, cx) || event.pdu.sender().server_name() == server {
-                continue;
-            }
+        let servers = [cx.own_server(), &*server];
+        let outgoing = store::log::outgoing(sql, (after, up_to), Direction::Backwards, servers, SCAN_MAX)?;
+        for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
+            let event = event?;
             bytes = bytes.saturating_add(event.pdu.json().len());
             if events.len() as u64 >= limit || bytes > PAGE_BYTES_MAX {
-                full_at = Some(event.position);
+                full_at = Some(event.number);
                 break;
             }
-            let node = store::graph::by_id(sql, event.pdu.event_id())?;
             // It came after everything that was there.
-            has_all_behind |= node.is_some_and(|node| node.before == StateBefore::InTurn);
+            has_all_behind |= event.before == StateBefore::InTurn;
             events.push(raw(event.pdu.json())?);
         }
-        let is_all = (scanned.len() as u64) < SCAN_MAX;
-        let seen = if is_all { after } else { scanned.last().map_or(after, |event| event.position.saturating_sub(1)) };
+        let seen = outgoing.seen.map_or(after, |position| position.saturating_sub(1));
         let from = full_at.unwrap_or(seen);
         if from > after && !has_all_behind {
             let page = self.get_outgoing(sql, cx, GetOutgoing { server, after, up_to, limit })?;

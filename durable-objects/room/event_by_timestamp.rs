@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Direction, Gap, Room,
-    get_outgoing::ServerSight,
+    server_sight::ServerSight,
     store::{self, graph::Verdict, log::Logged},
     viewer::Viewer,
     walk::Walk,
@@ -104,15 +104,12 @@ impl Room {
         self.check_server(sql, &call.server)?;
         let sight = ServerSight::load(sql, &call.server)?;
         let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
-        let (after, up_to) = search.span;
-        let mut events = match call.direction {
-            Direction::Forwards => store::graph::forwards(sql, after, up_to, SERVER_SCAN_MAX)?,
-            Direction::Backwards => store::graph::backwards(sql, after, up_to, SERVER_SCAN_MAX)?,
-        }
-        .into_iter();
+        let positions = store::log::positions(sql, search.span, call.direction, SERVER_SCAN_MAX)?;
+        let mut events = store::log::each(&positions, |slice| store::graph::at(sql, slice));
         let found = search.closest(&mut || {
-            for node in events.by_ref().filter(|node| node.verdict == Verdict::Accepted) {
-                if sight.sees(sql, &node)? {
+            for node in events.by_ref() {
+                let node = node?;
+                if node.verdict == Verdict::Accepted && sight.sees(sql, &node)? {
                     return Ok(Some(Timed { position: node.number, pdu: node.pdu }));
                 }
             }
@@ -156,13 +153,14 @@ impl Search {
         // A little beyond, against the direction: there may be events as close.
         let (from, span) = match direction {
             Direction::Forwards => {
-                let from = store::log::backwards(sql, 0, passes.saturating_sub(1), AROUND)?;
-                let from = from.last().map_or(0, |event| event.position.saturating_sub(1));
+                let before = (0, passes.saturating_sub(1));
+                let from = store::log::positions(sql, before, Direction::Backwards, AROUND)?;
+                let from = from.last().map_or(0, |position| position.saturating_sub(1));
                 (passes, (from, head))
             }
             Direction::Backwards => {
-                let from = store::log::forwards(sql, passes, head, AROUND)?;
-                (passes, (0, from.last().map_or(head, |event| event.position)))
+                let from = store::log::positions(sql, (passes, head), Direction::Forwards, AROUND)?;
+                (passes, (0, from.last().copied().unwrap_or(head)))
             }
         };
         Ok(Self { ts_ms, direction, passes, from, span })

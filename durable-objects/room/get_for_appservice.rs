@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Room,
+    Direction, Room,
     append::{membership_of, room_id, stripped_state},
     appservices::Interest,
     ephemeral::receipts_between,
@@ -99,9 +99,10 @@ impl Room {
         let hidden = retention::hidden_up_to(sql)?;
         let mut page = ForAppservice { up_to: after, ..ForAppservice::default() };
         let mut bytes = 0_usize;
-        let scanned = store::log::forwards(sql, after, up_to, SCAN_MAX)?;
+        let scanned = store::log::positions(sql, (after, up_to), Direction::Forwards, SCAN_MAX)?;
         let mut is_all = (scanned.len() as u64) < SCAN_MAX;
-        for event in scanned {
+        for event in store::log::each(&scanned, |slice| store::log::at(sql, slice)) {
+            let event = event?;
             let is_past = event.position <= hidden && event.pdu.state_key().is_none();
             let is_history = event.txn.as_deref() == Some(transactions::HISTORY);
             if !is_past && !is_history && is_of_interest(&interest, appservice, &event) {

@@ -4,26 +4,23 @@
 //! kept from its users, it gets the redacted form. Spec: Server-Server API, "Backfilling and retrieving missing events",
 //! "Retrieving events"; Client-Server API, "Room history visibility".
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use domain::{Refusal, event};
 use platform::{ActorKind, Fault, Sql};
 use ruma_common::{OwnedEventId, OwnedServerName, ServerName};
-use ruma_events::room::history_visibility::HistoryVisibility;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Room,
-    append::membership_of,
+    Direction, Room,
     resident::check_acl,
     retention,
+    server_sight::ServerSight,
     store::{
         self,
         graph::{Node, Verdict},
-        log::Logged,
     },
-    transactions,
 };
 use crate::{Call, Cx, Error};
 
@@ -32,9 +29,9 @@ pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Entries of the log looked at for one page.
 pub(super) const SCAN_MAX: u64 = 1_000;
 /// The most events that a server gets for one question.
-const EVENTS_MAX: u64 = 100;
-/// The users of a server who are looked at for what it may see.
-const USERS_MAX: u64 = 1_000;
+pub(super) const EVENTS_MAX: u64 = 100;
+/// The most events that are looked at for these: those that were refused are not told of.
+pub(super) const VISITED_MAX: u64 = 10 * EVENTS_MAX;
 
 /// What goes to a server of a part of the log: events of our users, and those that we bring into the room for others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -176,22 +173,18 @@ pub(super) fn raw(json: &str) -> Result<Box<RawValue>, Fault> {
 
 impl Room {
     pub(super) fn get_outgoing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetOutgoing) -> Result<Outgoing, Error> {
-        let mut page = Outgoing { events: Vec::new(), up_to: call.after };
+        let (between, servers) = ((call.after, call.up_to), [cx.own_server(), &*call.server]);
+        let outgoing = store::log::outgoing(sql, between, Direction::Forwards, servers, SCAN_MAX)?;
+        let mut page = Outgoing { events: Vec::new(), up_to: outgoing.seen.unwrap_or(call.up_to) };
         let mut bytes = 0;
-        let scanned = store::log::forwards(sql, call.after, call.up_to, SCAN_MAX)?;
-        let is_all = (scanned.len() as u64) < SCAN_MAX;
-        for event in scanned {
-            if is_outgoing(&event, cx) && event.pdu.sender().server_name() != call.server {
-                if page.events.len() as u64 >= call.limit || bytes > PAGE_BYTES_MAX {
-                    return Ok(page);
-                }
-                bytes += event.pdu.json().len();
-                page.events.push(raw(event.pdu.json())?);
+        for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
+            let event = event?;
+            if page.events.len() as u64 >= call.limit || bytes > PAGE_BYTES_MAX {
+                page.up_to = event.number.saturating_sub(1);
+                break;
             }
-            page.up_to = event.position;
-        }
-        if is_all {
-            page.up_to = call.up_to;
+            bytes += event.pdu.json().len();
+            page.events.push(raw(event.pdu.json())?);
         }
         Ok(page)
     }
@@ -258,10 +251,8 @@ impl Room {
         let before = node
             .state_before(sql)?
             .ok_or_else(|| Refusal::NotFound("the state before this event is not known here".to_owned()))?;
-        let head = self.log_end(sql, cx)?;
-        let before = before.rebased(sql, head)?;
-        let mut state: std::collections::BTreeMap<_, _> =
-            store::graph::state_at(sql, head)?.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
+        let at = store::graph::state_at(sql, before.base())?;
+        let mut state: BTreeMap<_, _> = at.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
         state.extend(before.into_changes());
         let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
         let auth_chain = store::graph::auth_chain(sql, &state)?;
@@ -328,16 +319,8 @@ impl Room {
     }
 }
 
-/// Whether we are the one to tell other servers of an event.
-pub(super) fn is_outgoing(event: &Logged, cx: &Cx<'_>) -> bool {
-    match event.txn.as_deref() {
-        Some(transactions::RELAYED) => true,
-        Some(transactions::HISTORY) => false,
-        _ => cx.is_local(event.pdu.sender()),
-    }
-}
-
-/// These events and those before them, newest first, as far as they are held; no further than `stop`.
+/// These events and those before them, newest first, as far as they are held, and as one answer has room for them; no
+/// further than `stop`. [`VISITED_MAX`] are looked at.
 fn before(
     sql: &dyn Sql,
     from: &[OwnedEventId],
@@ -348,14 +331,15 @@ fn before(
     let limit = usize::try_from(limit.min(EVENTS_MAX)).unwrap_or_default();
     let mut seen = stop.clone();
     let mut ahead: VecDeque<OwnedEventId> = from.iter().cloned().collect();
-    let mut nodes: Vec<Node> = Vec::new();
+    let (mut nodes, mut bytes, mut visited): (Vec<Node>, _, _) = (Vec::new(), 0_usize, 0);
     while let Some(event_id) = ahead.pop_front() {
-        if nodes.len() >= limit {
+        if nodes.len() >= limit || bytes > PAGE_BYTES_MAX || visited >= VISITED_MAX {
             break;
         }
         if !seen.insert(event_id.clone()) {
             continue;
         }
+        visited += 1;
         let Some(node) = store::graph::by_id(sql, &event_id)? else { continue };
         if node.pdu.depth() < min_depth {
             continue;
@@ -363,44 +347,10 @@ fn before(
         ahead.extend(node.pdu.prev_events().iter().cloned());
         // A refused event is not told of; what was before it is.
         if node.verdict != Verdict::Rejected {
+            bytes = bytes.saturating_add(node.pdu.json().len());
             nodes.push(node);
         }
     }
     nodes.sort_by_key(|node| std::cmp::Reverse((node.pdu.depth(), node.number)));
     Ok(nodes)
-}
-
-/// What the users of a server may see, taken together.
-pub(super) struct ServerSight {
-    users: Vec<String>,
-}
-
-impl ServerSight {
-    pub(super) fn load(sql: &dyn Sql, server: &ServerName) -> Result<Self, Fault> {
-        Ok(Self { users: store::servers::users(sql, server.as_str(), USERS_MAX)? })
-    }
-
-    pub(super) fn sees(&self, sql: &dyn Sql, node: &Node) -> Result<bool, Fault> {
-        // State that was before us, and what was refused, is held for what others say of it.
-        let Some(state) = node.state_before(sql)? else { return Ok(true) };
-        let visibility = state.event(sql, "m.room.history_visibility", "")?;
-        match domain::visibility::setting(visibility.as_ref()) {
-            HistoryVisibility::WorldReadable | HistoryVisibility::Shared => return Ok(true),
-            visibility => {
-                let enough: &[&str] =
-                    if visibility == HistoryVisibility::Invited { &["join", "invite"] } else { &["join"] };
-                for user in &self.users {
-                    if node.pdu.state_key() == Some(user) || node.pdu.sender().as_str() == user {
-                        return Ok(true);
-                    }
-                    let member = state.event(sql, "m.room.member", user)?;
-                    let membership = member.as_ref().map(membership_of).transpose()?;
-                    if membership.is_some_and(|membership| enough.contains(&membership.as_str())) {
-                        return Ok(true);
-                    }
-                }
-            }
-        }
-        Ok(false)
-    }
 }

@@ -23,6 +23,8 @@ const PAGE_EVENTS_DEFAULT: u64 = 20;
 const PAGE_EVENTS_MAX: u64 = 100;
 /// How many relations lead from an event to the one asked about. Spec: «at least 3 levels».
 const DEPTH_MAX: u64 = 3;
+/// Bytes of events after which a page ends.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// A page of the events that relate to one, as one user may see them.
 /// Spec: `GET /rooms/{roomId}/relations/{eventId}`.
@@ -92,9 +94,17 @@ impl Room {
             span,
             limit: limit.saturating_add(1),
         };
-        let mut events = children(sql, &viewer.visible()?, &wanted)?;
-        let has_more = events.len() as u64 > limit;
-        events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let positions = children(sql, &viewer.visible()?, &wanted)?;
+        let (mut events, mut bytes, mut has_more) = (Vec::new(), 0_usize, false);
+        for event in store::log::each(&positions, |slice| store::log::at(sql, slice)) {
+            if events.len() as u64 == limit || bytes >= PAGE_BYTES_MAX {
+                has_more = true;
+                break;
+            }
+            let event = event?;
+            bytes = bytes.saturating_add(event.pdu.json().len());
+            events.push(event);
+        }
         let place = events.last().map_or(start, |last| match call.direction {
             Direction::Backwards => last.position.saturating_sub(1),
             Direction::Forwards => last.position,

@@ -28,8 +28,10 @@ const PAGE_THREADS_DEFAULT: u64 = 20;
 const PAGE_THREADS_MAX: u64 = 50;
 /// Events of threads looked at for one page; a page may be short and still have a next one.
 const PAGE_SCAN_MAX: usize = 5_000;
+/// Bytes of roots after which a page ends.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Events of threads read at once.
-const BATCH_EVENTS: u64 = 100;
+const BATCH_EVENTS: u64 = 50;
 
 /// The events that threads begin with, by when somebody spoke last in their thread, newest first.
 /// Spec: "Querying threads in a room".
@@ -74,17 +76,18 @@ impl Room {
         };
         let mut up_to = call.from.map_or_else(|| self.head(sql), Ok)?;
         let visible = viewer.visible()?;
-        let (mut roots, mut next, mut scanned) = (Vec::new(), None, 0_usize);
+        let (mut roots, mut bytes, mut next, mut scanned) = (Vec::new(), 0_usize, None, 0_usize);
         'pages: while let Some(seen) = viewer.sees_at_or_before(up_to) {
             let batch = threaded(sql, &visible, seen, BATCH_EVENTS)?;
             scanned = scanned.saturating_add(batch.len());
             let is_last = (batch.len() as u64) < BATCH_EVENTS;
             up_to = batch.last().map_or(0, |last| last.position.saturating_sub(1));
             for (latest, root) in threads_of(sql, &viewer, batch, call.participated)? {
-                if roots.len() as u64 == limit {
+                if roots.len() as u64 == limit || bytes >= PAGE_BYTES_MAX {
                     next = Some(latest);
                     break 'pages;
                 }
+                bytes = bytes.saturating_add(root.pdu.json().len());
                 roots.push(root);
             }
             if is_last {

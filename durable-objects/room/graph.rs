@@ -134,7 +134,17 @@ impl StateAt {
         Ok(changes)
     }
 
+    /// The position of the log whose state it is, but for the changes.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Where it differs from the log's state at its base, and what it has there.
+    pub(super) fn changes(&self) -> &BTreeMap<Key, Option<OwnedEventId>> {
+        &self.changes
+    }
+
+    /// As [`StateAt::changes`].
     pub(super) fn into_changes(self) -> BTreeMap<Key, Option<OwnedEventId>> {
         self.changes
     }

@@ -114,6 +114,7 @@ mod search_members;
 mod search_results;
 mod send_event;
 mod sent_members;
+mod server_sight;
 mod servers;
 mod set_canonical_alias;
 mod staging;

@@ -19,6 +19,8 @@ use crate::{Call, Cx, Error};
 const BANS_MAX: u64 = 1_000;
 /// The most children of a space that go into its successor.
 const CHILDREN_MAX: u64 = 500;
+/// The most bytes of each of these.
+const TAKEN_ALONG_BYTES_MAX: usize = 1024 * 1024;
 
 /// Decides what the successor of this room is, before there is one: whoever asks again gets the same one. Founding it,
 /// and [`super::CompleteUpgrade`], are the caller's to do.
@@ -195,9 +197,11 @@ impl Old {
         }
         if is_space(&create) {
             let children = store::state::of_type(sql, "m.space.child", CHILDREN_MAX)?;
+            let children = store::log::within(sql, &children, TAKEN_ALONG_BYTES_MAX)?;
             state.extend(children.into_iter().map(|child| child.pdu).filter(is_child));
         }
-        let bans = store::members::banned(sql, BANS_MAX)?.into_iter().map(|ban| ban.pdu).collect();
+        let bans = store::log::within(sql, &store::members::banned(sql, BANS_MAX)?, TAKEN_ALONG_BYTES_MAX)?;
+        let bans = bans.into_iter().map(|ban| ban.pdu).collect();
         Ok(Self { create, last_event, power_levels: open_power_levels(sql)?, state, bans })
     }
 

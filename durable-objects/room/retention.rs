@@ -107,7 +107,8 @@ impl Room {
         let hidden = before.hidden.max(cx.now_ms.saturating_sub(lifetime_ms));
         let said = store::log::messages(&**tx, before.gone, hidden, SLICE_EVENTS)?;
         let version = self.version(&**tx)?;
-        for event in &said {
+        for event in store::log::each(&said, |slice| store::log::at(&**tx, slice)) {
+            let event = event?;
             let left = event::redact(&event.pdu, &version, None)
                 .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
             if left.json() != event.pdu.json() || event.txn.is_some() {
@@ -115,7 +116,7 @@ impl Room {
             }
         }
         let is_all = (said.len() as u64) < SLICE_EVENTS;
-        let gone = if is_all { hidden } else { said.last().map_or(hidden, |event| event.position) };
+        let gone = if is_all { hidden } else { said.last().copied().unwrap_or(hidden) };
         let now = Expired { hidden, gone, lifetime_ms: Some(lifetime_ms) };
         if before != now {
             write(tx, now)?;
@@ -124,7 +125,7 @@ impl Room {
             return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(NEXT_SLICE_MS))?);
         }
         if let Some(next) = store::log::messages(&**tx, hidden, u64::MAX, 1)?.pop() {
-            let at_ms = next.position.max(cx.now_ms.saturating_sub(lifetime_ms)).saturating_add(lifetime_ms);
+            let at_ms = next.max(cx.now_ms.saturating_sub(lifetime_ms)).saturating_add(lifetime_ms);
             schedule::at(tx, cx, DUE, at_ms.saturating_add(late_ms(lifetime_ms)))?;
         }
         Ok(())

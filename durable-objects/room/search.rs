@@ -4,6 +4,8 @@
 //! indexed yet is not found. The index grows with the searches, and by itself once somebody has searched.
 //! Spec: "Server Side Search".
 
+use std::collections::HashMap;
+
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
@@ -206,8 +208,15 @@ fn found(sql: &dyn Sql, call: &Search, matching: &Matching<'_>) -> Result<Found,
         };
         let is_last = (batch.len() as u64) < batch_max;
         scanned = scanned.saturating_add(batch.len() as u64);
-        let positions: Vec<u64> = batch.iter().map(|place| place.position).collect();
-        let events = store::log::at(sql, &positions)?;
+        let mut positions: Vec<u64> = batch.iter().map(|place| place.position).collect();
+        positions.sort_unstable();
+        let mut found = HashMap::new();
+        for event in store::log::each(&positions, |slice| store::log::at(sql, slice)) {
+            let event = event?;
+            if wanted(&event) {
+                found.insert(event.position, (event.pdu.event_id().to_owned(), event.pdu.sender().to_owned()));
+            }
+        }
         for Place { score, position } in batch {
             if hits.len() as u64 == limit {
                 return Ok(Found {
@@ -218,8 +227,7 @@ fn found(sql: &dyn Sql, call: &Search, matching: &Matching<'_>) -> Result<Found,
                 });
             }
             place = Reached { score, position, inclusive: false };
-            if let Some(event) = events.iter().find(|event| event.position == position && wanted(event)) {
-                let (event_id, sender) = (event.pdu.event_id().to_owned(), event.pdu.sender().to_owned());
+            if let Some((event_id, sender)) = found.remove(&position) {
                 hits.push(Hit { event_id, sender, position, score });
             }
         }

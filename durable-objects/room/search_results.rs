@@ -11,7 +11,10 @@ use serde_json::value::RawValue;
 use super::{
     Direction, EventFilter, MemberProfile, Room, RoomToken,
     messages::{page, senders},
-    store::{self, log::Logged},
+    store::{
+        self,
+        log::{Logged, READ_AT_ONCE},
+    },
     viewer::Viewer,
 };
 use crate::{Call, Cx, Error};
@@ -77,31 +80,34 @@ impl Room {
         &self,
         sql: &dyn Sql,
         cx: &Cx<'_>,
-        call: GetSearchResults,
+        mut call: GetSearchResults,
     ) -> Result<Vec<SearchResult>, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         viewer.sight()?;
         if call.positions.len() > RESULTS_MAX {
             return Err(Refusal::InvalidParam(format!("at most {RESULTS_MAX} results at once")).into());
         }
-        let mut events = store::log::at(sql, &call.positions)?;
-        events.retain(|event| viewer.may_see(event) && event.redacted_by.is_none() && !viewer.is_erased(event));
-        let shown = viewer.sees_all(sql, cx, &events.iter().collect::<Vec<_>>(), true)?;
-        let mut bytes = shown.iter().map(|event| event.get().len()).fold(0_usize, usize::saturating_add);
-        let mut results = Vec::with_capacity(events.len());
-        for (event, result) in events.iter().zip(shown) {
-            let context = match call.context {
-                Some(wanted) => {
-                    let none = WantedContext { before: 0, after: 0, ..wanted };
-                    let wanted = if bytes < call.bytes_max { wanted } else { none };
-                    let context = self.around(sql, cx, &viewer, event, wanted)?;
-                    let around = context.events_before.iter().chain(&context.events_after);
-                    bytes = around.map(|event| event.get().len()).fold(bytes, usize::saturating_add);
-                    Some(context)
-                }
-                None => None,
-            };
-            results.push(SearchResult { position: event.position, result, context });
+        call.positions.sort_unstable();
+        let (mut bytes, mut results) = (0_usize, Vec::with_capacity(call.positions.len()));
+        for slice in call.positions.chunks(READ_AT_ONCE) {
+            let mut events = store::log::at(sql, slice)?;
+            events.retain(|event| viewer.may_see(event) && event.redacted_by.is_none() && !viewer.is_erased(event));
+            let shown = viewer.sees_all(sql, cx, &events.iter().collect::<Vec<_>>(), true)?;
+            bytes = shown.iter().map(|event| event.get().len()).fold(bytes, usize::saturating_add);
+            for (event, result) in events.iter().zip(shown) {
+                let context = match call.context {
+                    Some(wanted) => {
+                        let none = WantedContext { before: 0, after: 0, ..wanted };
+                        let wanted = if bytes < call.bytes_max { wanted } else { none };
+                        let context = self.around(sql, cx, &viewer, event, wanted)?;
+                        let around = context.events_before.iter().chain(&context.events_after);
+                        bytes = around.map(|event| event.get().len()).fold(bytes, usize::saturating_add);
+                        Some(context)
+                    }
+                    None => None,
+                };
+                results.push(SearchResult { position: event.position, result, context });
+            }
         }
         Ok(results)
     }

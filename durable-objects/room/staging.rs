@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{Call, Cx, Error, schedule};
 
-/// Events judged in one call.
-const JUDGED_AT_ONCE: u64 = 500;
+/// Events judged in one call: of the largest ones they take some MB.
+const JUDGED_AT_ONCE: u64 = 100;
 /// A join of which nothing was heard for this long was given up, in milliseconds.
 const GIVEN_UP_MS: u64 = 15 * 60 * 1_000;
 

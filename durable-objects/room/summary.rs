@@ -15,6 +15,8 @@ use crate::{Call, Cx, Error};
 
 /// The most that the children of a space are told with, in bytes.
 const CHILDREN_BYTES_MAX: usize = 512 * 1024;
+/// The most bytes of a space's children that are looked at for that.
+const CHILDREN_READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The longest name of an algorithm that is shown, in bytes.
 const ENCRYPTION_BYTES_MAX: usize = 255;
 
@@ -134,6 +136,7 @@ fn accessible_to_server(sql: &dyn Sql, server: &OwnedServerName, room: &RoomSumm
 
 fn children(sql: &dyn Sql, suggested_only: bool) -> Result<Vec<Box<RawValue>>, Error> {
     let events = store::state::of_type(sql, CHILD, CHILDREN_MAX as u64)?;
+    let events = store::log::within(sql, &events, CHILDREN_READ_BYTES_MAX)?;
     let events = events.iter().map(|event| event::stripped_json_with_time(&event.pdu)).collect();
     let mut children: Vec<_> = Child::sorted(events, suggested_only).into_iter().map(|(_, event)| event).collect();
     let mut left = CHILDREN_BYTES_MAX;

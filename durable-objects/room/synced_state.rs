@@ -24,7 +24,7 @@ const WINDOW_CHANGES_MAX: u64 = 5_000;
 /// Bytes of the whole state in a reply, for a sync has many of these in memory; the rest comes in pages.
 const STATE_BYTES_MAX: usize = 256 * 1024;
 /// Events read from the log at once.
-const BATCH_EVENTS: usize = 100;
+const BATCH_EVENTS: usize = 50;
 
 /// What of the state a sync shows.
 pub(super) struct SyncedState<'a> {

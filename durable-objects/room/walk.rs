@@ -9,8 +9,8 @@ use super::{
     viewer::Viewer,
 };
 
-/// Events read from the log at once.
-const BATCH_EVENTS_MAX: u64 = 100;
+/// Events read from the log at once: of the largest ones they take some MB.
+const BATCH_EVENTS_MAX: u64 = 50;
 
 /// A walk through a part of the log, one way.
 pub(super) struct Walk<'a> {

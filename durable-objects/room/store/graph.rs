@@ -108,24 +108,12 @@ pub(crate) fn by_id(sql: &dyn Sql, event_id: &EventId) -> Result<Option<Node>, F
     .transpose()
 }
 
-/// Up to `limit` events of the log in `(after, up_to]`, oldest first.
-pub(crate) fn forwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Node>, Fault> {
+/// The events at these positions, in the log's order.
+pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Node>, Fault> {
     sql.query(
-        "SELECT position, event_id, json, verdict, base, snapshot FROM event WHERE position > ?1 AND position <= ?2
-         ORDER BY position LIMIT ?3",
-        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
-    )?
-    .into_iter()
-    .map(|mut row| node(&mut row))
-    .collect()
-}
-
-/// Up to `limit` events of the log in `(after, up_to]`, newest first.
-pub(crate) fn backwards(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Node>, Fault> {
-    sql.query(
-        "SELECT position, event_id, json, verdict, base, snapshot FROM event WHERE position > ?1 AND position <= ?2
-         ORDER BY position DESC LIMIT ?3",
-        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
+        "SELECT position, event_id, json, verdict, base, snapshot FROM event
+         WHERE position IN (SELECT value FROM json_each(?1)) ORDER BY position",
+        &[serde_json::to_string(positions)?.into()],
     )?
     .into_iter()
     .map(|mut row| node(&mut row))

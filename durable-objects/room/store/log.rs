@@ -2,9 +2,16 @@
 
 use domain::Pdu;
 use platform::{Fault, Row, Sql, Tx};
-use ruma_common::OwnedEventId;
+use ruma_common::{OwnedEventId, ServerName};
 
-use super::{graph::LOG_START, search};
+use super::{
+    graph::{LOG_START, POSITION_MAX},
+    search,
+};
+use crate::room::{Direction, transactions};
+
+/// Events that are read at once where many are looked at: of the largest ones they take some MB.
+pub(crate) const READ_AT_ONCE: usize = if cfg!(test) { 7 } else { 50 };
 
 /// An event with its place in the log.
 #[derive(Clone, Debug)]
@@ -158,13 +165,17 @@ pub(crate) fn expire(tx: &Tx<'_>, position: u64, left: &Pdu) -> Result<(), Fault
     Ok(())
 }
 
-/// Up to `limit` events in `(after, up_to]` that are no state, oldest first.
-pub(crate) fn messages(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<Logged>, Fault> {
-    all(sql.query(
-        "SELECT position, event_id, json, txn, redacted_by, withheld FROM event
+/// The positions of up to `limit` events in `(after, up_to]` that are no state, oldest first.
+pub(crate) fn messages(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<u64>, Fault> {
+    let (after, up_to) = span((after, up_to));
+    sql.query(
+        "SELECT position FROM event
          WHERE position > ?1 AND position <= ?2 AND state_key IS NULL ORDER BY position LIMIT ?3",
-        &[after.max(LOG_START.saturating_sub(1)).into(), up_to.min(super::graph::POSITION_MAX).into(), limit.into()],
-    )?)
+        &[after.into(), up_to.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.unsigned(0))
+    .collect()
 }
 
 /// The events at these positions, in their order.
@@ -175,6 +186,117 @@ pub(crate) fn at(sql: &dyn Sql, positions: &[u64]) -> Result<Vec<Logged>, Fault>
          ORDER BY position",
         &[list.into()],
     )?)
+}
+
+/// What `read` has at each of these positions, which stand in the log's order or against it, read a few at a time: they
+/// may be many, and large.
+pub(crate) fn each<'a, T: 'a>(
+    positions: &'a [u64],
+    read: impl Fn(&[u64]) -> Result<Vec<T>, Fault> + 'a,
+) -> impl Iterator<Item = Result<T, Fault>> + 'a {
+    positions.chunks(READ_AT_ONCE).flat_map(move |slice| match read(slice) {
+        Ok(mut events) => {
+            if slice.first() > slice.last() {
+                events.reverse();
+            }
+            events.into_iter().map(Ok).collect()
+        }
+        Err(fault) => vec![Err(fault)],
+    })
+}
+
+/// The events at these positions, the first ones, until they are more than `bytes_max` of JSON together.
+pub(crate) fn within(sql: &dyn Sql, positions: &[u64], bytes_max: usize) -> Result<Vec<Logged>, Fault> {
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
+    for slice in positions.chunks(READ_AT_ONCE) {
+        let mut read = at(sql, slice)?;
+        let place = |event: &Logged| slice.iter().position(|position| *position == event.position);
+        read.sort_by_key(place);
+        for event in read {
+            bytes = bytes.saturating_add(event.pdu.json().len());
+            if bytes > bytes_max {
+                return Ok(events);
+            }
+            events.push(event);
+        }
+    }
+    Ok(events)
+}
+
+fn order(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forwards => "ASC",
+        Direction::Backwards => "DESC",
+    }
+}
+
+fn span((after, up_to): (u64, u64)) -> (u64, u64) {
+    (after.max(LOG_START.saturating_sub(1)), up_to.min(POSITION_MAX))
+}
+
+/// The positions of up to `limit` events in `(after, up_to]`, in a direction.
+pub(crate) fn positions(
+    sql: &dyn Sql,
+    between: (u64, u64),
+    direction: Direction,
+    limit: u64,
+) -> Result<Vec<u64>, Fault> {
+    let ((after, up_to), order) = (span(between), order(direction));
+    sql.query(
+        &format!(
+            "SELECT position FROM event WHERE position > ?1 AND position <= ?2 ORDER BY position {order} LIMIT ?3"
+        ),
+        &[after.into(), up_to.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.unsigned(0))
+    .collect()
+}
+
+/// What goes to another server of a part of the log.
+pub(crate) struct Outgoing {
+    /// Of events of our users, and of those that we bring into the room for others.
+    pub positions: Vec<u64>,
+    /// The last position that was looked at; `None`: it was all of that part.
+    pub seen: Option<u64>,
+}
+
+/// What goes from `own` to the server `other` of up to `scan_max` events in `(after, up_to]`, in a direction. Of the
+/// others' nothing is read.
+pub(crate) fn outgoing(
+    sql: &dyn Sql,
+    between: (u64, u64),
+    direction: Direction,
+    [own, other]: [&ServerName; 2],
+    scan_max: u64,
+) -> Result<Outgoing, Fault> {
+    let ((after, up_to), order) = (span(between), order(direction));
+    let rows = sql.query(
+        &format!(
+            "SELECT position, server <> ?4 AND CASE txn WHEN ?5 THEN 1 WHEN ?6 THEN 0 ELSE server = ?3 END FROM
+             (SELECT position, txn, substr(sender, instr(sender, ':') + 1) AS server FROM event
+              WHERE position > ?1 AND position <= ?2 ORDER BY position {order} LIMIT ?7)"
+        ),
+        &[
+            after.into(),
+            up_to.into(),
+            own.as_str().into(),
+            other.as_str().into(),
+            transactions::RELAYED.into(),
+            transactions::HISTORY.into(),
+            scan_max.into(),
+        ],
+    )?;
+    let is_all = (rows.len() as u64) < scan_max;
+    let (mut positions, mut seen) = (Vec::new(), None);
+    for mut row in rows {
+        let position = row.unsigned(0)?;
+        if row.unsigned(1)? == 1 {
+            positions.push(position);
+        }
+        seen = Some(position);
+    }
+    Ok(Outgoing { positions, seen: seen.filter(|_| !is_all) })
 }
 
 /// Up to `limit` transactions of the events in `(after, up_to]`, newest first.

@@ -3,8 +3,6 @@
 use platform::{Fault, Sql, Tx};
 use ruma_common::OwnedUserId;
 
-use super::log::{Logged, logged};
-
 /// A user's membership.
 pub(crate) fn membership(sql: &dyn Sql, user_id: &str) -> Result<Option<String>, Fault> {
     sql.query("SELECT membership FROM member WHERE user_id = ?1", &[user_id.into()])?
@@ -248,17 +246,16 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<
     .collect()
 }
 
-/// Up to `limit` membership events of who is banned, the newest bans first.
-pub(crate) fn banned(sql: &dyn Sql, limit: u64) -> Result<Vec<Logged>, Fault> {
+/// Up to `limit` membership events of who is banned, those of the newest bans, by their positions.
+pub(crate) fn banned(sql: &dyn Sql, limit: u64) -> Result<Vec<u64>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM member
-         JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
-         JOIN event ON event.position = state.position
+        "SELECT state.position FROM member
+         JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id AND state.position > 0
          WHERE membership = 'ban' ORDER BY member.position DESC LIMIT ?1",
         &[limit.into()],
     )?
     .into_iter()
-    .map(|mut row| logged(&mut row))
+    .map(|mut row| row.unsigned(0))
     .collect()
 }
 

@@ -3,7 +3,6 @@
 use platform::{Fault, Sql};
 use ruma_common::{EventId, OwnedEventId, UserId};
 
-use super::log::{Logged, all};
 use crate::room::Direction;
 
 /// The most events of a thread that are counted: the newest.
@@ -53,8 +52,8 @@ pub(crate) struct Children<'a> {
     pub limit: u64,
 }
 
-/// The first events in a span that relate to one.
-pub(crate) fn children(sql: &dyn Sql, visible: &Visible, wanted: &Children<'_>) -> Result<Vec<Logged>, Fault> {
+/// The positions of the first events in a span that relate to one.
+pub(crate) fn children(sql: &dyn Sql, visible: &Visible, wanted: &Children<'_>) -> Result<Vec<u64>, Fault> {
     let order = match wanted.direction {
         Direction::Backwards => "DESC",
         Direction::Forwards => "ASC",
@@ -80,11 +79,8 @@ pub(crate) fn children(sql: &dyn Sql, visible: &Visible, wanted: &Children<'_>) 
              AND child.position > ?6 AND child.position <= ?7 AND ?9 > 0 ORDER BY child.position {order} LIMIT ?8"
         )
     };
-    all(sql.query(
-        &format!(
-            "SELECT position, event_id, json, txn, redacted_by, withheld FROM event WHERE position IN ({positions})
-             ORDER BY position {order}"
-        ),
+    sql.query(
+        &positions,
         &[
             visible.stretches.as_str().into(),
             visible.ignored.as_str().into(),
@@ -96,7 +92,10 @@ pub(crate) fn children(sql: &dyn Sql, visible: &Visible, wanted: &Children<'_>) 
             wanted.limit.into(),
             wanted.depth.into(),
         ],
-    )?)
+    )?
+    .into_iter()
+    .map(|mut row| row.unsigned(0))
+    .collect()
 }
 
 /// What relates to an event, as it is bundled with it.

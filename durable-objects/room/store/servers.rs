@@ -95,14 +95,27 @@ pub(crate) fn forget(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault
     Ok(())
 }
 
-/// The joined users of a server, up to `limit`.
-pub(crate) fn users(sql: &dyn Sql, name: &str, limit: u64) -> Result<Vec<String>, Fault> {
+/// What up to `users_max` users of a server became in the log, and where: up to `limit`, the newest, in the log's order.
+/// Without an event somebody is as one who left.
+pub(crate) fn memberships(
+    sql: &dyn Sql,
+    name: &str,
+    users_max: u64,
+    limit: u64,
+) -> Result<Vec<(String, u64, String)>, Fault> {
     sql.query(
-        "SELECT user_id FROM member WHERE follower IS NULL AND substr(user_id, instr(user_id, ':') + 1) = ?1
-         ORDER BY user_id LIMIT ?2",
-        &[name.into(), limit.into()],
+        "SELECT state_key, position, membership FROM
+         (SELECT turn.state_key, turn.position, coalesce(CASE json_type(json, '$.content.membership') WHEN 'text'
+           THEN json_extract(json, '$.content.membership') END, 'leave') AS membership FROM
+          (SELECT user_id FROM member WHERE follower IS NULL AND substr(user_id, instr(user_id, ':') + 1) = ?1
+           ORDER BY user_id LIMIT ?2) AS user
+          JOIN state_change AS turn ON turn.type = 'm.room.member' AND turn.state_key = user_id
+          LEFT JOIN event ON event.position = turn.after
+          ORDER BY turn.position DESC LIMIT ?3)
+         ORDER BY position",
+        &[name.into(), users_max.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| row.text(0))
+    .map(|mut row| Ok((row.text(0)?, row.unsigned(1)?, row.text(2)?)))
     .collect()
 }

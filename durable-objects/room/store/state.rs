@@ -114,15 +114,14 @@ pub(crate) fn between(
     .collect()
 }
 
-/// Up to `limit` events of the current state with this type.
-pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec<Logged>, Fault> {
+/// Up to `limit` events of the current state with this type, those with the first state keys, by their positions.
+pub(crate) fn of_type(sql: &dyn Sql, event_type: &str, limit: u64) -> Result<Vec<u64>, Fault> {
     sql.query(
-        "SELECT event.position, event_id, json, txn, redacted_by, withheld FROM state JOIN event ON event.position = state.position
-         WHERE state.type = ?1 ORDER BY state.state_key LIMIT ?2",
+        "SELECT position FROM state WHERE type = ?1 AND position > 0 ORDER BY state_key LIMIT ?2",
         &[event_type.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| logged(&mut row))
+    .map(|mut row| row.unsigned(0))
     .collect()
 }
 
