@@ -200,7 +200,8 @@ impl Room {
         let nodes = match call.wanted {
             Wanted::Event(event_id) => {
                 let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
-                vec![store::graph::by_id(sql, &event_id)?.ok_or_else(missing)?]
+                let node = store::graph::by_id(sql, &event_id)?.filter(|node| node.verdict != Verdict::Rejected);
+                vec![node.ok_or_else(missing)?]
             }
             Wanted::Backfill { from, limit } => before(sql, &from, &BTreeSet::new(), limit, 0)?,
             Wanted::Missing { earliest, latest, limit, min_depth } => {
@@ -243,7 +244,8 @@ impl Room {
             self.check_server(sql, server)?;
         }
         let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
-        let node = store::graph::by_id(sql, &call.event_id)?.ok_or_else(missing)?;
+        let node = store::graph::by_id(sql, &call.event_id)?.filter(|node| node.verdict != Verdict::Rejected);
+        let node = node.ok_or_else(missing)?;
         if call.auth_chain_only {
             let auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
             return Ok(StateIds { auth_chain, ..StateIds::default() });

@@ -139,6 +139,11 @@ impl StateAt {
         self.base
     }
 
+    /// How many changes are to be stored with it.
+    pub(super) fn new_changes(&self) -> usize {
+        if self.snapshot.is_some() { 0 } else { self.changes.len() }
+    }
+
     /// Where it differs from the log's state at its base, and what it has there.
     pub(super) fn changes(&self) -> &BTreeMap<Key, Option<OwnedEventId>> {
         &self.changes

@@ -324,7 +324,9 @@ impl Placing<'_> {
     fn settle(&self, tx: &Tx<'_>, cx: &Cx<'_>, pdu: &Pdu, position: u64) -> Result<(), Error> {
         let held = store::graph::by_id(&**tx, pdu.event_id())?;
         let before = StateAt::of_log(position.saturating_sub(1));
-        let is_allowed = self.room.check(&**tx, cx, pdu, &before)?.is_ok();
+        // Of what was refused before no more is held than that.
+        let is_refused = held.as_ref().is_some_and(|held| held.verdict == Verdict::Rejected);
+        let is_allowed = !is_refused && self.room.check(&**tx, cx, pdu, &before)?.is_ok();
         if is_allowed {
             self.enter(tx, pdu, held.as_ref(), position)?;
         } else {

@@ -56,6 +56,7 @@
 mod access;
 mod append;
 mod appservices;
+mod beside;
 mod bundle;
 mod catch_up;
 mod change_membership;
@@ -234,6 +235,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_early_redactions.sql"),
     include_str!("migrations/0015_inbox.sql"),
     include_str!("migrations/0016_withheld.sql"),
+    include_str!("migrations/0017_beside.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.

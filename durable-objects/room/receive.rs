@@ -3,7 +3,7 @@
 //! Guarantees: one event, one transaction. Its format, signatures and hash were checked by the tier; here it is judged by
 //! the rules of authorisation, three times: by the events it names itself, by the state before it, and by the current
 //! state. What it needs and the room does not hold is named, nothing changes, and the same call succeeds once that was
-//! brought. Received again, it changes nothing.
+//! brought. Received again, it changes nothing; one for which there was no room ([`super::beside`]) is judged again.
 //! Spec: Server-Server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure".
 
 use std::{
@@ -145,7 +145,7 @@ impl Room {
                     Ok(()) => Verdict::Accepted,
                     Err(_) => Verdict::Rejected,
                 };
-                store::graph::insert_beside(tx, &pdu, verdict, StateBefore::Unknown)?;
+                self.hold_alone_if_there_is_room(tx, cx, &pdu, verdict)?;
             }
             missing.extend(not_held);
         }
@@ -173,14 +173,19 @@ impl Room {
             Ok(before) => before,
             Err(needs) => return Ok(Received::Needs(needs)),
         };
+        // Of what was refused by the events that it names, no more than that is held.
+        if held.as_ref().is_some_and(|node| node.verdict == Verdict::Rejected) {
+            self.hold(tx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+            return Ok(Received::Rejected(REFUSED_BEFORE.to_owned()));
+        }
         // What was held before is what was checked before: a redacted copy must not take its place.
         let pdu = held.as_ref().map_or(pdu, |node| node.pdu.clone());
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
-            self.hold(tx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+            self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
             return Ok(Received::Rejected(refusal.to_string()));
         }
         if !self.is_allowed_now(&**tx, &pdu)? && !planted::is(Planted::ForgottenSoftFail) {
-            self.hold(tx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+            self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
             return Ok(Received::SoftFailed);
         }
         match self.signed_as_it_came(&**tx, cx, &pdu)? {
@@ -194,7 +199,7 @@ impl Room {
                 Ok(Received::Accepted)
             }
             Err(_) if call.is_unwanted => {
-                self.hold(tx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+                self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
                 Ok(Received::SoftFailed)
             }
             Err(server) => Ok(Received::Needs(Needs { policy_server: Some(server), ..Needs::default() })),
@@ -384,6 +389,8 @@ fn implied_create(cx: &Cx<'_>, version: &RoomVersion) -> Result<Option<OwnedEven
 /// How many positions are left free before an event that came without those before it.
 const GAP_POSITIONS: u64 = 1 << 20;
 
+const REFUSED_BEFORE: &str = "the event was rejected before";
+
 /// What became of an event that was judged before.
 fn already(node: &Node) -> Option<Received> {
     if node.is_in_log() {
@@ -392,7 +399,7 @@ fn already(node: &Node) -> Option<Received> {
     match node.verdict {
         _ if node.before == StateBefore::Unknown => None,
         Verdict::Accepted => None,
-        Verdict::Rejected => Some(Received::Rejected("the event was rejected before".to_owned())),
+        Verdict::Rejected => Some(Received::Rejected(REFUSED_BEFORE.to_owned())),
         Verdict::SoftFailed => Some(Received::SoftFailed),
     }
 }

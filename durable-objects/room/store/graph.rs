@@ -148,8 +148,16 @@ pub(crate) fn event_id(text: &str) -> Result<OwnedEventId, Fault> {
     OwnedEventId::try_from(text).map_err(|_| Fault::new("a stored event id is none"))
 }
 
-/// Puts an event beside the log, and answers its number there.
+/// Puts an event beside the log, and answers its number there. Of what one says that the rules refuse nothing is kept.
 pub(crate) fn insert_beside(tx: &Tx<'_>, pdu: &Pdu, verdict: Verdict, before: StateBefore) -> Result<u64, Fault> {
+    let outline;
+    let pdu = if verdict == Verdict::Rejected {
+        let read = Pdu::from_stored(pdu.event_id().to_owned(), pdu.outline(), true);
+        outline = read.map_err(|error| Fault::new(format!("the outline of an event: {error}")))?;
+        &outline
+    } else {
+        pdu
+    };
     let last = tx.query("SELECT max(position) FROM event WHERE position < ?1", &[LOG_START.into()])?.pop();
     let last = last.map_or(Ok(None), |mut row| row.unsigned_or_null(0))?;
     let number = last.unwrap_or(0).saturating_add(1);
@@ -163,7 +171,7 @@ pub(crate) fn insert_beside(tx: &Tx<'_>, pdu: &Pdu, verdict: Verdict, before: St
 /// Forgets all that stands beside the log.
 pub(crate) fn forget_beside(tx: &Tx<'_>) -> Result<(), Fault> {
     tx.execute("DELETE FROM event WHERE position < ?1", &[LOG_START.into()])?;
-    Ok(())
+    super::beside::clear(tx)
 }
 
 /// Notes what became of an event, and the state before it.
@@ -183,6 +191,10 @@ pub(crate) fn judge(tx: &Tx<'_>, number: u64, verdict: Verdict, before: StateBef
 pub(crate) fn enter_log(tx: &Tx<'_>, node: &Node, position: u64, txn: Option<&str>) -> Result<(), Fault> {
     let (from, to) = (node.number.into(), position.into());
     tx.execute("UPDATE event SET position = ?2, txn = ?3 WHERE position = ?1", &[from, to, txn.into()])?;
+    if !node.is_in_log() {
+        let bytes = super::beside::bytes_of(node.pdu.json().len());
+        super::beside::shrinks(tx, node.pdu.sender().server_name().as_str(), bytes)?;
+    }
     let Some(state_key) = node.pdu.state_key() else { return Ok(()) };
     let key = || [node.pdu.event_type().to_string().into(), state_key.into(), node.number.into(), position.into()];
     tx.execute("UPDATE state SET position = ?4 WHERE type = ?1 AND state_key = ?2 AND position = ?3", &key())?;
@@ -385,6 +397,11 @@ pub(crate) fn insert_gap(tx: &Tx<'_>, missing: &[OwnedEventId], position: u64) -
         )?;
     }
     Ok(())
+}
+
+/// Whether an event of the log comes after this one, which is not held.
+pub(crate) fn is_missed(sql: &dyn Sql, event_id: &EventId) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM gap WHERE event_id = ?1", &[event_id.as_str().into()])?.is_empty())
 }
 
 /// Whether an event of the log comes after this one, which was not held; it is no longer missing.

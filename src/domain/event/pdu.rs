@@ -103,6 +103,27 @@ impl Pdu {
         Ok(Self(Rc::new(inner)))
     }
 
+    /// What of the event says where it stands in the graph, without what it says: for one that was refused. It has no
+    /// hashes and signatures, and is for nobody else.
+    pub fn outline(&self) -> String {
+        let mut outline = serde_json::json!({
+            "auth_events": self.0.auth_events,
+            "content": {},
+            "depth": self.0.depth,
+            "origin_server_ts": self.0.origin_server_ts,
+            "prev_events": self.0.prev_events,
+            "sender": self.0.sender,
+            "type": self.0.event_type.to_string(),
+        });
+        if let (Some(room_id), Some(outline)) = (&self.0.room_id, outline.as_object_mut()) {
+            outline.insert("room_id".to_owned(), room_id.as_str().into());
+        }
+        if let (Some(state_key), Some(outline)) = (&self.0.state_key, outline.as_object_mut()) {
+            outline.insert("state_key".to_owned(), state_key.as_str().into());
+        }
+        outline.to_string()
+    }
+
     /// The id, whether written in the event (versions 1 and 2) or computed from it.
     pub fn event_id(&self) -> &EventId {
         &self.0.event_id
