@@ -19,7 +19,7 @@ use ruma_state_res::utils::event_id_set::EventIdSet;
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
-    room::{CheckedEvent, Needs, ReceiveEvent, Received, current_state},
+    room::{CheckedEvent, Needs, ReceiveEvent, Received, current_state, kept_and_counted},
     world::{Dice, World, seeds},
 };
 
@@ -271,6 +271,10 @@ fn story(seed: u64, version_id: &str) -> usize {
         let got = current(&other, &graph);
         assert_eq!(got, expected, "MYELIN_SEED: {seed}, version {version_id}");
         remembers_its_members(&other, &graph, &got);
+        let sql = other.sql(&Address::new(ActorKind::Room, graph.room_id.as_str()));
+        if let Some([kept, counted]) = kept_and_counted(&*sql) {
+            assert_eq!(kept, counted, "MYELIN_SEED: {seed}: what the state and its auth chain name");
+        }
     }
     forks
 }

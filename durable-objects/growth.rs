@@ -4,15 +4,15 @@
 
 use std::rc::Rc;
 
-use domain::{power::Preset, signed_key::testing::Signer};
+use domain::{Pdu, event::Draft, power::Preset, signed_key::testing::Signer};
 use platform::{ActorKind, Address, Sql, Value};
 use ruma_common::{OwnedRoomId, RoomId, UserId, user_id};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{json, value::to_raw_value};
 
 use crate::{
     Call,
-    room::{Delta, GetRelations, GetStateEvent, MembershipAction, Messages},
+    room::{Delta, GetRelations, GetStateEvent, MembershipAction, Messages, ReceiveEvent, Received},
     user::{
         ClaimKeys, Create, GetKeys, LogIn, MembershipChanged, NewDevice, Nudge, Plan, ReceiveToDevice, SyncClose,
         SyncPlan, UploadKeys,
@@ -167,6 +167,157 @@ fn with_the_events_of_a_room() {
         grown.costs
     };
     does_not_grow(&costs(SMALL), &costs(LARGE));
+}
+
+/// What it costs to take in events of a fork, once the room was forked before.
+struct Forked {
+    grown: Grown,
+    /// The message before the fork.
+    prev: Pdu,
+    number: u64,
+}
+
+fn zoe() -> &'static UserId {
+    user_id!("@zoe:there.test")
+}
+
+fn yan() -> &'static UserId {
+    user_id!("@yan:there.test")
+}
+
+impl Forked {
+    fn new() -> Self {
+        let grown = Grown::new();
+        for user in [zoe(), yan()] {
+            grown.world.joins_from_elsewhere(&grown.room_id, user);
+        }
+        let levels = json!({ "users": { (alice().as_str()): 100 }, "state_default": 0 });
+        grown.world.sends(alice(), &grown.room_id, "m.room.power_levels", Some(""), &levels).unwrap();
+        let prev = grown.world.newest(&grown.room_id, "m.room.power_levels", "");
+        Self { grown, prev, number: 0 }
+    }
+
+    /// Both sides go on from here.
+    fn meets(&mut self) {
+        let (world, room_id) = (&self.grown.world, &self.grown.room_id);
+        while self.grown.sql.query("SELECT 1 FROM meta WHERE key = 'extremities'", &[]).unwrap().len() == 1 {
+            world.sends(alice(), room_id, "m.room.message", None, &json!({})).unwrap();
+        }
+        world.sends(alice(), room_id, "m.room.message", None, &json!({})).unwrap();
+        self.prev = world.newest(room_id, "m.room.message", "");
+    }
+
+    fn says(&mut self, sender: &UserId, event_type: &str, state_key: &str) -> ReceiveEvent {
+        self.number += 1;
+        let content = json!({ "membership": "join", "displayname": self.number.to_string() });
+        let draft = Draft {
+            event_type: event_type.into(),
+            content: to_raw_value(&content).unwrap(),
+            state_key: Some(state_key.to_owned()),
+            sender: sender.to_owned(),
+            redacts: None,
+        };
+        let event = self.grown.world.says_elsewhere(&self.grown.room_id, &draft, &self.prev);
+        ReceiveEvent { event, state_before: None, is_unwanted: false }
+    }
+
+    /// Somebody is called something else on the one side, and others do something on the other.
+    fn forks(&mut self) {
+        for (what, by, event_type, state_key) in [
+            ("a name on a fork", zoe(), "m.room.member", zoe().as_str()),
+            ("state on a fork", zoe(), "m.x", ""),
+            ("a name on a fork, of somebody else", yan(), "m.room.member", yan().as_str()),
+        ] {
+            self.meets();
+            let theirs = self.says(by, event_type, state_key);
+            for (sender, event_type, key) in [(yan(), "m.room.member", yan().as_str()), (zoe(), "m.y", "")] {
+                let ours = self.says(sender, event_type, key);
+                let received = self.grown.world.call(self.grown.room_id.as_str(), &ours).unwrap();
+                assert_eq!(received, Received::Accepted);
+            }
+            self.grown.costs(what, |world, room_id| {
+                assert_eq!(world.call(room_id.as_str(), &theirs).unwrap(), Received::Accepted);
+            });
+        }
+    }
+
+    fn costs(mut self) -> Vec<(&'static str, u64)> {
+        self.forks();
+        self.grown.costs.clear();
+        self.forks();
+        self.grown.costs
+    }
+}
+
+#[test]
+fn where_forks_meet_with_the_members_of_a_room() {
+    let costs = |members: u64| {
+        let forked = Forked::new();
+        let (world, room_id) = (&forked.grown.world, &forked.grown.room_id);
+        let named = ["m.room.create", "m.room.power_levels", "m.room.join_rules"];
+        let named = named.map(|event_type| world.newest(room_id, event_type, "").event_id().to_owned());
+        world.crowds(room_id, members);
+        forked
+            .grown
+            .sql
+            .query(
+                "UPDATE event SET json = json_replace(json, '$.auth_events', json(?1)) WHERE sender LIKE '@user%'",
+                &[serde_json::to_string(&named).unwrap().into()],
+            )
+            .unwrap();
+        forked.costs()
+    };
+    does_not_grow(&costs(SMALL), &costs(LARGE * 10));
+}
+
+/// Somebody calls themselves something else again and again.
+#[test]
+fn where_forks_meet_with_the_events_that_one_is_judged_by() {
+    let costs = |renamed: u64| {
+        let forked = Forked::new();
+        let (world, room_id, sql) = (&forked.grown.world, &forked.grown.room_id, &forked.grown.sql);
+        let named = ["m.room.create", "m.room.power_levels"];
+        let named = named.map(|event_type| world.newest(room_id, event_type, "").event_id().to_owned());
+        for user in [zoe(), yan()] {
+            let join = world.newest(room_id, "m.room.member", user.as_str());
+            let head = world.head_of(room_id);
+            let localpart = user.localpart();
+            let named = |of: usize| Value::from(named[of].as_str());
+            let statements: [(&str, Vec<Value>); 3] = [
+                (
+                    "INSERT INTO event (position, event_id, type, state_key, sender, json, generation)
+                     WITH RECURSIVE named (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM named WHERE n < ?1)
+                     SELECT ?2 + n, printf('$%s%d', ?3, n), type, state_key, sender,
+                      json_replace(json, '$.auth_events',
+                       json_array(?5, ?6, CASE n WHEN 1 THEN ?4 ELSE printf('$%s%d', ?3, n - 1) END)), 100 + n
+                     FROM named, event WHERE event_id = ?4",
+                    vec![
+                        renamed.into(),
+                        head.into(),
+                        localpart.into(),
+                        join.event_id().as_str().into(),
+                        named(0),
+                        named(1),
+                    ],
+                ),
+                (
+                    "INSERT INTO state_change (type, state_key, position, before, after)
+                     SELECT type, state_key, position, NULL, position FROM event WHERE position > ?1",
+                    vec![head.into()],
+                ),
+                (
+                    "UPDATE state SET position = ?1 WHERE type = 'm.room.member' AND state_key = ?2",
+                    vec![(head + renamed).into(), user.as_str().into()],
+                ),
+            ];
+            for (statement, bound) in statements {
+                sql.query(statement, &bound).unwrap();
+            }
+        }
+        world.evict(&room(room_id));
+        forked.costs()
+    };
+    does_not_grow(&costs(SMALL), &costs(20_000));
 }
 
 /// A device that syncs when one of many rooms has news.

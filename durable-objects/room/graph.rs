@@ -8,11 +8,12 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
 };
 
 use domain::{
-    Pdu,
-    state::{self, Meeting, StateError, StateMap},
+    Pdu, Refusal,
+    state::{self, Link, Meeting, StateError, StateMap},
 };
 use platform::{Fault, Sql, Tx};
 use ruma_common::{EventId, OwnedEventId};
@@ -21,9 +22,10 @@ use ruma_events::StateEventType;
 use super::{
     Room,
     append::room_id,
+    auth_use::Uses,
     store::{
         self,
-        graph::{Before, Key, Node, StateBefore, Verdict},
+        graph::{Before, Key, Node, StateBefore, Stored, Verdict},
     },
 };
 use crate::{Cx, Error};
@@ -234,7 +236,7 @@ impl Room {
         }
         states.push(met.clone());
         let keys: BTreeSet<Key> = states.iter().flat_map(|state| state.changes.keys()).cloned().collect();
-        let mut conflict = Conflict::new(sql, base);
+        let mut conflict = Conflict::new(sql, base, &self.generations);
         conflict.forks.resize(states.len(), StateMap::new());
         met.snapshot = None;
         met.changes.clear();
@@ -257,9 +259,12 @@ impl Room {
         if let Some(fault) = conflict.fault.into_inner() {
             return Err(fault.into());
         }
-        let mut resolved = resolved.map_err(|error| match error {
-            // Whatever is held has its auth chain.
-            StateError::Missing(_) | StateError::Failed(_) => Fault::new(error.to_string()),
+        let mut resolved = resolved.map_err(|error| -> Error {
+            match error {
+                StateError::TooMuch => Refusal::Unknown(error.to_string()).into(),
+                // Whatever is held has its auth chain.
+                StateError::Missing(_) | StateError::Failed(_) => Fault::new(error.to_string()).into(),
+            }
         })?;
         met.changes = conflict.agreed;
         for key in conflict.keys {
@@ -281,14 +286,34 @@ struct Conflict<'a> {
     keys: Vec<Key>,
     /// What they agree on, other than the log has it.
     agreed: BTreeMap<Key, Option<OwnedEventId>>,
+    generations: &'a Generations,
+    /// What the agreed part names, once that was asked; none where it is not kept.
+    uses: RefCell<Option<Option<Uses>>>,
     /// The first thing that went wrong: whoever asks cannot be told.
     fault: RefCell<Option<Fault>>,
 }
 
 impl<'a> Conflict<'a> {
-    fn new(sql: &'a dyn Sql, base: u64) -> Self {
+    fn new(sql: &'a dyn Sql, base: u64, generations: &'a Generations) -> Self {
         let (forks, keys, agreed, fault) = (Vec::new(), Vec::new(), BTreeMap::new(), RefCell::default());
-        Self { sql, base, forks, keys, agreed, fault }
+        Self { sql, base, forks, keys, agreed, generations, uses: RefCell::default(), fault }
+    }
+
+    fn named_by_agreed(&self, events: &[Rc<Link>]) -> Result<BTreeSet<OwnedEventId>, Fault> {
+        let except: Vec<Key> = self.keys.iter().chain(self.agreed.keys()).cloned().collect();
+        let more: Vec<OwnedEventId> = self.agreed.values().flatten().cloned().collect();
+        let mut uses = self.uses.borrow_mut();
+        let uses = match uses.as_mut() {
+            Some(uses) => uses,
+            None => uses.insert(Uses::of(self.sql, self.generations, self.base, &except, &more)?),
+        };
+        let ids: Vec<&OwnedEventId> = events.iter().map(|link| &link.event_id).collect();
+        let Some(uses) = uses else {
+            return store::graph::in_auth_chain(self.sql, self.base, &except, &more, &ids);
+        };
+        let to = events.iter().map(|link| link.generation).min().unwrap_or(0);
+        uses.goes_down(self.sql, self.generations, to)?;
+        uses.named(self.sql, &ids)
     }
 
     fn noted<T: Default>(&self, outcome: Result<T, Fault>) -> T {
@@ -312,15 +337,95 @@ impl Meeting for Conflict<'_> {
         }
     }
 
-    fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId> {
-        let except: Vec<Key> = self.keys.iter().chain(self.agreed.keys()).cloned().collect();
-        let more: Vec<OwnedEventId> = self.agreed.values().flatten().cloned().collect();
-        self.noted(store::graph::in_auth_chain(self.sql, self.base, &except, &more, &events))
+    fn in_agreed_chain(&self, events: &[Rc<Link>]) -> BTreeSet<OwnedEventId> {
+        self.noted(self.named_by_agreed(events))
+    }
+
+    fn links(&self, events: &[OwnedEventId]) -> Vec<Link> {
+        self.noted(links(self.sql, self.generations, events))
     }
 
     fn event(&self, event_id: &EventId) -> Option<Pdu> {
         self.noted(store::graph::by_id(self.sql, event_id)).map(|node| node.pdu)
     }
+}
+
+/// Generations of events that were here before these were kept, as they are reckoned: to be stored some day.
+#[derive(Default)]
+pub(super) struct Generations(RefCell<BTreeMap<OwnedEventId, u64>>);
+
+impl Generations {
+    fn get(&self, event_id: &OwnedEventId) -> Option<u64> {
+        self.0.borrow().get(event_id).copied()
+    }
+
+    /// Some of them, which are remembered no longer.
+    pub(super) fn take_some(&self, count: usize) -> Vec<(OwnedEventId, u64)> {
+        let mut known = self.0.borrow_mut();
+        std::iter::from_fn(|| known.pop_first()).take(count).collect()
+    }
+
+    /// Reckons those of events of which it is not known, and of what these name.
+    fn reckon(&self, sql: &dyn Sql, unknown: Vec<Stored>) -> Result<(), Fault> {
+        let mut named: BTreeMap<OwnedEventId, Vec<OwnedEventId>> = BTreeMap::new();
+        let mut stored: BTreeMap<OwnedEventId, u64> = BTreeMap::new();
+        let mut ahead = unknown;
+        while !ahead.is_empty() {
+            let mut next: BTreeSet<OwnedEventId> = BTreeSet::new();
+            for link in ahead.drain(..) {
+                next.extend(link.auth_events.iter().cloned());
+                named.insert(link.event_id, link.auth_events);
+            }
+            next.retain(|id| !named.contains_key(id) && !stored.contains_key(id) && self.get(id).is_none());
+            for link in store::graph::links(sql, &next.iter().collect::<Vec<_>>())? {
+                match link.generation {
+                    Some(generation) => drop(stored.insert(link.event_id, generation)),
+                    None => ahead.push(link),
+                }
+            }
+        }
+        let mut naming: BTreeMap<&OwnedEventId, Vec<&OwnedEventId>> = BTreeMap::new();
+        let mut waiting: BTreeMap<&OwnedEventId, usize> = BTreeMap::new();
+        for (event_id, auth_events) in &named {
+            let before: BTreeSet<&OwnedEventId> = auth_events.iter().filter(|id| named.contains_key(*id)).collect();
+            waiting.insert(event_id, before.len());
+            for earlier in before {
+                naming.entry(earlier).or_default().push(event_id);
+            }
+        }
+        let mut ready: Vec<&OwnedEventId> =
+            waiting.iter().filter(|(_, count)| **count == 0).map(|(event_id, _)| *event_id).collect();
+        while let Some(event_id) = ready.pop() {
+            let of = |id: &OwnedEventId| stored.get(id).copied().or_else(|| self.get(id));
+            let last = named.get(event_id).into_iter().flatten().filter_map(of).max().unwrap_or(0);
+            self.0.borrow_mut().insert(event_id.clone(), last.saturating_add(1));
+            for later in naming.remove(event_id).unwrap_or_default() {
+                if let Some(count) = waiting.get_mut(later) {
+                    *count = count.saturating_sub(1);
+                    if *count == 0 {
+                        ready.push(later);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What these events name, of those that are held.
+pub(super) fn links(sql: &dyn Sql, generations: &Generations, events: &[OwnedEventId]) -> Result<Vec<Link>, Fault> {
+    let mut found = store::graph::links(sql, &events.iter().collect::<Vec<_>>())?;
+    let is_known = |link: &Stored| link.generation.is_some() || generations.get(&link.event_id).is_some();
+    let unknown: Vec<Stored> = found.iter().filter(|link| !is_known(link)).cloned().collect();
+    if !unknown.is_empty() {
+        generations.reckon(sql, unknown)?;
+    }
+    let link = |Stored { event_id, generation, auth_events }: Stored| {
+        let generation = generation.or_else(|| generations.get(&event_id));
+        let generation = generation.ok_or_else(|| Fault::new("events name each other as authorisation"))?;
+        Ok(Link { event_id, generation, auth_events })
+    };
+    found.drain(..).map(link).collect()
 }
 
 /// The current state, for tests that compare it whole.

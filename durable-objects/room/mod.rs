@@ -56,6 +56,7 @@
 mod access;
 mod append;
 mod appservices;
+mod auth_use;
 mod beside;
 mod bundle;
 mod catch_up;
@@ -151,6 +152,8 @@ use crate::{
 
 pub use access::{Access, GetAccess};
 pub use appservices::SetAlias;
+#[cfg(test)]
+pub(crate) use auth_use::kept_and_counted;
 pub use catch_up::{GetNewestOutgoing, NewestOutgoing};
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
 pub use complete_upgrade::CompleteUpgrade;
@@ -236,6 +239,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_inbox.sql"),
     include_str!("migrations/0016_withheld.sql"),
     include_str!("migrations/0017_beside.sql"),
+    include_str!("migrations/0018_auth_use.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.
@@ -258,6 +262,7 @@ pub(crate) struct Room {
     servers: RefCell<Option<servers::Servers>>,
     appservices: RefCell<Option<appservices::Appservices>>,
     fetching: RefCell<inbox::Fetching>,
+    generations: graph::Generations,
     /// Who is asked about events, once read.
     policy_server: RefCell<Option<Option<Rc<PolicyServer>>>>,
     signed: RefCell<policy::Signed>,

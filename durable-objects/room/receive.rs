@@ -169,6 +169,7 @@ impl Room {
         if let Some(received) = held.as_ref().and_then(already) {
             return Ok(received);
         }
+        self.keep_auth_uses(tx, cx, &pdu)?;
         let before = match self.state_before(&**tx, cx, &pdu, call.state_before.as_deref())? {
             Ok(before) => before,
             Err(needs) => return Ok(Received::Needs(needs)),

@@ -7,6 +7,7 @@ use domain::{
 };
 use platform::{ActorKind, Address, Sql};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, RoomId, UserId};
+use ruma_events::TimelineEventType;
 use serde_json::value::to_raw_value;
 
 use super::World;
@@ -146,12 +147,20 @@ impl World {
         let sql = self.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let mut version = sql.query("SELECT value FROM meta WHERE key = 'version'", &[]).unwrap();
         let version = RoomVersion::parse(&version[0].text(0).unwrap()).unwrap();
-        let named = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", draft.sender.as_str())];
+        let mut named =
+            vec![("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", draft.sender.as_str())];
+        let is_member = draft.event_type == TimelineEventType::RoomMember;
+        if is_member && draft.content.get().contains(r#""membership":"join""#) {
+            named.push(("m.room.join_rules", ""));
+        }
         let reference = |pdu: &Pdu| event::reference(pdu, &version).unwrap();
         let place = Place {
             room_id: Some(room_id),
             prev_events: &[reference(prev)],
-            auth_events: &named.map(|(event_type, key)| reference(&self.newest(room_id, event_type, key))),
+            auth_events: &named
+                .into_iter()
+                .map(|(event_type, key)| reference(&self.newest(room_id, event_type, key)))
+                .collect::<Vec<_>>(),
             depth: prev.depth() + 1,
             origin_server_ts: self.now_ms(),
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use domain::Pdu;
 use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{EventId, OwnedEventId};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{log, meta};
 
@@ -335,7 +335,7 @@ pub(crate) fn in_auth_chain(
     position: u64,
     except: &[Key],
     more: &[OwnedEventId],
-    events: &[OwnedEventId],
+    events: &[&OwnedEventId],
 ) -> Result<BTreeSet<OwnedEventId>, Fault> {
     sql.query(
         "WITH RECURSIVE
@@ -366,6 +366,70 @@ pub(crate) fn in_auth_chain(
     .into_iter()
     .map(|mut row| event_id(&row.text(0)?))
     .collect()
+}
+
+/// The generation of an event that names these, where all of theirs are known.
+pub(crate) fn next_generation(sql: &dyn Sql, pdu: &Pdu) -> Result<Option<u64>, Fault> {
+    let named: BTreeSet<&OwnedEventId> = pdu.auth_events().iter().collect();
+    let row = sql
+        .query(
+            "SELECT count(generation), coalesce(max(generation), 0) + 1 FROM event
+             WHERE event_id IN (SELECT value FROM json_each(?1))",
+            &[serde_json::to_string(&named)?.into()],
+        )?
+        .pop();
+    let Some(mut row) = row else { return Ok(None) };
+    if row.unsigned(0)? == named.len() as u64 { Ok(Some(row.unsigned(1)?)) } else { Ok(None) }
+}
+
+/// What an event names as its authorisation, and its generation, where that is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub event_id: OwnedEventId,
+    pub generation: Option<u64>,
+    pub auth_events: Vec<OwnedEventId>,
+}
+
+/// What these events name; of those that are held.
+pub(crate) fn links(sql: &dyn Sql, events: &[&OwnedEventId]) -> Result<Vec<Stored>, Fault> {
+    /// Since version 3 the id alone.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Reference {
+        Id(OwnedEventId),
+        WithHashes(OwnedEventId, serde::de::IgnoredAny),
+    }
+    let mut links = Vec::new();
+    for slice in slices(events) {
+        let rows = sql.query(
+            "SELECT event_id, generation, json_extract(json, '$.auth_events') FROM event
+             WHERE event_id IN (SELECT value FROM json_each(?1))",
+            &[slice?],
+        )?;
+        for mut row in rows {
+            let references: Vec<Reference> = serde_json::from_str(&row.text(2)?)?;
+            let id = |reference| match reference {
+                Reference::Id(event_id) | Reference::WithHashes(event_id, _) => event_id,
+            };
+            links.push(Stored {
+                event_id: event_id(&row.text(0)?)?,
+                generation: row.unsigned_or_null(1)?,
+                auth_events: references.into_iter().map(id).collect(),
+            });
+        }
+    }
+    Ok(links)
+}
+
+/// Keeps generations that were reckoned.
+pub(crate) fn set_generations(tx: &Tx<'_>, generations: &[(OwnedEventId, u64)]) -> Result<(), Fault> {
+    for (event_id, generation) in generations {
+        tx.execute(
+            "UPDATE event SET generation = ?2 WHERE event_id = ?1 AND generation IS NULL",
+            &[event_id.as_str().into(), (*generation).into()],
+        )?;
+    }
+    Ok(())
 }
 
 /// The auth chain of these events: what they name as their authorisation, what that names, and so on.

@@ -41,8 +41,10 @@ pub(super) fn all(rows: Vec<Row>) -> Result<Vec<Logged>, Fault> {
 
 /// Appends an accepted event.
 pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -> Result<(), Fault> {
+    let generation = if pdu.state_key().is_some() { super::graph::next_generation(&**tx, pdu)? } else { None };
     tx.execute(
-        "INSERT INTO event (position, event_id, type, state_key, sender, json, txn) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO event (position, event_id, type, state_key, sender, json, txn, generation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         &[
             position.into(),
             pdu.event_id().as_str().into(),
@@ -51,6 +53,7 @@ pub(crate) fn insert(tx: &Tx<'_>, position: u64, pdu: &Pdu, txn: Option<&str>) -
             pdu.sender().as_str().into(),
             pdu.json().into(),
             txn.into(),
+            generation.into(),
         ],
     )?;
     Ok(())

@@ -1,5 +1,6 @@
 //! All of the Room's SQL.
 
+pub(super) mod auth_use;
 pub(super) mod beside;
 pub(super) mod device_lists;
 pub(super) mod erased;

@@ -10,7 +10,7 @@
 mod auth_chain;
 mod version_1;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc};
 
 use ruma_common::{EventId, OwnedEventId, RoomId};
 use ruma_events::{StateEventType, TimelineEventType};
@@ -32,6 +32,25 @@ pub enum StateError {
     /// ruma could not go on: an event is not what its place in the state says.
     #[error("state resolution failed: {0}")]
     Failed(String),
+    /// The states, or their auth chains, differ in more than is resolved: [`LINKS_MAX`], [`BYTES_MAX`]. It does not
+    /// depend on who asks, nor when.
+    #[error("the states that meet differ in more than is resolved")]
+    TooMuch,
+}
+
+/// The most events of which it is looked at what they name, and the most that states may have for keys on which they do
+/// not agree. A room of which nothing was heard for long comes back with some ten thousand.
+pub const LINKS_MAX: usize = 100_000;
+/// The most bytes of events that are loaded: those in question, and what they are judged by.
+pub const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What an event names as its authorisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub event_id: OwnedEventId,
+    /// Larger than that of each event it names.
+    pub generation: u64,
+    pub auth_events: Vec<OwnedEventId>,
 }
 
 /// Where states meet that are not the same.
@@ -40,8 +59,11 @@ pub trait Meeting {
     fn forks(&self) -> &[StateMap<OwnedEventId>];
     /// The event that all the states have for a key on which they agree. For another key the answer means nothing.
     fn agreed(&self, key: &StateKey) -> Option<OwnedEventId>;
-    /// Which of these events are in the auth chain of what the states agree on.
-    fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId>;
+    /// Which of these events are in the auth chain of what the states agree on. Asked for again and again, and never for a
+    /// larger generation than before.
+    fn in_agreed_chain(&self, events: &[Rc<Link>]) -> BTreeSet<OwnedEventId>;
+    /// What these events name; of those that are held.
+    fn links(&self, events: &[OwnedEventId]) -> Vec<Link>;
     /// Any event of the states, or of their auth chains.
     fn event(&self, event_id: &EventId) -> Option<Pdu>;
 }
@@ -59,16 +81,20 @@ pub fn resolve(
     if conflicted.is_empty() {
         return Ok(StateMap::new());
     }
+    if meeting.forks().iter().map(StateMap::len).fold(0, usize::saturating_add) > LINKS_MAX {
+        return Err(StateError::TooMuch);
+    }
     let rules = version.rules();
     let Some(v2_rules) = rules.state_res.v2_rules() else {
         return version_1::resolve(version, meeting);
     };
-    let load = |event_id: &EventId| meeting.event(event_id);
-    let mut chains = AuthChains::new(&load);
-    let auth_chains = differing_chains(&mut chains, meeting)?;
+    let mut chains = AuthChains::new(meeting);
+    let auth_chains = chains.differing()?;
 
     // What decides over the events in question, whichever of the keys the states agree on.
-    let subgraph = chains.subgraph_between(&meeting.forks().iter().flat_map(StateMap::values).cloned().collect());
+    let in_conflict: EventIdSet<OwnedEventId> = meeting.forks().iter().flat_map(StateMap::values).cloned().collect();
+    let subgraph =
+        if v2_rules.consider_conflicted_state_subgraph { chains.subgraph_between(&in_conflict)? } else { in_conflict };
     let mut questioned = subgraph.clone();
     questioned.extend(auth_chains.iter().flatten().cloned());
     let agreed = agreed_on(version, room_id, meeting, &chains, &questioned, &conflicted);
@@ -85,32 +111,15 @@ pub fn resolve(
         |event_id| chains.get(event_id),
         |_: &StateMap<Vec<OwnedEventId>>| Some(subgraph.clone()),
     );
+    if chains.is_too_much() {
+        return Err(StateError::TooMuch);
+    }
     let mut resolved = resolved.map_err(|error| match error {
         ruma_state_res::Error::NotFound(event_id) => StateError::Missing(event_id),
         error => StateError::Failed(error.to_string()),
     })?;
     resolved.retain(|key, _| conflicted.contains(key));
     Ok(resolved)
-}
-
-/// For each state, the events that are in its full auth chain and not in that of another one. The auth chain of what
-/// they agree on is in each.
-fn differing_chains(
-    chains: &mut AuthChains<'_>,
-    meeting: &dyn Meeting,
-) -> Result<Vec<EventIdSet<OwnedEventId>>, StateError> {
-    let forks = meeting.forks();
-    let own = forks.iter().map(|fork| chains.union_of(fork.values())).collect::<Result<Vec<_>, StateError>>()?;
-    let in_all = |event_id: &OwnedEventId| own.iter().all(|chain| chain.contains(event_id));
-    let mut differing: Vec<OwnedEventId> = own.iter().flatten().filter(|event_id| !in_all(event_id)).cloned().collect();
-    differing.sort_unstable();
-    differing.dedup();
-    let everywhere = if differing.is_empty() { BTreeSet::new() } else { meeting.in_agreed_chain(differing.clone()) };
-    let differing: BTreeSet<_> = differing.into_iter().filter(|event_id| !everywhere.contains(event_id)).collect();
-    let only_differing = |chain: EventIdSet<OwnedEventId>| {
-        chain.into_iter().filter(|event_id| differing.contains(event_id)).collect::<EventIdSet<_>>()
-    };
-    Ok(own.into_iter().map(only_differing).collect())
 }
 
 /// What the states agree on, as far as the rules of authorisation ask for it when they judge these events.

@@ -1,13 +1,17 @@
 //! Forks that meet again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use ruma_common::{EventId, OwnedEventId};
 use ruma_events::StateEventType;
 use ruma_state_res::utils::event_id_set::EventIdSet;
 use serde_json::json;
 
-use super::{Meeting, StateError, StateKey, StateMap, auth_chain::AuthChains, resolve};
+use super::{LINKS_MAX, Link, Meeting, StateError, StateKey, StateMap, auth_chain::AuthChains, resolve};
 use crate::{
     Pdu, RoomVersion,
     event::Draft,
@@ -31,11 +35,73 @@ fn alice_and_bob(version_id: &str) -> Room {
     )
 }
 
+/// The auth chain of these events, whole.
+fn chain_of<'a>(
+    event: &dyn Fn(&EventId) -> Option<Pdu>,
+    events: impl Iterator<Item = &'a OwnedEventId>,
+) -> EventIdSet<OwnedEventId> {
+    let (mut chain, mut ahead) = (EventIdSet::new(), events.cloned().collect::<Vec<_>>());
+    while let Some(event_id) = ahead.pop() {
+        for named in event(&event_id).unwrap().auth_events() {
+            if chain.insert(named.clone()) {
+                ahead.push(named.clone());
+            }
+        }
+    }
+    chain
+}
+
+fn link(event: &dyn Fn(&EventId) -> Option<Pdu>, event_id: &OwnedEventId) -> Option<Link> {
+    fn generation(
+        event: &dyn Fn(&EventId) -> Option<Pdu>,
+        event_id: &OwnedEventId,
+        known: &mut BTreeMap<OwnedEventId, u64>,
+    ) -> u64 {
+        if let Some(known) = known.get(event_id) {
+            return *known;
+        }
+        let named = event(event_id).map_or(Vec::new(), |event| event.auth_events().to_vec());
+        let last = named.iter().map(|id| generation(event, id, known)).max().unwrap_or(0);
+        known.insert(event_id.clone(), last + 1);
+        last + 1
+    }
+    let auth_events = event(event_id)?.auth_events().to_vec();
+    let generation = generation(event, event_id, &mut BTreeMap::new());
+    Some(Link { event_id: event_id.clone(), generation, auth_events })
+}
+
+/// Events alone.
+struct Events<'a>(&'a dyn Fn(&EventId) -> Option<Pdu>);
+
+impl Meeting for Events<'_> {
+    fn forks(&self) -> &[StateMap<OwnedEventId>] {
+        &[]
+    }
+
+    fn agreed(&self, _: &StateKey) -> Option<OwnedEventId> {
+        None
+    }
+
+    fn in_agreed_chain(&self, _: &[Rc<Link>]) -> BTreeSet<OwnedEventId> {
+        BTreeSet::new()
+    }
+
+    fn links(&self, events: &[OwnedEventId]) -> Vec<Link> {
+        events.iter().filter_map(|id| link(self.0, id)).collect()
+    }
+
+    fn event(&self, event_id: &EventId) -> Option<Pdu> {
+        (self.0)(event_id)
+    }
+}
+
 /// Two forks that meet, as a room would see it: only what they do not agree on is handed over.
 struct Forks<'a> {
     states: [StateMap<OwnedEventId>; 2],
     differing: Vec<StateMap<OwnedEventId>>,
     event: &'a dyn Fn(&EventId) -> Option<Pdu>,
+    /// The last generation for which it was asked what is in the agreed chain.
+    asked: Cell<u64>,
 }
 
 impl<'a> Forks<'a> {
@@ -46,7 +112,7 @@ impl<'a> Forks<'a> {
             state.iter().filter(|(key, _)| differ(key)).map(|(key, id)| (key.clone(), id.clone())).collect()
         };
         let differing = vec![part(a), part(b)];
-        Self { states, differing, event }
+        Self { states, differing, event, asked: Cell::new(u64::MAX) }
     }
 }
 
@@ -60,11 +126,17 @@ impl Meeting for Forks<'_> {
         self.states[0].get(key).cloned()
     }
 
-    fn in_agreed_chain(&self, events: Vec<OwnedEventId>) -> BTreeSet<OwnedEventId> {
+    fn in_agreed_chain(&self, events: &[Rc<Link>]) -> BTreeSet<OwnedEventId> {
+        let last = events.iter().map(|link| link.generation).max().unwrap();
+        assert!(self.asked.replace(last) >= last, "from the later to the earlier");
         let [a, b] = &self.states;
-        let agreed: Vec<_> = a.iter().filter(|(key, id)| b.get(*key) == Some(*id)).collect();
-        let chain = AuthChains::new(self.event).union_of(agreed.into_iter().map(|(_, id)| id)).unwrap();
-        events.into_iter().filter(|id| chain.contains(id)).collect()
+        let agreed = a.iter().filter(|(key, id)| b.get(*key) == Some(*id));
+        let chain = chain_of(self.event, agreed.map(|(_, id)| id));
+        events.iter().map(|link| link.event_id.clone()).filter(|id| chain.contains(id)).collect()
+    }
+
+    fn links(&self, events: &[OwnedEventId]) -> Vec<Link> {
+        events.iter().filter_map(|id| link(self.event, id)).collect()
     }
 
     fn event(&self, event_id: &EventId) -> Option<Pdu> {
@@ -78,18 +150,17 @@ fn resolve_whole(
     forks: &[StateMap<OwnedEventId>],
     event: &dyn Fn(&EventId) -> Option<Pdu>,
 ) -> StateMap<OwnedEventId> {
-    let mut chains = AuthChains::new(event);
-    let auth_chains = forks.iter().map(|fork| chains.union_of(fork.values()).unwrap()).collect();
+    let auth_chains = forks.iter().map(|fork| chain_of(event, fork.values())).collect();
     let rules = version.rules();
     ruma_state_res::resolve(
         &rules.authorization,
         rules.state_res.v2_rules().unwrap(),
         forks,
         auth_chains,
-        |event_id| chains.get(event_id),
+        event,
         |conflicted: &StateMap<Vec<OwnedEventId>>| {
             let conflicted: EventIdSet<OwnedEventId> = conflicted.values().flatten().cloned().collect();
-            Some(chains.subgraph_between(&conflicted))
+            Some(AuthChains::new(&Events(event)).subgraph_between(&conflicted).unwrap())
         },
     )
     .unwrap()
@@ -276,7 +347,67 @@ fn the_conflicted_subgraph_is_what_lies_between() {
         .collect();
     let load = |event_id: &EventId| events.get(event_id).cloned();
     let conflicted: EventIdSet<OwnedEventId> = ["a", "c", "z"].into_iter().map(id).collect();
-    let mut between: Vec<_> = AuthChains::new(&load).subgraph_between(&conflicted).into_iter().collect();
+    let mut between: Vec<_> =
+        AuthChains::new(&Events(&load)).subgraph_between(&conflicted).unwrap().into_iter().collect();
     between.sort();
     assert_eq!(between, ["a", "b", "c", "y", "z"].map(id));
+}
+
+/// One who names thousands of earlier events one after the other has nobody go through them all.
+#[test]
+fn a_long_chain_is_gone_down_no_further_than_forks_differ() {
+    struct Deep {
+        forks: Vec<StateMap<OwnedEventId>>,
+        asked: Cell<usize>,
+    }
+
+    fn id(name: &str, number: u64) -> OwnedEventId {
+        OwnedEventId::try_from(format!("${name}{number}")).unwrap()
+    }
+
+    impl Meeting for Deep {
+        fn forks(&self) -> &[StateMap<OwnedEventId>] {
+            &self.forks
+        }
+
+        fn agreed(&self, _: &StateKey) -> Option<OwnedEventId> {
+            None
+        }
+
+        fn in_agreed_chain(&self, _: &[Rc<Link>]) -> BTreeSet<OwnedEventId> {
+            BTreeSet::new()
+        }
+
+        fn links(&self, events: &[OwnedEventId]) -> Vec<Link> {
+            self.asked.set(self.asked.get() + events.len());
+            let link = |event_id: &OwnedEventId| {
+                let number: u64 =
+                    event_id.as_str().trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap();
+                let auth_events = number.checked_sub(1).map(|earlier| id("m", earlier)).into_iter().collect();
+                Link { event_id: event_id.clone(), generation: number + 1, auth_events }
+            };
+            events.iter().map(link).collect()
+        }
+
+        fn event(&self, _: &EventId) -> Option<Pdu> {
+            None
+        }
+    }
+
+    let fork = |last: OwnedEventId| StateMap::from([((StateEventType::RoomTopic, String::new()), last)]);
+    let forks = vec![fork(id("a", 20_000)), fork(id("b", 20_003))];
+    let deep = Deep { forks, asked: Cell::new(0) };
+    let mut chains = AuthChains::new(&deep);
+    let differing: Vec<BTreeSet<_>> =
+        chains.differing().unwrap().into_iter().map(|chain| chain.into_iter().collect()).collect();
+    assert_eq!(differing, [BTreeSet::new(), BTreeSet::from([20_002, 20_001, 20_000].map(|number| id("m", number)))]);
+    assert!(deep.asked.get() < 10, "{}", deep.asked.get());
+    let conflicted: EventIdSet<OwnedEventId> = [id("a", 20_000), id("m", 19_990)].into_iter().collect();
+    assert_eq!(chains.subgraph_between(&conflicted).unwrap().len(), 11);
+    assert!(deep.asked.get() < 30, "{}", deep.asked.get());
+    // What nobody goes through is not resolved, and nothing is made up.
+    let forks = vec![fork(id("m", 2)), fork(id("b", 2 * LINKS_MAX as u64))];
+    let endless = Deep { forks, asked: Cell::new(0) };
+    assert_eq!(AuthChains::new(&endless).differing().err(), Some(StateError::TooMuch));
+    assert!(endless.asked.get() <= LINKS_MAX);
 }
