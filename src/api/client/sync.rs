@@ -10,7 +10,7 @@ mod json;
 mod more_state;
 mod streamed;
 
-use std::{collections::btree_map::Entry, time::Duration};
+use std::{cell::Cell, collections::btree_map::Entry, future::ready, time::Duration};
 
 use actors::{
     room::{Delta, DeltaReply, EventFilter, EventFormat, Section},
@@ -45,8 +45,10 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 const PRESENCE_WAIT_MS: u64 = 2_000;
 /// Rooms told in one piece; an answer of more comes in several, so that it never sits whole in memory.
 const ROOMS_AT_A_TIME: usize = 64;
+/// What rooms say in one piece, in bytes, after which no further one is asked for it.
+const PIECE_BYTES: usize = if cfg!(test) { 16 * 1024 } else { 4 * 1024 * 1024 };
 /// Rooms read at the same time.
-const ROOMS_AT_ONCE: usize = 32;
+const ROOMS_AT_ONCE: usize = 16;
 /// A little after somebody's typing ends every clock says so, in milliseconds.
 const TYPING_ENDS_MS: u64 = 50;
 /// How long a request waits before it looks again, where somebody goes on typing past the time first told, in milliseconds.
@@ -196,6 +198,10 @@ impl Round<'_> {
             return Ok(Outcome::Streamed(streamed::body(reading, call.since.clone(), plan)));
         }
         let (mut rooms, read) = reading.read(&plan.rooms).await?;
+        if read.len() < plan.rooms.len() {
+            // Too much for one piece: what a room says does not change with being read.
+            return Ok(Outcome::Streamed(streamed::body(reading, call.since.clone(), plan)));
+        }
         let close = SyncClose {
             token_hash: bearer.token_hash.clone(),
             since: call.since.clone(),
@@ -288,12 +294,19 @@ struct Reading {
 }
 
 impl Reading {
-    /// Reads planned rooms in parallel. One that fails is owed to the device: its token remembers it.
+    /// Reads planned rooms in parallel, as many as fit in a piece. One that fails is owed to the device: its token remembers
+    /// it.
     async fn read(&self, planned: &[PlannedRoom]) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
+        let bytes = Cell::new(0_usize);
         // A room that the filter leaves out is read all the same: the token moves past it.
         let replies: Vec<(&PlannedRoom, Looked)> = stream::iter(planned)
+            .take_while(|_| ready(bytes.get() < PIECE_BYTES))
             .map(|room| async move { (room, self.delta(room).await) })
             .buffer_unordered(ROOMS_AT_ONCE)
+            .inspect(|(_, reply)| {
+                let more = reply.as_ref().map_or(0, |(_, told)| told.bytes());
+                bytes.set(bytes.get().saturating_add(more));
+            })
             .collect()
             .await;
         let (mut rooms, mut read, mut failed) = (Rooms::default(), Vec::with_capacity(replies.len()), 0_usize);

@@ -110,6 +110,16 @@ pub(super) enum Told {
     InPages(String, Pieces),
 }
 
+impl Told {
+    /// What it holds in memory, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Told::Whole(room) => room.get().len(),
+            Told::InPages(begin, _) => begin.len(),
+        }
+    }
+}
+
 impl Answer {
     /// Whether it tells the device nothing.
     pub(super) fn is_empty(&self) -> bool {

@@ -1,11 +1,11 @@
 //! A long answer, told in pieces: rooms left, rooms joined, then what is the user's own.
 //!
-//! Only so many rooms are in memory at a time, and of a large one's state one page. Their account data is read with them, that
-//! of rooms with nothing to show at the end, and the token stands where the plan did: what became the user's own meanwhile is
-//! told by the next sync. A room that turns out to be in the other
-//! section, because the user left or joined it meanwhile, is owed to the device like one that could not be read.
+//! Only so many rooms are in memory at a time, and so many bytes of them, and of a large one's state one page. Their account
+//! data is read with them, that of rooms with nothing to show at the end, and the token stands where the plan did: what became
+//! the user's own meanwhile is told by the next sync. A room that turns out to be in the other section, because the user left
+//! or joined it meanwhile, is owed to the device like one that could not be read.
 
-use std::{collections::BTreeSet, vec::IntoIter};
+use std::collections::{BTreeSet, VecDeque};
 
 use actors::user::{Plan, PlannedRoom, ReadRoom, RoomsAccountData, SyncClose};
 use bytes::Bytes;
@@ -24,13 +24,13 @@ use crate::{Body, Failure, OrAbsent, client::device_lists::DeviceLists};
 
 /// The answer to a plan. Nothing is read before the client takes it.
 pub(super) fn body(reading: Reading, since: Option<String>, plan: Plan) -> Body {
-    let (gone, joined): (Vec<_>, Vec<_>) = plan.rooms.into_iter().partition(|room| room.gone);
+    let (gone, joined): (VecDeque<_>, VecDeque<_>) = plan.rooms.into_iter().partition(|room| room.gone);
     let telling = Telling {
         reading,
         since,
         position: plan.position,
-        rooms: gone.into_iter(),
-        joined: joined.into_iter(),
+        rooms: gone,
+        joined,
         read: Vec::new(),
         nothing: BTreeSet::new(),
         device_lists: DeviceLists::default(),
@@ -46,9 +46,9 @@ struct Telling {
     /// The position of the plan.
     position: u64,
     /// The rooms of this section that are still to be told.
-    rooms: IntoIter<PlannedRoom>,
+    rooms: VecDeque<PlannedRoom>,
     /// Those of the section `join`, until that is this section.
-    joined: IntoIter<PlannedRoom>,
+    joined: VecDeque<PlannedRoom>,
     read: Vec<ReadRoom>,
     /// Rooms read so far that are not the user's to see.
     nothing: BTreeSet<OwnedRoomId>,
@@ -74,9 +74,7 @@ impl Telling {
                 self.stage = Stage::Leave;
                 text(br#"{"rooms":{"leave":{"#)
             }
-            Stage::Leave | Stage::Join if !self.rooms.as_slice().is_empty() => {
-                self.some_rooms().await.map_err(cut)?.pieces()
-            }
+            Stage::Leave | Stage::Join if !self.rooms.is_empty() => self.some_rooms().await.map_err(cut)?.pieces(),
             Stage::Leave => {
                 (self.stage, self.is_first) = (Stage::Join, true);
                 std::mem::swap(&mut self.rooms, &mut self.joined);
@@ -93,8 +91,10 @@ impl Telling {
 
     /// The next rooms of this section.
     async fn some_rooms(&mut self) -> Result<Json, Failure> {
-        let planned: Vec<PlannedRoom> = self.rooms.by_ref().take(ROOMS_AT_A_TIME).collect();
+        let mut planned: Vec<PlannedRoom> = self.rooms.drain(..self.rooms.len().min(ROOMS_AT_A_TIME)).collect();
         let (mut rooms, mut read) = self.reading.read(&planned).await?;
+        let were_read: BTreeSet<_> = read.iter().map(|room| room.number).collect();
+        self.rooms.extend(planned.extract_if(.., |room| !were_read.contains(&room.number)));
         self.device_lists.append(&mut rooms.device_lists);
         let (told, others) = match self.stage {
             Stage::Leave => (&mut rooms.leave, &rooms.join),

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::ROOMS_AT_A_TIME;
+use super::{PIECE_BYTES, ROOMS_AT_A_TIME, ROOMS_AT_ONCE};
 use crate::testing::TestServer;
 
 struct Story {
@@ -82,6 +82,33 @@ fn a_long_answer_has_the_account_data_of_rooms_with_nothing_else() {
     let next = story.goes_on(&sync, "");
     assert_eq!(next["rooms"]["join"][&rooms[3]]["account_data"]["events"][0]["type"], "kept", "{next}");
     assert_eq!(next["rooms"]["join"].as_object().unwrap().len(), 1, "{next}");
+}
+
+#[test]
+fn an_answer_of_few_large_rooms_goes_out_in_pieces() {
+    let story = Story::begins();
+    let large = json!({ "body": "x".repeat(PIECE_BYTES / 2) });
+    let rooms: Vec<String> = (0..ROOMS_AT_ONCE * 2)
+        .map(|_| {
+            let room = story.creates(&story.alice, &json!({}));
+            story.puts(&story.alice, &format!("/rooms/{room}/send/m.room.message/1"), &large);
+            room
+        })
+        .collect();
+    let pieces = story.server.pieces("/_matrix/client/v3/sync?timeout=0", &story.alice);
+    let pieces: Vec<_> = pieces.into_iter().map(Result::unwrap).collect();
+    let whole = pieces.concat();
+    // Each piece of rooms is what is read at once, and what fitted before that.
+    assert!(pieces.iter().all(|piece| piece.len() < whole.len() * 3 / 4), "{:?}", pieces.len());
+    let answer: Value = serde_json::from_slice(&whole).unwrap();
+    let joined = answer["rooms"]["join"].as_object().unwrap();
+    assert_eq!(joined.len(), rooms.len());
+    for room in &rooms {
+        let timeline = joined[room]["timeline"]["events"].as_array().unwrap();
+        assert!(timeline.iter().any(|event| event["type"] == "m.room.message"), "{room}");
+    }
+    let next = story.goes_on(&answer, "");
+    assert_eq!(next["rooms"], Value::Null, "told once");
 }
 
 #[test]
