@@ -91,6 +91,12 @@ pub struct Server {
     routes: Rc<Routes>,
 }
 
+/// Whether a request goes on when its client leaves. One that may change something does, so that it is not another server alone
+/// that knows of a join, or of an invitation; one that only reads, or waits, ends there.
+pub fn is_seen_through(method: &Method) -> bool {
+    !method.is_safe()
+}
+
 /// Every endpoint that the configuration allows. A host whose services live for one request makes this once.
 pub fn routes(config: &Config) -> Rc<Routes> {
     let mut routes = Routes::default();

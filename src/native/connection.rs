@@ -1,8 +1,8 @@
 //! One HTTP connection: HTTP/1.1 or HTTP/2, with bounds on what a slow or greedy client may hold.
 
-use std::{cell::RefCell, convert::Infallible, net::IpAddr, pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, net::IpAddr, panic::resume_unwind, pin::pin, rc::Rc, time::Duration};
 
-use api::{Arriving, Body, ClientAddress, Server, Unread};
+use api::{Arriving, Body, ClientAddress, Server, Unread, is_seen_through};
 use bytes::Bytes;
 use domain::address_range::AddressRange;
 use futures_util::stream;
@@ -114,9 +114,10 @@ async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     }
 }
 
-/// Answers one request. Dropped when the client goes away, and whatever waits for the answer with it.
+/// Answers one request. Dropped when the client goes away, and whatever waits for the answer with it, but for what is
+/// [seen through](is_seen_through).
 async fn answer(
-    server: Rc<impl Answers>,
+    server: Rc<impl Answers + 'static>,
     request: Request<Incoming>,
     origin: Origin,
     activity: Rc<Activity>,
@@ -125,7 +126,21 @@ async fn answer(
     let (mut head, body) = request.into_parts();
     head.extensions.insert(ClientAddress::behind_proxies(origin.peer, &head.headers, &origin.trusted_proxies));
     let incoming = Rc::new(RefCell::new(Some(body)));
-    let mut response = server.answer(Request::from_parts(head, arriving(incoming.clone()))).await;
+    let request = Request::from_parts(head, arriving(incoming.clone()));
+    let mut response = if is_seen_through(request.method()) {
+        // A task goes on without the one that waits for it.
+        let answering = tokio::task::spawn_local(async move { server.answer(request).await });
+        match answering.await {
+            Ok(response) => response,
+            // The thread's panic hook has said so.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    } else {
+        server.answer(request).await
+    };
     if let Some(rest) = incoming.take().filter(|rest| !rest.is_end_stream()) {
         let under_way = activity.under_way();
         tokio::task::spawn_local(async move {

@@ -123,7 +123,8 @@ impl Process {
     pub(crate) fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Option<Response<Bytes>>> + 'static {
         let server = self.server.borrow().clone();
         let (reply, answer) = oneshot::channel();
-        // Whoever stops waiting takes the request away, as a closed connection does.
+        // Whoever stops waiting takes the request away, as a closed connection does, unless it is seen through.
+        let is_seen_through = api::is_seen_through(request.method());
         let running = self.scheduler().spawn(&self.group, async move {
             let Some(server) = server else { return };
             let response = server.answer(request.map(Arriving::from)).await;
@@ -139,7 +140,7 @@ impl Process {
             }
         });
         async move {
-            let _running = running.ends_with_this();
+            let _running = (!is_seen_through).then(|| running.ends_with_this());
             answer.await.ok()
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use api::{Arriving, Body, ClientAddress, Server, Services, Unread};
+use api::{Arriving, Body, ClientAddress, Server, Services, Unread, is_seen_through};
 use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -43,6 +43,10 @@ pub fn answer(request: Request, env: Env) -> Promise {
     future_to_promise(async move {
         let leaving = Until(Leaving::new(&request)?);
         let answered = Box::pin(respond(&request, &env));
+        if Method::from_bytes(request.method().as_bytes()).is_ok_and(|method| is_seen_through(&method)) {
+            // The runtime gives what goes on without a client half a minute.
+            return answered.await;
+        }
         match select(answered, JsFuture::from(leaving.0.promise())).await {
             Either::Left((response, _)) => response,
             // Nobody reads an answer. Dropping the work closes what it waits on.
