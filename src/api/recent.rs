@@ -33,13 +33,13 @@ impl<K: Eq + Hash, V: Default, const MAX: usize> Recent<K, V, MAX> {
         self.newer.get(key).or_else(|| self.older.get(key))
     }
 
-    /// Forgets a key.
-    pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q)
+    /// Forgets a key. Answers whether it was there.
+    pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
-        self.newer.remove(key);
-        self.older.remove(key);
+        let (newer, older) = (self.newer.remove(key), self.older.remove(key));
+        newer.is_some() || older.is_some()
     }
 
     /// How many are kept.

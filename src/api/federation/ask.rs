@@ -1,5 +1,6 @@
 //! Asks other servers, and signs what is asked. Spec: "Request Authentication".
 
+use actors::destination::IsUp;
 use bytes::Bytes;
 use domain::federation::{discovery::Route, x_matrix::SignedRequest};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -15,7 +16,7 @@ use ruma_federation_api::authentication::ServerSignatures;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::Context;
+use crate::{Context, Failure};
 
 /// Of several places where a server may be, so many are tried.
 const ROUTES_TRIED_MAX: usize = 3;
@@ -169,6 +170,20 @@ impl Context {
         self.exchange(Asking { destination, method, path_and_query, content, is_signed: true, bounds }).await
     }
 
+    /// A server answers, or asks us something: what waits for it is tried at once.
+    ///
+    /// # Errors
+    /// A fault of its Destination.
+    pub(super) async fn hears_of(&self, server: &ServerName) -> Result<(), Failure> {
+        if self.known_servers().is_up(server, self.now_ms()) {
+            match self.call(server.as_str(), &IsUp {}).await {
+                Ok(()) | Err(Failure::Absent) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
     /// Asks one server at whichever of its places answers.
     pub(super) async fn exchange(&self, asking: Asking<'_>) -> Result<OutgoingResponse, AskError> {
         let destination = asking.destination;
@@ -193,7 +208,10 @@ impl Context {
             };
             match self.send(request).await {
                 Ok(response) => {
-                    self.known_servers().is_up(destination);
+                    if let Err(failure) = self.hears_of(destination).await {
+                        // What waits for it is tried again anyway, later.
+                        tracing::error!(%destination, failure = %failure.into_fault(), "nobody was told that a server is up");
+                    }
                     let is_done = response.status.is_success();
                     return if is_done { Ok(response) } else { Err(refused(response).await) };
                 }
@@ -212,7 +230,7 @@ impl Context {
             return Err(failure);
         }
         // It may have moved.
-        self.known_servers().forget_place(destination.host());
+        self.known_servers().was_not_there(destination.host());
         self.known_servers().did_not_answer(destination, self.now_ms());
         Err(failure)
     }

@@ -21,6 +21,8 @@ const SPACE_MS: u64 = 60_000;
 const ASK_AGAIN_MS: u64 = 60_000;
 /// Nor one that failed again and again.
 const ASK_AGAIN_MS_MAX: u64 = 3_600_000;
+/// A server that is heard of again and again is news so often, in milliseconds.
+const HEARD_MS: u64 = 300_000;
 /// Whoever began to ask a server for its keys has this long; then somebody else may, in milliseconds.
 const ASKING_MS_MAX: u64 = 30_000;
 
@@ -31,6 +33,8 @@ pub struct KnownServers {
     places: Mutex<Recent<String, Place, SERVERS_MAX>>,
     keys: Mutex<Recent<OwnedServerName, KeysOf, SERVERS_MAX>>,
     down: Mutex<Recent<OwnedServerName, Down, SERVERS_MAX>>,
+    /// When each was heard of, as far as that was news, in milliseconds since the Unix epoch.
+    heard: Mutex<Recent<OwnedServerName, u64, SERVERS_MAX>>,
     /// The room in which a server found an event last that it asked for by its id alone.
     asked_in: Mutex<Recent<OwnedServerName, Option<OwnedRoomId>, SERVERS_MAX>>,
     /// Spaces of others, whole or as far as they suggest their rooms.
@@ -96,9 +100,13 @@ impl KnownServers {
         *lock(&self.places).of(hostname.to_owned()) = place;
     }
 
-    /// Lets go of where a server is said to be: it was not there.
-    pub(super) fn forget_place(&self, hostname: &str) {
-        lock(&self.places).remove(hostname);
+    /// Looks anew where a server is, the next time: it was not there. How often it could not be found is remembered: what
+    /// fails again and again is asked for less and less.
+    pub(super) fn was_not_there(&self, hostname: &str) {
+        let mut places = lock(&self.places);
+        if places.get(hostname).is_some_and(|place| place.failures == 0) {
+            places.remove(hostname);
+        }
     }
 
     /// Whether a server did not answer a moment ago, and is not worth the time of a person who waits.
@@ -106,9 +114,16 @@ impl KnownServers {
         lock(&self.down).get(server).is_some_and(|down| now_ms < down.until_ms)
     }
 
-    /// A server answers, or asks us something.
-    pub(crate) fn is_up(&self, server: &ServerName) {
-        lock(&self.down).remove(server);
+    /// A server answers, or asks us something. Answers whether that is news: it was down, or is heard of after a while.
+    pub(crate) fn is_up(&self, server: &ServerName, now_ms: u64) -> bool {
+        let was_down = lock(&self.down).remove(server);
+        let mut heard = lock(&self.heard);
+        let heard_ms = heard.of(server.to_owned());
+        let is_news = was_down || now_ms >= heard_ms.saturating_add(HEARD_MS);
+        if is_news {
+            *heard_ms = now_ms;
+        }
+        is_news
     }
 
     pub(super) fn did_not_answer(&self, server: &ServerName, now_ms: u64) {

@@ -72,7 +72,7 @@ impl Who for Origin {
             key.is_some_and(|key| given.is_of(&what, cx.server_name(), key))
         };
         if given.iter().any(is_good) {
-            cx.known_servers().is_up(&origin);
+            cx.hears_of(&origin).await?;
             return Ok(Self(origin));
         }
         let is_known = given.iter().any(|given| keys.key_for(&origin, &given.key_id, signed).is_some());
