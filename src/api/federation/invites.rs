@@ -1,5 +1,7 @@
 //! Invitations across servers. Spec: Server-Server API, "Inviting to a room".
 
+use std::collections::BTreeMap;
+
 use actors::{
     room::{AdmitMembership, CheckedEvent, GetVersionForServer, PrepareInvite},
     user::AskInvite,
@@ -200,9 +202,23 @@ impl Context {
         let path = path_in_room("v2/invite", room_id, prepared.event.event_id.as_str());
         let server = target.server_name();
         let asked = self.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&invitation)?), Bounds::default());
-        let answer = asked.await.and_then(|(_, body)| {
-            serde_json::from_slice::<Answer>(&body).map_err(|error| AskError::Nonsense(error.to_string()))
-        });
+        let read =
+            |body: &[u8]| serde_json::from_slice::<Answer>(body).map_err(|error| AskError::Nonsense(error.to_string()));
+        let answer = match asked.await {
+            Err(AskError::Refused { status, .. }) if knows_v1_only(status, &version) => {
+                // Spec: «Senders which receive a 400 or 404 response to this endpoint should retry using the v1 API».
+                let path = path_in_room("v1/invite", room_id, prepared.event.event_id.as_str());
+                let content = in_form_v1(&event, &prepared.state)?;
+                let asked = self.ask_raw(server, Method::PUT, &path, Some(content), Bounds::default());
+                // `[200, {…}]`
+                asked.await.and_then(|(_, body)| {
+                    let (_, answer) = serde_json::from_slice::<(u64, Box<RawValue>)>(&body)
+                        .map_err(|error| AskError::Nonsense(error.to_string()))?;
+                    read(answer.get().as_bytes())
+                })
+            }
+            asked => asked.and_then(|(_, body)| read(&body)),
+        };
         let answer = answer.map_err(|error| not_invited(&error, target))?;
         let signed =
             ReadPdu::read(&answer.event, &version).ok().filter(|read| read.event_id == prepared.event.event_id);
@@ -216,6 +232,18 @@ impl Context {
         self.room(room_id).call(&call).await?;
         Ok(prepared.event.event_id)
     }
+}
+
+/// Whether the second form of an invitation may have been refused by a server that knows the first one alone.
+fn knows_v1_only(status: StatusCode, version: &RoomVersion) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) && matches!(version.as_str(), "1" | "2")
+}
+
+/// An invitation in its first form: the event, which says itself what lets the user recognise the room.
+fn in_form_v1(event: &RawValue, state: &[Box<RawValue>]) -> Result<Box<RawValue>, Failure> {
+    let mut fields: BTreeMap<&str, Box<RawValue>> = serde_json::from_str(event.get())?;
+    fields.insert("unsigned", to_raw_value(&serde_json::json!({ "invite_room_state": state }))?);
+    Ok(to_raw_value(&fields)?)
 }
 
 /// What whoever invites is told of the other server's no.
