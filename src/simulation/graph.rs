@@ -143,6 +143,20 @@ impl Graph {
         found
     }
 
+    /// Whether one of these events builds on this one.
+    pub(crate) fn is_behind(&self, id: &OwnedEventId, events: &[OwnedEventId]) -> bool {
+        let (mut passed, mut ahead) = (BTreeSet::new(), events.to_vec());
+        while let Some(next) = ahead.pop() {
+            if next == *id {
+                return true;
+            }
+            if let Some(pdu) = self.events.get(&next).filter(|_| passed.insert(next.clone())) {
+                ahead.extend(pdu.prev_events().iter().cloned());
+            }
+        }
+        false
+    }
+
     /// What these servers have of a room, and what else there is of it.
     pub(crate) fn of(disks: &[Rc<Disk>], others: &[Pdu]) -> Option<Self> {
         let mut events: BTreeMap<OwnedEventId, Pdu> =

@@ -22,6 +22,9 @@ struct Options {
     /// Plays one story after the other for so long; without it, one
     #[arg(long)]
     minutes: Option<f64>,
+    /// Plays so many stories one after the other, also after one that fails, and tells in the end how many did
+    #[arg(long, conflicts_with_all = ["minutes", "plant"])]
+    stories: Option<u64>,
     /// How many servers there are
     #[arg(long, default_value_t = 3)]
     servers: usize,
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
     });
     let minutes = options.minutes.unwrap_or(if options.plant.is_some() { PLANTED_MINUTES } else { 0.0 });
     let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
-    let (mut seed, mut stories) = (first, 0_u64);
+    let (mut seed, mut stories, mut failing) = (first, 0_u64, Vec::new());
     let (mut server_minutes, began) = (0.0, Instant::now());
     loop {
         let story = Story::new(seed, size);
@@ -78,12 +81,16 @@ fn main() -> ExitCode {
         stories += 1;
         server_minutes += size.servers as f64 * outcome.virtual_ms as f64 / 60_000.0;
         told(seed, &outcome, started.elapsed(), options.trace);
-        if !outcome.complaints.is_empty() {
+        if !outcome.complaints.is_empty() && options.stories.is_some() {
+            failing.push(seed);
+            outcome.complaints.iter().for_each(|complaint| println!("  FAILED: {complaint}"));
+        } else if !outcome.complaints.is_empty() {
             fails(&story, &outcome, &options);
             // What was planted is to be found.
             return if options.plant.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        if Instant::now() >= until {
+        let is_over = options.stories.map_or(Instant::now() >= until, |count| stories >= count);
+        if is_over {
             break;
         }
         seed += 1;
@@ -93,6 +100,13 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let speed = server_minutes / began.elapsed().as_secs_f64();
+    if !failing.is_empty() {
+        println!(
+            "{stories} stories, {} fail: {failing:?}; {speed:.0} simulated server-minutes per second",
+            failing.len()
+        );
+        return ExitCode::FAILURE;
+    }
     println!("{stories} stories, all is well; {speed:.0} simulated server-minutes per second");
     ExitCode::SUCCESS
 }

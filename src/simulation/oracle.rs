@@ -320,9 +320,12 @@ fn came_too_late(graph: &mut Graph, log: &[OwnedEventId]) -> Option<String> {
         if let Some(why) = graph.forbids_in(&pdu, &state) {
             return Some(format!("{id} after {extremities:?}, where this holds: {why},"));
         }
-        let before = graph.logged_before(&pdu, log);
-        extremities.retain(|known| !before.contains(known));
-        extremities.push(id.clone());
+        // What comes late, after what builds on it, ends nothing.
+        if !graph.is_behind(id, &extremities) {
+            let before = graph.logged_before(&pdu, log);
+            extremities.retain(|known| !before.contains(known));
+            extremities.push(id.clone());
+        }
     }
     None
 }
