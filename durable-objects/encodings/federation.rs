@@ -50,7 +50,7 @@ fn what_a_room_receives() {
     pinned(&rooms::JudgeStaged { join: "j".into(), after: 7 }, json!({ "join": "j", "after": 7 }));
     pinned_reply::<rooms::JudgeStaged>(json!({ "next": 8, "held": 500, "waiting": 1 }));
     pinned(
-        &rooms::CompleteJoin { call_id: "c".into(), event: event(), join: "j".into() },
+        &rooms::CompleteJoin { call_id: "c".into(), event: event(), join: "j".into(), omitted: None },
         json!({ "call_id": "c", "event": encoded, "join": "j" }),
     );
 }
@@ -114,8 +114,13 @@ fn what_a_room_does_for_other_servers() {
         );
     }
     pinned(
-        &rooms::GetStateIds { server: Some(server()), event_id: "$e".try_into().unwrap(), auth_chain_only: true },
-        json!({ "server": "one.test", "event_id": "$e", "auth_chain_only": true }),
+        &rooms::GetStateIds {
+            server: Some(server()),
+            event_id: "$e".try_into().unwrap(),
+            auth_chain_only: true,
+            omit_members: true,
+        },
+        json!({ "server": "one.test", "event_id": "$e", "auth_chain_only": true, "omit_members": true }),
     );
     pinned_reply::<rooms::GetStateIds>(json!({ "state": ["$s"], "auth_chain": ["$a"], "servers": ["one.test"] }));
     pinned(&rooms::GetHeldEvents { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
@@ -124,6 +129,11 @@ fn what_a_room_does_for_other_servers() {
     pinned(&rooms::GetIntake { server: server() }, json!({ "server": "one.test" }));
     pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": "later" }));
     pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": { "never": "why" } }));
+    pinned(&rooms::TakeOmitted { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned_reply::<rooms::TakeOmitted>(json!({ "room_version": "12", "event_id": "$e", "servers": ["one.test"] }));
+    pinned_reply::<rooms::TakeOmitted>(json!(null));
+    pinned(&rooms::CompleteState { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(&rooms::IsWhole {}, json!({}));
     pinned(&rooms::GiveUpJoin { join: "j".into() }, json!({ "join": "j" }));
     pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"] }));
     pinned(&rooms::GetMissing { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));

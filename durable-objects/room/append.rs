@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use super::{
     Room, device_lists, directory,
     graph::StateAt,
-    open,
+    omitted_members, open,
     restricted_join::is_membership,
     retention,
     store::{
@@ -110,6 +110,7 @@ impl Room {
         member_of: &[OwnedRoomId],
         at_ms: u64,
     ) -> Result<Pdu, Error> {
+        omitted_members::check_draft(sql, draft)?;
         let vouched;
         let draft = if is_membership(draft) {
             vouched = self.vouched(sql, draft, member_of)?;

@@ -40,6 +40,11 @@ impl Company {
         Ok(Self { joined, invited, first })
     }
 
+    /// After whom the room is called for one who is not among them, where it has no name.
+    pub(super) fn heroes_for(&self, user_id: &str) -> Vec<String> {
+        self.first.iter().filter(|user| *user != user_id).take(HEROES_MAX).cloned().collect()
+    }
+
     /// A membership changed. Answers whether what is remembered is still so.
     fn follows(&mut self, moved: &MemberMoved) -> bool {
         if self.first.contains(&moved.user) {
@@ -86,13 +91,10 @@ impl Room {
 
     pub(super) fn summary(&self, sql: &dyn Sql, viewer: &Viewer) -> Result<Summary, Error> {
         let company = self.company(sql)?;
-        let others = |users: &[String]| {
-            let others = users.iter().filter(|user| *user != viewer.user.as_str());
-            others.take(HEROES_MAX).cloned().collect::<Vec<_>>()
-        };
-        let mut heroes = others(&company.first);
+        let mut heroes = company.heroes_for(viewer.user.as_str());
         if heroes.is_empty() {
-            heroes = others(&store::members::first_of(sql, ["leave", "ban"], FIRST_MAX as u64)?);
+            let gone = store::members::first_of(sql, ["leave", "ban"], FIRST_MAX as u64)?;
+            heroes = gone.into_iter().filter(|user| user != viewer.user.as_str()).take(HEROES_MAX).collect();
         }
         Ok(Summary { heroes, joined: company.joined, invited: company.invited })
     }

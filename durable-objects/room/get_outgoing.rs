@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Direction, Room,
+    Direction, Room, omitted_members,
     resident::check_acl,
     retention,
     server_sight::ServerSight,
@@ -95,6 +95,9 @@ pub struct GetStateIds {
     /// Whether only the auth chain of the event is wanted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auth_chain_only: bool,
+    /// Whether members need not be told of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub omit_members: bool,
 }
 
 /// A state by its ids.
@@ -104,6 +107,9 @@ pub struct StateIds {
     pub auth_chain: Vec<OwnedEventId>,
     /// The servers with somebody in the room.
     pub servers: Vec<String>,
+    /// Whether members are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub members_omitted: bool,
 }
 
 impl Call for GetStateIds {
@@ -240,8 +246,9 @@ impl Room {
     }
 
     pub(super) fn get_state_ids(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetStateIds) -> Result<StateIds, Error> {
-        if let Some(server) = &call.server {
-            self.check_server(sql, server)?;
+        match &call.server {
+            Some(server) => self.check_server(sql, server)?,
+            None => omitted_members::check_whole(sql)?,
         }
         let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
         let node = store::graph::by_id(sql, &call.event_id)?.filter(|node| node.verdict != Verdict::Rejected);
@@ -256,11 +263,24 @@ impl Room {
         let at = store::graph::state_at(sql, before.base())?;
         let mut state: BTreeMap<_, _> = at.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
         state.extend(before.into_changes());
-        let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
-        let auth_chain = store::graph::auth_chain(sql, &state)?;
+        let mut state = state.into_iter().filter_map(|(key, event)| Some((key, event?))).collect();
+        let joining = node.pdu.state_key().unwrap_or_default();
+        let members_omitted =
+            call.omit_members && omitted_members::omit(sql, &*self.company(sql)?, joining, &mut state)?;
+        let state: Vec<OwnedEventId> = state.into_values().collect();
+        let named = if members_omitted { node.pdu.auth_events() } else { &[] };
+        let mut auth_chain = store::graph::auth_chain(sql, &[&state, named].concat())?;
+        if members_omitted {
+            // What the event itself names is in the chain, too, unless the state has it.
+            let (in_state, in_chain): (BTreeSet<_>, BTreeSet<_>) =
+                (state.iter().collect(), auth_chain.iter().collect());
+            let missing = |event_id: &&OwnedEventId| !in_state.contains(event_id) && !in_chain.contains(event_id);
+            let missing: Vec<OwnedEventId> = named.iter().filter(missing).cloned().collect();
+            auth_chain.extend(missing);
+        }
         let mut servers = store::servers::joined_before(sql, node.number)?;
         servers.push(cx.own_server().to_string());
-        Ok(StateIds { state, auth_chain, servers })
+        Ok(StateIds { state, auth_chain, servers, members_omitted })
     }
 
     pub(super) fn get_held_events(
@@ -314,6 +334,7 @@ impl Room {
     /// Refused: `Forbidden` for a server without anybody in the room, or that is kept out of it.
     pub(super) fn check_server(&self, sql: &dyn Sql, server: &ServerName) -> Result<(), Error> {
         check_acl(sql, server)?;
+        omitted_members::check_whole(sql)?;
         if store::servers::is_joined(sql, server.as_str())? {
             return Ok(());
         }

@@ -17,7 +17,7 @@ use crate::{Call, Cx, Error, schedule};
 /// The schedule's name for finding a fetcher.
 pub(super) const DUE: &str = "fetch";
 /// How long a fetcher may take between two calls, in milliseconds. On Workers none lives for longer than half a minute.
-const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 120_000 };
+pub(super) const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 120_000 };
 /// When the alarm looks whether the fetcher that was asked to come did, in milliseconds.
 const COMES_WITHIN_MS: u64 = 5_000;
 /// How long what is not to be had is left alone at first, in milliseconds.
@@ -122,12 +122,37 @@ impl Fetching {
         self.fetcher.as_ref().is_some_and(|(_, until_ms)| now_ms < *until_ms)
     }
 
+    /// Until when somebody fetches, in milliseconds since the Unix epoch; `None`: nobody does.
+    pub(super) fn fetched_until_ms(&self, now_ms: u64) -> Option<u64> {
+        self.fetcher.as_ref().map(|(_, until_ms)| *until_ms).filter(|until_ms| now_ms < *until_ms)
+    }
+
+    /// Whether another one than this fetches.
+    pub(super) fn is_anothers(&self, carrier: &str, now_ms: u64) -> bool {
+        self.is_fetched(now_ms) && !self.is_by(carrier)
+    }
+
+    /// Something is heard of who fetches.
+    pub(super) fn goes_on(&mut self, carrier: &str, now_ms: u64) {
+        if self.is_by(carrier) {
+            self.lease(carrier, now_ms);
+        }
+    }
+
+    /// Who fetched is done.
+    pub(super) fn ends(&mut self, carrier: &str) {
+        self.fetcher.take_if(|(name, _)| *name == carrier);
+    }
+
     fn is_by(&self, carrier: &str) -> bool {
         self.fetcher.as_ref().is_some_and(|(name, _)| name == carrier)
     }
 
-    fn lease(&mut self, carrier: &str, now_ms: u64) {
-        self.fetcher = Some((carrier.to_owned(), now_ms.saturating_add(LEASE_MS)));
+    /// Answers until when.
+    pub(super) fn lease(&mut self, carrier: &str, now_ms: u64) -> u64 {
+        let until_ms = now_ms.saturating_add(LEASE_MS);
+        self.fetcher = Some((carrier.to_owned(), until_ms));
+        until_ms
     }
 
     /// The fetcher tries this event, and may not live to say what came of it.
@@ -180,13 +205,17 @@ impl Room {
 
     /// Has a fetcher come if something waits and nobody fetches; else looks again when that may change.
     pub(super) fn look_for_a_fetcher(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        // What waits is judged by a state that is whole.
+        if self.look_for_omitted(tx, cx)? {
+            return Ok(());
+        }
         let Some(attempts) = store::inbox::fewest_attempts(&**tx)? else { return Ok(()) };
         if self.is_joining(&**tx, cx)? {
             return Ok(());
         }
         let fetching = self.fetching.borrow();
-        if let Some((_, until_ms)) = fetching.fetcher.as_ref().filter(|_| fetching.is_fetched(cx.now_ms)) {
-            return Ok(schedule::at(tx, cx, DUE, *until_ms)?);
+        if let Some(until_ms) = fetching.fetched_until_ms(cx.now_ms) {
+            return Ok(schedule::at(tx, cx, DUE, until_ms)?);
         }
         if fetching.not_before_ms > cx.now_ms && attempts > 0 {
             return Ok(schedule::at(tx, cx, DUE, fetching.not_before_ms)?);
@@ -200,8 +229,7 @@ impl Room {
         if self.is_joining(&**tx, cx)? {
             return Ok(AllWaiting::default());
         }
-        let is_others = fetching.is_fetched(cx.now_ms) && !fetching.is_by(&call.carrier);
-        if is_others {
+        if fetching.is_anothers(&call.carrier, cx.now_ms) {
             return Ok(AllWaiting::default());
         }
         // What is new is fetched for at once.

@@ -166,7 +166,7 @@ mod tests {
             let stage = StageEvents { join: "j".into(), first: 0, are_state: true, events };
             self.near.call(self.room_id.as_str(), &stage).unwrap();
             self.near.call(self.room_id.as_str(), &JudgeStaged { join: "j".into(), after: 0 }).unwrap();
-            let call = CompleteJoin { call_id: "j".into(), event: self.join.clone(), join: "j".into() };
+            let call = CompleteJoin { call_id: "j".into(), event: self.join.clone(), join: "j".into(), omitted: None };
             self.near.call(self.room_id.as_str(), &call).unwrap()
         }
 

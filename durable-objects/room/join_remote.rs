@@ -5,10 +5,10 @@
 //! the room, with the join as the newest event, in one transaction. Where nobody of ours was in the room any more, its old state gives way: it knows less than the new one.
 //! Spec: Server-Server API, "Joining Rooms".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Pdu, Refusal, RoomVersion};
-use platform::{ActorKind, Fault, Tx};
+use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use super::{
     CheckedEvent, Needs, ReceiveEvent, Received, Room,
     append::follow_state,
     graph::StateAt,
+    omitted_members::{self, OmittedMembers},
     state::MEMBER,
     store::{self, graph::Key, history::Edge},
     transactions,
@@ -23,7 +24,7 @@ use super::{
 use crate::{Call, Cx, Error};
 
 /// Keys of the state that are written by one statement.
-const STATE_AT_ONCE: usize = 1_000;
+pub(super) const STATE_AT_ONCE: usize = 1_000;
 
 /// Makes the room ready to hold what comes with a join.
 ///
@@ -51,6 +52,9 @@ pub struct CompleteJoin {
     pub event: CheckedEvent,
     /// The name under which the state before it is staged.
     pub join: String,
+    /// Said instead of the members, where the answer left them out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<OmittedMembers>,
 }
 
 impl Call for CompleteJoin {
@@ -103,12 +107,12 @@ impl Room {
     }
 
     pub(super) fn complete_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteJoin) -> Result<Received, Error> {
-        let CompleteJoin { call_id, event, join } = call;
+        let CompleteJoin { call_id, event, join, omitted } = call;
         if store::graph::by_id(&**tx, &event.event_id)?.is_some_and(|node| node.is_in_log()) {
             return Ok(Received::Accepted);
         }
         let state = self.staged_state(&**tx, &join)?;
-        let received = self.complete(tx, cx, &call_id, event, state)?;
+        let received = self.complete(tx, cx, &call_id, event, (state, omitted))?;
         // Whatever became of it, nothing more comes of this answer.
         self.end_stage(tx, &join)?;
         if received == Received::Accepted {
@@ -125,11 +129,14 @@ impl Room {
         cx: &Cx<'_>,
         call_id: &str,
         event: CheckedEvent,
-        state: Vec<OwnedEventId>,
+        (mut state, omitted): (Vec<OwnedEventId>, Option<OmittedMembers>),
     ) -> Result<Received, Error> {
         let txn = transactions::of_membership(call_id);
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
-            // Somebody else of ours is in the room: it is one more event from elsewhere.
+            // Somebody else of ours is in the room: it is one more event from elsewhere, judged by what is known.
+            if omitted.is_some() {
+                return Ok(Received::Needs(Needs::default()));
+            }
             let receive = ReceiveEvent { event, state_before: Some(state), is_unwanted: false };
             return self.receive(tx, cx, receive, Some(&txn));
         }
@@ -139,6 +146,10 @@ impl Room {
             return Ok(Received::Needs(Needs { auth_events, ..Needs::default() }));
         }
         let head = self.log_end(&**tx, cx)?;
+        if omitted.is_some() {
+            // What let the user in is among what it names.
+            self.add_named_members(&**tx, &pdu, &mut state)?;
+        }
         let before = StateAt::told(&**tx, head, &state)?;
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
             return Ok(Received::Rejected(refusal.to_string()));
@@ -150,7 +161,26 @@ impl Room {
         let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
         store::history::insert(tx, Edge { position, floor, place: position })?;
         store::graph::insert_gap(tx, &missing, position)?;
+        omitted_members::note(tx, cx, pdu.event_id().to_owned(), (floor, position), omitted)?;
         Ok(Received::Accepted)
+    }
+
+    /// Adds the memberships that an event names as its authorisation to a state without them.
+    fn add_named_members(&self, sql: &dyn Sql, pdu: &Pdu, state: &mut Vec<OwnedEventId>) -> Result<(), Error> {
+        let mut known = BTreeSet::new();
+        for event_id in &*state {
+            if let Some(node) = store::graph::by_id(sql, event_id)? {
+                known.extend(node.pdu.state_key().map(|key| (node.pdu.event_type().to_string(), key.to_owned())));
+            }
+        }
+        for event_id in pdu.auth_events() {
+            let Some(node) = store::graph::by_id(sql, event_id)? else { continue };
+            let key = node.pdu.state_key().map(|key| (node.pdu.event_type().to_string(), key.to_owned()));
+            if key.is_some_and(|key| key.0 == MEMBER && known.insert(key)) {
+                state.push(event_id.clone());
+            }
+        }
+        Ok(())
     }
 
     /// The state before a join becomes the room's, from `floor` on, and the join at its `position`.

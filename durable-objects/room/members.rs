@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Room, StatePage,
     append::{check_joined, membership_of},
+    omitted_members,
     state::StateSpan,
     store::{self, log::Logged, members::Profile},
     viewer::{Sight, Viewer},
@@ -86,6 +87,7 @@ impl Call for GetJoinedMembers {
 
 impl Room {
     pub(super) fn members(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetMembers) -> Result<StatePage, Error> {
+        omitted_members::check_whole(sql)?;
         let viewer = Viewer::load(sql, call.user, call.device)?;
         let newest = match viewer.sight()? {
             Sight::Now => self.head(sql)?,
@@ -115,6 +117,7 @@ impl Room {
             (Err(_), Some(appservice)) if is_any_joined(sql, appservice)? => {}
             (Err(error), _) => return Err(error),
         }
+        omitted_members::check_whole(sql)?;
         let after = call.after.as_deref().unwrap_or_default();
         let profiles = store::members::joined_profiles(sql, after, PAGE_MEMBERS_MAX)?;
         let is_last = (profiles.len() as u64) < PAGE_MEMBERS_MAX;

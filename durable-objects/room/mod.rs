@@ -15,6 +15,7 @@
 //! | [`PrepareInvite`] | invites a user of another server |
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
 //! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`], [`GiveUpJoin`] | a user of ours joins a room of other servers |
+//! | [`TakeOmitted`], [`CompleteState`], [`IsWhole`] | the members that the answer to a join left out are fetched |
 //! | [`GetOutgoing`] | what goes to another server |
 //! | [`GetForAppservice`] | what goes to an application service |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
@@ -97,6 +98,7 @@ mod members;
 mod messages;
 mod networks;
 mod notices;
+mod omitted_members;
 mod open;
 mod policy;
 mod prepare_upgrade;
@@ -190,6 +192,7 @@ pub use mark_read::{MarkRead, NewReceipt, ReceiptKind, is_thread};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use networks::SetNetwork;
+pub use omitted_members::{CompleteState, IsWhole, OmittedMembers, TakeOmitted, ToFetch};
 pub use policy::{KeepSigned, Unsigned};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
@@ -343,6 +346,9 @@ impl Logic for Room {
             write JudgeStaged => judge_staged,
             write CompleteJoin => complete_join,
             write GiveUpJoin => give_up_join,
+            write TakeOmitted => take_omitted,
+            write CompleteState => complete_state,
+            read IsWhole => is_whole,
             read PrepareMembership => prepare_membership,
             write AdmitMembership => admit_membership,
             read GetShownState => get_shown_state,

@@ -24,6 +24,7 @@ use super::{
     Room,
     append::AuthState,
     graph::StateAt,
+    omitted_members,
     store::{
         self,
         graph::{Node, StateBefore, Verdict},
@@ -165,6 +166,7 @@ impl Room {
         txn: Option<&str>,
     ) -> Result<Received, Error> {
         let pdu = call.event.pdu(cx)?;
+        omitted_members::check_whole(&**tx)?;
         let held = store::graph::by_id(&**tx, pdu.event_id())?;
         if let Some(received) = held.as_ref().and_then(already) {
             return Ok(received);

@@ -13,7 +13,7 @@ use ruma_common::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckedEvent, Room,
+    CheckedEvent, Room, omitted_members,
     receive::Named,
     store::{
         self,
@@ -131,9 +131,10 @@ impl Room {
         Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(GIVEN_UP_MS))?)
     }
 
-    /// Whether users of ours are joining a room in which nobody of ours is.
+    /// Whether users of ours are joining a room in which nobody of ours is, or whose members are not known yet.
     pub(super) fn is_joining(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<bool, Error> {
-        Ok(Joins::load(sql)?.is_any_but(None, cx.now_ms) && store::members::joined_locals(sql, 1)?.is_empty())
+        Ok(!omitted_members::is_whole(sql)?
+            || Joins::load(sql)?.is_any_but(None, cx.now_ms) && store::members::joined_locals(sql, 1)?.is_empty())
     }
 
     /// Whether another join than this one is under way.
@@ -182,6 +183,7 @@ impl Room {
             rows.push((number, pdu.event_id().to_owned(), u8::from(call.are_state), pdu.json().to_owned()));
         }
         store::stage::insert(tx, serde_json::to_string(&rows)?)?;
+        self.fetching.borrow_mut().goes_on(&call.join, cx.now_ms);
         joins.0.insert(slot, (call.join, cx.now_ms.saturating_add(GIVEN_UP_MS)));
         joins.keep(tx)
     }
@@ -189,6 +191,7 @@ impl Room {
     pub(super) fn judge_staged(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: JudgeStaged) -> Result<Judged, Error> {
         let mut joins = Joins::load(&**tx)?;
         let slot = slot_of(&joins, &call.join)?;
+        self.fetching.borrow_mut().goes_on(&call.join, cx.now_ms);
         joins.0.insert(slot, (call.join, cx.now_ms.saturating_add(GIVEN_UP_MS)));
         joins.keep(tx)?;
         let version = self.version(&**tx)?;
@@ -314,7 +317,8 @@ mod tests {
         assert_eq!(rows(&near, &room_id, "stage"), 2 * events.len() as u64, "the other one goes on");
         let refused = |outcome: Result<(), CallError>| matches!(outcome, Err(CallError::Refused(Refusal::Unknown(_))));
         assert!(refused(stages(&near, &room_id, "one", 0, &events)));
-        let complete = CompleteJoin { call_id: "one".into(), event: events[0].clone(), join: "one".into() };
+        let complete =
+            CompleteJoin { call_id: "one".into(), event: events[0].clone(), join: "one".into(), omitted: None };
         assert!(refused(near.call(room_id.as_str(), &complete).map(drop)));
         near.sets_clock(near.now_ms() + GIVEN_UP_MS);
         near.passes(0);
@@ -345,7 +349,7 @@ mod tests {
         // By somebody who was never in the room.
         let json = events[20].json.replace(r#""sender":"@alice:one.test""#, r#""sender":"@eve:one.test""#);
         let event = CheckedEvent { event_id: "$evil".try_into().unwrap(), json };
-        let complete = CompleteJoin { call_id: "j".into(), event, join: "j".into() };
+        let complete = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: None };
         let received = near.call(room_id.as_str(), &complete).unwrap();
         assert!(matches!(received, Received::Rejected(_)), "{received:?}");
         assert_eq!(rows(&near, &room_id, "stage"), 0);

@@ -24,7 +24,7 @@ use super::{
     EventFormat,
     bundle::Bundles,
     event_format::Writing,
-    retention,
+    omitted_members, retention,
     store::{self, erased::Erased, graph::POSITION_MAX, log::Logged, relations::Visible},
     transactions,
 };
@@ -50,6 +50,8 @@ pub(super) struct Viewer {
     erased: Erased,
     /// What was said up to this position is shown to nobody any more: it is too old.
     hidden: u64,
+    /// Before this position the room's members were not known here.
+    whole_since: u64,
 }
 
 /// How far a user's sight of the room's state reaches.
@@ -84,9 +86,20 @@ impl Viewer {
         let first_joined = memberships.iter().find(|(_, membership)| *membership == MembershipState::Join);
         let erased = store::erased::for_who_came_at(sql, first_joined.map_or(POSITION_MAX, |(position, _)| *position))?;
         let (writing, ignored, stretches) = (Writing::default(), Vec::new(), Vec::new());
-        let hidden = retention::hidden_up_to(sql)?;
-        let viewer =
-            Self { user, device, writing, ignored, memberships, forgotten, visibilities, stretches, erased, hidden };
+        let (hidden, whole_since) = (retention::hidden_up_to(sql)?, omitted_members::whole_since(sql)?);
+        let viewer = Self {
+            user,
+            device,
+            writing,
+            ignored,
+            memberships,
+            forgotten,
+            visibilities,
+            stretches,
+            erased,
+            hidden,
+            whole_since,
+        };
         Ok(Self { stretches: viewer.stretches(), ..viewer })
     }
 
@@ -178,7 +191,9 @@ impl Viewer {
 
     /// Whether the user was joined at `from` and at every moment since.
     pub(super) fn joined_throughout(&self, from: u64) -> bool {
-        self.membership_at(from) == MembershipState::Join
+        // Nor does who knew the room without its members know it.
+        from >= self.whole_since
+            && self.membership_at(from) == MembershipState::Join
             && self
                 .memberships
                 .iter()

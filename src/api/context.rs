@@ -11,6 +11,8 @@ use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_lim
 
 /// How long a retriable fault rests before each repetition, in milliseconds: an actor may be moved meanwhile.
 const RETRY_PAUSES_MS: [u64; 3] = [100, 400, 1_000];
+/// How long an actor is asked again that waits for another server, in milliseconds.
+const NOT_YET_MS_MAX: u64 = 20_000;
 /// For one call, a room's policy server is asked to sign so many events: an upgrade makes two, and others may come between.
 const SIGNED_MAX: usize = 4;
 
@@ -187,15 +189,24 @@ impl Context {
         self.repeating(async || actors::call(&*self.services.actors, id, call).await).await
     }
 
-    /// Repeats what meets a retriable fault, a few times.
+    /// Repeats what meets a retriable fault, a few times, and what an actor cannot answer yet, for a while.
     async fn repeating<T>(&self, once: impl AsyncFn() -> Result<T, CallError>) -> Result<T, CallError> {
-        for pause_ms in RETRY_PAUSES_MS {
-            match once().await {
-                Err(CallError::Fault(fault)) if fault.retriable => self.pause(pause_ms).await,
-                outcome => return outcome,
+        let until_ms = self.now_ms().saturating_add(NOT_YET_MS_MAX);
+        let mut pauses = RETRY_PAUSES_MS.into_iter();
+        loop {
+            let outcome = once().await;
+            let pause_ms = match &outcome {
+                Err(CallError::Fault(fault)) if fault.retriable => pauses.next(),
+                Err(CallError::Refused(Refusal::Unavailable { retry_after_ms })) if self.now_ms() < until_ms => {
+                    Some(*retry_after_ms)
+                }
+                _ => None,
+            };
+            match pause_ms {
+                Some(pause_ms) => self.pause(pause_ms).await,
+                None => return outcome,
             }
         }
-        once().await
     }
 
     /// Makes a waiting call to the actor `id` of the call's kind, see [`Handle::wait`].
@@ -289,7 +300,7 @@ mod tests {
             asked.borrow().last().copied()
         };
         assert_eq!(last(&server.context()), Some(60_000), "who answers a client takes what it takes");
-        server.context().known_servers().is_up(there);
+        server.context().known_servers().is_up(there, 0);
         let carrier = Context::of_carrier(server.context().services.clone(), "carrier".into());
         server.pass_ms(CARRIER_MS_MAX - 2_000);
         assert_eq!(last(&carrier), Some(2_000));

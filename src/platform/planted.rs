@@ -4,6 +4,9 @@
 //! does, behind [`is`]. Only the simulation asks for the feature `planted`: without it [`is`] is a constant, and nothing of
 //! a fault is compiled.
 
+/// Whether this is compiled for the simulation, whose rooms are small.
+pub const IS_SIMULATED: bool = cfg!(feature = "planted");
+
 /// What the code, or its host, does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {

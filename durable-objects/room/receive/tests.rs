@@ -65,7 +65,7 @@ fn a_redaction_without_effect_is_not_shown() {
     assert!(event(&refused.event_id).is_err());
     assert!(!event(&said).unwrap().contains("m.thread"));
     // Others are served it, as what comes after it needs it.
-    let call = GetStateIds { server: None, event_id: refused.event_id, auth_chain_only: false };
+    let call = GetStateIds { server: None, event_id: refused.event_id, auth_chain_only: false, omit_members: false };
     assert!(world.call(room_id.as_str(), &call).is_ok());
 }
 
@@ -85,7 +85,12 @@ fn a_state_of_very_many_events_is_told_and_believed() {
     world.crowds(&room_id, MEMBERS as u64);
     world.sends(alice, &room_id, "m.room.message", None, &json!({})).unwrap();
     let newest = world.newest(&room_id, "m.room.message", "");
-    let call = GetStateIds { server: None, event_id: newest.event_id().to_owned(), auth_chain_only: false };
+    let call = GetStateIds {
+        server: None,
+        event_id: newest.event_id().to_owned(),
+        auth_chain_only: false,
+        omit_members: false,
+    };
     let mut state = world.call(room_id.as_str(), &call).unwrap().state;
     assert!(state.len() > MEMBERS);
     assert!(world.call(room_id.as_str(), &GetMissing { event_ids: state.clone() }).unwrap().is_empty());
@@ -97,7 +102,7 @@ fn a_state_of_very_many_events_is_told_and_believed() {
     state.retain(|event_id| !is_one(event_id));
     let call = ReceiveEvent { event: event.clone(), state_before: Some(state.clone()), is_unwanted: false };
     assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
-    let call = GetStateIds { server: None, event_id: event.event_id, auth_chain_only: false };
+    let call = GetStateIds { server: None, event_id: event.event_id, auth_chain_only: false, omit_members: false };
     let mut told = world.call(room_id.as_str(), &call).unwrap().state;
     told.sort();
     state.sort();
@@ -142,7 +147,7 @@ fn of_redactions_that_come_before_their_event_those_count_that_may_redact_it() {
         let shown = world.call(room_id.as_str(), &call).unwrap();
         assert_eq!(shown.get().contains("redacted_because"), is_redacted, "{redactors:?}");
         let follows = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "y" })).unwrap();
-        let call = GetStateIds { server: None, event_id: follows, auth_chain_only: false };
+        let call = GetStateIds { server: None, event_id: follows, auth_chain_only: false, omit_members: false };
         assert!(world.call(room_id.as_str(), &call).is_ok());
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let event = store::log::by_id(&*sql, said.event_id.as_str()).unwrap().unwrap();

@@ -211,8 +211,11 @@ pub(crate) fn first_of(sql: &dyn Sql, memberships: [&str; 2], limit: u64) -> Res
     sql.query(
         // Along the changes of the state: what made the first few comes early, and the other members are not looked at.
         "SELECT user_id FROM state_change INDEXED BY state_change_position
-         CROSS JOIN member ON user_id = state_key AND member.position = state_change.position
-         WHERE type = 'm.room.member' AND membership IN (?1, ?2) ORDER BY state_change.position LIMIT ?3",
+         CROSS JOIN member ON user_id = state_key
+         WHERE type = 'm.room.member' AND membership IN (?1, ?2) AND NOT EXISTS
+          (SELECT 1 FROM state_change AS later WHERE later.type = 'm.room.member' AND later.state_key = user_id
+           AND later.position > state_change.position)
+         ORDER BY state_change.position LIMIT ?3",
         &[one.into(), other.into(), limit.into()],
     )?
     .into_iter()

@@ -1,6 +1,7 @@
 //! Other servers in the room.
 
 use platform::{Fault, Row, Sql, Tx};
+use ruma_common::OwnedServerName;
 
 /// A server that follows the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,17 @@ pub(crate) fn joins(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault>
          ON CONFLICT (name) DO UPDATE SET joined = joined + 1,
              since = CASE joined WHEN 0 THEN excluded.since ELSE since END, until = NULL",
         &[name.into(), position.into()],
+    )?;
+    Ok(())
+}
+
+/// Another server says that somebody of each of these is in the room; who, and how many, is not known yet.
+pub(crate) fn are_said_to_be_joined(tx: &Tx<'_>, names: &[OwnedServerName], position: u64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO server (name, joined, since) SELECT value, 1, ?2 FROM json_each(?1) WHERE true
+         ON CONFLICT (name) DO UPDATE SET joined = max(joined, 1),
+             since = CASE joined WHEN 0 THEN excluded.since ELSE since END, until = NULL",
+        &[serde_json::to_string(names)?.into(), position.into()],
     )?;
     Ok(())
 }

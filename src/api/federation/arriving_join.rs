@@ -1,15 +1,21 @@
 //! The answer to a join: a whole room, checked and staged as it arrives. Of it there is a slice in memory, whatever its size.
-//! Spec: Server-Server API, "Joining Rooms".
+//! A state that is asked for afterwards arrives like it.
+//! Spec: Server-Server API, "Joining Rooms", "Retrieving events".
 
-use actors::room::{CheckedEvent, JudgeStaged, StageEvents};
+use std::collections::BTreeSet;
+
+use actors::room::{CheckedEvent, GetMissing, JudgeStaged, StageEvents};
 use domain::{Refusal, RoomVersion, event::PDU_BYTES_MAX};
 use futures_util::StreamExt;
 use platform::Arriving;
-use ruma_common::{RoomId, ServerName};
+use ruma_common::{OwnedServerName, RoomId, ServerName};
 use ruma_events::TimelineEventType;
 use serde_json::value::RawValue;
 
-use super::taken_apart::{Piece, TakenApart};
+use super::{
+    pdus::ReadPdu,
+    taken_apart::{Piece, TakenApart},
+};
 use crate::{Context, Failure};
 
 /// Events that are checked and staged at once.
@@ -18,8 +24,29 @@ const SLICE_BYTES: usize = 512 * 1024;
 /// How often what is staged is gone through: events are judged by such as are less deep, so that once is enough where
 /// depths are right.
 const PASSES_MAX: usize = 10;
+/// The largest list of servers that is taken, in bytes: a thousand and more have long names.
+const SERVERS_BYTES_MAX: usize = 512 * 1024;
+/// When the host ends this in so many milliseconds, what has come is judged, and stays.
+const JUDGING_MS: u64 = 6_000;
 
-/// A join whose answer arrives.
+/// Which answer arrives, by the names of its parts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Join,
+    State,
+}
+
+impl Answer {
+    /// The list with the state first.
+    fn lists(self) -> &'static [&'static str; 2] {
+        match self {
+            Answer::Join => &["state", "auth_chain"],
+            Answer::State => &["pdus", "auth_chain"],
+        }
+    }
+}
+
+/// A join whose answer arrives, or a state.
 pub(super) struct ArrivingJoin<'a> {
     pub cx: &'a Context,
     pub server: &'a ServerName,
@@ -27,6 +54,7 @@ pub(super) struct ArrivingJoin<'a> {
     pub version: &'a RoomVersion,
     /// The name that its events are staged under.
     pub join: &'a str,
+    pub answer: Answer,
 }
 
 /// What is in memory of the answer.
@@ -42,6 +70,10 @@ struct Slice {
 pub(super) struct Arrived {
     /// The join, as the other server signed it.
     pub event: Option<Box<RawValue>>,
+    /// Whether members are left out of the state.
+    pub members_omitted: bool,
+    /// The servers in the room, if it says so.
+    pub servers: Vec<OwnedServerName>,
     staged: u64,
     has_create: bool,
 }
@@ -52,10 +84,17 @@ impl ArrivingJoin<'_> {
     /// # Errors
     /// `Unknown` for an answer that is none.
     pub(super) async fn take(&self, mut body: Arriving) -> Result<Arrived, Failure> {
-        let mut object = TakenApart::new(&["state", "auth_chain"], &["event"], PDU_BYTES_MAX * 2);
+        const VALUES: &[&str] = &["event", "members_omitted", "servers_in_room"];
+        let bytes_max = SERVERS_BYTES_MAX.max(PDU_BYTES_MAX * 2);
+        let mut object = TakenApart::new(self.answer.lists(), VALUES, bytes_max);
         let mut arrived = Arrived::default();
         let mut slice = Slice { events: Vec::new(), bytes: 0, are_state: true };
         while let Some(bytes) = body.next().await {
+            if self.cx.in_time(u64::MAX) < JUDGING_MS {
+                self.stage(&mut arrived, &mut slice).await?;
+                self.judge().await?;
+                return Err(self.nonsense("it takes too long").into());
+            }
             let bytes = bytes.map_err(|error| self.nonsense(&error.to_string()))?;
             for piece in object.read(&bytes).map_err(|error| self.nonsense(&error))? {
                 self.add(&mut arrived, &mut slice, piece).await?;
@@ -65,7 +104,7 @@ impl ArrivingJoin<'_> {
         if !object.is_whole() {
             return Err(self.nonsense("it ends too early").into());
         }
-        if !arrived.has_create {
+        if !arrived.has_create && self.answer == Answer::Join {
             return Err(self.nonsense("a room that was never created").into());
         }
         self.judge().await?;
@@ -73,11 +112,24 @@ impl ArrivingJoin<'_> {
     }
 
     async fn add(&self, arrived: &mut Arrived, slice: &mut Slice, piece: Piece) -> Result<(), Failure> {
-        if piece.of == "event" {
-            arrived.event = Some(piece.json);
-            return Ok(());
+        match piece.of {
+            "event" => {
+                arrived.event = Some(piece.json);
+                return Ok(());
+            }
+            "members_omitted" => {
+                arrived.members_omitted = piece.json.get() == "true";
+                return Ok(());
+            }
+            "servers_in_room" => {
+                let names: Vec<String> = serde_json::from_str(piece.json.get()).unwrap_or_default();
+                arrived.servers = names.into_iter().filter_map(|name| name.try_into().ok()).collect();
+                return Ok(());
+            }
+            _ => {}
         }
-        let are_state = piece.of == "state";
+        let [state, _] = self.answer.lists();
+        let are_state = piece.of == *state;
         let is_full = slice.events.len() >= SLICE_EVENTS || slice.bytes >= SLICE_BYTES;
         if is_full || slice.are_state != are_state {
             self.stage(arrived, slice).await?;
@@ -91,20 +143,42 @@ impl ArrivingJoin<'_> {
     async fn stage(&self, arrived: &mut Arrived, slice: &mut Slice) -> Result<(), Failure> {
         let events = std::mem::take(&mut slice.events);
         slice.bytes = 0;
-        let good = self.cx.good_pdus(self.room_id, self.version, &events).await?;
-        if good.is_empty() {
+        let (mut staged, unknown) = match self.answer {
+            Answer::Join => (Vec::new(), events),
+            Answer::State => self.without_held(events).await?,
+        };
+        let good = self.cx.good_pdus(self.room_id, self.version, &unknown).await?;
+        arrived.has_create |= good.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
+        staged.extend(good.iter().map(CheckedEvent::of));
+        if staged.is_empty() {
             return Ok(());
         }
-        arrived.has_create |= good.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
-        let call = StageEvents {
-            join: self.join.to_owned(),
-            first: arrived.staged,
-            are_state: slice.are_state,
-            events: good.iter().map(CheckedEvent::of).collect(),
-        };
+        let (first, count) = (arrived.staged, staged.len() as u64);
+        let call = StageEvents { join: self.join.to_owned(), first, are_state: slice.are_state, events: staged };
         self.cx.room(self.room_id).call(&call).await?;
-        arrived.staged = arrived.staged.saturating_add(good.len() as u64);
+        arrived.staged = arrived.staged.saturating_add(count);
         Ok(())
+    }
+
+    /// Parts the events that the room holds, which need not be checked again, from the others: an attempt goes on where the
+    /// one before had to end.
+    async fn without_held(
+        &self,
+        events: Vec<Box<RawValue>>,
+    ) -> Result<(Vec<CheckedEvent>, Vec<Box<RawValue>>), Failure> {
+        let named: Vec<_> =
+            events.iter().map(|json| ReadPdu::read(json, self.version).ok().map(|pdu| pdu.event_id)).collect();
+        let event_ids = named.iter().flatten().cloned().collect();
+        let missing: BTreeSet<_> =
+            self.cx.room(self.room_id).call(&GetMissing { event_ids }).await?.into_iter().collect();
+        let (mut held, mut unknown) = (Vec::new(), Vec::new());
+        for (event_id, json) in named.into_iter().zip(events) {
+            match event_id.filter(|event_id| !missing.contains(event_id)) {
+                Some(event_id) => held.push(CheckedEvent { event_id, json: String::from(Box::<str>::from(json)) }),
+                None => unknown.push(json),
+            }
+        }
+        Ok((held, unknown))
     }
 
     async fn judge(&self) -> Result<(), Failure> {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use actors::{
     room::{
-        BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, GiveUpJoin, MemberProfile, Received,
-        Residence,
+        BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, GiveUpJoin, IsWhole, MemberProfile,
+        OmittedMembers, Received, Residence,
     },
     user::{self, GetAsked, MembershipChanged},
 };
@@ -27,7 +27,7 @@ use serde_json::{
 
 use super::{
     AskError, Bounds,
-    arriving_join::ArrivingJoin,
+    arriving_join::{Answer, ArrivingJoin},
     pdus::{ReadPdu, path_in_room, raw},
 };
 use crate::{Context, Failure, metadata::register_room};
@@ -37,6 +37,9 @@ const SERVERS_MAX: usize = 10;
 /// The largest answer to a join, in bytes: the state of a room, which is taken in slices.
 const JOIN_BYTES_MAX: usize = 512 * 1024 * 1024;
 const JOIN_TIMEOUT_MS: u64 = 300_000;
+/// How long a join waits for members that its answer left out, in milliseconds, and how often it looks.
+const MEMBERS_WAIT_MS: u64 = 10_000;
+const MEMBERS_LOOK_MS: u64 = 100;
 /// In the content of a join: who of the room let the user in. Spec: "Restricted rooms".
 const VOUCHER: &str = "join_authorised_via_users_server";
 /// The most state that comes with an answer to a knock: what lets a user recognise a room.
@@ -155,13 +158,19 @@ impl<'a> Elsewhere<'a> {
                 begun => begun?,
             }
             register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
-            let path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
+            let mut path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
+            path.push_str("?omit_members=true");
             let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
             match self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(&join)?), bounds).await {
-                Ok(answer) => {
-                    self.take_in(server, answer.body, &join, &version, call_id).await?;
-                    return Ok(join.event_id().to_owned());
-                }
+                Ok(answer) => match self.take_in(server, answer.body, &join, &version, call_id).await {
+                    Ok(()) => return Ok(join.event_id().to_owned()),
+                    // Another one may tell more of the room.
+                    Err(Failure::Refused(no)) => {
+                        tracing::info!(%server, room_id = %self.room_id, %no, "a server's answer to a join is no good");
+                        refusal.get_or_insert(no);
+                    }
+                    Err(failure) => return Err(failure),
+                },
                 Err(error) => {
                     let no = self.not_taken(server, &error);
                     refusal.get_or_insert(no);
@@ -332,18 +341,32 @@ impl<'a> Elsewhere<'a> {
         call_id: &str,
     ) -> Result<(), Failure> {
         let room = self.cx.room(self.room_id);
-        let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id };
+        let answer = Answer::Join;
+        let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id, answer };
         let arrived = arriving.take(body).await?;
         let event = self.signed_join(arrived.event.as_deref(), join, version).await?;
-        let call = CompleteJoin { call_id: call_id.to_owned(), event, join: call_id.to_owned() };
+        let omitted =
+            arrived.members_omitted.then(|| OmittedMembers { resident: server.to_owned(), servers: arrived.servers });
+        let is_whole = omitted.is_none();
+        let call = CompleteJoin { call_id: call_id.to_owned(), event, join: call_id.to_owned(), omitted };
         match room.call(&call).await? {
-            Received::Accepted => Ok(()),
+            Received::Accepted if is_whole => Ok(()),
+            Received::Accepted => self.waits_for_members().await,
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
             Received::SoftFailed | Received::Needs(_) => {
                 let sentence = format!("{server} answers nonsense: a state without what it builds on");
                 Err(Refusal::Unknown(sentence).into())
             }
         }
+    }
+
+    /// Most rooms are small, and whole in a moment.
+    async fn waits_for_members(&self) -> Result<(), Failure> {
+        let until_ms = self.cx.now_ms().saturating_add(MEMBERS_WAIT_MS);
+        while self.cx.now_ms() < until_ms && !self.cx.room(self.room_id).call(&IsWhole {}).await? {
+            self.cx.pause(MEMBERS_LOOK_MS).await;
+        }
+        Ok(())
     }
 
     /// The join, as the other server signed it if it had to.

@@ -116,7 +116,7 @@ async fn ids(
 ) -> Result<StateIds, Failure> {
     let version = GetVersionForServer { server: origin.clone() };
     cx.room(room_id).call(&version).await.or_absent(unknown_room())?;
-    cx.room(room_id).call(&GetStateIds { server: Some(origin), event_id, auth_chain_only }).await
+    cx.room(room_id).call(&GetStateIds { server: Some(origin), event_id, auth_chain_only, omit_members: false }).await
 }
 
 /// `GET /backfill/{roomId}`.

@@ -5,7 +5,7 @@ use actors::room::{EndWaiting, Received, StopFetching, TakeWaiting, Waiting};
 use domain::{Pdu, Refusal, RoomVersion};
 use ruma_common::{OwnedRoomId, RoomId};
 
-use super::receiving::Receiving;
+use super::{omitted_members, receiving::Receiving};
 use crate::{Context, Failure, shift::Shift};
 
 /// How long one event has what it needs asked for, in milliseconds; what has come by then stays.
@@ -15,6 +15,7 @@ const EVENT_MS: u64 = 30_000;
 pub(crate) async fn fetch(cx: &Context, room_id: &str) {
     let Ok(room_id) = OwnedRoomId::try_from(room_id) else { return };
     let shift = Shift::begins(cx);
+    omitted_members::fetch(cx, &room_id, &shift).await;
     let once = async || fetch_once(cx, &room_id, &shift).await;
     let stop = StopFetching { carrier: shift.carrier.to_owned() };
     shift.works(once, async || cx.room(&room_id).call(&stop).await).await;

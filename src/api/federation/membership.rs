@@ -89,7 +89,12 @@ async fn send_join(
     request: create_join_event::v2::Request,
 ) -> Result<Body, Failure> {
     let join = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Join).await?;
-    let call = GetStateIds { server: None, event_id: join.event_id().to_owned(), auth_chain_only: false };
+    let call = GetStateIds {
+        server: None,
+        event_id: join.event_id().to_owned(),
+        auth_chain_only: false,
+        omit_members: request.omit_members,
+    };
     let room = cx.room(&request.room_id);
     let ids = room.call(&call).await?;
     // The room's policy server may have signed it, too.
@@ -98,7 +103,8 @@ async fn send_join(
     let servers = serde_json::to_string(&ids.servers)?;
     let origin = serde_json::to_string(cx.server_name())?;
     let start = format!(
-        r#"{{"origin":{origin},"members_omitted":false,"servers_in_room":{servers},"event":{event},"state":["#,
+        r#"{{"origin":{origin},"members_omitted":{},"servers_in_room":{servers},"event":{event},"state":["#,
+        ids.members_omitted,
     );
     let texts = [start, r#"],"auth_chain":["#.to_owned(), "]}".to_owned()];
     Ok(pages(cx, &request.room_id, texts, [ids.state, ids.auth_chain]))

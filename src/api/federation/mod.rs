@@ -22,6 +22,7 @@ mod known_servers;
 mod media;
 mod membership;
 mod multipart;
+mod omitted_members;
 mod openid;
 mod origin;
 mod pdus;

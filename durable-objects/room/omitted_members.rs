@@ -1,0 +1,299 @@
+//! A room that was joined without its members: the answer to the join left them out, and they are fetched afterwards.
+//!
+//! Until they are here
+//! - users of ours who joined read what there is, and say what no other membership decides;
+//! - no event of another server is judged: it waits, as while a join is under way;
+//! - memberships that are not known here are neither changed nor told, and no other server is told of the state or let in:
+//!   whoever asks is asked to come again;
+//! - one fetcher at a time gets the state, from one server after the other, later and later, for as long as somebody of ours
+//!   is in the room.
+//!
+//! What comes is staged and judged like what comes with a join. Then, in one transaction, the members are there from before
+//! the join on, and devices learn the room anew. Of what comes only memberships are taken that are not known: the rest came
+//! with the join.
+//! Spec: Server-Server API, "Joining Rooms", `omit_members`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::{Refusal, backoff, event::Draft};
+use platform::{ActorKind, Sql, Tx};
+use ruma_common::{OwnedEventId, OwnedServerName, UserId};
+use ruma_events::TimelineEventType;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    Room,
+    company::Company,
+    graph::StateAt,
+    inbox,
+    join_remote::STATE_AT_ONCE,
+    state::MEMBER,
+    store::{self, graph::Key},
+};
+use crate::{Call, Cx, Error, schedule};
+
+/// Where it is noted.
+const OMITTED: &str = "omitted";
+/// Where the position is noted at which they were here.
+const WHOLE_SINCE: &str = "whole_since";
+/// With fewer memberships than this an answer to a join has them all. In the simulation rooms are small.
+const MEMBERS_MIN: usize = if cfg!(test) || platform::planted::IS_SIMULATED { 4 } else { 500 };
+/// Servers that are remembered to be asked.
+const SERVERS_ASKED_MAX: usize = 10;
+/// Servers in the room that are believed of one that omits its members.
+const SERVERS_MAX: usize = 10_000;
+/// How long a fetcher has to come, in milliseconds; then another one is looked for.
+const COMES_WITHIN_MS: u64 = 5_000;
+/// How long the next try waits, in milliseconds, and how long at most.
+const PAUSE_MS_MIN: u64 = 10_000;
+const PAUSE_MS_MAX: u64 = 3_600_000;
+/// When to come again who asks for what is not known yet, in milliseconds.
+const AGAIN_MS: u64 = 500;
+
+/// What an answer to a join says instead of the members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OmittedMembers {
+    /// Who answered.
+    pub resident: OwnedServerName,
+    /// The servers in the room.
+    pub servers: Vec<OwnedServerName>,
+}
+
+/// A fetcher asks whether members are to be fetched. Who gets an answer is the only one who does so, for as long as something
+/// of it is heard: stages and judges under its name, and then makes the state whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TakeOmitted {
+    /// Names the fetcher.
+    pub carrier: String,
+}
+
+/// The state to fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToFetch {
+    pub room_version: String,
+    /// The event before which it is.
+    pub event_id: OwnedEventId,
+    /// Who is in the room, the one to ask first.
+    pub servers: Vec<OwnedServerName>,
+}
+
+impl Call for TakeOmitted {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "take_omitted";
+    type Reply = Option<ToFetch>;
+}
+
+/// All that came of the state is staged and judged: it becomes the room's.
+///
+/// Refused: `Unknown` for a stage that was given up, or that is no state of the room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CompleteState {
+    /// The fetcher, under whose name it is staged.
+    pub carrier: String,
+}
+
+impl Call for CompleteState {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "complete_state";
+    type Reply = ();
+}
+
+/// Whether all members are known here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IsWhole {}
+
+impl Call for IsWhole {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "is_whole";
+    type Reply = bool;
+}
+
+/// What the room knows of a state without members.
+#[derive(Debug, Serialize, Deserialize)]
+struct Omitted {
+    /// The join before which that state is.
+    join: OwnedEventId,
+    /// The position from which on it holds.
+    floor: u64,
+    /// Who can be asked.
+    servers: Vec<OwnedServerName>,
+    attempts: u32,
+    /// In milliseconds since the Unix epoch.
+    not_before_ms: u64,
+}
+
+impl Omitted {
+    fn load(sql: &dyn Sql) -> Result<Option<Self>, Error> {
+        Ok(match store::meta::text(sql, OMITTED)? {
+            Some(text) => Some(serde_json::from_str(&text)?),
+            None => None,
+        })
+    }
+
+    /// What is still to be fetched.
+    fn wanted(tx: &Tx<'_>) -> Result<Option<Self>, Error> {
+        let Some(omitted) = Self::load(&**tx)? else { return Ok(None) };
+        if store::members::joined_locals(&**tx, 1)?.is_empty() {
+            // Nobody here is to know them any more.
+            store::meta::forget(tx, OMITTED)?;
+            return Ok(None);
+        }
+        Ok(Some(omitted))
+    }
+
+    fn keep(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        Ok(store::meta::set(tx, OMITTED, serde_json::to_string(self)?.into())?)
+    }
+}
+
+fn come_again() -> Error {
+    Refusal::Unavailable { retry_after_ms: AGAIN_MS }.into()
+}
+
+/// Refused: `Unavailable` while members are missing.
+pub(super) fn check_whole(sql: &dyn Sql) -> Result<(), Error> {
+    if is_whole(sql)? { Ok(()) } else { Err(come_again()) }
+}
+
+pub(super) fn is_whole(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(store::meta::text(sql, OMITTED)?.is_none())
+}
+
+/// Refused: `Unavailable` for a membership of somebody of whom nothing is known yet.
+pub(super) fn check_draft(sql: &dyn Sql, draft: &Draft) -> Result<(), Error> {
+    let Some(user_id) = draft.state_key.as_deref().filter(|_| draft.event_type == TimelineEventType::RoomMember) else {
+        return Ok(());
+    };
+    if is_whole(sql)? || store::state::current(sql, MEMBER, user_id)?.is_some() {
+        return Ok(());
+    }
+    Err(come_again())
+}
+
+/// The position at which the members were here, where they had been missing.
+pub(super) fn whole_since(sql: &dyn Sql) -> Result<u64, Error> {
+    Ok(match store::meta::text(sql, WHOLE_SINCE)? {
+        Some(text) => serde_json::from_str(&text)?,
+        None => 0,
+    })
+}
+
+/// The founding join of a room, with what it lacks, or nothing.
+pub(super) fn note(
+    tx: &Tx<'_>,
+    cx: &Cx<'_>,
+    join: OwnedEventId,
+    (floor, position): (u64, u64),
+    omitted: Option<OmittedMembers>,
+) -> Result<(), Error> {
+    let Some(OmittedMembers { resident, servers }) = omitted else {
+        return Ok(store::meta::forget(tx, OMITTED)?);
+    };
+    let mut seen = BTreeSet::from([cx.own_server().to_owned()]);
+    let servers: Vec<_> = servers.into_iter().filter(|server| seen.insert(server.clone())).take(SERVERS_MAX).collect();
+    store::servers::are_said_to_be_joined(tx, &servers, position)?;
+    cx.room.servers.borrow_mut().extend(servers.iter().map(ToString::to_string));
+    let others = servers.into_iter().filter(|server| *server != resident);
+    let servers = std::iter::once(resident.clone()).chain(others).take(SERVERS_ASKED_MAX).collect();
+    Omitted { join, floor, servers, attempts: 0, not_before_ms: cx.now_ms }.keep(tx)
+}
+
+/// Leaves the members out of a state, but for those after whom clients call a room that says no name. Answers whether it
+/// did: it is not worth it where there are few. Spec: `omit_members`.
+pub(super) fn omit(
+    sql: &dyn Sql,
+    company: &Company,
+    joining: &str,
+    state: &mut BTreeMap<Key, OwnedEventId>,
+) -> Result<bool, Error> {
+    if state.keys().filter(|key| key.0 == MEMBER).count() < MEMBERS_MIN {
+        return Ok(false);
+    }
+    let says = |event_type: &str, field: &str| -> Result<bool, Error> {
+        let Some(event_id) = state.get(&(event_type.to_owned(), String::new())) else { return Ok(false) };
+        let Some(node) = store::graph::by_id(sql, event_id)? else { return Ok(false) };
+        let content: Map<String, Value> = node.pdu.content_as().unwrap_or_default();
+        Ok(content.get(field).and_then(Value::as_str).is_some_and(|said| !said.is_empty()))
+    };
+    let has_name = says("m.room.name", "name")? || says("m.room.canonical_alias", "alias")?;
+    let heroes = if has_name { Vec::new() } else { company.heroes_for(joining) };
+    state.retain(|key, _| key.0 != MEMBER || heroes.contains(&key.1));
+    Ok(true)
+}
+
+impl Room {
+    /// Has a fetcher come, if it is time for one. Answers whether members are missing.
+    pub(super) fn look_for_omitted(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<bool, Error> {
+        let Some(omitted) = Omitted::wanted(tx)? else { return Ok(false) };
+        let until_ms = self.fetching.borrow().fetched_until_ms(cx.now_ms).max(Some(omitted.not_before_ms));
+        if let Some(until_ms) = until_ms.filter(|until_ms| *until_ms > cx.now_ms) {
+            schedule::at(tx, cx, inbox::DUE, until_ms)?;
+            return Ok(true);
+        }
+        cx.carry();
+        schedule::at(tx, cx, inbox::DUE, cx.now_ms.saturating_add(COMES_WITHIN_MS))?;
+        Ok(true)
+    }
+
+    pub(super) fn take_omitted(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TakeOmitted) -> Result<Option<ToFetch>, Error> {
+        let Some(mut omitted) = Omitted::wanted(tx)? else { return Ok(None) };
+        let mut fetching = self.fetching.borrow_mut();
+        if fetching.is_anothers(&call.carrier, cx.now_ms) || omitted.not_before_ms > cx.now_ms {
+            return Ok(None);
+        }
+        let lease_ms = fetching.lease(&call.carrier, cx.now_ms);
+        schedule::at(tx, cx, inbox::DUE, lease_ms)?;
+        let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, omitted.attempts, PAUSE_MS_MAX);
+        let mut servers = omitted.servers.clone();
+        let first = usize::try_from(omitted.attempts).unwrap_or(0) % servers.len().max(1);
+        servers.rotate_left(first);
+        omitted.attempts = omitted.attempts.saturating_add(1);
+        omitted.not_before_ms = cx.now_ms.saturating_add(pause_ms);
+        omitted.keep(tx)?;
+        let room_version = self.version(&**tx)?.as_str().to_owned();
+        Ok(Some(ToFetch { room_version, event_id: omitted.join, servers }))
+    }
+
+    pub(super) fn is_whole(&self, sql: &dyn Sql, _: &Cx<'_>, _: IsWhole) -> Result<bool, Error> {
+        is_whole(sql)
+    }
+
+    pub(super) fn complete_state(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteState) -> Result<(), Error> {
+        let CompleteState { carrier } = call;
+        let Some(omitted) = Omitted::load(&**tx)? else { return self.end_stage(tx, &carrier) };
+        let state = self.staged_state(&**tx, &carrier)?;
+        let known: BTreeMap<Key, OwnedEventId> = store::graph::state_at(&**tx, omitted.floor)?.into_iter().collect();
+        let create = known.get(&("m.room.create".to_owned(), String::new()));
+        if create.is_none_or(|create| !state.contains(create)) {
+            return Err(Refusal::Unknown("this is no state of the room".to_owned()).into());
+        }
+        let told = StateAt::told(&**tx, omitted.floor, &state)?.into_changes();
+        let is_new = |key: &Key| key.0 == MEMBER && !known.contains_key(key);
+        let members: Vec<(Key, Option<OwnedEventId>)> =
+            told.into_iter().filter(|(key, event)| event.is_some() && is_new(key)).collect();
+        let position = self.next_position(&**tx, cx)?;
+        let is_ours = |key: &Key| <&UserId>::try_from(key.1.as_str()).is_ok_and(|user| cx.is_local(user));
+        let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
+        for slice in others.chunks(STATE_AT_ONCE) {
+            let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
+            let entries = serde_json::to_string(&entries)?;
+            store::stage::set_state(tx, &entries, omitted.floor)?;
+            store::stage::set_members(tx, &entries, position)?;
+        }
+        store::stage::count_servers(tx, position)?;
+        cx.room.servers.borrow_mut().extend(store::servers::all(&**tx)?.into_iter().map(|following| following.name));
+        self.forget_company();
+        // Users of ours learn what became of them when it comes here.
+        self.state_changes(tx, cx, position, ours)?;
+        store::meta::forget(tx, OMITTED)?;
+        store::meta::set(tx, WHOLE_SINCE, position.to_string().into())?;
+        cx.room.public_head.set(Some(position));
+        self.fetching.borrow_mut().ends(&carrier);
+        self.end_stage(tx, &carrier)?;
+        self.take_in_what_came(tx, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
