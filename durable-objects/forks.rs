@@ -209,7 +209,7 @@ fn receives(world: &World, graph: &Graph) {
         let mut later = Vec::new();
         for id in &ahead {
             let event = CheckedEvent { event_id: id.clone(), json: graph.events[id].json().to_owned() };
-            let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
+            let call = ReceiveEvent::of(event);
             let received = world.call(graph.room_id.as_str(), &call).unwrap();
             match &received {
                 Received::Needs(Needs { prev_events, auth_events, .. }) => {

@@ -6,7 +6,7 @@ use super::{alice, pinned, pinned_reply, room};
 use crate::{
     destination::{self, Attempt, Range, Work},
     presence::{Presence, PresenceState, PresenceStatus},
-    room::{self as rooms, CheckedEvent, MembershipAction, Received},
+    room::{self as rooms, CheckedEvent, MembershipAction, Received, ToldState},
     user,
 };
 
@@ -17,14 +17,22 @@ fn event() -> CheckedEvent {
 #[test]
 fn what_a_room_receives() {
     let encoded = json!({ "event_id": "$e", "json": "{}" });
+    pinned(&rooms::ReceiveEvent::of(event()), json!({ "event": encoded }));
     pinned(
-        &rooms::ReceiveEvent { event: event(), state_before: None, is_unwanted: false },
-        json!({ "event": encoded }),
+        &rooms::ReceiveEvent {
+            event: event(),
+            told: vec![ToldState { event_id: "$p".try_into().unwrap(), state_before: vec!["$t".try_into().unwrap()] }],
+            state_before: Some(vec!["$s".try_into().unwrap()]),
+            is_unwanted: true,
+        },
+        json!({
+            "event": encoded, "told": [{ "event_id": "$p", "state_before": ["$t"] }], "state_before": ["$s"],
+            "is_unwanted": true,
+        }),
     );
-    pinned(
-        &rooms::ReceiveEvent { event: event(), state_before: Some(vec!["$s".try_into().unwrap()]), is_unwanted: true },
-        json!({ "event": encoded, "state_before": ["$s"], "is_unwanted": true }),
-    );
+    // Of an earlier release.
+    let earlier = serde_json::from_value::<rooms::ReceiveEvent>(json!({ "event": encoded, "state_before": ["$s"] }));
+    assert!(earlier.is_ok_and(|call| call.told.is_empty() && call.state_before.is_some()));
     for (reply, encoded) in [
         (Received::Accepted, json!("accepted")),
         (Received::SoftFailed, json!("soft_failed")),
@@ -33,7 +41,7 @@ fn what_a_room_receives() {
         assert_eq!(serde_json::to_value(&reply).unwrap(), encoded);
     }
     pinned_reply::<rooms::ReceiveEvent>(
-        json!({ "needs": { "prev_events": ["$p"], "auth_events": ["$a"], "state": ["$s"] } }),
+        json!({ "needs": { "prev_events": ["$p"], "auth_events": ["$a"], "state": ["$s"], "refused": "r" } }),
     );
     pinned_reply::<rooms::ReceiveEvent>(json!({ "needs": { "policy_server": "p.test" } }));
     pinned(&rooms::KeepSigned { event: event() }, json!({ "event": encoded }));

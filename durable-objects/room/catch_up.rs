@@ -106,7 +106,7 @@ mod tests {
             redacts: None,
         };
         let event = world.says_elsewhere(room_id, &draft, &world.newest(room_id, "m.room.member", who.as_str()));
-        let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
+        let call = ReceiveEvent::of(event);
         assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     }
 

@@ -252,7 +252,7 @@ mod tests {
             };
             let identity = Identity::new(zoe.server_name().to_owned(), "a", [3; 32]).unwrap();
             let join = event::build(&draft, &place, &version, &identity, [0; 18]).unwrap();
-            let call = ReceiveEvent { event: CheckedEvent::of(&join), state_before: None, is_unwanted: false };
+            let call = ReceiveEvent::of(CheckedEvent::of(&join));
             world.call(room_id.as_str(), &call).unwrap();
             world.settle();
             assert_eq!(owed(&world), if is_late { vec![alice.to_owned()] } else { Vec::new() });

@@ -179,14 +179,17 @@ impl Node {
 
 impl Room {
     /// The events before this one, and, through those that nothing new comes after (refused and soft-failed ones), the
-    /// ones before them: none of these is an extremity any longer.
+    /// ones before them: none of these is an extremity any longer. The state before this event has what they brought: so
+    /// not through those of which it is another server's word what state was before them.
     pub(super) fn behind(&self, sql: &dyn Sql, pdu: &Pdu) -> Result<BTreeSet<OwnedEventId>, Fault> {
         let mut behind = BTreeSet::new();
         let mut ahead = pdu.prev_events().to_vec();
         while let Some(event_id) = ahead.pop() {
             if let Some(node) = store::graph::by_id(sql, &event_id)?
                 && !node.is_in_log()
+                && node.before != StateBefore::Unknown
                 && !behind.contains(&event_id)
+                && !store::graph::is_on_word(sql, &event_id)?
             {
                 ahead.extend_from_slice(node.pdu.prev_events());
             }
@@ -202,6 +205,16 @@ impl Room {
         sql: &dyn Sql,
         events: &[OwnedEventId],
     ) -> Result<Result<Vec<StateAt>, Missing>, Fault> {
+        let (states, missing) = self.known_states_after(sql, events)?;
+        Ok(if missing.is_empty() { Ok(states) } else { Err(missing) })
+    }
+
+    /// The states after those of these events at which they are known, and the other events.
+    pub(super) fn known_states_after(
+        &self,
+        sql: &dyn Sql,
+        events: &[OwnedEventId],
+    ) -> Result<(Vec<StateAt>, Missing), Fault> {
         let (mut states, mut missing) = (Vec::new(), Missing::new());
         for event_id in events {
             match store::graph::by_id(sql, event_id)?.map(|node| node.state_after(sql)).transpose()?.flatten() {
@@ -209,7 +222,7 @@ impl Room {
                 None => missing.push(event_id.clone()),
             }
         }
-        Ok(if missing.is_empty() { Ok(states) } else { Err(missing) })
+        Ok((states, missing))
     }
 
     /// The state where these events meet: before one that comes after them. The inner error is as that of

@@ -211,7 +211,7 @@ mod tests {
                 break;
             }
             for event in waiting {
-                let receive = ReceiveEvent { event: event.clone(), state_before: None, is_unwanted: false };
+                let receive = ReceiveEvent::of(event.clone());
                 let received = story.near.call(story.room_id.as_str(), &receive).unwrap();
                 let is_judged = received == Received::Accepted;
                 judged.extend(is_judged.then_some(event.event_id.clone()));

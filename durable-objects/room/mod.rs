@@ -198,7 +198,7 @@ pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
 pub use presence_elsewhere::{HearPresences, MembersHeard};
 pub use read_notifications::{Notification, Notifications, ReadNotifications};
-pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received};
+pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use resident::{

@@ -4,6 +4,10 @@
 //! the rules of authorisation, three times: by the events it names itself, by the state before it, and by the current
 //! state. What it needs and the room does not hold is named, nothing changes, and the same call succeeds once that was
 //! brought. Received again, it changes nothing; one for which there was no room ([`super::beside`]) is judged again.
+//!
+//! Another server's word counts for the events before it that are not here, and for nothing else: what it says of the
+//! state there meets the states after those that are here, which the room knows itself, and takes the place of none.
+//! What only its word forbids is not refused for good.
 //! Spec: Server-Server API, "Checks performed on receipt of a PDU", "Rejection", "Soft failure".
 
 use std::{
@@ -23,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Room,
     append::AuthState,
-    graph::StateAt,
+    graph::{Missing, StateAt},
     omitted_members,
     store::{
         self,
@@ -45,12 +49,25 @@ pub struct CheckedEvent {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReceiveEvent {
     pub event: CheckedEvent,
-    /// The state before it, where the events before it cannot be had: the ids of that state's events, all held.
+    /// Of events before it, at which the state is not known here, what another server says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<ToldState>,
+    /// Where such an event cannot be had: the state before this one, as another server has it. The ids of that state's
+    /// events, all held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_before: Option<Vec<OwnedEventId>>,
     /// The room's policy server was asked about it, and did not sign it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unwanted: bool,
+}
+
+/// The state before an event, as another server has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldState {
+    /// Held.
+    pub event_id: OwnedEventId,
+    /// The ids of the state's events, all held.
+    pub state_before: Vec<OwnedEventId>,
 }
 
 /// What became of it.
@@ -70,15 +87,18 @@ pub enum Received {
 /// What a room has to hold before it can judge an event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
-    /// Of the events before it, those at which the state is not known.
+    /// Of the events before it, those at which the state is not known; also where it was told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prev_events: Vec<OwnedEventId>,
     /// Of the events it names as its authorisation, those that are not held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub auth_events: Vec<OwnedEventId>,
-    /// Of the state that was said to be before it, the events that are not held.
+    /// Of what was told, the events that are not held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<OwnedEventId>,
+    /// What was told forbids it, by this rule: somebody else may know better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// The policy server that has to sign it: see [`KeepSigned`](super::KeepSigned).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_server: Option<OwnedServerName>,
@@ -89,6 +109,7 @@ impl Needs {
         self.prev_events.is_empty()
             && self.auth_events.is_empty()
             && self.state.is_empty()
+            && self.refused.is_none()
             && self.policy_server.is_none()
     }
 }
@@ -114,6 +135,27 @@ impl Call for HoldEvents {
     const NAME: &'static str = "hold_events";
     /// The events of auth chains that are still missing; those that name them are not held yet.
     type Reply = Vec<OwnedEventId>;
+}
+
+impl ReceiveEvent {
+    /// An event, with nobody's word on what is before it.
+    pub fn of(event: CheckedEvent) -> Self {
+        Self { event, told: Vec::new(), state_before: None, is_unwanted: false }
+    }
+}
+
+/// What another server says of states.
+struct Told {
+    of_prev_events: Vec<ToldState>,
+    /// The ids of the state where all events before the one that came meet.
+    of_all: Option<Vec<OwnedEventId>>,
+}
+
+/// The state before an event.
+struct Before {
+    at: StateAt,
+    /// The events before it of which it is another server that says what the state was.
+    on_word_of: Missing,
 }
 
 impl CheckedEvent {
@@ -165,14 +207,16 @@ impl Room {
         call: ReceiveEvent,
         txn: Option<&str>,
     ) -> Result<Received, Error> {
-        let pdu = call.event.pdu(cx)?;
+        let ReceiveEvent { event, told, state_before, is_unwanted } = call;
+        let told = Told { of_prev_events: told, of_all: state_before };
+        let pdu = event.pdu(cx)?;
         omitted_members::check_whole(&**tx)?;
         let held = store::graph::by_id(&**tx, pdu.event_id())?;
         if let Some(received) = held.as_ref().and_then(already) {
             return Ok(received);
         }
         self.keep_auth_uses(tx, cx, &pdu)?;
-        let before = match self.state_before(&**tx, cx, &pdu, call.state_before.as_deref())? {
+        let before = match self.state_before(&**tx, cx, &pdu, &told)? {
             Ok(before) => before,
             Err(needs) => return Ok(Received::Needs(needs)),
         };
@@ -183,56 +227,115 @@ impl Room {
         }
         // What was held before is what was checked before: a redacted copy must not take its place.
         let pdu = held.as_ref().map_or(pdu, |node| node.pdu.clone());
-        if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
-            self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+        let version = self.version(&**tx)?;
+        if let Err(refusal) = self.check_by_own_events(&**tx, cx, &pdu, &version, &Named::default())? {
+            self.keep_beside(tx, cx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+            return Ok(Received::Rejected(refusal.to_string()));
+        }
+        if let Err(refusal) = self.check_by_state(&**tx, &pdu, &version, Some(&before.at))? {
+            if !before.on_word_of.is_empty() {
+                let (prev_events, refused) = (before.on_word_of, Some(refusal.to_string()));
+                return Ok(Received::Needs(Needs { prev_events, refused, ..Needs::default() }));
+            }
+            self.keep_beside(tx, cx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
             return Ok(Received::Rejected(refusal.to_string()));
         }
         if !self.is_allowed_now(&**tx, &pdu)? && !planted::is(Planted::ForgottenSoftFail) {
-            self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+            self.keep_beside(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
             return Ok(Received::SoftFailed);
         }
         match self.signed_as_it_came(&**tx, cx, &pdu)? {
             Ok(pdu) => {
-                self.accept(tx, cx, &pdu, before, txn)?;
+                self.accept(tx, cx, &pdu, before.at, txn)?;
                 Ok(Received::Accepted)
             }
             // A join of ours that another server let in: the others ask.
             Err(_) if txn.is_some() && cx.is_local(pdu.sender()) => {
-                self.accept(tx, cx, &pdu, before, txn)?;
+                self.accept(tx, cx, &pdu, before.at, txn)?;
                 Ok(Received::Accepted)
             }
-            Err(_) if call.is_unwanted => {
-                self.hold_if_there_is_room(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
+            Err(_) if is_unwanted => {
+                self.keep_beside(tx, cx, &pdu, held.as_ref(), Verdict::SoftFailed, &before)?;
                 Ok(Received::SoftFailed)
             }
             Err(server) => Ok(Received::Needs(Needs { policy_server: Some(server), ..Needs::default() })),
         }
     }
 
-    /// The state before an event: where those before it meet, or else as it was told.
-    fn state_before(
+    /// The state before an event: where those before it meet. Of those at which it is not known it is as it was told.
+    fn state_before(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu, told: &Told) -> Result<Result<Before, Needs>, Error> {
+        let auth_events = self.missing_authorisation(sql, cx, pdu)?;
+        let mut needs = Needs { auth_events, ..Needs::default() };
+        let (mut states, unknown) = self.known_states_after(sql, pdu.prev_events())?;
+        if !unknown.is_empty() {
+            if planted::is(Planted::OutOfOrder) {
+                states = vec![StateAt::of_log(self.log_end(sql, cx)?)];
+            } else {
+                match self.told_states(sql, cx, told, &unknown)? {
+                    Ok(told) => states.extend(told),
+                    Err(Needs { prev_events, state, .. }) => (needs.prev_events, needs.state) = (prev_events, state),
+                }
+            }
+        }
+        if !needs.is_empty() {
+            return Ok(Err(needs));
+        }
+        Ok(Ok(Before { at: self.meet(sql, cx, states)?, on_word_of: unknown }))
+    }
+
+    /// The states after these events, at which they are not known, as they were told; or where one of them was not told,
+    /// the state in which all events before the one that came meet.
+    fn told_states(
         &self,
         sql: &dyn Sql,
         cx: &Cx<'_>,
-        pdu: &Pdu,
-        told: Option<&[OwnedEventId]>,
-    ) -> Result<Result<StateAt, Needs>, Error> {
-        let auth_events = self.missing_authorisation(sql, cx, pdu)?;
-        let mut needs = Needs { auth_events, ..Needs::default() };
-        let before = match (self.state_after_all(sql, cx, pdu.prev_events())?, told) {
-            (Ok(before), _) => Some(before),
-            (Err(_), None) if planted::is(Planted::OutOfOrder) => Some(StateAt::of_log(self.log_end(sql, cx)?)),
-            (Err(prev_events), None) => {
-                needs.prev_events = prev_events;
-                None
-            }
-            (Err(_), Some(told)) => {
-                needs.state = store::graph::missing(sql, told)?;
-                let head = self.log_end(sql, cx)?;
-                if needs.state.is_empty() { Some(StateAt::told(sql, head, told)?) } else { None }
-            }
+        Told { of_prev_events, of_all }: &Told,
+        unknown: &[OwnedEventId],
+    ) -> Result<Result<Vec<StateAt>, Needs>, Error> {
+        let told_of = |event_id: &OwnedEventId| of_prev_events.iter().find(|told| told.event_id == *event_id);
+        let told: Option<Vec<&ToldState>> = unknown.iter().map(told_of).collect();
+        let all_ids: Vec<&OwnedEventId> = match (&told, of_all) {
+            (Some(told), _) => told.iter().flat_map(|told| told.state_before.iter().chain([&told.event_id])).collect(),
+            (None, Some(state)) => state.iter().collect(),
+            (None, None) => return Ok(Err(Needs { prev_events: unknown.to_vec(), ..Needs::default() })),
         };
-        Ok(before.filter(|_| needs.is_empty()).ok_or(needs))
+        let state = store::graph::missing(sql, all_ids)?;
+        if !state.is_empty() {
+            return Ok(Err(Needs { state, ..Needs::default() }));
+        }
+        let head = self.log_end(sql, cx)?;
+        let Some(told) = told else {
+            let state = of_all.as_deref().unwrap_or_default();
+            return Ok(Ok(vec![StateAt::told(sql, head, state)?]));
+        };
+        told.into_iter().map(|told| self.told_after(sql, cx, told, head)).collect::<Result<Vec<_>, _>>().map(Ok)
+    }
+
+    /// The state after an event, by the state before it that was told.
+    fn told_after(&self, sql: &dyn Sql, cx: &Cx<'_>, told: &ToldState, head: u64) -> Result<StateAt, Error> {
+        let before = StateAt::told(sql, head, &told.state_before)?;
+        let node = store::graph::by_id(sql, &told.event_id)?;
+        let pdu = node.ok_or_else(|| Fault::new("an event that was told of is not held"))?.pdu;
+        let is_allowed = self.check(sql, cx, &pdu, &before)?.is_ok();
+        let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
+        Ok(before.after(sql, &pdu, verdict)?)
+    }
+
+    /// Keeps an event that gets no place in the log, and whether it is another server's word what state was before it.
+    fn keep_beside(
+        &self,
+        tx: &Tx<'_>,
+        cx: &Cx<'_>,
+        pdu: &Pdu,
+        held: Option<&Node>,
+        verdict: Verdict,
+        before: &Before,
+    ) -> Result<(), Error> {
+        self.hold_if_there_is_room(tx, cx, pdu, held, verdict, &before.at)?;
+        if !before.on_word_of.is_empty() {
+            store::graph::rests_on_word(tx, pdu.event_id())?;
+        }
+        Ok(())
     }
 
     /// Steps 4 and 5. The inner error says which rule was broken.

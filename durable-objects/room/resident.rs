@@ -173,7 +173,7 @@ impl Room {
         check_acl(&**tx, &call.server)?;
         self.check_resident(&**tx)?;
         let event = call.event.clone();
-        let receive = ReceiveEvent { event: call.event, state_before: None, is_unwanted: false };
+        let receive = ReceiveEvent::of(call.event);
         match self.receive(tx, cx, receive, Some(transactions::RELAYED))? {
             Received::Accepted => Ok(()),
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),

@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn receives(world: &World, room_id: &OwnedRoomId, event: CheckedEvent) {
-        let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
+        let call = ReceiveEvent::of(event);
         assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     }
 

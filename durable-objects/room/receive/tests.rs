@@ -1,11 +1,18 @@
-use domain::{Pdu, event::Draft, power::Preset};
+use std::rc::Rc;
+
+use domain::{
+    Identity, Pdu, RoomVersion,
+    event::{Draft, complete},
+    power::Preset,
+};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{CheckedEvent, ReceiveEvent, Received};
+use super::{CheckedEvent, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
 use crate::{
     room::{
-        Direction, EventFilter, GetEvent, GetMissing, GetStateIds, Messages, redactions::EARLY_REDACTIONS_MAX, store,
+        BeginJoin, CompleteJoin, Direction, EventFilter, GetEvent, GetMissing, GetStateIds, JudgeStaged,
+        MembershipAction, Messages, StageEvents, current_state, redactions::EARLY_REDACTIONS_MAX, store,
     },
     world::World,
 };
@@ -70,7 +77,7 @@ fn a_redaction_without_effect_is_not_shown() {
 }
 
 fn comes(world: &World, room_id: &OwnedRoomId, event: &CheckedEvent) {
-    let call = ReceiveEvent { event: event.clone(), state_before: None, is_unwanted: false };
+    let call = ReceiveEvent::of(event.clone());
     assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
 }
 
@@ -100,7 +107,7 @@ fn a_state_of_very_many_events_is_told_and_believed() {
     let event = world.says_elsewhere(&room_id, &draft(zoe, "m.room.message", &json!({ "n": 2 })), &between);
     let is_one = |event_id: &OwnedEventId| event_id.as_str().starts_with("$crowd1111");
     state.retain(|event_id| !is_one(event_id));
-    let call = ReceiveEvent { event: event.clone(), state_before: Some(state.clone()), is_unwanted: false };
+    let call = ReceiveEvent { state_before: Some(state.clone()), ..ReceiveEvent::of(event.clone()) };
     assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
     let call = GetStateIds { server: None, event_id: event.event_id, auth_chain_only: false, omit_members: false };
     let mut told = world.call(room_id.as_str(), &call).unwrap().state;
@@ -154,4 +161,203 @@ fn of_redactions_that_come_before_their_event_those_count_that_may_redact_it() {
         assert_eq!(event.redacted_by.is_some(), is_redacted, "{redactors:?}");
         assert_eq!(event.pdu.content().get() == "{}", is_redacted);
     }
+}
+
+/// What somebody elsewhere says after these events.
+fn said_after(world: &World, room_id: &OwnedRoomId, sender: &UserId, prev: &[&EventId], body: &str) -> CheckedEvent {
+    let newest = world.newest(room_id, "m.room.message", "");
+    let event = world.says_elsewhere(room_id, &draft(sender, "m.room.message", &json!({ "body": body })), &newest);
+    with_prev(world, room_id, event, sender, prev)
+}
+
+/// The same event, after others than those it was made on.
+fn with_prev(
+    world: &World,
+    room_id: &OwnedRoomId,
+    event: CheckedEvent,
+    sender: &UserId,
+    prev: &[&EventId],
+) -> CheckedEvent {
+    let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+    let version = RoomVersion::parse(&store::meta::text(&*sql, "version").unwrap().unwrap()).unwrap();
+    let mut template: Value = serde_json::from_str(&event.json).unwrap();
+    let names_hashes = template["prev_events"][0].is_array();
+    let name = |id: &&EventId| if names_hashes { json!([id, { "sha256": "x" }]) } else { json!(id) };
+    template["prev_events"] = prev.iter().map(name).collect();
+    if version.room_id_is_create_event() {
+        // Nobody names it.
+        let create = room_id.as_str().replacen('!', "$", 1);
+        template["auth_events"].as_array_mut().unwrap().retain(|named| *named != create.as_str());
+    }
+    let identity = Identity::new(sender.server_name().to_owned(), "a", [3; 32]).unwrap();
+    let content = to_raw_value(&template["content"]).unwrap();
+    let now_ms = world.now_ms();
+    let pdu = complete(&to_raw_value(&template).unwrap(), &content, &version, &identity, now_ms, [0; 18]).unwrap();
+    CheckedEvent::of(&pdu)
+}
+
+fn current(world: &World, room_id: &OwnedRoomId) -> Vec<(store::graph::Key, OwnedEventId)> {
+    current_state(&*world.sql(&Address::new(ActorKind::Room, room_id.as_str())))
+}
+
+fn extremities(world: &World, room_id: &OwnedRoomId) -> Vec<OwnedEventId> {
+    store::graph::extremities(&*world.sql(&Address::new(ActorKind::Room, room_id.as_str()))).unwrap().ids
+}
+
+/// A room of alice's with bob, and of other servers' users eve, mallory and zoe; max is banned.
+fn room_with_eve(version: &str) -> (Rc<World>, OwnedRoomId) {
+    let (alice, bob) = (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"));
+    let world = World::new(1);
+    let room_id = world.creates_room(alice, version, Preset::PublicChat);
+    for user in ["@eve:evil.test", "@mallory:evil.test", "@zoe:there.test"] {
+        world.joins_from_elsewhere(&room_id, <&UserId>::try_from(user).unwrap());
+    }
+    world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+    world.changes(alice, &room_id, user_id!("@max:other.test"), MembershipAction::Ban).unwrap();
+    world.sends(alice, &room_id, "m.room.server_acl", Some(""), &json!({ "allow": ["*"] })).unwrap();
+    world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "x" })).unwrap();
+    (world, room_id)
+}
+
+/// The ids of what is the state for these keys.
+fn ids(world: &World, room_id: &OwnedRoomId, keys: &[(&str, &str)]) -> Vec<OwnedEventId> {
+    keys.iter().map(|(event_type, key)| world.newest(room_id, event_type, key).event_id().to_owned()).collect()
+}
+
+/// Tells of states; what it takes is held first.
+fn tells(world: &World, room_id: &OwnedRoomId, call: &ReceiveEvent, held: &CheckedEvent) -> Received {
+    match world.call(room_id.as_str(), call).unwrap() {
+        Received::Needs(Needs { state, .. }) if !state.is_empty() => {
+            assert_eq!(state, [held.event_id.clone()], "what is before it is not held yet");
+            let held = HoldEvents { events: vec![held.clone()] };
+            assert!(world.call(room_id.as_str(), &held).unwrap().is_empty());
+            world.call(room_id.as_str(), call).unwrap()
+        }
+        received => received,
+    }
+}
+
+/// Eve has no power. What she says comes after all that is here, and after something that is nowhere: of the state there
+/// her server tells what it likes.
+#[test]
+fn whoever_lies_about_a_state_takes_nothing_out_of_the_room() {
+    let eve = user_id!("@eve:evil.test");
+    for version in ["1", "2", "5", "6", "9", "10", "11", "12"] {
+        for (lie, names_all) in [(0, true), (0, false), (1, true), (1, false), (2, true), (2, false), (3, true)] {
+            let case = format!("version {version}, lie {lie}, {names_all}");
+            let (world, room_id) = room_with_eve(version);
+            let before = current(&world, &room_id);
+            let [create, join, levels] = ["m.room.create", "m.room.member", "m.room.power_levels"]
+                .map(|kind| ids(&world, &room_id, &[(kind, if kind == "m.room.member" { eve.as_str() } else { "" })]))
+                .map(|mut ids| ids.remove(0));
+            // Enough for her to speak, and all but what decides.
+            let told = match lie {
+                0 => vec![create, join],
+                1 => vec![create, join, levels],
+                2 => before.iter().map(|(_, id)| id.clone()).filter(|id| *id != levels).collect(),
+                _ => Vec::new(),
+            };
+            let ends = extremities(&world, &room_id);
+            let ends: Vec<&EventId> = ends.iter().map(|id| &**id).collect();
+            let nowhere = said_after(&world, &room_id, eve, &ends, "nowhere");
+            let named: Vec<&EventId> = ends.iter().copied().filter(|_| names_all).chain([&*nowhere.event_id]).collect();
+            let event = said_after(&world, &room_id, eve, &named, "evil");
+            let told_of_all = ReceiveEvent { state_before: Some(told.clone()), ..ReceiveEvent::of(event.clone()) };
+            let told = ToldState { event_id: nowhere.event_id.clone(), state_before: told };
+            let told_of_one = ReceiveEvent { told: vec![told], ..ReceiveEvent::of(event.clone()) };
+            let call = if lie % 2 == 0 { &told_of_one } else { &told_of_all };
+            assert_eq!(tells(&world, &room_id, call, &nowhere), Received::Accepted, "{case}");
+            assert_eq!(current(&world, &room_id), before, "{case}");
+            // What comes after that brings nothing else.
+            let next = said_after(&world, &room_id, eve, &[&event.event_id, ends[0]], "more");
+            assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(next)).unwrap(), Received::Accepted);
+            assert_eq!(current(&world, &room_id), before, "{case}");
+        }
+    }
+}
+
+/// Eve is banned: what she says gets no place, and what comes after it comes after nothing that is here, whatever else is
+/// found before it later.
+#[test]
+fn what_was_judged_on_a_lie_leads_to_nothing_that_was_known() {
+    let (alice, eve, mallory) =
+        (user_id!("@alice:myelin.test"), user_id!("@eve:evil.test"), user_id!("@mallory:evil.test"));
+    let (world, room_id) = room_with_eve("11");
+    let member = |user: &'static str| ("m.room.member", user);
+    let lie = ids(&world, &room_id, &[("m.room.create", ""), member(eve.as_str()), member(mallory.as_str())]);
+    let was_member = said_after(&world, &room_id, eve, &[], "as a member");
+    world.changes(alice, &room_id, eve, MembershipAction::Ban).unwrap();
+    let before = current(&world, &room_id);
+    let ends = extremities(&world, &room_id);
+    let late = with_prev(&world, &room_id, was_member.clone(), eve, &[&ends[0]]);
+    let hidden = with_prev(&world, &room_id, was_member, eve, &[&late.event_id]);
+    let call = ReceiveEvent { state_before: Some(lie), ..ReceiveEvent::of(hidden.clone()) };
+    assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::SoftFailed);
+    let refused = world.call(room_id.as_str(), &ReceiveEvent::of(late)).unwrap();
+    assert!(matches!(refused, Received::Rejected(_)), "{refused:?}");
+    let event = said_after(&world, &room_id, mallory, &[&hidden.event_id], "evil");
+    comes(&world, &room_id, &event);
+    assert_eq!(current(&world, &room_id), before);
+    assert!(extremities(&world, &room_id).contains(&ends[0]));
+}
+
+/// Whoever passes on what zoe said tells that she is not in the room.
+#[test]
+fn what_a_lie_forbids_is_not_refused_for_good() {
+    let zoe = user_id!("@zoe:there.test");
+    let (world, room_id) = room_with_eve("11");
+    let ends = extremities(&world, &room_id);
+    let nowhere = said_after(&world, &room_id, zoe, &[&ends[0]], "nowhere");
+    let event = said_after(&world, &room_id, zoe, &[&nowhere.event_id], "hello");
+    let truth: Vec<_> = current(&world, &room_id).into_iter().map(|(_, id)| id).collect();
+    let lie: Vec<_> = truth
+        .iter()
+        .filter(|id| **id != ids(&world, &room_id, &[("m.room.member", zoe.as_str())])[0])
+        .cloned()
+        .collect();
+    let tells_that = |state: &[OwnedEventId]| {
+        let told = ToldState { event_id: nowhere.event_id.clone(), state_before: state.to_vec() };
+        tells(&world, &room_id, &ReceiveEvent { told: vec![told], ..ReceiveEvent::of(event.clone()) }, &nowhere)
+    };
+    for _ in 0..2 {
+        let Received::Needs(needs) = tells_that(&lie) else { panic!("judged for good") };
+        assert_eq!(needs.prev_events, [nowhere.event_id.clone()]);
+        assert!(needs.refused.is_some_and(|rule| rule.contains("not allow")));
+    }
+    assert_eq!(tells_that(&truth), Received::Accepted);
+}
+
+/// Carol joins through Eve's server, which says of the room what it likes: alice and bob are in it, and know better.
+#[test]
+fn a_join_through_whoever_lies_resets_no_room_that_is_here() {
+    let (eve, carol) = (user_id!("@eve:evil.test"), user_id!("@carol:myelin.test"));
+    let (world, room_id) = room_with_eve("11");
+    let mut before = current(&world, &room_id);
+    let ends = extremities(&world, &room_id);
+    let nowhere = said_after(&world, &room_id, eve, &[&ends[0]], "nowhere");
+    let named = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")];
+    let template = json!({
+        "type": "m.room.member", "room_id": room_id, "sender": carol, "state_key": carol, "depth": 50,
+        "prev_events": [ends[0], nowhere.event_id], "auth_events": ids(&world, &room_id, &named),
+    });
+    let identity = Identity::new(carol.server_name().to_owned(), "a", [3; 32]).unwrap();
+    let (template, content) =
+        (to_raw_value(&template).unwrap(), to_raw_value(&json!({ "membership": "join" })).unwrap());
+    let version = RoomVersion::parse("11").unwrap();
+    let join = complete(&template, &content, &version, &identity, world.now_ms(), [0; 18]).unwrap();
+    let call = |events: &[(&str, &str)], name: &str| {
+        let begin = BeginJoin { room_version: "11".into(), join: name.to_owned() };
+        world.call(room_id.as_str(), &begin).unwrap();
+        let lie = events.iter().map(|(kind, key)| CheckedEvent::of(&world.newest(&room_id, kind, key))).collect();
+        let stage = StageEvents { join: name.to_owned(), first: 0, are_state: true, events: lie };
+        world.call(room_id.as_str(), &stage).unwrap();
+        while world.call(room_id.as_str(), &JudgeStaged { join: name.to_owned(), after: 0 }).unwrap().next.is_some() {}
+        let (call_id, event) = (name.to_owned(), CheckedEvent::of(&join));
+        world.call(room_id.as_str(), &CompleteJoin { call_id, event, join: name.to_owned() }).unwrap()
+    };
+    before.push((("m.room.member".to_owned(), carol.to_string()), join.event_id().to_owned()));
+    before.sort();
+    assert_eq!(call(&[named[0], ("m.room.member", eve.as_str()), named[2]], "lie"), Received::Accepted);
+    assert_eq!(current(&world, &room_id), before);
+    assert_eq!(call(&[named[0]], "again"), Received::Accepted, "repeated");
 }

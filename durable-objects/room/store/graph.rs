@@ -187,6 +187,23 @@ pub(crate) fn judge(tx: &Tx<'_>, number: u64, verdict: Verdict, before: StateBef
     Ok(())
 }
 
+/// What `txn` says of an event beside the log which was judged on another server's word.
+const ON_WORD: &str = "told";
+
+/// Notes of an event beside the log that it is another server's word what state was before it.
+pub(crate) fn rests_on_word(tx: &Tx<'_>, event_id: &EventId) -> Result<(), Fault> {
+    let params = [event_id.as_str().into(), ON_WORD.into(), LOG_START.into()];
+    tx.execute("UPDATE event SET txn = ?2 WHERE event_id = ?1 AND position < ?3", &params)?;
+    Ok(())
+}
+
+/// Whether an event beside the log was judged on another server's word.
+pub(crate) fn is_on_word(sql: &dyn Sql, event_id: &EventId) -> Result<bool, Fault> {
+    let params = [event_id.as_str().into(), ON_WORD.into(), LOG_START.into()];
+    let rows = sql.query("SELECT 1 FROM event WHERE event_id = ?1 AND txn = ?2 AND position < ?3", &params)?;
+    Ok(!rows.is_empty())
+}
+
 /// An event beside the log gets a position, and the transaction that brought it; what the state says of it follows.
 pub(crate) fn enter_log(tx: &Tx<'_>, node: &Node, position: u64, txn: Option<&str>) -> Result<(), Fault> {
     let (from, to) = (node.number.into(), position.into());

@@ -179,6 +179,6 @@ impl<'a> Backfill<'a> {
         event_id: &OwnedEventId,
     ) -> Result<Option<(OwnedEventId, Vec<OwnedEventId>)>, Failure> {
         let Some(pdu) = events.iter().find(|pdu| pdu.event_id() == event_id) else { return Ok(None) };
-        Ok(giver.fetch_state(pdu).await?.map(|state| (event_id.clone(), state)))
+        Ok(giver.fetch_state(pdu.event_id()).await?.map(|state| (event_id.clone(), state)))
     }
 }

@@ -224,7 +224,7 @@ async fn receive(
     if *takes == Takes::Later {
         return waits().await;
     }
-    match room.call(&ReceiveEvent { event: CheckedEvent::of(pdu), state_before: None, is_unwanted: false }).await? {
+    match room.call(&ReceiveEvent::of(CheckedEvent::of(pdu))).await? {
         // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
         Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
         Received::Needs(_) => waits().await,

@@ -16,6 +16,8 @@ on_each_host![
     events_that_are_none_change_nothing,
     what_an_event_builds_on_is_asked_for_within_bounds,
     a_state_that_is_made_up_keeps_nothing_waiting,
+    whoever_lies_about_a_state_changes_none,
+    what_is_passed_on_is_asked_of_who_said_it,
     transactions_that_are_none_are_refused,
     edus_that_speak_for_others_are_not_believed,
     whom_a_server_acl_denies_is_not_heard,
@@ -165,6 +167,86 @@ fn a_state_that_is_made_up_keeps_nothing_waiting(host: Host) {
     eve.sends(&json!({ "pdus": [nowhere, second] })).ok();
     alice.sees(|sync| sync.has_message(&room, "second"));
     assert_eq!(bodies(&alice.pages_back(&room, None, 20)), ["second", "first"]);
+}
+
+/// What comes after everything, and after something that is nowhere, has whatever state its server says it has.
+fn whoever_lies_about_a_state_changes_none(host: Host) {
+    let here = Federated::starts(host);
+    let (alice, bob) = (here.server.registers("alice"), here.server.registers("bob"));
+    let room = public_room(&alice);
+    bob.joins(&room).ok();
+    alice.sets_state(&room, "m.room.server_acl", "", json!({ "allow": ["*"] })).ok();
+    let eve = Guest::joins(&here, &room, "eve");
+    let said = alice.sends(&room, "hello");
+    let before = state_of(&alice, &room);
+    let join = eve.draft("", None, json!({}))["prev_events"][0].clone();
+    let lie = json!([eve.finds("m.room.create", ""), join]);
+    for is_to_be_had in [false, true] {
+        let mut nowhere = eve.message("nowhere");
+        nowhere["prev_events"] = json!([said, "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]);
+        let (nowhere_id, nowhere) = eve.completes(nowhere);
+        let body = format!("evil {is_to_be_had}");
+        let mut event = eve.message(&body);
+        event["prev_events"] = json!([said, nowhere_id]);
+        let lie = lie.clone();
+        eve.homeserver.answers(move |request| {
+            let told = match &*request.uri {
+                uri if uri.contains("/get_missing_events/") => json!({ "events": [] }),
+                uri if uri.contains("/state_ids/") => json!({ "pdu_ids": lie, "auth_chain_ids": [] }),
+                uri if uri.contains("/event/") && uri.contains(&encode(&nowhere_id)) && is_to_be_had => {
+                    json!({ "pdus": [nowhere], "origin": "x", "origin_server_ts": 1 })
+                }
+                _ => return takes_what_is_sent(request),
+            };
+            Some(Reply::json(200, &told))
+        });
+        eve.sends_event(&eve.completes(event).1);
+        alice.sees(|sync| sync.has_message(&room, &body));
+        assert_eq!(state_of(&alice, &room), before, "{is_to_be_had}");
+    }
+    bob.sends(&room, "still here");
+    alice.sees(|sync| sync.has_message(&room, "still here"));
+}
+
+/// Eve's server passes on what zoe says, and says that she is not in the room.
+fn what_is_passed_on_is_asked_of_who_said_it(host: Host) {
+    let here = Federated::starts(host);
+    let alice = here.server.registers("alice");
+    let room = public_room(&alice);
+    let eve = Guest::joins(&here, &room, "eve");
+    let zoe = Guest::joins(&here, &room, "zoe");
+    let lie = json!({ "pdu_ids": [eve.finds("m.room.create", "")], "auth_chain_ids": [] });
+    eve.homeserver.answers(move |request| match &*request.uri {
+        uri if uri.contains("/get_missing_events/") => Some(Reply::json(200, &json!({ "events": [] }))),
+        uri if uri.contains("/state_ids/") => Some(Reply::json(200, &lie)),
+        _ => takes_what_is_sent(request),
+    });
+    let says = |body: &str| {
+        let (before_id, before) = zoe.completes(zoe.message(&format!("before {body}")));
+        let mut event = zoe.message(body);
+        event["prev_events"] = json!([before_id]);
+        (before, zoe.completes(event).1)
+    };
+    let (before, event) = says("truly");
+    zoe.homeserver.answers(move |request| match &*request.uri {
+        uri if uri.contains("/get_missing_events/") => Some(Reply::json(200, &json!({ "events": [before] }))),
+        _ => takes_what_is_sent(request),
+    });
+    eve.sends_event(&event);
+    alice.sees(|sync| sync.has_message(&room, "truly"));
+    // Now her server says nothing for a while: what eve's says has no end.
+    zoe.homeserver.answers(takes_what_is_sent);
+    eve.homeserver.https.takes_received();
+    let (before, event) = says("later");
+    eve.sends_event(&event);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let is_asked = || eve.homeserver.https.takes_received().iter().any(|asked| asked.uri.contains("/state_ids/"));
+    while !is_asked() {
+        assert!(Instant::now() < deadline, "eve's server is not asked");
+        thread::sleep(Duration::from_millis(20));
+    }
+    zoe.sends(&json!({ "pdus": [before, event] })).ok();
+    alice.sees(|sync| sync.has_message(&room, "later"));
 }
 
 /// Whoever is asked for what an event builds on answers with more and more of it.
