@@ -6,11 +6,16 @@
 //!
 //! What loses to another fork is no such thing: something that happened there without knowing of it takes its place, or
 //! forbids it. So it is one only where the state goes back to what the lost event itself had replaced, although nothing
-//! in the new state forbids that event.
+//! from elsewhere forbids that event. It is judged by the events that it names itself, with those that are new in the state
+//! in their places: what is lost together with it, for no reason either, is no reason for it to be lost, and neither is what
+//! was there already, or came in full knowledge of it.
 
-use domain::Pdu;
+use std::collections::BTreeMap;
+
+use domain::{Pdu, auth};
 use platform::{Sql, meter};
 use ruma_common::{EventId, OwnedEventId};
+use ruma_events::StateEventType;
 
 use super::{
     Room,
@@ -21,9 +26,14 @@ use crate::{Cx, Error};
 
 /// What is watched.
 const WATCHED: [&str; 2] = ["m.room.member", "m.room.power_levels"];
+/// What decides whether anything may happen.
+const DECIDING: [&str; 4] = ["m.room.join_rules", "m.room.member", "m.room.power_levels", "m.room.third_party_invite"];
 /// The most that are logged of one event.
 const LOGGED_MAX: usize = 10;
-
+/// The most that are judged of one event: of more, the rest is not counted.
+const JUDGED_MAX: usize = 1_000;
+/// How often they are judged: what is lost for a reason may be the reason for another loss.
+const PASSES_MAX: usize = 5;
 /// How many events are looked at for what one of them replaced.
 const REPLACED_MAX: usize = 50;
 
@@ -34,53 +44,182 @@ struct TakenBack {
     lost: OwnedEventId,
     /// What is there instead: something older.
     instead: Option<OwnedEventId>,
+    /// What happened elsewhere, without knowing of it, that forbids it; `None`: nothing did.
+    forbidden_by: Option<OwnedEventId>,
+}
+
+/// What changes of a state with what it decides.
+#[derive(Default)]
+struct Changes {
+    /// Where it goes back to what was there before: the event that is lost, and what is there now.
+    back: BTreeMap<Key, (Pdu, Option<OwnedEventId>)>,
+    /// Where an event is new.
+    new: BTreeMap<Key, OwnedEventId>,
+    /// Of what goes back, that which something new forbids; and what that is.
+    reasons: BTreeMap<Key, OwnedEventId>,
 }
 
 impl Room {
-    /// Of what changes when the state becomes `now`, that which no event made.
+    /// Of what changes when the state becomes `now`, that which goes back.
     fn taken_back(&self, sql: &dyn Sql, now: &StateAt) -> Result<Vec<TakenBack>, Error> {
-        let version = self.version(sql)?;
-        let mut all = Vec::new();
-        for (key, instead) in now.clone().into_changes() {
-            if !WATCHED.contains(&key.0.as_str()) {
+        let mut changes = Changes::default();
+        for (key, event) in now.clone().into_changes() {
+            if !DECIDING.contains(&key.0.as_str()) {
                 continue;
             }
-            let Some(lost) = store::state::current(sql, &key.0, &key.1)? else { continue };
-            if replaced(sql, &key, &lost.pdu, instead.as_deref())?
-                && self.check_by_state(sql, &lost.pdu, &version, Some(now))?.is_ok()
-            {
-                all.push(TakenBack { key, lost: lost.pdu.event_id().to_owned(), instead });
+            let lost = store::state::current(sql, &key.0, &key.1)?.map(|lost| lost.pdu);
+            match (lost, event) {
+                (Some(lost), event) if is_older(sql, &key, &lost, event.as_deref())? => {
+                    if key.0 != "m.room.member" || changes.back.len() < JUDGED_MAX {
+                        changes.back.insert(key, (lost, event));
+                    }
+                }
+                (_, Some(event)) => drop(changes.new.insert(key, event)),
+                (_, None) => {}
             }
         }
-        Ok(all)
+        for _ in 0..PASSES_MAX {
+            let mut more = BTreeMap::new();
+            for (key, (lost, _)) in changes.back.iter().filter(|(key, _)| !changes.reasons.contains_key(*key)) {
+                if let Some(reason) = self.forbids(sql, key, lost, &changes)? {
+                    more.insert(key.clone(), reason);
+                }
+            }
+            if more.is_empty() {
+                break;
+            }
+            changes.reasons.extend(more);
+        }
+        let Changes { back, mut reasons, .. } = changes;
+        let watched = back.into_iter().filter(|(key, _)| WATCHED.contains(&key.0.as_str()));
+        Ok(watched
+            .map(|(key, (lost, instead))| TakenBack {
+                lost: lost.event_id().to_owned(),
+                instead,
+                forbidden_by: reasons.remove(&key),
+                key,
+            })
+            .collect())
     }
 
-    /// Logs and counts what is taken back when an event comes, with which the state becomes `now`.
+    /// What happened elsewhere that forbids a lost event.
+    fn forbids(&self, sql: &dyn Sql, key: &Key, lost: &Pdu, changes: &Changes) -> Result<Option<OwnedEventId>, Error> {
+        let version = self.version(sql)?;
+        let Ok(needed) = auth::needed(lost.event_type(), lost.sender(), lost.state_key(), lost.content(), &version)
+        else {
+            return Ok(None);
+        };
+        let mut named: BTreeMap<Key, Pdu> = BTreeMap::new();
+        let create = store::state::current(sql, "m.room.create", "")?.map(|create| create.pdu);
+        for event_id in lost.auth_events() {
+            named.extend(event(sql, event_id)?.and_then(keyed));
+        }
+        named.extend(create.and_then(keyed));
+        let mut instead: BTreeMap<Key, Option<Pdu>> = BTreeMap::new();
+        let is_forbidden = |instead: &BTreeMap<Key, Option<Pdu>>| {
+            let state = |event_type: &StateEventType, state_key: &str| {
+                let key = (event_type.to_string(), state_key.to_owned());
+                instead.get(&key).map_or_else(|| named.get(&key).cloned(), Clone::clone)
+            };
+            auth::check_against_state(lost, &version, &state).is_err()
+        };
+        let mut reason = None;
+        for (event_type, state_key) in needed {
+            let other = (event_type.to_string(), state_key);
+            let was = named.get(&other).map(Pdu::event_id);
+            if let Some(new) = changes.new.get(&other) {
+                // It may have been forbidden for a while only.
+                let mut line = vec![new.clone()];
+                line.extend(replaced_by(sql, &other, new)?);
+                for (age, event_id) in line.iter().take_while(|event_id| Some(&***event_id) != was).enumerate() {
+                    let Some(pdu) = event(sql, event_id)? else { continue };
+                    if knows_of(sql, event_id, key, lost.event_id())? {
+                        continue;
+                    }
+                    if is_forbidden(&BTreeMap::from([(other.clone(), Some(pdu.clone()))])) {
+                        return Ok(Some(event_id.clone()));
+                    }
+                    if age == 0 {
+                        instead.insert(other.clone(), Some(pdu));
+                        reason = Some(event_id.clone());
+                    }
+                }
+            } else if let (Some(because), Some((_, back))) = (changes.reasons.get(&other), changes.back.get(&other)) {
+                let back = back.as_ref().map(|event_id| event(sql, event_id)).transpose()?.flatten();
+                if is_forbidden(&BTreeMap::from([(other.clone(), back.clone())])) {
+                    return Ok(Some(because.clone()));
+                }
+                instead.insert(other, back);
+                reason = Some(because.clone());
+            }
+        }
+        Ok(reason.filter(|_| is_forbidden(&instead)))
+    }
+
+    /// Logs what is taken back when an event comes, with which the state becomes `now`, and counts what nothing forbids.
     pub(super) fn note_taken_back(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu, now: &StateAt) -> Result<(), Error> {
-        let all = self.taken_back(sql, now)?;
-        meter::STATE_RESETS.add(all.len() as u64);
-        for TakenBack { key: (event_type, state_key), lost, instead } in all.into_iter().take(LOGGED_MAX) {
+        let (forbidden, resets): (Vec<_>, Vec<_>) =
+            self.taken_back(sql, now)?.into_iter().partition(|taken| taken.forbidden_by.is_some());
+        meter::STATE_RESETS.add(resets.len() as u64);
+        for TakenBack { key: (event_type, state_key), lost, instead, .. } in resets.into_iter().take(LOGGED_MAX) {
             tracing::warn!(room_id = cx.id, came = %pdu.event_id(), event_type, state_key, %lost, ?instead,
                 "resolution took back what no event took away");
+        }
+        for TakenBack { key: (event_type, state_key), lost, instead, forbidden_by } in
+            forbidden.into_iter().take(LOGGED_MAX)
+        {
+            tracing::info!(room_id = cx.id, came = %pdu.event_id(), event_type, state_key, %lost, ?instead,
+                ?forbidden_by, "resolution took back what an event elsewhere forbids");
         }
         Ok(())
     }
 }
 
-/// Whether an event replaced another one, or what had replaced that; `None`: nothing was there at first.
-fn replaced(sql: &dyn Sql, key: &Key, event: &Pdu, other: Option<&EventId>) -> Result<bool, Error> {
+fn event(sql: &dyn Sql, event_id: &EventId) -> Result<Option<Pdu>, Error> {
+    Ok(store::graph::by_id(sql, event_id)?.map(|node| node.pdu))
+}
+
+fn keyed(pdu: Pdu) -> Option<(Key, Pdu)> {
+    let state_key = pdu.state_key()?.to_owned();
+    Some(((pdu.event_type().to_string(), state_key), pdu))
+}
+
+/// Whether `other` is what an event replaced, or what had been replaced by that; `None`: nothing was there at first.
+fn is_older(sql: &dyn Sql, key: &Key, event: &Pdu, other: Option<&EventId>) -> Result<bool, Error> {
     let Some(other) = other else { return Ok(true) };
-    let mut event_id = event.event_id().to_owned();
-    for _ in 0..REPLACED_MAX {
-        let node = store::graph::by_id(sql, &event_id)?;
-        let Some(before) = node.map(|node| node.state_before(sql)).transpose()?.flatten() else { return Ok(false) };
-        match before.get(sql, &key.0, &key.1)? {
-            Some(replaced) if replaced == other => return Ok(true),
-            Some(replaced) => event_id = replaced,
-            None => return Ok(false),
-        }
+    Ok(replaced_by(sql, key, event.event_id())?.iter().any(|replaced| replaced == other))
+}
+
+/// What an event replaced, and what had been replaced by that, and so on.
+fn replaced_by(sql: &dyn Sql, key: &Key, event_id: &EventId) -> Result<Vec<OwnedEventId>, Error> {
+    let (mut line, mut last) = (Vec::new(), event_id.to_owned());
+    while line.len() < REPLACED_MAX {
+        let Some(node) = store::graph::by_id(sql, &last)? else { break };
+        let replaced = match node.state_before(sql)? {
+            Some(before) => before.get(sql, &key.0, &key.1)?,
+            // Memberships and power levels name what they replace among what allows them.
+            None => {
+                let mut named = None;
+                for event_id in node.pdu.auth_events() {
+                    let keyed = event(sql, event_id)?.and_then(keyed);
+                    named = named.or(keyed.filter(|(other, _)| other == key).map(|_| event_id.clone()));
+                }
+                named
+            }
+        };
+        let Some(replaced) = replaced.filter(|replaced| !line.contains(replaced)) else { break };
+        line.push(replaced.clone());
+        last = replaced;
     }
-    Ok(false)
+    Ok(line)
+}
+
+/// Whether an event came where another one was the state for a key.
+fn knows_of(sql: &dyn Sql, event_id: &EventId, key: &Key, other: &EventId) -> Result<bool, Error> {
+    let node = store::graph::by_id(sql, event_id)?;
+    let before = node.map(|node| node.state_before(sql)).transpose()?.flatten();
+    let there = before.map(|before| before.get(sql, &key.0, &key.1)).transpose()?.flatten();
+    Ok(there.as_deref() == Some(other))
 }
 
 #[cfg(test)]
@@ -96,7 +235,9 @@ mod tests {
     use super::TakenBack;
     use crate::{
         room::{
-            CheckedEvent, HoldEvents, MembershipAction, ReceiveEvent, Received, Room, graph::StateAt, store,
+            CheckedEvent, HoldEvents, MembershipAction, ReceiveEvent, Received, Room,
+            graph::StateAt,
+            store::{self, graph::Key},
             viewer::Viewer,
         },
         world::World,
@@ -217,16 +358,96 @@ mod tests {
         let newest = world.newest(&room_id, POWER, "");
         // It is forbidden by what happened elsewhere; something else happened there to the same.
         let (public, newest) = (public.event_id().to_owned(), newest.event_id().to_owned());
-        assert_eq!(taken_back(&world, &room_id, &[&join, &public], &[&by_invitation]), []);
+        let lost = |key, lost: &OwnedEventId, instead| lost_to(key, lost, instead, None);
+        let expected = [lost_to(key(MEMBER, bob.as_str()), &join, None, Some(&by_invitation))];
+        assert_eq!(taken_back(&world, &room_id, &[&join, &public], &[&by_invitation]), expected);
         assert_eq!(taken_back(&world, &room_id, &[&newest], &[&others]), []);
         // Nothing forbids it.
-        let key = |kind: &str, state_key: &str| (kind.to_owned(), state_key.to_owned());
-        let lost = |key, lost: &OwnedEventId, instead| TakenBack { key, lost: lost.clone(), instead };
         let expected = [lost(key(MEMBER, bob.as_str()), &join, None)];
         assert_eq!(taken_back(&world, &room_id, &[&join], &[]), expected);
         let first = first.event_id().to_owned();
         let expected = [lost(key(POWER, ""), &newest, Some(first.clone()))];
         assert_eq!(taken_back(&world, &room_id, &[&newest], &[&first]), expected);
+    }
+
+    fn key(kind: &str, state_key: &str) -> Key {
+        (kind.to_owned(), state_key.to_owned())
+    }
+
+    fn lost_to(
+        key: Key,
+        lost: &OwnedEventId,
+        instead: Option<OwnedEventId>,
+        forbidden_by: Option<&OwnedEventId>,
+    ) -> TakenBack {
+        TakenBack { key, lost: lost.clone(), instead, forbidden_by: forbidden_by.cloned() }
+    }
+
+    /// What let people in, or stopped letting them in, is no reason for losing them.
+    #[test]
+    fn what_is_lost_at_once_hides_nothing_that_is_lost() {
+        let (alice, bob, zoe) =
+            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let (world, room_id) = room_with_moderator(zoe);
+        let id = |kind: &str, state_key: &str| world.newest(&room_id, kind, state_key).event_id().to_owned();
+        let (first, public) = (id(POWER, ""), id("m.room.join_rules", ""));
+        world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        let levels = json!({ "users": { (alice.as_str()): 100, (zoe.as_str()): 50, (bob.as_str()): 10 } });
+        world.sends(alice, &room_id, POWER, Some(""), &levels).unwrap();
+        let (join, newest, others) = (id(MEMBER, bob.as_str()), id(POWER, ""), id(MEMBER, zoe.as_str()));
+        let lost = |key, lost: &OwnedEventId, instead| lost_to(key, lost, instead, None);
+        let both = [lost(key(MEMBER, bob.as_str()), &join, None), lost(key(MEMBER, zoe.as_str()), &others, None)];
+        assert_eq!(taken_back(&world, &room_id, &[&public, &join, &others], &[]), both);
+        let create = id("m.room.create", "");
+        let levels = lost(key(POWER, ""), &newest, Some(first.clone()));
+        let all = both.into_iter().chain([levels]).collect::<Vec<_>>();
+        assert_eq!(taken_back(&world, &room_id, &[&create, &public, &join, &others, &newest], &[&first]), all);
+        // Nobody else comes in any more; bob was in.
+        world.sends(alice, &room_id, "m.room.join_rules", Some(""), &json!({ "join_rule": "invite" })).unwrap();
+        assert_eq!(taken_back(&world, &room_id, &[&join], &[]), [lost(key(MEMBER, bob.as_str()), &join, None)]);
+    }
+
+    /// Zoe bans max, who had made carol a moderator meanwhile, and she had put bob out.
+    #[test]
+    fn what_an_event_elsewhere_forbids_takes_with_it_what_that_allowed() {
+        let (alice, bob, zoe) =
+            (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));
+        let (max, carol) = (user_id!("@max:myelin.test"), user_id!("@carol:myelin.test"));
+        let (world, room_id) = room_with_moderator(zoe);
+        for user in [bob, max, carol] {
+            world.changes(user, &room_id, user, MembershipAction::Join).unwrap();
+        }
+        let levels = |carols: u64| {
+            let users = json!({
+                (alice.as_str()): 100, (zoe.as_str()): 90, (max.as_str()): 60, (carol.as_str()): carols,
+            });
+            json!({ "users": users, "kick": 50, "ban": 50, "state_default": 50 })
+        };
+        world.sends(alice, &room_id, POWER, Some(""), &levels(0)).unwrap();
+        let fork = world.newest(&room_id, POWER, "");
+        let id = |kind: &str, state_key: &str| world.newest(&room_id, kind, state_key).event_id().to_owned();
+        let (first, max_in, bob_in) = (id(POWER, ""), id(MEMBER, max.as_str()), id(MEMBER, bob.as_str()));
+        let ban = Draft {
+            event_type: MEMBER.into(),
+            content: to_raw_value(&json!({ "membership": "ban" })).unwrap(),
+            state_key: Some(max.to_string()),
+            sender: zoe.to_owned(),
+            redacts: None,
+        };
+        let ban = world.says_elsewhere(&room_id, &ban, &fork);
+        world.sends(max, &room_id, POWER, Some(""), &levels(55)).unwrap();
+        world.changes(carol, &room_id, bob, MembershipAction::Kick).unwrap();
+        let (second, kick) = (id(POWER, ""), id(MEMBER, bob.as_str()));
+        assert!(world.call(room_id.as_str(), &HoldEvents { events: vec![ban.clone()] }).unwrap().is_empty());
+        let ban = &ban.event_id;
+        let all = [
+            lost_to(key(MEMBER, bob.as_str()), &kick, Some(bob_in.clone()), Some(ban)),
+            lost_to(key(POWER, ""), &second, Some(first.clone()), Some(ban)),
+        ];
+        assert_eq!(taken_back(&world, &room_id, &[&max_in, &second, &kick], &[ban, &first, &bob_in]), all);
+        // Without the ban there is no reason for any of it.
+        let none = all.map(|taken| TakenBack { forbidden_by: None, ..taken });
+        assert_eq!(taken_back(&world, &room_id, &[&second, &kick], &[&first, &bob_in]), none);
     }
 
     /// Bob takes another name, with a clock that was set back: where forks meet, what he was before counts as the later.
