@@ -446,3 +446,9 @@ pub(super) fn links(sql: &dyn Sql, generations: &Generations, events: &[OwnedEve
 pub(crate) fn current_state(sql: &dyn Sql) -> Vec<(Key, OwnedEventId)> {
     store::graph::state_at(sql, platform::INTEGER_MAX as u64).unwrap()
 }
+
+/// The forward extremities, for the same.
+#[cfg(test)]
+pub(crate) fn current_extremities(sql: &dyn Sql) -> Vec<OwnedEventId> {
+    store::graph::extremities(sql).unwrap().ids
+}

@@ -178,7 +178,7 @@ pub use get_outgoing::{
 pub use get_relations::{GetRelations, RelationsPage};
 pub use get_threads::{GetThreads, ThreadsPage};
 #[cfg(test)]
-pub(crate) use graph::current_state;
+pub(crate) use graph::{current_extremities, current_state};
 pub use guests::GuestUpgraded;
 pub use hear_receipts::HearReceipts;
 pub use history::{Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed};
