@@ -1,9 +1,11 @@
 //! A whole server in memory for this crate's tests: nothing waits, and the test owns the clock.
 
+mod blobs;
+pub(crate) mod memory;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
-    ops::Range,
+    collections::HashMap,
     pin::pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -13,13 +15,15 @@ use std::{
 use actors::{Object, Settings};
 use bytes::Bytes;
 use domain::Config;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use platform::{
-    Actors, Address, Blob, Blobs, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
-    OutgoingResponse, Pieces, Random, Row, SendError, Sql, SrvRecord, Statement, Value, sqlite,
+    Actors, Address, Blob, Clock, Fault, Heavy, LocalFuture, Metadata, ObjectHost, Outgoing, OutgoingRequest,
+    OutgoingResponse, Random, Row, SendError, Sql, SrvRecord, Statement, Value, sqlite,
 };
 use serde_json::Value as Json;
+
+pub(crate) use blobs::MemoryBlobs;
 
 use crate::{Arriving, Body, Context, KnownServers, MediaTurns, RateLimits, Server, Services, load_settings};
 
@@ -153,67 +157,6 @@ impl Metadata for MemoryMetadata {
                 })
             })
         })
-    }
-}
-
-/// The store of media, in memory. It may be told to fail.
-pub(crate) struct MemoryBlobs {
-    files: RefCell<BTreeMap<String, Bytes>>,
-    good_calls: Cell<usize>,
-}
-
-impl Default for MemoryBlobs {
-    fn default() -> Self {
-        Self { files: RefCell::default(), good_calls: Cell::new(usize::MAX) }
-    }
-}
-
-impl Blobs for MemoryBlobs {
-    fn put<'a>(&'a self, key: &'a str, length: Option<u64>, pieces: Pieces) -> LocalFuture<'a, Result<(), Fault>> {
-        Box::pin(async move {
-            let bytes: Vec<Bytes> = pieces.try_collect().await?;
-            let bytes = Bytes::from(bytes.concat());
-            if length.is_some_and(|length| length != bytes.len() as u64) {
-                return Err(Fault::new("another length was promised"));
-            }
-            assert!(self.files.borrow_mut().insert(key.to_owned(), bytes).is_none(), "{key} is written twice");
-            // What failed may have happened all the same.
-            self.call()
-        })
-    }
-
-    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Option<Blob>, Fault>> {
-        let range = range.start as usize..range.end as usize;
-        let bytes = self.files.borrow().get(key).map(|bytes| bytes.slice(range));
-        Box::pin(
-            async move { self.call().map(|()| bytes.map(|bytes| Blob::new(futures_util::stream::iter([Ok(bytes)])))) },
-        )
-    }
-
-    fn delete<'a>(&'a self, keys: &'a [String]) -> LocalFuture<'a, Result<(), Fault>> {
-        Box::pin(async move {
-            self.call()?;
-            self.files.borrow_mut().retain(|key, _| !keys.contains(key));
-            Ok(())
-        })
-    }
-}
-
-impl MemoryBlobs {
-    /// The keys of all files.
-    pub(crate) fn keys(&self) -> Vec<String> {
-        self.files.borrow().keys().cloned().collect()
-    }
-
-    /// From now on, so many calls are answered and all others fail.
-    pub(crate) fn fails_after(&self, calls: usize) {
-        self.good_calls.set(calls);
-    }
-
-    fn call(&self) -> Result<(), Fault> {
-        let left = self.good_calls.get().checked_sub(1).ok_or_else(|| Fault::new("told to"))?;
-        self.good_calls.set(left);
-        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ mod png_rows;
 mod rows;
 mod sizes;
 mod webp;
+mod webp_tables;
 
 use std::{
     fmt,
@@ -30,7 +31,7 @@ use ruma_common::{
 
 pub(super) use self::places::Pictures;
 use self::{
-    picture::{PIXELS_MAX, Picture, SOURCE_BYTES_MAX, Unfit},
+    picture::{Picture, REACH, SOURCE_BYTES_MAX, Unfit},
     places::Place,
     sizes::{Made, Method, Size},
 };
@@ -232,7 +233,7 @@ async fn outcome(cx: &Context, content: &Content, wanted: Wanted) -> Result<Outc
             let outcome = Outcome::Made { content_type, size: thumbnail.len() as u64, file };
             (outcome, Some(Bytes::from(thumbnail)))
         }
-        Err(Unfit::TooLarge) => (Outcome::TooLarge { pixels_max: PIXELS_MAX }, None),
+        Err(Unfit::TooLarge) => (Outcome::TooLarge { pixels_max: REACH }, None),
         Err(Unfit::Unreadable) => (Outcome::Unreadable, None),
     };
     if let (Outcome::Made { size, file, .. }, Some(thumbnail)) = (&outcome, thumbnail) {
@@ -253,7 +254,7 @@ async fn outcome(cx: &Context, content: &Content, wanted: Wanted) -> Result<Outc
 /// What became of an attempt, if there was one that looked at as much as we do.
 async fn known(cx: &Context, content: &Content, name: &str) -> Result<Option<Outcome>, Fault> {
     let outcome = metadata::find(cx.metadata(), &content.sha256, name).await?;
-    Ok(outcome.filter(|outcome| !matches!(outcome, Outcome::TooLarge { pixels_max } if *pixels_max < PIXELS_MAX)))
+    Ok(outcome.filter(|outcome| !matches!(outcome, Outcome::TooLarge { pixels_max } if *pixels_max < REACH)))
 }
 
 /// Waits for a place to work on a picture.

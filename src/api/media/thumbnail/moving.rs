@@ -1,6 +1,6 @@
 //! Making what moves smaller, frame by frame.
 
-use std::io::Cursor;
+use std::{io::Cursor, iter::repeat};
 
 use image::{
     AnimationDecoder, Frame, ImageFormat, ImageResult,
@@ -10,9 +10,11 @@ use image::{
 
 use super::{
     picture::{MEMORY_BYTES_MAX, Picture, Unfit, limits, unfit},
+    png_rows::BESIDE_BYTES_MAX,
     rows::shrunk_frame,
     sizes::Size,
     webp::Film,
+    webp_tables,
 };
 
 const BOUNDS: Bounds = Bounds { frames: 500, pixels: if cfg!(target_family = "wasm") { 32 << 20 } else { 128 << 20 } };
@@ -40,15 +42,24 @@ pub(super) fn thumbnail(picture: &Picture, bytes: &[u8], size: Size) -> Result<O
 fn within(bounds: Bounds, picture: &Picture, bytes: &[u8], size: Size) -> Result<Option<Vec<u8>>, Unfit> {
     let drawn = picture.pixels().saturating_mul(4);
     // What is made is never longer than the file.
-    if drawn.saturating_mul(COPIES).saturating_add((bytes.len() as u64).saturating_mul(2)) > MEMORY_BYTES_MAX {
-        return Err(Unfit::TooLarge);
-    }
+    let taken = drawn.saturating_mul(COPIES).saturating_add((bytes.len() as u64).saturating_mul(2));
+    let room = MEMORY_BYTES_MAX.checked_sub(taken).ok_or(Unfit::TooLarge)?;
     let shown = size.of_picture((picture.width, picture.height));
-    let (plays, frames) = frames(picture.format, bytes, drawn).map_err(unfit)?;
+    let (plays, mut frames) = frames(picture.format, bytes, drawn).map_err(unfit)?;
+    let mut tables = match picture.format {
+        ImageFormat::WebP => webp_tables::of_frames(bytes),
+        _ => Box::new(repeat(Ok(0))),
+    };
     let mut film = Film::new(shown.size, plays);
     let mut pixels = 0_u64;
-    // What breaks off is shown as far as it goes.
-    for frame in frames.map_while(Result::ok) {
+    loop {
+        // What breaks off is shown as far as it goes.
+        match tables.next() {
+            Some(Ok(tables)) if tables <= room => {}
+            Some(Ok(_) | Err(Unfit::TooLarge)) => return Err(Unfit::TooLarge),
+            Some(Err(Unfit::Unreadable)) | None => break,
+        }
+        let Some(Ok(frame)) = frames.next() else { break };
         pixels = pixels.saturating_add(picture.pixels());
         if film.frames_count() >= bounds.frames || pixels > bounds.pixels {
             return Err(Unfit::TooLarge);
@@ -93,7 +104,12 @@ fn frames(format: ImageFormat, bytes: &[u8], drawn: u64) -> ImageResult<(u16, Fr
             Ok((times(decoder.loop_count()), Box::new(decoder.into_frames())))
         }
         _ => {
-            let decoder = PngDecoder::with_limits(file, limits())?.apng()?;
+            // A profile that would take more is left out.
+            let mut beside = limits();
+            beside.max_alloc = Some(BESIDE_BYTES_MAX as u64);
+            let mut decoder = PngDecoder::with_limits(file, beside)?;
+            image::ImageDecoder::set_limits(&mut decoder, limits())?;
+            let decoder = decoder.apng()?;
             Ok((times(decoder.loop_count()), Box::new(decoder.into_frames())))
         }
     }

@@ -22,7 +22,9 @@ impl Shrinking {
     /// `shown` is no larger than the part of the picture that it shows.
     pub(super) fn new(shown: Shown, has_alpha: bool) -> Self {
         let sums = vec![[0; 4]; shown.size.0 as usize];
-        Self { shown, has_alpha, sums, row: 0, rows_in_it: 0, pixels: Vec::new() }
+        let of_pixel = if has_alpha { 4 } else { 3 };
+        let size = (shown.size.0 as usize).saturating_mul(shown.size.1 as usize).saturating_mul(of_pixel);
+        Self { shown, has_alpha, sums, row: 0, rows_in_it: 0, pixels: Vec::with_capacity(size) }
     }
 
     /// Whether this row is below everything that is shown.

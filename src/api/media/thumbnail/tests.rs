@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use image::{DynamicImage, GenericImageView, ImageFormat, RgbImage};
 use serde_json::Value;
 
+use super::webp_tables::tests::webp_with_groups;
 use crate::{
     media::tend::tend,
     testing::{TestServer, block_on, refused},
@@ -49,7 +50,7 @@ fn a_thumbnail_is_made_once_and_goes_with_its_picture() {
         assert_eq!(refused(server.get(&path(&text, 32), &token)), (400, "M_UNKNOWN".to_owned()));
     }
     assert_eq!(server.computations() - before, 3, "nor is what is no picture looked at again");
-    server.pass_ms(2 * DAY_MS);
+    server.pass_ms(2 * DAY_MS + 1);
     block_on(tend(server.context().services())).unwrap();
     assert_eq!((server.blobs.keys(), server.strays()), (vec![], vec![]));
     assert_eq!(server.numbers("SELECT count(*) FROM media_thumbnail"), [0]);
@@ -91,6 +92,16 @@ fn what_was_too_large_for_an_older_release_is_tried_again() {
     let mut outcomes = server.texts("SELECT outcome FROM media_thumbnail ORDER BY outcome");
     outcomes.dedup();
     assert_eq!((outcomes, server.strays()), (vec!["made".to_owned(), "too_large".to_owned()], vec![]));
+}
+
+#[test]
+fn what_takes_too_much_to_decode_is_too_large() {
+    let server = TestServer::new(&[("REGISTRATION", "open")]);
+    let token = server.register("alice");
+    let webp = uploads(&server, &token, webp_with_groups(30_000));
+    assert_eq!(refused(server.get(&path(&webp, 32), &token)), (413, "M_TOO_LARGE".to_owned()));
+    let ordinary = uploads(&server, &token, webp_with_groups(20));
+    assert_eq!(sees(&server, &token, &ordinary, 32).dimensions(), (32, 32));
 }
 
 #[test]
