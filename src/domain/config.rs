@@ -29,6 +29,7 @@ use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
 pub use mail::{Mail, MailEncryption};
 pub use media_quota::MediaQuota;
+use media_quota::{UPLOAD_SIZE_MAX, parse_days_ms, parse_size};
 pub use secret::Secret;
 pub use server_notices::ServerNotices;
 pub use support::{Support, SupportContact};
@@ -94,7 +95,7 @@ pub struct Config {
     pub test_hooks: bool,
     /// The largest file that may be uploaded, in bytes.
     pub max_upload_size: u64,
-    /// How much media one user may have.
+    /// How much media one user may have, and how much of other servers' is kept.
     pub media_quota: MediaQuota,
     /// How long our users' media is kept after it was last served, in milliseconds; for ever without.
     pub media_retention_ms: Option<u64>,
@@ -263,6 +264,12 @@ impl Config {
             "REMOTE_MEDIA_RETENTION",
             Some("90"),
             "how many days a copy of other servers' media is kept after it was last fetched: 1 to 36500, or 0 for ever",
+        ),
+        key(
+            "REMOTE_MEDIA_QUOTA",
+            None,
+            "how much is kept of copies of other servers' media and images of previews, in the same form as MEDIA_QUOTA: what \
+             was not fetched for the longest time goes, within minutes; by default without limit",
         ),
         key(
             "AUTHENTICATED_MEDIA",
@@ -558,23 +565,6 @@ fn parse_log_level(text: &str) -> Option<LogLevel> {
         "debug" => Some(LogLevel::Debug),
         _ => None,
     }
-}
-
-/// The largest file that a configuration may allow, in bytes.
-const UPLOAD_SIZE_MAX: u64 = 16 << 30;
-
-/// A number of bytes.
-fn parse_size(text: &str, size_max: u64) -> Option<u64> {
-    let units = [('K', 10_u32), ('M', 20), ('G', 30), ('T', 40)];
-    let unit = units.into_iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, bits)));
-    let (number, bits) = unit.unwrap_or((text, 0));
-    let number: u64 = number.parse().ok()?;
-    number.checked_mul(1 << bits).filter(|size| (1..=size_max).contains(size))
-}
-
-/// A number of days, in milliseconds.
-fn parse_days_ms(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|days| (1..=36_500).contains(days)).map(|days: u64| days * 86_400_000)
 }
 
 /// What is separated by commas.

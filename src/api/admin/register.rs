@@ -101,7 +101,7 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use hmac::{Hmac, KeyInit, Mac};
     use http::StatusCode;
     use serde_json::{Value, json};
@@ -120,6 +120,15 @@ mod tests {
     fn nonce(server: &TestServer) -> String {
         server.get(super::PATH, "").1["nonce"].as_str().unwrap().to_owned()
     }
+
+    /// The token of a new administrator; the server has to have this secret.
+    pub(in crate::admin) fn administrator(server: &TestServer) -> String {
+        let (status, answer) = server.post(super::PATH, "", &signed(&nonce(server), "root", true, SECRET));
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    pub(in crate::admin) const SECRET: &str = "open sesame";
 
     #[test]
     fn who_knows_the_secret_registers_even_where_registration_is_closed() {

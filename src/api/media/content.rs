@@ -20,7 +20,7 @@ const WAIT_MS_MAX: u64 = 60_000;
 const LOOK_MS_MIN: u64 = 100;
 const LOOK_MS_MAX: u64 = 1_000;
 /// When media was last served is noted to this precision, in milliseconds: a download seldom writes.
-const ACCESS_PRECISION_MS: u64 = 24 * 60 * 60 * 1000;
+pub(crate) const ACCESS_PRECISION_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Spec: "Serving inline content".
 const INLINE: &[&str] = &[

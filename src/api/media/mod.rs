@@ -30,7 +30,7 @@ use domain::{Config, Refusal};
 pub use turns::MediaTurns;
 
 pub(crate) use self::{
-    content::{Asked, To, await_content, not_found},
+    content::{ACCESS_PRECISION_MS, Asked, To, await_content, not_found},
     remote::ArrivingFile,
     serve::Served,
     thumbnail::{Look, thumbnail_of},

@@ -107,51 +107,104 @@ pub(crate) async fn unused(
     query_listed(metadata, sql, vec![before_ms.into(), larger_than.into(), limit.into()]).await
 }
 
-/// How many are deleted in one transaction.
-pub(crate) const DELETED_TOGETHER: usize = 50;
+/// How many are deleted in one transaction, where it is said which.
+const DELETED_TOGETHER: usize = 50;
 
-/// Deletes media, some in one transaction.
+/// Deletes media, some in one transaction: two statements for each.
 pub(crate) async fn delete(metadata: &dyn Metadata, all: &[Listed]) -> Result<(), Fault> {
     for some in all.chunks(DELETED_TOGETHER) {
         let deleting = some.iter().flat_map(|media| deleting(&media.server_name, &media.media_id, &media.sha256));
-        metadata.batch(deleting.collect()).await?;
+        metadata.batch(deleting.chain(leaving()).collect()).await?;
     }
     Ok(())
 }
 
-/// Deletes media of this content; what nothing else refers to becomes a stray, to be deleted at once.
-pub(crate) fn deleting(server_name: &str, media_id: &str, sha256: &str) -> Vec<Statement> {
-    let sha256 = || vec![sha256.into()];
-    let claim = Statement::new(
+/// Deletes media of this content; [`leaving`] comes after it.
+fn deleting(server_name: &str, media_id: &str, sha256: &str) -> [Statement; 2] {
+    [
+        Statement::new(
+            "INSERT INTO media_leaving (sha256) VALUES (?1) ON CONFLICT (sha256) DO NOTHING",
+            vec![sha256.into()],
+        ),
+        Statement::new(
+            "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3",
+            vec![server_name.into(), media_id.into(), sha256.into()],
+        ),
+    ]
+}
+
+/// Deletes what [`unused`] lists, and whatever else of the same content is as long unused, in one transaction and as many
+/// statements however many there are. Answers how many are listed.
+pub(crate) async fn delete_unused(
+    metadata: &dyn Metadata,
+    whose: Whose,
+    before_ms: u64,
+    limit: u64,
+) -> Result<u64, Fault> {
+    let (count, leave, delete) = match whose {
+        Whose::Ours => (
+            "SELECT count(*) FROM (SELECT 1 FROM media WHERE accessed_ms < ?1 AND protected = 0 AND quarantined_by IS NULL
+                AND sha256 IS NOT NULL AND uploader IS NOT NULL LIMIT ?2) AS unused",
+            "INSERT INTO media_leaving (sha256) SELECT sha256 FROM media WHERE accessed_ms < ?1 AND protected = 0
+                AND quarantined_by IS NULL AND sha256 IS NOT NULL AND uploader IS NOT NULL
+             ORDER BY accessed_ms LIMIT ?2 ON CONFLICT (sha256) DO NOTHING",
+            "DELETE FROM media WHERE sha256 IN (SELECT sha256 FROM media_leaving) AND accessed_ms < ?1 AND protected = 0
+                AND quarantined_by IS NULL AND uploader IS NOT NULL",
+        ),
+        Whose::Others => (
+            "SELECT count(*) FROM (SELECT 1 FROM media WHERE accessed_ms < ?1 AND protected = 0 AND quarantined_by IS NULL
+                AND sha256 IS NOT NULL AND uploader IS NULL LIMIT ?2) AS unused",
+            "INSERT INTO media_leaving (sha256) SELECT sha256 FROM media WHERE accessed_ms < ?1 AND protected = 0
+                AND quarantined_by IS NULL AND sha256 IS NOT NULL AND uploader IS NULL
+             ORDER BY accessed_ms LIMIT ?2 ON CONFLICT (sha256) DO NOTHING",
+            "DELETE FROM media WHERE sha256 IN (SELECT sha256 FROM media_leaving) AND accessed_ms < ?1 AND protected = 0
+                AND quarantined_by IS NULL AND uploader IS NULL",
+        ),
+    };
+    let oldest = || vec![before_ms.into(), limit.into()];
+    let count =
+        metadata.query(Statement::new(count, oldest())).await?.pop().map_or(Ok(0), |mut row| row.unsigned(0))?;
+    if count > 0 {
+        let chosen = [Statement::new(leave, oldest()), Statement::new(delete, vec![before_ms.into()])];
+        metadata.batch(chosen.into_iter().chain(leaving()).collect()).await?;
+    }
+    Ok(count)
+}
+
+/// The time after which other servers' media was last served that takes no more than `bytes_max` together; `None` if all of
+/// it does. What an administrator keeps is not counted, nor what is kept from being seen.
+pub(crate) async fn too_much_until(metadata: &dyn Metadata, bytes_max: u64) -> Result<Option<u64>, Fault> {
+    let statement = Statement::new(
+        // Sums of BIGINT are something else in PostgreSQL.
+        "SELECT accessed_ms FROM (SELECT accessed_ms, CAST(sum(size) OVER (ORDER BY accessed_ms DESC) AS BIGINT) AS bytes
+            FROM media WHERE protected = 0 AND quarantined_by IS NULL AND sha256 IS NOT NULL AND uploader IS NULL) AS copies
+         WHERE bytes > ?1 ORDER BY accessed_ms DESC LIMIT 1",
+        vec![bytes_max.into()],
+    );
+    metadata.query(statement).await?.pop().map(|mut row| row.unsigned(0)).transpose()
+}
+
+/// Ends a transaction that put content into `media_leaving` and deleted media of it: what nothing refers to any more becomes
+/// a stray, to be deleted at once.
+pub(crate) fn leaving() -> impl Iterator<Item = Statement> {
+    let statements = [
         // Whoever makes media or a thumbnail of this content meanwhile is done first, or waits until we are.
-        "UPDATE media_content SET size = size WHERE sha256 = ?1",
-        sha256(),
-    );
-    let delete = Statement::new(
-        "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND sha256 = ?3",
-        [server_name.into(), media_id.into()].into_iter().chain(sha256()).collect(),
-    );
-    let stray_content = Statement::new(
+        "UPDATE media_content SET size = size WHERE sha256 IN (SELECT sha256 FROM media_leaving)",
         "INSERT INTO media_stray (file, written_until_ms) SELECT file, 0 FROM media_content
-         WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+         WHERE sha256 IN (SELECT sha256 FROM media_leaving)
+            AND NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = media_content.sha256)
          ON CONFLICT (file) DO NOTHING",
-        sha256(),
-    );
-    let stray_thumbnails = Statement::new(
         "INSERT INTO media_stray (file, written_until_ms) SELECT file, 0 FROM media_thumbnail
-         WHERE sha256 = ?1 AND file IS NOT NULL AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+         WHERE sha256 IN (SELECT sha256 FROM media_leaving) AND file IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = media_thumbnail.sha256)
          ON CONFLICT (file) DO NOTHING",
-        sha256(),
-    );
-    let thumbnails = Statement::new(
-        "DELETE FROM media_thumbnail WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)",
-        sha256(),
-    );
-    let content = Statement::new(
-        "DELETE FROM media_content WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)",
-        sha256(),
-    );
-    vec![claim, delete, stray_content, stray_thumbnails, thumbnails, content]
+        "DELETE FROM media_thumbnail WHERE sha256 IN (SELECT sha256 FROM media_leaving)
+            AND NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = media_thumbnail.sha256)",
+        "DELETE FROM media_content WHERE sha256 IN (SELECT sha256 FROM media_leaving)
+            AND NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = media_content.sha256)",
+        "DELETE FROM media_leaving",
+    ];
+    statements.into_iter().map(|sql| Statement::new(sql, vec![]))
 }
 
 /// Strays that nobody writes any more.
@@ -163,21 +216,37 @@ pub(crate) async fn strays(metadata: &dyn Metadata, now_ms: u64, limit: u64) -> 
     metadata.query(statement).await?.into_iter().map(|mut row| row.text(0)).collect()
 }
 
-/// How many one statement takes off the list.
-const FORGOTTEN_TOGETHER: usize = 10;
+/// How many one statement takes off the list: D1 binds a hundred parameters.
+const NAMED_TOGETHER: usize = 80;
+
+/// So many files, the last of which stands for those that are not there.
+fn named(files: &[String]) -> impl Iterator<Item = Value> {
+    let last = files.last().map_or("", String::as_str);
+    files.iter().map(String::as_str).chain(repeat(last)).take(NAMED_TOGETHER).map(Value::from)
+}
 
 /// Takes files off the list of strays: they were deleted.
 pub(crate) async fn forget_files(metadata: &dyn Metadata, files: &[String]) -> Result<(), Fault> {
     let forget = |some: &[String]| {
-        // The last stands for those that are not there.
-        let last = some.last().map_or("", String::as_str);
-        let some = some.iter().map(String::as_str).chain(repeat(last)).take(FORGOTTEN_TOGETHER);
         Statement::new(
-            "DELETE FROM media_stray WHERE file IN (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            some.map(Value::from).collect(),
+            "DELETE FROM media_stray WHERE file IN (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37,
+                ?38, ?39, ?40, ?41, ?42, ?43, ?44, ?45, ?46, ?47, ?48, ?49, ?50, ?51, ?52, ?53, ?54, ?55, ?56, ?57, ?58,
+                ?59, ?60, ?61, ?62, ?63, ?64, ?65, ?66, ?67, ?68, ?69, ?70, ?71, ?72, ?73, ?74, ?75, ?76, ?77, ?78, ?79,
+                ?80)",
+            named(some).collect(),
         )
     };
-    metadata.batch(files.chunks(FORGOTTEN_TOGETHER).map(forget).collect()).await
+    metadata.batch(files.chunks(NAMED_TOGETHER).map(forget).collect()).await
+}
+
+/// Leaves a stray alone until a time: it could not be deleted.
+pub(crate) async fn put_off(metadata: &dyn Metadata, file: &str, until_ms: u64) -> Result<(), Fault> {
+    let statement = Statement::new(
+        "UPDATE media_stray SET written_until_ms = ?2 WHERE file = ?1",
+        vec![file.into(), until_ms.into()],
+    );
+    metadata.query(statement).await.map(drop)
 }
 
 /// Forgets names that were never used and have expired.

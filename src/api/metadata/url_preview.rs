@@ -1,6 +1,6 @@
 //! What was found at URLs. Spec: "Content repository", `GET /media/preview_url`.
 
-use platform::{Fault, Metadata, Row, Statement};
+use platform::{Fault, Metadata, Statement};
 
 /// What was found at a URL.
 pub(crate) struct Preview<'a> {
@@ -14,17 +14,11 @@ pub(crate) struct Preview<'a> {
     pub image_media_id: Option<&'a str>,
 }
 
-/// A preview that nobody is to see any more.
+/// Previews that nobody is to see any more.
 pub(crate) struct Outdated {
-    pub url_sha256: String,
-    pub expires_ms: u64,
-    pub image: Option<Image>,
-}
-
-/// Media of ours that goes with a preview.
-pub(crate) struct Image {
-    pub media_id: String,
-    pub sha256: String,
+    /// They were fetched until then.
+    pub until_ms: u64,
+    pub count: u64,
 }
 
 /// The answer that held at a time; if there is none, the next one after it.
@@ -51,40 +45,44 @@ pub(crate) fn inserting(preview: &Preview<'_>) -> Statement {
     )
 }
 
-/// Those from before a time, and those that are more than `kept_max`; the oldest first. An image that an administrator
-/// keeps, or keeps from being seen, is not among what goes with them.
+/// The oldest of those from before a time, and of those that are more than `kept_max`: about `limit`.
 pub(crate) async fn outdated(
     metadata: &dyn Metadata,
-    server_name: &str,
     before_ms: u64,
     kept_max: u64,
     limit: u64,
-) -> Result<Vec<Outdated>, Fault> {
+) -> Result<Option<Outdated>, Fault> {
     let statement = Statement::new(
-        "SELECT preview.url_sha256, preview.expires_ms, image.media_id, image.sha256
-         FROM url_preview preview LEFT JOIN media image ON image.server_name = ?4
-            AND image.media_id = preview.image_media_id AND image.sha256 IS NOT NULL
-            AND image.protected = 0 AND image.quarantined_by IS NULL
-         WHERE preview.fetched_ms < ?1
-            OR preview.fetched_ms <= (SELECT fetched_ms FROM url_preview ORDER BY fetched_ms DESC LIMIT 1 OFFSET ?2)
-         ORDER BY preview.fetched_ms LIMIT ?3",
-        vec![before_ms.into(), kept_max.into(), limit.into(), server_name.into()],
+        "SELECT max(fetched_ms), count(*) FROM (SELECT fetched_ms FROM url_preview
+            WHERE fetched_ms < ?1
+                OR fetched_ms <= (SELECT fetched_ms FROM url_preview ORDER BY fetched_ms DESC LIMIT 1 OFFSET ?2)
+            ORDER BY fetched_ms LIMIT ?3) AS outdated",
+        vec![before_ms.into(), kept_max.into(), limit.into()],
     );
-    metadata.query(statement).await?.into_iter().map(outdated_from_row).collect()
+    let Some(mut row) = metadata.query(statement).await?.pop() else { return Ok(None) };
+    let (until_ms, count) = (row.unsigned_or_null(0)?, row.unsigned(1)?);
+    Ok(until_ms.map(|until_ms| Outdated { until_ms, count }))
 }
 
-fn outdated_from_row(mut row: Row) -> Result<Outdated, Fault> {
-    let image = match row.text_or_null(2)? {
-        Some(media_id) => Some(Image { media_id, sha256: row.text(3)? }),
-        None => None,
-    };
-    Ok(Outdated { url_sha256: row.text(0)?, expires_ms: row.unsigned(1)?, image })
-}
-
-/// Forgets a preview: the statement goes with those that delete its image.
-pub(crate) fn forgetting(preview: &Outdated) -> Statement {
-    Statement::new(
-        "DELETE FROM url_preview WHERE url_sha256 = ?1 AND expires_ms = ?2",
-        vec![preview.url_sha256.as_str().into(), preview.expires_ms.into()],
-    )
+/// Forgets previews and deletes their images; [`super::deletion::leaving`] comes after it. An image that an administrator
+/// keeps, or keeps from being seen, stays.
+pub(crate) fn forgetting(server_name: &str, until_ms: u64) -> [Statement; 3] {
+    let of_images = || vec![until_ms.into(), server_name.into()];
+    [
+        Statement::new(
+            "INSERT INTO media_leaving (sha256) SELECT image.sha256
+             FROM url_preview preview JOIN media image ON image.server_name = ?2 AND image.media_id = preview.image_media_id
+             WHERE preview.fetched_ms <= ?1 AND image.sha256 IS NOT NULL AND image.protected = 0
+                AND image.quarantined_by IS NULL
+             ON CONFLICT (sha256) DO NOTHING",
+            of_images(),
+        ),
+        Statement::new(
+            "DELETE FROM media WHERE server_name = ?2
+                AND media_id IN (SELECT image_media_id FROM url_preview WHERE fetched_ms <= ?1)
+                AND protected = 0 AND quarantined_by IS NULL AND sha256 IN (SELECT sha256 FROM media_leaving)",
+            of_images(),
+        ),
+        Statement::new("DELETE FROM url_preview WHERE fetched_ms <= ?1", vec![until_ms.into()]),
+    ]
 }

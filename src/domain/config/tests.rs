@@ -69,6 +69,7 @@ fn every_key_is_read() {
         ("MEDIA_QUOTA_INFO_URL", "https://example.org/quota#more"),
         ("MEDIA_RETENTION", "90"),
         ("REMOTE_MEDIA_RETENTION", "0"),
+        ("REMOTE_MEDIA_QUOTA", "20G"),
         ("AUTHENTICATED_MEDIA", "off"),
         ("TURN_URIS", "turn:a.org?transport=udp, turns:a.org"),
         ("TURN_SHARED_SECRET", "relay sesame"),
@@ -114,6 +115,7 @@ fn every_key_is_read() {
     assert_eq!((uris.len(), secret.expose(), turn.lifetime_s), (2, "relay sesame", 3600));
     let quota = &config.media_quota;
     assert_eq!((quota.stored_max, quota.daily_max), (Some(2 << 40), Some(1 << 30)));
+    assert_eq!(quota.remote_max, Some(20 << 30));
     assert_eq!(quota.info_url.as_deref(), Some("https://example.org/quota#more"));
     assert_eq!(config.default_room_version.as_str(), "10");
     assert_eq!(config.password_hash_cost, PasswordHashCost { memory_kib: 8, iterations: 1, parallelism: 1 });
@@ -175,6 +177,7 @@ fn errors_name_the_key_and_not_the_value() {
         ("MAX_UPLOAD_SIZE", "17G"),
         ("MEDIA_RETENTION", "0"),
         ("REMOTE_MEDIA_RETENTION", "36501"),
+        ("REMOTE_MEDIA_QUOTA", "0"),
         ("TURN_URIS", "https://a.org"),
         ("TURN_URIS", ""),
         ("TURN_SHARED_SECRET", ""),

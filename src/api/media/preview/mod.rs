@@ -27,9 +27,9 @@ use super::upload::uri;
 use crate::{
     Caller, Context, Failure, Routes, Services,
     metadata::{
-        deletion::deleting,
+        deletion::leaving,
         media::{self, Mxc},
-        url_preview::{self, Preview},
+        url_preview::{self, Outdated, Preview},
     },
 };
 
@@ -40,7 +40,7 @@ const KEPT_MS: u64 = 48 * 60 * 60 * 1000;
 /// How many are kept.
 const KEPT_MAX: u64 = 10_000;
 /// How many are forgotten at one time, of those that are too many or too old.
-const FORGOTTEN_TOGETHER: u64 = 30;
+const FORGOTTEN_TOGETHER: u64 = 500;
 /// How much of a page is read, in bytes: what it says of itself stands at its beginning.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 /// How long fetching a page may take, with all redirects, in milliseconds; and then what it names.
@@ -174,21 +174,15 @@ impl Found {
     }
 }
 
-/// Deletes what was found too long ago, or is too much, with its images.
-pub(super) async fn tend(services: &Services) -> Result<(), Fault> {
+/// Deletes some of what was found too long ago, or is too much, with its images. Answers whether there may be more.
+pub(super) async fn tend(services: &Services) -> Result<bool, Fault> {
     let metadata = &*services.metadata;
     let before_ms = services.clock.now_ms().saturating_sub(KEPT_MS);
-    let server_name = services.settings.config.server_name.as_str();
-    let outdated = url_preview::outdated(metadata, server_name, before_ms, KEPT_MAX, FORGOTTEN_TOGETHER).await?;
-    if outdated.is_empty() {
-        return Ok(());
-    }
-    let forgetting = outdated.iter().flat_map(|preview| {
-        let image = preview.image.iter();
-        let deleting = image.flat_map(|image| deleting(server_name, &image.media_id, &image.sha256));
-        deleting.chain([url_preview::forgetting(preview)]).collect::<Vec<_>>()
-    });
-    metadata.batch(forgetting.collect()).await
+    let outdated = url_preview::outdated(metadata, before_ms, KEPT_MAX, FORGOTTEN_TOGETHER).await?;
+    let Some(Outdated { until_ms, count }) = outdated else { return Ok(false) };
+    let forgetting = url_preview::forgetting(services.settings.config.server_name.as_str(), until_ms);
+    metadata.batch(forgetting.into_iter().chain(leaving()).collect()).await?;
+    Ok(count >= FORGOTTEN_TOGETHER)
 }
 
 #[cfg(test)]

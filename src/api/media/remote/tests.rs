@@ -271,7 +271,7 @@ fn copies_go_after_their_own_time_and_come_again() {
     server.pass_ms(9 * DAY_MS);
     tends();
     assert_eq!(server.blobs.keys().len(), 2);
-    server.pass_ms(2 * DAY_MS);
+    server.pass_ms(2 * DAY_MS + 1);
     tends();
     assert_eq!((server.blobs.keys().len(), asked.borrow().len()), (1, 1));
     assert_eq!(server.get(FILE, &token).0, StatusCode::OK);
