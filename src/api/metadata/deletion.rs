@@ -266,6 +266,17 @@ pub(crate) async fn quarantine(metadata: &dyn Metadata, sha256: &str, by: &UserI
     Ok(metadata.query(statement).await?.len() as u64)
 }
 
+/// As [`quarantine`], of all content that a user has.
+pub(crate) async fn quarantine_of_user(metadata: &dyn Metadata, uploader: &UserId, by: &UserId) -> Result<u64, Fault> {
+    let statement = Statement::new(
+        "UPDATE media SET quarantined_by = ?2 WHERE protected = 0 AND quarantined_by IS NULL
+            AND sha256 IN (SELECT sha256 FROM media WHERE uploader = ?1 AND sha256 IS NOT NULL)
+         RETURNING media_id",
+        vec![uploader.as_str().into(), by.as_str().into()],
+    );
+    Ok(metadata.query(statement).await?.len() as u64)
+}
+
 /// Shows media of this content again.
 pub(crate) async fn release(metadata: &dyn Metadata, sha256: &str) -> Result<(), Fault> {
     let statement = Statement::new(
