@@ -17,8 +17,9 @@ const FILES_MAX: usize = 2_000;
 const FILES_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 64 };
 /// URLs that are remembered while they are looked at, and for a while if there was nothing.
 const URLS_MAX: usize = 1_000;
-/// URLs that are looked at at the same time. Who comes while so many are is told to try again.
-const URLS_AT_ONCE: usize = 32;
+/// URLs that are looked at at the same time; an image that is found is as any file. Who comes while so many are is told to try
+/// again.
+const URLS_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 32 };
 /// When to try again who comes while too many are at work, in milliseconds.
 const RETRY_MS: u64 = 2_000;
 /// How often one who waits looks, in milliseconds: the longer it takes, the less.
