@@ -5,7 +5,7 @@
 
 mod request;
 
-use std::{cell::RefCell, ops::Range, rc::Rc, sync::Arc};
+use std::{cell::RefCell, ops::Range, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
@@ -14,18 +14,29 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, StatusCode};
 use platform::{Blob, Blobs, Fault, LocalFuture, Pieces};
 use rusty_s3::{Bucket, Credentials, UrlStyle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 use tracing::warn;
 
-use self::request::{S3Request, texts};
+use self::request::{S3Request, plain, texts};
 use crate::outgoing::{Connections, Network};
 
-/// How much is sent at once, in bytes, and so how much of an upload is in memory. S3 takes no fewer than 5 MiB, and 10,000
-/// parts.
-const PART_BYTES: usize = 8 << 20;
+/// How much is sent at once, in bytes: S3 takes no fewer than 5 MiB, and 10,000 parts.
+const PART_BYTES: usize = 5 << 20;
+/// Parts that are in memory at the same time, of all uploads. One more waits for its place, and so does who sends it.
+const PARTS_MAX: usize = 8;
+/// How much of an upload is in memory before it needs a place, in bytes: most are smaller.
+const SMALL_BYTES: usize = 256 << 10;
+/// How long a part may take to come: a place is nobody's to keep.
+const PART_TIME: Duration = Duration::from_mins(10);
 /// Objects that are deleted at the same time.
 const DELETED_AT_ONCE: usize = 8;
 /// How often a start asks for what is unfinished: each answer has up to a thousand.
 const LISTED_MAX: usize = 100;
+/// The length of our objects' names after the prefix: hexadecimal digits.
+const NAME_LENGTH: usize = 32;
 
 /// Where the service is, and who we are there.
 #[derive(Args)]
@@ -69,6 +80,8 @@ pub(crate) struct S3Bucket {
     credentials: Arc<Credentials>,
     prefix: Arc<str>,
     network: Network,
+    /// Places for parts.
+    places: Arc<Semaphore>,
 }
 
 impl S3Bucket {
@@ -91,6 +104,7 @@ impl S3Bucket {
             credentials: Arc::new(Credentials::new(id.clone(), key.clone())),
             prefix: options.s3_prefix.as_str().into(),
             network: Network::new(&rules)?,
+            places: Arc::new(Semaphore::new(PARTS_MAX)),
         }))
     }
 
@@ -105,13 +119,15 @@ impl S3Bucket {
     /// The bucket is not there, or not ours.
     pub(crate) async fn clear(self) -> Result<(), Fault> {
         let s3 = self.connect();
+        let mut page = None;
         for _ in 0..LISTED_MAX {
-            let unfinished = s3.unfinished().await.map_err(|fault| fault.within("the S3 bucket"))?;
-            if unfinished.is_empty() {
-                break;
+            let listed = s3.unfinished(page.as_ref()).await.map_err(|fault| fault.within("the S3 bucket"))?;
+            for upload in listed.uploads.iter().filter(|upload| s3.is_ours(&upload.object)) {
+                s3.abort(upload).await?;
             }
-            for upload in unfinished {
-                s3.abort(&upload).await?;
+            page = listed.next;
+            if page.is_none() {
+                break;
             }
         }
         Ok(())
@@ -130,6 +146,54 @@ pub(crate) struct S3 {
 struct Upload {
     object: String,
     id: String,
+}
+
+/// Uploads that are not whole; and the last of them, if there are more.
+struct Unfinished {
+    uploads: Vec<Upload>,
+    next: Option<Upload>,
+}
+
+/// What came of an upload and is not yet sent.
+#[derive(Default)]
+struct Part {
+    bytes: BytesMut,
+    /// Where it needs one; and until when it has it.
+    place: Option<(OwnedSemaphorePermit, Instant)>,
+}
+
+impl Part {
+    /// The next piece.
+    ///
+    /// # Errors
+    /// What ends the pieces; it does not come while there is a place for it.
+    async fn next(&self, pieces: &mut Pieces) -> Result<Option<Bytes>, Fault> {
+        match &self.place {
+            Some((_, until)) => match timeout_at(*until, pieces.next()).await {
+                Ok(piece) => piece.transpose(),
+                Err(_) => Err(Fault::new("S3: an upload comes too slowly")),
+            },
+            None => pieces.next().await.transpose(),
+        }
+    }
+
+    /// Takes from a piece what there is room for, once there is a place for it.
+    async fn take(&mut self, piece: &mut Bytes, places: &Arc<Semaphore>) -> Result<(), Fault> {
+        if self.place.is_none() && self.bytes.len().saturating_add(piece.len()) > SMALL_BYTES {
+            let place = places.clone().acquire_owned().await;
+            let place = place.map_err(|_| Fault::retriable("the host is shutting down"))?;
+            self.place = Some((place, Instant::now() + PART_TIME));
+            // At once, that it is never copied to where there is more room.
+            self.bytes.reserve(PART_BYTES.saturating_sub(self.bytes.len()));
+        }
+        let room = PART_BYTES.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&piece.split_to(room.min(piece.len())));
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= PART_BYTES
+    }
 }
 
 /// An upload that is under way. Dropped before it is over, it is abandoned.
@@ -152,18 +216,20 @@ impl S3 {
     }
 
     async fn write(&self, object: &str, length: Option<u64>, mut pieces: Pieces) -> Result<(), Fault> {
-        let (mut part, mut written) = (BytesMut::new(), 0_u64);
+        let (mut part, mut written) = (Part::default(), 0_u64);
         let mut under_way = None;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece?;
+        while let Some(mut piece) = part.next(&mut pieces).await? {
             written = written.saturating_add(piece.len() as u64);
-            part.extend_from_slice(&piece);
-            while part.len() >= PART_BYTES {
+            loop {
+                part.take(&mut piece, &self.of.places).await?;
+                if !part.is_full() {
+                    break;
+                }
                 let begun = match &mut under_way {
                     Some(begun) => begun,
                     None => under_way.insert(self.begin(object).await?),
                 };
-                self.add(begun, part.split_to(PART_BYTES).freeze()).await?;
+                self.add(begun, std::mem::take(&mut part)).await?;
             }
         }
         if length.is_some_and(|length| length != written) {
@@ -171,11 +237,12 @@ impl S3 {
         }
         match under_way {
             None => {
-                self.send(S3Request::new(Method::PUT, object).with_body(part.freeze())).await?.done().await.map(drop)
+                let Part { bytes, place: _place } = part;
+                self.send(S3Request::new(Method::PUT, object).with_body(bytes.freeze())).await?.done().await.map(drop)
             }
             Some(mut under_way) => {
-                if !part.is_empty() {
-                    self.add(&mut under_way, part.freeze()).await?;
+                if !part.bytes.is_empty() {
+                    self.add(&mut under_way, part).await?;
                 }
                 self.complete(under_way).await
             }
@@ -189,12 +256,14 @@ impl S3 {
         Ok(UnderWay { upload: Some(upload), abandoned: self.abandoned.clone(), etags: vec![] })
     }
 
-    async fn add(&self, under_way: &mut UnderWay, part: Bytes) -> Result<(), Fault> {
+    /// Sends a part, which has its place until it is there.
+    async fn add(&self, under_way: &mut UnderWay, part: Part) -> Result<(), Fault> {
+        let Part { bytes, place: _place } = part;
         let Some(upload) = &under_way.upload else { return Ok(()) };
         let number = under_way.etags.len().saturating_add(1).to_string();
         let request =
             S3Request::new(Method::PUT, &upload.object).with("partNumber", &number).with("uploadId", &upload.id);
-        let answered = self.send(request.with_body(part)).await?;
+        let answered = self.send(request.with_body(bytes.freeze())).await?;
         let etag = answered.etag().ok_or_else(|| Fault::new("S3: a part without an ETag"))?;
         answered.done().await?;
         under_way.etags.push(etag);
@@ -243,15 +312,27 @@ impl S3 {
         }
     }
 
-    /// Uploads that are not whole, some of them if there are many.
-    async fn unfinished(&self) -> Result<Vec<Upload>, Fault> {
-        let request = S3Request::new(Method::GET, "").with("uploads", "").with("prefix", &self.of.prefix);
+    /// Whether an object is one of this prefix, and of no longer one: those of others may be in the bucket, too.
+    fn is_ours(&self, object: &str) -> bool {
+        let name = object.strip_prefix(&*self.of.prefix).unwrap_or_default();
+        name.len() == NAME_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// Uploads that are not whole, after one of them.
+    async fn unfinished(&self, after: Option<&Upload>) -> Result<Unfinished, Fault> {
+        let mut request = S3Request::new(Method::GET, "").with("uploads", "").with("prefix", &self.of.prefix);
+        if let Some(Upload { object, id }) = after {
+            request = request.with("key-marker", object).with("upload-id-marker", id);
+        }
         let listed = self.send(request).await?.done().await?;
         let uploads = listed.split("<Upload>").skip(1).filter_map(|upload| {
             let (object, id) = (texts(upload, "Key").next()?, texts(upload, "UploadId").next()?);
-            Some(Upload { object: object.to_owned(), id: id.to_owned() })
+            Some(Upload { object: plain(object), id: id.to_owned() })
         });
-        Ok(uploads.collect())
+        let is_all = texts(&listed, "IsTruncated").next() != Some("true");
+        let next = texts(&listed, "NextKeyMarker").zip(texts(&listed, "NextUploadIdMarker")).next();
+        let next = next.filter(|_| !is_all).map(|(object, id)| Upload { object: plain(object), id: id.to_owned() });
+        Ok(Unfinished { uploads: uploads.collect(), next })
     }
 
     async fn read(&self, key: &str, range: Range<u64>) -> Result<Option<Blob>, Fault> {
@@ -290,14 +371,16 @@ impl Blobs for S3 {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::AsyncFnOnce;
+    use std::{ops::AsyncFnOnce, pin::pin, sync::Arc};
 
+    use bytes::{Bytes, BytesMut};
     use domain::config::OutgoingRules;
     use futures_util::{StreamExt, stream};
     use http::Method;
-    use platform::{Blobs, Fault, contract};
+    use platform::{Blobs, Fault, Pieces, contract};
+    use tokio::{sync::Semaphore, time::Instant};
 
-    use super::{PART_BYTES, S3, S3Bucket, S3Options, S3Request, S3UrlStyle};
+    use super::{PART_BYTES, PARTS_MAX, Part, S3, S3Bucket, S3Options, S3Request, S3UrlStyle, SMALL_BYTES};
     use crate::actor_host::run_local;
 
     /// A bucket of its own in the service at `MYELIN_TEST_S3_URL`; nothing happens without one.
@@ -326,7 +409,11 @@ mod tests {
     }
 
     async fn unfinished(s3: &S3) -> usize {
-        s3.unfinished().await.unwrap().len()
+        s3.unfinished(None).await.unwrap().uploads.len()
+    }
+
+    fn part(length: usize) -> Part {
+        Part { bytes: BytesMut::zeroed(length), place: None }
     }
 
     #[test]
@@ -344,14 +431,18 @@ mod tests {
     fn what_a_process_that_died_was_sending_is_cleared_away() {
         with_bucket("clearing", async |bucket| {
             let s3 = bucket.clone().connect();
-            for number in 0..3 {
-                let mut under_way = s3.begin(&s3.object(&number.to_string())).await.unwrap();
-                s3.add(&mut under_way, vec![0; PART_BYTES].into()).await.unwrap();
+            let ours = (0..3).map(|number| s3.object(&format!("{number:032x}")));
+            // Of others, whose prefixes begin like ours, or have ours begin like theirs.
+            let others =
+                [format!("{}2{:032x}", s3.of.prefix, 1), s3.object(&format!("x/{:032x}", 1)), format!("{:032x}", 1)];
+            for object in ours.chain(others.clone()) {
+                let mut under_way = s3.begin(&object).await.unwrap();
+                s3.add(&mut under_way, part(PART_BYTES)).await.unwrap();
                 std::mem::forget(under_way);
             }
-            assert_eq!(unfinished(&s3).await, 3);
+            assert_eq!(unfinished(&s3).await, 5);
             bucket.clone().clear().await.unwrap();
-            assert_eq!(unfinished(&s3).await, 0);
+            assert_eq!(unfinished(&s3).await, 2);
         });
     }
 
@@ -370,6 +461,55 @@ mod tests {
             assert_eq!(unfinished(&s3).await, 1);
             s3.put("whole", None, Box::pin(stream::iter([Ok("whole".into())]))).await.unwrap();
             assert_eq!(unfinished(&s3).await, 0);
+        });
+    }
+
+    #[test]
+    fn only_so_many_parts_are_in_memory() {
+        with_bucket("places", async |bucket| {
+            let (s3, places) = (bucket.clone().connect(), bucket.places.clone());
+            let taken = places.clone().acquire_many_owned(PARTS_MAX as u32).await.unwrap();
+            let pieces = || stream::iter((0..90).map(|_| Ok(vec![0; 100_000].into())));
+            let large = s3.put("large", Some(9_000_000), Box::pin(pieces()));
+            let small = s3.put("small", None, Box::pin(pieces().take(2)));
+            // The small one needs no place; the large one waits for one.
+            let mut large = pin!(large);
+            tokio::select! {
+                biased;
+                _ = &mut large => panic!("it had no place"),
+                outcome = small => outcome.unwrap(),
+            }
+            drop(taken);
+            large.await.unwrap();
+            assert_eq!(places.available_permits(), PARTS_MAX);
+            assert!(s3.exists(&s3.object("large")).await.unwrap());
+        });
+    }
+
+    #[test]
+    fn a_part_takes_what_it_has_room_for() {
+        run_local("a test", 1, || async {
+            let places = Arc::new(Semaphore::new(PARTS_MAX));
+            let (mut part, mut piece) = (Part::default(), Bytes::from(vec![7; SMALL_BYTES]));
+            part.take(&mut piece, &places).await.unwrap();
+            assert!(piece.is_empty() && part.place.is_none() && !part.is_full());
+            let mut piece = Bytes::from(vec![7; 2 * PART_BYTES]);
+            part.take(&mut piece, &places).await.unwrap();
+            assert_eq!((piece.len(), places.available_permits()), (PART_BYTES + SMALL_BYTES, PARTS_MAX - 1));
+            assert!(part.is_full() && part.bytes.capacity() == PART_BYTES);
+            drop(part);
+            assert_eq!(places.available_permits(), PARTS_MAX);
+        });
+    }
+
+    #[test]
+    fn who_sends_too_slowly_has_no_place_for_long() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+            let part = Part { place: Some((place, Instant::now())), ..Part::default() };
+            let mut pieces: Pieces = Box::pin(stream::pending());
+            assert!(part.next(&mut pieces).await.is_err());
         });
     }
 

@@ -185,9 +185,20 @@ pub(super) fn texts<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a st
     })
 }
 
+/// A text of XML as it is meant: others' names may have anything in them.
+pub(super) fn plain(text: &str) -> String {
+    let named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")];
+    named.into_iter().fold(text.to_owned(), |text, (written, meant)| text.replace(written, meant))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::texts;
+    use super::{plain, texts};
+
+    #[test]
+    fn texts_are_as_they_are_meant() {
+        assert_eq!(plain("a&amp;lt;&lt;b&gt; &quot;c&apos;"), "a&lt;<b> \"c'");
+    }
 
     #[test]
     fn elements_are_found_by_name() {
