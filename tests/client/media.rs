@@ -6,6 +6,7 @@ use harness::{Answer, Client, SERVER_NAME, Server, User, Value, encode, json, on
 
 on_each_host![
     what_is_uploaded_is_downloaded,
+    what_clients_say_of_a_picture_goes_with_it,
     the_same_content_is_two_media,
     a_large_file_goes_through_in_either_way,
     what_is_too_large_is_refused,
@@ -95,6 +96,33 @@ fn what_is_uploaded_is_downloaded(server: &Server) {
     assert_eq!((head.status, head.bytes.len(), header(&head, "content-length")), (200, 0, "100000"));
     downloads(&server.anonymous(), &mxc).refused(401, "M_MISSING_TOKEN");
     server.anonymous().send("POST", UPLOAD, Some("x".to_owned())).refused(401, "M_MISSING_TOKEN");
+}
+
+/// Whatever the specification does not know yet is for clients to agree on: what a picture looks like before it is there, say.
+fn what_clients_say_of_a_picture_goes_with_it(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let mxc = uploads(&alice, "image/jpeg", Some("cat.jpg"), bytes(1_000));
+    let info = json!({
+        "mimetype": "image/jpeg", "w": 4, "h": 3, "size": 1_000, "is_animated": true, "blurhash": "LEHV6nWB2yk8pyo0adR*.7kCMdnj",
+        "xyz.amorgan.blurhash": "LEHV6nWB2yk8pyo0adR*.7kCMdnj", "xyz.amorgan.thumbhash": "1QcSHQRnh493V4dIh4eXh1h4kJUI",
+        "thumbnail_url": format!("mxc://{mxc}"), "thumbnail_info": { "w": 1, "blurhash": "L00000fQfQfQ" },
+    });
+    let content = json!({
+        "msgtype": "m.image", "body": "cat.jpg", "filename": "cat.jpg", "url": format!("mxc://{mxc}"), "info": info,
+        "page.codeberg.everypizza.msc4193.spoiler": true,
+    });
+    let sent = alice.sends_event(&room, "m.room.message", "t", content.clone()).ok();
+    let avatar = json!({ "url": format!("mxc://{mxc}"), "info": info });
+    alice.sets_state(&room, "m.room.avatar", "", avatar.clone()).ok();
+    let timeline = bob.syncs().timeline(&room);
+    let seen: Vec<_> = timeline[timeline.len() - 2..].iter().map(|event| &event["content"]).collect();
+    assert_eq!(seen, [&content, &avatar]);
+    let event = sent["event_id"].as_str().expect("an id");
+    let path = format!("/_matrix/client/v3/rooms/{}/event/{}", encode(&room), encode(event));
+    assert_eq!(bob.client().get(&path).ok()["content"], content);
+    let answer = downloads(bob.client(), &mxc);
+    assert!(answer.bytes == bytes(1_000) && answer.header("content-type") == Some("image/jpeg"));
 }
 
 fn the_same_content_is_two_media(server: &Server) {

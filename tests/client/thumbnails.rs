@@ -1,6 +1,9 @@
 //! Spec: client-server API, «Content repository», «Thumbnails».
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    time::{Duration, Instant},
+};
 
 use harness::{
     Answer, Server, User, json, on_each_host, pictures,
@@ -20,6 +23,8 @@ on_each_host![
     what_is_transparent_stays_so,
     a_photograph_stands_upright,
     a_large_photograph_is_made_smaller,
+    so_is_one_that_comes_from_coarse_to_fine,
+    a_photograph_that_would_be_read_a_thousand_times_is_refused,
     only_who_asks_for_movement_gets_it,
     what_is_no_picture_has_no_thumbnail,
     a_picture_with_a_hostile_head_is_refused_unread,
@@ -139,6 +144,32 @@ fn a_large_photograph_is_made_smaller(server: &Server) {
         let picture = decoded(&asks(&alice, &mxc, query));
         assert_eq!(picture.dimensions(), size, "{query}");
         is_red_then_blue(&picture);
+    }
+}
+
+fn so_is_one_that_comes_from_coarse_to_fine(server: &Server) {
+    let alice = server.registers("alice");
+    let mxc = uploads(&alice, "image/jpeg", None, pictures::progressive_photograph(4_000, 3_008));
+    for (query, size) in [
+        ("width=96&height=96&method=crop", (96, 96)),
+        ("width=800&height=600&method=scale", (797, 600)),
+        ("width=1600&height=1200&method=scale", (1595, 1200)),
+    ] {
+        let picture = decoded(&asks(&alice, &mxc, query));
+        assert_eq!(picture.dimensions(), size, "{query}");
+        is_red_then_blue(&picture);
+    }
+}
+
+fn a_photograph_that_would_be_read_a_thousand_times_is_refused(server: &Server) {
+    let alice = server.registers("alice");
+    let large = pictures::large_photograph(8_000, 6_000);
+    let progressive = pictures::progressive_photograph(4_000, 3_008);
+    for photograph in [pictures::with_scans(&large, 1_000), pictures::with_scans(&progressive, 1_000)] {
+        let mxc = uploads(&alice, "image/jpeg", None, photograph);
+        let begun = Instant::now();
+        asks(&alice, &mxc, "width=96&height=96&method=crop").refused(400, "M_UNKNOWN");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }
 

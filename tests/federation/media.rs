@@ -23,6 +23,7 @@ on_each_host![
     nobody_leads_us_to_a_private_address,
     old_servers_are_asked_as_they_know_it,
     administrators_hide_and_purge_copies,
+    copies_go_where_there_is_no_room_for_them,
     thumbnails_of_files_on_another_server,
     thumbnails_for_other_servers,
 ];
@@ -274,6 +275,30 @@ fn administrators_hide_and_purge_copies(host: Host) {
     admin(&format!("media/unquarantine/{hidden}")).ok();
     assert_eq!(alice.downloads(&hidden).text, "hidden");
     admin("purge_media_cache").refused(400, "M_INVALID_PARAM");
+}
+
+fn copies_go_where_there_is_no_room_for_them(host: Host) {
+    let server = ours_with(host, &[("REMOTE_MEDIA_QUOTA", "1K")]);
+    let alice = server.registers("alice");
+    let other = Homeserver::starts();
+    other.answers(|request| {
+        let name = request.uri.split('?').next()?.rsplit('/').next()?.to_owned();
+        let content = name.repeat(400 / name.len());
+        request.uri.starts_with(FEDERATION).then(|| enclosed("Content-Type: text/plain", content.as_bytes()))
+    });
+    let mine = alice.uploads("text/plain", None, "mine".repeat(1_000));
+    let copies = ["first", "then", "last"].map(|name| format!("{}/{name}", other.name));
+    for mxc in &copies {
+        assert_eq!(alice.downloads(mxc).status, 200);
+    }
+    server.operator().post("/_myelin/test/tend", json!({})).ok();
+    asked_for_media(&other);
+    let [first, then, last] = copies;
+    for (mxc, asked) in [(last, 0), (then, 0), (first, 1)] {
+        assert_eq!(alice.downloads(&mxc).status, 200);
+        assert_eq!(asked_for_media(&other), asked, "{mxc}");
+    }
+    assert_eq!(alice.downloads(&mine).text.len(), 4_000);
 }
 
 fn thumbnails_of_files_on_another_server(host: Host) {

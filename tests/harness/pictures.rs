@@ -49,6 +49,86 @@ pub fn large_photograph(width: u32, height: u32) -> Vec<u8> {
     photograph
 }
 
+/// The same with the head of its scan so many times: who believes it goes through all blocks again for each 14 bytes.
+pub fn with_scans(photograph: &[u8], count: usize) -> Vec<u8> {
+    let scan = photograph.windows(2).position(|two| two == b"\xff\xda").expect("every JPEG has one");
+    let blocks = scan + 2 + usize::from(u16::from_be_bytes([photograph[scan + 2], photograph[scan + 3]]));
+    [&photograph[..scan], &photograph[scan..blocks].repeat(count), &photograph[blocks..]].concat()
+}
+
+/// As [`large_photograph`], from coarse to fine: first what all blocks are in the mean, then that there is no more to each.
+/// The sides are of whole units, 16 pixels.
+pub fn progressive_photograph(width: u16, height: u16) -> Vec<u8> {
+    let segment = |marker: u8, content: &[u8]| {
+        let length = u16::try_from(content.len() + 2).expect("it is short").to_be_bytes();
+        [&[0xFF, marker], &length, content].concat()
+    };
+    let (units, rows) = (width / 16, height / 16);
+    let size = [height.to_be_bytes(), width.to_be_bytes()].concat();
+    // Two samples of brightness in each direction have one of each colour.
+    let frame = [&[8], &*size, &[3, 1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0]].concat();
+    // Twelve codes of four bits for what differs from the block before; one of a bit for the end of a block.
+    let differences = [&[0, 0, 0, 0, 12], &[0; 12][..], &*(0..12).collect::<Vec<u8>>()].concat();
+    let end = [&[0x10, 1], &[0_u8; 16][..]].concat();
+    let mut bits = Bits::default();
+    let mut before = [0; 3];
+    for unit in (0..rows).flat_map(|_| 0..units) {
+        let colour = if unit < units / 2 { [76, 85, 255] } else { [29, 255, 107] };
+        for (component, blocks) in [4, 1, 1].into_iter().enumerate() {
+            let value = colour[component] - 128;
+            let difference: i32 = value - std::mem::replace(&mut before[component], value);
+            let size = 32 - difference.unsigned_abs().leading_zeros();
+            let number = if difference < 0 { difference + (1 << size) - 1 } else { difference };
+            bits.put(4, size);
+            bits.put(size, number.unsigned_abs());
+            (1..blocks).for_each(|_| bits.put(4, 0));
+        }
+    }
+    let mut photograph =
+        [&[0xFF, 0xD8], &*segment(0xDB, &[&[0], &[8; 64][..]].concat()), &segment(0xC2, &frame)].concat();
+    photograph.extend([segment(0xC4, &differences), segment(0xC4, &end)].concat());
+    photograph.extend([segment(0xDA, &[3, 1, 0, 2, 0, 3, 0, 0, 0, 0]), bits.bytes()].concat());
+    for (component, of_unit) in [(1, 4), (2, 1), (3, 1)] {
+        let mut bits = Bits::default();
+        (0..u32::from(units) * u32::from(rows) * of_unit).for_each(|_| bits.put(1, 0));
+        photograph.extend([segment(0xDA, &[1, component, 0, 1, 63, 0]), bits.bytes()].concat());
+    }
+    photograph.extend([0xFF, 0xD9]);
+    photograph
+}
+
+/// Bits as a JPEG has them: the highest first.
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    last: u32,
+    count: u32,
+}
+
+impl Bits {
+    fn put(&mut self, count: u32, number: u32) {
+        for bit in (0..count).rev() {
+            self.last = self.last << 1 | (number >> bit & 1);
+            self.count += 1;
+            if self.count == 8 {
+                self.bytes.push(self.last.to_le_bytes()[0]);
+                // Nothing looks like a marker.
+                if self.last & 0xFF == 0xFF {
+                    self.bytes.push(0);
+                }
+                self.count = 0;
+            }
+        }
+    }
+
+    fn bytes(mut self) -> Vec<u8> {
+        while self.count > 0 {
+            self.put(1, 1);
+        }
+        self.bytes
+    }
+}
+
 pub fn moving_gif(width: u32, height: u32) -> Vec<u8> {
     let mut file = Vec::new();
     let mut encoder = GifEncoder::new(&mut file);
