@@ -30,7 +30,7 @@ use ruma_client_api::{
     keys::{claim_keys, get_keys, upload_signatures},
     knock::knock_room,
     media::{create_content, create_mxc_uri, get_media_preview as get_media_preview_deprecated},
-    membership::{invite_user, join_room_by_id, join_room_by_id_or_alias},
+    membership::{forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
     profile::{delete_profile_field, set_profile_field},
@@ -41,7 +41,7 @@ use ruma_client_api::{
     reporting::report_user,
     room::{create_room, report_content, report_room, upgrade_room},
     search::search_events,
-    session::login,
+    session::{get_login_token, login},
     state::send_state_event,
     to_device::send_event_to_device,
     typing::create_typing_event,
@@ -135,6 +135,8 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
     limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they ask other servers.
+    limit::<forget_room::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_login_token::v1::Request>(&mut table, &[By::Requests]);
     limit::<get_keys::v3::Request>(&mut table, &[By::Requests]);
     limit::<claim_keys::v3::Request>(&mut table, &[By::Requests]);
     limit::<upload_signatures::v3::Request>(&mut table, &[By::Requests]);

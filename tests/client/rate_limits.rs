@@ -227,6 +227,10 @@ fn whatever_else_is_limited_counts_for_a_token(server: &Server) {
     limited(alice.get("/capabilities"));
     limited(alice.client().get("/_matrix/client/v1/mutual_rooms?user_id=%40bob%3Amyelin.test"));
     limited(alice.get("/initialSync"));
+    limited(alice.post("/rooms/!unknown:myelin.test/forget", json!({})));
+    for path in ["v1/login/get_token", "unstable/org.matrix.msc3882/login/get_token"] {
+        limited(alice.client().post(&format!("/_matrix/client/{path}"), json!({})));
+    }
     laptop.get("/account/whoami").ok();
     bob.get("/account/whoami").ok();
     // Where nobody asks for a token, none counts.
