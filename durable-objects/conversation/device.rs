@@ -78,6 +78,7 @@ impl Device {
             from,
             full_state: false,
             state_after: false,
+            unstable_state_after: false,
             timeline: room::EventFilter { limit: Some(3), ..room::EventFilter::default() },
             state: room::EventFilter { lazy_load_members: true, ..room::EventFilter::default() },
             format: room::EventFormat::default(),

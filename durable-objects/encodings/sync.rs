@@ -19,6 +19,7 @@ fn what_a_room_is_asked_for_a_sync() {
             from: Some(7),
             full_state: false,
             state_after: true,
+            unstable_state_after: true,
             timeline: EventFilter { limit: Some(3), lazy_load_members: true, ..EventFilter::default() },
             state: EventFilter::default(),
             format: EventFormat { federation: true, fields: vec!["type".into()] },
@@ -31,6 +32,7 @@ fn what_a_room_is_asked_for_a_sync() {
         },
         json!({
             "user": "@alice:a", "device": "D", "from": 7, "full_state": false, "state_after": true,
+            "unstable_state_after": true,
             "timeline": { "limit": 3, "lazy_load_members": true }, "state": {},
             "format": { "federation": true, "fields": ["type"] }, "ephemeral": {}, "typing": 0,
             "device_lists": true, "push_rules": {}, "ignored": ["@alice:a"], "unread": true,

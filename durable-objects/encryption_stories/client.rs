@@ -59,6 +59,7 @@ impl Client {
             from,
             full_state: false,
             state_after: false,
+            unstable_state_after: false,
             timeline: room::EventFilter { limit: Some(1), ..room::EventFilter::default() },
             state: room::EventFilter::default(),
             format: room::EventFormat::default(),

@@ -48,6 +48,10 @@ pub struct Delta {
     /// Whether the state is wanted as of the end of the timeline, not of its start. Spec: `use_state_after`.
     #[serde(default)]
     pub state_after: bool,
+    /// The same, and that it stands under the name from before that was stable. Instead of the former: a release that does not
+    /// know this tells the state as of the start, which such a client takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unstable_state_after: bool,
     #[serde(default)]
     pub timeline: EventFilter,
     #[serde(default)]
@@ -120,6 +124,13 @@ impl Call for Delta {
     type Reply = DeltaReply;
 }
 
+impl Delta {
+    /// Whether the state is wanted as of the end of the timeline, by whichever name.
+    pub(super) fn wants_state_after(&self) -> bool {
+        self.state_after || self.unstable_state_after
+    }
+}
+
 #[derive(Serialize)]
 struct SyncedRoom {
     timeline: Timeline,
@@ -127,6 +138,8 @@ struct SyncedRoom {
     state: Option<Events>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_after: Option<Events>,
+    #[serde(rename = "org.matrix.msc4222.state_after", skip_serializing_if = "Option::is_none")]
+    unstable_state_after: Option<Events>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
     #[serde(skip_serializing_if = "Events::is_empty")]
@@ -264,7 +277,7 @@ impl Room {
         let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?
             .filter(|own| newest.events.iter().all(|event| event.position != own.position));
         // Clients that ask for it take the state from there alone.
-        let outcome = own.as_ref().filter(|own| call.state_after && call.state.allows(own));
+        let outcome = own.as_ref().filter(|own| call.wants_state_after() && call.state.allows(own));
         let state = match (end, outcome) {
             (Some(end), outcome) => {
                 let timeline = &newest;
@@ -326,7 +339,11 @@ impl Shown {
         let timeline =
             Timeline { events: shown, limited: timeline.limited, prev_batch: RoomToken(timeline.start).to_string() };
         let state = Some(Events { events });
-        let (state, state_after) = if call.state_after { (None, state) } else { (state, None) };
+        let (state, state_after, unstable_state_after) = match (call.state_after, call.unstable_state_after) {
+            (true, _) => (None, state, None),
+            (false, true) => (None, None, state),
+            (false, false) => (state, None, None),
+        };
         let (unread_notifications, unread_thread_notifications) = match unread {
             Some(threads) if call.timeline.unread_thread_notifications => {
                 let (main, threads) = unread::apart(threads);
@@ -339,6 +356,7 @@ impl Shown {
             timeline,
             state,
             state_after,
+            unstable_state_after,
             summary,
             ephemeral,
             unread_notifications,

@@ -63,7 +63,7 @@ pub struct MoreState {
 impl SyncedState<'_> {
     pub(super) fn show(&self, room: &Room, sql: &dyn Sql, cx: &Cx<'_>) -> Result<ShownState, Error> {
         let Self { call, viewer, timeline, .. } = *self;
-        let at = if call.state_after { self.end } else { timeline.start.min(self.end) };
+        let at = if call.wants_state_after() { self.end } else { timeline.start.min(self.end) };
         let few = match self.since {
             Some(since) => few_changes(sql, since, at)?,
             None => None,
@@ -173,6 +173,7 @@ mod tests {
             from,
             full_state: false,
             state_after: false,
+            unstable_state_after: false,
             timeline: EventFilter { limit: Some(5), ..EventFilter::default() },
             state,
             format: EventFormat::default(),

@@ -370,7 +370,8 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').unwrap_or(path).split('/')
 }
 
-fn parse<R: IncomingRequest>(request: &Request<Bytes>, path_args: &[String]) -> Result<R, Refusal> {
+/// A request as ruma models it.
+pub(crate) fn parse<R: IncomingRequest>(request: &Request<Bytes>, path_args: &[String]) -> Result<R, Refusal> {
     match parse_with::<R>(request, request.body(), path_args) {
         // Some of ruma's types take no body for an empty object, as clients mean it, and some do not.
         Err(FromHttpRequestError::Deserialization(DeserializationError::Json(error)))

@@ -24,6 +24,7 @@ on_each_host![
     full_state_is_given_on_demand,
     state_after_is_given_on_demand,
     state_after_covers_gap_and_timeline,
+    state_after_is_told_by_its_former_name,
     state_after_is_everything_at_first,
     state_after_is_there_where_nothing_happened,
     the_members_before_a_first_timeline_are_told,
@@ -294,6 +295,31 @@ fn state_after_covers_gap_and_timeline(server: &Server) {
     let before = ask("false");
     assert!(before.joined(&room)["state_after"].is_null(), "{}", before.body);
     assert_eq!(told(&before.joined(&room)["state"]), ["in the gap", "in the gap, too"]);
+}
+
+/// Element Web asks by the name from before v1.16, and reads no other.
+fn state_after_is_told_by_its_former_name(server: &Server) {
+    const ASKED: &str = "org.matrix.msc4222.use_state_after";
+    const TOLD: &str = "org.matrix.msc4222.state_after";
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let (room, left) = (alice.creates_room_with(&[&bob]), alice.creates_room_with(&[&bob]));
+    let filter = r#"{"room":{"timeline":{"limit":1},"include_leave":true}}"#;
+    let first = Sync::from(bob.asks_sync(&[("filter", filter), (ASKED, "true")]));
+    for other in ["state", "state_after"] {
+        assert!(first.joined(&room)[other].is_null(), "{other}: {}", first.body);
+    }
+    let told = first.joined(&room)[TOLD]["events"].as_array().expect("the state").len();
+    assert_eq!(told, alice.full_state(&room).ok().as_array().expect("state").len());
+    // In a gap.
+    alice.sets_state(&room, "m.room.name", "", json!({ "name": "in the gap" })).ok();
+    alice.sends(&room, "one");
+    alice.sends(&room, "two");
+    bob.leaves(&left).ok();
+    let pairs = [("since", &*first.next_batch), ("filter", filter), ("timeout", "20000"), (ASKED, "true")];
+    let next = Sync::from(bob.asks_sync(&pairs));
+    let state = &next.joined(&room)[TOLD]["events"];
+    assert!(next.is_limited(&room) && state[0]["content"]["name"] == "in the gap", "{}", next.body);
+    assert!(next.left(&left)[TOLD].is_object() && next.left(&left)["state"].is_null(), "{}", next.body);
 }
 
 fn state_after_is_everything_at_first(server: &Server) {

@@ -262,6 +262,7 @@ fn first_look() -> Delta {
         from: None,
         full_state: false,
         state_after: false,
+        unstable_state_after: false,
         timeline: EventFilter::default(),
         state: EventFilter::default(),
         format: Default::default(),

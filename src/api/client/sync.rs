@@ -19,17 +19,20 @@ use actors::{
         waited_until,
     },
 };
+use bytes::Bytes;
 use domain::{Refusal, push};
 use futures_util::{StreamExt, stream};
+use http::{Method, Response};
 use ruma_client_api::{
     filter::{self, FilterDefinition, RoomEventFilter, RoomFilter},
     sync::sync_events::v3::{Filter, Request},
 };
 use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId, push::Ruleset};
+use serde::Deserialize;
 use tracing::warn;
 
 use self::{
-    answer::{Answer, Room, Rooms, Told, ended},
+    answer::{Answer, Room, Rooms, StateName, Told, ended},
     more_state::Reader,
 };
 use super::{
@@ -37,7 +40,11 @@ use super::{
     presence,
     rooms::{event_filter, wants_room},
 };
-use crate::{Bearer, Body, Context, Failure, OrAbsent, Routes, new_login::ip};
+use crate::{
+    Bearer, Body, Context, Failure, OrAbsent, Routes,
+    new_login::ip,
+    router::{json_body, parse, query},
+};
 
 /// The longest a request waits.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
@@ -61,12 +68,38 @@ const UNKNOWN_TOKEN: Refusal = Refusal::UnknownToken { soft_logout: false };
 const FAILED_PAUSE_MS: u64 = 1_000;
 
 pub(crate) fn routes(routes: &mut Routes) {
-    routes.add_carried_body(sync);
+    // Not through ruma's type alone: it knows one parameter by its stable name only.
+    for path in ["/_matrix/client/v3/sync", "/_matrix/client/r0/sync"] {
+        routes.add_raw(Method::GET, path, sync);
+    }
     events::routes(routes);
     initial_sync::routes(routes);
 }
 
-async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Failure> {
+/// `GET /sync`.
+async fn sync(
+    cx: &Context,
+    bearer: Bearer,
+    request: http::Request<Bytes>,
+    path_args: Vec<String>,
+) -> Result<Response<Body>, Failure> {
+    #[derive(Deserialize)]
+    struct Query {
+        /// As Element Web asks. Whoever asks by both names is told by the stable one.
+        #[serde(rename = "org.matrix.msc4222.use_state_after", default)]
+        unstable_use_state_after: bool,
+    }
+    let Query { unstable_use_state_after } = query(&request)?;
+    let request: Request = parse(&request, &path_args)?;
+    let state = match (request.use_state_after, unstable_use_state_after) {
+        (true, _) => StateName::StateAfter,
+        (false, true) => StateName::UnstableStateAfter,
+        (false, false) => StateName::State,
+    };
+    Ok(json_body(synced(cx, bearer, request, state).await?))
+}
+
+async fn synced(cx: &Context, bearer: Bearer, request: Request, state: StateName) -> Result<Body, Failure> {
     let timeout = request.timeout.unwrap_or_default().min(TIMEOUT_MAX);
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let until_ms = cx.now_ms().saturating_add(timeout_ms);
@@ -99,7 +132,7 @@ async fn sync(cx: &Context, bearer: Bearer, request: Request) -> Result<Body, Fa
         let (began_ms, typing_ends_ms) = (cx.now_ms(), call.since.as_deref().and_then(typing_until));
         let left_ms = until_ms.saturating_sub(began_ms);
         let wait_ms = typing_ends_ms.map_or(left_ms, |ends_ms| left_ms.min(until_typing_ends(ends_ms, began_ms)));
-        let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state_after: request.use_state_after };
+        let round = Round { cx, bearer: &bearer, filter: filter.as_ref(), state };
         let answer = match round.answer(&call, wait_ms).await? {
             Outcome::All(answer) => answer,
             Outcome::Streamed(body) => return Ok(body),
@@ -146,7 +179,7 @@ struct Round<'a> {
     bearer: &'a Bearer,
     /// The filter given in the request; it may be a stored one instead.
     filter: Option<&'a FilterDefinition>,
-    state_after: bool,
+    state: StateName,
 }
 
 impl Round<'_> {
@@ -177,7 +210,7 @@ impl Round<'_> {
             presence: presence::closing(call.presence.as_ref(), &filter.presence),
             filter,
             full_state: call.full_state,
-            state_after: self.state_after,
+            state: self.state,
             is_incremental: call.since.is_some(),
             push_rules: plan.push_rules.clone(),
             ignored: plan.ignored.clone(),
@@ -234,7 +267,7 @@ fn answer(closed: Closed, mut rooms: Rooms, reading: &Reading) -> serde_json::Re
         } else if told.joined && !rooms.nothing.contains(&told.room_id) {
             let room = match rooms.join.entry(told.room_id) {
                 Entry::Occupied(room) => room.into_mut(),
-                Entry::Vacant(place) => place.insert(Room::at_rest(reading.state_after)?),
+                Entry::Vacant(place) => place.insert(Room::at_rest(reading.state)?),
             };
             room.account_data.events = told.events;
         }
@@ -284,7 +317,7 @@ struct Reading {
     format: EventFormat,
     presence: Option<SyncPresence>,
     full_state: bool,
-    state_after: bool,
+    state: StateName,
     /// Whether the device has synced before.
     is_incremental: bool,
     /// What the user has changed of the push rules.
@@ -356,7 +389,8 @@ impl Reading {
             device: self.device.clone(),
             from: room.from,
             full_state: self.full_state,
-            state_after: self.state_after,
+            state_after: self.state == StateName::StateAfter,
+            unstable_state_after: self.state == StateName::UnstableStateAfter,
             timeline: event_filter(&filter.timeline, &room.room_id),
             state: event_filter(&filter.state, &room.room_id),
             format: self.format.clone(),
@@ -374,7 +408,7 @@ impl Reading {
         };
         // An invitation was turned down, or taken back, of which the room itself knows nothing here.
         let reply = if room.gone && self.is_incremental && matches!(reply.section, Section::None) {
-            DeltaReply { section: Section::Leave, room: ended(room.end.as_deref(), self.state_after)?, ..reply }
+            DeltaReply { section: Section::Leave, room: ended(room.end.as_deref(), self.state)?, ..reply }
         } else {
             reply
         };

@@ -85,13 +85,42 @@ pub(super) struct Room {
     pub account_data: Events<AccountDataEvent>,
 }
 
+/// Which state of a room a sync tells, and by which name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StateName {
+    /// That at the start of the timeline.
+    State,
+    /// That at its end.
+    StateAfter,
+    /// The same, by the name it had before v1.16.
+    UnstableStateAfter,
+}
+
+impl StateName {
+    pub(super) const ALL: [Self; 3] = [Self::State, Self::StateAfter, Self::UnstableStateAfter];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::StateAfter => "state_after",
+            Self::UnstableStateAfter => "org.matrix.msc4222.state_after",
+        }
+    }
+
+    /// The name of what has to be there even if it is empty: `state_after` is «required if `use_state_after` was set to `true` in
+    /// the request».
+    fn required(self) -> Option<&'static str> {
+        (self != Self::State).then(|| self.as_str())
+    }
+}
+
 /// A room of which no more is known here than what ended an invitation, or a knock.
-pub(super) fn ended(event: Option<&RawValue>, state_after: bool) -> serde_json::Result<Box<RawValue>> {
+pub(super) fn ended(event: Option<&RawValue>, name: StateName) -> serde_json::Result<Box<RawValue>> {
     #[derive(Serialize)]
     struct Ended<'a> {
         timeline: Timeline<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        state_after: Option<Events<&'a RawValue>>,
+        #[serde(flatten)]
+        state: BTreeMap<&'static str, Events<&'a RawValue>>,
     }
     #[derive(Serialize)]
     struct Timeline<'a> {
@@ -99,8 +128,8 @@ pub(super) fn ended(event: Option<&RawValue>, state_after: bool) -> serde_json::
         limited: bool,
     }
     let events: Vec<_> = event.into_iter().collect();
-    let state_after = state_after.then(|| Events { events: events.clone() });
-    to_raw_value(&Ended { timeline: Timeline { events, limited: false }, state_after })
+    let state = name.required().map(|name| (name, Events { events: events.clone() })).into_iter().collect();
+    to_raw_value(&Ended { timeline: Timeline { events, limited: false }, state })
 }
 
 /// What a room says: a JSON object.
@@ -203,10 +232,9 @@ impl Room {
         Self { told: Some(told), account_data: Events::default() }
     }
 
-    /// A room of which nothing was read: what came of it came since. Spec: `state_after` is «required if `use_state_after` was set to `true` in the
-    /// request, even if it is empty».
-    pub(super) fn at_rest(state_after: bool) -> serde_json::Result<Self> {
-        let told = state_after.then(|| to_raw_value(&json!({ "state_after": { "events": [] } }))).transpose()?;
+    /// A room of which nothing was read: what came of it came since.
+    pub(super) fn at_rest(name: StateName) -> serde_json::Result<Self> {
+        let told = name.required().map(|name| to_raw_value(&json!({ name: { "events": [] } }))).transpose()?;
         Ok(Self { told: told.map(Told::Whole), account_data: Events::default() })
     }
 

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::{
-    ROOMS_AT_ONCE, Reading, Round, TIMEOUT_MAX, UNKNOWN_TOKEN,
+    ROOMS_AT_ONCE, Reading, Round, StateName, TIMEOUT_MAX, UNKNOWN_TOKEN,
     initial_sync::{all_in_room, in_room, invitation},
     presence, was_read,
 };
@@ -158,7 +158,7 @@ impl Listening<'_> {
             without_messages: true,
             ..SyncPlan::default()
         };
-        let round = Round { cx, bearer, filter: None, state_after: false };
+        let round = Round { cx, bearer, filter: None, state: StateName::State };
         let plan = round.plan(&call, wait_ms).await?;
         let Some(plan) = plan.filter(|plan| !plan.quiet) else {
             let since = call.since.unwrap_or_default();

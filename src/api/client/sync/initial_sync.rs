@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::warn;
 
-use super::{ROOMS_AT_A_TIME, ROOMS_AT_ONCE, Reading, Round, UNKNOWN_TOKEN, presence, streamed::cut, was_read};
+use super::{
+    ROOMS_AT_A_TIME, ROOMS_AT_ONCE, Reading, Round, StateName, UNKNOWN_TOKEN, presence, streamed::cut, was_read,
+};
 use crate::{
     Bearer, Body, Context, Failure, OrAbsent, Routes,
     client::rooms::{
@@ -61,7 +63,7 @@ async fn initial_sync(
         without_messages: true,
         ..SyncPlan::default()
     };
-    let round = Round { cx, bearer: &bearer, filter: None, state_after: true };
+    let round = Round { cx, bearer: &bearer, filter: None, state: StateName::StateAfter };
     let plan = round.plan(&call, 0).await?.ok_or_else(|| Fault::new("a first sync was not planned"))?;
     let reading = round.reading(&call, &plan, filter);
     let Plan { position, rooms, .. } = plan;

@@ -7,7 +7,7 @@ use ruma_common::{OwnedDeviceId, OwnedUserId, RoomId};
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::answer::Told;
+use super::answer::{StateName, Told};
 use crate::{
     Context,
     client::rooms::pages::{Rest, joined, of_state},
@@ -55,8 +55,8 @@ fn around_state(room: &RawValue) -> serde_json::Result<(String, String)> {
         events: Vec<Box<RawValue>>,
     }
     let mut room: BTreeMap<&str, Box<RawValue>> = serde_json::from_str(room.get())?;
-    let (mut name, mut events) = ("state", Vec::new());
-    for possible in ["state", "state_after"] {
+    let (mut name, mut events) = (StateName::State.as_str(), Vec::new());
+    for possible in StateName::ALL.map(StateName::as_str) {
         if let Some(state) = room.remove(possible) {
             events = serde_json::from_str::<Events>(state.get())?.events;
             name = possible;
@@ -74,7 +74,7 @@ fn around_state(room: &RawValue) -> serde_json::Result<(String, String)> {
 mod tests {
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::around_state;
+    use super::{StateName, around_state};
     use crate::testing::TestServer;
 
     const EVENTS: usize = 40;
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn state_goes_where_state_is() {
-        for name in ["state", "state_after"] {
+        for name in StateName::ALL.map(StateName::as_str) {
             let room = json!({ "timeline": { "limited": true }, name: { "events": [3, 4] } });
             let (begin, last) = around_state(&to_raw_value(&room).unwrap()).unwrap();
             let expected = json!({ "timeline": { "limited": true }, name: { "events": [1, 2, 3, 4] } });

@@ -57,12 +57,22 @@ fn a_room_with_nothing_but_account_data_says_what_is_unread() {
     let unread = &sync["rooms"]["join"][&room]["unread_notifications"];
     assert_eq!(unread["notification_count"], 1, "{sync}");
     story.keeps(&room);
-    for state_after in [false, true] {
-        let next = story.goes_on(&sync, &format!("use_state_after={state_after}"));
+    let unstable = "org.matrix.msc4222.state_after";
+    for (query, name) in [
+        ("use_state_after=false", None),
+        ("use_state_after=true", Some("state_after")),
+        ("org.matrix.msc4222.use_state_after=false", None),
+        ("org.matrix.msc4222.use_state_after=true", Some(unstable)),
+        ("org.matrix.msc4222.use_state_after=true&use_state_after=true", Some("state_after")),
+    ] {
+        let next = story.goes_on(&sync, query);
         let told = &next["rooms"]["join"][&room];
         assert_eq!(told["account_data"]["events"][0]["type"], "kept", "{told}");
         assert_eq!((&told["unread_notifications"], &told["timeline"]["events"]), (unread, &json!([])), "{told}");
-        assert!(!state_after || told["state_after"] == json!({ "events": [] }), "{told}");
+        for possible in ["state_after", unstable] {
+            let expected = if Some(possible) == name { json!({ "events": [] }) } else { Value::Null };
+            assert_eq!(told[possible], expected, "{query}: {told}");
+        }
         let last = story.goes_on(&next, "");
         assert_eq!(last["rooms"], Value::Null, "told once");
     }
