@@ -81,8 +81,9 @@ impl Limits {
 }
 
 /// What ruma does not model: what the specification has limited, and what asks every room of a user.
-const UNKNOWN_TO_RUMA: [&str; 5] = [
+const UNKNOWN_TO_RUMA: [&str; 6] = [
     "/_matrix/client/v1/mutual_rooms",
+    "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
     "/_matrix/client/v3/initialSync",
     "/_matrix/client/r0/initialSync",
     "/_matrix/client/v3/events/{event_id}",
@@ -134,9 +135,9 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<request_registration_token_via_email::v3::Request>(&mut table, &[By::Requests]);
     limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
     limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
-    // The specification has these unlimited, but they ask other servers.
     limit::<forget_room::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_login_token::v1::Request>(&mut table, &[By::Requests]);
+    // The specification has these unlimited, but they ask other servers.
     limit::<get_keys::v3::Request>(&mut table, &[By::Requests]);
     limit::<claim_keys::v3::Request>(&mut table, &[By::Requests]);
     limit::<upload_signatures::v3::Request>(&mut table, &[By::Requests]);

@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Profiles».
 
-use harness::{Server, json, on_each_host};
+use harness::{Server, User, json, on_each_host};
 
 on_each_host![
     a_display_name_is_set_and_read,
@@ -11,6 +11,7 @@ on_each_host![
     fields_of_any_kind_are_set_and_deleted,
     a_profile_takes_only_what_it_should,
     a_deleted_name_leaves_the_rooms,
+    a_field_is_set_by_its_old_path,
     rooms_learn_of_a_new_name,
     a_joiner_brings_the_profile,
 ];
@@ -75,6 +76,20 @@ fn fields_of_any_kind_are_set_and_deleted(server: &Server) {
         }
         assert!(bob.get(&format!("/profile/{}", alice.id)).ok().get(field).is_none());
     }
+}
+
+/// Clients that know MSC4133 from before v1.16.
+fn a_field_is_set_by_its_old_path(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let field = "org.example.likes";
+    let path = format!("/_matrix/client/unstable/uk.tcpip.msc4133/profile/{}/{field}", alice.id);
+    let set = |user: &User| user.client().send("PUT", &path, Some(json!({ field: "tea" }).to_string()));
+    set(&bob).refused(403, "M_FORBIDDEN");
+    assert_eq!(set(&alice).ok(), json!({}));
+    assert_eq!(bob.client().get(&path).ok(), json!({ field: "tea" }));
+    assert_eq!(bob.get(&format!("/profile/{}", alice.id)).ok()[field], "tea");
+    alice.client().delete(&path).ok();
+    bob.client().get(&path).refused(404, "M_NOT_FOUND");
 }
 
 fn a_profile_takes_only_what_it_should(server: &Server) {

@@ -231,6 +231,7 @@ fn whatever_else_is_limited_counts_for_a_token(server: &Server) {
     for path in ["v1/login/get_token", "unstable/org.matrix.msc3882/login/get_token"] {
         limited(alice.client().post(&format!("/_matrix/client/{path}"), json!({})));
     }
+    limited(alice.client().get("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id=%40b%3Ac"));
     laptop.get("/account/whoami").ok();
     bob.get("/account/whoami").ok();
     // Where nobody asks for a token, none counts.

@@ -150,6 +150,17 @@ fn the_rooms_that_two_share(server: &Server) {
     with(&alice, &alice.id).refused(400, "M_INVALID_PARAM");
     with(&alice, "bob").refused(400, "M_INVALID_PARAM");
     with(&alice, "@Bob:myelin.test").refused(400, "M_INVALID_PARAM");
+    // By the path from before v1.19, which clients know.
+    let by_old_path = |user: &User, pairs: &[(&str, &str)]| {
+        let path = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms";
+        user.client().get(&format!("{path}{}", query(pairs)))
+    };
+    let all = with(&alice, &bob.id).ok()["joined"].clone();
+    assert_eq!(by_old_path(&alice, &[("user_id", &bob.id)]).ok()["joined"], all);
+    for name in ["from", "batch_token"] {
+        let after_first = [("user_id", &*bob.id), (name, all[0].as_str().expect("a room"))];
+        assert_eq!(by_old_path(&alice, &after_first).ok()["joined"], json!([all[1], all[2]]));
+    }
     mutual(&alice, &[]).refused(400, "M_MISSING_PARAM");
     mutual(&alice, &[("user_id", &bob.id), ("from", "nonsense")]).refused(400, "M_INVALID_PARAM");
 }

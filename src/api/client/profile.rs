@@ -16,8 +16,13 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add_json(get_profile);
     routes.add_json(get_field);
     // Not through ruma's type: it does not tell a missing field from a malformed one.
-    routes.add_raw(Method::PUT, "/_matrix/client/v3/profile/{user_id}/{field}", put_field);
-    routes.add_raw(Method::PUT, "/_matrix/client/r0/profile/{user_id}/{field}", put_field);
+    for path in [
+        "/_matrix/client/v3/profile/{user_id}/{field}",
+        "/_matrix/client/r0/profile/{user_id}/{field}",
+        "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{field}",
+    ] {
+        routes.add_raw(Method::PUT, path, put_field);
+    }
     routes.add_carried(remove_field);
 }
 

@@ -32,13 +32,16 @@ const TURN_MS: u64 = 5_000;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
 /// The rooms on a page of those that are shared.
-const SHARED_ROOMS_MAX: usize = 200;
+const SHARED_ROOMS_MAX: usize = if cfg!(test) { 4 } else { 200 };
 
 const MUTUAL_ROOMS: &str = "/_matrix/client/v1/mutual_rooms";
+/// As today's clients ask for them: MSC2666, before it was stable.
+const MUTUAL_ROOMS_UNSTABLE: &str = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms";
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add_carried_json(search);
     routes.add_raw(Method::GET, MUTUAL_ROOMS, mutual_rooms);
+    routes.add_raw(Method::GET, MUTUAL_ROOMS_UNSTABLE, mutual_rooms_unstable);
 }
 
 /// `POST /user_directory/search`.
@@ -111,16 +114,54 @@ async fn mutual_rooms(
         user_id: Option<String>,
         from: Option<String>,
     }
+    let Query { user_id, from } = query(&request)?;
+    Ok(failure::json(StatusCode::OK, &shared_with(cx, &bearer, user_id, from).await?))
+}
+
+/// The same by its former path. While the proposal changed, so did what a page is continued by: each name is served.
+async fn mutual_rooms_unstable(
+    cx: &Context,
+    bearer: Bearer,
+    request: Request<bytes::Bytes>,
+    _: Vec<String>,
+) -> Result<Response<bytes::Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Query {
+        user_id: Option<String>,
+        from: Option<String>,
+        batch_token: Option<String>,
+    }
     #[derive(Serialize)]
     struct Answer {
-        joined: Vec<OwnedRoomId>,
-        count: usize,
+        #[serde(flatten)]
+        page: SharedRooms,
         #[serde(skip_serializing_if = "Option::is_none")]
-        next_batch: Option<OwnedRoomId>,
+        next_batch_token: Option<OwnedRoomId>,
     }
+    let Query { user_id, from, batch_token } = query(&request)?;
+    let page = shared_with(cx, &bearer, user_id, from.or(batch_token)).await?;
+    let next_batch_token = page.next_batch.clone();
+    Ok(failure::json(StatusCode::OK, &Answer { page, next_batch_token }))
+}
+
+/// A page of the rooms that two share.
+#[derive(Serialize)]
+struct SharedRooms {
+    joined: Vec<OwnedRoomId>,
+    count: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_batch: Option<OwnedRoomId>,
+}
+
+/// The rooms that the caller shares with somebody, from a token on.
+async fn shared_with(
+    cx: &Context,
+    bearer: &Bearer,
+    user_id: Option<String>,
+    from: Option<String>,
+) -> Result<SharedRooms, Failure> {
     let invalid = |why: &str| Refusal::InvalidParam(why.to_owned());
-    let query: Query = query(&request)?;
-    let other = query.user_id.ok_or_else(|| Refusal::MissingParam("`user_id` is required".to_owned()))?;
+    let other = user_id.ok_or_else(|| Refusal::MissingParam("`user_id` is required".to_owned()))?;
     let other = UserId::parse(other).map_err(|_| invalid("The user id is none"))?;
     if other.validate_strict().is_err() {
         return Err(invalid("This user id is of a historical form").into());
@@ -128,7 +169,7 @@ async fn mutual_rooms(
     if other == bearer.user_id {
         return Err(invalid("You share every room with yourself").into());
     }
-    let from = query.from.map(OwnedRoomId::try_from).transpose().map_err(|_| invalid("This token is none of ours"))?;
+    let from = from.map(OwnedRoomId::try_from).transpose().map_err(|_| invalid("This token is none of ours"))?;
     let own = bearer.call(cx, &JoinedRooms { token_hash: bearer.token_hash.clone() }).await?;
     // What may be shared, of which the rooms of a page are asked where only they know.
     let shared =
@@ -144,7 +185,7 @@ async fn mutual_rooms(
         page = joined(cx, &other, page).await?;
     }
     let count = if is_whole { page.len() } else { count };
-    Ok(failure::json(StatusCode::OK, &Answer { joined: page, count, next_batch }))
+    Ok(SharedRooms { joined: page, count, next_batch })
 }
 
 /// Those of some rooms that a user of ours is in.
@@ -247,6 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn many_shared_rooms_come_in_pages_by_either_path() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let mut shared: Vec<String> = (0..=2 * super::SHARED_ROOMS_MAX)
+            .map(|_| room(&server, &alice, &json!({ "preset": "public_chat" })))
+            .collect();
+        shared.iter().for_each(|room| joins(&server, &bob, room));
+        shared.sort();
+        for (path, given, asked) in [
+            (super::MUTUAL_ROOMS, "next_batch", "from"),
+            (super::MUTUAL_ROOMS_UNSTABLE, "next_batch", "from"),
+            (super::MUTUAL_ROOMS_UNSTABLE, "next_batch_token", "batch_token"),
+        ] {
+            let (mut all, mut from) = (Vec::new(), String::new());
+            loop {
+                let (_, page) = server.get(&format!("{path}?user_id=@bob:localhost{from}"), &alice);
+                let rooms: Vec<String> = serde_json::from_value(page["joined"].clone()).unwrap();
+                assert!(rooms.len() <= super::SHARED_ROOMS_MAX && page["count"] == shared.len(), "{page}");
+                all.extend(rooms);
+                let Some(next) = page[given].as_str() else { break };
+                from = format!("&{asked}={next}");
+            }
+            assert_eq!(all, shared, "{path} {given}");
+        }
+    }
+
+    #[test]
     fn the_rooms_that_two_share_come_in_order() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
         let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
@@ -265,6 +333,13 @@ mod tests {
         assert_eq!(after, json!({ "joined": shared[1..], "count": 3 }));
         for nobody in ["@nobody:localhost", "@nobody:away.test"] {
             assert_eq!(asks(&format!("user_id={nobody}")).1, json!({ "joined": [], "count": 0 }));
+        }
+        let old = |query: &str| {
+            server.get(&format!("{}?user_id=@bob:localhost{query}", super::MUTUAL_ROOMS_UNSTABLE), &alice)
+        };
+        assert_eq!(old("").1, expected);
+        for name in ["from", "batch_token"] {
+            assert_eq!(old(&format!("&{name}={}", shared[0])).1["joined"], json!(shared[1..]));
         }
         for (query, errcode) in [
             ("", "M_MISSING_PARAM"),
