@@ -4,6 +4,7 @@ use harness::{Server, Sync, User, Value, encode, json, on_each_host};
 
 on_each_host![
     what_was_put_is_there_to_get,
+    packs_of_images_are_kept_and_told,
     each_account_and_room_has_its_own,
     only_objects_are_taken,
     what_the_server_manages_is_not_the_clients_to_set,
@@ -54,6 +55,24 @@ fn what_was_put_is_there_to_get(server: &Server) {
 }
 
 /// «There is no inheritance mechanism here.»
+/// Spec: «Image packs»: a room's are its state, by any key; whose packs somebody uses is among their account data.
+fn packs_of_images_are_kept_and_told(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let pack = json!({ "images": { "tea": { "url": "mxc://myelin.test/tea" } }, "pack": { "display_name": "Drinks" } });
+    for key in ["", "drinks"] {
+        alice.sets_state(&room, "m.room.image_pack", key, pack.clone()).ok();
+        assert_eq!(bob.state(&room, "m.room.image_pack", key).ok(), pack);
+    }
+    let since = bob.syncs().next_batch;
+    let used = json!({ "rooms": { (&*room): { "": {}, "drinks": {} } } });
+    let path = format!("/user/{}/account_data/m.image_pack.rooms", bob.id);
+    bob.put(&path, used.clone()).ok();
+    assert_eq!(bob.get(&path).ok(), used);
+    let told = bob.syncs_since(&since).body["account_data"]["events"].clone();
+    assert_eq!(told, json!([{ "type": "m.image_pack.rooms", "content": used }]));
+}
+
 fn each_account_and_room_has_its_own(server: &Server) {
     let alice = server.registers("alice");
     let (one, other) = (alice.creates_room(json!({})), alice.creates_room(json!({})));

@@ -19,6 +19,7 @@ on_each_host![
     an_unknown_preset_is_refused,
     what_is_malformed_makes_no_room,
     additional_creators_stand_with_the_creator,
+    a_room_of_version_12_is_its_creators,
     a_topic_has_its_extensible_form,
     a_room_begins_encrypted,
     everyone_is_invited_once,
@@ -241,6 +242,21 @@ fn additional_creators_stand_with_the_creator(server: &Server) {
     bob.sets_state(&room, "m.room.power_levels", "", json!({ "users": {} })).ok();
     bob.kicks(&room, &alice).refused(403, "M_FORBIDDEN");
     alice.bans(&room, &bob).refused(403, "M_FORBIDDEN");
+}
+
+fn a_room_of_version_12_is_its_creators(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room(json!({
+        "room_version": "12", "invite": [bob.id], "power_level_content_override": { "users": { (bob.id.as_str()): 100 } },
+    }));
+    assert!(!room.contains(':'), "{room}");
+    let levels = alice.state(&room, "m.room.power_levels", "").ok();
+    assert_eq!(levels["users"], json!({ (bob.id.as_str()): 100 }), "creators stand in no list");
+    bob.joins(&room).ok();
+    bob.sets_state(&room, "m.room.name", "", json!({ "name": "Bob's" })).ok();
+    let tombstone = json!({ "body": "moved", "replacement_room": "!other" });
+    bob.sets_state(&room, "m.room.tombstone", "", tombstone.clone()).refused(403, "M_FORBIDDEN");
+    alice.sets_state(&room, "m.room.tombstone", "", tombstone).ok();
 }
 
 fn a_topic_has_its_extensible_form(server: &Server) {

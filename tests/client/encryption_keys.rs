@@ -8,6 +8,7 @@ on_each_host![
     device_keys_are_shown_as_they_were_uploaded,
     device_keys_are_checked,
     a_one_time_key_is_given_out_once_to_whoever_asks,
+    one_time_keys_are_given_out_in_the_order_they_came,
     a_fallback_key_is_given_out_when_nothing_else_is_left,
     counts_of_keys_come_with_every_sync,
     cross_signing_keys_are_uploaded_once_for_free,
@@ -101,6 +102,22 @@ fn a_one_time_key_is_given_out_once_to_whoever_asks(server: &Server) {
     // The answer to the upload was lost.
     let again = alice.post("/keys/upload", json!({ "one_time_keys": one_time(&names) })).ok();
     assert_eq!(again, json!({ "one_time_key_counts": { "signed_curve25519": 0 } }), "none comes back");
+}
+
+/// «One-time keys are given out in the order that they were uploaded.»
+fn one_time_keys_are_given_out_in_the_order_they_came(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    uploads(&alice, 1);
+    let names = ["CCC", "AAA", "DDD", "BBB"];
+    for name in names {
+        alice.post("/keys/upload", json!({ "one_time_keys": one_time(&[name.to_owned()]) })).ok();
+    }
+    let request = json!({ "one_time_keys": { (&alice.id): { (&alice.device_id): "signed_curve25519" } } });
+    for name in names {
+        let claimed = bob.post("/keys/claim", request.clone()).ok();
+        let keys = &claimed["one_time_keys"][&alice.id][&alice.device_id];
+        assert!(keys[format!("signed_curve25519:{name}")].is_object(), "{name}: {claimed}");
+    }
 }
 
 fn a_fallback_key_is_given_out_when_nothing_else_is_left(server: &Server) {

@@ -8,6 +8,7 @@ on_each_host![
     state_that_was_never_set_is_not_found,
     state_may_be_read_as_an_event,
     a_strange_format_is_refused,
+    state_says_what_it_replaced,
     all_state_is_listed,
     an_event_is_read_by_its_id,
     strangers_read_nothing,
@@ -56,6 +57,23 @@ fn state_may_be_read_as_an_event(server: &Server) {
     assert_eq!(event["content"]["name"], "As an event");
     assert_eq!((&event["sender"], &event["room_id"]), (&json!(alice.id), &json!(room)));
     assert!(event["event_id"].is_string() && event["origin_server_ts"].is_u64(), "{event}");
+}
+
+fn state_says_what_it_replaced(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let sets = |topic: &str| {
+        let set = alice.sets_state(&room, "m.room.topic", "", json!({ "topic": topic })).ok();
+        set["event_id"].as_str().expect("an id").to_owned()
+    };
+    let (first, second) = (sets("one"), sets("two"));
+    let unsigned = |event_id: &str| bob.event(&room, event_id).ok()["unsigned"].clone();
+    assert_eq!(unsigned(&first).get("replaces_state"), None);
+    let of_second = unsigned(&second);
+    assert_eq!((&of_second["replaces_state"], &of_second["prev_content"]), (&json!(first), &json!({ "topic": "one" })));
+    let synced = bob.syncs().timeline(&room);
+    let told = synced.iter().find(|event| event["event_id"] == *second).expect("the topic");
+    assert_eq!(told["unsigned"]["replaces_state"], json!(first));
 }
 
 fn a_strange_format_is_refused(server: &Server) {

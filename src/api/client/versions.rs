@@ -8,8 +8,10 @@ use crate::{Context, Failure, Routes, failure};
 
 /// Each is here because everything that it had, or added, is served: `tests/client/versions.tsv` goes through that. Today's
 /// clients ask for v1.1 at least, old ones for the one before.
-const VERSIONS: [&str; 13] =
-    ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"];
+const VERSIONS: [&str; 20] = [
+    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+    "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+];
 
 pub(super) fn routes(routes: &mut Routes) {
     // A token may come along; nothing here depends on it, so it is not checked.
