@@ -86,21 +86,16 @@ pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec
     .collect()
 }
 
-/// Up to `limit` rooms the user is in, or was and did not forget, with numbers below `number`, the newest first: number
-/// and id. `only`: of these alone.
-pub(crate) fn seen_below(
-    sql: &dyn Sql,
-    number: u64,
-    only: Option<&[OwnedRoomId]>,
-    limit: u64,
-) -> Result<Vec<(u64, String)>, Fault> {
+/// The rooms the user is in, or was and did not forget: number, the position that is known of the room beside the moves, and
+/// id. `only`: of these alone.
+pub(crate) fn seen(sql: &dyn Sql, only: Option<&[OwnedRoomId]>) -> Result<Vec<(u64, u64, String)>, Fault> {
     sql.query(
-        "SELECT number, room_id FROM room WHERE number < ?1 AND membership IN ('join', 'leave', 'ban')
-         AND (?2 IS NULL OR room_id IN (SELECT value FROM json_each(?2))) ORDER BY number DESC LIMIT ?3",
-        &[number.into(), only.map(serde_json::to_string).transpose()?.as_deref().into(), limit.into()],
+        "SELECT number, max(effect, told), room_id FROM room WHERE membership IN ('join', 'leave', 'ban')
+         AND (?1 IS NULL OR room_id IN (SELECT value FROM json_each(?1))) ORDER BY number",
+        &[only.map(serde_json::to_string).transpose()?.as_deref().into()],
     )?
     .into_iter()
-    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .map(|mut row| Ok((row.unsigned(0)?, row.unsigned(1)?, row.text(2)?)))
     .collect()
 }
 
@@ -123,6 +118,22 @@ pub(crate) fn joined_among(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<Vec<S
     .into_iter()
     .map(|mut row| row.text(0))
     .collect()
+}
+
+/// A room that the user is invited to.
+#[derive(Debug)]
+pub(crate) struct InvitedRoom {
+    pub room_id: String,
+    pub effect: u64,
+    /// The invitation, where another server told of it.
+    pub asked: Option<String>,
+}
+
+pub(crate) fn invited(sql: &dyn Sql) -> Result<Vec<InvitedRoom>, Fault> {
+    sql.query("SELECT room_id, effect, asked FROM room WHERE membership = 'invite' ORDER BY number", &[])?
+        .into_iter()
+        .map(|mut row| Ok(InvitedRoom { room_id: row.text(0)?, effect: row.unsigned(1)?, asked: row.text_or_null(2)? }))
+        .collect()
 }
 
 /// The stripped state of a room of which the user has this membership.

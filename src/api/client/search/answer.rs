@@ -91,7 +91,7 @@ impl Answer<'_> {
 
     /// The results, each room's asked for at once.
     async fn shown(&self) -> HashMap<(OwnedRoomId, u64), SearchResult> {
-        let Searching { cx, bearer, criteria } = self.searching;
+        let Searching { cx, bearer, criteria, .. } = self.searching;
         let rooms = &self.found.rooms;
         let mut positions: BTreeMap<&OwnedRoomId, Vec<u64>> = BTreeMap::new();
         for it in &self.found.matches {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A `next_batch`. Whoever changes one sees nothing but what they may see anyway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Token {
-    /// The part of the rooms.
+    /// The part of the rooms: since when nothing has happened in them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below: Option<u64>,
     /// The last match of the page before.
