@@ -82,7 +82,20 @@ fn what_a_room_is_asked_for_them() {
 
 #[test]
 fn what_is_listed() {
-    pinned(&user::GetNotifyingRooms { token_hash: "h".into() }, json!({ "token_hash": "h" }));
+    let invitations = user::WantedInvitations { before: Some((7, "!room:a".into())), limit: 5, only_highlights: true };
+    pinned(
+        &user::GetNotifyingRooms { token_hash: "h".into(), invitations: Some(invitations) },
+        json!({
+            "token_hash": "h", "invitations": { "before": [7, "!room:a"], "limit": 5, "only_highlights": true },
+        }),
+    );
+    pinned(&user::GetNotifyingRooms { token_hash: "h".into(), invitations: None }, json!({ "token_hash": "h" }));
+    pinned_reply::<user::GetNotifyingRooms>(json!({
+        "device": "D", "invitations": [{
+            "room_id": "!room:a",
+            "notification": { "position": 5, "event": { "type": "m.room.member" }, "actions": ["notify"], "read": false },
+        }],
+    }));
     pinned_reply::<user::GetNotifyingRooms>(json!({ "device": "D", "rooms": ["!room:a"], "push_rules": {} }));
     let list = |before, only_highlights| rooms::ListNotifications {
         user: alice(),

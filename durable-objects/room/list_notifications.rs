@@ -20,6 +20,7 @@ use super::{
     append::room_id,
     ephemeral::own_receipts,
     messages::Direction,
+    store,
     unread::{self, Looking, Read, SCAN_MAX},
     viewer::Viewer,
     walk::Walk,
@@ -32,7 +33,7 @@ const NOTIFICATIONS_MAX: u64 = 100;
 const REPLY_BYTES_MAX: usize = 128 * 1024;
 
 /// The newest events before a position that the user is notified of, by their rules and the room as it is now: those since
-/// they joined.
+/// they joined; their invitation, while they have one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListNotifications {
     pub user: OwnedUserId,
@@ -84,8 +85,12 @@ impl Room {
         call: ListNotifications,
     ) -> Result<ListedNotifications, Error> {
         let mut listed = ListedNotifications::default();
-        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
-        let Some((MembershipState::Join, _)) = viewer.membership() else { return Ok(listed) };
+        let viewer = Viewer::load(sql, call.user.clone(), call.device.clone())?.ignoring(call.ignored.clone());
+        match viewer.membership() {
+            Some((MembershipState::Join, _)) => {}
+            Some((MembershipState::Invite, _)) => return self.listed_invitation(sql, cx, &viewer, &call),
+            _ => return Ok(listed),
+        }
         let own = own_receipts(sql, viewer.user.as_str())?;
         let rules = call.push_rules.as_ref();
         let head = own.first().map_or(0, |newest| newest.position).max(self.heads(sql)?.public);
@@ -114,6 +119,30 @@ impl Room {
                 listed.looked_from = Some(event.position);
                 break;
             }
+        }
+        Ok(listed)
+    }
+
+    /// The invitation that the user has.
+    fn listed_invitation(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        viewer: &Viewer,
+        call: &ListNotifications,
+    ) -> Result<ListedNotifications, Error> {
+        let mut listed = ListedNotifications::default();
+        let invitation = store::state::current(sql, "m.room.member", viewer.user.as_str())?
+            .filter(|event| call.before.is_none_or(|before| event.position < before))
+            .filter(|event| !viewer.ignored().iter().any(|ignored| ignored == event.pdu.sender()));
+        let Some(event) = invitation else { return Ok(listed) };
+        let room_id = room_id(cx)?;
+        let mut looking = Looking::new(self, sql, &room_id, viewer, Read::new(viewer, &[]), call.push_rules.as_ref());
+        let actions = looking.judges(&event)?.map(<[Action]>::to_vec);
+        if let Some(actions) = actions.filter(|actions| !call.only_highlights || Verdict::of(actions).highlight) {
+            let shown = viewer.sees(sql, cx, &event, false)?;
+            let position = event.position;
+            listed.notifications.push(ListedNotification { position, event: shown, actions, read: false });
         }
         Ok(listed)
     }

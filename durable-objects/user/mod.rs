@@ -143,7 +143,7 @@ pub use login_token::{AddLoginToken, LogInByToken};
 pub use membership_changed::{Elsewhere, JoinedRooms, MembershipChanged};
 pub use moderation::{GetModeration, GetSessions, Moderate, Moderation};
 pub use notices::{GetNoticeRoom, SetNoticeRoom};
-pub use notifying_rooms::{GetNotifyingRooms, NotifyingRooms};
+pub use notifying_rooms::{GetNotifyingRooms, ListedInvitation, NotifyingRooms, WantedInvitations};
 pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
 pub use own_device_lists::GetOwnDeviceLists;

@@ -416,7 +416,7 @@ fn owed_room(
 ) -> Result<Option<OwedRoom>, Error> {
     let Ok(room_id) = OwnedRoomId::try_from(owed.room_id.as_str()) else { return Ok(None) };
     let invitation = match owed.membership.as_str() {
-        "invite" => Some(invitation(sql, cx, &room_id, &owed, changes)?),
+        "invite" => Some(invitation(sql, cx, &room_id, (owed.owed, owed.invitation.as_deref()), changes)?),
         // There is nothing to be read where the user is not, and may never have been.
         "leave" | "ban" | "knock" | store::rooms::FORGOTTEN => {
             Some(Notifications { to: owed.owed, ..Notifications::default() })
@@ -428,12 +428,13 @@ fn owed_room(
     Ok(Some(OwedRoom { number, room_id, after: told, badge: badge.into(), is_first, invitation }))
 }
 
-/// What an invitation tells, by what the user was shown of the room: it need not be here.
-fn invitation(
+/// What an invitation tells, by what the user was shown of the room: it need not be here. It has its position and, if that
+/// is known, its event's id, without which it tells nothing.
+pub(super) fn invitation(
     sql: &dyn Sql,
     cx: &Cx<'_>,
     room_id: &OwnedRoomId,
-    owed: &Owed,
+    (position, event_id): (u64, Option<&str>),
     changes: Option<&Ruleset>,
 ) -> Result<Notifications, Error> {
     #[derive(Deserialize)]
@@ -449,7 +450,7 @@ fn invitation(
         name: Option<String>,
         alias: Option<String>,
     }
-    let mut told = Notifications { to: owed.owed, ..Notifications::default() };
+    let mut told = Notifications { to: position, ..Notifications::default() };
     let user_id = own_id(cx)?;
     let state = store::rooms::stripped_state(sql, room_id.as_str(), "invite")?;
     let shown: Vec<Shown> = state.and_then(|state| serde_json::from_str(&state).ok()).unwrap_or_default();
@@ -457,7 +458,7 @@ fn invitation(
     let find = |event_type: &str, state_key: &str| {
         shown.iter().rfind(|event| event.event_type == event_type && event.state_key == state_key)
     };
-    let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), &owed.invitation) else {
+    let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), event_id) else {
         return Ok(told);
     };
     if ignored_users(sql)?.contains(&invite.sender) || blocks_invites(sql)? {
@@ -486,8 +487,8 @@ fn invitation(
     let inviter = find("m.room.member", invite.sender.as_str());
     let profile = inviter.and_then(|event| serde_json::from_str::<MemberProfile>(event.content.get()).ok());
     told.notifications.push(Notification {
-        position: owed.owed,
-        event_id: event_id.as_str().try_into().ok(),
+        position,
+        event_id: event_id.try_into().ok(),
         event_type: invite.event_type.clone(),
         sender: invite.sender.clone(),
         sender_display_name: profile.and_then(|profile| profile.displayname),

@@ -5,6 +5,7 @@ use harness::{Server, User, Value, json, on_each_host, query};
 on_each_host![
     what_notified_is_listed_the_newest_first,
     pages_hold_everything_once,
+    an_invitation_is_listed_while_it_stands,
     what_was_read_is_listed_as_read,
     highlights_may_be_asked_for_alone,
     what_notifies_nobody_is_not_listed,
@@ -67,6 +68,41 @@ fn pages_hold_everything_once(server: &Server) {
         }
         assert_eq!(found, said, "by {limit}");
     }
+}
+
+fn an_invitation_is_listed_while_it_stands(server: &Server) {
+    let [alice, bob, carol] = three(server);
+    let room = alice.creates_room_with(&[&bob, &carol]);
+    let before = alice.sends(&room, "before");
+    let other = alice.creates_room(json!({}));
+    alice.invites(&other, &bob).ok();
+    let state = alice.full_state(&other).ok();
+    let of_bob = state.as_array().expect("state").iter().find(|event| event["state_key"] == *bob.id);
+    let invitation = of_bob.expect("the invitation")["event_id"].as_str().expect("an id").to_owned();
+    let after = alice.sends(&room, "after");
+    let listed = lists(&bob, &[]);
+    let all = ids(&listed);
+    assert_eq!(all.len(), 3, "{listed}");
+    assert!([&before, &invitation, &after].into_iter().all(|id| all.contains(id)), "{listed}");
+    let times: Vec<_> = notifications(&listed).iter().map(|it| it["ts"].as_u64()).collect();
+    assert!(times.is_sorted_by(|one, other| one >= other), "{times:?}");
+    let told = notifications(&listed).into_iter().find(|it| it["room_id"] == *other).expect("the invitation");
+    assert_eq!((&told["read"], &told["event"]["content"]["membership"]), (&json!(false), &json!("invite")));
+    // Page by page each is there once.
+    let (mut paged, mut from) =
+        (ids(&lists(&bob, &[("limit", "1")])), lists(&bob, &[("limit", "1")])["next_token"].clone());
+    while let Some(next) = from.as_str() {
+        let page = lists(&bob, &[("limit", "1"), ("from", next)]);
+        paged.extend(ids(&page));
+        from = page["next_token"].clone();
+    }
+    assert_eq!(paged, all);
+    assert_eq!(ids(&lists(&bob, &[("only", "highlight")])), [""; 0]);
+    bob.ignores(&alice);
+    assert_eq!(ids(&lists(&bob, &[])), [""; 0]);
+    bob.put(&format!("/user/{}/account_data/m.ignored_user_list", bob.id), json!({ "ignored_users": {} })).ok();
+    bob.leaves(&other).ok();
+    assert_eq!(ids(&lists(&bob, &[])).len(), 2, "it was turned down");
 }
 
 fn what_was_read_is_listed_as_read(server: &Server) {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use actors::{
     room::{ListNotifications, ListedNotification, ListedNotifications},
-    user::{GetNotifyingRooms, NotifyingRooms},
+    user::{GetNotifyingRooms, ListedInvitation, NotifyingRooms, WantedInvitations},
 };
 use domain::{Refusal, push::for_room};
 use futures_util::future::join_all;
@@ -66,9 +66,17 @@ async fn list(cx: &Context, bearer: Bearer, request: Request) -> Result<Vec<u8>,
     let from = request.from.as_deref().map(Place::parse).transpose()?;
     let limit = request.limit.map_or(NOTIFICATIONS_DEFAULT, u64::from).clamp(1, NOTIFICATIONS_MAX);
     let only_highlights = request.only.as_deref() == Some("highlight");
-    let NotifyingRooms { device, rooms, ignored, push_rules } =
-        bearer.call(cx, &GetNotifyingRooms { token_hash: bearer.token_hash.clone() }).await?;
+    let invitations = WantedInvitations {
+        before: from.as_ref().map(|place| (place.position, place.room_id.clone())),
+        // One more than wanted says that there are more.
+        limit: limit.saturating_add(1),
+        only_highlights,
+    };
+    let call = GetNotifyingRooms { token_hash: bearer.token_hash.clone(), invitations: Some(invitations) };
+    let NotifyingRooms { device, rooms, invitations, ignored, push_rules } = bearer.call(cx, &call).await?;
     let mut newest = Newest { found: Vec::new(), limit: usize::try_from(limit).unwrap_or(usize::MAX), looked_from: 0 };
+    let invitations = invitations.into_iter().map(|ListedInvitation { room_id, notification }| (room_id, notification));
+    newest.found.extend(invitations);
     for rooms in rooms.chunks(ROOMS_AT_ONCE) {
         let (from, device, ignored, push_rules) = (from.as_ref(), &device, &ignored, push_rules.as_ref());
         let asked = rooms.iter().map(|room_id| {

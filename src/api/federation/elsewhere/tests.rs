@@ -145,6 +145,40 @@ fn what_ended_an_invitation_is_told() {
 }
 
 #[test]
+fn an_invitation_from_elsewhere_is_among_the_notifications() {
+    let story = Story::begins(&[]);
+    let lists = |query: &str| {
+        let (status, listed) = story.server.get(&format!("/_matrix/client/v3/notifications?{query}"), &story.alice);
+        assert_eq!(status, StatusCode::OK, "{listed}");
+        listed
+    };
+    assert_eq!(lists(""), json!({ "notifications": [] }));
+    story.invites();
+    let listed = lists("limit=1");
+    let told = &listed["notifications"][0];
+    assert_eq!((&told["room_id"], &told["read"], &listed["next_token"]), (&json!(THEIRS), &json!(false), &Value::Null));
+    let event = &told["event"];
+    let id = story.membership("invite").event_id().to_string();
+    assert_eq!(
+        (&event["event_id"], &event["sender"], &event["state_key"]),
+        (&json!(id), &json!("@bob:b.test"), &json!(ALICE),)
+    );
+    assert_eq!((&event["type"], &event["content"]["membership"]), (&json!("m.room.member"), &json!("invite")));
+    assert!(event["origin_server_ts"].is_u64() && told["ts"].is_u64(), "{told}");
+    let position = told["ts"].as_u64().unwrap();
+    for (from, count) in
+        [(format!("{position}_{THEIRS}"), 0), (format!("{position}_!z:z"), 1), ((position + 1).to_string(), 1)]
+    {
+        let listed = lists(&format!("from={}", encoded(&from)));
+        assert_eq!(listed["notifications"].as_array().unwrap().len(), count, "{from}");
+    }
+    assert_eq!(lists("only=highlight"), json!({ "notifications": [] }));
+    story.server.pass_ms(1);
+    assert_eq!(story.does("leave", THEIRS).0, StatusCode::OK);
+    assert_eq!(lists(""), json!({ "notifications": [] }));
+}
+
+#[test]
 fn a_room_that_was_left_is_entered_with_the_help_of_those_in_it() {
     for (membership, make) in [("join", "/make_join/"), ("knock", "/make_knock/")] {
         let story = Story::begins(&[]);
