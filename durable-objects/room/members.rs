@@ -119,7 +119,7 @@ impl Room {
         }
         omitted_members::check_whole(sql)?;
         let after = call.after.as_deref().unwrap_or_default();
-        let profiles = store::members::joined_profiles(sql, after, PAGE_MEMBERS_MAX)?;
+        let profiles = store::members::joined_profiles(sql, store::members::Ids::after(after), PAGE_MEMBERS_MAX)?;
         let is_last = (profiles.len() as u64) < PAGE_MEMBERS_MAX;
         let next = profiles.last().map(|profile| profile.user_id.clone()).filter(|_| !is_last);
         let joined = profiles

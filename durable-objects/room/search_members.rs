@@ -1,18 +1,28 @@
 //! Finding people among the members of the room, for who is in it, or for everybody where everybody may come in or read.
 //! Spec: Client-Server API, "User Directory".
 
+use std::collections::BTreeMap;
+
 use domain::user_search::{Rank, Term};
 use platform::{ActorKind, Sql};
 use ruma_common::OwnedUserId;
 use serde::{Deserialize, Serialize};
 
-use super::{Room, open, store};
+use super::{
+    Room, open,
+    store::{
+        self,
+        members::{Ids, LAST_CHARACTER, Profile},
+    },
+};
 use crate::{Call, Cx, Error};
 
 /// Members looked at in one read.
 const SLICE_MEMBERS: u64 = 500;
-/// Members looked at in all.
-const MEMBERS_MAX: u64 = 20_000;
+/// Members looked at whose ids begin with what is looked for.
+const BEGINNING_MAX: u64 = if cfg!(test) { 1_000 } else { 5_000 };
+/// Members looked at in all, besides.
+const MEMBERS_MAX: u64 = if cfg!(test) { 1_500 } else { 20_000 };
 /// Members that are found, at most.
 const FOUND_MAX: usize = 100;
 
@@ -69,31 +79,67 @@ impl Room {
         if !is_member && !open::is_open(sql)? {
             return Ok(FoundMembers::default());
         }
-        let term = Term::new(&call.term);
         let limit = usize::try_from(call.limit).unwrap_or(FOUND_MAX).min(FOUND_MAX);
-        let (mut found, mut limited) = (Vec::new(), false);
-        let (mut after, mut looked_at) = (String::new(), 0);
-        while looked_at < MEMBERS_MAX {
-            let members = store::members::joined_profiles(sql, &after, SLICE_MEMBERS)?;
-            let Some(last) = members.last() else { break };
-            after.clone_from(&last.user_id);
-            looked_at += SLICE_MEMBERS;
-            for member in members {
-                let store::members::Profile { user_id, display_name, avatar_url } = member;
-                let Ok(user_id) = OwnedUserId::try_from(user_id) else { continue };
-                let member = FoundMember { user_id, display_name, avatar_url };
-                if member.user_id != call.user
-                    && let Some(place) = member.place(&term)
-                {
-                    found.push((place, member));
-                }
-            }
-            found.sort_by(|(one, _), (other, _)| one.cmp(other));
-            limited |= found.len() > limit;
-            found.truncate(limit);
+        let mut search = Looking { sql, term: Term::new(&call.term), user: call.user, limit, found: BTreeMap::new() };
+        // Those whose ids begin so are found wherever they are among the members.
+        let mut left = BEGINNING_MAX;
+        for from in search.term.beginnings_of_ids().collect::<Vec<_>>() {
+            search.among(&from, &format!("{from}{LAST_CHARACTER}"), &mut left)?;
         }
-        limited |= looked_at >= MEMBERS_MAX;
-        Ok(FoundMembers { members: found.into_iter().map(|(_, member)| member).collect(), limited })
+        let mut limited = left == 0;
+        let mut left = MEMBERS_MAX;
+        search.among("", LAST_CHARACTER, &mut left)?;
+        limited |= left == 0 || search.found.len() > limit;
+        Ok(FoundMembers { members: search.found.into_values().take(limit).collect(), limited })
+    }
+}
+
+/// A look through the members.
+struct Looking<'a> {
+    sql: &'a dyn Sql,
+    term: Term,
+    /// Who looks, and does not find themselves.
+    user: OwnedUserId,
+    limit: usize,
+    /// The best, and one more than is wanted if there are more.
+    found: BTreeMap<(Rank, bool, OwnedUserId), FoundMember>,
+}
+
+impl Looking<'_> {
+    /// Looks among the members whose ids are in a range; `left`: how many may still be looked at.
+    fn among(&mut self, from: &str, before: &str, left: &mut u64) -> Result<(), Error> {
+        let (mut from, mut but) = (from.to_owned(), String::new());
+        while *left > 0 {
+            let ids = Ids { from: &from, but: &but, before };
+            let members = store::members::joined_profiles(self.sql, ids, SLICE_MEMBERS)?;
+            let Some(last) = members.last() else { break };
+            from.clone_from(&last.user_id);
+            but.clone_from(&last.user_id);
+            let is_last = (members.len() as u64) < SLICE_MEMBERS;
+            for member in members {
+                self.look_at(member);
+            }
+            if is_last {
+                break;
+            }
+            *left = left.saturating_sub(SLICE_MEMBERS);
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, member: Profile) {
+        let Profile { user_id, display_name, avatar_url } = member;
+        let Ok(user_id) = OwnedUserId::try_from(user_id) else { return };
+        let member = FoundMember { user_id, display_name, avatar_url };
+        if member.user_id == self.user {
+            return;
+        }
+        if let Some(place) = member.place(&self.term) {
+            self.found.insert(place, member);
+            if self.found.len() > self.limit.saturating_add(1) {
+                self.found.pop_last();
+            }
+        }
     }
 }
 
@@ -146,5 +192,25 @@ mod tests {
         let call = SearchMembers { term: last.user_id.to_string(), limit: 5, ..call };
         let found = world.call(room_id.as_str(), &call).unwrap();
         assert_eq!((found.members, found.limited), (vec![last], false));
+    }
+
+    #[test]
+    fn whose_id_begins_so_is_found_in_any_crowd() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "12", Preset::PublicChat);
+        world.crowds(&room_id, super::MEMBERS_MAX + 500);
+        let zoe = user_id!("@zoe:myelin.test");
+        world.changes(zoe, &room_id, zoe, MembershipAction::Join).unwrap();
+        let finds = |term: &str| {
+            let call = SearchMembers { user: alice(), term: term.to_owned(), limit: 5 };
+            let found = world.call(room_id.as_str(), &call).unwrap();
+            let ids: Vec<_> = found.members.iter().map(|member| member.user_id.to_string()).collect();
+            (ids, found.limited)
+        };
+        for term in ["zo", "@ZOE", "zoe:myelin.test", "@zoe:myelin.test", "zoe myelin"] {
+            assert_eq!(finds(term), (vec![zoe.to_string()], true), "{term}");
+        }
+        assert_eq!(finds("oe").0, [""; 0], "the middle of an id is looked for among the first only");
+        assert_eq!(finds("user").0.len(), 5, "each is found once");
     }
 }

@@ -33,6 +33,11 @@ impl Term {
         Self { whole, words }
     }
 
+    /// With what the ids of those begin whose localpart one of the words begins: as ids are made today, in lower case.
+    pub fn beginnings_of_ids(&self) -> impl Iterator<Item = String> {
+        self.words.iter().map(|word| format!("@{}", word.trim_start_matches('@')))
+    }
+
     /// How well a user fits, if at all.
     pub fn rank(&self, user_id: &UserId, display_name: Option<&str>) -> Option<Rank> {
         let (id, name) = (folded(user_id.as_str()), display_name.map(folded).unwrap_or_default());
@@ -87,6 +92,7 @@ mod tests {
         ] {
             assert_eq!(Term::new(term).rank(id, name), expected, "{term}");
         }
+        assert_eq!(Term::new("Ångs @Anders.a:x").beginnings_of_ids().collect::<Vec<_>>(), ["@angs", "@anders.a:x"]);
         assert_eq!(Term::new("jonas").rank(id, None), None);
         assert_eq!(Term::new("straße").rank(user_id!("@a:b"), Some("Straße 5")), Some(Rank::Beginning));
         assert_eq!(Term::new("ぴかちゅう").rank(user_id!("@a:b"), Some("ピカ ぴかちゅう")), Some(Rank::Beginning));

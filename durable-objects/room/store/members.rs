@@ -230,17 +230,35 @@ pub(crate) struct Profile {
     pub avatar_url: Option<String>,
 }
 
-/// The profiles of up to `limit` joined members whose ids come after `after`, by id. A field that is no text says
-/// nothing: nobody checks what others put there.
-pub(crate) fn joined_profiles(sql: &dyn Sql, after: &str, limit: u64) -> Result<Vec<Profile>, Fault> {
+/// Ids from one on up to another, that one not, in their order; `but` is not among them.
+#[derive(Clone, Copy)]
+pub(crate) struct Ids<'a> {
+    pub from: &'a str,
+    pub but: &'a str,
+    pub before: &'a str,
+}
+
+/// In the order of bytes no id goes on with a greater one.
+pub(crate) const LAST_CHARACTER: &str = "\u{10FFFF}";
+
+impl<'a> Ids<'a> {
+    /// All that come after one.
+    pub(crate) fn after(id: &'a str) -> Self {
+        Self { from: id, but: id, before: LAST_CHARACTER }
+    }
+}
+
+/// The profiles of the first `limit` joined members with such ids, by id. A field that is no text says nothing: nobody
+/// checks what others put there.
+pub(crate) fn joined_profiles(sql: &dyn Sql, ids: Ids<'_>, limit: u64) -> Result<Vec<Profile>, Fault> {
     sql.query(
         "SELECT user_id,
          CASE json_type(json, '$.content.displayname') WHEN 'text' THEN json_extract(json, '$.content.displayname') END,
          CASE json_type(json, '$.content.avatar_url') WHEN 'text' THEN json_extract(json, '$.content.avatar_url') END
          FROM member CROSS JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
          CROSS JOIN event ON event.position = state.position
-         WHERE user_id > ?1 AND membership = 'join' ORDER BY user_id LIMIT ?2",
-        &[after.into(), limit.into()],
+         WHERE user_id >= ?1 AND user_id <> ?2 AND user_id < ?3 AND membership = 'join' ORDER BY user_id LIMIT ?4",
+        &[ids.from.into(), ids.but.into(), ids.before.into(), limit.into()],
     )?
     .into_iter()
     .map(|mut row| {
