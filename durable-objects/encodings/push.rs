@@ -28,6 +28,10 @@ fn what_a_user_is_told_of_pushers() {
     pinned(&user::DropPusher { app_id, pushkey }, json!({ "app_id": "a", "pushkey": "k" }));
     pinned(&user::GetPushers { token_hash }, json!({ "token_hash": "h" }));
     pinned_reply::<user::GetPushers>(json!([encoded]));
+    let mut disabled = encoded.clone();
+    disabled["enabled"] = false.into();
+    disabled["device_id"] = "D".into();
+    pinned_reply::<user::GetPushers>(json!([disabled]));
     pinned(&user::TakePushes { carrier: "c".into() }, json!({ "carrier": "c" }));
     let counts = json!({ "unread": 3, "missed_calls": 1 });
     pinned_reply::<user::TakePushes>(json!({}));

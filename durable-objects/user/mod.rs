@@ -150,7 +150,7 @@ pub use own_device_lists::GetOwnDeviceLists;
 pub use password_hash::{PasswordHash, StoredPassword};
 pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use push_rules::{ChangePushRules, GetPushRules};
-pub use pushers::{DropPusher, GetPushers, RemovePusher, SetPusher};
+pub use pushers::{DropPusher, GetPushers, OwnPusher, RemovePusher, SetPusher};
 pub use pushes::{
     AcknowledgePushes, OwedPusher, OwedRoom, Pushes, ReportPushFailure, StartMail, StopPushing, TakePushes, ToldRoom,
     Unread,

@@ -3,6 +3,7 @@
 
 use domain::push::Pusher;
 use platform::{ActorKind, Sql, Tx};
+use ruma_common::OwnedDeviceId;
 use serde::{Deserialize, Serialize};
 
 use super::{User, authenticate, store};
@@ -13,6 +14,8 @@ const PUSHERS_MAX: usize = 20;
 
 /// Adds a pusher, or changes the one with its `app_id` and `pushkey`, which then belongs to the caller's device.
 ///
+/// One that does nothing but switch another device's pusher on or off leaves it to that device. What happened while it was
+/// off it is not told.
 /// One too many takes the place of the one that was set longest ago: clients leave behind what they no longer use.
 /// Refused: `UnknownToken`. Whether the pusher can be is checked before.
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +70,16 @@ pub struct GetPushers {
 impl Call for GetPushers {
     const ACTOR: ActorKind = ActorKind::User;
     const NAME: &'static str = "get_pushers";
-    type Reply = Vec<Pusher>;
+    type Reply = Vec<OwnPusher>;
+}
+
+/// A pusher and the device that made it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OwnPusher {
+    #[serde(flatten)]
+    pub pusher: Pusher,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<OwnedDeviceId>,
 }
 
 impl User {
@@ -75,8 +87,20 @@ impl User {
         let device_id = authenticate(&**tx, cx, &call.token_hash)?;
         let all = store::pushers::all(&**tx)?;
         let is_it = |known: &Pusher| known.app_id == call.pusher.app_id && known.pushkey == call.pusher.pushkey;
-        match all.iter().find(|known| is_it(&known.pusher)) {
+        let known = all.iter().find(|known| is_it(&known.pusher));
+        let device_id = match known {
+            Some(known) if known.pusher.enabled != call.pusher.enabled && is_switched(&known.pusher, &call.pusher) => {
+                known.device_id.as_str().into()
+            }
+            _ => device_id,
+        };
+        match known {
             Some(known) if known.pusher == call.pusher && known.device_id == device_id.as_str() => return Ok(()),
+            // As if it came now: what was before is not for it.
+            Some(known) if call.pusher.enabled && !known.pusher.enabled => {
+                store::pushers::remove(tx, &known.pusher.app_id, &known.pusher.pushkey)?;
+                store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?;
+            }
             Some(known) => store::pushers::update(tx, known.id, &device_id, &call.pusher, cx.now_ms)?,
             None => {
                 if let Some(oldest) =
@@ -101,8 +125,14 @@ impl User {
         Ok(store::pushers::remove(tx, &call.app_id, &call.pushkey)?)
     }
 
-    pub(super) fn pushers(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetPushers) -> Result<Vec<Pusher>, Error> {
+    pub(super) fn pushers(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetPushers) -> Result<Vec<OwnPusher>, Error> {
         authenticate(sql, cx, &call.token_hash)?;
-        Ok(store::pushers::all(sql)?.into_iter().map(|stored| stored.pusher).collect())
+        let all = store::pushers::all(sql)?.into_iter();
+        Ok(all.map(|stored| OwnPusher { pusher: stored.pusher, device_id: Some(stored.device_id.into()) }).collect())
     }
+}
+
+/// Whether nothing else changes of a pusher than whether it is sent anything.
+fn is_switched(known: &Pusher, set: &Pusher) -> bool {
+    *set == Pusher { enabled: set.enabled, ..known.clone() }
 }

@@ -320,7 +320,7 @@ impl User {
         let changes = push_rules::changes(sql)?;
         let mut pushers = Vec::new();
         for stored in store::pushers::all(sql)? {
-            if stored.not_before_ms <= cx.now_ms {
+            if stored.pusher.enabled && stored.not_before_ms <= cx.now_ms {
                 pushers.extend(owed_pusher(sql, cx, stored, changes.as_ref())?);
             }
         }

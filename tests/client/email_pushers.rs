@@ -66,6 +66,8 @@ fn mail_tells_what_is_unread_until_it_is_not_wanted(server: &Server) {
     alice.post("/pushers/set", pusher(&email)).ok();
     let mut shown = pusher(&email);
     shown.as_object_mut().expect("an object").remove("append");
+    shown["org.matrix.msc3881.enabled"] = true.into();
+    shown["org.matrix.msc3881.device_id"] = json!(alice.device_id);
     assert_eq!(pushers(&alice), [shown]);
     bob.sends(&room, "is there any tea left");
     let mail = here.mailbox.takes(&email);

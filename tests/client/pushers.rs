@@ -14,6 +14,7 @@ on_each_host![
     an_invitation_is_pushed,
     a_user_whom_nobody_waits_for_is_told_all_the_same,
     a_rejected_pusher_is_removed,
+    a_pusher_is_switched_off_and_on_from_another_device,
     a_pusher_goes_with_its_device,
     a_pusher_goes_with_a_changed_password,
     a_key_is_one_users,
@@ -22,6 +23,8 @@ on_each_host![
 ];
 
 const APP: &str = "org.example.app.ios";
+const ENABLED: &str = "org.matrix.msc3881.enabled";
+const DEVICE: &str = "org.matrix.msc3881.device_id";
 
 /// A server that reaches gateways on this machine; shared by these stories.
 fn ours(server: &Server) -> &'static Server {
@@ -44,8 +47,19 @@ fn removes(user: &User, pushkey: &str) {
     sets(user, &json!({ "kind": null, "app_id": APP, "pushkey": pushkey }));
 }
 
-fn pushers(user: &User) -> Vec<Value> {
+/// The user's pushers as they are shown: with what MSC3881 adds.
+fn shown(user: &User) -> Vec<Value> {
     user.get("/pushers").ok()["pushers"].as_array().expect("a list").clone()
+}
+
+/// The user's pushers, as they were set.
+fn pushers(user: &User) -> Vec<Value> {
+    let mut pushers = shown(user);
+    for pusher in pushers.iter_mut().filter_map(Value::as_object_mut) {
+        let added = [pusher.remove(ENABLED), pusher.remove(DEVICE)];
+        assert!(added.iter().all(Option::is_some), "{pusher:?}");
+    }
+    pushers
 }
 
 fn keys(user: &User) -> Vec<String> {
@@ -279,6 +293,47 @@ fn a_rejected_pusher_is_removed(server: &Server) {
     // Set anew, it is told of what comes then, and the other was told all along.
     sets(&bob, &pusher(&gateway, &bob.id));
     gateway.takes_event(&alice.sends(&room, "anew"));
+}
+
+/// MSC3881: a device may be silent without losing its pusher.
+fn a_pusher_is_switched_off_and_on_from_another_device(server: &Server) {
+    let (server, gateway) = (ours(server), Gateway::starts());
+    let (alice, bob, room) = three(server, &gateway);
+    let laptop = bob.logs_in_again();
+    let of_laptop = format!("laptop of {}", bob.id);
+    sets(&laptop, &pusher(&gateway, &of_laptop));
+    let phones = shown(&laptop).remove(0);
+    assert_eq!((&phones[ENABLED], &phones[DEVICE]), (&json!(true), &json!(bob.device_id)));
+    let switches = |enabled: bool| {
+        let mut pusher = phones.clone();
+        pusher[ENABLED] = enabled.into();
+        sets(&laptop, &pusher);
+        server.evicts("user", &bob.id);
+        let mut expected = phones.clone();
+        expected[ENABLED] = enabled.into();
+        assert!(shown(&bob).contains(&expected), "it is the phone's still: {:?}", shown(&bob));
+    };
+    let told_of = |event_id: &str| {
+        let told = gateway.takes_event(event_id);
+        told["devices"].as_array().expect("devices").iter().map(|it| it["pushkey"].clone()).collect::<Vec<_>>()
+    };
+    switches(false);
+    let silent = alice.sends(&room, "silent");
+    assert_eq!(told_of(&silent), [json!(of_laptop)]);
+    let mut laptops = pusher(&gateway, &of_laptop);
+    laptops[ENABLED] = false.into();
+    sets(&laptop, &laptops);
+    switches(true);
+    let heard = alice.sends(&room, "heard");
+    assert_eq!(told_of(&heard), [json!(bob.id)]);
+    let mut odd = phones.clone();
+    odd[ENABLED] = "no".into();
+    laptop.post("/pushers/set", odd).refused(400, "M_BAD_JSON");
+    // Whatever else is changed of it makes it the laptop's.
+    let mut mine = phones;
+    mine["lang"] = "de".into();
+    sets(&laptop, &mine);
+    assert!(shown(&bob).iter().all(|pusher| pusher[DEVICE] == json!(laptop.device_id)));
 }
 
 fn a_pusher_goes_with_its_device(server: &Server) {

@@ -439,3 +439,40 @@ fn whatever_crashes_every_event_is_pushed() {
         }
     }
 }
+
+fn switches(world: &World, pushkey: &str, enabled: bool) {
+    let pusher = from_value(json!({
+        "app_id": "a", "pushkey": pushkey, "app_display_name": "App", "device_display_name": "Phone", "lang": "en",
+        "data": { "url": "https://push.test/_matrix/push/v1/notify" }, "enabled": enabled,
+    }));
+    world.call(bob().as_str(), &SetPusher { token_hash: "t".to_owned(), pusher: pusher.unwrap() }).unwrap();
+}
+
+#[test]
+fn a_pusher_that_is_switched_off_is_told_nothing_and_costs_nothing() {
+    let (world, room_id) = two(1);
+    sets_pusher(&world, "k");
+    sets_pusher(&world, "other");
+    world.settle();
+    carries(&world, "one");
+    switches(&world, "k", false);
+    world.evict(&bobs());
+    let first = speaks(&world, &room_id);
+    world.settle();
+    assert_eq!(carries(&world, "one"), [("other".to_owned(), first)]);
+    switches(&world, "other", false);
+    world.passes(MINUTE_MS);
+    let before = world.rows_of(&bobs());
+    for _ in 0..5 {
+        speaks(&world, &room_id);
+        world.passes(MINUTE_MS);
+    }
+    assert_eq!(carries(&world, "one"), []);
+    assert!(world.rows_of(&bobs()) - before <= 2, "no row for each event");
+    world.evict(&bobs());
+    switches(&world, "k", true);
+    world.evict(&bobs());
+    let heard = speaks(&world, &room_id);
+    world.settle();
+    assert_eq!(carries(&world, "one"), [("k".to_owned(), heard)], "what was before is not for it");
+}

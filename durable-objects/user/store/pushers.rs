@@ -53,19 +53,23 @@ fn stored(mut row: Row) -> Result<Stored, Fault> {
     })
 }
 
+/// Those that are sent anything.
+const ENABLED: &str = "json_extract(pusher.pusher, '$.enabled') IS NOT 0";
+
 /// All of them, the oldest first.
 pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<Stored>, Fault> {
     sql.query(&format!("{PUSHER} ORDER BY id"), &[])?.into_iter().map(stored).collect()
 }
 
-/// Whether there is any.
+/// Whether there is any that is sent anything.
 pub(crate) fn is_any(sql: &dyn Sql) -> Result<bool, Fault> {
-    Ok(!sql.query("SELECT 1 FROM pusher LIMIT 1", &[])?.is_empty())
+    Ok(!sql.query(&format!("SELECT 1 FROM pusher WHERE {ENABLED} LIMIT 1"), &[])?.is_empty())
 }
 
-/// Whether there is any that sends mail.
+/// Whether there is any of these that sends mail.
 pub(crate) fn is_any_email(sql: &dyn Sql) -> Result<bool, Fault> {
-    let rows = sql.query("SELECT 1 FROM pusher WHERE json_extract(pusher, '$.kind') = 'email' LIMIT 1", &[])?;
+    let of_mail = format!("SELECT 1 FROM pusher WHERE json_extract(pusher, '$.kind') = 'email' AND {ENABLED} LIMIT 1");
+    let rows = sql.query(&of_mail, &[])?;
     Ok(!rows.is_empty())
 }
 
@@ -135,13 +139,15 @@ fn forget_pushed(tx: &Tx<'_>, removed: Vec<Row>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Owes every pusher what is in a room up to a position, and answers whether that was news.
+/// Owes every pusher that is sent anything what is in a room up to a position, and answers whether that was news.
 pub(crate) fn owe(tx: &Tx<'_>, room: u64, position: u64, invitation: Option<&EventId>) -> Result<bool, Fault> {
     let rows = tx.execute(
-        "INSERT INTO pushed (pusher, room, owed, told, unread, missed_calls, invitation)
-         SELECT id, ?1, ?2, id - ?4, 0, 0, ?3 FROM pusher WHERE id - ?4 < ?2
-         ON CONFLICT (pusher, room) DO UPDATE SET owed = excluded.owed, invitation = excluded.invitation
-         WHERE excluded.owed > max(pushed.told, pushed.owed) RETURNING 1",
+        &format!(
+            "INSERT INTO pushed (pusher, room, owed, told, unread, missed_calls, invitation)
+             SELECT id, ?1, ?2, id - ?4, 0, 0, ?3 FROM pusher WHERE id - ?4 < ?2 AND {ENABLED}
+             ON CONFLICT (pusher, room) DO UPDATE SET owed = excluded.owed, invitation = excluded.invitation
+             WHERE excluded.owed > max(pushed.told, pushed.owed) RETURNING 1"
+        ),
         &[room.into(), position.into(), invitation.map(EventId::as_str).into(), CLOCKS_APART_MS.into()],
     )?;
     Ok(!rows.is_empty())
@@ -160,8 +166,10 @@ pub(crate) fn owe_end(tx: &Tx<'_>, room: u64, position: u64) -> Result<bool, Fau
 /// When the first of the pushers that are owed anything may be tried, in milliseconds since the Unix epoch.
 pub(crate) fn next_ms(sql: &dyn Sql) -> Result<Option<u64>, Fault> {
     let rows = sql.query(
-        "SELECT min(not_before_ms) FROM pusher WHERE asked_to IS NOT NULL
-             OR EXISTS (SELECT 1 FROM pushed WHERE pushed.pusher = pusher.id AND owed > told)",
+        &format!(
+            "SELECT min(not_before_ms) FROM pusher WHERE {ENABLED} AND (asked_to IS NOT NULL
+                 OR EXISTS (SELECT 1 FROM pushed WHERE pushed.pusher = pusher.id AND owed > told))"
+        ),
         &[],
     )?;
     rows.into_iter().next().map_or(Ok(None), |mut row| row.unsigned_or_null(0))

@@ -1,12 +1,13 @@
 //! Spec: "Push Notifications", `/pushers`.
 
-use actors::user::{DropPusher, GetPushers, RemovePusher, SetPusher};
+use actors::user::{DropPusher, GetPushers, OwnPusher, RemovePusher, SetPusher};
 use bytes::Bytes;
 use domain::{
     Refusal,
     push::{Pusher, PusherKind, check_key},
 };
 use http::{Method, Request, Response, StatusCode};
+use ruma_common::OwnedDeviceId;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -29,21 +30,47 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 async fn get(cx: &Context, bearer: Bearer, _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
-    #[derive(Serialize)]
-    struct Shown {
-        #[serde(flatten)]
-        pusher: Map<String, Value>,
-        kind: &'static str,
-    }
     let pushers = bearer.call(cx, &GetPushers { token_hash: bearer.token_hash.clone() }).await?;
-    let shown = pushers.into_iter().map(|pusher| {
-        let kind = pusher.kind.as_str();
-        let mut pusher: Map<String, Value> = serde_json::from_value(serde_json::to_value(pusher)?)?;
-        pusher.remove("kind");
-        Ok(Shown { pusher, kind })
-    });
-    let shown = shown.collect::<Result<Vec<_>, serde_json::Error>>()?;
+    let shown: Vec<Shown> = pushers.into_iter().map(Shown::from).collect();
     Ok(failure::json(StatusCode::OK, &json!({ "pushers": shown })))
+}
+
+/// A pusher as it is shown.
+#[derive(Serialize)]
+struct Shown {
+    kind: &'static str,
+    app_id: String,
+    pushkey: String,
+    app_display_name: String,
+    device_display_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile_tag: Option<String>,
+    lang: String,
+    data: Map<String, Value>,
+    #[serde(rename = "org.matrix.msc3881.enabled")]
+    enabled: bool,
+    #[serde(rename = "org.matrix.msc3881.device_id", skip_serializing_if = "Option::is_none")]
+    device_id: Option<OwnedDeviceId>,
+}
+
+impl From<OwnPusher> for Shown {
+    fn from(OwnPusher { pusher, device_id }: OwnPusher) -> Self {
+        let Pusher { kind, app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data, enabled } =
+            pusher;
+        let kind = kind.as_str();
+        Self {
+            kind,
+            app_id,
+            pushkey,
+            app_display_name,
+            device_display_name,
+            profile_tag,
+            lang,
+            data,
+            enabled,
+            device_id,
+        }
+    }
 }
 
 /// A pusher as it is sent.
@@ -61,6 +88,9 @@ struct Sent {
     data: Option<Map<String, Value>>,
     #[serde(default)]
     append: Option<bool>,
+    /// MSC3881. Which device has the pusher is not the client's to say.
+    #[serde(rename = "org.matrix.msc3881.enabled")]
+    enabled: Option<bool>,
 }
 
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
@@ -101,8 +131,17 @@ async fn set(
             };
             let profile_tag = sent.profile_tag;
             let kind = if kind == "email" { PusherKind::Email } else { PusherKind::Http };
-            let pusher =
-                Pusher { kind, app_id, pushkey, app_display_name, device_display_name, profile_tag, lang, data };
+            let pusher = Pusher {
+                kind,
+                app_id,
+                pushkey,
+                app_display_name,
+                device_display_name,
+                profile_tag,
+                lang,
+                data,
+                enabled: sent.enabled.unwrap_or(true),
+            };
             pusher.check()?;
             if kind == PusherKind::Email {
                 check_email(cx, &bearer, &pusher).await?;

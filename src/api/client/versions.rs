@@ -32,10 +32,12 @@ async fn versions(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Res
         "org.matrix.msc3827.stable": true,
         "uk.tcpip.msc4133.stable": true,
         "uk.half-shot.msc2666.query_mutual_rooms.stable": true,
-        // Administrators lock and suspend accounts.
-        "uk.timedout.msc4323": true,
         // The last by its former path: this is what Element Web, Cinny and NeoChat ask for.
         "uk.half-shot.msc2666.query_mutual_rooms": true,
+        // Pushers are switched off and on, those of other devices, too: Element Web knows it by this name alone.
+        "org.matrix.msc3881": true,
+        // Administrators lock and suspend accounts.
+        "uk.timedout.msc4323": true,
         // Without this, or v1.11 whole, it asks the deprecated endpoints for media, which do not have what needs a token.
         "org.matrix.msc3916.stable": true,
     });

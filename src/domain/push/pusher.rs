@@ -60,6 +60,18 @@ pub struct Pusher {
     pub lang: String,
     /// With its `url`, and whatever else the client has to say to its gateway.
     pub data: Map<String, Value>,
+    /// Whether anything is sent. MSC3881.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_yes(enabled: &bool) -> bool {
+    *enabled
 }
 
 /// Where a push gateway is.
