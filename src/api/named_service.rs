@@ -26,6 +26,21 @@ pub(crate) struct Post<'a> {
 }
 
 impl Post<'_> {
+    /// Whether it was taken, whatever is said of that; within, what kept it from being so, to be logged.
+    ///
+    /// # Errors
+    /// As [`Post::asks`].
+    pub(crate) async fn is_taken(self, cx: &Context) -> Result<Result<(), String>, Fault> {
+        let outcome = match cx.send(self.request()?).await {
+            Ok(response) => response.whole().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(outcome.and_then(|(status, ..)| match status.is_success() {
+            true => Ok(()),
+            false => Err(format!("it answers {status}")),
+        }))
+    }
+
     /// The answer; within, what kept it from coming, to be logged.
     ///
     /// # Errors

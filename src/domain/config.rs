@@ -27,7 +27,7 @@ use accounts::{parse_password_hash_cost, parse_registration};
 pub use error::ConfigError;
 use federation::parse_address_ranges;
 pub use federation::{ConnectTo, DnsOverrides, Federation, OutgoingRules, PrivateAddress};
-pub use mail::{Mail, MailEncryption};
+pub use mail::{HttpMailer, Mail, MailEncryption, MailVia, Smtp};
 pub use media_quota::MediaQuota;
 use media_quota::{UPLOAD_SIZE_MAX, parse_days_ms, parse_size};
 pub use secret::Secret;
@@ -302,7 +302,7 @@ impl Config {
             "the hosts it does not fetch from for that: names or addresses separated by commas, in which * stands for any \
              text and ? for one character",
         ),
-        key("SMTP_HOST", None, "the server that takes our mail: a name or an address; without it there is no mail"),
+        key("SMTP_HOST", None, "who takes our mail: a name or an address; without it, or MAIL_URL, there is no mail"),
         key("SMTP_PORT", None, "its port; by default 465 with SMTP_ENCRYPTION=tls, and 587 otherwise"),
         key(
             "SMTP_ENCRYPTION",
@@ -311,7 +311,9 @@ impl Config {
         ),
         key("SMTP_USER", None, "who we are to it, if it asks; goes with SMTP_PASSWORD"),
         key("SMTP_PASSWORD", None, "secret. The password of SMTP_USER"),
-        key("EMAIL_FROM", None, "whom the mail is from: an address, or a name and <an address>; goes with SMTP_HOST"),
+        key("MAIL_URL", None, "instead of SMTP_HOST, where each message is sent as a POST of JSON, as the README says"),
+        key("MAIL_TOKEN", None, "secret. What we are known by there: it goes along as a bearer token"),
+        key("EMAIL_FROM", None, "whom the mail is from, if there is any: an address, or a name and <an address>"),
         key(
             "REGISTRATION_REQUIRES_EMAIL",
             Some("off"),

@@ -1,7 +1,7 @@
 //! Spec: client-server API, «Adding Account Administrative Contact Information», «Password management», «Account
 //! registration», «Email-based (identity / homeserver)», on a server that sends mail.
 
-use harness::{Answer, Client, Mailbox, PASSWORD, PerHost, Server, User, Value, json, on_each_host};
+use harness::{Answer, Client, Https, Mailbox, PASSWORD, PerHost, Reply, Server, User, Value, json, on_each_host};
 
 on_each_host![
     an_address_is_proven_and_added,
@@ -11,6 +11,7 @@ on_each_host![
     what_cannot_be_is_refused,
     a_message_that_is_not_taken_may_be_asked_for_again,
     so_many_messages_go_to_one_address,
+    mail_goes_out_by_http,
 ];
 
 /// A server with a mail server.
@@ -279,4 +280,43 @@ fn so_many_messages_go_to_one_address(server: &Server) {
         asks(&from(4), "account/3pid", &home.address("bob"), "s", attempt).ok();
     }
     asks(&from(4), "account/3pid", &home.address("bob"), "s", 1).refused(429, "M_LIMIT_EXCEEDED");
+}
+
+/// Where no mail server is, a service takes mail by HTTP.
+fn mail_goes_out_by_http(server: &Server) {
+    let mailer = Https::serves_plainly(|request| {
+        let is_known = (&*request.method, &*request.uri) == ("POST", "/v1/send?by=myelin")
+            && request.header("content-type") == Some("application/json")
+            && request.header("authorization") == Some("Bearer stamps");
+        match is_known {
+            true if request.body.contains("full@") => Reply::json(503, &json!({})),
+            // Some services say nothing.
+            true => Reply::Whole(202, Vec::new(), Vec::new()),
+            false => Reply::json(401, &json!({})),
+        }
+    });
+    let url = format!("http://127.0.0.1:{}/v1/send?by=myelin", mailer.port);
+    let settings = [("MAIL_URL", &*url), ("MAIL_TOKEN", "stamps"), ("EMAIL_FROM", "Tea House <noreply@myelin.test>")];
+    let server = Server::with(server.host(), &settings);
+    let alice = server.registers("alice");
+    assert_eq!(alice.get("/capabilities").ok()["capabilities"]["m.3pid_changes"], json!({ "enabled": true }));
+    let asked = asks(&server.anonymous(), "account/3pid", "alice@example.test", "s3cret", 1).ok();
+    let sent = mailer.takes_received().pop().expect("a message");
+    let sent: Value = serde_json::from_str(&sent.body).expect("JSON");
+    assert_eq!(
+        (&sent["from"], &sent["to"]),
+        (&json!("\"Tea House\" <noreply@myelin.test>"), &json!(["alice@example.test"]))
+    );
+    assert!(sent["subject"].as_str().is_some_and(|subject| !subject.is_empty()), "{sent}");
+    assert_eq!(sent["headers"], json!({ "Auto-Submitted": "auto-generated" }));
+    let text = sent["text"].as_str().expect("a text");
+    let link = text[text.find("http").expect("a link")..].split_whitespace().next().unwrap_or_default();
+    let path = link.replace(&server.url(), "");
+    assert_eq!(server.anonymous().get(&path).status, 200, "{link}");
+    assert_eq!(server.anonymous().send_bytes("POST", &path, &[], Some(Vec::new())).status, 200);
+    let proven = json!({ "sid": asked["sid"], "client_secret": "s3cret", "auth": alice.proof(PASSWORD) });
+    assert_eq!(alice.post("/account/3pid/add", proven).ok(), json!({}));
+    assert_eq!(addresses(&alice), ["alice@example.test"]);
+    // What it does not take may be asked for again.
+    asks(&server.anonymous(), "account/3pid", "full@example.test", "s3cret", 1).refused(502, "M_UNKNOWN");
 }

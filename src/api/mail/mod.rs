@@ -1,11 +1,17 @@
 //! Mail that the server sends: what proves that an address is somebody's, and what is unread.
 //!
-//! In scope: what a message looks like, and handing it to the server that takes our mail. Out of scope: what it is about.
+//! In scope: what a message looks like, and handing it to the server or the service that takes our mail. Out of scope: what
+//! it is about.
 
+mod http;
 mod smtp;
 pub(crate) mod validation;
 
-use domain::{Refusal, config::Mail, config::MailEncryption, contact::Email};
+use domain::{
+    Refusal,
+    config::{Mail, MailEncryption, MailVia, Smtp},
+    contact::Email,
+};
 use futures_util::future::{Either, select};
 use mail_builder::{MessageBuilder, headers::raw::Raw};
 use platform::{Fault, Peer, Scheme};
@@ -23,37 +29,58 @@ pub(crate) struct Message {
     pub unsubscribe: Option<String>,
 }
 
-/// Hands a message to the server that takes our mail.
+/// Hands a message to who takes our mail.
 ///
 /// # Errors
 /// 502 if it is not taken.
 pub(crate) async fn send(cx: &Context, mail: &Mail, to: &Email, message: Message) -> Result<(), Failure> {
-    let written = written(cx, mail, to, message)?;
-    let scheme = if mail.encryption == MailEncryption::Tls { Scheme::Https } else { Scheme::Http };
-    let peer = Peer::of_operator(scheme, &mail.host, Some(mail.port));
-    let delivery = async {
-        let wire = cx.services().outgoing.dial(&peer).await?;
-        smtp::deliver(wire, mail, cx.server_name().host(), to, &written).await
-    };
-    let outcome = match select(std::pin::pin!(delivery), std::pin::pin!(cx.pause(cx.in_time(TIMEOUT_MS)))).await {
-        Either::Left((outcome, _)) => outcome.map_err(|error| error.to_string()),
-        Either::Right(_) => Err("it took too long".to_owned()),
+    let (host, outcome) = match &mail.via {
+        MailVia::Smtp(server) => {
+            (&server.host, by_smtp(cx, server, (&mail.from, to), &written(cx, mail, to, message)?).await)
+        }
+        MailVia::Http(mailer) => (&mailer.url, http::deliver(cx, mailer, mail, to, message).await?),
     };
     outcome.map_err(|error| {
-        tracing::warn!(host = mail.host, error, "mail was not taken");
+        tracing::warn!(host, error, "mail was not taken");
         Refusal::OtherServer("The email could not be sent".to_owned()).into()
     })
 }
 
+async fn by_smtp(cx: &Context, server: &Smtp, ends: (&Email, &Email), message: &[u8]) -> Result<(), String> {
+    let scheme = if server.encryption == MailEncryption::Tls { Scheme::Https } else { Scheme::Http };
+    let peer = Peer::of_operator(scheme, &server.host, Some(server.port));
+    let delivery = async {
+        let wire = cx.services().outgoing.dial(&peer).await?;
+        smtp::deliver(wire, server, cx.server_name().host(), ends, message).await
+    };
+    match select(std::pin::pin!(delivery), std::pin::pin!(cx.pause(cx.in_time(TIMEOUT_MS)))).await {
+        Either::Left((outcome, _)) => outcome.map_err(|error| error.to_string()),
+        Either::Right(_) => Err("it took too long".to_owned()),
+    }
+}
+
+/// Of a message, beside who wrote it and to whom: header fields that say that it was written by a program, which nobody need
+/// tell that somebody is away, and how to get no more of them.
+fn fields(message: &Message) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("Auto-Submitted", "auto-generated".to_owned())];
+    if let Some(link) = &message.unsubscribe {
+        fields.push(("List-Unsubscribe", format!("<{link}>")));
+        fields.push(("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()));
+    }
+    fields
+}
+
+fn from_name(cx: &Context, mail: &Mail) -> String {
+    mail.from_name.clone().unwrap_or_else(|| cx.server_name().to_string())
+}
+
 fn written(cx: &Context, mail: &Mail, to: &Email, message: Message) -> Result<Vec<u8>, Fault> {
-    let name = mail.from_name.clone().unwrap_or_else(|| cx.server_name().to_string());
+    let name = from_name(cx, mail);
     let (_, domain) = mail.from.as_str().split_once('@').unwrap_or_default();
     let id = format!("{:032x}@{domain}", u128::from_be_bytes(cx.random()?));
     let mut builder = MessageBuilder::new();
-    if let Some(link) = message.unsubscribe {
-        builder = builder
-            .header("List-Unsubscribe", Raw::new(format!("<{link}>")))
-            .header("List-Unsubscribe-Post", Raw::new("List-Unsubscribe=One-Click"));
+    for (name, value) in fields(&message) {
+        builder = builder.header(name, Raw::new(value));
     }
     builder
         .from((name, mail.from.as_str().to_owned()))
@@ -61,8 +88,6 @@ fn written(cx: &Context, mail: &Mail, to: &Email, message: Message) -> Result<Ve
         .subject(message.subject)
         .date(cx.now_ms() / 1_000)
         .message_id(id)
-        // Nobody is to be told that somebody is away.
-        .header("Auto-Submitted", Raw::new("auto-generated"))
         .text_body(message.text)
         .write_to_vec()
         .map_err(|error| Fault::new(format!("a message: {error}")))

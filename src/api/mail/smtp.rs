@@ -3,7 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use domain::{
-    config::{Mail, MailEncryption},
+    config::{MailEncryption, Smtp},
     contact::Email,
 };
 use platform::{SendError, Wire};
@@ -35,27 +35,27 @@ struct Reply {
 /// Delivers one message over a connection that was just made, and says good-bye.
 pub(super) async fn deliver(
     wire: Box<dyn Wire>,
-    mail: &Mail,
+    server: &Smtp,
     own_name: &str,
-    to: &Email,
+    (from, to): (&Email, &Email),
     message: &[u8],
 ) -> Result<(), NotTaken> {
     let mut dialogue = Dialogue { wire, pending: Vec::new() };
     dialogue.hears("the connection", 2).await?;
     let mut offers = dialogue.greets(own_name).await?;
-    if mail.encryption == MailEncryption::StartTls {
+    if server.encryption == MailEncryption::StartTls {
         if !offers.has("STARTTLS") {
             return Err(NotTaken::NotOffered("STARTTLS"));
         }
         dialogue.says("STARTTLS", "STARTTLS", 2).await?;
-        dialogue = dialogue.encrypted(&mail.host).await?;
+        dialogue = dialogue.encrypted(&server.host).await?;
         // What was offered before anybody could have written.
         offers = dialogue.greets(own_name).await?;
     }
-    if let Some((user, password)) = &mail.credentials {
+    if let Some((user, password)) = &server.credentials {
         dialogue.logs_in(&offers, user, password.expose()).await?;
     }
-    dialogue.says("MAIL", &format!("MAIL FROM:<{}>", mail.from.as_str()), 2).await?;
+    dialogue.says("MAIL", &format!("MAIL FROM:<{}>", from.as_str()), 2).await?;
     dialogue.says("RCPT", &format!("RCPT TO:<{}>", to.as_str()), 2).await?;
     dialogue.says("DATA", "DATA", 3).await?;
     dialogue.writes(stuffed(message)).await?;
@@ -195,7 +195,11 @@ mod tests {
     use std::collections::VecDeque;
 
     use bytes::Bytes;
-    use domain::{Config, config::Mail, contact::Email};
+    use domain::{
+        Config,
+        config::{MailVia, Smtp},
+        contact::Email,
+    };
     use platform::{LocalFuture, SendError, Wire};
 
     use super::{deliver, stuffed};
@@ -238,17 +242,20 @@ mod tests {
         }
     }
 
-    fn mail(pairs: &[(&str, &str)]) -> Mail {
+    fn mail(pairs: &[(&str, &str)]) -> (Smtp, Email) {
         let least = [("SMTP_HOST", "mail.test"), ("EMAIL_FROM", "us@a.test")];
         let config: Config = config(&[&least[..], pairs].concat());
-        config.mail.unwrap()
+        let mail = config.mail.unwrap();
+        let MailVia::Smtp(server) = mail.via else { panic!("no server") };
+        (server, mail.from)
     }
 
     fn talks(pairs: &[(&str, &str)], script: &str) -> Result<(), String> {
         let lines = script.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
         let wire = Box::new(Scripted { lines });
         let to = Email::parse("alice@b.test").unwrap();
-        block_on(deliver(wire, &mail(pairs), "a.test", &to, b"Subject: hi\n\n.dot\n"))
+        let (server, from) = mail(pairs);
+        block_on(deliver(wire, &server, "a.test", (&from, &to), b"Subject: hi\n\n.dot\n"))
             .map_err(|error| error.to_string())
     }
 

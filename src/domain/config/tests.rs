@@ -36,6 +36,7 @@ fn what_is_secret_says_so() {
         "TURN_SHARED_SECRET",
         "TURN_CLOUDFLARE_API_TOKEN",
         "SMTP_PASSWORD",
+        "MAIL_TOKEN",
         "APPSERVICES",
     ];
     assert_eq!(secret.collect::<Vec<_>>(), expected);
