@@ -29,7 +29,10 @@ use ruma_client_api::{
     directory::{get_public_rooms, get_public_rooms_filtered},
     keys::{claim_keys, get_keys, upload_signatures},
     knock::knock_room,
-    media::{create_content, create_mxc_uri, get_media_preview as get_media_preview_deprecated},
+    media::{
+        create_content, create_mxc_uri, get_content, get_content_as_filename,
+        get_media_preview as get_media_preview_deprecated,
+    },
     membership::{forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
     presence::set_presence,
@@ -145,13 +148,20 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<get_public_rooms::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_public_rooms_filtered::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_media_preview::v1::Request>(&mut table, &[By::UrlPreviews]);
-    #[expect(deprecated, reason = "it costs as much by its old name")]
-    limit::<get_media_preview_deprecated::v3::Request>(&mut table, &[By::UrlPreviews]);
+    limit_deprecated_media(&mut table);
     table.extend(UNKNOWN_TO_RUMA.map(|path| ((Method::GET, path), Limits::of_any())));
     for method in [Method::GET, Method::POST] {
         table.insert((method, validation::PATH), Limits::of_any());
     }
     table
+}
+
+/// What costs as much by its old name. Ruma has some of it unlimited, the specification has not.
+#[expect(deprecated, reason = "it is served")]
+fn limit_deprecated_media(table: &mut OfEndpoints) {
+    limit::<get_media_preview_deprecated::v3::Request>(table, &[RateLimited::UrlPreviews]);
+    limit::<get_content::v3::Request>(table, &[RateLimited::Requests]);
+    limit::<get_content_as_filename::v3::Request>(table, &[RateLimited::Requests]);
 }
 
 fn limit<R: Metadata>(table: &mut OfEndpoints, limited: &'static [RateLimited]) {
