@@ -218,7 +218,7 @@ impl Forked {
             redacts: None,
         };
         let event = self.grown.world.says_elsewhere(&self.grown.room_id, &draft, &self.prev);
-        ReceiveEvent { event, state_before: None, is_unwanted: false }
+        ReceiveEvent::of(event)
     }
 
     /// Somebody is called something else on the one side, and others do something on the other.

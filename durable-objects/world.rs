@@ -279,7 +279,7 @@ impl World {
     /// with a repetition, as there.
     pub(crate) fn call<C: Call>(&self, id: &str, call: &C) -> Result<C::Reply, CallError> {
         let (to, body) = (Address::new(C::ACTOR, id), serde_json::to_vec(call).unwrap());
-        for _ in 0..20 {
+        for _ in 0..100 {
             match crate::call::open::<C>(&now(self.object(&to).call(C::NAME, &body))) {
                 Err(CallError::Fault(_)) if self.broken_statements.get() > 0 => self.evict_sometimes(&to),
                 outcome => return outcome,

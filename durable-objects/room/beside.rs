@@ -150,7 +150,7 @@ mod tests {
         }
 
         fn receives(&self, event: &CheckedEvent) -> Received {
-            let call = ReceiveEvent { event: event.clone(), state_before: None, is_unwanted: false };
+            let call = ReceiveEvent::of(event.clone());
             self.world.call(self.room_id.as_str(), &call).unwrap()
         }
 

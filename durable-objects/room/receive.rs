@@ -222,7 +222,8 @@ impl Room {
         };
         // Of what was refused by the events that it names, no more than that is held.
         if held.as_ref().is_some_and(|node| node.verdict == Verdict::Rejected) {
-            self.hold(tx, &pdu, held.as_ref(), Verdict::Rejected, &before)?;
+            self.hold(tx, &pdu, held.as_ref(), Verdict::Rejected, &before.at)?;
+            self.note_word(tx, &pdu, &before)?;
             return Ok(Received::Rejected(REFUSED_BEFORE.to_owned()));
         }
         // What was held before is what was checked before: a redacted copy must not take its place.
@@ -315,13 +316,13 @@ impl Room {
     fn told_after(&self, sql: &dyn Sql, cx: &Cx<'_>, told: &ToldState, head: u64) -> Result<StateAt, Error> {
         let before = StateAt::told(sql, head, &told.state_before)?;
         let node = store::graph::by_id(sql, &told.event_id)?;
-        let pdu = node.ok_or_else(|| Fault::new("an event that was told of is not held"))?.pdu;
-        let is_allowed = self.check(sql, cx, &pdu, &before)?.is_ok();
-        let verdict = if is_allowed { Verdict::Accepted } else { Verdict::Rejected };
-        Ok(before.after(sql, &pdu, verdict)?)
+        let Node { pdu, verdict, .. } = node.ok_or_else(|| Fault::new("an event that was told of is not held"))?;
+        let is_allowed = verdict != Verdict::Rejected && self.check(sql, cx, &pdu, &before)?.is_ok();
+        Ok(before.after(sql, &pdu, if is_allowed { Verdict::Accepted } else { Verdict::Rejected })?)
     }
 
-    /// Keeps an event that gets no place in the log, and whether it is another server's word what state was before it.
+    /// Keeps an event that gets no place in the log, if there is room, and whether it is another server's word what state
+    /// was before it.
     fn keep_beside(
         &self,
         tx: &Tx<'_>,
@@ -332,6 +333,10 @@ impl Room {
         before: &Before,
     ) -> Result<(), Error> {
         self.hold_if_there_is_room(tx, cx, pdu, held, verdict, &before.at)?;
+        self.note_word(tx, pdu, before)
+    }
+
+    fn note_word(&self, tx: &Tx<'_>, pdu: &Pdu, before: &Before) -> Result<(), Error> {
         if !before.on_word_of.is_empty() {
             store::graph::rests_on_word(tx, pdu.event_id())?;
         }

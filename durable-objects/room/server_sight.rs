@@ -148,7 +148,7 @@ mod tests {
                 &draft,
                 &self.world.newest(&self.room_id, "m.room.message", ""),
             );
-            let call = ReceiveEvent { event, state_before: None, is_unwanted: false };
+            let call = ReceiveEvent::of(event);
             assert_eq!(self.world.call(self.room_id.as_str(), &call).unwrap(), Received::Accepted);
         }
 

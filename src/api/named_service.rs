@@ -26,11 +26,11 @@ pub(crate) struct Post<'a> {
 }
 
 impl Post<'_> {
-    /// Whether it was taken, whatever is said of that; within, what kept it from being so, to be logged.
+    /// Has it taken, whatever is said of that; within, what kept it from being so, to be logged.
     ///
     /// # Errors
     /// As [`Post::asks`].
-    pub(crate) async fn is_taken(self, cx: &Context) -> Result<Result<(), String>, Fault> {
+    pub(crate) async fn delivers(self, cx: &Context) -> Result<Result<(), String>, Fault> {
         let outcome = match cx.send(self.request()?).await {
             Ok(response) => response.whole().await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),

@@ -161,7 +161,7 @@ fn a_room_without_its_members_is_spoken_in_and_made_whole() {
         MembershipAction::Join
     )));
     let said = story.says_there();
-    let receive = ReceiveEvent { event: said.clone(), state_before: None, is_unwanted: false };
+    let receive = ReceiveEvent::of(said.clone());
     assert!(is_for_later(story.near.call(room_id, &receive)));
     let intake = story.near.call(room_id, &GetIntake { server: "two.test".try_into().unwrap() }).unwrap();
     assert_eq!(intake.takes, Takes::Later);
@@ -186,7 +186,8 @@ fn a_room_without_its_members_is_spoken_in_and_made_whole() {
     };
     let mut there = story.told(false).0.into_iter().map(|event| event.event_id).collect::<Vec<_>>();
     let mut here = story.near.call(room_id, &call).unwrap().state;
-    (there.sort(), here.sort());
+    there.sort();
+    here.sort();
     assert_eq!(here, there);
     // A device that looked in between learns the room anew, and whose devices there are.
     let (next, room) = story.looks(Some(first.to));

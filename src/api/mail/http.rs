@@ -41,7 +41,7 @@ pub(super) async fn deliver(
     };
     let bearer = mailer.token.as_ref().map(|token| token.expose());
     let post = Post { url: &mailer.url, content_type: JSON, bearer, body: serde_json::to_vec(&sent)?.into() };
-    post.is_taken(cx).await
+    post.delivers(cx).await
 }
 
 /// A name as a quoted string. RFC 5322, 3.2.4.

@@ -22,7 +22,7 @@ struct Written {
 impl Written {
     fn put(&mut self, count: usize, number: u32) {
         for bit in 0..count {
-            if self.count % 8 == 0 {
+            if self.count.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             *self.bytes.last_mut().unwrap() |= ((number >> bit & 1) as u8) << (self.count % 8);
