@@ -141,6 +141,8 @@ impl<'a> Elsewhere<'a> {
 
     async fn join_through(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
         let (mut servers, mut refusal) = (self.servers.as_slice(), None);
+        // Where somebody of ours is in the room, its members are known.
+        let is_here = residence(self.cx, self.room_id).await?.here;
         loop {
             let prepared = match self.prepare("join", &MembershipState::Join, servers).await {
                 Err(Failure::Refused(last)) => return Err(refusal.unwrap_or(last).into()),
@@ -159,7 +161,9 @@ impl<'a> Elsewhere<'a> {
             }
             register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
             let mut path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
-            path.push_str("?omit_members=true");
+            if !is_here {
+                path.push_str("?omit_members=true");
+            }
             let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
             match self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(&join)?), bounds).await {
                 Ok(answer) => match self.take_in(server, answer.body, &join, &version, call_id).await {
