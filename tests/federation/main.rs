@@ -19,6 +19,7 @@ mod queries;
 mod rooms;
 mod spaces;
 mod synapse;
+mod synapse_versions;
 mod third_party_invites;
 mod user_directory;
 mod user_keys;

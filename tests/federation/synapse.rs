@@ -39,7 +39,7 @@ fn two(host: Host) -> Option<(Federated, Neighbour)> {
     Some((Federated::starts(host), there))
 }
 
-fn joins_by(user: &User, room: &str, via: &str) -> harness::Answer {
+pub fn joins_by(user: &User, room: &str, via: &str) -> harness::Answer {
     user.post(&format!("/join/{}?server_name={}&via={}", encode(room), encode(via), encode(via)), json!({}))
 }
 
