@@ -127,21 +127,30 @@ fn what_a_room_does_for_other_servers() {
             event_id: "$e".try_into().unwrap(),
             auth_chain_only: true,
             omit_members: true,
+            after: None,
         },
         json!({ "server": "one.test", "event_id": "$e", "auth_chain_only": true, "omit_members": true }),
     );
+    pinned(
+        &rooms::GetStateIds {
+            server: None,
+            event_id: "$e".try_into().unwrap(),
+            auth_chain_only: false,
+            omit_members: false,
+            after: Some(("m.x".into(), String::new())),
+        },
+        json!({ "server": null, "event_id": "$e", "after": ["m.x", ""] }),
+    );
     pinned_reply::<rooms::GetStateIds>(json!({ "state": ["$s"], "auth_chain": ["$a"], "servers": ["one.test"] }));
+    pinned_reply::<rooms::GetStateIds>(
+        json!({ "state": ["$s"], "auth_chain": [], "next": ["m.x", ""], "servers": ["one.test"] }),
+    );
     pinned(&rooms::GetHeldEvents { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
     pinned(&rooms::GetVersionForServer { server: server() }, json!({ "server": "one.test" }));
     pinned_reply::<rooms::GetVersionForServer>(json!("12"));
     pinned(&rooms::GetIntake { server: server() }, json!({ "server": "one.test" }));
     pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": "later" }));
     pinned_reply::<rooms::GetIntake>(json!({ "room_version": "12", "takes": { "never": "why" } }));
-    pinned(&rooms::TakeOmitted { carrier: "c".into() }, json!({ "carrier": "c" }));
-    pinned_reply::<rooms::TakeOmitted>(json!({ "room_version": "12", "event_id": "$e", "servers": ["one.test"] }));
-    pinned_reply::<rooms::TakeOmitted>(json!(null));
-    pinned(&rooms::CompleteState { carrier: "c".into() }, json!({ "carrier": "c" }));
-    pinned(&rooms::IsWhole {}, json!({}));
     pinned(&rooms::GiveUpJoin { join: "j".into() }, json!({ "join": "j" }));
     pinned_reply::<rooms::GetExtremities>(json!({ "event_ids": ["$e"] }));
     pinned(&rooms::GetMissing { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
@@ -381,4 +390,13 @@ fn what_waits_in_a_room() {
         json!({ "carrier": "c", "event_id": "$e", "is_judged": false, "turns_to": "$f" }),
     );
     pinned(&rooms::StopFetching { carrier: "c".into() }, json!({ "carrier": "c" }));
+}
+
+#[test]
+fn how_a_room_gets_its_members() {
+    pinned(&rooms::TakeOmitted { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned_reply::<rooms::TakeOmitted>(json!({ "room_version": "12", "event_id": "$e", "servers": ["one.test"] }));
+    pinned_reply::<rooms::TakeOmitted>(json!(null));
+    pinned(&rooms::CompleteState { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(&rooms::IsWhole {}, json!({}));
 }

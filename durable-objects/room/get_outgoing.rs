@@ -13,13 +13,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Direction, Room, omitted_members,
+    Direction, Room,
+    graph::StateAt,
+    omitted_members,
     resident::check_acl,
     retention,
     server_sight::ServerSight,
     store::{
         self,
-        graph::{Node, Verdict},
+        graph::{Key, Node, Verdict},
     },
 };
 use crate::{Call, Cx, Error};
@@ -98,13 +100,20 @@ pub struct GetStateIds {
     /// Whether members need not be told of.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub omit_members: bool,
+    /// Wanted is a page of it, and not all: what comes behind this key. The first page is behind the empty one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<(String, String)>,
 }
 
-/// A state by its ids.
+/// A state by its ids, or a page of it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct StateIds {
     pub state: Vec<OwnedEventId>,
+    /// Of these.
     pub auth_chain: Vec<OwnedEventId>,
+    /// Behind which key the next page begins; none: this was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<(String, String)>,
     /// The servers with somebody in the room.
     pub servers: Vec<String>,
     /// Whether members are left out.
@@ -260,27 +269,47 @@ impl Room {
         let before = node
             .state_before(sql)?
             .ok_or_else(|| Refusal::NotFound("the state before this event is not known here".to_owned()))?;
-        let at = store::graph::state_at(sql, before.base())?;
-        let mut state: BTreeMap<_, _> = at.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
-        state.extend(before.into_changes());
-        let mut state = state.into_iter().filter_map(|(key, event)| Some((key, event?))).collect();
-        let joining = node.pdu.state_key().unwrap_or_default();
-        let members_omitted =
-            call.omit_members && omitted_members::omit(sql, &*self.company(sql)?, joining, &mut state)?;
-        let state: Vec<OwnedEventId> = state.into_values().collect();
-        let named = if members_omitted { node.pdu.auth_events() } else { &[] };
-        let mut auth_chain = store::graph::auth_chain(sql, &[&state, named].concat())?;
-        if members_omitted {
-            // What the event itself names is in the chain, too, unless the state has it.
-            let (in_state, in_chain): (BTreeSet<_>, BTreeSet<_>) =
-                (state.iter().collect(), auth_chain.iter().collect());
-            let missing = |event_id: &&OwnedEventId| !in_state.contains(event_id) && !in_chain.contains(event_id);
-            let missing: Vec<OwnedEventId> = named.iter().filter(missing).cloned().collect();
-            auth_chain.extend(missing);
+        let is_first = call.after.as_ref().is_none_or(|after| *after == Key::default());
+        if call.omit_members
+            && is_first
+            && let Some(state) = omitted_members::without_members(sql, &before, &*self.company(sql)?, &node.pdu)?
+        {
+            return self.state_without_members(sql, cx, &node, state);
         }
+        let (state, next) = match call.after {
+            Some(after) => state_page(sql, &before, after)?,
+            None => {
+                let at = store::graph::state_at(sql, before.base())?;
+                let mut state: BTreeMap<_, _> = at.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
+                state.extend(before.into_changes());
+                (state, None)
+            }
+        };
+        let state: Vec<OwnedEventId> = state.into_values().flatten().collect();
+        let auth_chain = store::graph::auth_chain(sql, &state)?;
         let mut servers = store::servers::joined_before(sql, node.number)?;
         servers.push(cx.own_server().to_string());
-        Ok(StateIds { state, auth_chain, servers, members_omitted })
+        Ok(StateIds { state, auth_chain, next, servers, members_omitted: false })
+    }
+
+    /// An answer with this state, and the chain of what is in it and of what the event names.
+    fn state_without_members(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        node: &Node,
+        state: Vec<OwnedEventId>,
+    ) -> Result<StateIds, Error> {
+        let named = node.pdu.auth_events();
+        let mut auth_chain: BTreeSet<_> =
+            store::graph::auth_chain(sql, &[&state, named].concat())?.into_iter().collect();
+        auth_chain.extend(named.iter().cloned());
+        let in_state: BTreeSet<_> = state.iter().collect();
+        auth_chain.retain(|event_id| !in_state.contains(event_id));
+        let mut servers = store::servers::joined_before(sql, node.number)?;
+        servers.push(cx.own_server().to_string());
+        let auth_chain = auth_chain.into_iter().collect();
+        Ok(StateIds { state, auth_chain, next: None, servers, members_omitted: true })
     }
 
     pub(super) fn get_held_events(
@@ -340,6 +369,22 @@ impl Room {
         }
         Err(Refusal::Forbidden(format!("{server} is not in this room")).into())
     }
+}
+
+/// Some keys of a state, with the event that each has, if it has one.
+type StatePage = BTreeMap<Key, Option<OwnedEventId>>;
+
+/// A page of a state, behind a key, and its last one if there are more.
+pub(super) fn state_page(sql: &dyn Sql, state: &StateAt, after: Key) -> Result<(StatePage, Option<Key>), Fault> {
+    let behind = if after == Key::default() { None } else { Some(&after) };
+    let of_log = store::history::state_page(sql, state.base(), behind)?;
+    let is_last = (of_log.len() as u64) < store::history::KEYS_AT_ONCE;
+    let last = of_log.last().filter(|_| !is_last).map(|(key, _)| key.clone());
+    let is_here = |key: &Key| behind.is_none_or(|behind| key > behind) && last.as_ref().is_none_or(|last| key <= last);
+    let changes = state.changes().iter().filter(|(key, _)| is_here(key));
+    let mut page: BTreeMap<Key, Option<OwnedEventId>> = of_log.into_iter().collect();
+    page.extend(changes.map(|(key, event_id)| (key.clone(), event_id.clone())));
+    Ok((page, last))
 }
 
 /// These events and those before them, newest first, as far as they are held, and as one answer has room for them; no

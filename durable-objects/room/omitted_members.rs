@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Refusal, backoff, event::Draft};
+use domain::{Pdu, Refusal, backoff, event::Draft};
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedEventId, OwnedServerName, UserId};
 use ruma_events::TimelineEventType;
@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use super::{
     Room,
     company::Company,
+    get_outgoing::state_page,
     graph::StateAt,
     inbox,
     join_remote::STATE_AT_ONCE,
@@ -199,27 +200,42 @@ pub(super) fn note(
     Omitted { join, floor, servers, attempts: 0, not_before_ms: cx.now_ms }.keep(tx)
 }
 
-/// Leaves the members out of a state, but for those after whom clients call a room that says no name. Answers whether it
-/// did: it is not worth it where there are few. Spec: `omit_members`.
-pub(super) fn omit(
+/// The state before a join without its members, but for those after whom clients call a room that says no name; `None` where
+/// they are so few that it is not worth it. Spec: `omit_members`.
+pub(super) fn without_members(
     sql: &dyn Sql,
+    before: &StateAt,
     company: &Company,
-    joining: &str,
-    state: &mut BTreeMap<Key, OwnedEventId>,
-) -> Result<bool, Error> {
-    if state.keys().filter(|key| key.0 == MEMBER).count() < MEMBERS_MIN {
-        return Ok(false);
+    join: &Pdu,
+) -> Result<Option<Vec<OwnedEventId>>, Error> {
+    let heroes =
+        if has_name(sql, before)? { Vec::new() } else { company.heroes_for(join.state_key().unwrap_or_default()) };
+    let (mut state, mut members, mut next) = (Vec::new(), 0_usize, Some(Key::default()));
+    while let Some(after) = next {
+        let (page, following) = state_page(sql, before, after)?;
+        for (key, event) in page {
+            let Some(event_id) = event else { continue };
+            let is_member = key.0 == MEMBER;
+            members = members.saturating_add(usize::from(is_member));
+            if !is_member || heroes.contains(&key.1) {
+                state.push(event_id);
+            }
+        }
+        next = following;
     }
-    let says = |event_type: &str, field: &str| -> Result<bool, Error> {
-        let Some(event_id) = state.get(&(event_type.to_owned(), String::new())) else { return Ok(false) };
-        let Some(node) = store::graph::by_id(sql, event_id)? else { return Ok(false) };
-        let content: Map<String, Value> = node.pdu.content_as().unwrap_or_default();
-        Ok(content.get(field).and_then(Value::as_str).is_some_and(|said| !said.is_empty()))
-    };
-    let has_name = says("m.room.name", "name")? || says("m.room.canonical_alias", "alias")?;
-    let heroes = if has_name { Vec::new() } else { company.heroes_for(joining) };
-    state.retain(|key, _| key.0 != MEMBER || heroes.contains(&key.1));
-    Ok(true)
+    Ok((members >= MEMBERS_MIN).then_some(state))
+}
+
+/// Whether the room says how it is called.
+fn has_name(sql: &dyn Sql, at: &StateAt) -> Result<bool, Error> {
+    for (event_type, field) in [("m.room.name", "name"), ("m.room.canonical_alias", "alias")] {
+        let Some(event) = at.event(sql, event_type, "")? else { continue };
+        let content: Map<String, Value> = event.content_as().unwrap_or_default();
+        if content.get(field).and_then(Value::as_str).is_some_and(|said| !said.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Room {

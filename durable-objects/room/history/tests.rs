@@ -72,7 +72,13 @@ fn checked(far: &World, room_id: &RoomId, event_ids: Vec<OwnedEventId>) -> Vec<C
 
 /// The state before an event, brought to where it is needed; its ids.
 fn tells_state(far: &World, near: &World, room_id: &RoomId, event_id: &EventId) -> Vec<OwnedEventId> {
-    let call = GetStateIds { server: None, event_id: event_id.to_owned(), auth_chain_only: false, omit_members: false };
+    let call = GetStateIds {
+        server: None,
+        event_id: event_id.to_owned(),
+        auth_chain_only: false,
+        omit_members: false,
+        after: None,
+    };
     let ids = far.call(room_id.as_str(), &call).unwrap();
     let mut ahead = checked(far, room_id, ids.auth_chain.iter().chain(&ids.state).cloned().collect());
     let number = |event: &CheckedEvent| {
@@ -95,7 +101,8 @@ fn joins(far: &World, near: &World, room_id: &RoomId, version: &str) {
     let join: OwnedEventId = rows.into_iter().next().unwrap().text(0).unwrap().try_into().unwrap();
     let begin = BeginJoin { room_version: version.to_owned(), join: "join".into() };
     near.call(room_id.as_str(), &begin).unwrap();
-    let call = GetStateIds { server: None, event_id: join.clone(), auth_chain_only: false, omit_members: false };
+    let call =
+        GetStateIds { server: None, event_id: join.clone(), auth_chain_only: false, omit_members: false, after: None };
     let ids = far.call(room_id.as_str(), &call).unwrap();
     let mut first = 0;
     for (are_state, ids) in [(true, ids.state), (false, ids.auth_chain)] {

@@ -72,7 +72,13 @@ fn a_redaction_without_effect_is_not_shown() {
     assert!(event(&refused.event_id).is_err());
     assert!(!event(&said).unwrap().contains("m.thread"));
     // Others are served it, as what comes after it needs it.
-    let call = GetStateIds { server: None, event_id: refused.event_id, auth_chain_only: false, omit_members: false };
+    let call = GetStateIds {
+        server: None,
+        event_id: refused.event_id,
+        auth_chain_only: false,
+        omit_members: false,
+        after: None,
+    };
     assert!(world.call(room_id.as_str(), &call).is_ok());
 }
 
@@ -97,6 +103,7 @@ fn a_state_of_very_many_events_is_told_and_believed() {
         event_id: newest.event_id().to_owned(),
         auth_chain_only: false,
         omit_members: false,
+        after: None,
     };
     let mut state = world.call(room_id.as_str(), &call).unwrap().state;
     assert!(state.len() > MEMBERS);
@@ -109,11 +116,66 @@ fn a_state_of_very_many_events_is_told_and_believed() {
     state.retain(|event_id| !is_one(event_id));
     let call = ReceiveEvent { state_before: Some(state.clone()), ..ReceiveEvent::of(event.clone()) };
     assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
-    let call = GetStateIds { server: None, event_id: event.event_id, auth_chain_only: false, omit_members: false };
+    let call = GetStateIds {
+        server: None,
+        event_id: event.event_id,
+        auth_chain_only: false,
+        omit_members: false,
+        after: None,
+    };
     let mut told = world.call(room_id.as_str(), &call).unwrap().state;
     told.sort();
     state.sort();
     assert_eq!(told, state);
+}
+
+/// However the state before an event differs from the log's.
+#[test]
+fn a_state_is_the_same_page_by_page() {
+    let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+    let world = World::new(1);
+    let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+    world.joins_from_elsewhere(&room_id, zoe);
+    for key in ["a", "c", "e", "g"] {
+        world.sends(alice, &room_id, "m.x", Some(key), &json!({})).unwrap();
+    }
+    let (first, last) = (world.newest(&room_id, "m.x", "a"), world.newest(&room_id, "m.x", "g"));
+    world.sends(alice, &room_id, "m.room.message", None, &json!({})).unwrap();
+    let newest = world.newest(&room_id, "m.room.message", "");
+    let ids = |event_id: &EventId, after| {
+        let call = GetStateIds {
+            server: None,
+            event_id: event_id.to_owned(),
+            auth_chain_only: false,
+            omit_members: false,
+            after,
+        };
+        world.call(room_id.as_str(), &call).unwrap()
+    };
+    // One comes elsewhere, in a state with another key, and without two.
+    let other = world.says_elsewhere(&room_id, &draft(zoe, "m.room.message", &json!({ "n": 1 })), &newest);
+    let other = Pdu::from_stored(other.event_id, other.json, false).unwrap();
+    let event = world.says_elsewhere(&room_id, &draft(zoe, "m.room.message", &json!({ "n": 2 })), &other);
+    let mut state = ids(newest.event_id(), None).state;
+    state.retain(|id| id != first.event_id() && id != last.event_id());
+    let call = ReceiveEvent { state_before: Some(state), ..ReceiveEvent::of(event.clone()) };
+    assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+    for event_id in [&*event.event_id, newest.event_id()] {
+        let whole = ids(event_id, None);
+        let (mut state, mut chain, mut after, mut pages) = (Vec::new(), Vec::new(), Some(Default::default()), 0);
+        while after.is_some() {
+            let page = ids(event_id, after);
+            state.extend(page.state);
+            chain.extend(page.auth_chain);
+            after = page.next;
+            pages += 1;
+        }
+        assert!(pages > 2, "{pages}");
+        assert_eq!(state, whole.state);
+        chain.sort();
+        chain.dedup();
+        assert_eq!(chain, whole.auth_chain);
+    }
 }
 
 /// Whoever has no power redacts first, as often as they like: what is to redact the event does.
@@ -154,7 +216,8 @@ fn of_redactions_that_come_before_their_event_those_count_that_may_redact_it() {
         let shown = world.call(room_id.as_str(), &call).unwrap();
         assert_eq!(shown.get().contains("redacted_because"), is_redacted, "{redactors:?}");
         let follows = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "y" })).unwrap();
-        let call = GetStateIds { server: None, event_id: follows, auth_chain_only: false, omit_members: false };
+        let call =
+            GetStateIds { server: None, event_id: follows, auth_chain_only: false, omit_members: false, after: None };
         assert!(world.call(room_id.as_str(), &call).is_ok());
         let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let event = store::log::by_id(&*sql, said.event_id.as_str()).unwrap().unwrap();

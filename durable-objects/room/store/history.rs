@@ -8,7 +8,7 @@ use ruma_common::{EventId, OwnedEventId};
 use super::graph::{Key, LOG_START, slices};
 
 /// Keys of a state that are looked at at once.
-const KEYS_AT_ONCE: u64 = if cfg!(test) { 3 } else { 2_000 };
+pub(crate) const KEYS_AT_ONCE: u64 = if cfg!(test) { 3 } else { 2_000 };
 
 /// A place of the log before which history is missing, or was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,8 +166,13 @@ pub(crate) fn differences(
     }
 }
 
-/// The next keys after one, and what the log's state at `position` has for each.
-fn state_page(sql: &dyn Sql, position: u64, after: Option<&Key>) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
+/// The next [`KEYS_AT_ONCE`] keys after one, as far as there are so many, and what the log's state at `position` has for
+/// each.
+pub(crate) fn state_page(
+    sql: &dyn Sql,
+    position: u64,
+    after: Option<&Key>,
+) -> Result<Vec<(Key, Option<OwnedEventId>)>, Fault> {
     let is_next = if after.is_some() { ">" } else { ">=" };
     let (event_type, state_key) = after.map_or(("", ""), |(event_type, state_key)| (event_type, state_key));
     let rows = sql.query(

@@ -1,6 +1,8 @@
 //! Events and states that other servers ask for.
 //! Spec: "Retrieving events", "Backfilling and retrieving missing events", "Retrieving event authorisation information".
 
+use std::collections::BTreeSet;
+
 use actors::{
     destination::GetSharedRooms,
     room::{EventByTimestampForServer, GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted},
@@ -116,7 +118,23 @@ async fn ids(
 ) -> Result<StateIds, Failure> {
     let version = GetVersionForServer { server: origin.clone() };
     cx.room(room_id).call(&version).await.or_absent(unknown_room())?;
-    cx.room(room_id).call(&GetStateIds { server: Some(origin), event_id, auth_chain_only, omit_members: false }).await
+    let call = GetStateIds { server: Some(origin), event_id, auth_chain_only, omit_members: false, after: None };
+    if auth_chain_only { cx.room(room_id).call(&call).await } else { all_ids(cx, room_id, call).await }
+}
+
+/// A state and its auth chain by their ids, as a room gives them page by page.
+pub(super) async fn all_ids(cx: &Context, room_id: &RoomId, mut call: GetStateIds) -> Result<StateIds, Failure> {
+    let (mut all, mut auth_chain) = (StateIds::default(), BTreeSet::new());
+    call.after = Some(<(String, String)>::default());
+    while call.after.is_some() {
+        let page = cx.room(room_id).call(&call).await?;
+        all.state.extend(page.state);
+        auth_chain.extend(page.auth_chain);
+        (all.servers, all.members_omitted) = (page.servers, page.members_omitted);
+        call.after = page.next;
+    }
+    all.auth_chain = auth_chain.into_iter().collect();
+    Ok(all)
 }
 
 /// `GET /backfill/{roomId}`.

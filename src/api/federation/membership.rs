@@ -16,7 +16,7 @@ use ruma_federation_api::membership::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, elsewhere::residence, event_lists::pages, pdus::ReadPdu};
+use super::{Origin, elsewhere::residence, event_lists::pages, events::all_ids, pdus::ReadPdu};
 use crate::{Body, Context, Failure, OrAbsent, Routes, client::first_joined};
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -94,9 +94,10 @@ async fn send_join(
         event_id: join.event_id().to_owned(),
         auth_chain_only: false,
         omit_members: request.omit_members,
+        after: None,
     };
     let room = cx.room(&request.room_id);
-    let ids = room.call(&call).await?;
+    let ids = all_ids(cx, &request.room_id, call).await?;
     // The room's policy server may have signed it, too.
     let held = room.call(&GetHeldEvents { event_ids: vec![join.event_id().to_owned()] }).await?;
     let event = held.first().map_or(join.json(), |held| held.get());
