@@ -159,7 +159,12 @@ impl Room {
         let floor = self.keep_free(&**tx, cx)?;
         let position = self.log(tx, cx, &pdu, Some(&txn))?;
         store::graph::set_extremities(tx, None)?;
-        self.state_is_found(tx, cx, &pdu, (floor, position), before.into_changes())?;
+        let mut changes = before.into_changes();
+        if omitted.is_some() {
+            // Of whom nothing is said what was last known holds until it is.
+            changes.retain(|key, event| event.is_some() || key.0 != MEMBER);
+        }
+        self.state_is_found(tx, cx, &pdu, (floor, position), changes)?;
         let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
         store::history::insert(tx, Edge { position, floor, place: position })?;
         store::graph::insert_gap(tx, &missing, position)?;

@@ -166,7 +166,8 @@ pub(super) fn check_draft(sql: &dyn Sql, draft: &Draft) -> Result<(), Error> {
     let Some(user_id) = draft.state_key.as_deref().filter(|_| draft.event_type == TimelineEventType::RoomMember) else {
         return Ok(());
     };
-    if is_whole(sql)? || store::state::current(sql, MEMBER, user_id)?.is_some() {
+    // What is known of others may be of an earlier time here.
+    if is_whole(sql)? || store::members::membership(sql, user_id)?.as_deref() == Some("join") {
         return Ok(());
     }
     Err(come_again())
@@ -284,12 +285,24 @@ impl Room {
         if create.is_none_or(|create| !state.contains(create)) {
             return Err(Refusal::Unknown("this is no state of the room".to_owned()).into());
         }
+        let came_with_join: BTreeSet<Key> =
+            store::graph::changed_keys(&**tx, omitted.floor.saturating_sub(1), omitted.floor)?.into_iter().collect();
         let told = StateAt::told(&**tx, omitted.floor, &state)?.into_changes();
-        let is_new = |key: &Key| key.0 == MEMBER && !known.contains_key(key);
-        let members: Vec<(Key, Option<OwnedEventId>)> =
-            told.into_iter().filter(|(key, event)| event.is_some() && is_new(key)).collect();
-        let position = self.next_position(&**tx, cx)?;
         let is_ours = |key: &Key| <&UserId>::try_from(key.1.as_str()).is_ok_and(|user| cx.is_local(user));
+        let mut members: Vec<(Key, Option<OwnedEventId>)> = Vec::new();
+        for (key, event) in told.into_iter().filter(|(key, event)| key.0 == MEMBER && event.is_some()) {
+            let is_new = if is_ours(&key) {
+                // What was last known here of users of ours holds until then, unless they did something since.
+                let now = store::state::current(&**tx, MEMBER, &key.1)?;
+                now.as_ref().map(|now| now.pdu.event_id()) == known.get(&key).map(|known| &**known)
+            } else {
+                !came_with_join.contains(&key)
+            };
+            if is_new {
+                members.push((key, event));
+            }
+        }
+        let position = self.next_position(&**tx, cx)?;
         let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
         for slice in others.chunks(STATE_AT_ONCE) {
             let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();

@@ -10,8 +10,8 @@ use crate::{
     CallError,
     room::{
         AdmitMembership, BeginJoin, CheckedEvent, CompleteJoin, Delta, DeltaReply, GetIntake, GetMembers, GetStateIds,
-        GiveUpJoin, JudgeStaged, MembershipAction, PrepareInvite, ReceiveEvent, Received, Section, StageEvents, Takes,
-        inbox::LEASE_MS,
+        GiveUpJoin, JudgeStaged, MembershipAction, PrepareInvite, ReceiveEvent, Received, Section, StageEvents,
+        StopFetching, Takes, inbox::LEASE_MS,
     },
     world::World,
 };
@@ -239,10 +239,11 @@ fn fetchers_come_again_and_later_until_nobody_wants_to_know() {
     let incomplete = story.near.call(&room_id, &CompleteState { carrier: "one".into() });
     assert!(matches!(incomplete, Err(CallError::Refused(Refusal::Unknown(_)))), "{incomplete:?}");
     story.near.call(&room_id, &GiveUpJoin { join: "one".into() }).unwrap();
+    story.near.call(&room_id, &StopFetching { carrier: "one".into() }).unwrap();
+    story.near.passes(0);
     story.near.carriers.take();
-    // Nothing more is heard of it.
-    story.near.passes(LEASE_MS.max(PAUSE_MS_MIN) + 1);
-    assert!(story.near.carriers.take().contains(&room_id));
+    story.near.passes(PAUSE_MS_MIN + 1);
+    assert!(story.near.carriers.take().contains(&room_id), "no later than it is time");
     let second = story.takes("two").unwrap();
     assert_eq!(
         (&second.servers[0], &second.servers[2]),
@@ -278,4 +279,43 @@ fn a_room_without_a_name_is_told_with_those_it_is_called_after() {
     let (state, _, omitted) = story.told(true);
     assert_eq!((members(&state), omitted), (0, true));
     assert_eq!(members(&story.told(false).0), 5);
+}
+
+/// Who was here before and left is still who left, when somebody else of ours comes back without knowing the members.
+#[test]
+fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
+    let dan = user_id!("@dan:myelin.test");
+    let story = Story::begins(Some("Tea"), |_, _| {});
+    story.joins();
+    assert!(story.takes("one").is_some());
+    story.stages("one", story.told(false));
+    story.completes("one");
+    // There dan comes and is banned after he left, and bob comes back; here nobody saw the ban.
+    story.near.changes(dan, &story.room_id, dan, MembershipAction::Join).unwrap();
+    story.near.changes(dan, &story.room_id, dan, MembershipAction::Leave).unwrap();
+    story.near.changes(bob(), &story.room_id, bob(), MembershipAction::Leave).unwrap();
+    let come = |user: &UserId| story.far.joins_from_elsewhere(&story.room_id, user);
+    come(dan);
+    story.far.changes(alice(), &story.room_id, dan, MembershipAction::Ban).unwrap();
+    story.far.changes(alice(), &story.room_id, bob(), MembershipAction::Kick).unwrap();
+    come(bob());
+    let join = events(&story.far, &story.room_id).pop().unwrap();
+    let story = Story { join, ..story };
+    let told = story.told(true);
+    story.stages("k", told);
+    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new() };
+    let event = story.join.clone();
+    let call = CompleteJoin { call_id: "k".into(), event, join: "k".into(), omitted: Some(omitted) };
+    assert_eq!(story.near.call(story.room_id.as_str(), &call).unwrap(), Received::Accepted);
+    assert!(is_for_later(story.near.changes(dan, &story.room_id, dan, MembershipAction::Join)), "he may be banned");
+    assert!(story.takes("two").is_some());
+    story.stages("two", story.told(false));
+    story.completes("two");
+    let state = |world: &World| {
+        let sql = world.sql(&Address::new(ActorKind::Room, story.room_id.as_str()));
+        let mut state = crate::room::current_state(&*sql);
+        state.sort();
+        state
+    };
+    assert_eq!(state(&story.near), state(&story.far));
 }

@@ -1,7 +1,7 @@
 //! Fetching the members that the answer to a join left out. Spec: Server-Server API, "Joining Rooms", `omit_members`;
 //! "Retrieving events", `/state`.
 
-use actors::room::{BeginJoin, CompleteState, GiveUpJoin, TakeOmitted, ToFetch};
+use actors::room::{BeginJoin, CompleteState, GiveUpJoin, StopFetching, TakeOmitted, ToFetch};
 use domain::{Refusal, RoomVersion};
 use http::Method;
 use ruma_common::{RoomId, ServerName};
@@ -42,7 +42,8 @@ pub(super) async fn fetch(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) {
                 break;
             }
         }
-        Ok(())
+        // Somebody else may come when it is time again.
+        cx.room(room_id).call(&StopFetching { carrier: shift.carrier.to_owned() }).await
     };
     if let Err(failure) = outcome.await {
         tracing::error!(%room_id, failure = %failure.into_fault(), "the members of a room are not fetched");
