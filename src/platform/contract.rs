@@ -341,6 +341,7 @@ async fn metadata_batch(metadata: &dyn Metadata) -> Result<(), Broken> {
     metadata_table(metadata).await?;
     let twice = vec![entry("a", 1_i64.into(), Value::Null), entry("a", 2_i64.into(), Value::Null)];
     refused(metadata.batch(twice).await, "a batch with the same key twice")?;
+    metadata.batch(Vec::new()).await?;
     same(entries(metadata).await?, vec![])?;
     metadata.batch(vec![entry("a", 1_i64.into(), Value::Null), entry("b", 2_i64.into(), Value::Null)]).await?;
     same(entries(metadata).await?.len(), 2)

@@ -31,6 +31,10 @@ impl Metadata for D1 {
 
     fn batch<'a>(&'a self, statements: Vec<Statement>) -> LocalFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
+            // It knows no batch of nothing.
+            if statements.is_empty() {
+                return Ok(());
+            }
             let prepared = statements.iter().map(|statement| self.prepare(statement)).collect::<Result<Vec<_>, _>>()?;
             // D1 runs a batch as one transaction.
             self.0.batch(prepared).await.map_err(failed)?;
