@@ -18,7 +18,7 @@ const FILES_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 64 };
 /// URLs that are remembered while they are looked at, and for a while if there was nothing.
 const URLS_MAX: usize = 1_000;
 /// URLs that are looked at at the same time; an image that is found is as any file. Who comes while so many are is told to try
-/// again.
+/// again; on Workers, where these are few, they wait.
 const URLS_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 32 };
 /// When to try again who comes while too many are at work, in milliseconds.
 const RETRY_MS: u64 = 2_000;
@@ -36,7 +36,8 @@ pub struct MediaTurns {
 impl Default for MediaTurns {
     fn default() -> Self {
         let files = Turns { is_patient: true, ..Turns::new(FILES_MAX, FILES_AT_ONCE) };
-        Self { files, urls: Turns::new(URLS_MAX, URLS_AT_ONCE), pictures: Pictures::default() }
+        let urls = Turns { is_patient: cfg!(target_family = "wasm"), ..Turns::new(URLS_MAX, URLS_AT_ONCE) };
+        Self { files, urls, pictures: Pictures::default() }
     }
 }
 
