@@ -298,7 +298,7 @@ impl Room {
             return Ok(heads);
         }
         let events = store::log::head_position(sql)?;
-        let changes = events.max(store::device_lists::head(sql)?);
+        let changes = events.max(store::device_lists::head(sql)?).max(omitted_members::whole_since(sql)?);
         let heads = Heads {
             log: changes.max(store::receipts::head(sql)?),
             public: changes.max(store::receipts::public_head(sql)?),

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Pdu, Refusal, backoff, event::Draft};
-use platform::{ActorKind, Sql, Tx};
+use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{OwnedEventId, OwnedServerName, UserId};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
@@ -174,11 +174,11 @@ pub(super) fn check_draft(sql: &dyn Sql, draft: &Draft) -> Result<(), Error> {
 }
 
 /// The position at which the members were here, where they had been missing.
-pub(super) fn whole_since(sql: &dyn Sql) -> Result<u64, Error> {
-    Ok(match store::meta::text(sql, WHOLE_SINCE)? {
-        Some(text) => serde_json::from_str(&text)?,
-        None => 0,
-    })
+pub(super) fn whole_since(sql: &dyn Sql) -> Result<u64, Fault> {
+    match store::meta::text(sql, WHOLE_SINCE)? {
+        Some(text) => text.parse().map_err(|_| Fault::new("a position is none")),
+        None => Ok(0),
+    }
 }
 
 /// The founding join of a room, with what it lacks, or nothing.
