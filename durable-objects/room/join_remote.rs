@@ -6,10 +6,10 @@
 //! it knows less than the new one. Where somebody is, the state that came counts for what is not here, as with any event.
 //! Spec: Server-Server API, "Joining Rooms".
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use domain::{Pdu, Refusal, RoomVersion};
-use platform::{ActorKind, Fault, Sql, Tx};
+use platform::{ActorKind, Fault, Tx};
 use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ use super::{
 use crate::{Call, Cx, Error};
 
 /// Keys of the state that are written by one statement.
-pub(super) const STATE_AT_ONCE: usize = 1_000;
+const STATE_AT_ONCE: usize = 1_000;
 
 /// Makes the room ready to hold what comes with a join.
 ///
@@ -130,7 +130,7 @@ impl Room {
         cx: &Cx<'_>,
         call_id: &str,
         event: CheckedEvent,
-        (mut state, omitted): (Vec<OwnedEventId>, Option<OmittedMembers>),
+        (state, omitted): (Vec<OwnedEventId>, Option<OmittedMembers>),
     ) -> Result<Received, Error> {
         let txn = transactions::of_membership(call_id);
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
@@ -148,11 +148,10 @@ impl Room {
             return Ok(Received::Needs(Needs { auth_events, ..Needs::default() }));
         }
         let head = self.log_end(&**tx, cx)?;
+        let mut before = StateAt::told(&**tx, head, &state)?;
         if omitted.is_some() {
-            // What let the user in is among what it names.
-            self.add_named_members(&**tx, &pdu, &mut state)?;
+            before = omitted_members::with_named(&**tx, before, &pdu)?;
         }
-        let before = StateAt::told(&**tx, head, &state)?;
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
             return Ok(Received::Rejected(refusal.to_string()));
         }
@@ -172,21 +171,21 @@ impl Room {
         Ok(Received::Accepted)
     }
 
-    /// Adds the memberships that an event names as its authorisation to a state without them.
-    fn add_named_members(&self, sql: &dyn Sql, pdu: &Pdu, state: &mut Vec<OwnedEventId>) -> Result<(), Error> {
-        let mut known = BTreeSet::new();
-        for event_id in &*state {
-            if let Some(node) = store::graph::by_id(sql, event_id)? {
-                known.extend(node.pdu.state_key().map(|key| (node.pdu.event_type().to_string(), key.to_owned())));
-            }
+    /// Makes what came of a state the room's from `floor` on, for those who read on from before `position`.
+    pub(super) fn place_found(
+        &self,
+        tx: &Tx<'_>,
+        found: &[(Key, Option<OwnedEventId>)],
+        (floor, position): (u64, u64),
+    ) -> Result<(), Error> {
+        for slice in found.chunks(STATE_AT_ONCE) {
+            let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
+            let entries = serde_json::to_string(&entries)?;
+            store::stage::set_state(tx, &entries, floor)?;
+            store::stage::set_members(tx, &entries, position)?;
         }
-        for event_id in pdu.auth_events() {
-            let Some(node) = store::graph::by_id(sql, event_id)? else { continue };
-            let key = node.pdu.state_key().map(|key| (node.pdu.event_type().to_string(), key.to_owned()));
-            if key.is_some_and(|key| key.0 == MEMBER && known.insert(key)) {
-                state.push(event_id.clone());
-            }
-        }
+        store::stage::count_servers(tx, position)?;
+        self.forget_company();
         Ok(())
     }
 
@@ -208,16 +207,9 @@ impl Room {
         let (mut later, before): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(key, _)| is_told_later(key));
         let is_guest_access = |(key, _): &(Key, Option<OwnedEventId>)| key.0 == "m.room.guest_access";
         let concerns_guests = before.iter().any(is_guest_access);
-        for slice in before.chunks(STATE_AT_ONCE) {
-            let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
-            let entries = serde_json::to_string(&entries)?;
-            store::stage::set_state(tx, &entries, floor)?;
-            store::stage::set_members(tx, &entries, position)?;
-        }
-        store::stage::count_servers(tx, position)?;
+        self.place_found(tx, &before, (floor, position))?;
         // Their Destinations are to know that the room is shared, also before anything is said in it.
         cx.room.servers.borrow_mut().extend(store::servers::joined(&**tx)?);
-        self.forget_company();
         for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
             follow_state(tx, cx, event_type, state_key)?;
         }

@@ -28,9 +28,11 @@ use super::{
     get_outgoing::state_page,
     graph::StateAt,
     inbox,
-    join_remote::STATE_AT_ONCE,
     state::MEMBER,
-    store::{self, graph::Key},
+    store::{
+        self,
+        graph::{Key, Node},
+    },
 };
 use crate::{Call, Cx, Error, schedule};
 
@@ -181,6 +183,20 @@ pub(super) fn whole_since(sql: &dyn Sql) -> Result<u64, Fault> {
     }
 }
 
+/// A state without members, with the memberships that let a join happen: it names them.
+pub(super) fn with_named(sql: &dyn Sql, mut state: StateAt, join: &Pdu) -> Result<StateAt, Fault> {
+    for event_id in join.auth_events() {
+        let Some(Node { pdu: named, verdict, .. }) = store::graph::by_id(sql, event_id)? else { continue };
+        let user_id = named.state_key().filter(|_| *named.event_type() == TimelineEventType::RoomMember);
+        if let Some(user_id) = user_id
+            && state.get(sql, MEMBER, user_id)?.is_none()
+        {
+            state = state.after(sql, &named, verdict)?;
+        }
+    }
+    Ok(state)
+}
+
 /// The founding join of a room, with what it lacks, or nothing.
 pub(super) fn note(
     tx: &Tx<'_>,
@@ -304,15 +320,8 @@ impl Room {
         }
         let position = self.next_position(&**tx, cx)?;
         let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
-        for slice in others.chunks(STATE_AT_ONCE) {
-            let entries: Vec<_> = slice.iter().map(|((event_type, key), event)| (event_type, key, event)).collect();
-            let entries = serde_json::to_string(&entries)?;
-            store::stage::set_state(tx, &entries, omitted.floor)?;
-            store::stage::set_members(tx, &entries, position)?;
-        }
-        store::stage::count_servers(tx, position)?;
+        self.place_found(tx, &others, (omitted.floor, position))?;
         cx.room.servers.borrow_mut().extend(store::servers::all(&**tx)?.into_iter().map(|following| following.name));
-        self.forget_company();
         // Users of ours learn what became of them when it comes here.
         self.state_changes(tx, cx, position, ours)?;
         store::meta::forget(tx, OMITTED)?;
