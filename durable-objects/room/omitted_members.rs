@@ -322,8 +322,10 @@ impl Room {
         let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
         self.place_found(tx, &others, (omitted.floor, position))?;
         cx.room.servers.borrow_mut().extend(store::servers::all(&**tx)?.into_iter().map(|following| following.name));
-        // Users of ours learn what became of them when it comes here.
-        self.state_changes(tx, cx, position, ours)?;
+        // As with a whole answer: users of ours learn what became of them when it comes here, and what comes after the join
+        // comes after that.
+        let join = store::graph::by_id(&**tx, &omitted.join)?.ok_or_else(|| Fault::new("a join is not held"))?;
+        self.state_changes(tx, cx, join.number, ours)?;
         store::meta::forget(tx, OMITTED)?;
         store::meta::set(tx, WHOLE_SINCE, position.to_string().into())?;
         cx.room.public_head.set(Some(position));

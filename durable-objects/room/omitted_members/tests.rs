@@ -313,6 +313,7 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
     let call = CompleteJoin { call_id: "k".into(), event, join: "k".into(), omitted: Some(omitted) };
     assert_eq!(story.near.call(story.room_id.as_str(), &call).unwrap(), Received::Accepted);
     assert!(is_for_later(story.near.changes(dan, &story.room_id, dan, MembershipAction::Join)), "he may be banned");
+    story.near.sends(bob(), &story.room_id, "m.room.message", None, &json!({ "body": "hi" })).unwrap();
     assert!(story.takes("two").is_some());
     story.stages("two", story.told(false));
     story.completes("two");
@@ -322,5 +323,9 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
         state.sort();
         state
     };
+    assert_eq!(state(&story.near), state(&story.far));
+    // Also for what comes after the join, and not after what was said here meanwhile.
+    let receive = ReceiveEvent::of(story.says_there());
+    assert_eq!(story.near.call(story.room_id.as_str(), &receive).unwrap(), Received::Accepted);
     assert_eq!(state(&story.near), state(&story.far));
 }
