@@ -193,7 +193,7 @@ impl Room {
                 let told = own.first().map_or(0, |newest| newest.position).max(heads.public);
                 let reading =
                     Reading { viewer: &viewer, call: &call, known, own: &own, to: told.max(known.unwrap_or(0)) };
-                self.has_read(tx, call.user.as_str(), reading.to)?;
+                self.has_read(tx, cx, call.user.as_str(), reading.to)?;
                 self.presence_listened(call.user.as_str());
                 let device_lists = if call.device_lists {
                     let since = known.filter(|from| viewer.joined_throughout(*from));

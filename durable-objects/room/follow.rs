@@ -8,6 +8,9 @@
 //! each answer lets it go on. What happens meanwhile makes another round, so that those late in the order have their turn.
 //! After so many the alarm goes on: what one invocation of a Worker may call is limited.
 //!
+//! Silence ends after a day by itself, when something happens: a room or a user that was put back to an older copy of itself
+//! may not know what the other one goes by.
+//!
 //! A private receipt is told to its owner alone: what is told reaches up to the newest change that is for everybody, and
 //! for the owner up to their own. Who types goes along as it is known; nobody tries that again.
 
@@ -37,6 +40,11 @@ pub(super) const NUDGE_CHECK_MS: u64 = 5_000;
 /// The longest a follower that cannot be reached is left alone, in milliseconds: one hour.
 const NUDGE_PAUSE_MS_MAX: u64 = 3_600_000;
 
+/// How long silence lasts at most, in milliseconds. A simulation is over sooner.
+const SILENCE_MS_MAX: u64 = if platform::planted::IS_SIMULATED { 3_600_000 } else { 24 * 3_600_000 };
+/// Since when who is silent is so, in milliseconds since the Unix epoch: beside `silent`.
+const SILENT_SINCE: &str = "silent_since";
+
 /// The most nudges on their way.
 const NUDGES_AT_ONCE: usize = 100;
 /// The most nudges that follow from one operation before the alarm goes on: half of what one invocation of a Worker may
@@ -56,6 +64,10 @@ pub(super) struct Followers {
     typing: Typing,
     /// One bit for each follower's number: set while it wants no nudge.
     silent: Vec<u8>,
+    /// Since when the first of them wants none, in milliseconds since the Unix epoch.
+    silent_since_ms: u64,
+    /// Whether that differs from what is stored.
+    is_silence_new: bool,
     /// Whether `silent` differs from what is stored.
     unsaved: bool,
     /// How many nudges are on their way.
@@ -125,9 +137,13 @@ impl Live {
 }
 
 impl Followers {
-    fn load(sql: &dyn Sql, heads: Heads) -> Result<Self, Fault> {
+    fn load(sql: &dyn Sql, heads: Heads, now_ms: u64) -> Result<Self, Fault> {
         let Heads { public, events, .. } = heads;
         let silent = store::meta::blob(sql, "silent")?;
+        // Who fell silent before that was written did so a while ago.
+        let since_ms = store::meta::text(sql, SILENT_SINCE)?.and_then(|since| since.parse().ok()).unwrap_or(0);
+        let (silent, silent_since_ms) =
+            if is_too_long(since_ms, now_ms) { (Vec::new(), now_ms) } else { (silent, since_ms) };
         let numbers = 0..store::members::followers_count(sql)?;
         let numbers: Vec<u64> = numbers.filter(|number| !bit(&silent, *number)).collect();
         let mut live = BTreeMap::new();
@@ -148,6 +164,8 @@ impl Followers {
             events,
             typing,
             silent,
+            silent_since_ms,
+            is_silence_new: silent_since_ms != since_ms,
             unsaved: false,
             in_flight: 0,
             round: None,
@@ -169,6 +187,10 @@ impl Followers {
 
     fn save(&mut self, tx: &Tx<'_>) -> Result<(), Fault> {
         store::meta::set(tx, "silent", self.silent.clone().into())?;
+        if self.is_silence_new {
+            store::meta::set(tx, SILENT_SINCE, self.silent_since_ms.to_string().into())?;
+            self.is_silence_new = false;
+        }
         self.unsaved = false;
         Ok(())
     }
@@ -288,6 +310,10 @@ impl Followers {
     }
 }
 
+fn is_too_long(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) >= SILENCE_MS_MAX
+}
+
 fn place(number: u64) -> (usize, u8) {
     (usize::try_from(number / 8).unwrap_or(usize::MAX), 1 << (number % 8))
 }
@@ -323,12 +349,12 @@ impl Room {
     }
 
     /// The followers who are not silent.
-    pub(super) fn live_followers(&self, sql: &dyn Sql) -> Result<Vec<String>, Error> {
+    pub(super) fn live_followers(&self, sql: &dyn Sql, now_ms: u64) -> Result<Vec<String>, Error> {
         let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(sql, heads)?),
+            None => followers.insert(Followers::load(sql, heads, now_ms)?),
         };
         Ok(followers.live.keys().cloned().collect())
     }
@@ -371,8 +397,10 @@ impl Room {
         let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
-            Some(followers) => followers,
-            None => followers.insert(Followers::load(sql, heads)?),
+            Some(followers) if followers.in_flight > 0 || !is_too_long(followers.silent_since_ms, cx.now_ms) => {
+                followers
+            }
+            _ => followers.insert(Followers::load(sql, heads, cx.now_ms)?),
         };
         (followers.public, followers.events, followers.typing) = (heads.public, heads.events, typing);
         for (user, position) in cx.room.own_receipts.take() {
@@ -405,12 +433,12 @@ impl Room {
     }
 
     /// A follower reads the log: it wants to be told again.
-    pub(super) fn has_read(&self, tx: &Tx<'_>, user: &str, up_to: u64) -> Result<(), Error> {
+    pub(super) fn has_read(&self, tx: &Tx<'_>, cx: &Cx<'_>, user: &str, up_to: u64) -> Result<(), Error> {
         let heads = self.heads(&**tx)?;
         let mut followers = self.followers.borrow_mut();
         let followers = match followers.as_mut() {
             Some(followers) => followers,
-            None => followers.insert(Followers::load(&**tx, heads)?),
+            None => followers.insert(Followers::load(&**tx, heads, cx.now_ms)?),
         };
         followers.reads = followers.reads.saturating_add(1);
         if let Some(live) = followers.live.get_mut(user) {

@@ -206,7 +206,7 @@ impl Room {
         if !is_member || store::members::joined_exceed(sql, MEMBERS_MAX)? {
             return Ok(WhoIsThere::default());
         }
-        let followers = self.live_followers(sql)?;
+        let followers = self.live_followers(sql, cx.now_ms)?;
         let servers = if call.is_news { self.servers_of_presence(sql, cx)? } else { Vec::new() };
         if call.is_news {
             self.appservices_hear_presences(sql, cx, std::slice::from_ref(&call.presence))?;
@@ -254,7 +254,7 @@ impl Room {
 
     /// Tells followers what they were not told, and answers those who asked if all is known by now.
     pub(super) fn pass_presences_on(&self, tx: &Tx<'_>, cx: &Cx<'_>, presences: &mut Presences) -> Result<(), Error> {
-        let followers = self.live_followers(&**tx)?;
+        let followers = self.live_followers(&**tx, cx.now_ms)?;
         let asks = !presences.askers.is_empty();
         followers.iter().try_for_each(|follower| presences.tell(cx, follower, asks))?;
         if presences.knows_all(&followers) {
@@ -274,7 +274,7 @@ impl Room {
 
     /// Memory follows the memberships that an operation changed.
     pub(super) fn presence_committed(&self, sql: &dyn Sql, cx: &Cx<'_>, left: &[String]) -> Result<(), Error> {
-        let followers = if left.is_empty() { Vec::new() } else { self.live_followers(sql)? };
+        let followers = if left.is_empty() { Vec::new() } else { self.live_followers(sql, cx.now_ms)? };
         let mut presences = self.presences.borrow_mut();
         let Some(presences) = presences.as_mut() else { return Ok(()) };
         left.iter().for_each(|user| presences.leaves(user));

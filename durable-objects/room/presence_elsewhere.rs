@@ -90,7 +90,7 @@ impl Room {
             }
         }
         if !members.is_empty() && !store::members::joined_exceed(sql, MEMBERS_MAX)? {
-            let followers = self.live_followers(sql)?;
+            let followers = self.live_followers(sql, cx.now_ms)?;
             self.appservices_hear_presences(sql, cx, &members)?;
             let mut presences = self.presences.borrow_mut();
             let presences = presences.get_or_insert_default();
@@ -167,7 +167,7 @@ impl Room {
         if joined.is_empty() && left.is_empty() || !cx.settings.config.presence {
             return Ok(());
         }
-        let followers = self.live_followers(sql)?;
+        let followers = self.live_followers(sql, cx.now_ms)?;
         let mut presences = self.presences.borrow_mut();
         if let Some(presences) = presences.as_mut() {
             left.values().flatten().for_each(|user| presences.leaves(user.as_str()));

@@ -97,7 +97,7 @@ impl Room {
         }
         let own = own_receipts(&**tx, viewer.user.as_str())?;
         let to = own.first().map_or(0, |newest| newest.position).max(heads.public);
-        self.has_read(tx, viewer.user.as_str(), to)?;
+        self.has_read(tx, cx, viewer.user.as_str(), to)?;
         let rules = call.push_rules.as_ref();
         let unread = unread::sum(&self.unread(&**tx, cx, &viewer, &own, rules, to)?);
         let mut found = Notifications {

@@ -5,7 +5,7 @@ use platform::{ActorKind, Address, Sql, Value};
 use ruma_common::{OwnedRoomId, UserId, user_id};
 use serde_json::json;
 
-use super::{NUDGE_CHECK_MS, NUDGES_AT_ONCE, NUDGES_PER_INVOCATION_MAX};
+use super::{NUDGE_CHECK_MS, NUDGES_AT_ONCE, NUDGES_PER_INVOCATION_MAX, SILENCE_MS_MAX};
 use crate::{
     room::MembershipAction,
     user,
@@ -184,4 +184,43 @@ fn a_long_round_goes_on_with_the_alarm() {
     crowd.world.passes(0);
     assert!(crowd.nudges() as u64 >= many, "{} of {many} nudges", crowd.nudges());
     assert_eq!(crowd.world.spawned_at_once.get(), NUDGES_AT_ONCE);
+}
+
+#[test]
+fn silence_ends_after_a_while_whoever_asked_for_it() {
+    let world = World::new(6);
+    let room_id = world.creates_room(alice(), "11", Preset::PublicChat);
+    let bob = user_id!("@bob:myelin.test");
+    world.call(bob.as_str(), &user::Create { call_id: "new".to_owned(), ..user::Create::default() }).unwrap();
+    world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+    world.settle();
+    let crowd = Crowd { world, room_id, listeners: vec![bob.to_string()] };
+    crowd.world.passes(SILENCE_MS_MAX);
+    crowd.world.nudges.borrow_mut().clear();
+    // Bob is nowhere: told once, he is silent.
+    let first = crowd.hears();
+    crowd.world.settle();
+    assert_eq!(crowd.told(first), crowd.everybody());
+    let second = crowd.hears();
+    crowd.world.settle();
+    assert_eq!(crowd.told(second), BTreeSet::new());
+    // The room that is woken in time goes by what is stored, …
+    crowd.world.evict(&crowd.room());
+    crowd.world.passes(SILENCE_MS_MAX - 1);
+    let third = crowd.hears();
+    crowd.world.settle();
+    assert_eq!(crowd.told(third), BTreeSet::new());
+    // … and in the end he is told again, be it awake or not, and silent again.
+    for is_woken in [false, true] {
+        crowd.world.passes(if is_woken { SILENCE_MS_MAX } else { 1 });
+        if is_woken {
+            crowd.world.evict(&crowd.room());
+        }
+        let late = crowd.hears();
+        crowd.world.settle();
+        assert_eq!(crowd.told(late), crowd.everybody(), "{is_woken}");
+        let later = crowd.hears();
+        crowd.world.settle();
+        assert_eq!(crowd.told(later), BTreeSet::new(), "{is_woken}");
+    }
 }
