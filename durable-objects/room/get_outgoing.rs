@@ -6,14 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use domain::{Refusal, event};
+use domain::{Pdu, Refusal, event};
 use platform::{ActorKind, Fault, Sql};
 use ruma_common::{OwnedEventId, OwnedServerName, ServerName};
+use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
     Direction, Room,
+    append::membership_of,
     graph::StateAt,
     omitted_members,
     resident::check_acl,
@@ -255,12 +257,16 @@ impl Room {
     }
 
     pub(super) fn get_state_ids(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetStateIds) -> Result<StateIds, Error> {
+        let node = store::graph::by_id(sql, &call.event_id)?.filter(|node| node.verdict != Verdict::Rejected);
         match &call.server {
+            Some(server) if node.as_ref().is_some_and(|node| is_join_of(&node.pdu, server)) => {
+                check_acl(sql, server)?;
+                omitted_members::check_whole(sql)?;
+            }
             Some(server) => self.check_server(sql, server)?,
             None => omitted_members::check_whole(sql)?,
         }
         let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
-        let node = store::graph::by_id(sql, &call.event_id)?.filter(|node| node.verdict != Verdict::Rejected);
         let node = node.ok_or_else(missing)?;
         if call.auth_chain_only {
             let auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
@@ -369,6 +375,15 @@ impl Room {
         }
         Err(Refusal::Forbidden(format!("{server} is not in this room")).into())
     }
+}
+
+/// Whether somebody of a server came into the room with this event. The state before it they were told, or may ask for, even
+/// if they were put out since: how should they know?
+fn is_join_of(pdu: &Pdu, server: &ServerName) -> bool {
+    pdu.sender().server_name() == server
+        && *pdu.event_type() == TimelineEventType::RoomMember
+        && pdu.state_key() == Some(pdu.sender().as_str())
+        && membership_of(pdu).is_ok_and(|membership| membership == MembershipState::Join)
 }
 
 /// Some keys of a state, with the event that each has, if it has one.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use actors::{
     destination::GetSharedRooms,
-    room::{EventByTimestampForServer, GetEventsForServer, GetStateIds, GetVersionForServer, StateIds, Wanted},
+    room::{EventByTimestampForServer, GetEventsForServer, GetStateIds, StateIds, Wanted},
 };
 use domain::Refusal;
 use futures_util::{StreamExt, stream};
@@ -116,10 +116,10 @@ async fn ids(
     event_id: OwnedEventId,
     auth_chain_only: bool,
 ) -> Result<StateIds, Failure> {
-    let version = GetVersionForServer { server: origin.clone() };
-    cx.room(room_id).call(&version).await.or_absent(unknown_room())?;
     let call = GetStateIds { server: Some(origin), event_id, auth_chain_only, omit_members: false, after: None };
-    if auth_chain_only { cx.room(room_id).call(&call).await } else { all_ids(cx, room_id, call).await }
+    let ids = if auth_chain_only { cx.room(room_id).call(&call).await } else { all_ids(cx, room_id, call).await };
+    // Who was in the room while somebody here was, is told what was known then: perhaps nobody else can tell.
+    ids.or_absent(unknown_room())
 }
 
 /// A state and its auth chain by their ids, as a room gives them page by page.
