@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use actors::{
     room::{
-        BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetResidence, GiveUpJoin, IsWhole, MemberProfile,
-        OmittedMembers, Received, Residence,
+        BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetIntake, GetResidence, GiveUpJoin, Intake, IsWhole,
+        MemberProfile, MembershipAction, OmittedMembers, ReceiveEvent, Received, Residence, Takes,
     },
     user::{self, GetAsked, MembershipChanged},
 };
@@ -40,6 +40,8 @@ const JOIN_TIMEOUT_MS: u64 = 300_000;
 /// How long a join waits for members that its answer left out, in milliseconds, and how often it looks.
 const MEMBERS_WAIT_MS: u64 = 10_000;
 const MEMBERS_LOOK_MS: u64 = 100;
+/// How long who leaves waits for a join of the same room that is under way, in milliseconds.
+const JOINING_WAIT_MS: u64 = 20_000;
 /// In the content of a join: who of the room let the user in. Spec: "Restricted rooms".
 const VOUCHER: &str = "join_authorised_via_users_server";
 /// The most state that comes with an answer to a knock: what lets a user recognise a room.
@@ -213,16 +215,21 @@ impl<'a> Elsewhere<'a> {
 
     /// Leaves the room: an invitation is turned down, a knock taken back. Where no server can be told, at least the user
     /// is rid of it. Answers the id of the event.
+    ///
+    /// # Errors
+    /// Where no server can be told of a room that came to be here meanwhile, it is for that room to be left.
     pub(crate) async fn leave(&self) -> Result<OwnedEventId, Failure> {
         let told = async {
             let Prepared { server, pdu: leave, .. } =
                 self.prepare("leave", &MembershipState::Leave, &self.servers).await?;
             let path = path_in_room("v2/send_leave", self.room_id, leave.event_id().as_str());
             self.send(server, &path, &leave, Bounds::default()).await?;
-            Ok::<Pdu, Failure>(leave)
+            Ok::<_, Failure>((server, leave))
         };
         let leave = match told.await {
-            Ok(leave) => leave,
+            Ok((server, leave)) if self.is_heard_here(server, &leave).await? => return Ok(leave.event_id().to_owned()),
+            Ok((_, leave)) => leave,
+            Err(failure) if residence(self.cx, self.room_id).await?.here => return Err(failure),
             Err(failure) => {
                 tracing::info!(room_id = %self.room_id, ?failure, "no other server was told that a user left");
                 self.unheard_leave()?
@@ -230,6 +237,44 @@ impl<'a> Elsewhere<'a> {
         };
         self.tell_of_leave(&leave).await?;
         Ok(leave.event_id().to_owned())
+    }
+
+    /// Whether the room is here after all, because the user, or somebody else, joined it while they were leaving, and has
+    /// told the user what became of them. Where a join is under way, it has its time to end. A room that cannot judge what
+    /// another server took, for want of members, has the user leave all the same.
+    async fn is_heard_here(&self, server: &ServerName, leave: &Pdu) -> Result<bool, Failure> {
+        let room = self.cx.room(self.room_id);
+        let until_ms = self.cx.now_ms().saturating_add(JOINING_WAIT_MS);
+        loop {
+            match room.call(&GetIntake { server: server.to_owned() }).await {
+                Ok(Intake { takes: Takes::Now, .. }) => break,
+                Ok(Intake { takes: Takes::Later, .. }) if self.cx.now_ms() < until_ms => {
+                    self.cx.pause(MEMBERS_LOOK_MS).await;
+                }
+                Ok(_) | Err(Failure::Absent) => return Ok(false),
+                Err(failure) => return Err(failure),
+            }
+        }
+        match room.call(&ReceiveEvent::of(CheckedEvent::of(leave))).await? {
+            Received::Accepted | Received::SoftFailed | Received::Rejected(_) => return Ok(true),
+            Received::Needs(_) => {}
+        }
+        let call = ChangeMembership {
+            call_id: leave.event_id().to_string(),
+            sender: self.user_id.to_owned(),
+            target: self.user_id.to_owned(),
+            action: MembershipAction::Leave,
+            reason: None,
+            profile: MemberProfile::default(),
+            member_of: Vec::new(),
+            guest: false,
+            unattended: true,
+        };
+        match room.call(&call).await {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused(_)) => Ok(false),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Ends an invitation, or a knock, of which the room knows nothing.
