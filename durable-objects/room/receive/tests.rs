@@ -1,4 +1,8 @@
-use std::rc::Rc;
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    rc::Rc,
+};
 
 use domain::{
     Identity, Pdu, RoomVersion,
@@ -11,8 +15,9 @@ use serde_json::{Value, json, value::to_raw_value};
 use super::{CheckedEvent, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
 use crate::{
     room::{
-        BeginJoin, CompleteJoin, Direction, EventFilter, GetEvent, GetMissing, GetStateIds, JudgeStaged,
-        MembershipAction, Messages, StageEvents, current_state, redactions::EARLY_REDACTIONS_MAX, store,
+        BeginJoin, CompleteJoin, Direction, EventFilter, GetEvent, GetEventsForServer, GetMissing, GetStateIds,
+        JudgeStaged, MembershipAction, Messages, StageEvents, Wanted, current_state, redactions::EARLY_REDACTIONS_MAX,
+        store,
     },
     world::World,
 };
@@ -255,8 +260,92 @@ fn with_prev(
     let identity = Identity::new(sender.server_name().to_owned(), "a", [3; 32]).unwrap();
     let content = to_raw_value(&template["content"]).unwrap();
     let now_ms = world.now_ms();
-    let pdu = complete(&to_raw_value(&template).unwrap(), &content, &version, &identity, now_ms, [0; 18]).unwrap();
+    // In the first versions it is what the id is made of.
+    let mut random = [0; 18];
+    let mut hasher = DefaultHasher::new();
+    template.to_string().hash(&mut hasher);
+    random[..8].copy_from_slice(&hasher.finish().to_be_bytes());
+    let pdu = complete(&to_raw_value(&template).unwrap(), &content, &version, &identity, now_ms, random).unwrap();
     CheckedEvent::of(&pdu)
+}
+
+/// The same event under the id of another, as only the first versions have it.
+fn named(event: &CheckedEvent, event_id: &EventId) -> CheckedEvent {
+    let json = event.json.replace(event.event_id.as_str(), event_id.as_str());
+    CheckedEvent { event_id: event_id.to_owned(), json }
+}
+
+/// In the first versions whoever makes an event names it, and may name two the same: what came first stays what it is.
+#[test]
+fn of_two_events_with_one_id_the_first_counts() {
+    let eve = user_id!("@eve:evil.test");
+    for version in ["1", "2"] {
+        let (world, room_id) = room_with_eve(version);
+        let address = Address::new(ActorKind::Room, room_id.as_str());
+        let before = current(&world, &room_id);
+        let ends = extremities(&world, &room_id);
+        let first = said_after(&world, &room_id, eve, &[&ends[0]], "first");
+        let after = said_after(&world, &room_id, eve, &[&first.event_id], "after");
+        let levels = world.newest(&room_id, "m.room.power_levels", "");
+        assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(first.clone())).unwrap(), Received::Accepted);
+        for (event, id) in [(&after, &*first.event_id), (&after, levels.event_id())] {
+            let copy = named(event, id);
+            let text = || {
+                let rows =
+                    world.sql(&address).query("SELECT json FROM event WHERE event_id = ?1", &[id.as_str().into()]);
+                rows.unwrap().remove(0).text(0).unwrap()
+            };
+            let kept = text();
+            assert_ne!(kept, copy.json, "{version}");
+            world.call(room_id.as_str(), &HoldEvents { events: vec![copy.clone()] }).unwrap();
+            let received = world.call(room_id.as_str(), &ReceiveEvent::of(copy)).unwrap();
+            assert_eq!((received, text()), (Received::Accepted, kept), "{version}");
+        }
+        assert_eq!((current(&world, &room_id), extremities(&world, &room_id)), (before, vec![first.event_id]));
+        assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(after)).unwrap(), Received::Accepted);
+    }
+}
+
+/// In the first versions two events can each come after the other. That leads nobody in circles.
+#[test]
+fn events_that_come_after_each_other_are_walked_through_once() {
+    let eve = user_id!("@eve:evil.test");
+    for version in ["1", "2"] {
+        let (world, room_id) = room_with_eve(version);
+        let before = current(&world, &room_id);
+        let ends = extremities(&world, &room_id);
+        let second = said_after(&world, &room_id, eve, &[&ends[0]], "second");
+        let first = said_after(&world, &room_id, eve, &[&second.event_id], "first");
+        let second = named(&said_after(&world, &room_id, eve, &[&first.event_id], "second"), &second.event_id);
+        let received = world.call(room_id.as_str(), &ReceiveEvent::of(first.clone())).unwrap();
+        assert!(matches!(received, Received::Needs(_)), "{version}: {received:?}");
+        let told = before.iter().map(|(_, id)| id.clone()).collect();
+        let told = ToldState { event_id: second.event_id.clone(), state_before: told };
+        let call = ReceiveEvent { told: vec![told], ..ReceiveEvent::of(first.clone()) };
+        assert_eq!(tells(&world, &room_id, &call, &second), Received::Accepted, "{version}");
+        assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(second.clone())).unwrap(), Received::Accepted);
+        assert_eq!(current(&world, &room_id), before, "{version}");
+        for wanted in [
+            Wanted::Backfill { from: vec![first.event_id.clone(), second.event_id.clone()], limit: 100 },
+            Wanted::Missing {
+                earliest: Vec::new(),
+                latest: vec![first.event_id.clone(), second.event_id.clone()],
+                limit: 100,
+                min_depth: 0,
+            },
+        ] {
+            let call = GetEventsForServer { server: eve.server_name().to_owned(), wanted };
+            let events = world.call(room_id.as_str(), &call).unwrap();
+            let texts: BTreeSet<&str> = events.iter().map(|event| event.get()).collect();
+            assert!(texts.len() == events.len() && events.len() <= 100, "{version}: {}", events.len());
+        }
+        let next = said_after(&world, &room_id, eve, &[&first.event_id, &second.event_id], "next");
+        assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(next)).unwrap(), Received::Accepted, "{version}");
+        world.settle();
+        world
+            .sends(user_id!("@alice:myelin.test"), &room_id, "m.room.topic", Some(""), &json!({ "topic": "x" }))
+            .unwrap();
+    }
 }
 
 fn current(world: &World, room_id: &OwnedRoomId) -> Vec<(store::graph::Key, OwnedEventId)> {
