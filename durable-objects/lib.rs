@@ -28,6 +28,8 @@ mod encodings;
 mod encryption_stories;
 #[cfg(test)]
 mod forks;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod growth;
 #[cfg(test)]

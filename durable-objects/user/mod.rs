@@ -87,7 +87,7 @@ mod shares_room;
 mod shown_room;
 mod store;
 mod sync;
-mod sync_token;
+pub(crate) mod sync_token;
 mod tags;
 mod to_device;
 mod transfer_settings;

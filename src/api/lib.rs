@@ -14,6 +14,8 @@ mod context;
 mod credentials;
 mod failure;
 mod federation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guest_access;
 mod html;
 mod identity_server;

@@ -43,6 +43,8 @@ pub mod visibility;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub use appservice::Appservice;
 pub use authority::Authority;

@@ -162,7 +162,7 @@ pub(crate) struct SpaceElsewhere {
 
 impl SpaceElsewhere {
     /// Reads an answer about a room; what is wrong with it otherwise. A child that makes no sense is left out.
-    fn read(answer: &[u8], room_id: &RoomId, suggested_only: bool) -> Result<Self, String> {
+    pub(super) fn read(answer: &[u8], room_id: &RoomId, suggested_only: bool) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Answer<'a> {
             #[serde(borrow)]

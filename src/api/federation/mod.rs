@@ -15,6 +15,8 @@ pub(crate) mod elsewhere;
 mod event_lists;
 mod events;
 pub(crate) mod fetcher;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hierarchy;
 pub(crate) mod history;
 mod invites;

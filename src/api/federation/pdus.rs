@@ -24,7 +24,7 @@ use super::{NeededKey, ServerKeys};
 use crate::{Context, Failure};
 
 /// Keys of one server that an event's signatures are checked with.
-const KEYS_OF_SERVER_MAX: usize = 8;
+pub(super) const KEYS_OF_SERVER_MAX: usize = 8;
 /// The most events that are checked at once, and their bytes.
 const CHECKED_AT_ONCE_MAX: usize = 2_000;
 const CHECKED_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl ReadPdu {
         key_ids.filter(is_of_server).take(KEYS_OF_SERVER_MAX)
     }
 
-    fn needed_keys(&self) -> Vec<NeededKey> {
+    pub(super) fn needed_keys(&self) -> Vec<NeededKey> {
         let of = |server: &OwnedServerName| {
             let needed =
                 |key_id: &str| NeededKey { server: server.clone(), key_id: key_id.to_owned(), signed: self.signed };

@@ -41,7 +41,7 @@ struct ReceiptData {
     ts: Option<u64>,
 }
 
-type ByRoom = BTreeMap<OwnedRoomId, Vec<(OwnedUserId, NewReceipt)>>;
+pub(super) type ByRoom = BTreeMap<OwnedRoomId, Vec<(OwnedUserId, NewReceipt)>>;
 
 /// Takes in the receipts of a transaction.
 pub(super) async fn take_in(cx: &Context, origin: &ServerName, edus: &[Edu]) -> Result<(), Failure> {
@@ -52,7 +52,7 @@ pub(super) async fn take_in(cx: &Context, origin: &ServerName, edus: &[Edu]) -> 
     told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
 }
 
-fn by_room(origin: &ServerName, edus: &[Edu], now_ms: u64) -> ByRoom {
+pub(super) fn by_room(origin: &ServerName, edus: &[Edu], now_ms: u64) -> ByRoom {
     let mut told = ByRoom::new();
     let mut left = RECEIPTS_MAX;
     for edu in edus.iter().filter(|edu| edu.is_receipt()) {

@@ -3,6 +3,8 @@
 //! In scope: what a message looks like, and handing it to the server or the service that takes our mail. Out of scope: what
 //! it is about.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod smtp;
 pub(crate) mod validation;

@@ -12,6 +12,8 @@ mod content;
 mod create;
 #[expect(deprecated, reason = "what was uploaded before the freeze is still served there")]
 mod download;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod limit;
 mod preview;
 mod remote;

@@ -5,7 +5,7 @@
 pub mod discovery;
 pub mod server_keys;
 mod server_patterns;
-mod sorted_json;
+pub(crate) mod sorted_json;
 pub mod x_matrix;
 
 pub use server_patterns::ServerPatterns;

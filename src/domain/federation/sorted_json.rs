@@ -11,7 +11,7 @@ const NESTING_MAX: usize = 127;
 
 /// Writes JSON anew: names in order, no white space, texts spelled the one way; numbers as they are. Of a name that is
 /// there twice, the later one counts. `None` for what is no JSON.
-pub(super) fn sorted(json: &[u8]) -> Option<String> {
+pub(crate) fn sorted(json: &[u8]) -> Option<String> {
     let mut reading = Reading { rest: std::str::from_utf8(json).ok()? };
     let value = reading.value(0)?;
     reading.skips_space();

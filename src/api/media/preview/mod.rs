@@ -5,6 +5,8 @@
 
 mod charset;
 mod fetch;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod image;
 mod oembed;
 mod page;

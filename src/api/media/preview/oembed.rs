@@ -31,7 +31,7 @@ pub(super) async fn fetch(cx: &Context, url: Url, until_ms: u64) -> Result<OEmbe
 }
 
 impl OEmbed {
-    fn read(answer: &Map<String, Value>) -> Self {
+    pub(super) fn read(answer: &Map<String, Value>) -> Self {
         let text = |name: &str| answer.get(name).and_then(Value::as_str).map(cut).filter(|text| !text.is_empty());
         let is = |kind: &str| answer.get("type").and_then(Value::as_str) == Some(kind);
         Self {

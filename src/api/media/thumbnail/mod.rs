@@ -3,6 +3,8 @@
 //! Whoever asks for what moves gets it moving: a smaller one, or the content itself where that takes no more. What has too
 //! much to move stands still.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod jpeg;
 mod moving;
 mod picture;
