@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Refusal, signed_key::SignedKey};
+use domain::{Refusal, readable, signed_key::SignedKey};
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId};
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ const DATA_BYTES_MAX: usize = 64 * 1024;
 /// nothing.
 ///
 /// Refused: `UnknownToken`; `Forbidden` for the id of a device that is logged in, or the name of a cross-signing key;
-/// `BadJson` for `data` without an algorithm; `TooLarge`; and what [`UploadKeys`](super::UploadKeys) refuses.
+/// `BadJson` for `data` without an algorithm, or that not everybody can read; `TooLarge`; and what [`UploadKeys`](super::UploadKeys) refuses.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PutDehydratedDevice {
     pub token_hash: String,
@@ -197,6 +197,7 @@ fn check_data(data: &RawValue) -> Result<(), Refusal> {
     if data.get().len() > DATA_BYTES_MAX {
         return Err(Refusal::TooLarge(format!("`device_data` may have {DATA_BYTES_MAX} bytes")));
     }
+    readable::check(data.get().as_bytes())?;
     match serde_json::from_str::<Data>(data.get()) {
         Ok(_) if data.get().starts_with('{') => Ok(()),
         _ => Err(Refusal::BadJson("`device_data` is an object with an `algorithm`".to_owned())),
@@ -222,7 +223,10 @@ mod tests {
     use domain::{Refusal, signed_key::testing::Signer};
     use platform::{ActorKind, Address};
     use ruma_common::{OwnedDeviceId, user_id};
-    use serde_json::{Value, json, value::to_raw_value};
+    use serde_json::{
+        Value, json,
+        value::{RawValue, to_raw_value},
+    };
 
     use super::{
         DATA_BYTES_MAX, DehydratedEvents, DeleteDehydratedDevice, GetDehydratedDevice, GetDehydratedEvents,
@@ -405,9 +409,9 @@ mod tests {
     #[test]
     fn it_needs_data_and_keys_of_its_own() {
         let world = alice();
-        for data in [json!({}), json!([]), json!("a"), json!({ "algorithm": 1 })] {
-            let outcome =
-                world.call(ALICE, &PutDehydratedDevice { data: to_raw_value(&data).unwrap(), ..dehydrated("DRY", 1) });
+        for data in [r"{}", "[]", r#""a""#, r#"{"algorithm":1}"#, r#"{"algorithm":"a","y":"\ud800"}"#] {
+            let data = RawValue::from_string(data.to_owned()).unwrap();
+            let outcome = world.call(ALICE, &PutDehydratedDevice { data, ..dehydrated("DRY", 1) });
             assert!(matches!(outcome, Err(CallError::Refused(Refusal::BadJson(_)))), "{outcome:?}");
         }
         let data = to_raw_value(&json!({ "algorithm": "a", "more": "x".repeat(DATA_BYTES_MAX) })).unwrap();

@@ -2,9 +2,9 @@
 
 use domain::push::Verdict;
 use platform::{ActorKind, Sql};
-use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, push::Ruleset};
+use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::to_raw_value};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     User, ask_invite::blocks_invites, authenticate, ignored::ignored_users, own_id, push_rules, pushes::invitation,
@@ -89,6 +89,18 @@ impl User {
     }
 }
 
+/// An invitation as it is shown, with the content that another server gave it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    content: &'a RawValue,
+    event_id: &'a str,
+    origin_server_ts: u64,
+    sender: &'a UserId,
+    state_key: &'a UserId,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+}
+
 /// An invitation of which another server told.
 struct Told {
     position: u64,
@@ -133,10 +145,14 @@ fn listed(
         if wanted.only_highlights && !Verdict::of(&actions).highlight {
             continue;
         }
-        let event = to_raw_value(&json!({
-            "type": event_type, "state_key": user_id, "sender": sender, "content": content, "event_id": event_id,
-            "origin_server_ts": position,
-        }))?;
+        let event = to_raw_value(&Shown {
+            content: &content,
+            event_id: &event_id,
+            origin_server_ts: position,
+            sender: &sender,
+            state_key: &user_id,
+            event_type: &event_type,
+        })?;
         let notification = ListedNotification { position, event, actions, read: false };
         found.push(ListedInvitation { room_id, notification });
         if found.len() as u64 >= wanted.limit {

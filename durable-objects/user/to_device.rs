@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use domain::Refusal;
+use domain::{Refusal, readable};
 use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,8 @@ const ALL_DEVICES: &str = "*";
 
 /// Messages from another user's device, or from one of the user's own. A device that is not there gets none.
 ///
-/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object; `TooLarge`.
+/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object, or that not everybody can
+/// read; `TooLarge`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReceiveToDevice {
     pub sender: OwnedUserId,
@@ -222,6 +223,7 @@ pub fn check_to_device(messages: &BTreeMap<String, Box<RawValue>>) -> Result<(),
         if content.get().len() > CONTENT_BYTES_MAX {
             return Err(Refusal::TooLarge(format!("The content of a message may have {CONTENT_BYTES_MAX} bytes")));
         }
+        readable::check(content.get().as_bytes())?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 use domain::{
-    Refusal,
+    Refusal, readable,
     signed_key::{SignedKey, Usage, signing_key_id},
 };
 use platform::{ActorKind, Sql, Tx};
@@ -102,6 +102,7 @@ impl Upload {
             if key.get().len() > KEY_BYTES_MAX {
                 return Err(Refusal::InvalidParam(format!("A key may have {KEY_BYTES_MAX} bytes")).into());
             }
+            readable::check(key.get().as_bytes())?;
             let key = SignedKey::parse(key.get())?;
             let public_key = key.check_cross_signing(user_id.as_str(), usage)?.to_owned();
             if store::device::get(sql, <&DeviceId>::from(public_key.as_str()))?.is_some() {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    Refusal,
+    Refusal, readable,
     signed_key::{SignedKey, Usage, signing_key_id},
 };
 use platform::{ActorKind, Sql, Tx};
@@ -70,6 +70,7 @@ impl User {
         if keys.len() > DEVICE_KEYS_BYTES_MAX {
             return Err(Refusal::InvalidParam(format!("`device_keys` may have {DEVICE_KEYS_BYTES_MAX} bytes")).into());
         }
+        readable::check(keys.as_bytes())?;
         let keys = SignedKey::parse(keys)?;
         let user_id = own_id(cx)?;
         keys.check_device(user_id.as_str(), device_id.as_str())?;
@@ -214,6 +215,7 @@ fn split<'a>(name: &'a str, key: &RawValue) -> Result<(&'a str, &'a str), Refusa
     if key.get().len() > KEY_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A one-time key may have {KEY_BYTES_MAX} bytes")));
     }
+    readable::check(key.get().as_bytes())?;
     match serde_json::from_str(key.get()) {
         Ok(Value::String(_) | Value::Object(_)) => Ok(parts),
         _ => Err(Refusal::BadJson(format!("The key {name} is neither a text nor an object"))),

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{Refusal, readable};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use platform::{Fault, LocalFuture};
@@ -433,38 +433,15 @@ pub(crate) fn check_object(body: &[u8]) -> Result<(), Refusal> {
         .map_or_else(|error| bad_json(&error), |_| Refusal::BadJson("The body is a list, not an object".to_owned())))
 }
 
-/// How deep a client's JSON may nest where it is kept: what tells it wraps it some more, and serde reads 128 levels.
-const KEPT_LEVELS_MAX: usize = 100;
-
 /// A client's JSON that is kept as the client said it.
 ///
 /// # Errors
-/// As [`bad_json`]; `M_BAD_JSON` for what nests too deep to be read again.
+/// As [`bad_json`]; `M_BAD_JSON` for what not everybody could read again.
 pub(crate) fn kept_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    if levels(body) > KEPT_LEVELS_MAX {
-        return Err(Refusal::BadJson(format!("This may nest {KEPT_LEVELS_MAX} levels deep")));
-    }
-    serde_json::from_slice(body).map_err(|error| bad_json(&error))
-}
-
-/// How deep JSON nests. What is none has some depth or other.
-fn levels(json: &[u8]) -> usize {
-    let (mut level, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                level = level.saturating_add(1);
-                deepest = deepest.max(level);
-            }
-            b'}' | b']' if !in_string => level = level.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
+    readable::check_levels(body)?;
+    let kept = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
+    readable::check(body)?;
+    Ok(kept)
 }
 
 /// What the query says, of a request that ruma does not model.

@@ -8,7 +8,7 @@ use ruma_client_api::config::{get_global_account_data::v3 as global, get_room_ac
 use ruma_common::{OwnedRoomId, OwnedUserId};
 use serde_json::{json, value::RawValue};
 
-use crate::{Bearer, Context, Failure, Routes, failure, router::bad_json};
+use crate::{Bearer, Context, Failure, Routes, failure, router::kept_json};
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's types: they take any JSON for a content.
@@ -53,7 +53,7 @@ async fn set(
 ) -> Result<Response<Bytes>, Failure> {
     let user_id = OwnedUserId::try_from(user_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     bearer.must_be(&user_id)?;
-    let content: Box<RawValue> = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
+    let content: Box<RawValue> = kept_json(body)?;
     if !content.get().starts_with('{') {
         return Err(Refusal::BadJson("Account data is a JSON object".to_owned()).into());
     }

@@ -13,7 +13,10 @@ use ruma_client_api::filter::{
 use ruma_common::OwnedUserId;
 use serde_json::{json, value::RawValue};
 
-use crate::{Bearer, Context, Failure, Routes, failure, router::bad_json};
+use crate::{
+    Bearer, Context, Failure, Routes, failure,
+    router::{bad_json, kept_json},
+};
 
 /// The most entries of a list in a filter that each event is held against.
 const LIST_ENTRIES_MAX: usize = 1_000;
@@ -36,7 +39,7 @@ async fn define(
     let [user_id] = <[String; 1]>::try_from(path_args).unwrap_or_default();
     let user_id = OwnedUserId::try_from(user_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     bearer.must_be(&user_id)?;
-    let filter: Box<RawValue> = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let filter: Box<RawValue> = kept_json(request.body())?;
     checked(serde_json::from_str(filter.get()).map_err(|error| bad_json(&error))?)?;
     let filter_id = bearer.call(cx, &AddFilter { token_hash: bearer.token_hash.clone(), filter }).await?;
     Ok(failure::json(StatusCode::OK, &json!({ "filter_id": filter_id })))

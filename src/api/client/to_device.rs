@@ -119,13 +119,34 @@ fn message_id(caller: &Caller, event_type: &str, txn_id: &TransactionId, part: u
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::{json, value::to_raw_value};
+    use http::{Method, Request, header};
+    use serde_json::{Value, json, value::to_raw_value};
 
     use super::{EDU_BYTES_MAX, Messages, in_parts};
+    use crate::testing::{TestServer, refused};
 
     fn messages(devices: &[(&str, usize)]) -> Messages {
         let content = |bytes: usize| to_raw_value(&json!({ "x": "x".repeat(bytes) })).unwrap();
         devices.iter().map(|(device, bytes)| ((*device).to_owned(), content(*bytes))).collect()
+    }
+
+    /// Such a content made the server panic on its way to another, and no client could read an answer with it.
+    #[test]
+    fn what_not_everybody_can_read_is_sent_to_nobody() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let nested = format!("{}{}", "[".repeat(32_000), "]".repeat(32_000));
+        for (number, value) in [r#""\ud800""#, "1e999", &nested].into_iter().enumerate() {
+            for user in ["@alice:localhost", "@bob:b.test"] {
+                let body = format!(r#"{{"messages":{{"{user}":{{"*":{{"a":{value}}}}}}}}}"#);
+                let path = format!("/_matrix/client/v3/sendToDevice/m.x/{number}");
+                let request = Request::builder().method(Method::PUT).uri(path);
+                let request = request.header(header::AUTHORIZATION, format!("Bearer {alice}"));
+                let answer = server.answer(request.body(body.into()).unwrap());
+                let body: Value = serde_json::from_slice(answer.body()).unwrap();
+                assert_eq!(refused((answer.status(), body)), (400, "M_BAD_JSON".to_owned()), "{number} {user}");
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use actors::{
     },
     room::{DeviceListChanged, JoinedSince, JoinedThroughout},
 };
-use domain::signed_key::SignedKey;
+use domain::{readable, signed_key::SignedKey};
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, serde::Raw};
 use ruma_federation_api::{device::get_devices::v1 as devices, keys::get_keys::v1 as query};
@@ -231,9 +231,9 @@ fn one(answer: devices::Response) -> Fetched {
     Fetched { keys, stream_id: Some(answer.stream_id.into()) }
 }
 
-/// Keys that can be signed at all; others are no use to anybody.
+/// Keys that can be signed at all, and read by everybody; others are no use to anybody.
 fn sound(keys: Box<RawValue>) -> Option<Box<RawValue>> {
-    SignedKey::parse(keys.get()).is_ok().then_some(keys)
+    (readable::check(keys.get().as_bytes()).is_ok() && SignedKey::parse(keys.get()).is_ok()).then_some(keys)
 }
 
 /// A device's keys with its name, as clients are told. Servers tell each other the name beside the keys.

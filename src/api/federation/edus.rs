@@ -18,7 +18,7 @@ use actors::{
 use domain::RateLimited;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
@@ -243,6 +243,26 @@ pub(super) fn presence(presences: &[Presence], now_ms: u64) -> Result<Box<RawVal
     Ok(to_raw_value(&json!({ "edu_type": "m.presence", "content": { "push": push } }))?)
 }
 
+/// As [`ToDevice`], of ours.
+#[derive(Serialize)]
+struct SentToDevices<'a> {
+    message_id: &'a str,
+    messages: &'a BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+    sender: &'a UserId,
+    #[serde(rename = "type")]
+    event_type: &'a str,
+}
+
+/// The EDU. What a client said goes through as it is: `json!` would read it, and panic where it cannot.
+fn to_devices(content: &SentToDevices<'_>) -> serde_json::Result<Box<RawValue>> {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        content: &'a SentToDevices<'a>,
+        edu_type: &'static str,
+    }
+    to_raw_value(&Told { content, edu_type: "m.direct_to_device" })
+}
+
 impl Context {
     /// Tells the other servers in a room something that something newer of the same `key` replaces, as well as that goes;
     /// for so long as it is worth it.
@@ -305,10 +325,7 @@ impl Context {
         event_type: &str,
         messages: &BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
     ) -> Result<(), Failure> {
-        let content = json!({
-            "sender": sender.user_id, "type": event_type, "message_id": message_id, "messages": messages,
-        });
-        let edu = to_raw_value(&json!({ "edu_type": "m.direct_to_device", "content": content }))?;
+        let edu = to_devices(&SentToDevices { message_id, messages, sender: &sender.user_id, event_type })?;
         let call = QueueEduIfKnown(QueueEdu { key: format!("to_device {message_id}"), edu });
         match self.call(server.as_str(), &call).await {
             Err(Failure::Absent) => {
@@ -324,17 +341,33 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use actors::{Call, user::ReceiveToDevice};
-    use ruma_common::server_name;
-    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
 
-    use super::{Written, receive};
+    use actors::{Call, user::ReceiveToDevice};
+    use ruma_common::{server_name, user_id};
+    use serde_json::{Value, json, value::RawValue};
+
+    use super::{SentToDevices, Written, receive, to_devices};
     use crate::testing::{TestServer, block_on};
 
     /// Whether anybody was asked to do something about an EDU, where whoever is asked cannot.
     fn is_done(server: &TestServer, edu: &Value) -> bool {
         let edu = serde_json::from_value(edu.clone()).unwrap();
         block_on(receive(&server.context(), server_name!("b.test"), &edu, &mut Written::default())).is_err()
+    }
+
+    #[test]
+    fn a_message_to_devices_goes_out_as_it_is() {
+        let content = r#"{"a":["\ud800",1e999]}"#;
+        let of_device = BTreeMap::from([("*".to_owned(), RawValue::from_string(content.to_owned()).unwrap())]);
+        let messages = BTreeMap::from([(user_id!("@bob:b.test").to_owned(), of_device)]);
+        let sender = user_id!("@alice:localhost");
+        let sent = SentToDevices { message_id: "i", messages: &messages, sender, event_type: "m" };
+        let told =
+            r#"{"message_id":"i","messages":{"@bob:b.test":{"*":CONTENT}},"sender":"@alice:localhost","type":"m"}"#
+                .replace("CONTENT", content);
+        let edu = format!(r#"{{"content":{told},"edu_type":"m.direct_to_device"}}"#);
+        assert_eq!(to_devices(&sent).unwrap().get(), edu);
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn invite_of_old(
     let state = unsigned.invite_room_state;
     let invitation = Invitation { room_id: &room_id, event_id: &event_id, event: &event, state };
     let signed = invitation.signed(cx, &origin, &version).await?;
-    let body = serde_json::to_vec(&(200, serde_json::json!({ "event": signed })))?;
+    let body = serde_json::to_vec(&(200, BTreeMap::from([("event", signed)])))?;
     Ok(json_bytes(StatusCode::OK, body.into()))
 }
 
@@ -242,7 +242,7 @@ fn knows_v1_only(status: StatusCode, version: &RoomVersion) -> bool {
 /// An invitation in its first form: the event, which says itself what lets the user recognise the room.
 fn in_form_v1(event: &RawValue, state: &[Box<RawValue>]) -> Result<Box<RawValue>, Failure> {
     let mut fields: BTreeMap<&str, Box<RawValue>> = serde_json::from_str(event.get())?;
-    fields.insert("unsigned", to_raw_value(&serde_json::json!({ "invite_room_state": state }))?);
+    fields.insert("unsigned", to_raw_value(&BTreeMap::from([("invite_room_state", state)]))?);
     Ok(to_raw_value(&fields)?)
 }
 

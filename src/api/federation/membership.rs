@@ -1,6 +1,8 @@
 //! Letting users of other servers into rooms here, and out of them.
 //! Spec: "Joining Rooms", "Restricted rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
+use std::collections::BTreeMap;
+
 use actors::room::{
     AdmitMembership, CheckedEvent, GetHeldEvents, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer,
     IsJoined, MembershipAction, PrepareMembership, PreparedMembership,
@@ -129,7 +131,7 @@ async fn send_knock(
 ) -> Result<Vec<u8>, Failure> {
     let knock = admit(cx, &origin, &request.room_id, &request.event_id, &request.pdu, MembershipState::Knock).await?;
     let state = cx.room(&request.room_id).call(&GetShownState { user: knock.sender().to_owned() }).await?;
-    Ok(serde_json::to_vec(&serde_json::json!({ "knock_room_state": state }))?)
+    Ok(serde_json::to_vec(&BTreeMap::from([("knock_room_state", state)]))?)
 }
 
 /// Takes a membership that another server completed into the room; answers it as it is now.

@@ -9,24 +9,21 @@ use crate::{
 };
 
 #[test]
-fn only_brackets_outside_of_strings_nest() {
-    for (json, levels) in [("1", 0), ("{}", 1), (r#"[{"a":[]},[]]"#, 3), (r#"["[[\"[[", "\\", []]"#, 2), ("]]][", 1)] {
-        assert_eq!(super::levels(json.as_bytes()), levels, "{json}");
-    }
-}
-
-#[test]
 fn what_is_kept_can_be_told() {
     let server = TestServer::new(&[("REGISTRATION", "open")]);
     let alice = server.register("alice");
     let user = "@alice:localhost";
     let profile = format!("profile/{user}");
     let tags = format!("user/{user}/rooms/!r/tags");
+    let account_data = format!("user/{user}/account_data/t");
+    let of_room = format!("user/{user}/rooms/!r/account_data/t");
     for depth in [1, 90, 100, 110, 115, 120, 122, 124, 125, 126, 127, 200, 100_000] {
         let nested = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
         for (kept, field, body) in [
             (&*profile, "/a.b", format!(r#"{{"a.b":{nested}}}"#)),
             (&*tags, "/t", format!(r#"{{"x":{nested}}}"#)),
+            (&*account_data, "", format!(r#"{{"x":{nested}}}"#)),
+            (&*of_room, "", format!(r#"{{"x":{nested}}}"#)),
             ("pushrules/global/override/r", "/actions", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
             ("pushrules/", "global/override/r", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
         ] {
