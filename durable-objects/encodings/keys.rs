@@ -68,6 +68,10 @@ fn what_is_said_of_keys() {
         "identity": { "stream_id": 2, "master_key": {}, "self_signing_key": {} },
     }));
     pinned(&room::DeviceListChanged { user: alice(), changed_ms: 5 }, json!({ "user": "@alice:a", "changed_ms": 5 }));
+    pinned(
+        &room::DeviceListsChanged { users: vec![alice()], changed_ms: 5 },
+        json!({ "users": ["@alice:a"], "changed_ms": 5 }),
+    );
     pinned(&room::TellOfDevices { user: alice(), changed_ms: 5 }, json!({ "user": "@alice:a", "changed_ms": 5 }));
     pinned(&room::GetDeviceLists { user: alice(), from: Some(5) }, json!({ "user": "@alice:a", "from": 5 }));
     pinned_reply::<room::GetDeviceLists>(json!({ "changed": ["@alice:a"], "left": ["@alice:a"] }));

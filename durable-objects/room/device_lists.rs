@@ -19,6 +19,8 @@ const UNENCRYPTED_MEMBERS_MAX: u64 = 1_000;
 const MEMBERS_MAX: u64 = 100_000;
 /// Members of a room left that are looked at.
 const LEFT_MAX: u64 = 1_000;
+/// Users of other servers whose devices changed, of one call. Spec: a transaction has at most 100 EDUs.
+const CHANGED_AT_ONCE: usize = 100;
 /// How much the clocks of servers may differ, in milliseconds.
 const CLOCKS_DIFFER_MS: u64 = 3_600_000;
 /// Changed memberships that are looked up one by one; of more, all count as new.
@@ -36,6 +38,21 @@ pub struct DeviceListChanged {
 impl Call for DeviceListChanged {
     const ACTOR: ActorKind = ActorKind::Room;
     const NAME: &'static str = "device_list_changed";
+    type Reply = ();
+}
+
+/// The devices or keys of users of another server changed: it just said so. Nothing is written for who is not in the room.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceListsChanged {
+    /// As many as one transaction between servers tells of, at most.
+    pub users: Vec<OwnedUserId>,
+    /// When it said so, in milliseconds since the Unix epoch.
+    pub changed_ms: u64,
+}
+
+impl Call for DeviceListsChanged {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "device_lists_changed";
     type Reply = ();
 }
 
@@ -89,18 +106,37 @@ impl Call for GetDeviceLists {
 
 impl Room {
     pub(super) fn device_list_changed(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: DeviceListChanged) -> Result<(), Error> {
-        let user_id = call.user.as_str();
-        let is_joined = store::members::membership(&**tx, user_id)?.as_deref() == Some("join");
-        if !is_joined || store::device_lists::changed_ms(&**tx, user_id)? >= call.changed_ms {
-            return Ok(());
-        }
-        let position = self.next_position(&**tx, cx)?;
-        store::device_lists::put(tx, user_id, call.changed_ms, position)?;
-        cx.room.public_head.set(Some(position));
-        if cx.is_local(&call.user) {
+        let is_news = self.note_devices(tx, cx, &call.user, call.changed_ms)?;
+        if is_news && cx.is_local(&call.user) {
             owe_devices(tx, cx, DevicesChanged { user: call.user, changed_ms: call.changed_ms })?;
         }
         Ok(())
+    }
+
+    pub(super) fn device_lists_changed(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: DeviceListsChanged) -> Result<(), Error> {
+        for user in call.users.iter().take(CHANGED_AT_ONCE).filter(|user| !cx.is_local(user)) {
+            self.note_devices(tx, cx, user, call.changed_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a member's changed devices a position. Answers whether that is news.
+    fn note_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, user: &UserId, changed_ms: u64) -> Result<bool, Error> {
+        let user_id = user.as_str();
+        if store::members::membership(&**tx, user_id)?.as_deref() != Some("join") {
+            return Ok(false);
+        }
+        let last_ms = store::device_lists::changed_ms(&**tx, user_id)?;
+        // A user of ours has a clock that never says the same twice. What another server says is new whenever it says so,
+        // and whatever the clocks of those say here who heard it.
+        let changed_ms = if cx.is_local(user) { changed_ms } else { changed_ms.max(last_ms.saturating_add(1)) };
+        if changed_ms <= last_ms {
+            return Ok(false);
+        }
+        let position = self.next_position(&**tx, cx)?;
+        store::device_lists::put(tx, user_id, changed_ms, position)?;
+        cx.room.public_head.set(Some(position));
+        Ok(true)
     }
 
     pub(super) fn tell_of_devices(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TellOfDevices) -> Result<(), Error> {
@@ -204,16 +240,47 @@ mod tests {
         event::{self, Draft, Place},
         power::Preset,
     };
-    use ruma_common::user_id;
+    use platform::{ActorKind, Address, Sql};
+    use ruma_common::{UserId, user_id};
     use serde_json::{json, value::to_raw_value};
 
-    use super::{CLOCKS_DIFFER_MS, DeviceListChanged};
+    use super::{CLOCKS_DIFFER_MS, DeviceListChanged, DeviceListsChanged, GetDeviceLists};
     use crate::{
         CallError,
         destination::GetEdus,
         room::{CheckedEvent, ReceiveEvent},
         world::World,
     };
+
+    /// Two changes in one millisecond, or on machines whose clocks differ, are two. Strangers leave nothing behind.
+    #[test]
+    fn what_another_server_says_is_news_whatever_the_clock_says() {
+        let (alice, bob) = (user_id!("@alice:myelin.test"), user_id!("@bob:there.test"));
+        let world = World::new(1);
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, bob);
+        let position = |world: &World| {
+            let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+            let mut rows = sql.query("SELECT max(position) FROM device_list", &[]).unwrap();
+            rows.pop().unwrap().unsigned_or_null(0).unwrap().unwrap_or(0)
+        };
+        let changes = |users: &[&UserId], changed_ms: u64| {
+            let users = users.iter().map(|user| (*user).to_owned()).collect();
+            world.call(room_id.as_str(), &DeviceListsChanged { users, changed_ms }).unwrap();
+        };
+        let now_ms = world.now_ms();
+        let mut last = position(&world);
+        for changed_ms in [now_ms, now_ms, now_ms - 5_000] {
+            changes(&[user_id!("@nobody:there.test"), bob], changed_ms);
+            assert!(position(&world) > last, "{changed_ms}");
+            last = position(&world);
+        }
+        let before = world.rows_written();
+        changes(&[user_id!("@nobody:there.test"), alice], now_ms + 1);
+        assert_eq!(world.rows_written(), before, "who is not here, or not theirs");
+        let call = GetDeviceLists { user: alice.to_owned(), from: Some(last - 1) };
+        assert_eq!(world.call(room_id.as_str(), &call).unwrap().changed, [bob]);
+    }
 
     /// Of what changed well before a join was made the server hears when it asks; of what changed since nobody told it.
     #[test]

@@ -28,7 +28,7 @@
 //! | [`EraseSender`] | who comes later sees nothing of what a user said |
 //! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
 //! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
-//! | [`DeviceListChanged`], [`TellOfDevices`], [`GetDeviceLists`] | a member's devices or keys changed, or are to be known to servers that they were not; whose did |
+//! | [`DeviceListChanged`], [`DeviceListsChanged`], [`TellOfDevices`], [`GetDeviceLists`] | a member's devices or keys changed, or are to be known to servers that they were not; whose did |
 //! | [`MarkRead`], [`HearReceipts`] | receipts: how far a user has read, and users of another server |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
@@ -163,7 +163,7 @@ pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use describe_for_invitation::{DescribeForInvitation, DescribedRoom};
-pub use device_lists::{DeviceListChanged, DeviceLists, GetDeviceLists, TellOfDevices};
+pub use device_lists::{DeviceListChanged, DeviceLists, DeviceListsChanged, GetDeviceLists, TellOfDevices};
 pub use directory::{IsPublished, SetPublished};
 pub use erase_sender::EraseSender;
 pub use event_by_timestamp::{ClosestEvent, EventByTimestamp, EventByTimestampForServer, TimedEvent};
@@ -375,6 +375,7 @@ impl Logic for Room {
             write CompleteUpgrade => complete_upgrade,
             write RefreshMember => refresh_member,
             write DeviceListChanged => device_list_changed,
+            write DeviceListsChanged => device_lists_changed,
             write TellOfDevices => tell_of_devices,
             read GetDeviceLists => device_lists,
             write MarkRead => mark_read,

@@ -218,6 +218,7 @@ struct Host {
     spawned: RefCell<Vec<LocalFuture<'static, ()>>>,
     evicted: RefCell<Vec<Address>>,
     computations: Cell<usize>,
+    calls: RefCell<Vec<String>>,
     failing: Cell<Option<&'static str>>,
     this: Weak<Self>,
 }
@@ -241,6 +242,7 @@ impl Actors for Host {
             if self.failing.get() == Some(call) {
                 return Err(Fault::new("told to"));
             }
+            self.calls.borrow_mut().push(call.to_owned());
             Ok(self.object(to).call(call, &body).await)
         })
     }
@@ -367,6 +369,7 @@ impl TestServer {
             spawned: RefCell::default(),
             evicted: RefCell::default(),
             computations: Cell::default(),
+            calls: RefCell::default(),
             failing: Cell::default(),
             this: this.clone(),
         });
@@ -455,6 +458,11 @@ impl TestServer {
     /// How many actors were called.
     pub(crate) fn actors(&self) -> usize {
         self.host.objects.borrow().len()
+    }
+
+    /// How many calls of this name came until now.
+    pub(crate) fn calls(&self, name: &str) -> usize {
+        self.host.calls.borrow().iter().filter(|call| *call == name).count()
     }
 
     pub(crate) fn evicted(&self) -> Vec<Address> {

@@ -8,7 +8,7 @@ use actors::{
         AsOf, CacheDeviceLists, CachedDeviceList, CachedDeviceLists, DeviceList, DeviceListUpdate,
         GetCachedDeviceLists, UpdateDeviceLists,
     },
-    room::{DeviceListChanged, JoinedSince, JoinedThroughout},
+    room::{DeviceListsChanged, JoinedSince, JoinedThroughout},
 };
 use domain::{readable, signed_key::SignedKey};
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
@@ -307,7 +307,7 @@ fn cross_signing_update(content: &RawValue) -> Option<DeviceListUpdate> {
 }
 
 /// A server tells what is new: that is known here before anybody is told to look. Then the rooms that are shared with the
-/// users tell their members, once for each user.
+/// users tell their members, each of them once of all those users.
 ///
 /// # Errors
 /// A fault of ours.
@@ -322,10 +322,38 @@ pub(super) async fn take_in(cx: &Context, origin: &ServerName, news: Vec<News>) 
         Err(Failure::Absent) => return Ok(()),
         rooms => rooms?,
     };
-    for user in users {
-        let call = &DeviceListChanged { user, changed_ms: cx.now_ms() };
-        let told = stream::iter(&rooms).map(async |room_id| settled(cx.room(room_id).call(call).await));
-        told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await?;
+    // One call for all of them: a server may name anybody, and what it costs is not to grow with that.
+    let call = &DeviceListsChanged { users: users.into_iter().collect(), changed_ms: cx.now_ms() };
+    let told = stream::iter(&rooms).map(async |room_id| settled(cx.room(room_id).call(call).await));
+    told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use actors::{
+        Call,
+        destination::{DeviceListUpdate, RoomMoved},
+        room::DeviceListsChanged,
+    };
+    use ruma_common::{OwnedRoomId, OwnedUserId, server_name};
+
+    use super::{News, take_in};
+    use crate::testing::{TestServer, block_on};
+
+    #[test]
+    fn whoever_is_named_a_room_is_asked_once() {
+        let server = TestServer::new(&[]);
+        let (cx, origin) = (server.context(), server_name!("b.test"));
+        for room in 0..3 {
+            let room_id = OwnedRoomId::try_from(format!("!{room}:localhost")).unwrap();
+            block_on(cx.call(origin.as_str(), &RoomMoved { room_id, since: 0, to: 1 })).unwrap();
+        }
+        let news = |user: String| News {
+            user: OwnedUserId::try_from(format!("@{user}:b.test")).unwrap(),
+            update: DeviceListUpdate::Unclear,
+        };
+        let all = (0..50).map(|user| news((user % 25).to_string()));
+        block_on(take_in(&cx, origin, all.collect())).unwrap();
+        assert_eq!(server.calls(DeviceListsChanged::NAME), 3);
     }
-    Ok(())
 }
