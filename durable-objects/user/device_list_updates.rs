@@ -9,7 +9,8 @@
 //! Nothing is queued: every device is told as it is now, so that a server that was away for a month is sent one update for
 //! each device that changed, and `prev_id` names the one before among those that this server is sent. A first update has
 //! none, and neither has one after numbers that are not of this stream: then the other server asks for the whole list, which
-//! is this answer to no numbers, with `stream_id`. Spec: server-server API, "Device Management", "End-to-End Encryption".
+//! is this answer to no numbers, with `stream_id`. Where no device is left, the last one that went is told: the other server
+//! may have a list all the same, because it asked. Spec: server-server API, "Device Management", "End-to-End Encryption".
 
 use domain::signed_key::Usage;
 use platform::{ActorKind, Sql};
@@ -96,6 +97,9 @@ impl User {
         let mut prev = call.devices_after.filter(|after| *after <= stream_id);
         let limit = UPDATES_AT_ONCE.saturating_add(1);
         let mut changed = store::keys::devices_after(sql, prev, limit)?;
+        if prev.is_none() && changed.is_empty() && stream_id > 0 {
+            changed = store::keys::devices_after(sql, Some(stream_id.saturating_sub(1)), 1)?;
+        }
         let more = changed.len() as u64 > UPDATES_AT_ONCE;
         changed.truncate(usize::try_from(UPDATES_AT_ONCE).unwrap_or(usize::MAX));
         let mut devices = Vec::with_capacity(changed.len());
@@ -200,6 +204,26 @@ mod tests {
         assert_eq!(told(&lost), [("TWO", false), ("ONE", false)], "all there are");
         assert!(lost.devices[0].prev_id.is_empty(), "so that the other server asks for the whole list");
         assert_eq!(lost.stream_id, three.stream_id);
+    }
+
+    /// Who was told nothing may have asked: it is not to go on encrypting for a device that is gone.
+    #[test]
+    fn where_no_device_is_left_the_last_one_is_told() {
+        let world = alice();
+        for name in ["ONE", "TWO"] {
+            logs_in(&world, name);
+        }
+        world.call(ALICE, &LogOut { token_hash: "TWO".to_owned(), all: false }).unwrap();
+        assert_eq!(told(&asks(&world, None, None)), [("ONE", false)]);
+        world.call(ALICE, &LogOut { token_hash: "ONE".to_owned(), all: false }).unwrap();
+        for unknown in [None, Some(1 << 52)] {
+            let updates = asks(&world, unknown, None);
+            assert_eq!(told(&updates), [("ONE", true)]);
+            let [one] = &updates.devices[..] else { panic!("{updates:?}") };
+            assert!(one.prev_id.is_empty() && one.stream_id == updates.stream_id && !updates.more, "{updates:?}");
+        }
+        let stream_id = asks(&world, None, None).stream_id;
+        assert!(told(&asks(&world, Some(stream_id), None)).is_empty(), "that was told");
     }
 
     #[test]
