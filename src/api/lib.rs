@@ -110,6 +110,7 @@ pub fn routes(config: &Config) -> Rc<Routes> {
     }
     media::routes(&mut routes, config);
     well_known::routes(&mut routes, config);
+    federation::routes_for_services(&mut routes);
     if config.federation.is_on {
         federation::routes(&mut routes);
     }

@@ -207,6 +207,7 @@ fn a_token_shows_who_its_holder_is(host: Host) {
     assert_eq!(userinfo(token).ok(), json!({ "sub": alice.id }));
     bob.post(&path(&alice.id), json!({})).refused(403, "M_FORBIDDEN");
     userinfo("x").refused(401, "M_UNKNOWN_TOKEN");
+    server.anonymous().get("/_matrix/federation/v1/openid/userinfo").refused(401, "M_MISSING_TOKEN");
     userinfo(&format!("{token}x")).refused(401, "M_UNKNOWN_TOKEN");
     // It is good for nothing else.
     server.anonymous().with_token(token).get("/_matrix/client/v3/account/whoami").refused(401, "M_UNKNOWN_TOKEN");

@@ -58,6 +58,11 @@ pub(crate) use user_keys::Elsewhere;
 
 use crate::Routes;
 
+/// What is asked by others than servers, so that it is there for a server that talks to none.
+pub(crate) fn routes_for_services(routes: &mut Routes) {
+    openid::routes(routes);
+}
+
 pub(crate) fn routes(routes: &mut Routes) {
     published_keys::routes(routes);
     queries::routes(routes);
@@ -70,6 +75,5 @@ pub(crate) fn routes(routes: &mut Routes) {
     hierarchy::routes(routes);
     public_rooms::routes(routes);
     user_keys::routes(routes);
-    openid::routes(routes);
     version::routes(routes);
 }
