@@ -50,6 +50,14 @@ impl NamedUser {
         self.email().map_or_else(|| counted(user_id), str::to_ascii_lowercase)
     }
 
+    /// Whether a third-party identifier is meant, of any medium.
+    pub(crate) fn is_third_party(&self) -> bool {
+        match &self.identifier {
+            Some(identifier) => identifier.is_third_party(),
+            None => self.address.is_some(),
+        }
+    }
+
     /// The email address that is meant.
     fn email(&self) -> Option<&str> {
         let (medium, address) = match &self.identifier {
@@ -75,14 +83,23 @@ impl NamedUser {
 }
 
 impl Identifier {
+    fn is_third_party(&self) -> bool {
+        match self.kind.as_deref() {
+            Some(kind) => ["m.id.thirdparty", "m.id.phone"].contains(&kind),
+            None => self.address.is_some(),
+        }
+    }
+
     fn user(&self) -> Result<&str, Refusal> {
-        match (self.kind.as_deref(), &self.user, &self.address) {
-            (Some("m.id.user"), Some(user), _) => Ok(user),
-            (Some("m.id.user"), None, _) => Err(Refusal::BadJson("The identifier has no user".to_owned())),
-            // Nobody here has a telephone, and an address only where mail is sent.
-            (Some("m.id.thirdparty" | "m.id.phone"), ..) | (None, _, Some(_)) => Err(wrong()),
-            (Some(_), ..) => Err(Refusal::Unknown("This identifier is not supported".to_owned())),
-            (None, _, None) => Err(Refusal::BadJson("The identifier has no type".to_owned())),
+        // Nobody here has a telephone, and an address only where mail is sent.
+        if self.is_third_party() {
+            return Err(wrong());
+        }
+        match (self.kind.as_deref(), &self.user) {
+            (Some("m.id.user"), Some(user)) => Ok(user),
+            (Some("m.id.user"), None) => Err(Refusal::BadJson("The identifier has no user".to_owned())),
+            (Some(_), _) => Err(Refusal::Unknown("This identifier is not supported".to_owned())),
+            (None, _) => Err(Refusal::BadJson("The identifier has no type".to_owned())),
         }
     }
 }
@@ -153,4 +170,41 @@ async fn stored(cx: &Context, user_id: &UserId) -> Result<Option<String>, Failur
 /// One answer for whatever is wrong: it does not tell who exists.
 pub(crate) fn wrong() -> Refusal {
     Refusal::Forbidden("Invalid username or password".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    /// Spec: «the homeserver must respond with 403 Forbidden» for a 3PID that it does not know; here it knows none.
+    #[test]
+    fn an_unknown_address_is_forbidden_and_an_unknown_user_is_asked_again() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let deletes = |user: serde_json::Value| {
+            let mut auth = json!({ "type": "m.login.password", "password": "secret" });
+            auth.as_object_mut().unwrap().extend(user.as_object().cloned().unwrap());
+            server.request(Method::DELETE, "/_matrix/client/v3/devices/OTHER", &alice, &json!({ "auth": auth }))
+        };
+        for user in [
+            json!({ "identifier": { "type": "m.id.thirdparty", "medium": "email", "address": "a@b.c" } }),
+            json!({ "identifier": { "type": "m.id.thirdparty", "medium": "msisdn", "address": "447700900000" } }),
+            json!({ "identifier": { "type": "m.id.phone", "country": "GB", "phone": "07700900000" } }),
+            json!({ "medium": "email", "address": "a@b.c" }),
+        ] {
+            assert_eq!(refused(deletes(user.clone())), (403, "M_FORBIDDEN".to_owned()), "{user}");
+            let mut login = user.clone();
+            login["type"] = "m.login.password".into();
+            login["password"] = "secret".into();
+            let login = server.post("/_matrix/client/v3/login", "", &login);
+            assert_eq!(refused(login), (403, "M_FORBIDDEN".to_owned()), "{user}");
+        }
+        let (status, challenge) = deletes(json!({ "identifier": { "type": "m.id.user", "user": "bob" } }));
+        assert_eq!((status, challenge["flows"].is_array()), (StatusCode::UNAUTHORIZED, true), "{challenge}");
+        let known = deletes(json!({ "identifier": { "type": "m.id.user", "user": "alice" } }));
+        assert_eq!(known.0, StatusCode::OK, "{}", known.1);
+    }
 }

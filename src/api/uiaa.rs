@@ -259,9 +259,10 @@ impl Operation<'_> {
         let (Some(user_id), Some(password)) = (self.user_id, &auth.password) else { return wrong };
         match auth.user.user_id(cx).await {
             // Spec: «In the case that the homeserver does not know about the supplied 3PID, the homeserver must respond
-            // with 403 Forbidden.»
-            Ok(named) if credentials::is_nobody(&named) => {
-                return Err(Refusal::Forbidden("Invalid username or password".to_owned()).into());
+            // with 403 Forbidden.» Where there is no mail, it knows none; and nowhere a telephone.
+            Ok(named) if credentials::is_nobody(&named) => return Err(credentials::wrong().into()),
+            Err(Failure::Refused(Refusal::Forbidden(_))) if auth.user.is_third_party() => {
+                return Err(credentials::wrong().into());
             }
             Ok(named) if named.as_str().eq_ignore_ascii_case(user_id.as_str()) => {}
             Ok(_) | Err(Failure::Refused(Refusal::Forbidden(_))) => return wrong,
