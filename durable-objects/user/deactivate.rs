@@ -3,7 +3,8 @@ use platform::{ActorKind, Tx};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ROOMS_BEFORE_ANSWER_MAX, User, authenticate, check_password_hash, device::remove_devices_but, own_id, store,
+    ROOMS_BEFORE_ANSWER_MAX, User, appservice::is_appservice, authenticate, check_password_hash,
+    device::remove_devices_but, own_id, store,
 };
 use crate::{
     Call, Cx, Error, outbox,
@@ -23,7 +24,7 @@ const PRESENT: [&str; 3] = ["join", "invite", "knock"];
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Deactivate {
     pub token_hash: String,
-    /// What the caller checked the user's password against.
+    /// What the caller checked the user's password against. It does not matter if an application service calls.
     pub password_hash: String,
     /// Whether what the user keeps here is to be forgotten, and what they said kept from who comes later.
     #[serde(default)]
@@ -42,7 +43,9 @@ impl User {
             return Ok(());
         }
         authenticate(&**tx, cx, &call.token_hash)?;
-        check_password_hash(&**tx, &call.password_hash)?;
+        if !is_appservice(&call.token_hash) {
+            check_password_hash(&**tx, &call.password_hash)?;
+        }
         // The hash of the password stays: it tells the user apart who is told that the account is deactivated.
         store::account::deactivate(tx, cx.now_ms)?;
         remove_devices_but(tx, cx, None)?;

@@ -129,7 +129,11 @@ async fn deactivate(
         flows: uiaa::PASSWORD,
         request: uiaa::digest(&erase)?,
     };
-    let password_hash = operation.authenticate(cx, auth.as_ref()).await?.password_hash()?;
+    // Spec: Application Service API, «full control over its namespace»: its users have no passwords.
+    let password_hash = match bearer.acts_for {
+        Some(_) => String::new(),
+        None => operation.authenticate(cx, auth.as_ref()).await?.password_hash()?,
+    };
     turn_down_what_is_elsewhere(cx, &bearer.user_id).await?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
     bearer.call(cx, &call).await?;
@@ -153,4 +157,31 @@ async fn turn_down_what_is_elsewhere(cx: &Context, user_id: &UserId) -> Result<(
     };
     let left = stream::iter(rooms.into_iter().take(ROOMS_TOLD_MAX)).map(leave);
     left.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    const REGISTRATION: &str = r##"{ "id": "irc", "url": null, "as_token": "as", "hs_token": "hs",
+        "sender_localpart": "irc", "namespaces": { "users": [{ "regex": "@_irc_", "exclusive": true }] } }"##;
+
+    #[test]
+    fn an_application_service_closes_the_accounts_of_its_users() {
+        let server = TestServer::new(&[("APPSERVICES", REGISTRATION), ("REGISTRATION", "open")]);
+        let ghost = json!({ "type": "m.login.application_service", "username": "_irc_a", "inhibit_login": true });
+        assert_eq!(server.post("/_matrix/client/v3/register", "as", &ghost).0, StatusCode::OK);
+        let deactivate = "/_matrix/client/v3/account/deactivate?user_id=@_irc_a:localhost";
+        let (status, answer) = server.post(deactivate, "as", &json!({}));
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let gone = server.get("/_matrix/client/v3/account/whoami?user_id=@_irc_a:localhost", "as");
+        assert_eq!(refused(gone), (403, "M_USER_DEACTIVATED".to_owned()));
+        // Everybody else proves that it is them.
+        let alice = server.register("alice");
+        let asked = server.post("/_matrix/client/v3/account/deactivate", &alice, &json!({}));
+        assert_eq!(asked.0, StatusCode::UNAUTHORIZED, "{}", asked.1);
+    }
 }

@@ -150,7 +150,8 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     Ok(answer(cx, made?, login.as_ref()))
 }
 
-/// Makes the account that somebody has authenticated for, with what they proved. That is a proof still if it is refused.
+/// Makes the account that somebody has authenticated for, with what they proved. That is a proof still if it is refused, as
+/// it is without a password: nobody could log in to the account again, or close it.
 async fn make(
     cx: &Context,
     operation: &uiaa::Operation<'_>,
@@ -160,10 +161,8 @@ async fn make(
     guest: Option<Bearer>,
     login: Option<&NewLogin>,
 ) -> Result<OwnedUserId, Failure> {
-    account.password_hash = match password {
-        Some(password) => Some(password::hash(cx, password).await?),
-        None => None,
-    };
+    let password = password.ok_or_else(|| Refusal::MissingParam("The account needs a `password`".to_owned()))?;
+    account.password_hash = Some(password::hash(cx, password).await?);
     if let Some(token) = &authenticated.registration_token
         && !registration_token::consume(cx.metadata(), token, cx.now_ms()).await?
     {
@@ -451,8 +450,11 @@ mod tests {
     #[test]
     fn without_a_name_one_is_made_and_without_login_no_token() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
-        let (status, answer) =
-            server.post(REGISTER, "", &json!({ "auth": { "type": "m.login.dummy" }, "inhibit_login": true }));
+        let mut nameless = json!({ "auth": { "type": "m.login.dummy" }, "inhibit_login": true });
+        let without_password = server.post(REGISTER, "", &nameless);
+        assert_eq!(refused(without_password), (400, "M_MISSING_PARAM".to_owned()));
+        nameless["password"] = "secret".into();
+        let (status, answer) = server.post(REGISTER, "", &nameless);
         assert_eq!(status, StatusCode::OK, "{answer}");
         assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["user_id"]);
         let mut other = body("carol");
