@@ -252,6 +252,8 @@ async fn is_available(
     (): (),
     request: username_available::Request,
 ) -> Result<username_available::Response, Failure> {
+    // Who cannot register need not know who did.
+    flows(cx)?;
     free_user_id(cx, &request.username).await?;
     Ok(username_available::Response::new(true))
 }
@@ -474,6 +476,10 @@ mod tests {
     fn a_closed_server_registers_nobody() {
         let server = TestServer::new(&[]);
         assert_eq!(refused(server.post(REGISTER, "", &body("alice"))), (403, "M_FORBIDDEN".to_owned()));
+        for name in ["alice", "a%20b"] {
+            let available = server.get(&format!("{REGISTER}/available?username={name}"), "");
+            assert_eq!(refused(available), (403, "M_FORBIDDEN".to_owned()), "{name}");
+        }
         let validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token=x";
         assert_eq!(refused(server.get(validity, "")), (403, "M_FORBIDDEN".to_owned()));
         let open = TestServer::new(&[("REGISTRATION", "open")]);
