@@ -56,6 +56,7 @@ impl User {
     pub(super) fn change_push_rules(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ChangePushRules) -> Result<(), Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
         let mut rules = effective(&**tx, &own_id(cx)?)?;
+        call.change.check_actions()?;
         call.change.apply(&mut rules)?;
         self.keep_push_rules(tx, cx, rules)
     }

@@ -10,6 +10,7 @@ use ruma_common::{
     },
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Refusal;
 
@@ -23,6 +24,9 @@ const RULE_BYTES_MAX: usize = 8_192;
 const RULES_OF_KIND_MAX: usize = 2_000;
 /// The most of a kind that has patterns or conditions: every message is held against each.
 const RULES_WITH_CONDITIONS_MAX: usize = 500;
+
+/// Actions that clients may send, and that mean nothing any more. Spec: "Push Rules", "Historical Actions".
+const HISTORICAL: [&str; 2] = ["dont_notify", "coalesce"];
 
 /// The kinds of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +139,29 @@ impl Change {
     }
 }
 
+impl Change {
+    /// Refuses actions that no server knows: `InvalidParam`. Rules that were made before have them perhaps, and keep them.
+    pub fn check_actions(&self) -> Result<(), Refusal> {
+        let actions = match self {
+            Change::Put(NewRule { actions, .. }) | Change::SetActions { actions, .. } => actions,
+            Change::Remove { .. } | Change::Enable { .. } => return Ok(()),
+        };
+        if actions.iter().all(is_known) {
+            return Ok(());
+        }
+        Err(Refusal::InvalidParam("An action is `notify`, or an object with `set_tweak`".to_owned()))
+    }
+}
+
+/// Spec: "Push Rules", "Actions", with the historical ones.
+fn is_known(action: &Action) -> bool {
+    match serde_json::to_value(action) {
+        Ok(Value::String(name)) => name == "notify" || HISTORICAL.contains(&&*name),
+        Ok(Value::Object(fields)) => fields.get("set_tweak").is_some_and(Value::is_string),
+        _ => false,
+    }
+}
+
 impl NewRule {
     fn put(mut self, rules: &mut Ruleset) -> Result<(), Refusal> {
         self.check()?;
@@ -234,7 +261,7 @@ fn is_small_enough(rule: &impl Serialize) -> Result<(), Refusal> {
 /// encounter.»
 fn without_historical(mut actions: Vec<Action>) -> Vec<Action> {
     let is_historical = |action: &Action| {
-        serde_json::to_value(action).is_ok_and(|action| action == "dont_notify" || action == "coalesce")
+        serde_json::to_value(action).is_ok_and(|action| action.as_str().is_some_and(|name| HISTORICAL.contains(&name)))
     };
     actions.retain(|action| !is_historical(action));
     actions

@@ -142,3 +142,25 @@ fn there_are_so_many_rules_and_no_more() {
     Change::Remove { kind: Kind::Content, rule_id: "7".to_owned() }.apply(&mut rules).unwrap();
     put(&mut rules, json!({ "rule_id": "more" })).unwrap();
 }
+
+#[test]
+fn actions_that_nobody_knows_are_refused() {
+    let checked = |actions: Value| {
+        let rule = json!({ "kind": "content", "rule_id": "r", "pattern": "p", "actions": actions });
+        let put = Change::Put(serde_json::from_value(rule).unwrap()).check_actions();
+        let actions = serde_json::from_value(actions).unwrap();
+        let set = Change::SetActions { kind: Kind::Content, rule_id: "r".to_owned(), actions }.check_actions();
+        assert_eq!(put, set);
+        put
+    };
+    let sound = json!({ "set_tweak": "sound", "value": "default" });
+    for actions in
+        [json!([]), json!(["notify", sound, { "set_tweak": "highlight" }, { "set_tweak": "a.b", "value": 1 }])]
+    {
+        assert_eq!(checked(actions), Ok(()));
+    }
+    assert_eq!(checked(json!(["dont_notify", "coalesce"])), Ok(()), "historical ones mean nothing");
+    for actions in [json!(["stir_it_up"]), json!(["notify", "Notify"]), json!([{ "a": 1 }]), json!([{}])] {
+        assert!(matches!(checked(actions.clone()), Err(Refusal::InvalidParam(_))), "{actions}");
+    }
+}
