@@ -1,6 +1,6 @@
 //! Backups of room keys.
 
-use platform::{Fault, Row, Sql, Tx};
+use platform::{Fault, Row, Sql, Tx, Value};
 use serde_json::value::RawValue;
 
 use crate::user::{BackedUpKey, BackupInfo, KeyData};
@@ -248,6 +248,7 @@ fn key(mut row: Row) -> Result<BackedUpKey, Fault> {
 }
 
 /// Deletes all keys, those of a room, or one; answers what that was.
+/// There may be two million, so that no row is held for each.
 pub(crate) fn delete_keys(
     tx: &Tx<'_>,
     version: u64,
@@ -255,20 +256,24 @@ pub(crate) fn delete_keys(
     session_id: Option<&str>,
 ) -> Result<Amount, Fault> {
     // A condition of its own for each: only so is no row read that stays.
-    let deleted = match (room_id, session_id) {
-        (Some(room_id), Some(session_id)) => tx.execute(
-            &format!(
-                "DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 AND session_id = ?3 RETURNING {KEY_BYTES}"
-            ),
-            &[version.into(), room_id.into(), session_id.into()],
-        )?,
-        (Some(room_id), None) => tx.execute(
-            &format!("DELETE FROM backup_key WHERE version = ?1 AND room_id = ?2 RETURNING {KEY_BYTES}"),
-            &[version.into(), room_id.into()],
-        )?,
-        (None, _) => {
-            tx.execute(&format!("DELETE FROM backup_key WHERE version = ?1 RETURNING {KEY_BYTES}"), &[version.into()])?
-        }
+    let (which, params): (_, Vec<Value>) = match (room_id, session_id) {
+        (Some(room_id), Some(session_id)) => (
+            "version = ?1 AND room_id = ?2 AND session_id = ?3",
+            vec![version.into(), room_id.into(), session_id.into()],
+        ),
+        (Some(room_id), None) => ("version = ?1 AND room_id = ?2", vec![version.into(), room_id.into()]),
+        (None, _) => ("version = ?1", vec![version.into()]),
     };
-    Amount::sum(deleted)
+    let amount = match room_id {
+        Some(_) => {
+            tx.query(&format!("SELECT count(*), coalesce(sum({KEY_BYTES}), 0) FROM backup_key WHERE {which}"), &params)?
+        }
+        // The backup knows what all of them are.
+        None => tx.query("SELECT count, bytes FROM backup WHERE version = ?1", &params)?,
+    };
+    let amount = amount.into_iter().next().map_or(Ok(Amount::default()), Amount::of)?;
+    if amount.keys > 0 {
+        tx.execute(&format!("DELETE FROM backup_key WHERE {which}"), &params)?;
+    }
+    Ok(amount)
 }
