@@ -26,7 +26,7 @@ use crate::{
     access_token::{self, Named},
     appservice::{self, ActsFor, OfAppservice},
     body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX, Held},
-    guest_access::GuestAccess,
+    guest_access::{GuestAccess, after_version},
     rate_limits::{Asked, Limits},
     router::check_object,
 };
@@ -164,6 +164,25 @@ pub(crate) struct Rules {
     pub guest_access: GuestAccess,
     /// Whether whoever is suspended is kept from it.
     pub forbids_suspended: bool,
+    /// Whether it is for those who are locked, too.
+    pub serves_locked: bool,
+}
+
+impl Rules {
+    /// Refuses a token that is not good, or not for this.
+    async fn verify(self, cx: &Context, bearer: &Bearer) -> Result<(), Failure> {
+        match bearer.verify(cx).await {
+            // That is said of a good token only.
+            Err(Failure::Refused(Refusal::UserLocked)) if self.serves_locked => Ok(()),
+            verified => verified.map(drop),
+        }
+    }
+}
+
+/// Whether an endpoint is for those who are locked, too. Spec: "Account locking": all are refused «but … `POST /logout`» and
+/// `POST /logout/all`.
+pub(crate) fn serves_locked(method: &Method, pattern: &str) -> bool {
+    *method == Method::POST && ["logout", "logout/all"].contains(&&*after_version(pattern))
 }
 
 /// Finds out who sent the request and has it handled, within the limits of its endpoint. The body is not touched before its
@@ -211,7 +230,7 @@ pub(crate) async fn handled<W: Who, T>(
     let must_be_known = may_be_large || cx.rate_limits().any_is_of_a_user(rules.limits.limited);
     if let Some(bearer) = unchecked.as_ref().filter(|_| must_be_known) {
         // Or whoever claims to be somebody could use up what is theirs, or send what nobody else may.
-        bearer.verify(cx).await?;
+        rules.verify(cx, bearer).await?;
     }
     if let Some(body) = body.take() {
         *request.body_mut() = arrived(cx, body, who.body_bytes_max(), &mut held).await?;
@@ -231,7 +250,7 @@ pub(crate) async fn handled<W: Who, T>(
     };
     taken.settle(outcome.as_ref().err());
     if let (Err(Failure::Refused(_)), Some(bearer)) = (&outcome, unchecked) {
-        bearer.verify(cx).await?;
+        rules.verify(cx, &bearer).await?;
     }
     outcome
 }
@@ -417,13 +436,15 @@ impl Authenticate for AppserviceTokenOptional {
 mod tests {
     use std::{cell::Cell, rc::Rc};
 
+    use actors::user::Moderate;
     use bytes::Bytes;
     use http::{Method, Request, header};
+    use ruma_common::user_id;
 
     use crate::{
         Arriving,
         body::{ANONYMOUS_BODY_BYTES_MAX, BODY_BYTES_MAX, held_bytes},
-        testing::TestServer,
+        testing::{TestServer, block_on},
     };
 
     /// What a request comes to, and whether its body was looked at.
@@ -472,6 +493,26 @@ mod tests {
         ] {
             let came = asks(&server, &method, path, authorization, length);
             assert_eq!(came, expected, "{method} {path} {authorization} {length}");
+        }
+    }
+
+    /// Whether or not the length of the body is said: a large one is read of who is known to be let in only.
+    #[test]
+    fn who_is_locked_may_log_out() {
+        for (path, length) in [("logout", None), ("logout", Some(2)), ("logout/all", None)] {
+            let server = TestServer::new(&[("REGISTRATION", "open")]);
+            let alice = server.register("alice");
+            let lock = Moderate { locked: Some(true), suspended: None };
+            block_on(server.context().user(user_id!("@alice:localhost")).call(&lock)).unwrap();
+            let posts = |path: &str| {
+                let pieces = futures_util::stream::iter([Ok(Bytes::from_static(b"{}"))]);
+                let request = Request::post(format!("/_matrix/client/v3/{path}"));
+                let request = request.header(header::AUTHORIZATION, format!("Bearer {alice}"));
+                server.answer_arriving(request.body(Arriving::new(length, pieces)).unwrap()).status().as_u16()
+            };
+            assert_eq!(posts("createRoom"), 401, "{path} {length:?}");
+            assert_eq!(posts(path), 200, "{path} {length:?}");
+            assert_eq!(posts(path), 401, "the token is gone");
         }
     }
 

@@ -21,7 +21,7 @@ use serde_json::{error::Category, value::RawValue};
 
 use crate::{
     Arriving, Body, Context, Failure,
-    authenticate::{Authenticate, Bearer, Rules, Who, handled},
+    authenticate::{Authenticate, Bearer, Rules, Who, handled, serves_locked},
     failure::json_bytes,
     guest_access,
     rate_limits::{self, Limits, OfEndpoints},
@@ -290,6 +290,7 @@ impl Routes {
             limits: self.limits.get(&(method.clone(), pattern)).copied().unwrap_or(of_any),
             guest_access: guest_access::of_endpoint(method, pattern),
             forbids_suspended: suspension::forbids(method, pattern),
+            serves_locked: serves_locked(method, pattern),
         }
     }
 
