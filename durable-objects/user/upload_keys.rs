@@ -9,9 +9,11 @@ use ruma_common::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{KeyCounts, User, authenticate, own_id, store, store::keys::Kind};
+use super::{KeyCounts, User, authenticate, device::remove_device, own_id, store, store::keys::Kind};
 use crate::{Call, Cx, Error};
 
+/// The most devices with keys: everybody who shares a room with the user is told of all of them.
+const DEVICES_MAX: u64 = if cfg!(test) { 20 } else { 500 };
 /// One-time keys that a device may have at a time, given out or not.
 const ONE_TIME_KEYS_MAX: usize = 1_000;
 /// Algorithms of fallback keys of one device.
@@ -82,6 +84,8 @@ impl User {
             }
             // What is left of another device by the same name: nobody could use it.
             store::keys::forget_one_time(tx, device_id)?;
+        } else {
+            make_room(tx, cx, device_id)?;
         }
         let signers = [Some(signing_key_id(device_id.as_str())), signed_by_user(&**tx, &keys, &user_id)?];
         let is_kept = |key_id: &str| signers.iter().flatten().any(|signer| signer == key_id);
@@ -198,6 +202,17 @@ impl User {
     }
 }
 
+/// A device with keys takes the place of the one that was seen least lately, where there are too many.
+fn make_room(tx: &Tx<'_>, cx: &Cx<'_>, newcomer: &DeviceId) -> Result<(), Error> {
+    if store::keys::count_devices(&**tx)? < DEVICES_MAX {
+        return Ok(());
+    }
+    match store::device::least_lately_seen_with_keys(&**tx, newcomer)? {
+        Some(device_id) => remove_device(tx, cx, &device_id),
+        None => Ok(()),
+    }
+}
+
 /// The id of the user's self-signing key, if it signed the keys of a device.
 fn signed_by_user(sql: &dyn Sql, keys: &SignedKey, user_id: &UserId) -> Result<Option<String>, Error> {
     let self_signing = store::keys::cross_signing(sql, Usage::SelfSigning)?;
@@ -236,10 +251,10 @@ mod tests {
     use ruma_common::user_id;
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{FALLBACK_KEYS_MAX, ONE_TIME_KEYS_MAX, UploadKeys};
+    use super::{DEVICES_MAX, FALLBACK_KEYS_MAX, ONE_TIME_KEYS_MAX, UploadKeys};
     use crate::{
         CallError,
-        user::{ClaimKeys, Create, GetKeys, KeyCounts, LogOut, NewDevice},
+        user::{ClaimKeys, Create, GetKeys, KeyCounts, LogIn, LogOut, NewDevice, Verify},
         world::World,
     };
 
@@ -317,6 +332,47 @@ mod tests {
         let before = world.rows_written();
         claims("c");
         assert_eq!(world.rows_written(), before, "nothing is written");
+    }
+
+    #[test]
+    fn of_too_many_devices_the_one_seen_least_lately_goes() {
+        let world = World::new(3);
+        let create = Create { password_hash: Some("h".to_owned()), call_id: "a".to_owned(), ..Create::default() };
+        world.call(ALICE, &create).unwrap();
+        let logs_in = |name: &str| {
+            let device = NewDevice::new(name, name);
+            world.call(ALICE, &LogIn { password_hash: "h".to_owned(), device }).unwrap();
+            world.passes(1_000);
+        };
+        let uploads = |name: &str| {
+            let device_keys = Some(to_raw_value(&Signer::new(1).device(ALICE, name)).unwrap());
+            world
+                .call(ALICE, &UploadKeys { token_hash: name.to_owned(), device_keys, ..UploadKeys::default() })
+                .unwrap();
+        };
+        // It has no keys, and takes no room.
+        logs_in("OLDEST");
+        let names: Vec<String> = (10..10 + DEVICES_MAX).map(|number| format!("D{number}")).collect();
+        for name in &names {
+            logs_in(name);
+            uploads(name);
+        }
+        let with_keys = || {
+            let call = GetKeys { viewer: Some(user_id!("@bob:myelin.test").to_owned()), devices: Vec::new() };
+            world.call(ALICE, &call).unwrap().devices.into_keys().map(|id| id.to_string()).collect::<Vec<_>>()
+        };
+        uploads(&names[0]);
+        assert_eq!(with_keys(), names, "none is new");
+        logs_in("NEW");
+        uploads("NEW");
+        let mut left = names[1..].to_vec();
+        left.push("NEW".to_owned());
+        left.sort();
+        assert_eq!(with_keys(), left);
+        let verify = |name: &str| {
+            world.call(ALICE, &Verify { token_hash: name.to_owned(), active: false, ignored: false }).is_ok()
+        };
+        assert_eq!([verify("OLDEST"), verify(&names[0]), verify(&names[1])], [true, false, true]);
     }
 
     #[test]

@@ -177,6 +177,19 @@ pub(crate) fn put_dehydrated(
     Ok(())
 }
 
+/// Of the devices with keys that somebody is logged in on, but for one, the one that was seen least lately.
+pub(crate) fn least_lately_seen_with_keys(sql: &dyn Sql, but: &DeviceId) -> Result<Option<OwnedDeviceId>, Fault> {
+    sql.query(
+        "SELECT device_id FROM public_key CROSS JOIN device ON device_id = id
+         WHERE kind = 'device' AND key IS NOT NULL AND device_id <> ?1 AND token_hash > ?2
+         ORDER BY coalesce(last_seen_ms, created_ms), device_id LIMIT 1",
+        &[but.as_str().into(), NO_TOKEN.into()],
+    )?
+    .pop()
+    .map(|mut row| Ok(row.text(0)?.into()))
+    .transpose()
+}
+
 /// Whether anybody is logged in.
 pub(crate) fn is_any_logged_in(sql: &dyn Sql) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM device WHERE token_hash > ?1 LIMIT 1", &[NO_TOKEN.into()])?.is_empty())

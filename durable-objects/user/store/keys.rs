@@ -86,6 +86,13 @@ pub(crate) fn changed_since(sql: &dyn Sql, position: u64) -> Result<(bool, Vec<S
     Ok((own, signed))
 }
 
+/// How many devices have keys.
+pub(crate) fn count_devices(sql: &dyn Sql) -> Result<u64, Fault> {
+    let statement = "SELECT count(*) FROM public_key WHERE kind = ?1 AND key IS NOT NULL";
+    let row = sql.query(statement, &[Kind::Device.as_str().into()])?.pop();
+    row.map_or(Ok(0), |mut row| row.unsigned(0))
+}
+
 /// The position at which any device's keys changed last; 0 if none ever did.
 pub(crate) fn devices_head(sql: &dyn Sql) -> Result<u64, Fault> {
     kind_head(sql, Kind::Device)

@@ -36,6 +36,8 @@ use crate::{
 const USERS_MAX: usize = 5_000;
 /// Users asked at the same time.
 const USERS_AT_ONCE: usize = 32;
+/// The keys of devices that one answer to another server has, in bytes.
+const ELSEWHERE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long other servers may take, in milliseconds, unless a client wishes otherwise, and at most.
 const TIMEOUT_MS: u64 = 10_000;
 const TIMEOUT_MS_MAX: u64 = 20_000;
@@ -119,8 +121,8 @@ fn timeout_ms(wished: Option<Duration>) -> u64 {
     wished.map_or(TIMEOUT_MS, |wished| u64::try_from(wished.as_millis()).unwrap_or(u64::MAX)).min(TIMEOUT_MS_MAX)
 }
 
-/// The keys of our own users, as `viewer` may see them; `None` is somebody of another server. Who does not exist is left
-/// out.
+/// The keys of our own users, as `viewer` may see them; `None` is another server, which is refused more than it could take
+/// in. Who does not exist is left out.
 pub(crate) async fn keys_here(
     cx: &Context,
     viewer: Option<&UserId>,
@@ -131,9 +133,13 @@ pub(crate) async fn keys_here(
         Ok::<_, Failure>((existing(cx.user(&user_id).call(&call).await)?, user_id))
     });
     let mut found = stream::iter(calls).buffer_unordered(USERS_AT_ONCE);
-    let mut answer = Keys::default();
+    let (mut answer, mut bytes) = (Keys::default(), 0_usize);
     while let Some((keys, user_id)) = found.try_next().await? {
         let Some(UserKeys { devices, master, self_signing, user_signing, .. }) = keys else { continue };
+        bytes = devices.values().fold(bytes, |bytes, keys| bytes.saturating_add(keys.get().len()));
+        if viewer.is_none() && bytes > ELSEWHERE_BYTES_MAX {
+            return Err(Refusal::TooLarge("So many users have too large keys: ask for fewer".to_owned()).into());
+        }
         answer.user_signing_keys.extend(user_signing.map(|key| (user_id.clone(), key)));
         answer.add(user_id, DeviceList { devices, master, self_signing }, &[]);
     }
