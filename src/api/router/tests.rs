@@ -24,8 +24,12 @@ fn what_is_kept_can_be_told() {
             (&*tags, "/t", format!(r#"{{"x":{nested}}}"#)),
             (&*account_data, "", format!(r#"{{"x":{nested}}}"#)),
             (&*of_room, "", format!(r#"{{"x":{nested}}}"#)),
-            ("pushrules/global/override/r", "/actions", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
-            ("pushrules/", "global/override/r", format!(r#"{{"actions":[{{"x":{nested}}}]}}"#)),
+            (
+                "pushrules/global/override/r",
+                "/actions",
+                format!(r#"{{"actions":[{{"set_tweak":"x","value":{nested}}}]}}"#),
+            ),
+            ("pushrules/", "global/override/r", format!(r#"{{"actions":[{{"set_tweak":"x","value":{nested}}}]}}"#)),
         ] {
             let path = format!("/_matrix/client/v3/{kept}");
             let request = Request::builder().method(Method::PUT).uri(format!("{path}{field}"));
