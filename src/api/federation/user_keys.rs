@@ -7,7 +7,7 @@ use std::{
 };
 
 use actors::{destination::DeviceList, user::GetKeys};
-use domain::Refusal;
+use domain::{Refusal, readable};
 use futures_util::{StreamExt, stream};
 use js_int::UInt;
 use ruma_common::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, serde::Raw};
@@ -170,7 +170,8 @@ impl Context {
                 Ok(mut answer) => claimed.extend(names.into_iter().filter_map(|name| {
                     let devices = answer.one_time_keys.remove(&name)?.into_iter().map(|(device_id, keys)| {
                         let keys = keys.into_iter().map(|(id, key)| (id.to_string(), key.into_json()));
-                        (device_id, keys.inspect(|(_, key)| listening.counts(key)).collect())
+                        let keys = keys.inspect(|(_, key)| listening.counts(key));
+                        (device_id, keys.filter(|(_, key)| is_key(key)).collect())
                     });
                     Some((name, devices.collect()))
                 })),
@@ -183,6 +184,11 @@ impl Context {
         failures.extend(listening.ends());
         (claimed, failures)
     }
+}
+
+/// Whether another server's one-time key is one that everybody can read: who cannot reads none of the answer.
+fn is_key(key: &RawValue) -> bool {
+    readable::check(key.get().as_bytes()).is_ok()
 }
 
 /// What a server may answer that is asked for so many users.
@@ -241,9 +247,16 @@ fn failure(error: &AskError) -> Value {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::value::to_raw_value;
+    use serde_json::value::{RawValue, to_raw_value};
 
-    use super::{ANSWER_BYTES_MAX, Elsewhere, Listening, TOLD_BYTES_MAX, bounds};
+    use super::{ANSWER_BYTES_MAX, Elsewhere, Listening, TOLD_BYTES_MAX, bounds, is_key};
+
+    #[test]
+    fn a_key_that_not_everybody_can_read_is_none() {
+        let is_key = |json: &str| is_key(&RawValue::from_string(json.to_owned()).unwrap());
+        assert!(is_key(r#"{"key":"\ud83d\ude00"}"#) && is_key(r#""k""#));
+        assert!(!is_key(r#"{"key":"\ud83d"}"#) && !is_key(&format!("{}{}", "[".repeat(101), "]".repeat(101))));
+    }
 
     #[test]
     fn so_much_is_listened_to_and_who_is_not_heard_is_named() {
