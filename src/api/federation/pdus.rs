@@ -17,7 +17,7 @@ use platform::{
 };
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName, RoomId};
 use ruma_events::TimelineEventType;
-use ruma_signatures::{PublicKeyMap, required_server_signatures_to_verify_event};
+use ruma_signatures::PublicKeyMap;
 use serde_json::value::RawValue;
 
 use super::{NeededKey, ServerKeys};
@@ -50,8 +50,7 @@ impl ReadPdu {
         let object: CanonicalJsonObject =
             serde_json::from_str(json.get()).map_err(|error| format!("it is no canonical JSON: {error}"))?;
         let event_id = event::id_of(&object, version).map_err(|error| error.to_string())?;
-        let signers = required_server_signatures_to_verify_event(&object, &version.rules().signatures)
-            .map_err(|error| error.to_string())?;
+        let signers = event::required_signers(&object, version).map_err(|error| error.to_string())?;
         let at_ms = match object.get("origin_server_ts") {
             Some(CanonicalJsonValue::Integer(at_ms)) => u64::try_from(i64::from(*at_ms)).unwrap_or_default(),
             _ => return Err("it has no time".to_owned()),

@@ -1,6 +1,11 @@
 //! The checks on a received event that need no room: format, size, signatures, hash.
 
-use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, canonical_json::redact_in_place};
+use std::{borrow::Cow, collections::BTreeSet};
+
+use ruma_common::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, canonical_json::redact_in_place,
+    room_version_rules::RoomVersionRules,
+};
 use ruma_signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event};
 use ruma_state_res::check_pdu_format;
 
@@ -19,7 +24,7 @@ pub struct Checked {
 /// Steps 1 to 3 of the checks on receipt of a PDU. The remaining ones are [`crate::auth`]'s.
 ///
 /// `public_keys` must hold the keys, valid at `origin_server_ts` where the version says so, of every server in
-/// `ruma_signatures::required_server_signatures_to_verify_event`.
+/// [`required_signers`].
 /// Spec: Server-Server API, "Checks performed on receipt of a PDU".
 ///
 /// # Errors
@@ -48,7 +53,7 @@ fn check_with(
         }
     }
     check_format(&mut object, version, references)?;
-    let verified = verify_event(public_keys, &object, version.rules())
+    let verified = verify_event(public_keys, &object, &rules_for(&object, version))
         .map_err(|error| EventError::Signature(error.to_string()))?;
     object.remove("unsigned");
     let redacted = verified == Verified::Signatures;
@@ -59,18 +64,38 @@ fn check_with(
     Ok(Checked { pdu: Pdu::from_stored(event_id, text_of(&object)?, false)?, redacted })
 }
 
+/// The servers that have to have signed an event. Spec: Server-Server API, "Validating hashes and signatures on received
+/// events".
+///
+/// # Errors
+/// [`EventError::Signature`] for what does not say who they are.
+pub fn required_signers(
+    object: &CanonicalJsonObject,
+    version: &RoomVersion,
+) -> Result<BTreeSet<OwnedServerName>, EventError> {
+    required_server_signatures_to_verify_event(object, &rules_for(object, version).signatures)
+        .map_err(|error| EventError::Signature(error.to_string()))
+}
+
+/// The version's rules, as far as they are about this event. Since v8, whoever lets a user in signs that «if type is
+/// `m.room.member`». ruma wants their signature of every event whose content has a field of that name.
+fn rules_for<'a>(object: &CanonicalJsonObject, version: &'a RoomVersion) -> Cow<'a, RoomVersionRules> {
+    let mut rules = Cow::Borrowed(version.rules());
+    let is_member = object.get("type").and_then(CanonicalJsonValue::as_str) == Some("m.room.member");
+    if !is_member && rules.signatures.check_join_authorised_via_users_server {
+        rules.to_mut().signatures.check_join_authorised_via_users_server = false;
+    }
+    rules
+}
+
 /// Redacts an event of which the hash is wrong. What is left must be signed by everybody who would have to sign it had
 /// it come so: an invitation that says it is one to a third party needs no signature of its sender, and before v11 it
 /// does not say so any more once it is redacted.
 fn redact_to_what_is_signed(object: &mut CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
-    let signers = |object: &CanonicalJsonObject| {
-        required_server_signatures_to_verify_event(object, &version.rules().signatures)
-            .map_err(|error| EventError::Signature(error.to_string()))
-    };
-    let verified = signers(object)?;
+    let verified = required_signers(object, version)?;
     redact_in_place(object, &version.rules().redaction, None)
         .map_err(|error| EventError::Malformed(error.to_string()))?;
-    match signers(object)?.difference(&verified).next() {
+    match required_signers(object, version)?.difference(&verified).next() {
         Some(server) => Err(EventError::Signature(format!("redacted, it needs the signature of {server}"))),
         None => Ok(()),
     }

@@ -112,6 +112,27 @@ fn a_wrong_hash_comes_back_redacted_and_a_wrong_signature_not_at_all() {
 }
 
 #[test]
+fn only_who_lets_a_user_in_signs_besides_the_sender() {
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let room = Room::of_alice(version, []);
+        let named = |value: Value| json!({ "membership": "join", "join_authorised_via_users_server": value });
+        for value in [json!("@a:nowhere.example"), json!("nobody"), json!(5)] {
+            for draft in [
+                message("alice", named(value.clone())),
+                state("alice", "m.room.power_levels", "", named(value.clone())),
+            ] {
+                let pdu = room.build(&draft).unwrap();
+                assert!(!received(&pdu, &room).unwrap().redacted, "version {number}: {value}");
+            }
+        }
+        let join = room.build(&state("bob", "m.room.member", user("bob").as_str(), named(json!("@a:nowhere.example"))));
+        let outcome = received(&join.unwrap(), &room);
+        assert_eq!(matches!(outcome, Err(EventError::Signature(_))), number >= 8, "version {number}: {outcome:?}");
+    }
+}
+
+#[test]
 fn what_a_wrong_hash_leaves_of_an_event_must_be_signed_by_who_sent_it() {
     for version in versions() {
         let room = Room::of_alice(version, []);
