@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use actors::room::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents};
 use domain::{
     Pdu, RoomVersion,
-    event::{self, PDU_BYTES_MAX},
+    event::{self, NESTING_MAX, PDU_BYTES_MAX},
     federation::server_keys::Signed,
     policy_server,
 };
@@ -49,6 +49,9 @@ impl ReadPdu {
         }
         let object: CanonicalJsonObject =
             serde_json::from_str(json.get()).map_err(|error| format!("it is no canonical JSON: {error}"))?;
+        if event::is_nested_too_deep(&object) {
+            return Err(format!("it is nested deeper than {NESTING_MAX} levels"));
+        }
         let event_id = event::id_of(&object, version).map_err(|error| error.to_string())?;
         let signers = event::required_signers(&object, version).map_err(|error| error.to_string())?;
         let at_ms = match object.get("origin_server_ts") {
@@ -295,6 +298,26 @@ mod tests {
         assert!(lengths(&[]).is_empty());
         assert_eq!(lengths(&[half, half, half, CHECKED_BYTES_MAX, 5]), [2, 1, 1, 1]);
         assert_eq!(lengths(&[1; 4_500]), [2_000, 2_000, 500]);
+    }
+
+    /// One that nests deeper could be passed on to nobody: what it lies in then could not be signed.
+    #[test]
+    fn an_event_nests_as_deep_as_one_of_ours() {
+        let read = |levels: usize, field: &str| {
+            let nested = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let event = format!(
+                r#"{{"auth_events":[],"content":{{}},"depth":1,"hashes":{{"sha256":""}},"origin_server_ts":1,
+                "prev_events":[],"room_id":"!r:b.test","sender":"@bob:b.test","type":"m.x","signatures":{{}},
+                "{field}":{nested}}}"#
+            );
+            let event = serde_json::value::RawValue::from_string(event).unwrap();
+            ReadPdu::read(&event, &RoomVersion::parse("11").unwrap()).map(drop)
+        };
+        for (levels, field, is_read) in
+            [(100, "x", true), (101, "x", false), (126, "x", false), (126, "unsigned", true), (127, "unsigned", false)]
+        {
+            assert_eq!(read(levels, field).is_ok(), is_read, "{levels} levels in {field}: {:?}", read(levels, field));
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ use ruma_events::TimelineEventType;
 use ruma_signatures::hash_and_sign_event;
 use serde_json::value::RawValue;
 
-use super::{EventError, FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
+use super::{
+    EventError, FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, is_nested_too_deep, is_nested_within, text_of,
+};
 use crate::{Identity, Refusal, RoomVersion};
 
 /// What a sender wants to say, before it has a place in a room.
@@ -143,17 +145,6 @@ fn unsigned_event(draft: &Draft, place: &Place<'_>, version: &RoomVersion) -> Re
     Ok(object)
 }
 
-/// Whether there are at most so many levels of arrays and objects.
-fn is_nested_within<'a>(values: impl Iterator<Item = &'a CanonicalJsonValue>, levels: usize) -> bool {
-    let inner = levels.checked_sub(1);
-    let mut values = values;
-    values.all(|value| match value {
-        CanonicalJsonValue::Array(array) => inner.is_some_and(|inner| is_nested_within(array.iter(), inner)),
-        CanonicalJsonValue::Object(object) => inner.is_some_and(|inner| is_nested_within(object.values(), inner)),
-        _ => true,
-    })
-}
-
 fn references(events: &[EventRef], format: EventsReferenceFormatVersion) -> Result<CanonicalJsonValue, Refusal> {
     let one = |event: &EventRef| {
         let id = CanonicalJsonValue::from(event.id.as_str());
@@ -182,7 +173,7 @@ fn too_large(bytes: impl std::fmt::Display) -> Refusal {
 /// asked for, the caller looks at the result.
 ///
 /// # Errors
-/// [`Refusal::BadJson`] for what is no event; [`Refusal::TooLarge`].
+/// [`Refusal::BadJson`] for what is no event, or nested deeper than [`NESTING_MAX`]; [`Refusal::TooLarge`].
 pub fn complete(
     template: &RawValue,
     content: &RawValue,
@@ -199,6 +190,10 @@ pub fn complete(
         serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(error.to_string()))?;
     object.insert("content".to_owned(), content.into());
     object.insert("origin_server_ts".to_owned(), integer(origin_server_ts)?);
+    // The rest is the other server's.
+    if is_nested_too_deep(&object) {
+        return Err(Refusal::BadJson(format!("The event is nested deeper than {NESTING_MAX} levels")));
+    }
     signed(object, version, identity, event_id_random)
 }
 

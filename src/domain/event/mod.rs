@@ -15,7 +15,7 @@ mod relation;
 #[cfg(test)]
 mod tests;
 
-use ruma_common::{CanonicalJsonObject, OwnedEventId};
+use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId};
 use ruma_signatures::reference_hash;
 
 pub use self::{
@@ -42,6 +42,24 @@ pub const FIELD_BYTES_MAX: usize = 255;
 /// How many arrays and objects may lie in each other in the content of an event we build. Parsers of JSON, ours among
 /// them, stop somewhat deeper: whatever we stored can be read again, also from within the event and its answer.
 pub const NESTING_MAX: usize = 100;
+
+/// Whether an event nests deeper than one that we build does, `unsigned` left aside, which goes nowhere. Whatever of it is
+/// passed on lies deeper still, in an answer or a transaction, which could be neither signed nor read.
+pub fn is_nested_too_deep(object: &CanonicalJsonObject) -> bool {
+    let fields = object.iter().filter(|(field, _)| *field != "unsigned");
+    !is_nested_within(fields.map(|(_, value)| value), NESTING_MAX)
+}
+
+/// Whether there are at most so many levels of arrays and objects.
+fn is_nested_within<'a>(values: impl Iterator<Item = &'a CanonicalJsonValue>, levels: usize) -> bool {
+    let inner = levels.checked_sub(1);
+    let mut values = values;
+    values.all(|value| match value {
+        CanonicalJsonValue::Array(array) => inner.is_some_and(|inner| is_nested_within(array.iter(), inner)),
+        CanonicalJsonValue::Object(object) => inner.is_some_and(|inner| is_nested_within(object.values(), inner)),
+        _ => true,
+    })
+}
 
 /// What is wrong with an event.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
