@@ -4,7 +4,7 @@
 //! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
 //! at the lease's end finds another one. One that died over an attempt counts as if the server had not answered. A server
 //! that does not answer is left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of.
-//! One that refuses what is sent gets less at once (`portion.rs`).
+//! One that refuses what is sent, or answers it with some error again and again, gets less at once (`portion.rs`).
 //! Spec: Server-Server API, "Transactions".
 
 use domain::backoff;
@@ -31,6 +31,8 @@ const AWAY_FAILURES: u32 = 9;
 /// A server that shares no room, and did not answer this often in a row, for about three days, is given up, with the EDUs
 /// that wait for it: anybody could have invented it.
 const STRANGER_FAILURES_MAX: u32 = 23;
+/// A server that answers the same attempt this often in a row, and does not take it, is held to refuse what is in it.
+pub(super) const ANSWERS_MAX: u32 = 5;
 /// Rooms in one transaction. Spec: at most 50 PDUs are in one.
 const ROOMS_MAX: u64 = 50;
 
@@ -115,9 +117,13 @@ pub struct ReportFailure {
     pub carrier: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// What the server is there for and does not take, for a reason that may lie in it, or may pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Refused>,
 }
 
-/// A transaction that the server refuses for what is in it: it would refuse it again.
+/// A transaction that the server refuses for what is in it: it would refuse it again. Or one that cannot be sent, for what
+/// is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     pub transaction_id: String,
@@ -179,6 +185,9 @@ pub(super) struct Standing {
     /// Failures in a row.
     #[serde(default)]
     failures: u32,
+    /// How many answers in a row took nothing, and did not say that they never will.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) answers: u32,
     /// Before this, in milliseconds since the Unix epoch, it is not tried again.
     #[serde(default)]
     not_before_ms: u64,
@@ -193,6 +202,10 @@ pub(super) struct Standing {
     was_away: bool,
     #[serde(default, skip_serializing_if = "portion::Refusals::are_none")]
     pub(super) refusals: portion::Refusals,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Standing {
@@ -230,6 +243,14 @@ impl Standing {
         self.not_before_ms = cx.now_ms.saturating_add(pause_ms);
         self.carrier = None;
         Ok(())
+    }
+
+    /// Counts an answer to this attempt, or that there was none. Answers what counts as refused by now.
+    fn counts_answer(&mut self, attempt: Option<&Attempt>, answered: Option<Refused>) -> Option<Refused> {
+        let is_of = |answered: &Refused| attempt.is_some_and(|one| one.transaction_id == answered.transaction_id);
+        let answered = answered.filter(is_of);
+        self.answers = if answered.is_some() { self.answers.saturating_add(1) } else { 0 };
+        answered.filter(|_| self.answers >= ANSWERS_MAX)
     }
 
     /// Whether nobody carries, and it is not left alone.
@@ -381,7 +402,7 @@ impl Destination {
             }
         }
         if !is_as_it_was {
-            (standing.failures, standing.not_before_ms) = (0, 0);
+            (standing.failures, standing.answers, standing.not_before_ms) = (0, 0, 0);
             standing.save(tx)?;
         }
         Ok(())
@@ -396,7 +417,9 @@ impl Destination {
             return Ok(());
         }
         standing.is_left_alone(cx)?;
-        match (attempt(&**tx)?, call.refused) {
+        let attempt = attempt(&**tx)?;
+        let refused = call.refused.or_else(|| standing.counts_answer(attempt.as_ref(), call.answered));
+        match (attempt, refused) {
             (Some(attempt), Some(refused)) if attempt.transaction_id == refused.transaction_id => {
                 portion::is_refused(tx, &mut standing, &attempt, &refused)?;
             }

@@ -275,7 +275,7 @@ mod tests {
         }
         taken(take(&world, "one"));
         is(&world, "bob", Offline);
-        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
         world.carriers.take();
         assert_eq!(take(&world, "one"), Work::Nothing, "it is left alone");
         is(&world, "bob", Offline);
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(told, ["stopped"]);
         assert_eq!(world.rows_written(), rows);
         // It does not get there; by then it is not worth telling.
-        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
         passes(&world, "receipt", "third", None);
         world.passes(60_001);
         world.call(THERE, &IsUp {}).unwrap();

@@ -102,6 +102,8 @@ pub(super) fn is_refused(
     standing.refusals.attempt_is_refused(Portion { events: refused.events, edus: refused.edus });
     if refused.events.saturating_add(refused.edus) <= 1 {
         tracing::warn!(attempt = attempt.transaction_id, "what another server refuses alone is left out");
+        // A server that fails at everything for now may yet take what comes next.
+        standing.answers = 0;
         return super::carrying::settle(tx, attempt, attempt.edus_up_to);
     }
     Ok(super::store::forget_fact(tx, "attempt")?)
@@ -116,7 +118,8 @@ mod tests {
     use super::EDUS_MAX;
     use crate::{
         destination::{
-            Acknowledge, Attempt, GetEdus, QueueEdu, Refused, ReportFailure, RoomMoved, StartAttempt, TakeWork, Work,
+            Acknowledge, Attempt, Edus, GetEdus, IsUp, QueueEdu, Refused, ReportFailure, RoomMoved, StartAttempt,
+            TakeWork, Work, carrying::ANSWERS_MAX,
         },
         world::World,
     };
@@ -132,9 +135,15 @@ mod tests {
     /// The next attempt: how many events it has (a position is one), and the EDUs' names.
     fn attempts(world: &World) -> Option<(Attempt, u64, Vec<String>)> {
         let mut waited_ms = 0;
+        let name = |edu: &str| serde_json::from_str::<serde_json::Value>(edu).unwrap()["content"]["name"].to_string();
+        let names = |edus: Edus| edus.edus.iter().map(|edu| name(edu.get()).trim_matches('"').to_owned()).collect();
         let mut ranges = loop {
             match world.call(THERE, &TakeWork { carrier: "one".into() }).unwrap() {
                 Work::Owed(ranges) => break ranges,
+                Work::Repeat(attempt) => {
+                    let edus = world.call(THERE, &GetEdus { up_to: attempt.edus_up_to }).unwrap();
+                    return Some((attempt, 0, names(edus)));
+                }
                 Work::Nothing if waited_ms < 7_200_000 => {
                     world.passes(1_000);
                     waited_ms += 1_000;
@@ -151,8 +160,7 @@ mod tests {
         let edus = world.call(THERE, &GetEdus { up_to: None }).unwrap();
         let call = StartAttempt { carrier: "one".into(), ranges, edus_up_to: edus.up_to };
         let attempt = world.call(THERE, &call).unwrap().unwrap();
-        let name = |edu: &str| serde_json::from_str::<serde_json::Value>(edu).unwrap()["content"]["name"].to_string();
-        Some((attempt, events, edus.edus.iter().map(|edu| name(edu.get()).trim_matches('"').to_owned()).collect()))
+        Some((attempt, events, names(edus)))
     }
 
     fn is_taken(world: &World, attempt: &Attempt) {
@@ -164,7 +172,7 @@ mod tests {
 
     fn is_refused(world: &World, attempt: &Attempt, events: u64, edus: usize) {
         let refused = Some(Refused { transaction_id: attempt.transaction_id.clone(), events, edus: edus as u64 });
-        world.call(THERE, &ReportFailure { carrier: "one".into(), refused }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".into(), refused, answered: None }).unwrap();
     }
 
     #[test]
@@ -277,6 +285,66 @@ mod tests {
         assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
     }
 
+    fn is_answered(world: &World, attempt: &Attempt, edus: usize) {
+        let answered = Some(Refused { transaction_id: attempt.transaction_id.clone(), events: 0, edus: edus as u64 });
+        world.call(THERE, &ReportFailure { carrier: "one".into(), refused: None, answered }).unwrap();
+    }
+
+    /// Some server has an error of its own whenever this is in what it gets.
+    #[test]
+    fn what_a_server_fails_at_again_and_again_keeps_nothing_else_from_it() {
+        let world = World::new(1);
+        for name in ["a", "b", "poison", "c", "d"] {
+            queues(&world, name, 10);
+        }
+        let (mut told, mut tries) = (Vec::new(), 0);
+        while let Some((attempt, _, edus)) = attempts(&world) {
+            tries += 1;
+            assert!(tries < 60, "it goes on for ever");
+            if edus.iter().any(|name| name == "poison") {
+                is_answered(&world, &attempt, edus.len());
+                world.evict(&Address::new(ActorKind::Destination, THERE));
+            } else {
+                told.extend(edus);
+                is_taken(&world, &attempt);
+            }
+        }
+        assert_eq!(told, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn errors_that_pass_lose_nothing() {
+        let world = World::new(1);
+        queues(&world, "a", 10);
+        let (first, _, _) = attempts(&world).unwrap();
+        for _ in 0..2 {
+            for _ in 1..ANSWERS_MAX {
+                let (attempt, _, edus) = attempts(&world).unwrap();
+                assert_eq!((&attempt, &*edus), (&first, &["a".to_owned()][..]));
+                is_answered(&world, &attempt, 1);
+                world.call(THERE, &IsUp {}).unwrap();
+            }
+            // It is down meanwhile.
+            attempts(&world).unwrap();
+            world.call(THERE, &ReportFailure { carrier: "one".into(), refused: None, answered: None }).unwrap();
+            world.call(THERE, &IsUp {}).unwrap();
+        }
+        // What is left out after all does not take what comes next with it.
+        for _ in 0..ANSWERS_MAX {
+            let (attempt, _, _) = attempts(&world).unwrap();
+            is_answered(&world, &attempt, 1);
+            world.call(THERE, &IsUp {}).unwrap();
+        }
+        queues(&world, "b", 10);
+        for _ in 1..ANSWERS_MAX {
+            let (attempt, _, edus) = attempts(&world).unwrap();
+            assert_eq!(edus, ["b"]);
+            is_answered(&world, &attempt, 1);
+            world.call(THERE, &IsUp {}).unwrap();
+        }
+        assert_eq!(attempts(&world).unwrap().2, ["b"]);
+    }
+
     /// Who is down refuses nothing, and who refuses is not down.
     #[test]
     fn a_refusal_is_no_failure() {
@@ -284,7 +352,7 @@ mod tests {
         queues(&world, "a", 10);
         queues(&world, "b", 10);
         let (attempt, _, _) = attempts(&world).unwrap();
-        world.call(THERE, &ReportFailure { carrier: "one".into(), refused: None }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".into(), refused: None, answered: None }).unwrap();
         world.passes(10_000);
         assert_eq!(world.call(THERE, &TakeWork { carrier: "one".into() }).unwrap(), Work::Repeat(attempt.clone()));
         is_refused(&world, &attempt, 0, 2);

@@ -253,14 +253,15 @@ fn what_a_destination_is_told_and_asked() {
         },
         json!({ "carrier": "c", "transaction_id": "5", "edus_up_to": 7 }),
     );
-    pinned(&destination::ReportFailure { carrier: "c".into(), refused: None }, json!({ "carrier": "c" }));
+    let failure = destination::ReportFailure { carrier: "c".into(), refused: None, answered: None };
+    pinned(&failure, json!({ "carrier": "c" }));
+    let what = || Some(destination::Refused { transaction_id: "5".into(), events: 2, edus: 3 });
+    let encoded = json!({ "transaction_id": "5", "events": 2, "edus": 3 });
     pinned(
-        &destination::ReportFailure {
-            carrier: "c".into(),
-            refused: Some(destination::Refused { transaction_id: "5".into(), events: 2, edus: 3 }),
-        },
-        json!({ "carrier": "c", "refused": { "transaction_id": "5", "events": 2, "edus": 3 } }),
+        &destination::ReportFailure { refused: what(), ..failure.clone() },
+        json!({ "carrier": "c", "refused": encoded }),
     );
+    pinned(&destination::ReportFailure { answered: what(), ..failure }, json!({ "carrier": "c", "answered": encoded }));
     let less = Work::Owed(vec![Range { events_max: Some(3), ..range() }]);
     assert_eq!(
         serde_json::to_value(&less).unwrap(),

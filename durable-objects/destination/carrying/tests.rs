@@ -53,7 +53,7 @@ fn a_server_that_was_away_for_long_gets_the_newest_until_it_has_all() {
             while !matches!(take(&world, "one"), Work::Owed(_) | Work::Missed(_)) {
                 world.passes(10_000);
             }
-            world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+            world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
         }
     };
     fails(AWAY_FAILURES - 1);
@@ -167,7 +167,7 @@ fn who_does_not_answer_is_left_alone_until_they_are_heard_of() {
     let mut pauses = Vec::new();
     for _ in 0..6 {
         start(&world, "one", 30);
-        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+        world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
         is_called(&world);
         let before_ms = world.now_ms();
         while !is_called(&world) {
@@ -178,7 +178,7 @@ fn who_does_not_answer_is_left_alone_until_they_are_heard_of() {
     }
     assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "{pauses:?}");
     start(&world, "one", 30);
-    world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+    world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
     is_called(&world);
     world.call(THERE, &IsUp {}).unwrap();
     assert!(is_called(&world));
@@ -191,7 +191,7 @@ fn a_server_that_shares_no_room_and_never_answers_is_given_up() {
         let mut times = 0;
         while times < 2 * STRANGER_FAILURES_MAX && is_called(world) {
             assert!(matches!(take(world, "one"), Work::Owed(_) | Work::Missed(_)), "it is called for something");
-            world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None }).unwrap();
+            world.call(THERE, &ReportFailure { carrier: "one".to_owned(), refused: None, answered: None }).unwrap();
             is_called(world);
             world.passes(2 * PAUSE_MS_MAX);
             times += 1;

@@ -68,6 +68,9 @@ pub enum AskError {
     /// What it answers makes no sense.
     #[error("it answers nonsense: {0}")]
     Nonsense(String),
+    /// It was not asked: what it was to be asked with cannot be written, or not be signed.
+    #[error("our own request is none: {0}")]
+    Unwritable(String),
 }
 
 impl From<SendError> for AskError {
@@ -80,6 +83,10 @@ impl From<SendError> for AskError {
             SendError::Nonsense(_) => AskError::Nonsense(error.to_string()),
         }
     }
+}
+
+fn unwritable(error: &dyn std::fmt::Display) -> AskError {
+    AskError::Unwritable(error.to_string())
 }
 
 /// A request to another server, before it is known where that is.
@@ -119,7 +126,6 @@ impl Context {
         R: Outgoing + Metadata<Authentication = ServerSignatures>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let unwritable = |error: &dyn std::fmt::Display| AskError::Nonsense(format!("our own request: {error}"));
         // The host is added by whoever finds out where the server is.
         let written = request.try_into_http_request_inner("https://host", ()).map_err(|error| unwritable(&error))?;
         let (head, body) = written.into_parts();
@@ -236,7 +242,6 @@ impl Context {
     }
 
     fn headers(&self, asking: &Asking<'_>, path_and_query: &str) -> Result<HeaderMap, AskError> {
-        let unwritable = |error: &dyn std::fmt::Display| AskError::Nonsense(format!("our own request: {error}"));
         let mut headers = HeaderMap::new();
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         if !asking.content.is_empty() {

@@ -91,18 +91,43 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
         Err(error) => {
             tracing::info!(%server, %error, "a server did not take what was sent");
             let (events, edus) = size;
-            let refused = Refused { transaction_id: attempt.transaction_id, events, edus };
-            let refused = is_refused(&error).then_some(refused);
-            cx.call(server.as_str(), &ReportFailure { carrier, refused }).await?;
+            let what = Refused { transaction_id: attempt.transaction_id, events, edus };
+            let refused = is_refused(&error).then(|| what.clone());
+            let answered = is_answered(&error).then_some(what);
+            cx.call(server.as_str(), &ReportFailure { carrier, refused, answered }).await?;
             Ok(false)
         }
     }
 }
 
-/// Whether the server would say the same of the same transaction again.
+/// Whether the server would say the same of the same transaction again, or no transaction can be made of what is in it.
 fn is_refused(error: &AskError) -> bool {
-    let AskError::Refused { status, .. } = error else { return false };
-    matches!(*status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
+    match error {
+        AskError::Refused { status, .. } => {
+            matches!(*status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
+        }
+        AskError::Unwritable(_) => true,
+        AskError::Denied | AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => false,
+    }
+}
+
+/// Whether the server is there, and does not take the transaction for a reason that may lie in what is in it, or may pass.
+fn is_answered(error: &AskError) -> bool {
+    match error {
+        // These are about us, or about whoever stands in front of the server.
+        AskError::Refused { status, .. } => {
+            let passes = [
+                StatusCode::UNAUTHORIZED,
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::BAD_GATEWAY,
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
+            ];
+            !passes.contains(status) && !is_refused(error)
+        }
+        AskError::TooLarge | AskError::Nonsense(_) => true,
+        AskError::Denied | AskError::Unreachable(_) | AskError::Unwritable(_) => false,
+    }
 }
 
 /// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest never:
@@ -162,8 +187,100 @@ async fn send(
         edus: Vec<Box<RawValue>>,
     }
     let content = Transaction { origin: cx.server_name(), origin_server_ts: cx.now_ms(), pdus, edus };
-    let content = to_raw_value(&content).map_err(|error| AskError::Nonsense(format!("our own request: {error}")))?;
+    let content = to_raw_value(&content).map_err(|error| AskError::Unwritable(error.to_string()))?;
     let path = format!("/_matrix/federation/v1/send/{}", attempt.transaction_id);
     let bounds = Bounds { response_bytes_max: ANSWER_BYTES_MAX, timeout_ms: TIMEOUT_MS };
     cx.ask_raw(server, Method::PUT, &path, Some(content), bounds).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use actors::destination::QueueEdu;
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, value::RawValue};
+
+    use super::{AskError, carry, is_answered, is_refused};
+    use crate::testing::{TestServer, block_on};
+
+    const THERE: &str = "b.test:1";
+
+    #[test]
+    fn what_a_server_says_of_a_transaction_is_told_apart() {
+        let refused = |status: u16| AskError::Refused {
+            status: StatusCode::from_u16(status).unwrap(),
+            errcode: "M_UNKNOWN".to_owned(),
+            message: String::new(),
+            body: serde_json::Map::new(),
+        };
+        for (error, expected) in [
+            (refused(400), (true, false)),
+            (refused(413), (true, false)),
+            (AskError::Unwritable(String::new()), (true, false)),
+            (refused(403), (false, true)),
+            (refused(404), (false, true)),
+            (refused(500), (false, true)),
+            (AskError::Nonsense(String::new()), (false, true)),
+            (AskError::TooLarge, (false, true)),
+            (refused(401), (false, false)),
+            (refused(429), (false, false)),
+            (refused(502), (false, false)),
+            (refused(503), (false, false)),
+            (AskError::Unreachable(String::new()), (false, false)),
+            (AskError::Denied, (false, false)),
+        ] {
+            assert_eq!((is_refused(&error), is_answered(&error)), expected, "{error:?}");
+        }
+    }
+
+    /// Queues EDUs, one of them with this in it, and carries until all others have arrived. Answers how many transactions did.
+    fn arrive_without(poison: &str, answer: impl Fn(&str) -> StatusCode + 'static) -> usize {
+        let server = TestServer::new(&[]);
+        let arrived = Rc::new(RefCell::new(Vec::new()));
+        let taken = arrived.clone();
+        server.others_answer(move |request| {
+            let body = std::str::from_utf8(&request.body).unwrap();
+            let status = answer(body);
+            if status != StatusCode::OK {
+                let no = r#"{"errcode":"M_UNKNOWN","error":"no"}"#;
+                return Ok((status, HeaderMap::new(), no.into()));
+            }
+            let transaction: Value = serde_json::from_str(body).unwrap();
+            let edus = transaction["edus"].as_array().cloned().unwrap_or_default();
+            taken.borrow_mut().push(edus.iter().map(|edu| edu["content"]["name"].to_string()).collect::<Vec<_>>());
+            Ok((StatusCode::OK, HeaderMap::new(), r#"{"pdus":{}}"#.into()))
+        });
+        let names = ["1", "2", "3", "4", "5"];
+        for name in names {
+            let x = if name == "3" { poison } else { "1" };
+            let edu = format!(r#"{{"edu_type":"m.x","content":{{"name":{name},"x":{x}}}}}"#);
+            let call = QueueEdu { key: name.to_owned(), edu: RawValue::from_string(edu).unwrap() };
+            block_on(server.context().call(THERE, &call)).unwrap();
+        }
+        for _ in 0..40 {
+            block_on(carry(&server.context(), THERE));
+            server.pass_ms(8 * 3_600_000);
+        }
+        let arrived = arrived.borrow();
+        assert_eq!(arrived.concat(), ["1", "2", "4", "5"]);
+        arrived.len()
+    }
+
+    /// Once it is queued, nobody stops it on its way any more.
+    #[test]
+    fn what_cannot_be_signed_keeps_nothing_else_from_a_server() {
+        let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+        for poison in ["1.5", "9007199254740993", &deep] {
+            assert!(arrive_without(poison, |_| StatusCode::OK) <= 4);
+        }
+    }
+
+    #[test]
+    fn what_a_server_fails_at_every_time_keeps_nothing_else_from_it() {
+        for status in [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+            let fails = move |body: &str| if body.contains("poison") { status } else { StatusCode::OK };
+            arrive_without(r#""poison""#, fails);
+        }
+    }
 }

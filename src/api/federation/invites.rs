@@ -259,7 +259,7 @@ fn not_invited(error: &AskError, target: &UserId) -> Refusal {
         }
         AskError::Refused { message, .. } => Refusal::Forbidden(format!("{} refuses: {message}", target.server_name())),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
-        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
+        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) | AskError::Unwritable(_) => {
             Refusal::OtherServer(format!("{} does not answer", target.server_name()))
         }
     }

@@ -160,7 +160,11 @@ pub(super) fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Refus
         // Who does not know the question does not answer it.
         AskError::Refused { status, errcode, .. } if status.as_u16() == 404 && errcode != "M_UNRECOGNIZED" => unknown(),
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
-        AskError::Refused { .. } | AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
+        AskError::Refused { .. }
+        | AskError::Unreachable(_)
+        | AskError::TooLarge
+        | AskError::Nonsense(_)
+        | AskError::Unwritable(_) => {
             tracing::debug!(%error, "another server did not say");
             Refusal::OtherServer("The other server does not say".to_owned())
         }

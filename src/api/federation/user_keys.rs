@@ -237,7 +237,7 @@ fn failure(error: &AskError) -> Value {
     match error {
         AskError::Refused { errcode, message, .. } => json!({ "errcode": errcode, "error": message }),
         AskError::Denied => json!({ "errcode": "M_FORBIDDEN", "error": "This server does not talk to that one" }),
-        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) => {
+        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) | AskError::Unwritable(_) => {
             json!({ "errcode": "M_UNKNOWN", "error": "The server does not answer" })
         }
     }
