@@ -195,6 +195,19 @@ mod tests {
         assert!(SignedRequest { content: b"[1.5]", ..REQUEST }.authorization(&us, b).is_err());
     }
 
+    /// What is in a request that nobody can read is judged by itself: the rest was sent by who signed it.
+    #[test]
+    fn a_request_may_nest_deeper_than_we_read() {
+        let (us, b) = (identity(), server_name!("b.org"));
+        let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        let request = SignedRequest { content: nested.as_bytes(), ..REQUEST };
+        assert!(request.authorization(&us, b).is_err(), "we send nothing like that");
+        let bytes = request.bytes(us.server_name(), b, Some(&nested));
+        let signature = us.key_pair().sign(bytes.as_bytes()).base64();
+        let header = format!(r#"X-Matrix origin="a.org:8448",key="ed25519:1",sig="{signature}""#);
+        assert!(XMatrix::parse(&header).unwrap().is_of(&request, b, &key_of(&us)));
+    }
+
     #[test]
     fn headers_come_in_many_forms() {
         let origin = owned_server_name!("a.org:8448");
