@@ -11,8 +11,7 @@ use domain::{Pdu, RateLimited, Refusal, RoomVersion, event};
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
-use ruma_federation_api::membership::create_invite;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
@@ -20,13 +19,14 @@ use super::{
     elsewhere::{STRIPPED_EVENTS_MAX, Told, incompatible, residence, stripped},
     pdus::{ReadPdu, path_in_room, raw},
 };
-use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes};
+use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
 /// The largest event of the state that comes with an invitation, in bytes. The user's actor decides what is kept.
 const STRIPPED_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add(invite);
+    // Not through ruma's type: to it, an invitation that shows nothing of the room is none.
+    routes.add_raw(Method::PUT, "/_matrix/federation/v2/invite/{room_id}/{event_id}", invite);
     routes.add_raw(Method::PUT, "/_matrix/federation/v1/invite/{room_id}/{event_id}", invite_of_old);
 }
 
@@ -34,22 +34,44 @@ pub(super) fn routes(routes: &mut Routes) {
 async fn invite(
     cx: &Context,
     Origin(origin): Origin,
-    request: create_invite::v2::Request,
-) -> Result<create_invite::v2::Response, Failure> {
-    let version = match RoomVersion::parse(request.room_version.as_str()) {
-        Ok(version) => version,
-        Err(_) => {
-            let room_version = request.room_version.to_string();
-            return Err(Refusal::IncompatibleRoomVersion { room_version }.into());
-        }
-    };
-    let mut state = Vec::with_capacity(request.invite_room_state.len());
-    for event in &request.invite_room_state {
-        state.push(to_raw_value(event)?);
+    request: Request<Bytes>,
+    path: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: String,
+        event: Box<RawValue>,
+        #[serde(default, deserialize_with = "list_if_any")]
+        invite_room_state: Vec<Box<RawValue>>,
     }
-    let invitation =
-        Invitation { room_id: &request.room_id, event_id: &request.event_id, event: &request.event, state };
-    Ok(create_invite::v2::Response::new(invitation.signed(cx, &origin, &version).await?))
+    #[derive(Serialize)]
+    struct Signed {
+        event: Box<RawValue>,
+    }
+    let (room_id, event_id) = ids_in(path)?;
+    let Content { room_version, event, invite_room_state: state } =
+        serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let Ok(version) = RoomVersion::parse(&room_version) else {
+        return Err(Refusal::IncompatibleRoomVersion { room_version }.into());
+    };
+    let invitation = Invitation { room_id: &room_id, event_id: &event_id, event: &event, state };
+    let event = invitation.signed(cx, &origin, &version).await?;
+    Ok(json_bytes(StatusCode::OK, serde_json::to_vec(&Signed { event })?.into()))
+}
+
+/// What is no list says nothing of the room. Spec: `invite_room_state` is not required, and what it has to be before room
+/// version 12 a server «MAY» look at; each event of it is judged by itself.
+fn list_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
+    let told = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(told.get()).unwrap_or_default())
+}
+
+/// The room and the event that the path of an invitation names.
+fn ids_in(path: Vec<String>) -> Result<(OwnedRoomId, OwnedEventId), Refusal> {
+    let invalid = |what: &str| Refusal::InvalidParam(format!("This is no {what}"));
+    let [room_id, event_id] = <[String; 2]>::try_from(path).map_err(|_| invalid("path of an invitation"))?;
+    let room_id = OwnedRoomId::try_from(room_id).map_err(|_| invalid("room's id"))?;
+    Ok((room_id, OwnedEventId::try_from(event_id).map_err(|_| invalid("event's id"))?))
 }
 
 /// `PUT /v1/invite/{roomId}/{eventId}`: the same, from a server of old. Spec: «Servers which receive a v1 invite request
@@ -62,7 +84,7 @@ async fn invite_of_old(
 ) -> Result<Response<Bytes>, Failure> {
     #[derive(Default, Deserialize)]
     struct Unsigned {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "list_if_any")]
         invite_room_state: Vec<Box<RawValue>>,
     }
     #[derive(Deserialize)]
@@ -70,10 +92,7 @@ async fn invite_of_old(
         #[serde(default)]
         unsigned: Unsigned,
     }
-    let invalid = |what: &str| Refusal::InvalidParam(format!("This is no {what}"));
-    let [room_id, event_id] = <[String; 2]>::try_from(path).map_err(|_| invalid("path of an invitation"))?;
-    let room_id = OwnedRoomId::try_from(room_id).map_err(|_| invalid("room's id"))?;
-    let event_id = OwnedEventId::try_from(event_id).map_err(|_| invalid("event's id"))?;
+    let (room_id, event_id) = ids_in(path)?;
     let malformed = |error: serde_json::Error| Refusal::BadJson(format!("The invitation: {error}"));
     let event: Box<RawValue> = serde_json::from_slice(request.body()).map_err(malformed)?;
     let Event { unsigned } = serde_json::from_str(event.get()).map_err(malformed)?;

@@ -110,6 +110,52 @@ impl Story {
     }
 }
 
+/// What the room looks like is told where somebody can tell it: an invitation is one without.
+#[test]
+fn an_invitation_may_show_nothing_of_the_room() {
+    let name =
+        json!({ "type": "m.room.name", "state_key": "", "sender": "@bob:b.test", "content": { "name": "Theirs" } });
+    for (shown, named) in [
+        (None, false),
+        (Some(json!(null)), false),
+        (Some(json!({})), false),
+        (Some(json!("x")), false),
+        (Some(json!([])), false),
+        (Some(json!([5, name, null, "x", {}])), true),
+    ] {
+        let story = Story::begins(&[]);
+        let pdu = story.membership("invite");
+        let event: Value = serde_json::from_str(pdu.json()).unwrap();
+        let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
+        let mut body = json!({ "room_version": "11", "event": event });
+        if let Some(shown) = &shown {
+            body["invite_room_state"] = shown.clone();
+        }
+        let answer = story.as_bobs_server(&path, &body);
+        assert!(answer["event"]["signatures"]["localhost"].is_object(), "{answer}");
+        let events = story.syncs("")["rooms"]["invite"][THEIRS]["invite_state"]["events"].clone();
+        let is_named = events.as_array().unwrap().iter().any(|event| event["content"]["name"] == "Theirs");
+        assert_eq!(is_named, named, "{shown:?}: {events}");
+    }
+    // The rest is as it was.
+    let story = Story::begins(&[]);
+    let pdu = story.membership("invite");
+    let event: Value = serde_json::from_str(pdu.json()).unwrap();
+    let puts = |room_id: &str, event_id: &str, body: &Value| {
+        let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(room_id), encoded(event_id));
+        refused(answered(&story.server, signed(&story.b, "localhost", Method::PUT, &path, &body.to_string())))
+    };
+    let id = pdu.event_id().as_str();
+    let whole = json!({ "room_version": "11", "event": event });
+    assert_eq!(puts(THEIRS, id, &json!({ "event": event })), (400, "M_BAD_JSON".to_owned()));
+    assert_eq!(puts(THEIRS, id, &json!({ "room_version": "11" })), (400, "M_BAD_JSON".to_owned()));
+    assert_eq!(puts("theirs", id, &whole), (400, "M_INVALID_PARAM".to_owned()));
+    let other = json!({ "room_version": "x", "event": event });
+    assert_eq!(puts(THEIRS, id, &other), (400, "M_INCOMPATIBLE_ROOM_VERSION".to_owned()));
+    let newest = json!({ "room_version": "12", "event": event });
+    assert_eq!(puts(THEIRS, id, &newest).0, 400);
+}
+
 #[test]
 fn what_ended_an_invitation_is_told() {
     let ends: [(&str, Ends); 3] = [
