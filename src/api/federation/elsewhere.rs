@@ -393,7 +393,7 @@ impl<'a> Elsewhere<'a> {
         let answer = Answer::Join;
         let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id, answer };
         let arrived = arriving.take(body).await?;
-        let event = self.signed_join(arrived.event.as_deref(), join, version).await?;
+        let event = self.signed_join(server, arrived.event.as_deref(), join, version).await?;
         let omitted =
             arrived.members_omitted.then(|| OmittedMembers { resident: server.to_owned(), servers: arrived.servers });
         let is_whole = omitted.is_none();
@@ -418,21 +418,25 @@ impl<'a> Elsewhere<'a> {
         Ok(())
     }
 
-    /// The join, as the other server signed it if it had to.
+    /// The join, as the other server signed it, or as we did. Where a user of another server lets ours in, only the former
+    /// is good: nobody takes a join that lacks the signature of that server. Spec: rooms v8, rule 4.2.
     async fn signed_join(
         &self,
+        server: &ServerName,
         told: Option<&RawValue>,
         join: &Pdu,
         version: &RoomVersion,
     ) -> Result<CheckedEvent, Failure> {
-        if let Some(told) = told
-            && let Ok(read) = ReadPdu::read(told, version)
-            && read.event_id == *join.event_id()
-            && let Ok(pdu) = self.cx.check_pdu(version, read).await?
-        {
-            return Ok(CheckedEvent::of(&pdu));
+        let ours = raw(join)?;
+        for event in told.into_iter().chain([&*ours]) {
+            if let Ok(read) = ReadPdu::read(event, version)
+                && read.event_id == *join.event_id()
+                && let Ok(pdu) = self.cx.check_pdu(version, read).await?
+            {
+                return Ok(CheckedEvent::of(&pdu));
+            }
         }
-        Ok(CheckedEvent::of(join))
+        Err(Refusal::OtherServer(format!("{server} lets the user in, and does not sign the join")).into())
     }
 
     async fn tell_of_leave(&self, leave: &Pdu) -> Result<(), Failure> {

@@ -11,7 +11,13 @@ use ruma_common::{RoomId, UserId};
 use ruma_events::room::member::MembershipState;
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::super::tests::{Asked, answered, identity, server_among, signed};
+use super::{
+    super::{
+        pdus::raw,
+        tests::{Asked, answered, identity, server_among, signed},
+    },
+    Elsewhere,
+};
 use crate::{
     Failure,
     testing::{TestServer, block_on, refused},
@@ -309,5 +315,53 @@ fn a_room_of_which_there_is_only_a_join_that_failed_is_no_room() {
         story.puts(room_id, &json!({ "membership": "leave" })),
     ] {
         assert_eq!(refused(outcome), (403, "M_FORBIDDEN".to_owned()));
+    }
+}
+
+/// Every other server wants that signature: without it, the join would be one for this server alone.
+#[test]
+fn a_join_in_somebodys_name_counts_with_the_signature_of_their_server() {
+    let story = Story::begins(&[]);
+    let cx = story.server.context();
+    let joins = |version: &str, voucher: Option<&str>| {
+        let version = RoomVersion::parse(version).unwrap();
+        let mut content = json!({ "membership": "join" });
+        if let Some(voucher) = voucher {
+            content["join_authorised_via_users_server"] = voucher.into();
+        }
+        let template = json!({
+            "type": "m.room.member", "room_id": THEIRS, "sender": ALICE, "state_key": ALICE, "depth": 5,
+            "content": content, "prev_events": [], "auth_events": [], "origin_server_ts": 1,
+        });
+        let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
+        let join = event::complete(&template, &content, &version, cx.identity(), 1_700_000_000_000, [3; 18]).unwrap();
+        (version, join)
+    };
+    let room_id = <&RoomId>::try_from(THEIRS).unwrap();
+    let elsewhere = Elsewhere {
+        cx: &cx,
+        room_id,
+        user_id: ALICE.try_into().unwrap(),
+        servers: Vec::new(),
+        words: serde_json::Map::new(),
+    };
+    let b = story.b.server_name();
+    for (version, voucher, wants) in [
+        ("11", Some("@bob:b.test"), true),
+        ("8", Some("@bob:b.test"), true),
+        ("7", Some("@bob:b.test"), false),
+        ("11", Some("@carol:localhost"), false),
+        ("11", None, false),
+    ] {
+        let (version, join) = joins(version, voucher);
+        let ours = raw(&join).unwrap();
+        let theirs = event::countersign(&ours, &version, &story.b).unwrap();
+        for told in [None, Some(&*ours)] {
+            let outcome = block_on(elsewhere.signed_join(b, told, &join, &version));
+            let is_refused = matches!(&outcome, Err(Failure::Refused(domain::Refusal::OtherServer(_))));
+            assert_eq!((outcome.is_ok(), is_refused), (!wants, wants), "{version:?} {voucher:?}: {outcome:?}");
+        }
+        let good = block_on(elsewhere.signed_join(b, Some(&theirs), &join, &version)).unwrap();
+        assert!(good.event_id == *join.event_id() && good.json.contains(r#""b.test":{"ed25519:1""#), "{}", good.json);
     }
 }
