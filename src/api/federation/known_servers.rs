@@ -19,8 +19,10 @@ const SPACES_MAX: usize = 20;
 const SPACE_MS: u64 = 60_000;
 /// A server whose keys were just fetched is not asked for more of them so soon, in milliseconds.
 const ASK_AGAIN_MS: u64 = 60_000;
-/// Nor one that failed again and again.
-const ASK_AGAIN_MS_MAX: u64 = 3_600_000;
+/// Nor one that failed again and again: what it signs is not believed meanwhile.
+const ASK_AGAIN_MS_MAX: u64 = 300_000;
+/// Nor so soon even when it seems to be there, and to sign with a key that is not known: anybody can say to be it.
+const ASK_AGAIN_HEARD_MS: u64 = 5_000;
 /// A server that is heard of again and again is news so often, in milliseconds.
 const HEARD_MS: u64 = 300_000;
 /// Whoever began to ask a server for its keys has this long; then somebody else may, in milliseconds.
@@ -72,6 +74,8 @@ struct KeysOf {
     are_loaded: bool,
     /// The server is not asked again before.
     ask_again_ms: u64,
+    /// When it was asked last.
+    asked_ms: u64,
     failures: u32,
     /// Somebody is asking it.
     asking_until_ms: u64,
@@ -163,6 +167,14 @@ impl KnownServers {
         of.are_loaded = true;
     }
 
+    /// Somebody says to be a server, with a key that is not known: it may be there again, or have a new one, and is asked
+    /// for its keys sooner than otherwise.
+    pub(super) fn seems_to_be_there(&self, server: &ServerName) {
+        let mut all = lock(&self.keys);
+        let of = all.of(server.to_owned());
+        of.ask_again_ms = of.ask_again_ms.min(of.asked_ms.saturating_add(ASK_AGAIN_HEARD_MS));
+    }
+
     /// Takes the turn to ask a server for its keys: one at a time does, and not too often.
     pub(super) fn begin_asking(&self, server: &ServerName, now_ms: u64) -> Turn<'_> {
         let mut all = lock(&self.keys);
@@ -189,6 +201,7 @@ impl Asking<'_> {
     pub(super) fn end(self, answered: bool, now_ms: u64) {
         let mut all = lock(&self.known.keys);
         let of = all.of(self.server.clone());
+        of.asked_ms = now_ms;
         of.ask_again_ms = now_ms.saturating_add(pause_ms(ASK_AGAIN_MS, of.failures, ASK_AGAIN_MS_MAX));
         of.failures = if answered { 0 } else { of.failures.saturating_add(1) };
     }

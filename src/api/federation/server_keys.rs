@@ -88,8 +88,12 @@ impl Context {
     ) -> Result<ServerKeys, Failure> {
         let wanted = grouped(needed);
         let mut keys = self.kept_keys(&wanted).await?;
-        if !lacking(&keys, &wanted, self.now_ms()).is_empty() {
+        let lacking = lacking(&keys, &wanted, self.now_ms());
+        if !lacking.is_empty() {
             self.limit_by_address(RateLimited::RemoteQueries)?.keep();
+            for server in lacking {
+                self.known_servers().seems_to_be_there(server);
+            }
             self.fetch_lacking(&mut keys, &wanted).await?;
         }
         Ok(keys)
@@ -339,7 +343,7 @@ fn lacks(keys: &KnownKeys, wanted: &[(String, Signed)], now_ms: u64) -> bool {
     wanted.iter().any(|(key_id, signed)| {
         // No key is good for longer than that, whatever its server says.
         let can_be_good = minimum_valid_until(*signed, now_ms) <= now_ms.saturating_add(VALID_MS_MAX);
-        keys.key_for(key_id, *signed).is_none() && keys.may_be_renewed(key_id) && can_be_good
+        keys.key_for(key_id, *signed).is_none() && keys.may_be_renewed(key_id, *signed) && can_be_good
     })
 }
 

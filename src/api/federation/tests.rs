@@ -431,3 +431,70 @@ fn we_are_a_notary_for_others() {
     assert_eq!(refused(refused_many), (400, "M_INVALID_PARAM".to_owned()));
     assert_eq!(refused(server.get("/_matrix/key/v2/query/no%20name", "")), (400, "M_INVALID_PARAM".to_owned()));
 }
+
+/// A server, whose keys are what the test says, that asks for something.
+struct Comes {
+    server: TestServer,
+    /// Its key, while it is there.
+    key: Rc<RefCell<Option<&'static str>>>,
+    /// The one before.
+    former: Rc<RefCell<Option<(&'static str, u64)>>>,
+}
+
+impl Comes {
+    fn to_us() -> Self {
+        let (server, _) = server_among(vec![], &[]);
+        server.register("alice");
+        let key: Rc<RefCell<Option<&str>>> = Rc::default();
+        let former: Rc<RefCell<Option<(&str, u64)>>> = Rc::default();
+        let (now, before) = (key.clone(), former.clone());
+        server.others_answer(move |_| match *now.borrow() {
+            Some(key) => {
+                let of_former = |(key, at_ms)| identity("b.test:1", key, 1).as_former_key(at_ms);
+                let us = identity("b.test:1", key, 1);
+                ok(own_document(&us.with_former_keys(before.borrow().map(of_former).into_iter().collect()), NOW))
+            }
+            None => unreachable(),
+        });
+        Self { server, key, former }
+    }
+
+    fn asks(&self, key: &str) -> u16 {
+        let request = signed(&identity("b.test:1", key, 1), "localhost", Method::GET, PROFILE, "");
+        answered(&self.server, request).0.as_u16()
+    }
+}
+
+#[test]
+fn a_server_that_is_there_again_is_believed_soon() {
+    let comes = Comes::to_us();
+    // For long its keys were not to be had.
+    for _ in 0..10 {
+        assert_eq!(comes.asks("1"), 401);
+        comes.server.pass_ms(600_000);
+    }
+    assert_eq!(comes.asks("1"), 401);
+    *comes.key.borrow_mut() = Some("1");
+    assert_eq!(comes.asks("1"), 401, "it was asked just now");
+    comes.server.pass_ms(5_000);
+    assert_eq!(comes.asks("1"), 200);
+    // It takes another one at once.
+    *comes.key.borrow_mut() = Some("2");
+    comes.server.pass_ms(5_000);
+    assert_eq!([comes.asks("2"), comes.asks("3")], [200, 401]);
+}
+
+#[test]
+fn a_server_may_go_back_to_a_former_key() {
+    let comes = Comes::to_us();
+    *comes.key.borrow_mut() = Some("1");
+    assert_eq!(comes.asks("1"), 200);
+    comes.server.pass_ms(61_000);
+    (*comes.key.borrow_mut(), *comes.former.borrow_mut()) = (Some("2"), Some(("1", NOW)));
+    assert_eq!(comes.asks("2"), 200);
+    assert_eq!(comes.asks("1"), 401);
+    comes.server.pass_ms(61_000);
+    (*comes.key.borrow_mut(), *comes.former.borrow_mut()) = (Some("1"), Some(("2", NOW + 61_000)));
+    assert_eq!(comes.asks("1"), 200);
+    assert_eq!(comes.asks("2"), 401);
+}

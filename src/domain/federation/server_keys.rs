@@ -129,6 +129,15 @@ struct KnownKey {
     is_old: bool,
 }
 
+/// Where a document is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The server itself, and it is good now.
+    ServerNow,
+    Server,
+    Notary,
+}
+
 /// What a signature is on, which decides when its key has to be good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signed {
@@ -156,12 +165,17 @@ impl KnownKeys {
     /// Takes over what a document says. What comes by way of a notary replaces no other key of the same id.
     pub fn learn(&mut self, document: &KeyDocument, is_direct: bool, now_ms: u64) {
         let valid_until_ms = document.valid_until_ms.min(now_ms.saturating_add(VALID_MS_MAX));
+        let source = match is_direct {
+            true if document.valid_until_ms > now_ms => Source::ServerNow,
+            true => Source::Server,
+            false => Source::Notary,
+        };
         for (key_id, key) in &document.verify_keys {
-            self.learn_key(key_id, KnownKey { key: key.clone(), valid_until_ms, is_old: false }, is_direct);
+            self.learn_key(key_id, KnownKey { key: key.clone(), valid_until_ms, is_old: false }, source);
         }
         for (key_id, (key, expired_ms)) in &document.old_verify_keys {
             let known = KnownKey { key: key.clone(), valid_until_ms: *expired_ms, is_old: true };
-            self.learn_key(key_id, known, is_direct);
+            self.learn_key(key_id, known, source);
         }
         while self.0.len() > KEYS_MAX {
             let oldest = self.0.iter().min_by_key(|(_, known)| known.valid_until_ms).map(|(key_id, _)| key_id.clone());
@@ -169,15 +183,17 @@ impl KnownKeys {
         }
     }
 
-    fn learn_key(&mut self, key_id: &str, new: KnownKey, is_direct: bool) {
+    fn learn_key(&mut self, key_id: &str, new: KnownKey, source: Source) {
         match self.0.get_mut(key_id) {
             Some(known) if known.key == new.key => match (known.is_old, new.is_old) {
+                // An operator may go back to a former key, with a backup for example.
+                (true, false) if source == Source::ServerNow => *known = new,
                 // A document that is older than what is known.
                 (true, false) => {}
                 (_, true) => *known = new,
                 (false, false) => known.valid_until_ms = known.valid_until_ms.max(new.valid_until_ms),
             },
-            Some(_) if !is_direct => {}
+            Some(_) if source == Source::Notary => {}
             Some(_) | None => drop(self.0.insert(key_id.to_owned(), new)),
         }
     }
@@ -194,9 +210,9 @@ impl KnownKeys {
     }
 
     /// Whether the server may have more to say of the key than is known: it is not here, or was good until some time
-    /// ago only.
-    pub fn may_be_renewed(&self, key_id: &str) -> bool {
-        self.0.get(key_id).is_none_or(|known| !known.is_old)
+    /// ago only; or the server said that it signs with it no more, and seems to have done so again just now.
+    pub fn may_be_renewed(&self, key_id: &str, signed: Signed) -> bool {
+        self.0.get(key_id).is_none_or(|known| !known.is_old || matches!(signed, Signed::Request { .. }))
     }
 
     /// All keys, for whose time the caller answers.
@@ -337,8 +353,11 @@ mod tests {
             assert_eq!(good(key_id, signed), expected, "{key_id} {signed:?}");
         }
         assert_eq!((known.all().len(), known.all_for(Signed::Request { now_ms: NOW }).len()), (2, 1));
-        assert!(known.may_be_renewed("ed25519:1") && known.may_be_renewed("ed25519:x"));
-        assert!(!known.may_be_renewed("ed25519:0"));
+        for signed in [Signed::Request { now_ms: NOW }, Signed::Event { at_ms: NOW }] {
+            assert!(known.may_be_renewed("ed25519:1", signed) && known.may_be_renewed("ed25519:x", signed));
+        }
+        assert!(known.may_be_renewed("ed25519:0", Signed::Request { now_ms: NOW }));
+        assert!(!known.may_be_renewed("ed25519:0", Signed::Event { at_ms: NOW }));
     }
 
     #[test]
@@ -352,8 +371,16 @@ mod tests {
         // It says when it stopped using it, and an older document comes after.
         let stopped = document(&[&second], &[(&first, NOW)], &[&second], NOW + 3 * DAY);
         known.learn(&stopped, true, NOW + 2 * DAY);
-        known.learn(&document(&[&first], &[], &[&first], NOW + DAY), true, NOW);
-        assert_eq!(known.key_for("ed25519:1", Signed::Event { at_ms: NOW + 1 }), None);
+        for (until, is_direct) in [(NOW + DAY, true), (NOW + DAY, false), (NOW + 9 * DAY, false)] {
+            known.learn(&document(&[&first], &[], &[&first], until), is_direct, NOW + 2 * DAY);
+            assert_eq!(known.key_for("ed25519:1", Signed::Event { at_ms: NOW + 1 }), None);
+        }
+        // It goes back to it, and says so itself.
+        known.learn(&document(&[&first], &[(&second, NOW)], &[&first], NOW + 3 * DAY), true, NOW + 2 * DAY);
+        for signed in [Signed::Event { at_ms: NOW + 1 }, Signed::Request { now_ms: NOW + 3 * DAY }] {
+            assert!(known.key_for("ed25519:1", signed).is_some(), "{signed:?}");
+        }
+        assert_eq!(known.key_for("ed25519:2", Signed::Request { now_ms: NOW + 2 * DAY }), None);
         // Another key of the same id counts only if the server itself says so.
         let forgery = document(&[&forged], &[], &[&forged], NOW + DAY);
         known.learn(&forgery, false, NOW);
