@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use domain::{
     RateLimited, Refusal,
-    federation::server_keys::{KeyDocument, Signed, own_document},
+    federation::server_keys::{KeyDocument, Signed, VALID_MS_MAX, own_document},
 };
 use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
@@ -50,7 +50,7 @@ async fn query(
     let server = OwnedServerName::try_from(server).map_err(|error| invalid(&error))?;
     let Query { minimum_valid_until_ts } =
         serde_html_form::from_str(request.uri().query().unwrap_or_default()).map_err(|error| invalid(&error))?;
-    let document = vouched(cx, &server, minimum_valid_until_ts.unwrap_or(cx.now_ms())).await?;
+    let document = vouched(cx, &server, &[], minimum_valid_until_ts.unwrap_or(cx.now_ms())).await?;
     Ok(json_bytes(StatusCode::OK, answer(document.into_iter().collect())?.into()))
 }
 
@@ -63,10 +63,25 @@ async fn query_batch(cx: &Context, (): (), request: batch::Request) -> Result<Ve
         least.unwrap_or(cx.now_ms())
     };
     let documents = stream::iter(&request.server_keys)
-        .map(async |(server, keys)| vouched(cx, server, least(keys)).await)
+        .map(async |(server, keys)| {
+            let key_ids: Vec<&str> = keys.keys().map(|key_id| key_id.as_str()).collect();
+            vouched(cx, server, &key_ids, least(keys)).await
+        })
         .buffer_unordered(QUERIED_AT_ONCE);
     let documents: Vec<Result<Option<String>, Failure>> = documents.collect().await;
-    answer(documents.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?)
+    let (mut known, mut refusal) = (Vec::new(), None);
+    for document in documents {
+        match document {
+            Ok(document) => known.extend(document),
+            // Of the others there may be something.
+            Err(Failure::Refused(no)) => refusal = Some(no),
+            Err(failure) => return Err(failure),
+        }
+    }
+    match refusal {
+        Some(refusal) if known.is_empty() => Err(refusal.into()),
+        _ => answer(known),
+    }
 }
 
 fn answer(documents: Vec<String>) -> Result<Vec<u8>, Failure> {
@@ -78,16 +93,25 @@ fn answer(documents: Vec<String>) -> Result<Vec<u8>, Failure> {
     Ok(serde_json::to_vec(&Answer { server_keys })?)
 }
 
-/// What a server published last, with our signature, good until then if that can be had. `None` if nothing is known.
-async fn vouched(cx: &Context, server: &ServerName, least_ms: u64) -> Result<Option<String>, Failure> {
+/// What a server published last, with our signature, good until then and with these keys if that can be had. `None` if
+/// nothing is known.
+async fn vouched(
+    cx: &Context,
+    server: &ServerName,
+    key_ids: &[&str],
+    least_ms: u64,
+) -> Result<Option<String>, Failure> {
     if server == cx.server_name() {
         return Ok(Some(own_document(cx.identity(), cx.now_ms())));
     }
     let stored = document(cx, server).await?;
-    // Spec: "Intermediate notary servers should cache a response for half of its lifetime".
+    // Spec: "Intermediate notary servers should cache a response for half of its lifetime". No document is good for longer
+    // than a week, and none for what it does not say.
     let is_fresh = |(document, fetched_ms): &(KeyDocument, u64)| {
-        let lifetime_ms = document.valid_until_ms.saturating_sub(*fetched_ms);
-        document.valid_until_ms >= least_ms && cx.now_ms() <= fetched_ms.saturating_add(lifetime_ms / 2)
+        let lifetime_ms = document.valid_until_ms.saturating_sub(*fetched_ms).min(VALID_MS_MAX);
+        document.valid_until_ms >= least_ms
+            && cx.now_ms() <= fetched_ms.saturating_add(lifetime_ms / 2)
+            && key_ids.iter().all(|key_id| document.names(key_id))
     };
     if let Some((document, _)) = stored.as_ref().filter(|stored| is_fresh(stored)) {
         return Ok(Some(document.signed_by(cx.identity())));

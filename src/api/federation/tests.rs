@@ -396,6 +396,43 @@ fn a_notary_knows_of_servers_that_are_gone() {
     assert_eq!(get(), 1);
 }
 
+/// What we may vouch for is what the server says now, as far as anybody asked for it.
+#[test]
+fn a_notary_looks_again_for_a_key_that_it_has_not() {
+    let server =
+        TestServer::new(&[("TRUSTED_KEY_SERVERS", ""), ("RATE_LIMITS", "on"), ("RC_REMOTE_QUERIES", "0.001,2")]);
+    let asked = Asked::default();
+    let notes = asked.clone();
+    let current = Rc::new(RefCell::new("1"));
+    let now = current.clone();
+    server.others_answer(move |request| {
+        noted(&notes, request);
+        ok(own_document(&identity(&request.peer.host_header, *now.borrow(), 1), NOW + 365 * DAY))
+    });
+    let asks = |wanted: Value| {
+        let body = json!({ "server_keys": wanted });
+        let (status, answer) = server.post("/_matrix/key/v2/query", "", &body);
+        let keys = answer["server_keys"].as_array().cloned().unwrap_or_default();
+        let named = keys.iter().flat_map(|keys| keys["verify_keys"].as_object().unwrap().keys().cloned());
+        (status.as_u16(), named.collect::<Vec<_>>())
+    };
+    let first = || json!({ "b.test:1": { "ed25519:1": {} } });
+    assert_eq!(asks(first()), (200, vec!["ed25519:1".to_owned()]));
+    assert_eq!((asks(first()).0, asked.borrow().len()), (200, 1), "it has that");
+    *current.borrow_mut() = "2";
+    server.pass_ms(61_000);
+    assert_eq!(asks(json!({ "b.test:1": { "ed25519:2": {} } })), (200, vec!["ed25519:2".to_owned()]));
+    // Who may not have others asked any more gets what there is.
+    let many = json!({ "c.test:1": {}, "b.test:1": { "ed25519:2": {} }, "d.test:1": {} });
+    assert_eq!(asks(many), (200, vec!["ed25519:2".to_owned()]));
+    assert_eq!(asks(json!({ "c.test:1": {}, "d.test:1": {} })).0, 429);
+    assert_eq!(asked.borrow().len(), 2);
+    // Whatever it says, it is not good for a year: half a week later it is asked again.
+    server.pass_ms(4 * DAY);
+    *current.borrow_mut() = "3";
+    assert_eq!(asks(json!({ "b.test:1": {} })), (200, vec!["ed25519:3".to_owned()]));
+}
+
 #[test]
 fn we_are_a_notary_for_others() {
     let (server, asked) = server_among(vec![identity("b.test:1", "1", 1)], &[]);

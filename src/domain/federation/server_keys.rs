@@ -85,6 +85,11 @@ impl KeyDocument {
         Ok(Self { object, verify_keys, old_verify_keys, valid_until_ms: published.valid_until_ts })
     }
 
+    /// Whether it says anything of a key.
+    pub fn names(&self, key_id: &str) -> bool {
+        self.verify_keys.contains_key(key_id) || self.old_verify_keys.contains_key(key_id)
+    }
+
     /// Whether another server, a notary, signed it as well.
     pub fn is_signed_by(&self, notary: &ServerName, keys: &PublicKeySet) -> bool {
         keys.iter().any(|(key_id, key)| is_signed_by(&self.object, notary, key_id, key))
