@@ -5,16 +5,17 @@ use actors::{
     room::{AdmitMembership, PrepareInvite},
     user::AskInvite,
 };
+use bytes::Bytes;
 use domain::{Refusal, rate_limit::RateLimited};
-use http::Method;
-use ruma_common::{RoomId, UserId};
+use http::{Method, Request, Response, StatusCode};
+use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use ruma_events::{StateEventType, room::member::MembershipState};
-use ruma_federation_api::thirdparty::{bind_callback, exchange_invite};
+use ruma_federation_api::thirdparty::bind_callback;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{AskError, Bounds, Origin, elsewhere::residence, membership::unknown_room, pdus::encoded};
-use crate::{Context, Failure, OrAbsent, Routes};
+use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
 /// The most invitations that are taken from one notification.
 const INVITES_MAX: usize = 20;
@@ -22,7 +23,8 @@ const INVITES_MAX: usize = 20;
 const EXCHANGE_BOUNDS: Bounds = Bounds { response_bytes_max: 64 * 1024, timeout_ms: 10_000 };
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add(exchange);
+    // Not through ruma's type: it does not look at which room the body names.
+    routes.add_raw(Method::PUT, "/_matrix/federation/v1/exchange_third_party_invite/{room_id}", exchange);
     routes.add(on_bind);
 }
 
@@ -66,23 +68,41 @@ impl Content {
 async fn exchange(
     cx: &Context,
     Origin(origin): Origin,
-    request: exchange_invite::v1::Request,
-) -> Result<exchange_invite::v1::Response, Failure> {
-    if request.state_key.server_name() != origin {
-        return Err(Refusal::Forbidden(format!("{} is not a user of {origin}", request.state_key)).into());
+    request: Request<Bytes>,
+    path: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Deserialize)]
+    struct Partial {
+        #[serde(rename = "type")]
+        event_type: StateEventType,
+        /// Some may leave it out.
+        room_id: Option<String>,
+        sender: OwnedUserId,
+        state_key: OwnedUserId,
+        content: Box<RawValue>,
     }
-    if request.kind != StateEventType::RoomMember {
+    let room_id = path.into_iter().next().and_then(|room_id| OwnedRoomId::try_from(room_id).ok());
+    let room_id = room_id.ok_or_else(|| Refusal::InvalidParam("This is no room's id".to_owned()))?;
+    let partial: Partial = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let (sender, target) = (&partial.sender, &partial.state_key);
+    if target.server_name() != origin {
+        return Err(Refusal::Forbidden(format!("{target} is not a user of {origin}")).into());
+    }
+    if partial.event_type != StateEventType::RoomMember {
         return Err(Refusal::InvalidParam("This is no m.room.member".to_owned()).into());
     }
-    let content: Content = serde_json::from_str(request.content.json().get())
+    // Spec: «Must match the ID given in the path.»
+    if partial.room_id.is_some_and(|named| named.as_str() != room_id.as_str()) {
+        return Err(Refusal::InvalidParam("`room_id` is another room than the path says".to_owned()).into());
+    }
+    let content: Content = serde_json::from_str(partial.content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
-    let content = content.checked(&request.state_key)?;
-    if !residence(cx, &request.room_id).await?.here {
+    let content = content.checked(target)?;
+    if !residence(cx, &room_id).await?.here {
         return Err(unknown_room().into());
     }
-    let (room_id, sender, target) = (&request.room_id, &request.sender, &request.state_key);
-    cx.invite_elsewhere(room_id, sender, target, content, None, unknown_room()).await?;
-    Ok(exchange_invite::v1::Response::new())
+    cx.invite_elsewhere(&room_id, sender, target, content, None, unknown_room()).await?;
+    Ok(json_bytes(StatusCode::OK, "{}".into()))
 }
 
 /// `PUT /3pid/onbind`: an identity server tells who is behind an address, and to which rooms they were invited. It is
@@ -171,7 +191,10 @@ mod tests {
     use ruma_common::{CanonicalJsonObject, user_id};
     use serde_json::{Value, json, value::to_raw_value};
 
-    use super::{super::tests::identity, Content};
+    use super::{
+        super::tests::{answered, identity, server_among, signed},
+        Content,
+    };
     use crate::testing::{TestServer, refused};
 
     #[test]
@@ -209,6 +232,27 @@ mod tests {
             // Who is in needs nobody's word.
             assert_eq!(joins(&bob, &forges, ALICE, BOB, "other").0, StatusCode::OK);
         }
+    }
+
+    #[test]
+    fn the_room_is_the_one_that_path_and_body_name() {
+        let b = identity("b.test", "1", 1);
+        let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+        let exchanges = |room_id: Option<&str>| {
+            let invite = json!({ "display_name": "", "signed": { "mxid": "@bob:b.test" } });
+            let mut body = json!({
+                "type": "m.room.member", "sender": "@alice:localhost", "state_key": "@bob:b.test",
+                "content": { "membership": "invite", "third_party_invite": invite },
+            });
+            if let Some(room_id) = room_id {
+                body["room_id"] = room_id.into();
+            }
+            let path = "/_matrix/federation/v1/exchange_third_party_invite/!a:localhost";
+            refused(answered(&server, signed(&b, "localhost", http::Method::PUT, path, &body.to_string())))
+        };
+        assert_eq!(exchanges(Some("!b:localhost")), (400, "M_INVALID_PARAM".to_owned()));
+        // There is no such room.
+        assert_eq!([exchanges(Some("!a:localhost")).0, exchanges(None).0], [404; 2]);
     }
 
     #[test]
