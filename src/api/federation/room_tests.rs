@@ -99,6 +99,33 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
     }
 }
 
+/// Servers may share more rooms than are asked first, and the event be in the quietest of them.
+#[test]
+fn an_event_is_found_in_whichever_room_it_is() {
+    let (b, c) = (identity("b.test", "1", 1), identity("c.test", "1", 2));
+    let (server, _) = server_among(vec![identity("b.test", "1", 1), identity("c.test", "1", 2)], &[]);
+    let alice = server.register("alice");
+    let mut said = Vec::new();
+    for number in 0..5 {
+        let create = json!({ "preset": "public_chat", "room_version": "11" });
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+        let room = created["room_id"].as_str().unwrap().to_owned();
+        joins(&server, &b, &room);
+        let send = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encoded(&room));
+        let sent = server.put(&send, &alice, &json!({ "body": number.to_string() })).1;
+        said.push(encoded(sent["event_id"].as_str().unwrap()));
+        server.pass_ms(1_000);
+    }
+    for (number, event_id) in said.iter().enumerate() {
+        let path = format!("/_matrix/federation/v1/event/{event_id}");
+        let (status, answer) = gets(&server, &b, &path);
+        assert_eq!((status, &answer["pdus"][0]["content"]["body"]), (StatusCode::OK, &json!(number.to_string())));
+        assert_eq!(refused(gets(&server, &c, &path)), (404, "M_NOT_FOUND".to_owned()));
+    }
+    let unknown = format!("/_matrix/federation/v1/event/{}", encoded("$unknown"));
+    assert_eq!(refused(gets(&server, &b, &unknown)), (404, "M_NOT_FOUND".to_owned()));
+}
+
 #[test]
 fn what_is_not_taken_in_is_answered_under_its_own_id() {
     let c = identity("c.test", "1", 2);
