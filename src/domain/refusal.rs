@@ -330,7 +330,7 @@ impl Refusal {
             Self::UserDeactivated => "This account has been deactivated".to_owned(),
             Self::UserLocked => "This account has been locked".to_owned(),
             Self::UserSuspended => "You cannot perform this action while suspended".to_owned(),
-            Self::UnsupportedRoomVersion(version) => format!("Room version {version:?} is not supported here"),
+            Self::UnsupportedRoomVersion(version) => format!("Room version {version:?} is not supported"),
             Self::IncompatibleRoomVersion { room_version } => {
                 format!("The room has version {room_version:?}, which your server does not support")
             }

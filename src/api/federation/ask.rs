@@ -25,6 +25,10 @@ const FAIR_MS: u64 = 5_000;
 /// The largest answer of a server that refuses, in bytes.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a server is left alone that is asked too much and does not say how long, and at most, in milliseconds.
+const RETRY_AFTER_MS: u64 = 5_000;
+const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
+
 /// How we call ourselves.
 pub(super) const NAME: &str = "Myelin";
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -71,6 +75,19 @@ pub enum AskError {
     /// It was not asked: what it was to be asked with cannot be written, or not be signed.
     #[error("our own request is none: {0}")]
     Unwritable(String),
+}
+
+impl AskError {
+    /// After how many milliseconds a server is to be asked again that is asked too much; nothing where it is not that.
+    pub(super) fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            AskError::Refused { status, body, .. } if *status == StatusCode::TOO_MANY_REQUESTS => {
+                let said = body.get("retry_after_ms").and_then(Value::as_u64);
+                Some(said.unwrap_or(RETRY_AFTER_MS).min(RETRY_AFTER_MS_MAX))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<SendError> for AskError {

@@ -500,7 +500,7 @@ pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
 }
 
 /// What another server says of a room whose version somebody does not know.
-pub(super) fn incompatible(body: &Map<String, Value>) -> Refusal {
+fn incompatible(body: &Map<String, Value>) -> Refusal {
     let room_version = body.get("room_version").and_then(Value::as_str).unwrap_or_default().to_owned();
     Refusal::IncompatibleRoomVersion { room_version }
 }

@@ -16,7 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     AskError, Bounds, Origin,
-    elsewhere::{STRIPPED_EVENTS_MAX, Told, incompatible, residence, stripped},
+    elsewhere::{STRIPPED_EVENTS_MAX, Told, residence, stripped},
     pdus::{ReadPdu, path_in_room, raw},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
@@ -193,7 +193,8 @@ impl Context {
     /// [`actors::room::SendEvent`].
     ///
     /// # Errors
-    /// What the room refuses; `Forbidden` or `NotFound` for what their server does.
+    /// What the room refuses; what their server does, as far as that is a matter of the invitation; 502 where it does not
+    /// answer.
     pub(crate) async fn invite_elsewhere(
         &self,
         room_id: &RoomId,
@@ -238,7 +239,7 @@ impl Context {
             }
             asked => asked.and_then(|(_, body)| read(&body)),
         };
-        let answer = answer.map_err(|error| not_invited(&error, target))?;
+        let answer = answer.map_err(|error| not_invited(&error, target, &version))?;
         let signed =
             ReadPdu::read(&answer.event, &version).ok().filter(|read| read.event_id == prepared.event.event_id);
         let Some(signed) = signed else {
@@ -266,20 +267,64 @@ fn in_form_v1(event: &RawValue, state: &[Box<RawValue>]) -> Result<Box<RawValue>
 }
 
 /// What whoever invites is told of the other server's no.
-fn not_invited(error: &AskError, target: &UserId) -> Refusal {
-    match error {
-        AskError::Refused { errcode, .. } if errcode == "M_INVITE_BLOCKED" => Refusal::InviteBlocked,
-        AskError::Refused { errcode, body, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => incompatible(body),
-        // It is our request that was wrong.
-        AskError::Refused { errcode, message, .. }
-            if matches!(errcode.as_str(), "M_MISSING_PARAM" | "M_INVALID_PARAM") =>
-        {
-            Refusal::OtherServer(format!("{} does not understand the invitation: {message}", target.server_name()))
+fn not_invited(error: &AskError, target: &UserId, version: &RoomVersion) -> Refusal {
+    let server = target.server_name();
+    if let Some(retry_after_ms) = error.retry_after_ms() {
+        return Refusal::LimitExceeded { retry_after_ms };
+    }
+    let AskError::Refused { status, errcode, message, .. } = error else {
+        return match error {
+            AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
+            _ => Refusal::OtherServer(format!("{server} does not answer")),
+        };
+    };
+    match errcode.as_str() {
+        "M_INVITE_BLOCKED" => Refusal::InviteBlocked,
+        // Spec: `M_UNSUPPORTED_ROOM_VERSION` is for «residents of a homeserver which does not support the requested room
+        // version», whichever word that homeserver has for it.
+        "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => {
+            Refusal::UnsupportedRoomVersion(version.as_str().to_owned())
         }
-        AskError::Refused { message, .. } => Refusal::Forbidden(format!("{} refuses: {message}", target.server_name())),
-        AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
-        AskError::Unreachable(_) | AskError::TooLarge | AskError::Nonsense(_) | AskError::Unwritable(_) => {
-            Refusal::OtherServer(format!("{} does not answer", target.server_name()))
+        // It is our request that was wrong.
+        "M_MISSING_PARAM" | "M_INVALID_PARAM" => {
+            Refusal::OtherServer(format!("{server} does not understand the invitation: {message}"))
+        }
+        // It may do what it is asked another time.
+        _ if status.is_server_error() => Refusal::OtherServer(format!("{server} cannot do it: {message}")),
+        _ => Refusal::Forbidden(format!("{server} refuses: {message}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::RoomVersion;
+    use http::StatusCode;
+    use ruma_common::user_id;
+    use serde_json::{Map, Value, json};
+
+    use super::{AskError, not_invited};
+
+    #[test]
+    fn the_other_servers_no_is_told_in_the_words_of_an_invitation() {
+        let version = RoomVersion::parse("12").unwrap();
+        for (status, errcode, told) in [
+            (400, "M_INCOMPATIBLE_ROOM_VERSION", (400, "M_UNSUPPORTED_ROOM_VERSION")),
+            (400, "M_UNSUPPORTED_ROOM_VERSION", (400, "M_UNSUPPORTED_ROOM_VERSION")),
+            (400, "M_MISSING_PARAM", (502, "M_UNKNOWN")),
+            (403, "M_INVITE_BLOCKED", (403, "M_INVITE_BLOCKED")),
+            (403, "M_FORBIDDEN", (403, "M_FORBIDDEN")),
+            (404, "M_NOT_FOUND", (403, "M_FORBIDDEN")),
+            (429, "M_LIMIT_EXCEEDED", (429, "M_LIMIT_EXCEEDED")),
+            (500, "M_UNKNOWN", (502, "M_UNKNOWN")),
+            (503, "M_FORBIDDEN", (502, "M_UNKNOWN")),
+        ] {
+            let body = Map::from_iter([("retry_after_ms".to_owned(), json!(7))]);
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = AskError::Refused { status, errcode: errcode.to_owned(), message: String::new(), body };
+            let refusal = not_invited(&error, user_id!("@bob:b.test"), &version);
+            assert_eq!((refusal.status(), refusal.errcode()), told, "{status} {errcode}");
+            let retry_after = refusal.body().get("retry_after_ms").and_then(Value::as_u64);
+            assert_eq!(retry_after, (status == 429).then_some(7), "{status} {errcode}");
         }
     }
 }
