@@ -175,6 +175,10 @@ pub(crate) fn not_fetched(error: &AskError) -> Refusal {
         AskError::TooLarge => Refusal::TooLargeElsewhere("Content is too large to serve".to_owned()),
         AskError::Refused { errcode, .. } if errcode == "M_TOO_LARGE" => not_fetched(&AskError::TooLarge),
         AskError::Refused { errcode, .. } if errcode == "M_NOT_YET_UPLOADED" => Refusal::NotYetUploaded,
+        // That is between us and them: the client did nothing wrong.
+        AskError::Refused { status, .. } if matches!(status.as_u16(), 403 | 429) => {
+            Refusal::OtherServer("The other server does not give it to this one".to_owned())
+        }
         error => not_told(error, || Refusal::NotFound("There is no such media".to_owned())),
     }
 }

@@ -120,7 +120,7 @@ impl Context {
     /// The profile of another server's user, or one field of it.
     ///
     /// # Errors
-    /// `M_NOT_FOUND` where that server knows of none, and 502 where it does not answer.
+    /// `M_NOT_FOUND` where that server knows of none, `M_FORBIDDEN` where it does not say, and 502 where it does not answer.
     pub(crate) async fn profile_elsewhere(
         &self,
         user_id: &UserId,
@@ -156,9 +156,16 @@ impl Context {
 
 /// What a client learns when another server does not say what was asked.
 pub(super) fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Refusal {
+    if let Some(retry_after_ms) = error.retry_after_ms() {
+        return Refusal::LimitExceeded { retry_after_ms };
+    }
     match error {
         // Who does not know the question does not answer it.
         AskError::Refused { status, errcode, .. } if status.as_u16() == 404 && errcode != "M_UNRECOGNIZED" => unknown(),
+        // Spec: «The remote server MAY itself deny profile queries over federation». So may a directory be nobody's else.
+        AskError::Refused { status, message, .. } if status.as_u16() == 403 => {
+            Refusal::Forbidden(format!("The other server refuses: {message}"))
+        }
         AskError::Denied => Refusal::Forbidden("This server does not talk to that one".to_owned()),
         AskError::Refused { .. }
         | AskError::Unreachable(_)

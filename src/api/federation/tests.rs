@@ -300,6 +300,33 @@ fn what_others_say_is_told_apart() {
     assert!(matches!(ask(|| ok(vec![b' '; 9 << 20])), Err(AskError::TooLarge)));
 }
 
+#[test]
+fn what_another_server_does_not_tell_is_told_apart() {
+    let (server, _) = server_among(vec![], &[]);
+    let alice = server.register("alice");
+    let profile = "/_matrix/client/v3/profile/@bob:b.test:1";
+    let alias = "/_matrix/client/v3/directory/room/%23tea:b.test:1";
+    let directory = "/_matrix/client/v3/publicRooms?server=b.test:1";
+    for (told, errcode, expected) in [
+        (403, "M_FORBIDDEN", (403, "M_FORBIDDEN")),
+        (429, "M_LIMIT_EXCEEDED", (429, "M_LIMIT_EXCEEDED")),
+        (404, "M_NOT_FOUND", (404, "M_NOT_FOUND")),
+        (404, "M_UNRECOGNIZED", (502, "M_UNKNOWN")),
+        (401, "M_UNAUTHORIZED", (502, "M_UNKNOWN")),
+        (500, "M_UNKNOWN", (502, "M_UNKNOWN")),
+    ] {
+        server.others_answer(move |_| {
+            let body = json!({ "errcode": errcode, "error": "No", "retry_after_ms": 7 }).to_string();
+            Ok((StatusCode::from_u16(told).unwrap(), HeaderMap::new(), body.into()))
+        });
+        for path in [profile, alias, directory] {
+            let (status, body) = server.get(path, &alice);
+            assert_eq!(body["retry_after_ms"] == 7, told == 429, "{path}: {body}");
+            assert_eq!(refused((status, body)), (expected.0, expected.1.to_owned()), "{path}");
+        }
+    }
+}
+
 fn needs(server: &str, key_id: &str, signed: Signed) -> NeededKey {
     NeededKey { server: OwnedServerName::try_from(server).unwrap(), key_id: key_id.to_owned(), signed }
 }
