@@ -1,27 +1,32 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    Refusal,
+    Pdu, Refusal,
     event::Draft,
     retention::{RETENTION, RoomRetention},
 };
-use platform::{ActorKind, Tx};
+use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     Room,
-    append::{check_invitation, check_joined},
+    append::{check_invitation, check_joined, owe_membership_again},
     check_relation::check_relation,
     notices,
     redact_event::Redaction,
+    store,
     transactions::{self, check_length},
 };
 use crate::{Call, Cx, Error};
 
-/// Appends a message or state event and answers its id; repeated, answers the same id and appends nothing.
+/// Appends a message or state event and answers its id; repeated, answers the same id and appends nothing. Neither does
+/// what makes the state what its sender made it already.
 ///
 /// Refused: `Forbidden` by the room's rules, `BadJson` for content its type does not allow, `TooLarge`,
 /// `DuplicateAnnotation`, and `Unknown` for a thread that begins with what relates to something itself. Spec: "Sending events to a room".
@@ -110,6 +115,13 @@ impl Room {
         notices::check_rejection(&**tx, cx, &draft)?;
         check_relation(&**tx, &draft)?;
         let pdu = self.authorised_for(&**tx, cx, &draft, &call.member_of, call.at_ms.unwrap_or(cx.now_ms))?;
+        if let Some(event_id) = already_made_by(&**tx, &pdu)? {
+            if is_own_membership {
+                // Who asks for what is so may not know: their room list is told again.
+                owe_membership_again(tx, cx, draft.sender.as_str())?;
+            }
+            return Ok(event_id);
+        }
         let pdu = self.signed(&**tx, cx, pdu)?;
         self.insert(tx, cx, &pdu, txn.as_deref())?;
         if is_message {
@@ -117,6 +129,17 @@ impl Room {
         }
         Ok(pdu.event_id().to_owned())
     }
+}
+
+/// The event by which the current state is what this one would make it, of the same sender and in the same words: clients
+/// and bots assert the state they want again and again, and other servers make nothing of that either.
+pub(super) fn already_made_by(sql: &dyn Sql, pdu: &Pdu) -> Result<Option<OwnedEventId>, Error> {
+    let Some(state_key) = pdu.state_key() else { return Ok(None) };
+    let Some(current) = store::state::current(sql, &pdu.event_type().to_string(), state_key)? else { return Ok(None) };
+    let says = |pdu: &Pdu| pdu.content_as::<Map<String, Value>>().ok();
+    let is_same =
+        current.pdu.sender() == pdu.sender() && says(&current.pdu).is_some_and(|content| Some(content) == says(pdu));
+    Ok(is_same.then(|| current.pdu.event_id().to_owned()))
 }
 
 /// What a client asks by sending an `m.room.redaction`: `redacts` is in the content, whatever the room's version.
@@ -139,4 +162,80 @@ fn redaction(call: SendEvent) -> Result<Redaction, Error> {
         content: to_raw_value(&content)?,
         at_ms: call.at_ms,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::{OwnedEventId, OwnedUserId, RoomId, UserId, user_id};
+    use serde_json::{Value, json, value::to_raw_value};
+
+    use crate::{
+        room::{MembershipAction, SetCanonicalAlias},
+        world::World,
+    };
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:myelin.test").to_owned()
+    }
+
+    fn sets(world: &World, by: &UserId, room_id: &RoomId, key: (&str, &str), content: &Value) -> OwnedEventId {
+        world.sends(by, room_id, key.0, Some(key.1), content).unwrap()
+    }
+
+    #[test]
+    fn the_same_state_again_is_the_event_that_is_there() {
+        let world = World::new(1);
+        let (alice, bob) = (alice(), user_id!("@bob:myelin.test"));
+        let room_id = world.creates_room(&alice, "12", Preset::PrivateChat);
+        world.changes(&alice, &room_id, bob, MembershipAction::Invite).unwrap();
+        world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        let thing = ("org.example.thing", "");
+        let levels = json!({ "state_default": 0, "users": { bob.as_str(): 50 } });
+        sets(&world, &alice, &room_id, ("m.room.power_levels", ""), &levels);
+        let first = sets(&world, &alice, &room_id, thing, &json!({ "a": 1, "b": { "c": 2 } }));
+        assert_eq!(sets(&world, &alice, &room_id, thing, &json!({ "b": { "c": 2 }, "a": 1 })), first, "in any order");
+        assert_ne!(sets(&world, &alice, &room_id, ("org.example.thing", "k"), &json!({ "a": 1, "b": {} })), first);
+        let of_bob = sets(&world, bob, &room_id, thing, &json!({ "a": 1, "b": { "c": 2 } }));
+        assert_ne!(of_bob, first, "somebody else says it");
+        let other = sets(&world, bob, &room_id, thing, &json!({ "a": 2 }));
+        assert_ne!(other, of_bob);
+        assert_ne!(
+            sets(&world, bob, &room_id, thing, &json!({ "a": 1, "b": { "c": 2 } })),
+            of_bob,
+            "it was another since"
+        );
+        // What is said, and not set, is said twice.
+        let says = || world.sends(bob, &room_id, "org.example.thing", None, &json!({ "a": 1 })).unwrap();
+        assert_ne!(says(), says());
+        let member = ("m.room.member", bob.as_str());
+        let named = json!({ "membership": "join", "displayname": "Freddy" });
+        let freddy = sets(&world, bob, &room_id, member, &named);
+        assert_eq!(sets(&world, bob, &room_id, member, &named), freddy);
+        // Who may not do it any more is told so.
+        world.changes(&alice, &room_id, bob, MembershipAction::Kick).unwrap();
+        assert!(world.sends(bob, &room_id, thing.0, Some(""), &json!({ "a": 1, "b": { "c": 2 } })).is_err());
+    }
+
+    #[test]
+    fn the_same_canonical_alias_again_is_the_event_that_is_there() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "12", Preset::PrivateChat);
+        let sets = |call_id: &str, content: Value| {
+            let content = to_raw_value(&content).unwrap();
+            let call = SetCanonicalAlias {
+                call_id: call_id.to_owned(),
+                sender: alice(),
+                content,
+                unproven: vec![],
+                at_ms: None,
+            };
+            world.call(room_id.as_str(), &call).unwrap()
+        };
+        let tea = json!({ "alias": "#tea:myelin.test" });
+        let first = sets("1", tea.clone());
+        assert_eq!(sets("2", tea.clone()), first);
+        assert_ne!(sets("3", json!({})), first);
+        assert_ne!(sets("4", tea), first);
+    }
 }

@@ -4,7 +4,7 @@ use ruma_common::{OwnedEventId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Room, access::canonical_alias, append::check_joined, store, transactions};
+use super::{Room, access::canonical_alias, append::check_joined, send_event::already_made_by, store, transactions};
 use crate::{Call, Cx, Error};
 
 /// Sets the canonical alias and its alternatives. Where aliases point, metadata knows, which no actor can ask: the tier
@@ -47,6 +47,9 @@ impl Room {
         // Whoever may not do it learns nothing of what the room lists.
         let draft = canonical_alias(&call.sender, call.content);
         let pdu = self.authorised_for(&**tx, cx, &draft, &[], call.at_ms.unwrap_or(cx.now_ms))?;
+        if let Some(event_id) = already_made_by(&**tx, &pdu)? {
+            return Ok(event_id);
+        }
         let pdu = self.signed(&**tx, cx, pdu)?;
         let current = store::state::current(&**tx, "m.room.canonical_alias", "")?;
         alias::check_canonical(&call.unproven, current.as_ref().map(|event| event.pdu.content()))?;
