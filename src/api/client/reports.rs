@@ -16,10 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes,
-    metadata::{
-        is_registered_room,
-        report::{self, PERIOD_MS, Report},
-    },
+    metadata::report::{self, PERIOD_MS, Report},
 };
 
 /// The longest reason, in bytes: it is read by a person.
@@ -32,24 +29,27 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 /// `POST /rooms/{roomId}/report`. «Servers MUST NOT restrict room reports based on whether or not the reporting user is
-/// joined to the room», and they «MAY prevent room ID enumeration by using the 200 response regardless of the existence
-/// of the reported room»: of a room that is not here nothing is kept.
+/// joined to the room»: «users can be exposed to harmful content without being joined to a room. For instance, through room
+/// directories or invites», whose rooms are on other servers. They «MAY prevent room ID enumeration by using the 200
+/// response regardless of the existence of the reported room»: the report is kept, too, which costs no more than that of a
+/// user of whom we never heard.
 async fn report_a_room(
     cx: &Context,
     caller: Caller,
     request: report_room::v3::Request,
 ) -> Result<report_room::v3::Response, Failure> {
     check_reason(&request.reason)?;
-    if is_registered_room(cx.metadata(), &request.room_id).await? {
-        let report = Report {
-            reporter: &caller.user_id,
-            room_id: Some(&request.room_id),
-            event_id: None,
-            user_id: None,
-            reason: &request.reason,
-        };
-        keep(cx, &report).await?;
+    if request.room_id.as_str().contains('\0') {
+        return Err(Refusal::InvalidParam("A room id has no NUL".to_owned()).into());
     }
+    let report = Report {
+        reporter: &caller.user_id,
+        room_id: Some(&request.room_id),
+        event_id: None,
+        user_id: None,
+        reason: &request.reason,
+    };
+    keep(cx, &report).await?;
     Ok(report_room::v3::Response::new())
 }
 
@@ -133,5 +133,25 @@ async fn keep(cx: &Context, report: &Report<'_>) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Refusal::LimitExceeded { retry_after_ms: PERIOD_MS }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn a_room_that_is_known_from_an_invitation_only_is_reported() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let bob = server.register("bob");
+        let reports = |room: &str| {
+            server.post(&format!("/_matrix/client/v3/rooms/{room}/report"), &bob, &json!({ "reason": "spam" }))
+        };
+        assert_eq!(reports("!x:evil.test"), (StatusCode::OK, json!({})));
+        assert_eq!(server.texts("SELECT room_id FROM report"), ["!x:evil.test"]);
+        assert_eq!(refused(reports("!x%00:evil.test")), (400, "M_INVALID_PARAM".to_owned()));
     }
 }

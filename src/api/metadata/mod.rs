@@ -25,7 +25,7 @@ use actors::Settings;
 use domain::Config;
 use platform::{Fault, Metadata, Random};
 
-pub(crate) use registry::{is_registered_room, register_account, register_room};
+pub(crate) use registry::{register_account, register_room};
 pub use signing_key::{export_signing_key, import_signing_key};
 
 /// Brings the metadata database up to date, makes the server's signing key if there is none, and answers what every

@@ -21,13 +21,3 @@ pub(crate) async fn register_room(metadata: &dyn Metadata, room_id: &RoomId, now
     );
     metadata.query(statement).await.map(drop)
 }
-
-/// Whether a room is listed.
-pub(crate) async fn is_registered_room(metadata: &dyn Metadata, room_id: &RoomId) -> Result<bool, Fault> {
-    // No id has a NUL, and not every database takes one.
-    if room_id.as_str().contains('\0') {
-        return Ok(false);
-    }
-    let statement = Statement::new("SELECT room_id FROM room WHERE room_id = ?1", vec![room_id.as_str().into()]);
-    Ok(!metadata.query(statement).await?.is_empty())
-}
