@@ -105,11 +105,12 @@ fn what_a_room_is_told() {
             member_of: vec![room()],
             guest: true,
             unattended: true,
+            is_direct: true,
         },
         json!({
             "call_id": "c", "sender": "@alice:a", "target": "@alice:a", "action": "join", "reason": "r",
             "profile": { "displayname": "Alice" }, "member_of": ["!room:a"], "guest": true,
-            "unattended": true,
+            "unattended": true, "is_direct": true,
         }),
     );
     pinned(

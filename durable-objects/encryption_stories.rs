@@ -158,6 +158,7 @@ impl Story {
             member_of: Vec::new(),
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         // What makes no sense just then is refused.
         drop(self.world.call(room_id.as_str(), &call));

@@ -91,6 +91,7 @@ impl Story {
             member_of: Vec::new(),
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         self.world.call(room_id.as_str(), &call)
     }
@@ -107,6 +108,7 @@ impl Story {
             member_of: Vec::new(),
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         self.world.call(room_id.as_str(), &call).unwrap();
     }

@@ -37,6 +37,9 @@ pub struct ChangeMembership {
     /// Whether nobody waits for it to happen: it may do so later, once the room's policy server signed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unattended: bool,
+    /// For an invitation: whether the room is to be a direct chat with the target. Spec: `is_direct` of `m.room.member`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_direct: bool,
 }
 
 /// What is to become of a membership.
@@ -129,7 +132,7 @@ impl Room {
         }
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
-            content: membership_content(call.action, &call.profile, call.reason.as_deref())?,
+            content: content_of(call.action, &call.profile, call.reason.as_deref(), call.is_direct)?,
             state_key: Some(call.target.to_string()),
             sender: call.sender,
             redacts: None,
@@ -165,6 +168,15 @@ pub(super) fn membership_content(
     profile: &MemberProfile,
     reason: Option<&str>,
 ) -> Result<Box<RawValue>, serde_json::Error> {
+    content_of(action, profile, reason, false)
+}
+
+fn content_of(
+    action: MembershipAction,
+    profile: &MemberProfile,
+    reason: Option<&str>,
+    is_direct: bool,
+) -> Result<Box<RawValue>, serde_json::Error> {
     #[derive(Serialize)]
     struct Content<'a> {
         membership: MembershipState,
@@ -172,6 +184,8 @@ pub(super) fn membership_content(
         profile: &'a MemberProfile,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_direct: bool,
     }
-    to_raw_value(&Content { membership: action.makes(), profile, reason })
+    to_raw_value(&Content { membership: action.makes(), profile, reason, is_direct })
 }

@@ -333,6 +333,7 @@ mod tests {
             member_of: Vec::new(),
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         world.call(old.as_str(), &join).unwrap();
         let mine = prepares(&world, &old, alice(), "12").unwrap();

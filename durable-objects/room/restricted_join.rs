@@ -202,6 +202,7 @@ mod tests {
             member_of,
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         world.call(room_id.as_str(), &call)
     }

@@ -95,6 +95,7 @@ fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Re
         member_of: Vec::new(),
         guest: false,
         unattended: true,
+        is_direct: false,
     };
     outbox::owe(tx, cx, room_id, &call, before_answer)
 }

@@ -103,6 +103,7 @@ impl World {
             member_of: Vec::new(),
             guest: false,
             unattended: false,
+            is_direct: false,
         };
         self.call(room_id.as_str(), &call)
     }

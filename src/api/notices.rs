@@ -101,7 +101,7 @@ async fn new_room(cx: &Context, notices: &ServerNotices) -> Result<OwnedRoomId, 
     room.name = Some(notices.room_name.clone());
     room.creation_content = Some(to_raw_value(&json!({ "m.federate": false }))?);
     room.power_level_content_override = Some(to_raw_value(&json!({ "users_default": -10 }))?);
-    found(cx, &cx.config().default_room_version, &room, false).await
+    found(cx, &cx.config().default_room_version, &room, false).await.map(|founded| founded.room_id)
 }
 
 /// Whoever does not want to be invited by anybody is invited all the same.
@@ -118,6 +118,7 @@ async fn invite(cx: &Context, notices: &ServerNotices, room_id: &OwnedRoomId, us
         member_of: Vec::new(),
         guest: false,
         unattended: false,
+        is_direct: false,
     };
     cx.room(room_id).call(&call).await
 }

@@ -32,23 +32,26 @@ impl Context {
         self.is_made("rooms", alias.as_str(), |appservice| appservice.has_alias(alias)).await
     }
 
+    /// Whether [`Context::make_user`] may have something to do.
+    pub(crate) fn could_be_made(&self, user_id: &UserId, acting: Option<&str>) -> bool {
+        self.is_local(user_id)
+            && self.config().appservices.iter().any(|appservice| could_make(appservice, user_id, acting))
+    }
+
     /// Has an application service make a local user that does not exist, if the user is one of its own. One that acts
     /// itself, `acting`, has it made already if it wants to.
     ///
     /// # Errors
     /// 408 where one that could know does not answer.
     pub(crate) async fn make_user(&self, user_id: &UserId, acting: Option<&str>) -> Result<(), Failure> {
-        let could_make = |appservice: &Appservice| {
-            appservice.has_user(user_id) && appservice.url.is_some() && Some(&*appservice.id) != acting
-        };
-        if !self.is_local(user_id) || !self.config().appservices.iter().any(could_make) {
+        if !self.could_be_made(user_id, acting) {
             return Ok(());
         }
         match self.user(user_id).call(&GetProfile {}).await {
             Err(Failure::Absent) => {}
             outcome => return outcome.map(drop),
         }
-        self.is_made("users", user_id.as_str(), could_make).await?;
+        self.is_made("users", user_id.as_str(), |appservice| could_make(appservice, user_id, acting)).await?;
         Ok(())
     }
 
@@ -60,6 +63,10 @@ impl Context {
         }
         Ok(false)
     }
+}
+
+fn could_make(appservice: &Appservice, user_id: &UserId, acting: Option<&str>) -> bool {
+    appservice.has_user(user_id) && appservice.url.is_some() && Some(&*appservice.id) != acting
 }
 
 async fn is_made_by(cx: &Context, appservice: &Appservice, kind: &str, id: &str) -> Result<bool, Failure> {

@@ -24,6 +24,11 @@ use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad
 /// The largest event of the state that comes with an invitation, in bytes. The user's actor decides what is kept.
 const STRIPPED_BYTES_MAX: usize = 64 * 1024;
 
+/// How long an invitation that nobody waits for may take in all, and how long their server may take to answer, in
+/// milliseconds.
+const SOON_MS: u64 = 10_000;
+const ANSWER_MS: u64 = 8_000;
+
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's type: to it, an invitation that shows nothing of the room is none.
     routes.add_raw(Method::PUT, "/_matrix/federation/v2/invite/{room_id}/{event_id}", invite);
@@ -189,6 +194,26 @@ fn shown(mut state: Vec<Box<RawValue>>, invite: &Pdu) -> Vec<Box<RawValue>> {
 }
 
 impl Context {
+    /// Invites a user of another server, as [`Context::invite_elsewhere`], whom nobody waits for: not when their server was
+    /// down a moment ago, and not for long.
+    ///
+    /// # Errors
+    /// As [`Context::invite_elsewhere`].
+    pub(crate) async fn invite_elsewhere_soon(
+        &self,
+        room_id: &RoomId,
+        call: PrepareInvite,
+        absent: Refusal,
+    ) -> Result<OwnedEventId, Failure> {
+        let server = call.target.server_name().to_owned();
+        let bounds = Bounds { timeout_ms: ANSWER_MS, ..Bounds::default() };
+        let invited = async { Ok(self.invited_elsewhere(room_id, call, absent, bounds).await) };
+        match self.soon(&server, SOON_MS, invited).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Refusal::OtherServer(format!("{server}: {error}")).into()),
+        }
+    }
+
     /// Invites a user of another server: theirs signs the invitation, then it is in the room. Answers its id. `at_ms`: as in
     /// [`actors::room::SendEvent`].
     ///
@@ -204,6 +229,17 @@ impl Context {
         at_ms: Option<u64>,
         absent: Refusal,
     ) -> Result<OwnedEventId, Failure> {
+        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content, at_ms };
+        self.invited_elsewhere(room_id, call, absent, Bounds::default()).await
+    }
+
+    async fn invited_elsewhere(
+        &self,
+        room_id: &RoomId,
+        call: PrepareInvite,
+        absent: Refusal,
+        bounds: Bounds,
+    ) -> Result<OwnedEventId, Failure> {
         #[derive(Serialize)]
         struct Content<'a> {
             room_version: &'a str,
@@ -214,14 +250,14 @@ impl Context {
         struct Answer {
             event: Box<RawValue>,
         }
-        let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content, at_ms };
+        let target = &call.target;
         let prepared = self.room(room_id).call(&call).await.or_absent(absent)?;
         let version = RoomVersion::parse(&prepared.room_version)?;
         let event = RawValue::from_string(prepared.event.json.clone())?;
         let invitation = Content { room_version: version.as_str(), event: &event, invite_room_state: &prepared.state };
         let path = path_in_room("v2/invite", room_id, prepared.event.event_id.as_str());
         let server = target.server_name();
-        let asked = self.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&invitation)?), Bounds::default());
+        let asked = self.ask_raw(server, Method::PUT, &path, Some(to_raw_value(&invitation)?), bounds);
         let read =
             |body: &[u8]| serde_json::from_slice::<Answer>(body).map_err(|error| AskError::Nonsense(error.to_string()));
         let answer = match asked.await {
@@ -229,7 +265,7 @@ impl Context {
                 // Spec: «Senders which receive a 400 or 404 response to this endpoint should retry using the v1 API».
                 let path = path_in_room("v1/invite", room_id, prepared.event.event_id.as_str());
                 let content = in_form_v1(&event, &prepared.state)?;
-                let asked = self.ask_raw(server, Method::PUT, &path, Some(content), Bounds::default());
+                let asked = self.ask_raw(server, Method::PUT, &path, Some(content), bounds);
                 // `[200, {…}]`
                 asked.await.and_then(|(_, body)| {
                     let (_, answer) = serde_json::from_slice::<(u64, Box<RawValue>)>(&body)

@@ -1,8 +1,11 @@
 //! Creating a room. Spec: "Creation".
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::pin,
+};
 
-use actors::room::{Create, FirstEvent, NewEvent};
+use actors::room::{Create, FirstEvent, NewEvent, PrepareInvite};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use domain::{
@@ -10,11 +13,15 @@ use domain::{
     event::{self, Place},
     power::{self, InitialState, Invitee, NewRoom, Preset},
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::{Either, join, select},
+    stream,
+};
 use http::{Method, Request, Response, StatusCode};
 use platform::Fault;
 use ruma_client_api::room::{Visibility, create_room::v3::RoomPreset};
-use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId};
+use ruma_common::{MxcUri, OwnedMxcUri, OwnedRoomId, OwnedServerName, OwnedUserId, RoomAliasId, RoomId, UserId};
 use ruma_events::{StateEventType, TimelineEventType};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -26,7 +33,12 @@ use super::{
     membership::{invitee_profile, member_profile, must_be_local, must_be_reachable},
     not_in_room, third_party_invites,
 };
-use crate::{Caller, Context, Failure, Routes, failure, identity_server::ThirdParty, metadata, router::bad_json};
+use crate::{
+    Caller, Context, Failure, Routes, failure,
+    identity_server::{Asked, ThirdParty},
+    metadata,
+    router::bad_json,
+};
 
 /// The most users invited to a new room.
 const INVITES_MAX: usize = 100;
@@ -36,6 +48,12 @@ const INITIAL_STATE_MAX: usize = 200;
 pub(crate) const INVITED_MAX: usize = 2 * INVITES_MAX + INITIAL_STATE_MAX;
 /// Profiles looked up at the same time.
 const PROFILES_AT_ONCE: usize = 16;
+/// Servers asked at the same time to sign invitations.
+const SERVERS_AT_ONCE: usize = 16;
+/// Addresses looked up at the same time.
+const ADDRESSES_AT_ONCE: usize = 16;
+/// How long whoever makes a room waits for those to be invited whom others have to be asked about, in milliseconds.
+const INVITING_MS_MAX: u64 = 15_000;
 /// How many milliseconds a version 12 room may be made later than asked, to have an id of its own: the id is a hash of
 /// the create event, and two equal ones in one millisecond are one room.
 const LATER_MS_MAX: u64 = 16;
@@ -97,27 +115,34 @@ async fn create_room(
     }
     let asked = third_parties.iter().map(|wanted| wanted.at(cx)).collect::<Result<Vec<_>, Refusal>>()?;
     let room = new_room(cx, &caller, wanted).await?;
-    let room_id = found(cx, &version, &room, published).await?;
-    for asked in asked {
-        // As with users of other servers: the room is there whatever they say.
-        match third_party_invites::invite(cx, caller.clone(), &room_id, &asked).await {
-            Err(Failure::Refused(refusal)) => tracing::info!(%room_id, %refusal, "an invitation was not taken"),
-            outcome => outcome?,
-        }
+    let Founded { room_id, invited } = found(cx, &version, &room, published).await?;
+    let by_address = invite_by_address(cx, &caller, &room_id, &asked, room.is_direct);
+    let inviting = join(invite_elsewhere(cx, &room_id, &caller.user_id, invited), by_address);
+    match select(pin!(inviting), pin!(cx.pause(INVITING_MS_MAX))).await {
+        Either::Left(((elsewhere, by_address), _)) => elsewhere.and(by_address)?,
+        // A client that gave up would make another room.
+        Either::Right(_) => tracing::info!(%room_id, "not everybody could be invited in time"),
     }
     Ok(failure::json(StatusCode::OK, &json!({ "room_id": room_id })))
 }
 
-/// Makes the room and everything in it, or nothing. Answers its id.
+/// A room that was made.
+pub(crate) struct Founded {
+    pub room_id: OwnedRoomId,
+    /// The users of other servers who are to be invited, each with the content of the invitation.
+    invited: Vec<(OwnedUserId, Box<RawValue>)>,
+}
+
+/// Makes the room and everything in it, or nothing.
 pub(crate) async fn found(
     cx: &Context,
     version: &RoomVersion,
     room: &NewRoom,
     published: bool,
-) -> Result<OwnedRoomId, Failure> {
+) -> Result<Founded, Failure> {
     let drafts = power::initial_events(room, version)?;
     let mut events = Vec::with_capacity(drafts.len());
-    let mut invited_elsewhere = Vec::new();
+    let mut invited = Vec::new();
     for draft in drafts {
         let state_key = draft.state_key.ok_or_else(|| Fault::new("a new room begins with a message"))?;
         // The room stands before another server is asked to sign an invitation to it.
@@ -125,7 +150,7 @@ pub(crate) async fn found(
             && draft.event_type == TimelineEventType::RoomMember
             && !cx.is_local(&invitee.user_id)
         {
-            invited_elsewhere.push((&invitee.user_id, draft.content));
+            invited.push((invitee.user_id.clone(), draft.content));
             continue;
         }
         events.push(NewEvent { event_type: draft.event_type, state_key, content: draft.content });
@@ -158,30 +183,69 @@ pub(crate) async fn found(
         }
         match founded {
             Err(Failure::Refused(Refusal::RoomInUse(_))) => {}
-            Ok(_) => {
-                invite_elsewhere(cx, &room_id, &room.creator, invited_elsewhere).await?;
-                return Ok(room_id);
-            }
+            Ok(_) => return Ok(Founded { room_id, invited }),
             Err(failure) => return Err(failure),
         }
     }
     Err(Fault::new("every room id tried was taken").into())
 }
 
-/// Invites users of other servers to a new room. It is there whatever they say: who was not reached can be invited again.
+/// Invites users of other servers to a new room, each server's one after the other. It is there whatever they say: who was
+/// not reached can be invited again.
 async fn invite_elsewhere(
     cx: &Context,
     room_id: &RoomId,
     creator: &UserId,
-    invited: Vec<(&OwnedUserId, Box<RawValue>)>,
+    invited: Vec<(OwnedUserId, Box<RawValue>)>,
 ) -> Result<(), Failure> {
-    for (user_id, content) in invited {
-        match cx.invite_elsewhere(room_id, creator, user_id, content, None, not_in_room(creator)).await {
-            Err(Failure::Refused(refusal)) => tracing::info!(%room_id, %refusal, "an invitation was not taken"),
-            outcome => drop(outcome?),
-        }
+    let mut by_server: BTreeMap<OwnedServerName, Vec<_>> = BTreeMap::new();
+    for (target, content) in invited {
+        let of_server = by_server.entry(target.server_name().to_owned()).or_default();
+        of_server.push(PrepareInvite { sender: creator.to_owned(), target, content, at_ms: None });
     }
-    Ok(())
+    let invite = |of_server: Vec<PrepareInvite>| async move {
+        for call in of_server {
+            let invited = cx.invite_elsewhere_soon(room_id, call, not_in_room(creator)).await;
+            // It would not answer the next time, either.
+            let is_silent = matches!(&invited, Err(Failure::Refused(Refusal::OtherServer(_))));
+            taken_or_not(room_id, invited.map(drop))?;
+            if is_silent {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let invited: Vec<Result<(), Failure>> =
+        stream::iter(by_server.into_values()).map(invite).buffer_unordered(SERVERS_AT_ONCE).collect().await;
+    invited.into_iter().collect()
+}
+
+/// Invites whoever is behind these addresses to a new room.
+async fn invite_by_address(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &RoomId,
+    asked: &[Asked<'_>],
+    is_direct: bool,
+) -> Result<(), Failure> {
+    let invite = |asked| async move {
+        let invited = third_party_invites::invite(cx, caller.clone(), room_id, asked, is_direct).await;
+        taken_or_not(room_id, invited)
+    };
+    let invited: Vec<Result<(), Failure>> =
+        stream::iter(asked).map(invite).buffer_unordered(ADDRESSES_AT_ONCE).collect().await;
+    invited.into_iter().collect()
+}
+
+/// The room is there whatever is said of an invitation.
+fn taken_or_not(room_id: &RoomId, invited: Result<(), Failure>) -> Result<(), Failure> {
+    match invited {
+        Err(Failure::Refused(refusal)) => {
+            tracing::info!(%room_id, %refusal, "an invitation was not taken");
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn create_event(cx: &Context, room: &NewRoom, version: &RoomVersion, later_ms: u64) -> Result<Pdu, Failure> {
@@ -281,7 +345,10 @@ async fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
+    use std::{cell::RefCell, rc::Rc};
+
+    use http::{HeaderMap, StatusCode};
+    use platform::SendError;
     use serde_json::{Value, json};
 
     use crate::testing::{TestServer, refused};
@@ -308,6 +375,54 @@ mod tests {
         let bob = json!({ "membership": "invite", "is_direct": true, "displayname": "Bob" });
         assert_eq!(member("@bob:localhost"), bob);
         assert_eq!(member("@carol:localhost"), json!({ "membership": "invite", "is_direct": true }));
+    }
+
+    #[test]
+    fn a_direct_chat_by_address_is_one_for_who_is_invited() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let (alice, _) = (server.register("alice"), server.register("bob"));
+        server.others_answer(|request| {
+            let answer = if request.path_and_query.ends_with("/lookup") {
+                json!({ "mappings": { "bob@example.com email": "@bob:localhost" } })
+            } else {
+                json!({ "lookup_pepper": "p", "algorithms": ["none"] })
+            };
+            Ok((StatusCode::OK, HeaderMap::new(), answer.to_string().into()))
+        });
+        for is_direct in [true, false] {
+            let by_address = json!({ "id_server": "id.test", "id_access_token": "t", "medium": "email", "address": "bob@example.com" });
+            let (_, created) =
+                server.post(CREATE, &alice, &json!({ "is_direct": is_direct, "invite_3pid": [by_address] }));
+            let room = created["room_id"].as_str().unwrap();
+            let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/@bob:localhost");
+            let mut expected = json!({ "membership": "invite" });
+            if is_direct {
+                expected["is_direct"] = true.into();
+            }
+            assert_eq!(server.get(&path, &alice), (StatusCode::OK, expected));
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_asked_once_and_not_again_for_a_while() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let asked: Rc<RefCell<Vec<String>>> = Rc::default();
+        let notes = asked.clone();
+        server.others_answer(move |request| {
+            if request.path_and_query.contains("/invite/") {
+                notes.borrow_mut().push(request.peer.host.clone());
+                assert!(request.timeout_ms < 10_000);
+            }
+            Err(SendError::TimedOut)
+        });
+        let invite = ["@bob:b.test:1", "@carol:c.test:1", "@eve:b.test:1"];
+        for _ in 0..2 {
+            let (status, created) = server.post(CREATE, &alice, &json!({ "invite": invite, "is_direct": true }));
+            assert_eq!(status, StatusCode::OK, "{created}");
+        }
+        asked.borrow_mut().sort();
+        assert_eq!(*asked.borrow(), ["b.test", "c.test"]);
     }
 
     #[test]

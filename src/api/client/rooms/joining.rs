@@ -23,7 +23,7 @@ use serde_json::{
 use super::{
     aliases::room_named,
     call_id,
-    membership::{Change, invitee_profile, is_asked, member_profile},
+    membership::{Change, invitee_of, invitee_profile, is_asked, member_profile},
     no_such_room, not_in_room,
     send::wished_time_ms,
 };
@@ -161,15 +161,23 @@ async fn join_through(elsewhere: &Elsewhere<'_>, call: &ChangeMembership) -> Res
 ///
 /// Refused: `InviteBlocked` for an invitation that the target wants none of.
 pub(super) async fn with_profile(cx: &Context, target: &UserId, content: &RawValue) -> Result<Box<RawValue>, Failure> {
-    let mut content: Map<String, Value> = serde_json::from_str(content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
-    let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
+    let content = fields(content)?;
     let is_told = content.contains_key("displayname") && content.contains_key("avatar_url");
+    let membership = content.get("membership").and_then(Value::as_str).map(MembershipState::from);
     let profile = match membership {
         Some(MembershipState::Join | MembershipState::Knock) if !is_told => member_profile(cx, target).await?,
         Some(MembershipState::Invite) => invitee_profile(cx, target).await?,
         _ => MemberProfile::default(),
     };
+    filled(content, profile)
+}
+
+fn fields(content: &RawValue) -> Result<Map<String, Value>, Refusal> {
+    serde_json::from_str(content.get())
+        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))
+}
+
+fn filled(mut content: Map<String, Value>, profile: MemberProfile) -> Result<Box<RawValue>, Failure> {
     for (field, value) in [("displayname", profile.displayname), ("avatar_url", profile.avatar_url)] {
         if let Some(value) = value {
             content.entry(field).or_insert_with(|| value.into());
@@ -189,15 +197,14 @@ pub(super) async fn send_membership(
         .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
     let at_ms = wished_time_ms(&caller, request.timestamp);
     let membership = said_membership(request.body.json());
-    if membership == Some(MembershipState::Invite) {
-        if !is_exempt(&caller) {
-            cx.limit_invitation(room_id, &caller.user_id, target)?;
-        }
-        if cx.is_local(target) {
-            cx.make_user(target, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
-        }
+    if membership == Some(MembershipState::Invite) && !is_exempt(&caller) {
+        cx.limit_invitation(room_id, &caller.user_id, target)?;
     }
-    let content = with_profile(cx, target, request.body.json()).await?;
+    let content = if membership == Some(MembershipState::Invite) && cx.is_local(target) {
+        filled(fields(request.body.json())?, invitee_of(cx, &caller, room_id, target).await?)?
+    } else {
+        with_profile(cx, target, request.body.json()).await?
+    };
     if membership == Some(MembershipState::Invite) && !cx.is_local(target) {
         let absent = not_in_room(&caller.user_id);
         return cx.invite_elsewhere(room_id, &caller.user_id, target, content, at_ms, absent).await;

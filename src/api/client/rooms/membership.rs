@@ -1,7 +1,7 @@
 //! Inviting, leaving, kicking, banning, forgetting. Spec: "Room membership". For joining and knocking see `joining`.
 
 use actors::{
-    room::{ChangeMembership, Forget, MemberProfile, MembershipAction},
+    room::{ChangeMembership, DescribeForInvitation, Forget, MemberProfile, MembershipAction},
     user::{AskInvite, GetAsked, GetProfile},
 };
 use bytes::Bytes;
@@ -39,7 +39,7 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 /// What a user's profile says of them in rooms; nothing for a user we do not know.
-pub(super) async fn member_profile(cx: &Context, user_id: &UserId) -> Result<MemberProfile, Failure> {
+pub(in crate::client) async fn member_profile(cx: &Context, user_id: &UserId) -> Result<MemberProfile, Failure> {
     if !cx.is_local(user_id) {
         return Ok(MemberProfile::default());
     }
@@ -63,6 +63,37 @@ pub(super) async fn invitee_profile(cx: &Context, user_id: &UserId) -> Result<Me
         Err(Failure::Absent) => Ok(MemberProfile::default()),
         outcome => outcome,
     }
+}
+
+/// What the profile of a user of ours says who is to be invited to a room; an application service makes them first, if
+/// they are its own. Whoever may invite nobody learns nothing of them, and has nobody made.
+///
+/// Refused: `InviteBlocked`; what the room has against who invites.
+pub(super) async fn invitee_of(
+    cx: &Context,
+    caller: &Caller,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<MemberProfile, Failure> {
+    let acting = caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice);
+    if cx.could_be_made(user_id, acting) {
+        must_be_inviter(cx, caller, room_id).await?;
+        cx.make_user(user_id, acting).await?;
+    }
+    match invitee_profile(cx, user_id).await {
+        // The room, which is to judge anyway, is asked beforehand only where it matters.
+        Err(Failure::Refused(refusal)) => {
+            must_be_inviter(cx, caller, room_id).await?;
+            Err(refusal.into())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Refuses who may invite nobody to the room.
+async fn must_be_inviter(cx: &Context, caller: &Caller, room_id: &RoomId) -> Result<(), Failure> {
+    let call = DescribeForInvitation { sender: caller.user_id.clone() };
+    cx.room(room_id).call(&call).await.or_absent(not_in_room(&caller.user_id)).map(drop)
 }
 
 /// Refuses users of servers that we do not talk to.
@@ -101,16 +132,23 @@ impl Change {
         Self { sender: caller.user_id, target, action, reason, guest: caller.is_guest }
     }
 
-    /// The call that makes it, with what the target's profile says where the membership shows it.
+    /// The call that makes it, with what the target's profile says where the membership shows it. For invitations see
+    /// [`invite_known`].
     pub(super) async fn call(self, cx: &Context) -> Result<ChangeMembership, Failure> {
-        let Self { sender, target, action, reason, guest } = self;
-        let profile = match action {
-            MembershipAction::Join | MembershipAction::Knock => member_profile(cx, &target).await?,
-            MembershipAction::Invite => invitee_profile(cx, &target).await?,
-            MembershipAction::Leave | MembershipAction::Kick | MembershipAction::Ban | MembershipAction::Unban => {
-                MemberProfile::default()
-            }
+        let profile = match self.action {
+            MembershipAction::Join | MembershipAction::Knock => member_profile(cx, &self.target).await?,
+            MembershipAction::Invite
+            | MembershipAction::Leave
+            | MembershipAction::Kick
+            | MembershipAction::Ban
+            | MembershipAction::Unban => MemberProfile::default(),
         };
+        self.showing(cx, profile)
+    }
+
+    /// The call that makes it, and shows this profile.
+    fn showing(self, cx: &Context, profile: MemberProfile) -> Result<ChangeMembership, Failure> {
+        let Self { sender, target, action, reason, guest } = self;
         Ok(ChangeMembership {
             call_id: call_id(cx)?,
             sender,
@@ -121,6 +159,7 @@ impl Change {
             member_of: Vec::new(),
             guest,
             unattended: false,
+            is_direct: false,
         })
     }
 
@@ -139,15 +178,24 @@ async fn invite(
 ) -> Result<invite_user::v3::Response, Failure> {
     match request.recipient {
         InvitationRecipient::UserId(invited) => {
-            invite_known(cx, caller, &request.room_id, invited.user_id, invited.reason).await?;
+            let words = Words { reason: invited.reason, is_direct: false };
+            invite_known(cx, caller, &request.room_id, invited.user_id, words).await?;
         }
         InvitationRecipient::ThirdPartyId(wanted) => {
             let third_party = ThirdParty::from(wanted);
-            third_party_invites::invite(cx, caller, &request.room_id, &third_party.at(cx)?).await?;
+            third_party_invites::invite(cx, caller, &request.room_id, &third_party.at(cx)?, false).await?;
         }
         _ => return Err(Refusal::BadJson("The body names nobody to be invited".to_owned()).into()),
     }
     Ok(invite_user::v3::Response::new())
+}
+
+/// What an invitation says, besides who is invited.
+#[derive(Default)]
+pub(super) struct Words {
+    pub reason: Option<String>,
+    /// Whether the room is to be a direct chat.
+    pub is_direct: bool,
 }
 
 /// Invites a user, of whichever server.
@@ -156,23 +204,29 @@ pub(super) async fn invite_known(
     caller: Caller,
     room_id: &RoomId,
     user_id: OwnedUserId,
-    reason: Option<String>,
+    words: Words,
 ) -> Result<(), Failure> {
     if !cx.is_local(&user_id) {
         must_be_reachable(cx, &user_id)?;
-        let content = invitation(reason)?;
+        let content = invitation(words)?;
         let absent = not_in_room(&caller.user_id);
         return cx.invite_elsewhere(room_id, &caller.user_id, &user_id, content, None, absent).await.map(drop);
     }
-    cx.make_user(&user_id, caller.acts_for.as_ref().map(|acts_for| &*acts_for.appservice)).await?;
-    Change::of(caller, user_id, MembershipAction::Invite, reason).make(cx, room_id).await
+    let profile = invitee_of(cx, &caller, room_id, &user_id).await?;
+    let Words { reason, is_direct } = words;
+    let call = Change::of(caller, user_id, MembershipAction::Invite, reason).showing(cx, profile)?;
+    let call = ChangeMembership { is_direct, ..call };
+    cx.room(room_id).call(&call).await.or_absent(not_in_room(&call.sender))
 }
 
 /// The content of an invitation of another server's user: what they call themselves there is theirs to say.
-fn invitation(reason: Option<String>) -> Result<Box<RawValue>, Failure> {
+fn invitation(words: Words) -> Result<Box<RawValue>, Failure> {
     let mut content = Map::from_iter([("membership".to_owned(), "invite".into())]);
-    if let Some(reason) = reason {
+    if let Some(reason) = words.reason {
         content.insert("reason".to_owned(), reason.into());
+    }
+    if words.is_direct {
+        content.insert("is_direct".to_owned(), true.into());
     }
     Ok(to_raw_value(&content)?)
 }
@@ -253,4 +307,61 @@ async fn unban(
 ) -> Result<unban_user::v3::Response, Failure> {
     Change::of(caller, request.user_id, MembershipAction::Unban, request.reason).make(cx, &request.room_id).await?;
     Ok(unban_user::v3::Response::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use crate::testing::{TestServer, refused};
+
+    const REGISTRATION: &str = r#"{ "id": "irc", "url": "http://irc.test:1", "as_token": "a", "hs_token": "h",
+        "sender_localpart": "irc", "namespaces": { "users": [{ "regex": "@irc_.*", "exclusive": true }] } }"#;
+
+    #[test]
+    fn who_may_invite_nobody_learns_nothing_of_whom_they_name() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("APPSERVICES", REGISTRATION)]);
+        let asked: Rc<RefCell<Vec<String>>> = Rc::default();
+        let notes = asked.clone();
+        server.others_answer(move |request| {
+            notes.borrow_mut().push(request.path_and_query.clone());
+            Ok((StatusCode::NOT_FOUND, HeaderMap::new(), "{}".into()))
+        });
+        let [alice, bob, mallory] = ["alice", "bob", "mallory"].map(|name| server.register(name));
+        let blocks = "/_matrix/client/v3/user/@bob:localhost/account_data/m.invite_permission_config";
+        assert_eq!(server.put(blocks, &bob, &json!({ "default_action": "block" })).0, StatusCode::OK);
+        let create = json!({ "preset": "public_chat", "power_level_content_override": { "invite": 50 } });
+        let room = server.post("/_matrix/client/v3/createRoom", &alice, &create).1["room_id"].clone();
+        let room = format!("/_matrix/client/v3/rooms/{}", room.as_str().unwrap());
+        let invites = |who: &str, whom: &str| {
+            let by_post = server.post(&format!("{room}/invite"), who, &json!({ "user_id": whom }));
+            let path = format!("{room}/state/m.room.member/{whom}");
+            let by_put = server.put(&path, who, &json!({ "membership": "invite" }));
+            [by_post, by_put]
+        };
+        let asks_bridge = || asked.borrow_mut().drain(..).any(|path| path.contains("/users/"));
+        let none = |answers: [(StatusCode, Value); 2]| answers.map(refused).map(|(_, errcode)| errcode);
+        let forbidden = ["M_FORBIDDEN"; 2];
+        for is_in_room in [false, true] {
+            if is_in_room {
+                assert_eq!(server.post(&format!("{room}/join"), &mallory, &json!({})).0, StatusCode::OK);
+            }
+            assert_eq!(none(invites(&mallory, "@bob:localhost")), forbidden);
+            assert_eq!(none(invites(&mallory, "@irc_x:localhost")), forbidden);
+            assert!(!asks_bridge(), "nobody is made for them");
+        }
+        let nowhere = server.post(
+            "/_matrix/client/v3/rooms/!nowhere:localhost/invite",
+            &mallory,
+            &json!({ "user_id": "@bob:localhost" }),
+        );
+        assert_eq!(refused(nowhere), (403, "M_FORBIDDEN".to_owned()));
+        assert_eq!(none(invites(&alice, "@bob:localhost")), ["M_INVITE_BLOCKED"; 2]);
+        assert!(!asks_bridge());
+        assert_eq!(invites(&alice, "@irc_x:localhost").map(|(status, _)| status), [StatusCode::OK; 2]);
+        assert!(asks_bridge());
+    }
 }

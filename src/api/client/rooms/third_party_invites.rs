@@ -7,18 +7,28 @@ use ruma_events::TimelineEventType;
 use serde::Serialize;
 use serde_json::{json, value::to_raw_value};
 
-use super::{call_id, membership::invite_known, not_in_room};
+use super::{
+    call_id,
+    membership::{Words, invite_known},
+    not_in_room,
+};
 use crate::{
     Caller, Context, Failure, OrAbsent,
     identity_server::{Asked, Kept, PublicKey},
 };
 
 /// Invites the user behind an address, where an identity server knows who that is; else that server keeps the invitation
-/// until it does, and writes to them.
+/// until it does, and writes to them. `is_direct`: whether the room is to be a direct chat.
 ///
 /// # Errors
 /// What the room refuses; `M_FORBIDDEN` where the identity server refuses, 502 where it does not answer.
-pub(super) async fn invite(cx: &Context, caller: Caller, room_id: &RoomId, asked: &Asked<'_>) -> Result<(), Failure> {
+pub(super) async fn invite(
+    cx: &Context,
+    caller: Caller,
+    room_id: &RoomId,
+    asked: &Asked<'_>,
+    is_direct: bool,
+) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Invitation<'a> {
         room_id: OwnedRoomId,
@@ -29,7 +39,7 @@ pub(super) async fn invite(cx: &Context, caller: Caller, room_id: &RoomId, asked
     let describe = DescribeForInvitation { sender: caller.user_id.clone() };
     let room = cx.room(room_id).call(&describe).await.or_absent(not_in_room(&caller.user_id))?;
     if let Some(user_id) = asked.user().await? {
-        return invite_known(cx, caller, room_id, user_id, None).await;
+        return invite_known(cx, caller, room_id, user_id, Words { reason: None, is_direct }).await;
     }
     let invitation = Invitation { room_id: room_id.to_owned(), sender: caller.user_id.clone(), room: &room };
     let Kept { token, public_keys, display_name } = asked.keeps(&invitation).await?;
