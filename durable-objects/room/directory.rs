@@ -1,7 +1,8 @@
 //! The room's entry in the directory of published rooms: the room decides whether it has one, and metadata shows it.
 //!
 //! Guarantees: while the room is published, what its state says is owed to metadata in the transaction that changed it,
-//! and written before the answer. Members come and go more often: their number is looked at [`MEMBERS_DELAY_MS`] after
+//! and written before the answer. A room in which nobody of this server is any more has no entry until somebody returns:
+//! what it is by now is not known here. Members come and go more often: their number is looked at [`MEMBERS_DELAY_MS`] after
 //! it first changed, and written if it is another one than the directory has. So an entry costs a busy room one written
 //! row per five seconds, and its number of members is that old at most while metadata can be reached.
 
@@ -59,6 +60,9 @@ struct Listing {
     /// What that entry shows; nothing while the room is not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     room: Option<PublishedRoom>,
+    /// Whether the room is published all the same, and shows nothing because nobody of this server is in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hidden: bool,
 }
 
 impl Listing {
@@ -69,12 +73,18 @@ impl Listing {
         }
     }
 
-    /// Has metadata show this from now on, unless it does.
-    fn show(self, tx: &Tx<'_>, cx: &Cx<'_>, room: Option<PublishedRoom>, before_answer: bool) -> Result<(), Error> {
-        if self.room == room {
+    fn is_published(&self) -> bool {
+        self.room.is_some() || self.hidden
+    }
+
+    /// Has metadata show the room as it is now, or nothing of it, unless it does.
+    fn show(self, tx: &Tx<'_>, cx: &Cx<'_>, published: bool, before_answer: bool) -> Result<(), Error> {
+        let room = if published { shown_here(&**tx, cx)? } else { None };
+        let hidden = published && room.is_none();
+        if self.room == room && self.hidden == hidden {
             return Ok(());
         }
-        let listing = Self { version: self.version.saturating_add(1).max(cx.now_ms), room };
+        let listing = Self { version: self.version.saturating_add(1).max(cx.now_ms), room, hidden };
         store::meta::set(tx, LISTING, serde_json::to_string(&listing)?.into())?;
         let entry = DirectoryEntry { room_id: room_id(cx)?, version: listing.version, room: listing.room };
         outbox::project(tx, cx, &entry, before_answer)
@@ -96,13 +106,12 @@ impl Room {
 }
 
 pub(super) fn is_published(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(Listing::load(sql)?.room.is_some())
+    Ok(Listing::load(sql)?.is_published())
 }
 
 /// Publishes the room as it is now, or takes it from the directory.
 pub(super) fn publish(tx: &Tx<'_>, cx: &Cx<'_>, published: bool) -> Result<(), Error> {
-    let room = if published { Some(shown(&**tx, cx)?) } else { None };
-    Listing::load(&**tx)?.show(tx, cx, room, true)
+    Listing::load(&**tx)?.show(tx, cx, published, true)
 }
 
 /// Some state changed: what the directory shows of it follows.
@@ -113,27 +122,35 @@ pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str
         return Ok(());
     }
     let listing = Listing::load(&**tx)?;
-    if listing.room.is_none() && !networks::is_listed(&**tx)? {
+    if !listing.is_published() && !networks::is_listed(&**tx)? {
         return Ok(());
     }
     if is_member {
         return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(MEMBERS_DELAY_MS))?);
     }
     networks::refresh(tx, cx, true)?;
-    if listing.room.is_none() {
+    if !listing.is_published() {
         return Ok(());
     }
-    listing.show(tx, cx, Some(shown(&**tx, cx)?), true)
+    listing.show(tx, cx, true, true)
 }
 
 /// Time to look at the number of members.
 pub(super) fn refresh(tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
     networks::refresh(tx, cx, false)?;
     let listing = Listing::load(&**tx)?;
-    if listing.room.is_none() {
+    if !listing.is_published() {
         return Ok(());
     }
-    listing.show(tx, cx, Some(shown(&**tx, cx)?), false)
+    listing.show(tx, cx, true, false)
+}
+
+/// What a directory shows of the room as it is now: nothing where nobody of this server is in it.
+pub(super) fn shown_here(sql: &dyn Sql, cx: &Cx<'_>) -> Result<Option<PublishedRoom>, Error> {
+    if store::members::joined_locals(sql, 1)?.is_empty() {
+        return Ok(None);
+    }
+    shown(sql, cx).map(Some)
 }
 
 /// What is shown of the room as it is now.
@@ -144,4 +161,43 @@ pub(super) fn shown(sql: &dyn Sql, cx: &Cx<'_>) -> Result<PublishedRoom, Error> 
         Ok::<_, Fault>(event.map(|event| event.pdu.content().to_owned()))
     };
     Ok(PublishedRoom::new(room_id(cx)?, joined, content)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::user_id;
+
+    use super::{IsPublished, MEMBERS_DELAY_MS, SetPublished};
+    use crate::{
+        room::{MembershipAction, SetNetwork},
+        world::World,
+    };
+
+    #[test]
+    fn a_room_that_everybody_here_left_is_shown_again_when_somebody_returns() {
+        let world = World::new(1);
+        let alice = user_id!("@alice:myelin.test");
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        let published = SetPublished { user: alice.to_owned(), admin: false, published: true };
+        world.call(room_id.as_str(), &published).unwrap();
+        let network = SetNetwork { network: "irc".to_owned(), listed: true };
+        world.call(room_id.as_str(), &network).unwrap();
+        world.joins_from_elsewhere(&room_id, user_id!("@bob:away.test"));
+        let changes = |action| {
+            world.changes(alice, &room_id, alice, action).unwrap();
+            world.passes(MEMBERS_DELAY_MS + 1);
+            world.passes(1);
+        };
+        let shown = |table: &str| {
+            let entries = format!("SELECT members FROM {table} WHERE entry <> ''");
+            world.shows(&entries, &[]).into_iter().map(|mut row| row.unsigned(0).unwrap()).collect::<Vec<_>>()
+        };
+        let both = || (shown("directory"), shown("network_directory"));
+        changes(MembershipAction::Leave);
+        assert_eq!(both(), (vec![], vec![]));
+        assert!(world.call(room_id.as_str(), &IsPublished {}).unwrap(), "that nobody took back");
+        changes(MembershipAction::Join);
+        assert_eq!(both(), (vec![2], vec![2]));
+    }
 }

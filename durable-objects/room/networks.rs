@@ -9,7 +9,7 @@ use domain::{Refusal, directory::PublishedRoom};
 use platform::{ActorKind, Sql, Tx};
 use serde::{Deserialize, Serialize};
 
-use super::{Room, append::room_id, directory::shown, store};
+use super::{Room, append::room_id, directory::shown_here, store};
 use crate::{Call, Cx, Error, outbox, projection::NetworkEntry};
 
 /// Where the listing is kept among the small facts.
@@ -42,7 +42,7 @@ struct Listing {
     /// Of the newest entry that was owed: `max(last + 1, now in ms)`.
     version: u64,
     networks: BTreeSet<String>,
-    /// What that entry shows; nothing while the room is in none.
+    /// What that entry shows; nothing while the room is in none, or nobody of this server in the room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     room: Option<PublishedRoom>,
 }
@@ -67,23 +67,23 @@ impl Room {
             let sentence = format!("A room may be in the directories of {NETWORKS_MAX} networks");
             return Err(Refusal::InvalidParam(sentence).into());
         }
-        listing.room = if listing.networks.is_empty() { None } else { Some(shown(&**tx, cx)?) };
+        listing.room = if listing.networks.is_empty() { None } else { shown_here(&**tx, cx)? };
         show(tx, cx, listing, true)
     }
 }
 
 /// Whether the room is in any.
 pub(super) fn is_listed(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(load(sql)?.room.is_some())
+    Ok(!load(sql)?.networks.is_empty())
 }
 
 /// What is shown of the room may be something else by now.
 pub(super) fn refresh(tx: &Tx<'_>, cx: &Cx<'_>, before_answer: bool) -> Result<(), Error> {
     let mut listing = load(&**tx)?;
-    if listing.room.is_none() {
+    if listing.networks.is_empty() {
         return Ok(());
     }
-    let room = Some(shown(&**tx, cx)?);
+    let room = shown_here(&**tx, cx)?;
     if listing.room == room {
         return Ok(());
     }
@@ -101,6 +101,9 @@ fn load(sql: &dyn Sql) -> Result<Listing, Error> {
 fn show(tx: &Tx<'_>, cx: &Cx<'_>, mut listing: Listing, before_answer: bool) -> Result<(), Error> {
     listing.version = listing.version.saturating_add(1).max(cx.now_ms);
     store::meta::set(tx, LISTING, serde_json::to_string(&listing)?.into())?;
-    let Listing { version, networks, room } = listing;
+    let Listing { version, mut networks, room } = listing;
+    if room.is_none() {
+        networks.clear();
+    }
     outbox::project(tx, cx, &NetworkEntry { room_id: room_id(cx)?, version, networks, room }, before_answer)
 }
