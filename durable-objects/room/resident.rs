@@ -2,7 +2,7 @@
 //! server completes and signs, and takes it in.
 //! Spec: Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
-use domain::{Refusal, event, event::Draft};
+use domain::{Refusal, directory, event, event::Draft};
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use ruma_events::TimelineEventType;
@@ -64,7 +64,8 @@ impl Call for AdmitMembership {
 /// Prepares the invitation of another server's user: it is signed, and not in the room yet. Their server signs it as well,
 /// and [`AdmitMembership`] takes it in.
 ///
-/// Refused: as [`super::ChangeMembership`] is; `Forbidden` also for a server that the room's ACL keeps out.
+/// Refused: as [`super::ChangeMembership`] is; `Forbidden` also for a server that the room's ACL keeps out, and where the room
+/// is for users of its own server only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PrepareInvite {
     pub sender: OwnedUserId,
@@ -130,6 +131,16 @@ pub(super) fn check_acl(sql: &dyn Sql, server: &ServerName) -> Result<(), Error>
         return Ok(());
     }
     Err(Refusal::Forbidden(format!("{server} is denied access to this room by its server ACL")).into())
+}
+
+/// Refuses to bring users of other servers into a room that is for those of its own alone: they could never join it.
+fn check_federates(sql: &dyn Sql) -> Result<(), Error> {
+    match store::state::current(sql, "m.room.create", "")? {
+        Some(create) if !directory::federates(create.pdu.content()) => {
+            Err(Refusal::Forbidden("this room is for users of its own server only".to_owned()).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The content of an invitation that goes back to `m.room.third_party_invite`, with the name that this gave who is
@@ -215,6 +226,9 @@ impl Room {
             redacts: None,
         };
         let pdu = self.authorised_for(sql, cx, &draft, &[], call.at_ms.unwrap_or(cx.now_ms))?;
+        if !cx.is_local(&call.target) {
+            check_federates(sql)?;
+        }
         let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
         let event = CheckedEvent::of(&pdu);

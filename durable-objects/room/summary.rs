@@ -128,6 +128,10 @@ fn accessible_to_server(sql: &dyn Sql, server: &OwnedServerName, room: &RoomSumm
         Err(Error::Refused(_)) => return Ok(Accessible::No),
         outcome => outcome?,
     }
+    // Nobody of theirs may come in; nobody is to hear of it there.
+    if !room.room.federates {
+        return Ok(Accessible::No);
+    }
     if store::servers::is_joined(sql, server.as_str())? || store::members::is_server_invited(sql, server.as_str())? {
         return Ok(Accessible::Yes);
     }
@@ -206,6 +210,10 @@ mod tests {
         sets(&world, &room_id, "m.room.join_rules", "", &json!({ "join_rule": "restricted", "allow": allow }));
         assert_eq!(accessible(&Asker::Anyone), Accessible::ToMembers);
         assert_eq!(asks(&world, &room_id, Asker::Anyone).room.allowed_room_ids, ["!club:myelin.test"]);
+        let create = json!({ "m.federate": false });
+        let local = world.creates_room_with(&alice(), "11", Preset::PublicChat, Some(&create));
+        let accessible = |asker: &Asker| asks(&world, &local, asker.clone()).accessible;
+        assert_eq!((accessible(&server), accessible(&Asker::Anyone)), (Accessible::No, Accessible::Yes));
         let joined = IsServerJoined { server: server_name!("away.test").to_owned() };
         assert!(!world.call(room_id.as_str(), &joined).unwrap());
     }

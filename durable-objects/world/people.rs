@@ -16,8 +16,20 @@ use crate::{CallError, room};
 impl World {
     /// A new room with its first events, as the request tier founds it.
     pub(crate) fn creates_room(&self, creator: &UserId, version: &str, preset: Preset) -> OwnedRoomId {
+        self.creates_room_with(creator, version, preset, None)
+    }
+
+    /// The same, with this in the create event.
+    pub(crate) fn creates_room_with(
+        &self,
+        creator: &UserId,
+        version: &str,
+        preset: Preset,
+        creation_content: Option<&serde_json::Value>,
+    ) -> OwnedRoomId {
         let version = RoomVersion::parse(version).unwrap();
-        let new = NewRoom::new(creator.to_owned(), preset);
+        let mut new = NewRoom::new(creator.to_owned(), preset);
+        new.creation_content = creation_content.map(|content| to_raw_value(content).unwrap());
         let number = self.rooms.replace(self.rooms.get() + 1);
         let room_id = RoomId::parse(format!("!room{number}:{}", creator.server_name())).unwrap();
         let place = Place {

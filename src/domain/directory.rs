@@ -54,6 +54,10 @@ pub struct PublishedRoom {
     /// The `type` of `m.room.create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
+    /// Whether users of other servers may be in it: `m.federate` of `m.room.create`. No other server is shown one of which
+    /// this says no.
+    #[serde(rename = "m.federate", default = "yes", skip_serializing_if = "Clone::clone")]
+    pub federates: bool,
 }
 
 impl PublishedRoom {
@@ -89,6 +93,7 @@ impl PublishedRoom {
             canonical_alias: id("m.room.canonical_alias", "alias")?,
             avatar_url: id("m.room.avatar", "url")?,
             room_type: id("m.room.create", "type")?,
+            federates: content("m.room.create")?.is_none_or(|content| federates(&content)),
             room_id,
         })
     }
@@ -99,6 +104,15 @@ impl PublishedRoom {
         let shown: Vec<String> = shown.into_iter().flatten().map(|text| folded(text)).collect();
         shown.join("\n")
     }
+}
+
+/// Whether the content of an `m.room.create` lets users of other servers in.
+pub fn federates(create: &RawValue) -> bool {
+    parsed(create).get("m.federate") != Some(&Value::Bool(false))
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn public() -> String {

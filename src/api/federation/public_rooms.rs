@@ -1,6 +1,6 @@
 //! Directories of published rooms, ours for other servers and theirs for our users. Spec: "Published Room Directory".
 
-use domain::{RateLimited, Refusal};
+use domain::{RateLimited, Refusal, directory::PublishedRoom};
 use http::Method;
 use ruma_common::{
     ServerName,
@@ -27,12 +27,18 @@ pub(super) fn routes(routes: &mut Routes) {
 
 async fn public_rooms(cx: &Context, _: Origin, request: plain::Request) -> Result<Vec<u8>, Failure> {
     let wanted = wanted(Filter::new(), request.room_network)?;
-    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await
+    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted, is_for_others).await
 }
 
 async fn filtered_public_rooms(cx: &Context, _: Origin, request: filtered::Request) -> Result<Vec<u8>, Failure> {
     let wanted = wanted(request.filter, request.room_network)?;
-    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted).await
+    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted, is_for_others).await
+}
+
+/// Whether users of other servers may be in a room of our directory: they are not shown what they may not enter. A page may
+/// be the shorter for it.
+fn is_for_others(entry: &str) -> bool {
+    serde_json::from_str::<PublishedRoom>(entry).is_ok_and(|room| room.federates)
 }
 
 /// What is asked of another server's directory.

@@ -212,3 +212,38 @@ fn a_server_of_old_invites_into_a_room_of_old() {
     assert!(asked.borrow().iter().any(|asked| asked.contains("/make_leave/")), "{:?}", asked.borrow());
     assert_eq!(refused(invitation("1", "@alice:localhost", "invite")), (403, "M_FORBIDDEN".to_owned()));
 }
+
+#[test]
+fn a_room_for_users_of_its_own_server_is_kept_from_others() {
+    let b = identity("b.test", "1", 1);
+    let (server, asked) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let alice = server.register("alice");
+    let creates = |name: &str, federates: bool| {
+        let create = json!({
+            "name": name, "visibility": "public", "creation_content": { "m.federate": federates },
+            "invite": ["@eve:b.test"],
+        });
+        let (status, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+        assert_eq!(status, StatusCode::OK, "{created}");
+        encoded(created["room_id"].as_str().unwrap())
+    };
+    let (internal, open) = (creates("Internal", false), creates("Open", true));
+    let directory = "/_matrix/federation/v1/publicRooms";
+    for (status, page) in [gets(&server, &b, directory), asks(&server, &b, Method::POST, directory, "{}")] {
+        let names: Vec<_> =
+            page["chunk"].as_array().unwrap().iter().map(|room| room["name"].as_str().unwrap()).collect();
+        assert_eq!((status, names), (StatusCode::OK, vec!["Open"]), "{page}");
+    }
+    let (_, page) = server.get("/_matrix/client/v3/publicRooms", "");
+    assert_eq!(page["chunk"].as_array().unwrap().len(), 2, "users of its own server may know: {page}");
+    let hierarchy = |room: &str| gets(&server, &b, &format!("/_matrix/federation/v1/hierarchy/{room}"));
+    assert_eq!(refused(hierarchy(&internal)), (404, "M_NOT_FOUND".to_owned()));
+    assert_eq!(hierarchy(&open).0, StatusCode::OK);
+    // Nor is anybody invited in vain.
+    let invited = |room: &str| asked.borrow().iter().any(|asked| asked.contains("/invite/") && asked.contains(room));
+    assert_eq!((invited(&internal), invited(&open)), (false, true), "{:?}", asked.borrow());
+    let eve = json!({ "user_id": "@eve:b.test" });
+    let invite = server.post(&format!("/_matrix/client/v3/rooms/{internal}/invite"), &alice, &eve);
+    assert_eq!(refused(invite), (403, "M_FORBIDDEN".to_owned()));
+    assert!(!invited(&internal));
+}

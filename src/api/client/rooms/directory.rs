@@ -93,7 +93,7 @@ async fn public_rooms(cx: &Context, (): (), request: get_public_rooms::v3::Reque
     let get_public_rooms::v3::Request { limit, since, server, .. } = request;
     let (limit, since) = (limit.map(u64::from), since.as_deref());
     match elsewhere(cx, server.as_deref()) {
-        None => answer(cx, since, limit, &Wanted::default()).await,
+        None => answer(cx, since, limit, &Wanted::default(), |_| true).await,
         Some(server) => {
             let (filter, room_network) = (Filter::new(), RoomNetwork::Matrix);
             cx.public_rooms_elsewhere(server, &DirectoryElsewhere { limit, since, filter, room_network }).await
@@ -113,7 +113,7 @@ async fn filtered_public_rooms(
         let wanted = DirectoryElsewhere { limit, since, filter, room_network };
         return cx.public_rooms_elsewhere(server, &wanted).await;
     }
-    answer(cx, since, limit, &wanted(filter, room_network)?).await
+    answer(cx, since, limit, &wanted(filter, room_network)?, |_| true).await
 }
 
 /// The other server whose directory is asked for.
@@ -160,12 +160,13 @@ pub(crate) struct Page<'a> {
     pub total_room_count_estimate: u64,
 }
 
-/// A page of our own directory.
+/// A page of our own directory, with the rooms of it that `is_shown`.
 pub(crate) async fn answer(
     cx: &Context,
     since: Option<&str>,
     limit: Option<u64>,
     wanted: &Wanted,
+    is_shown: impl Fn(&str) -> bool,
 ) -> Result<Vec<u8>, Failure> {
     // Who asks for no room at all means no limit of their own, to other servers too.
     let limit = limit.filter(|limit| *limit > 0).unwrap_or(PAGE_ROOMS_MAX).min(PAGE_ROOMS_MAX);
@@ -190,7 +191,8 @@ pub(crate) async fn answer(
         From::After(place) => (is_more.then(next), (*place != Place::start()).then(prev)),
         From::Before(_) => (Some(next()), is_more.then(prev)),
     };
-    let chunk = entries.iter().map(|entry| serde_json::from_str(&entry.json)).collect::<Result<_, _>>()?;
+    let shown = entries.iter().filter(|entry| is_shown(&entry.json));
+    let chunk = shown.map(|entry| serde_json::from_str(&entry.json)).collect::<Result<_, _>>()?;
     Ok(serde_json::to_vec(&Page { chunk, next_batch, prev_batch, total_room_count_estimate: total })?)
 }
 
