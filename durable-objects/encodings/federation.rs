@@ -82,6 +82,10 @@ fn what_a_room_does_for_other_servers() {
         json!({ "sender": "@alice:a", "target": "@bob:b", "content": {} }),
     );
     pinned_reply::<rooms::PrepareInvite>(json!({ "room_version": "12", "event": encoded, "state": [{}] }));
+    let keys = json!([{ "public_key": "k", "key_validity_url": "https://a" }, { "public_key": "k" }]);
+    pinned_reply::<rooms::PrepareInvite>(
+        json!({ "room_version": "12", "event": encoded, "state": [{}], "keys": keys }),
+    );
     pinned(&rooms::DescribeForInvitation { sender: alice() }, json!({ "sender": "@alice:a" }));
     pinned_reply::<rooms::DescribeForInvitation>(json!({
         "room_alias": "#a:a", "room_avatar_url": "mxc://a/b", "room_join_rules": "invite", "room_name": "n",

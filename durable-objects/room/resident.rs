@@ -2,7 +2,11 @@
 //! server completes and signs, and takes it in.
 //! Spec: Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
-use domain::{Refusal, directory, event, event::Draft};
+use domain::{
+    Refusal, directory, event,
+    event::Draft,
+    third_party_invite::{self, InviteKey},
+};
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 use ruma_events::TimelineEventType;
@@ -84,6 +88,10 @@ pub struct PreparedInvite {
     pub event: CheckedEvent,
     /// Whole events. Spec: since v1.16, the state in an invitation is in the event format of the room's version.
     pub state: Vec<Box<RawValue>>,
+    /// Of an invitation that goes back to an `m.room.third_party_invite`: the keys of that by which it is signed. One of them
+    /// must still hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<InviteKey>,
 }
 
 impl Call for PrepareInvite {
@@ -144,19 +152,23 @@ fn check_federates(sql: &dyn Sql) -> Result<(), Error> {
 }
 
 /// The content of an invitation that goes back to `m.room.third_party_invite`, with the name that this gave who is
-/// invited; whoever made it may have left since. `None` for any other.
-fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<Box<RawValue>>, Error> {
+/// invited, and the keys by which it is signed; whoever made it may have left since. `None` for any other.
+fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<(Box<RawValue>, Vec<InviteKey>)>, Error> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
     let Some(Value::Object(invite)) = content.get_mut("third_party_invite") else { return Ok(None) };
     let token = invite.get("signed").and_then(|signed| signed.get("token")).and_then(Value::as_str).unwrap_or_default();
+    let mut keys = Vec::new();
     if let Some(made) = store::state::current(sql, "m.room.third_party_invite", token)? {
+        if let Some(signed) = invite.get("signed") {
+            keys = third_party_invite::signed_by(made.pdu.content(), signed);
+        }
         let made: Map<String, Value> = made.pdu.content_as().unwrap_or_default();
         if let Some(name) = made.get("display_name").filter(|name| name.is_string()) {
             invite.insert("display_name".to_owned(), name.clone());
         }
     }
-    Ok(Some(to_raw_value(&content)?))
+    Ok(Some((to_raw_value(&content)?, keys)))
 }
 
 impl Room {
@@ -208,14 +220,14 @@ impl Room {
         call: PrepareInvite,
     ) -> Result<PreparedInvite, Error> {
         check_acl(sql, call.target.server_name())?;
-        let content = match by_third_party(sql, &call.content)? {
-            Some(content) => {
+        let (content, keys) = match by_third_party(sql, &call.content)? {
+            Some(invitation) => {
                 self.check_resident(sql)?;
-                content
+                invitation
             }
             None => {
                 check_joined(sql, &call.sender)?;
-                call.content
+                (call.content, Vec::new())
             }
         };
         let draft = Draft {
@@ -232,7 +244,7 @@ impl Room {
         let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
         let event = CheckedEvent::of(&pdu);
-        Ok(PreparedInvite { room_version: self.version(sql)?.as_str().to_owned(), event, state })
+        Ok(PreparedInvite { room_version: self.version(sql)?.as_str().to_owned(), event, state, keys })
     }
 
     pub(super) fn get_residence(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: GetResidence) -> Result<Residence, Error> {

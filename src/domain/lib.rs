@@ -37,6 +37,7 @@ pub mod signed_key;
 pub mod space;
 pub mod standing;
 pub mod state;
+pub mod third_party_invite;
 mod token_bucket;
 pub mod upgrade;
 pub mod user_search;

@@ -21,6 +21,11 @@ on_each_host![
 /// Alice's address, as it is asked about: of the pepper that it has now.
 const HASHED: &str = "4kenr7N9drpCJ4AfalmlGQVsOn3o2RHjkADUpXJWZUc";
 
+/// Where the identity server says whether its key holds.
+fn validity_url(host: Option<&str>) -> String {
+    format!("https://{}/_matrix/identity/v2/pubkey/isvalid", host.expect("a host"))
+}
+
 /// Knows who is behind an address.
 struct IdentityServer {
     https: Https,
@@ -36,6 +41,9 @@ impl IdentityServer {
         let (known, is_peppered): (Arc<Mutex<Option<String>>>, Arc<AtomicBool>) = Default::default();
         let (knows, peppered, key) = (known.clone(), is_peppered.clone(), keys.public());
         let https = Https::serves(Authority::shared().vouches_for(&["localhost"]), move |request| {
+            if request.uri.starts_with("/_matrix/identity/v2/pubkey/isvalid?public_key=") {
+                return Reply::json(200, &json!({ "valid": true }));
+            }
             if request.header("authorization") != Some("Bearer id-token") {
                 return Reply::json(401, &json!({ "errcode": "M_UNAUTHORIZED", "error": "Who are you?" }));
             }
@@ -57,7 +65,7 @@ impl IdentityServer {
                 }
                 "/_matrix/identity/v2/store-invite" => {
                     let keys = [
-                        json!({ "public_key": key, "key_validity_url": "https://id.test/valid" }),
+                        json!({ "public_key": key, "key_validity_url": validity_url(request.header("host")) }),
                         json!({ "public_key": Keys::of(251).public(), "key_validity_url": "https://id.test/ephemeral" }),
                     ];
                     Reply::json(200, &json!({ "token": "t0k3n", "public_keys": keys, "display_name": "a...@e..." }))
@@ -117,7 +125,8 @@ fn who_is_not_known_yet_is_invited_once_they_are(host: Host) {
     let kept = bob.state(&room, "m.room.third_party_invite", "t0k3n").ok();
     let key = identity.keys.public();
     assert_eq!((&kept["display_name"], &kept["public_key"]), (&json!("a...@e..."), &json!(key)));
-    assert_eq!(kept["key_validity_url"], "https://id.test/valid");
+    let validity_url = validity_url(Some(&format!("localhost:{}", identity.https.port)));
+    assert_eq!(kept["key_validity_url"], validity_url);
     assert_eq!(
         (&kept["public_keys"][0]["public_key"], kept["public_keys"].as_array().map(Vec::len)),
         (&json!(key), Some(2))
@@ -131,6 +140,8 @@ fn who_is_not_known_yet_is_invited_once_they_are(host: Host) {
     let body = json!({ "medium": "email", "address": "alice@example.com", "mxid": alice.id, "invites": [invite] });
     server.anonymous().send("PUT", "/_matrix/federation/v1/3pid/onbind", Some(body.to_string())).ok();
     alice.sees(|sync| !sync.invite_state(&room).is_empty());
+    let asks = |request: &Received| request.uri.starts_with("/_matrix/identity/v2/pubkey/isvalid?public_key=");
+    assert!(identity.https.takes_received().iter().any(asks), "whether the key still holds");
     alice.joins(&room).ok();
 }
 

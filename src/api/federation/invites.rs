@@ -252,6 +252,7 @@ impl Context {
         }
         let target = &call.target;
         let prepared = self.room(room_id).call(&call).await.or_absent(absent)?;
+        self.must_hold(&prepared.keys).await?;
         let version = RoomVersion::parse(&prepared.room_version)?;
         let event = RawValue::from_string(prepared.event.json.clone())?;
         let invitation = Content { room_version: version.as_str(), event: &event, invite_room_state: &prepared.state };

@@ -2,25 +2,32 @@
 //! Spec: Server-Server API, "Third-party invites".
 
 use actors::{
-    room::{AdmitMembership, PrepareInvite},
+    room::{AdmitMembership, PrepareInvite, PreparedInvite},
     user::AskInvite,
 };
 use bytes::Bytes;
-use domain::{Refusal, rate_limit::RateLimited};
+use domain::{Refusal, rate_limit::RateLimited, third_party_invite::InviteKey};
 use http::{Method, Request, Response, StatusCode};
-use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma_common::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use ruma_events::{StateEventType, room::member::MembershipState};
 use ruma_federation_api::thirdparty::bind_callback;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{AskError, Bounds, Origin, elsewhere::residence, membership::unknown_room, pdus::encoded};
+use super::{
+    AskError, Bounds, Origin, by_url::HttpsUrl, elsewhere::residence, membership::unknown_room, pdus::encoded,
+};
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
 /// The most invitations that are taken from one notification.
 const INVITES_MAX: usize = 20;
 /// What the server of who invited may answer, and how long it may take: whoever tells of several waits for all.
 const EXCHANGE_BOUNDS: Bounds = Bounds { response_bytes_max: 64 * 1024, timeout_ms: 10_000 };
+
+/// What an identity server may answer about a key, and how long it may take.
+const KEY_BOUNDS: Bounds = Bounds { response_bytes_max: 64 * 1024, timeout_ms: 10_000 };
+/// The most keys that are asked about for one invitation: it is signed by one.
+const KEYS_MAX: usize = 3;
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's type: it does not look at which room the body names.
@@ -149,13 +156,68 @@ impl Context {
         if self.is_local(sender) {
             // «If the invited homeserver is in the room the invite came from, it can auth the event and send it.»
             let call = PrepareInvite { sender: sender.to_owned(), target: target.to_owned(), content, at_ms: None };
-            let event = self.room(room_id).call(&call).await.or_absent(unknown_room())?.event;
+            let PreparedInvite { event, keys, .. } = self.room(room_id).call(&call).await.or_absent(unknown_room())?;
+            self.must_hold(&keys).await?;
             return self.room(room_id).call(&AdmitMembership { server: self.server_name().to_owned(), event }).await;
         }
         // Anybody may have us ask.
         self.limit_by_address(RateLimited::RemoteQueries)?.keep();
         // The event is in the name of who invited: their server makes it, and tells everybody.
         exchanged(self, room_id, sender, target, &content).await
+    }
+}
+
+impl Context {
+    /// Refuses an invitation by address that is signed by `keys` of which none holds any more; any other has none. Spec:
+    /// «the server which is already participating in the room … MUST validate that the public key used for signing is still
+    /// valid»; no other server may.
+    ///
+    /// # Errors
+    /// `Forbidden`; 502 where nobody says whether they hold.
+    pub(super) async fn must_hold(&self, keys: &[InviteKey]) -> Result<(), Failure> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut is_told = false;
+        for InviteKey { public_key, key_validity_url } in keys.iter().take(KEYS_MAX) {
+            let Some(url) = key_validity_url else { return Ok(()) };
+            match self.does_hold(public_key, url).await {
+                Some(true) => return Ok(()),
+                Some(false) => is_told = true,
+                None => {}
+            }
+        }
+        Err(if is_told {
+            Refusal::Forbidden("The key that signed this invitation holds no more".to_owned()).into()
+        } else {
+            Refusal::OtherServer("The identity server does not say whether its key holds".to_owned()).into()
+        })
+    }
+
+    /// Whether a key holds, as is said at this URL; `None` where nothing is said. Spec: Identity Service API,
+    /// `GET /pubkey/isvalid`, «using the provided URL rather than constructing a new one».
+    async fn does_hold(&self, public_key: &str, url: &str) -> Option<bool> {
+        #[derive(Deserialize)]
+        struct Told {
+            valid: bool,
+        }
+        let mut url = HttpsUrl::parse(url)?;
+        let port = url.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let name = format!("{}{port}", url.host);
+        if !<&ServerName>::try_from(&*name).is_ok_and(|server| self.config().federation.allows(server)) {
+            return None;
+        }
+        url.path_and_query.push(if url.path_and_query.contains('?') { '&' } else { '?' });
+        url.path_and_query.push_str("public_key=");
+        url.path_and_query.push_str(&encoded(public_key));
+        let response = match self.send(url.request(KEY_BOUNDS)).await {
+            Ok(response) => response.whole().await,
+            Err(error) => Err(error),
+        };
+        let (status, _, body) =
+            response.inspect_err(|error| tracing::info!(%error, "nobody says whether a key holds")).ok()?;
+        let told = serde_json::from_slice(&body).ok().filter(|_| status.is_success());
+        told.map(|Told { valid }| valid)
     }
 }
 
@@ -187,13 +249,17 @@ async fn exchanged(
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
+    use std::{cell::RefCell, rc::Rc};
+
+    use domain::federation::server_keys::own_document;
+    use http::{HeaderMap, Method, StatusCode};
+    use platform::SendError;
     use ruma_common::{CanonicalJsonObject, user_id};
     use serde_json::{Value, json, value::to_raw_value};
 
     use super::{
         super::tests::{answered, identity, server_among, signed},
-        Content,
+        Content, encoded,
     };
     use crate::testing::{TestServer, refused};
 
@@ -208,7 +274,7 @@ mod tests {
             let room = format!("/_matrix/client/v3/rooms/{}", created["room_id"].as_str().unwrap());
             let key = knows.public_key_base64();
             let kept = json!({
-                "display_name": "b...@e...", "key_validity_url": "https://id.test/valid", "public_key": key,
+                "display_name": "b...@e...", "key_validity_url": "", "public_key": key,
                 "public_keys": [{ "public_key": key }],
             });
             let path = format!("{room}/state/m.room.third_party_invite/token");
@@ -253,6 +319,71 @@ mod tests {
         assert_eq!(exchanges(Some("!b:localhost")), (400, "M_INVALID_PARAM".to_owned()));
         // There is no such room.
         assert_eq!([exchanges(Some("!a:localhost")).0, exchanges(None).0], [404; 2]);
+    }
+
+    #[test]
+    fn a_key_that_the_identity_server_took_back_invites_nobody() {
+        let b = identity("b.test", "1", 1);
+        let id = identity("id.test", "0", 9);
+        let (server, _) = server_among(vec![], &[]);
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let answer: Rc<RefCell<Option<Value>>> = Rc::default();
+        let asked: Rc<RefCell<Vec<String>>> = Rc::default();
+        let (answers, notes, keys) = (answer.clone(), asked.clone(), own_document(&b, 1_700_000_000_000));
+        server.others_answer(move |request| {
+            let (host, path) = (&*request.peer.host, &*request.path_and_query);
+            notes.borrow_mut().push(format!("{host}{path}"));
+            let told = match (host, answers.borrow().clone()) {
+                (_, _) if path == "/_matrix/key/v2/server" => keys.clone(),
+                ("id.test", Some(answer)) => answer.to_string(),
+                _ => return Err(SendError::TimedOut),
+            };
+            Ok((StatusCode::OK, HeaderMap::new(), told.into()))
+        });
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({ "preset": "private_chat" }));
+        let room_id = created["room_id"].as_str().unwrap();
+        let room = format!("/_matrix/client/v3/rooms/{room_id}");
+        let kept = json!({
+            "display_name": "b...@e...", "public_key": id.public_key_base64(),
+            "key_validity_url": "https://id.test/valid?a=b",
+        });
+        let path = format!("{room}/state/m.room.third_party_invite/token");
+        assert_eq!(server.put(&path, &alice, &kept).0, StatusCode::OK);
+        let signed_for = |mxid: &str| {
+            let signed = json!({ "sender": "@alice:localhost", "mxid": mxid, "token": "token" });
+            let mut signed: CanonicalJsonObject = serde_json::from_value(signed).unwrap();
+            id.sign_json(&mut signed).unwrap();
+            serde_json::to_value(&signed).unwrap()
+        };
+        let joins = || {
+            server.post(&format!("{room}/join"), &bob, &json!({ "third_party_signed": signed_for("@bob:localhost") }))
+        };
+        let exchanges = || {
+            let invite = json!({ "display_name": "", "signed": signed_for("@eve:b.test") });
+            let partial = json!({
+                "type": "m.room.member", "room_id": room_id, "sender": "@alice:localhost", "state_key": "@eve:b.test",
+                "content": { "membership": "invite", "third_party_invite": invite },
+            });
+            let path = format!("/_matrix/federation/v1/exchange_third_party_invite/{}", encoded(room_id));
+            answered(&server, signed(&b, "localhost", Method::PUT, &path, &partial.to_string()))
+        };
+        for (told, expected) in [
+            (None, (502, "M_UNKNOWN")),
+            (Some(json!({})), (502, "M_UNKNOWN")),
+            (Some(json!({ "valid": false })), (403, "M_FORBIDDEN")),
+        ] {
+            answer.replace(told.clone());
+            let expected = (expected.0, expected.1.to_owned());
+            assert_eq!((refused(joins()), refused(exchanges())), (expected.clone(), expected), "{told:?}");
+        }
+        answer.replace(Some(json!({ "valid": true })));
+        // Their server does not answer, and is asked at least.
+        assert_eq!(refused(exchanges()), (502, "M_UNKNOWN".to_owned()));
+        let invitations = asked.borrow().iter().filter(|asked| asked.contains("/invite/")).count();
+        assert_eq!(invitations, 1, "{:?}", asked.borrow());
+        assert_eq!(joins().0, StatusCode::OK);
+        let question = format!("id.test/valid?a=b&public_key={}", encoded(&id.public_key_base64()));
+        assert!(asked.borrow().contains(&question), "{:?}", asked.borrow());
     }
 
     #[test]
