@@ -148,7 +148,7 @@ pub use nudge::{Nudge, NudgeReply};
 pub use others_presence::{PresenceHeard, PresenceTold, SyncPresence, waited_until};
 pub use own_device_lists::GetOwnDeviceLists;
 pub use password_hash::{PasswordHash, StoredPassword};
-pub use profile::{GetProfile, ProfileChanged, SetProfileField, check_profile_field};
+pub use profile::{FIELD_NAME_BYTES_MAX, GetProfile, ProfileChanged, SetProfileField, check_profile_field};
 pub use push_rules::{ChangePushRules, GetPushRules};
 pub use pushers::{DropPusher, GetPushers, OwnPusher, RemovePusher, SetPusher};
 pub use pushes::{

@@ -10,7 +10,7 @@ use crate::{Call, Cx, Error, outbox, room::MemberProfile};
 /// A profile has fewer bytes of JSON. Spec: "Profiles", «MUST be under 64 KiB».
 const PROFILE_BYTES_MAX: usize = 65_536;
 /// The longest name of a profile's field, in bytes. Spec: "Profiles".
-const FIELD_NAME_BYTES_MAX: usize = 255;
+pub const FIELD_NAME_BYTES_MAX: usize = 255;
 /// The longest display name, in characters.
 const DISPLAYNAME_CHARS_MAX: usize = 256;
 /// The longest address of a picture, in bytes.

@@ -1,6 +1,6 @@
 //! Spec: "Profiles".
 
-use actors::user::{GetProfile, SetProfileField, check_profile_field};
+use actors::user::{FIELD_NAME_BYTES_MAX, GetProfile, SetProfileField, check_profile_field};
 use bytes::Bytes;
 use domain::Refusal;
 use http::{Method, Request, Response, StatusCode};
@@ -90,6 +90,9 @@ async fn set(cx: &Context, bearer: Bearer, user_id: &UserId, field: &str, value:
 /// be deleted. `null` deletes nothing: «Servers that accept `null` values SHOULD store them rather than treating `null` as
 /// a deletion request», and it is no name.
 fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> {
+    if field.len() > FIELD_NAME_BYTES_MAX {
+        return Err(Refusal::KeyTooLarge);
+    }
     let value = match field {
         "displayname" => match value {
             Some(Value::String(_)) | None => value,
@@ -116,13 +119,13 @@ fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> 
     Ok(value)
 }
 
-/// Two parts or more with dots between them, each a letter first. Spec: `PUT /profile/{userId}/{keyName}`, the pattern
-/// of `keyName`, which is narrower than the grammar it names.
+/// Two parts or more with dots between them. Spec: «a custom field following the Common Namespaced Identifier Grammar». The
+/// pattern of `keyName` in `PUT /profile/{userId}/{keyName}` is narrower and knows no hyphen, which names of hosts have.
 fn is_namespaced(field: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    let mut parts = field.split('.');
-    field.contains('.')
-        && parts.all(|part| part.starts_with(|c: char| c.is_ascii_lowercase()) && part.bytes().all(allowed))
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    field.starts_with(|c: char| c.is_ascii_lowercase())
+        && field.contains('.')
+        && field.split('.').all(|part| !part.is_empty() && part.bytes().all(allowed))
 }
 
 #[cfg(test)]
@@ -145,14 +148,15 @@ mod tests {
             ("m.tz", json!("Europe/Zurich")),
             ("org.example.likes", json!({ "tea": true })),
             ("org.example.nothing", Value::Null),
+            ("uk.half-shot.status", json!("here")),
         ] {
             let path = format!("{ALICE}/{field}");
             assert_eq!(refused(server.get(&path, "")), (404, "M_NOT_FOUND".to_owned()));
             assert_eq!(server.put(&path, &alice, &json!({ field: value })), (StatusCode::OK, json!({})));
             assert_eq!(server.get(&path, ""), (StatusCode::OK, json!({ field: value })));
         }
-        assert_eq!(server.get(ALICE, "").1.as_object().unwrap().len(), 5);
-        for field in ["m.tz", "org.example.likes", "org.example.nothing"] {
+        assert_eq!(server.get(ALICE, "").1.as_object().unwrap().len(), 6);
+        for field in ["m.tz", "org.example.likes", "org.example.nothing", "uk.half-shot.status"] {
             assert_eq!(
                 server.request(Method::DELETE, &format!("{ALICE}/{field}"), &alice, &Value::Null).0,
                 StatusCode::OK
@@ -172,10 +176,16 @@ mod tests {
             (".a", false),
             ("a..", false),
             ("a..b", false),
-            ("a.1", false),
-            ("a._b", false),
-            ("a-b.c", false),
+            ("a.1", true),
+            ("a._b", true),
+            ("a-b.c", true),
+            ("uk.half-shot.status", true),
+            ("1.b", false),
+            ("-a.b", false),
+            ("_a.b", false),
             ("A.b", false),
+            ("a.B", false),
+            ("a.b!", false),
             ("", false),
         ] {
             assert_eq!(super::is_namespaced(field), is_one, "{field}");
@@ -201,7 +211,7 @@ mod tests {
         let alice = server.register("alice");
         let bob = server.register("bob");
         let long = "x".repeat(65_536);
-        let long_field = format!("org.{}", "x".repeat(255));
+        let (long_field, long_word) = (format!("org.{}", "x".repeat(255)), "X".repeat(256));
         let table = [
             (&alice, "displayname", json!({}), 400, "M_MISSING_PARAM"),
             (&alice, "displayname", json!({ "displayname": 1 }), 400, "M_BAD_JSON"),
@@ -222,6 +232,7 @@ mod tests {
             ),
             (&alice, "org.example.long", json!({ "org.example.long": long }), 400, "M_PROFILE_TOO_LARGE"),
             (&alice, &long_field, json!({ &long_field: 1 }), 400, "M_KEY_TOO_LARGE"),
+            (&alice, &long_word, json!({ &long_word: 1 }), 400, "M_KEY_TOO_LARGE"),
             (&bob, "displayname", json!({ "displayname": "Bob" }), 403, "M_FORBIDDEN"),
         ];
         for (token, field, body, status, errcode) in table {
