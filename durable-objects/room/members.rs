@@ -122,9 +122,9 @@ impl Room {
         let profiles = store::members::joined_profiles(sql, store::members::Ids::after(after), PAGE_MEMBERS_MAX)?;
         let is_last = (profiles.len() as u64) < PAGE_MEMBERS_MAX;
         let next = profiles.last().map(|profile| profile.user_id.clone()).filter(|_| !is_last);
-        let joined = profiles
-            .into_iter()
-            .map(|Profile { user_id, display_name, avatar_url }| (user_id, JoinedMember { display_name, avatar_url }));
+        let joined = profiles.into_iter().map(|Profile { user_id, display_name, avatar_url, .. }| {
+            (user_id, JoinedMember { display_name, avatar_url })
+        });
         Ok(JoinedMembersPage { joined: joined.collect(), next })
     }
 }

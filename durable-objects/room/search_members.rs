@@ -14,6 +14,7 @@ use super::{
         self,
         members::{Ids, LAST_CHARACTER, Profile},
     },
+    transactions,
 };
 use crate::{Call, Cx, Error};
 
@@ -26,7 +27,7 @@ const MEMBERS_MAX: u64 = if cfg!(test) { 1_500 } else { 20_000 };
 /// Members that are found, at most.
 const FOUND_MAX: usize = 100;
 
-/// Looks for members who are called like this. Somebody whose business the room is not finds nobody.
+/// Looks for members who are called like this, users of ours by what they call themselves everywhere. Somebody whose business the room is not finds nobody.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SearchMembers {
     pub user: OwnedUserId,
@@ -72,7 +73,7 @@ impl Room {
     pub(super) fn search_members(
         &self,
         sql: &dyn Sql,
-        _cx: &Cx<'_>,
+        cx: &Cx<'_>,
         call: SearchMembers,
     ) -> Result<FoundMembers, Error> {
         let is_member = store::members::membership(sql, call.user.as_str())?.as_deref() == Some("join");
@@ -80,7 +81,8 @@ impl Room {
             return Ok(FoundMembers::default());
         }
         let limit = usize::try_from(call.limit).unwrap_or(FOUND_MAX).min(FOUND_MAX);
-        let mut search = Looking { sql, term: Term::new(&call.term), user: call.user, limit, found: BTreeMap::new() };
+        let mut search =
+            Looking { sql, cx, term: Term::new(&call.term), user: call.user, limit, found: BTreeMap::new() };
         // Those whose ids begin so are found wherever they are among the members.
         let mut left = BEGINNING_MAX;
         for from in search.term.beginnings_of_ids().collect::<Vec<_>>() {
@@ -97,6 +99,7 @@ impl Room {
 /// A look through the members.
 struct Looking<'a> {
     sql: &'a dyn Sql,
+    cx: &'a Cx<'a>,
     term: Term,
     /// Who looks, and does not find themselves.
     user: OwnedUserId,
@@ -128,9 +131,13 @@ impl Looking<'_> {
     }
 
     fn look_at(&mut self, member: Profile) {
-        let Profile { user_id, display_name, avatar_url } = member;
+        let Profile { user_id, display_name, avatar_url, txn } = member;
         let Ok(user_id) = OwnedUserId::try_from(user_id) else { return };
-        let member = FoundMember { user_id, display_name, avatar_url };
+        let mut member = FoundMember { user_id, display_name, avatar_url };
+        // What users of ours call themselves in this room alone is not for everybody; of others nothing else is known.
+        if self.cx.is_local(&member.user_id) && !transactions::shows_profile(txn.as_deref()) {
+            (member.display_name, member.avatar_url) = (None, None);
+        }
         if member.user_id == self.user {
             return;
         }

@@ -228,6 +228,8 @@ pub(crate) struct Profile {
     pub user_id: String,
     pub display_name: Option<String>,
     pub avatar_url: Option<String>,
+    /// What the membership was made by, if anything.
+    pub txn: Option<String>,
 }
 
 /// Ids from one on up to another, that one not, in their order; `but` is not among them.
@@ -254,7 +256,8 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, ids: Ids<'_>, limit: u64) -> Result
     sql.query(
         "SELECT user_id,
          CASE json_type(json, '$.content.displayname') WHEN 'text' THEN json_extract(json, '$.content.displayname') END,
-         CASE json_type(json, '$.content.avatar_url') WHEN 'text' THEN json_extract(json, '$.content.avatar_url') END
+         CASE json_type(json, '$.content.avatar_url') WHEN 'text' THEN json_extract(json, '$.content.avatar_url') END,
+         txn
          FROM member CROSS JOIN state ON state.type = 'm.room.member' AND state.state_key = user_id
          CROSS JOIN event ON event.position = state.position
          WHERE user_id >= ?1 AND user_id <> ?2 AND user_id < ?3 AND membership = 'join' ORDER BY user_id LIMIT ?4",
@@ -262,7 +265,12 @@ pub(crate) fn joined_profiles(sql: &dyn Sql, ids: Ids<'_>, limit: u64) -> Result
     )?
     .into_iter()
     .map(|mut row| {
-        Ok(Profile { user_id: row.text(0)?, display_name: row.text_or_null(1)?, avatar_url: row.text_or_null(2)? })
+        Ok(Profile {
+            user_id: row.text(0)?,
+            display_name: row.text_or_null(1)?,
+            avatar_url: row.text_or_null(2)?,
+            txn: row.text_or_null(3)?,
+        })
     })
     .collect()
 }

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actors::{
     destination::GetSharedRooms,
-    room::{FoundMember, FoundMembers, IsJoined, SearchMembers},
+    room::{FoundMember, FoundMembers, IsJoined, MemberProfile, SearchMembers},
     user::{GetSharedWith, JoinedRooms},
 };
 use domain::{Refusal, user_search::Term};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use ruma_client_api::user_directory::search_users::v3 as search_users;
 use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
+use super::rooms::member_profile;
 use crate::{Bearer, Context, Failure, Routes, failure, metadata::open_room, router::query};
 
 /// The most people that are found at once.
@@ -31,6 +32,8 @@ const ROOMS_MAX: usize = if cfg!(test) { 4 } else { 800 };
 const TURN_MS: u64 = 5_000;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
+/// Profiles looked up at the same time.
+const PROFILES_AT_ONCE: usize = 16;
 /// The rooms on a page of those that are shared.
 const SHARED_ROOMS_MAX: usize = if cfg!(test) { 4 } else { 200 };
 
@@ -73,7 +76,9 @@ async fn search(cx: &Context, bearer: Bearer, request: search_users::Request) ->
         limited |= answer.limited;
         for member in answer.members {
             let Some(place) = member.place(&term) else { continue };
-            // Rooms may show somebody by different names: the one that fits best is told.
+            // Rooms may show somebody by different names: the one that fits best is told, whichever room answers first.
+            let shown = (member.display_name.is_none(), member.display_name.clone(), member.avatar_url.clone());
+            let place = (place, shown);
             let known = seen.entry(member.user_id.clone()).or_insert_with(|| place.clone());
             if *known < place {
                 continue;
@@ -85,7 +90,18 @@ async fn search(cx: &Context, bearer: Bearer, request: search_users::Request) ->
     }
     let limit = usize::try_from(limit).unwrap_or_default();
     limited |= found.len() > limit;
-    Ok(serde_json::to_vec(&Answer { results: found.into_values().take(limit).collect(), limited })?)
+    let results = stream::iter(found.into_values().take(limit)).map(|member| as_in_profile(cx, member));
+    let results: Vec<_> = results.buffered(PROFILES_AT_ONCE).try_collect().await?;
+    Ok(serde_json::to_vec(&Answer { results, limited })?)
+}
+
+/// Spec: «`display_name`: The display name of the user», which of users of ours is known: rooms may show another one.
+async fn as_in_profile(cx: &Context, member: FoundMember) -> Result<FoundMember, Failure> {
+    if !cx.is_local(&member.user_id) {
+        return Ok(member);
+    }
+    let MemberProfile { displayname, avatar_url } = member_profile(cx, &member.user_id).await?;
+    Ok(FoundMember { user_id: member.user_id, display_name: displayname, avatar_url })
 }
 
 /// The rooms whose members the user may know of, and whether that is not all of them.
@@ -266,6 +282,32 @@ mod tests {
         let rules = format!("/_matrix/client/v3/rooms/{open}/state/m.room.join_rules");
         server.put(&rules, &bob, &json!({ "join_rule": "invite" }));
         assert!(finds(&carol, "").is_empty());
+    }
+
+    #[test]
+    fn whoever_is_found_is_called_as_in_their_profile() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let [alice, bob] = ["alice", "bob"].map(|name| server.register(name));
+        let profile = "/_matrix/client/v3/profile/@alice:localhost/displayname";
+        assert_eq!(server.put(profile, &alice, &json!({ "displayname": "Alice Cooper" })).0, StatusCode::OK);
+        let finds = |term: &str| {
+            let body = json!({ "search_term": term });
+            let (_, answer) = server.post("/_matrix/client/v3/user_directory/search", &bob, &body);
+            answer["results"].clone()
+        };
+        let private = room(&server, &alice, &json!({ "invite": ["@bob:localhost"] }));
+        joins(&server, &bob, &private);
+        let cooper = json!([{ "user_id": "@alice:localhost", "display_name": "Alice Cooper" }]);
+        assert_eq!(finds("cooper"), cooper);
+        let own = format!("/_matrix/client/v3/rooms/{private}/state/m.room.member/@alice:localhost");
+        let freddy = json!({ "membership": "join", "displayname": "Freddy" });
+        assert_eq!(server.put(&own, &alice, &freddy).0, StatusCode::OK);
+        assert_eq!(finds("@alice:localhost"), cooper);
+        assert_eq!(finds("freddy"), json!([]), "that is between those in the room");
+        room(&server, &alice, &json!({ "preset": "public_chat" }));
+        for term in ["@alice:localhost", "cooper", "alice"] {
+            assert_eq!(finds(term), cooper, "{term}");
+        }
     }
 
     #[test]

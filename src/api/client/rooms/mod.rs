@@ -27,6 +27,7 @@ use ruma_common::UserId;
 pub(in crate::client) use aliases::room_named;
 pub(crate) use create::{INVITED_MAX, found};
 pub(crate) use joining::first_joined;
+pub(in crate::client) use membership::member_profile;
 pub(crate) use messages::direction;
 pub(in crate::client) use messages::position;
 pub(crate) use messages::{event_filter, wants_room};
