@@ -351,6 +351,11 @@ fn what_a_user_is_told_by_rooms() {
             "elsewhere": { "resident": "b" },
         }),
     );
+    pinned(&user::TransferSettings { from: room(), to: room() }, json!({ "from": "!room:a", "to": "!room:a" }));
+    pinned(
+        &room::ConfirmSuccessor { user: alice(), successor: room() },
+        json!({ "user": "@alice:a", "successor": "!room:a" }),
+    );
     pinned(&user::AskInvite {}, json!({}));
     pinned_reply::<user::AskInvite>(json!({ "displayname": "Alice" }));
     pinned(&user::Nudge { room_id: room(), to: 8, notify: 0, typing: None }, json!({ "room_id": "!room:a", "to": 8 }));

@@ -38,7 +38,7 @@ use crate::{
     cx::MemberMoved,
     destination::{DevicesChanged, QueueEdu},
     outbox,
-    user::{MembershipChanged, RoomForgotten, SHOWN_EVENT_BYTES_MAX},
+    user::{MembershipChanged, RoomForgotten, SHOWN_EVENT_BYTES_MAX, TransferSettings},
 };
 
 /// How deep a room may grow: canonical JSON's largest integer.
@@ -69,7 +69,7 @@ const WAITING_MAX: u64 = 1_000;
 
 /// The calls a room makes through its outbox.
 pub(super) fn owed_call(name: &str) -> Option<&'static str> {
-    [MembershipChanged::NAME, RoomForgotten::NAME, QueueEdu::NAME, DevicesChanged::NAME]
+    [MembershipChanged::NAME, RoomForgotten::NAME, TransferSettings::NAME, QueueEdu::NAME, DevicesChanged::NAME]
         .into_iter()
         .find(|known| *known == name)
 }

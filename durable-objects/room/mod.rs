@@ -26,7 +26,7 @@
 //! | [`GetJoinConditions`], [`IsJoined`] | who may join without an invitation |
 //! | [`Forget`] | a user who left forgets the room |
 //! | [`EraseSender`] | who comes later sees nothing of what a user said |
-//! | [`PrepareUpgrade`], [`CompleteUpgrade`] | another room replaces this one |
+//! | [`PrepareUpgrade`], [`CompleteUpgrade`], [`ConfirmSuccessor`] | another room replaces this one |
 //! | [`RefreshMember`], [`GuestUpgraded`] | a member's profile changed, a guest became a user |
 //! | [`DeviceListChanged`], [`DeviceListsChanged`], [`TellOfDevices`], [`GetDeviceLists`] | a member's devices or keys changed, or are to be known to servers that they were not; whose did |
 //! | [`MarkRead`], [`HearReceipts`] | receipts: how far a user has read, and users of another server |
@@ -65,6 +65,7 @@ mod change_membership;
 mod check_relation;
 mod company;
 mod complete_upgrade;
+mod confirm_successor;
 mod context;
 mod create;
 mod delta;
@@ -159,6 +160,7 @@ pub(crate) use auth_use::kept_and_counted;
 pub use catch_up::{GetNewestOutgoing, NewestOutgoing};
 pub use change_membership::{ChangeMembership, MemberProfile, MembershipAction};
 pub use complete_upgrade::CompleteUpgrade;
+pub use confirm_successor::ConfirmSuccessor;
 pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
@@ -373,6 +375,7 @@ impl Logic for Room {
             write EraseSender => erase_sender,
             write PrepareUpgrade => prepare_upgrade,
             write CompleteUpgrade => complete_upgrade,
+            write ConfirmSuccessor => confirm_successor,
             write RefreshMember => refresh_member,
             write DeviceListChanged => device_list_changed,
             write DeviceListsChanged => device_lists_changed,

@@ -151,7 +151,7 @@ impl Room {
     }
 
     /// The room that the tombstone names.
-    fn replacement(&self, sql: &dyn Sql) -> Result<Option<OwnedRoomId>, Error> {
+    pub(super) fn replacement(&self, sql: &dyn Sql) -> Result<Option<OwnedRoomId>, Error> {
         #[derive(Deserialize)]
         struct Content {
             replacement_room: OwnedRoomId,

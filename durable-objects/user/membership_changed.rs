@@ -6,8 +6,11 @@ use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ReadRoom, User, shown_room, store};
-use crate::{Call, Cx, Error, room::MemberProfile};
+use super::{ReadRoom, User, own_id, shown_room, store};
+use crate::{
+    Call, Cx, Error, outbox,
+    room::{ConfirmSuccessor, MemberProfile},
+};
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
 ///
@@ -120,9 +123,11 @@ impl User {
         }
         if let Some(predecessor) = &call.predecessor
             && same.is_none()
+            && *predecessor != call.room_id
             && store::rooms::by_id(&**tx, predecessor.as_str())?.is_some()
         {
-            self.transfer_settings(tx, cx, predecessor, &call.room_id)?;
+            let confirm = ConfirmSuccessor { user: own_id(cx)?, successor: call.room_id.clone() };
+            outbox::owe(tx, cx, predecessor.as_str(), &confirm, true)?;
         }
         let left = known.as_ref().is_some_and(|known| known.membership == "join") && same.is_none();
         if left {

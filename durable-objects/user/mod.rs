@@ -29,7 +29,7 @@
 //! | [`PutBackedUpKeys`], [`GetBackedUpKeys`], [`DeleteBackedUpKeys`] | the keys in them |
 //! | [`GetAsked`], [`GetAskedRooms`] | by whom the user is invited to a room, or that they knocked; to which, and on which |
 //! | [`AskInvite`] | whether they may be invited |
-//! | [`MembershipChanged`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
+//! | [`MembershipChanged`], [`TransferSettings`], [`RoomForgotten`], [`Nudge`] | what rooms tell the user |
 //! | [`GetNoticeRoom`], [`SetNoticeRoom`] | where the server speaks to them |
 //! | [`JoinedRooms`], [`SharesRoom`], [`GetSharedWith`] | the rooms the user is in |
 //! | [`GetSearchRooms`] | the rooms that a search goes through |
@@ -107,7 +107,9 @@ use crate::{
     Call, Cx, Error,
     cx::PresenceTo,
     object::{Logic, Operation, operations},
-    room::{ChangeMembership, DeviceListChanged, EraseSender, GuestUpgraded, RefreshMember, TellOfDevices},
+    room::{
+        ChangeMembership, ConfirmSuccessor, DeviceListChanged, EraseSender, GuestUpgraded, RefreshMember, TellOfDevices,
+    },
 };
 use moves::Moves;
 
@@ -168,6 +170,7 @@ pub use sync::{
 };
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
 pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device};
+pub use transfer_settings::TransferSettings;
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;
 pub use upload_cross_signing::{CrossSigningUploaded, UploadCrossSigning};
@@ -314,6 +317,7 @@ impl Logic for User {
             write AcknowledgePushes => acknowledge_pushes,
             write ReportPushFailure => report_push_failure,
             write MembershipChanged => membership_changed,
+            write TransferSettings => transfer_settings,
             write RoomForgotten => room_forgotten,
             write Nudge => nudge,
             read GetNoticeRoom => notice_room,
@@ -353,7 +357,8 @@ impl Logic for User {
     }
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
-        const OWED: [&str; 6] = [
+        const OWED: [&str; 7] = [
+            ConfirmSuccessor::NAME,
             RefreshMember::NAME,
             DeviceListChanged::NAME,
             TellOfDevices::NAME,

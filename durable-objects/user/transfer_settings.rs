@@ -1,28 +1,44 @@
 use domain::push::{Change, Kind, NewRule};
-use platform::Tx;
+use platform::{ActorKind, Tx};
 use ruma_common::{
-    RoomId,
+    OwnedRoomId,
     push::{ConditionalPushRule, PushCondition, Ruleset},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     User, own_id, push_rules,
     store::{self, account_data::GLOBAL},
 };
-use crate::{Cx, Error};
+use crate::{Call, Cx, Error};
 
 /// Which rooms are direct chats, and with whom. Spec: "Direct Messaging".
 const DIRECT: &str = "m.direct";
 
+/// The user joined the room `to`, and the room `from` says that it takes its place. «The server should automatically
+/// transfer/replicate some of the user's personalized settings such as notifications, tags, etc.» Said again, it changes
+/// nothing. Spec: "Room Upgrades".
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransferSettings {
+    pub from: OwnedRoomId,
+    pub to: OwnedRoomId,
+}
+
+impl Call for TransferSettings {
+    const ACTOR: ActorKind = ActorKind::User;
+    const NAME: &'static str = "transfer_settings";
+    type Reply = ();
+}
+
 impl User {
-    /// The user joined the room that takes the place of another. «The server should automatically transfer/replicate some
-    /// of the user's personalized settings such as notifications, tags, etc.» Said again, it changes nothing. Spec: "Room
-    /// Upgrades".
-    pub(super) fn transfer_settings(&self, tx: &Tx<'_>, cx: &Cx<'_>, from: &RoomId, to: &RoomId) -> Result<(), Error> {
-        if_it_fits(self.copy_tags(tx, cx, from.as_str(), to.as_str()))?;
-        if_it_fits(self.copy_push_rules(tx, cx, from.as_str(), to.as_str()))?;
-        if_it_fits(self.copy_direct(tx, cx, from.as_str(), to.as_str()))
+    pub(super) fn transfer_settings(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: TransferSettings) -> Result<(), Error> {
+        let (from, to) = (call.from.as_str(), call.to.as_str());
+        if_it_fits(self.copy_tags(tx, cx, from, to))?;
+        if_it_fits(self.copy_push_rules(tx, cx, from, to))?;
+        if_it_fits(self.copy_direct(tx, cx, from, to))?;
+        cx.wake();
+        Ok(())
     }
 
     /// Rules that are about the old room say the same of the new one.
@@ -121,10 +137,10 @@ fn about(rule: &ConditionalPushRule, from: &str, to: &str) -> Option<Vec<PushCon
 mod tests {
     use std::rc::Rc;
 
-    use domain::push::shown;
+    use domain::{power::Preset, push::shown};
+    use ruma_common::user_id;
     use serde_json::{json, value::to_raw_value};
 
-    use ruma_common::OwnedRoomId;
     use ruma_events::room::member::MembershipState;
 
     use super::*;
@@ -138,7 +154,9 @@ mod tests {
 
     const ALICE: &str = "@alice:myelin.test";
 
+    /// The old room is there, and says that the new one takes its place.
     fn room(name: &str) -> OwnedRoomId {
+        let name = if name == "old" { "room0" } else { name };
         format!("!{name}:myelin.test").try_into().unwrap()
     }
 
@@ -146,26 +164,33 @@ mod tests {
         let world = World::new(1);
         let device = Some(NewDevice::new("PHONE", "t"));
         world.call(ALICE, &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
+        let alice = user_id!("@alice:myelin.test");
+        assert_eq!(world.creates_room(alice, "11", Preset::PrivateChat), room("old"));
+        let tombstone = json!({ "body": "It moved", "replacement_room": room("new") });
+        world.sends(alice, &room("old"), "m.room.tombstone", Some(""), &tombstone).unwrap();
         world
     }
 
-    /// Alice joins, or joins again, the room that takes the place of the old one.
+    /// Alice joins, or joins again, the room of which the old one says, too, that it takes its place.
     fn upgrades(world: &World) {
-        for (name, predecessor) in [("old", None), ("new", Some(room("old")))] {
-            for membership in [MembershipState::Leave, MembershipState::Join] {
-                world.passes(1);
-                let changed = MembershipChanged {
-                    room_id: room(name),
-                    position: world.now_ms(),
-                    membership,
-                    event_id: None,
-                    profile: None,
-                    stripped_state: Vec::new(),
-                    predecessor: predecessor.clone(),
-                    elsewhere: None,
-                };
-                world.call(ALICE, &changed).unwrap();
-            }
+        comes_to(world, "new");
+    }
+
+    /// Alice joins a room that says it takes the place of the old one.
+    fn comes_to(world: &World, name: &str) {
+        for membership in [MembershipState::Leave, MembershipState::Join] {
+            world.passes(1);
+            let changed = MembershipChanged {
+                room_id: room(name),
+                position: world.now_ms(),
+                membership,
+                event_id: None,
+                profile: None,
+                stripped_state: Vec::new(),
+                predecessor: Some(room("old")),
+                elsewhere: None,
+            };
+            world.call(ALICE, &changed).unwrap();
         }
     }
 
@@ -217,6 +242,17 @@ mod tests {
             let direct: Value = serde_json::from_str(direct.get()).unwrap();
             assert_eq!(direct, json!({ "@bob:a": [old, new], "@carol:a": ["!other:a"], "odd": 1 }));
         }
+    }
+
+    #[test]
+    fn a_room_that_only_says_so_itself_gets_nothing() {
+        let world = alice();
+        let (name, tag) = ("m.favourite".to_owned(), Map::new());
+        world.call(ALICE, &SetTag { token_hash: "t".to_owned(), room_id: room("old"), name, tag }).unwrap();
+        comes_to(&world, "trap");
+        assert_eq!(tags(&world, "trap"), json!({}));
+        comes_to(&world, "new");
+        assert_eq!(tags(&world, "new"), json!({ "m.favourite": {} }));
     }
 
     #[test]
