@@ -132,12 +132,20 @@ impl Reader<'_> {
         let unsigned = &event["unsigned"];
         if !unsigned["prev_content"].is_null() {
             let replaced = self.index_of_id(unsigned["replaces_state"].as_str().unwrap());
-            assert!(self.view.reads[replaced], "{} sees what was replaced in {event}", self.user);
+            let is_seen = self.view.reads[replaced] || self.reads_state_before(self.index_of(event));
+            assert!(is_seen, "{} sees what was replaced in {event}", self.user);
         }
         let because = &unsigned["redacted_because"];
         if !because["content"]["reason"].is_null() {
             assert!(self.view.reads[self.index_of(because)], "{} sees why in {event}", self.user);
         }
+    }
+
+    /// Whether the state that an event changed is theirs to see, as the one before it left it.
+    fn reads_state_before(&self, index: usize) -> bool {
+        // Of their own coming, too: receipts may have taken the positions between.
+        let comes = self.log.is_membership_of(index, &self.user) && self.view.reads[index];
+        comes || index.checked_sub(1).is_some_and(|before| self.view.reads_state[before])
     }
 
     fn are_shown_truly(&self, events: &[Value]) {

@@ -101,6 +101,11 @@ impl Log {
         entry.membership().filter(|_| entry.state_key.as_deref() == Some(user.as_str()))
     }
 
+    /// Whether an entry is about this user's membership.
+    pub(super) fn is_membership_of(&self, index: usize, user: &UserId) -> bool {
+        self.membership_by(index, user).is_some()
+    }
+
     /// The state after an entry: the event that makes it, by type and state key.
     pub(super) fn state_after(&self, index: usize) -> BTreeMap<(&str, &str), &Entry> {
         let mut state = BTreeMap::new();

@@ -348,14 +348,9 @@ impl Viewer {
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
         {
-            // Spec: «and the client has permission to see the previous event». One that is known only as part of the state
-            // is seen with that.
-            let may_see = if replaced.position >= store::graph::LOG_START {
-                self.may_see(&replaced)
-            } else {
-                self.may_see_state_at(event.position.saturating_sub(1))
-            };
-            if may_see {
+            // Spec: «and the client has permission to see the previous event». Who may not see it where it happened sees it
+            // as part of the state.
+            if self.may_see(&replaced) || self.may_see_state_at(event.position.saturating_sub(1)) {
                 unsigned.prev_content = Some(self.shown(sql, &replaced)?.content().to_owned());
             }
             unsigned.replaces_state = Some(replaced.pdu.event_id().to_owned());
@@ -402,4 +397,46 @@ fn latest<T: Clone>(history: &[(u64, T)], position: u64) -> Option<T> {
 
 fn signed(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::user_id;
+    use serde_json::{Value, json};
+
+    use crate::{
+        room::{Direction, EventFilter, MembershipAction, Messages},
+        world::World,
+    };
+
+    #[test]
+    fn what_one_saw_in_the_state_is_told_when_it_is_replaced() {
+        let world = World::new(1);
+        let (alice, bob) = (user_id!("@alice:myelin.test"), user_id!("@bob:myelin.test"));
+        let room_id = world.creates_room(alice, "12", Preset::PublicChat);
+        let sets = |event_type: &str, content: &Value| {
+            world.sends(alice, &room_id, event_type, Some(""), content).unwrap();
+        };
+        sets("m.room.history_visibility", &json!({ "history_visibility": "joined" }));
+        sets("m.room.topic", &json!({ "topic": "hidden" }));
+        sets("m.room.topic", &json!({ "topic": "found" }));
+        world.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        sets("m.room.topic", &json!({ "topic": "new" }));
+        let call = Messages {
+            user: bob.to_owned(),
+            device: "ANY".into(),
+            ignored: Vec::new(),
+            from: None,
+            to: None,
+            direction: Direction::Backwards,
+            filter: EventFilter::default(),
+            past_gaps: false,
+        };
+        let page = world.call(room_id.as_str(), &call).unwrap();
+        let events: Vec<Value> = page.chunk.iter().map(|event| serde_json::from_str(event.get()).unwrap()).collect();
+        assert_eq!(events[0]["unsigned"]["prev_content"], json!({ "topic": "found" }));
+        assert_eq!(events[1]["unsigned"]["prev_content"], Value::Null);
+        assert!(!format!("{events:?}").contains("hidden"), "{events:?}");
+    }
 }
