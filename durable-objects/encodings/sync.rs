@@ -143,7 +143,7 @@ fn what_a_sync_says() {
     }));
     pinned(&user::JoinedRooms { token_hash: "h".into() }, json!({ "token_hash": "h" }));
     pinned(
-        &user::PositionIn { room_id: room_id(), token: "s1_1".into() },
-        json!({ "room_id": "!room:a", "token": "s1_1" }),
+        &user::PositionIn { room_id: room_id(), token: "s1_1".into(), reading: Some(room::Direction::Backwards) },
+        json!({ "room_id": "!room:a", "token": "s1_1", "reading": "backwards" }),
     );
 }

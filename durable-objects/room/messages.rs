@@ -60,6 +60,13 @@ pub enum Direction {
 }
 
 impl Direction {
+    pub fn reversed(self) -> Self {
+        match self {
+            Self::Backwards => Self::Forwards,
+            Self::Forwards => Self::Backwards,
+        }
+    }
+
     /// Where a page starts that the client wants from one place to another, and the stretch `(after, up_to]` of the log that
     /// it is taken from.
     pub(super) fn span(self, from: Option<u64>, to: Option<u64>, head: u64) -> (u64, (u64, u64)) {

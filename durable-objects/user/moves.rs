@@ -130,6 +130,11 @@ impl Moves {
         first
     }
 
+    /// Up to where the room's first move after `position` told of it.
+    pub(super) fn next_up_to(&self, room: u64, position: u64) -> Option<u64> {
+        self.ring.iter().find(|moved| moved.room == room && moved.position > position).map(|next| next.up_to)
+    }
+
     /// What a token at `position` without an exception has read of a room.
     pub(super) fn told_at(&self, room: u64, position: u64) -> u64 {
         match self.ring.iter().find(|moved| moved.room == room && moved.position > position) {

@@ -22,7 +22,7 @@ use super::{
     sync_token::{Reached, SyncToken, mark},
     typing::{PlannedTyping, ReadTyping, see},
 };
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, room::Direction};
 
 /// Which rooms a device's next sync reads, and from where. Waits while there is nothing new, if it may.
 ///
@@ -206,6 +206,9 @@ impl Call for SyncClose {
 pub struct PositionIn {
     pub room_id: OwnedRoomId,
     pub token: String,
+    /// Which way is read from there, as far as the place is not known for sure: there is more rather than less to read then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Direction>,
 }
 
 impl Call for PositionIn {
@@ -382,11 +385,29 @@ impl User {
             return Ok(call.token.parse::<SyncToken>()?.moves);
         };
         let token = SyncToken::of(cx.id, &call.token)?;
-        let exception = self.exceptions(sql, &token)?.and_then(|rooms| rooms.get(room.number));
-        match exception {
-            Some(reached) => Ok(reached.position),
-            None => self.with_moves(sql, |moves| Ok(moves.told_at(room.number, token.moves))),
+        let exceptions = self.exceptions(sql, &token)?;
+        if let Some(reached) = exceptions.as_ref().and_then(|rooms| rooms.get(room.number)) {
+            return Ok(reached.position);
         }
+        self.with_moves(sql, |moves| {
+            if exceptions.is_none() || !moves.remembers(token.moves) {
+                // What was read of the room is not known any more; how far the stream had come, is.
+                return Ok(token.moves);
+            }
+            let told = moves.told_at(room.number, token.moves);
+            let followed = (room.membership == "join") == (room.changed <= token.moves);
+            if followed && told > 0 {
+                return Ok(told);
+            }
+            // Who was not in the room read nothing of it. The token is from after the user's last news, and from before the
+            // room's next: a page that begins there has all that it should, and perhaps more.
+            let earliest = told.max(token.moves);
+            let latest = moves.next_up_to(room.number, token.moves).map(|up_to| up_to.saturating_sub(1));
+            Ok(match (latest, call.reading) {
+                (Some(latest), Some(Direction::Backwards)) => latest,
+                (latest, _) => earliest.min(latest.unwrap_or(earliest)),
+            })
+        })
     }
 }
 

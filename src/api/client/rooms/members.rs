@@ -1,7 +1,7 @@
 //! Who is in a room. Spec: "Getting events for a room", "Room membership".
 
 use actors::{
-    room::{GetJoinedMembers, GetMembers, JoinedMembersPage, StatePage},
+    room::{Direction, GetJoinedMembers, GetMembers, JoinedMembersPage, StatePage},
     user::JoinedRooms,
 };
 use domain::Refusal;
@@ -24,7 +24,7 @@ pub(super) fn routes(routes: &mut Routes) {
 /// `GET …/members`.
 async fn members(cx: &Context, caller: Caller, request: get_member_events::v3::Request) -> Result<Body, Failure> {
     let at = match &request.at {
-        Some(token) => Some(position(cx, &caller, &request.room_id, token).await?),
+        Some(token) => Some(position(cx, &caller, &request.room_id, token, Direction::Backwards).await?),
         None => None,
     };
     let known = |filter: Option<MembershipState>| match filter {

@@ -28,8 +28,9 @@ pub(super) fn routes(routes: &mut Routes) {
 /// `GET …/messages`.
 async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3::Request) -> Result<Vec<u8>, Failure> {
     checked_room_events("filter", &request.filter)?;
-    let from = place(cx, &caller, &request.room_id, request.from.as_deref()).await?;
-    let to = place(cx, &caller, &request.room_id, request.to.as_deref()).await?;
+    let direction = direction(request.dir);
+    let from = place(cx, &caller, &request.room_id, request.from.as_deref(), direction).await?;
+    let to = place(cx, &caller, &request.room_id, request.to.as_deref(), direction.reversed()).await?;
     let mut filter = event_filter(&request.filter, &request.room_id);
     filter.limit = Some(filter.limit.unwrap_or(u64::MAX).min(request.limit.into()));
     let mut call = Messages {
@@ -38,7 +39,7 @@ async fn messages(cx: &Context, caller: Caller, request: get_message_events::v3:
         ignored: caller.ignored,
         from,
         to,
-        direction: direction(request.dir),
+        direction,
         filter,
         past_gaps: false,
     };
@@ -84,23 +85,25 @@ pub(super) async fn place(
     caller: &Caller,
     room_id: &OwnedRoomId,
     token: Option<&str>,
+    reading: Direction,
 ) -> Result<Option<u64>, Failure> {
     match token {
-        Some(token) => position(cx, caller, room_id, token).await.map(Some),
+        Some(token) => position(cx, caller, room_id, token, reading).await.map(Some),
         None => Ok(None),
     }
 }
 
-/// Where in a room's log a token stands: one of the room itself, or a sync's `next_batch`.
+/// Where in a room's log a token stands from which is read in a direction: one of the room itself, or a sync's `next_batch`.
 pub(in crate::client) async fn position(
     cx: &Context,
     caller: &Caller,
     room_id: &OwnedRoomId,
     token: &str,
+    reading: Direction,
 ) -> Result<u64, Failure> {
     let none = || Refusal::InvalidParam(format!("{:.32} is not a token of this server", token));
     if token.starts_with('s') {
-        let call = PositionIn { room_id: room_id.clone(), token: token.to_owned() };
+        let call = PositionIn { room_id: room_id.clone(), token: token.to_owned(), reading: Some(reading) };
         return match cx.user(&caller.user_id).call(&call).await {
             Err(Failure::Refused(Refusal::InvalidParam(_))) => Err(none().into()),
             outcome => outcome,

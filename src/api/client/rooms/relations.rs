@@ -49,8 +49,9 @@ async fn relations(
         .map_err(|error| invalid(format!("room_id: {error}")))?;
     let event_id = OwnedEventId::try_from(path_args.next().unwrap_or_default())
         .map_err(|error| invalid(format!("event_id: {error}")))?;
-    let from = place(cx, &caller, &room_id, query.from.as_deref()).await?;
-    let to = place(cx, &caller, &room_id, query.to.as_deref()).await?;
+    let direction = direction(query.dir);
+    let from = place(cx, &caller, &room_id, query.from.as_deref(), direction).await?;
+    let to = place(cx, &caller, &room_id, query.to.as_deref(), direction.reversed()).await?;
     let call = GetRelations {
         user: caller.user_id,
         device: caller.device_id,
@@ -60,7 +61,7 @@ async fn relations(
         event_type: path_args.next(),
         from,
         to,
-        direction: direction(query.dir),
+        direction,
         limit: query.limit,
         recurse: query.recurse,
     };

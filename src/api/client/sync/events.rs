@@ -5,7 +5,7 @@
 //! from where its sync's timeline would begin, and the token remembers where that ended.
 
 use actors::{
-    room::{Delta, DeltaReply, GetEvent, Section, Watch, Watched, WatchedSince},
+    room::{Delta, DeltaReply, Direction, GetEvent, Section, Watch, Watched, WatchedSince},
     user::{GetSearchRooms, PlannedRoom, ReadRoom, SyncClose, SyncPlan, waited_until},
 };
 use bytes::Bytes;
@@ -90,7 +90,7 @@ async fn of_room(
     let caller = bearer.checked(cx, false, true).await?;
     let unseen = || not_in_room(&caller.user_id);
     let since = match &from {
-        Some(from) => WatchedSince::After(position(cx, &caller, room_id, from).await?),
+        Some(from) => WatchedSince::After(position(cx, &caller, room_id, from, Direction::Forwards).await?),
         None => WatchedSince::Now,
     };
     let mut call = watch(&caller, since);

@@ -144,3 +144,52 @@ fn whoever_was_removed_finds_that_in_the_state() {
     let own = &banned["rooms"]["leave"][&room]["state_after"]["events"];
     assert_eq!((own.as_array().unwrap().len(), &own[0]["content"]["membership"]), (1, &json!("ban")), "{banned}");
 }
+
+#[test]
+fn a_token_from_before_a_join_is_a_place_in_the_room() {
+    let story = Story::begins();
+    let bob = story.server.register("bob");
+    let room = story.creates(&bob, &json!({ "preset": "public_chat" }));
+    let says = |number: u64| {
+        story.puts(&bob, &format!("/rooms/{room}/send/m.room.message/{number}"), &json!({ "body": number }));
+    };
+    let posts = |token: &str, what: &str, body: &Value| {
+        story.server.pass_ms(1);
+        let (status, answer) = story.server.post(&format!("/_matrix/client/v3/rooms/{room}/{what}"), token, body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    };
+    (1..=3).for_each(says);
+    let stranger = story.syncs("");
+    says(4);
+    posts(&bob, "invite", &json!({ "user_id": "@alice:localhost" }));
+    says(5);
+    let invited = story.goes_on(&stranger, "");
+    says(6);
+    posts(&story.alice, "join", &json!({}));
+    let reads = |sync: &Value, what: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{room}/{what}={}", sync["next_batch"].as_str().unwrap());
+        let (status, answer) = story.server.get(&path, &story.alice);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["chunk"].as_array().unwrap().clone()
+    };
+    let bodies =
+        |events: Vec<Value>| events.iter().filter_map(|event| event["content"]["body"].as_u64()).collect::<Vec<_>>();
+    let back = "messages?limit=50&dir=b&from";
+    assert_eq!(bodies(reads(&stranger, back)), [4, 3, 2, 1], "up to the next that she learned of it");
+    assert_eq!(bodies(reads(&invited, back)), [6, 5, 4, 3, 2, 1]);
+    let on = "messages?limit=50&dir=f&from";
+    assert_eq!(bodies(reads(&stranger, on)), [1, 2, 3, 4, 5, 6], "from the last that she learned before");
+    assert_eq!(bodies(reads(&invited, on)), [5, 6]);
+    for (sync, members) in [(&stranger, vec!["@bob:localhost"]), (&invited, vec!["@alice:localhost", "@bob:localhost"])]
+    {
+        let found = reads(sync, "members?at");
+        let mut found: Vec<_> = found.iter().map(|event| event["state_key"].as_str().unwrap()).collect();
+        found.sort_unstable();
+        assert_eq!(found, members);
+    }
+    // Who was in the room read it so far and no further.
+    let joined = story.goes_on(&invited, "");
+    says(7);
+    assert_eq!(bodies(reads(&joined, on)), [7]);
+    assert_eq!(bodies(reads(&joined, back)), [6, 5, 4, 3, 2, 1]);
+}
