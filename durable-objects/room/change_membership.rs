@@ -1,5 +1,5 @@
 use domain::{Refusal, event::Draft};
-use platform::{ActorKind, Tx};
+use platform::{ActorKind, Fault, Sql, Tx};
 use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,9 @@ use super::{
     Room,
     append::{check_invitation, check_joined, owe_membership_again},
     guests::check_guest_access,
-    notices, store, transactions,
+    notices,
+    state::MEMBER,
+    store, transactions,
 };
 use crate::{Call, Cx, Error};
 
@@ -130,6 +132,9 @@ impl Room {
         if own && store::log::head_position(&**tx)? == 0 {
             return Err(Refusal::Forbidden(format!("{} is not in this room", call.sender)).into());
         }
+        let invited_by_another = call.action == MembershipAction::Invite
+            && now.as_deref() == Some("invite")
+            && is_invited_by_another(&**tx, &call.target, &call.sender)?;
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
             content: content_of(call.action, &call.profile, call.reason.as_deref(), call.is_direct)?,
@@ -148,7 +153,7 @@ impl Room {
         if joins && call.guest {
             check_guest_access(&**tx)?;
         }
-        if own || call.action.applies_to(now.as_deref(), &call.target)? {
+        if own || invited_by_another || call.action.applies_to(now.as_deref(), &call.target)? {
             if call.unattended {
                 self.insert_unattended(tx, cx, pdu, Some(&txn))?;
             } else {
@@ -160,6 +165,13 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// Whether the invitation that somebody has is of another than this sender. It may be one that they are not shown, because
+/// they ignore whom it is of: this sender's is another one then, and no repetition.
+fn is_invited_by_another(sql: &dyn Sql, invited: &UserId, sender: &UserId) -> Result<bool, Fault> {
+    let current = store::state::current(sql, MEMBER, invited.as_str())?;
+    Ok(current.is_some_and(|current| current.pdu.sender() != sender))
 }
 
 /// The content of a membership event.

@@ -6,7 +6,12 @@ use ruma_events::room::member::MembershipState;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ReadRoom, User, own_id, shown_room, store};
+use super::{
+    ReadRoom, User,
+    get_asked::inviter,
+    own_id, shown_room,
+    store::{self, rooms::KnownRoom},
+};
 use crate::{
     Call, Cx, Error, outbox,
     room::{ConfirmSuccessor, MemberProfile},
@@ -91,13 +96,17 @@ impl User {
         let is_over = matches!(call.membership, MembershipState::Leave | MembershipState::Ban);
         let forgotten = is_over && known.as_ref().is_some_and(|known| known.membership == store::rooms::FORGOTTEN);
         let membership = if forgotten { store::rooms::FORGOTTEN } else { call.membership.as_str() };
-        let same = known.as_ref().filter(|known| known.membership == membership);
         let stripped = match call.membership {
             MembershipState::Invite | MembershipState::Knock => {
                 let events = std::mem::take(&mut call.stripped_state);
                 Some(serde_json::to_string(&shown_room::kept(&**tx, cx.id, events)?)?)
             }
             _ => call.stripped_state.pop().map(|event| shown_room::kept_end(&event)).transpose()?,
+        };
+        let same = known.as_ref().filter(|known| known.membership == membership);
+        let same = match (same, &stripped) {
+            (Some(known), Some(shown)) if is_by_another(&**tx, cx, known, shown)? => None,
+            (same, _) => same,
         };
         let number = self.with_moves(&**tx, |moves| {
             let position = moves.next_position(cx.now_ms);
@@ -173,6 +182,16 @@ impl User {
         let rooms = store::rooms::with_membership(sql, "join")?;
         Ok(rooms.into_iter().filter_map(|room| OwnedRoomId::try_from(room.room_id).ok()).collect())
     }
+}
+
+/// Whether an invitation to a room that the user is invited to already is of somebody else: that is news, for the former
+/// was perhaps not shown, because the user ignores whom it was of.
+fn is_by_another(sql: &dyn Sql, cx: &Cx<'_>, known: &KnownRoom, shown: &str) -> Result<bool, Error> {
+    if known.membership != "invite" {
+        return Ok(false);
+    }
+    let before = store::rooms::stripped_state(sql, &known.room_id, "invite")?.unwrap_or_default();
+    Ok(inviter(shown, cx.id).is_some_and(|by| inviter(&before, cx.id) != Some(by)))
 }
 
 #[cfg(test)]

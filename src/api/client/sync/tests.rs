@@ -193,3 +193,33 @@ fn a_token_from_before_a_join_is_a_place_in_the_room() {
     assert_eq!(bodies(reads(&joined, on)), [7]);
     assert_eq!(bodies(reads(&joined, back)), [6, 5, 4, 3, 2, 1]);
 }
+
+#[test]
+fn an_invitation_that_was_not_shown_hides_no_other() {
+    let story = Story::begins();
+    let (bob, mallory) = (story.server.register("bob"), story.server.register("mallory"));
+    let ignored = json!({ "ignored_users": { "@mallory:localhost": {} } });
+    story.puts(&story.alice, "/user/@alice:localhost/account_data/m.ignored_user_list", &ignored);
+    let room =
+        story.creates(&mallory, &json!({ "preset": "public_chat", "power_level_content_override": { "invite": 0 } }));
+    let posts = |token: &str, what: &str, body: &Value| {
+        story.server.pass_ms(1);
+        let (status, answer) = story.server.post(&format!("/_matrix/client/v3/rooms/{room}/{what}"), token, body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    };
+    posts(&bob, "join", &json!({}));
+    let invitation = json!({ "user_id": "@alice:localhost" });
+    posts(&mallory, "invite", &invitation);
+    let sync = story.syncs("");
+    assert_eq!(sync["rooms"], Value::Null, "{sync}");
+    posts(&bob, "invite", &invitation);
+    for sync in [story.goes_on(&sync, ""), story.syncs("")] {
+        let shown = sync["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap().clone();
+        let own = shown.iter().find(|event| event["state_key"] == "@alice:localhost").unwrap();
+        assert_eq!(own["sender"], "@bob:localhost");
+    }
+    // The same again is no news.
+    let next = story.goes_on(&sync, "");
+    posts(&bob, "invite", &invitation);
+    assert_eq!(story.goes_on(&next, "")["rooms"], Value::Null);
+}
