@@ -371,8 +371,19 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').unwrap_or(path).split('/')
 }
 
+/// Endpoints whose body becomes the content of an event. That nothing came is a client's or a proxy's mistake there, and
+/// must not become an event without content: as power levels, it would take everybody's away.
+const BODIES_THAT_ARE_CONTENT: [&str; 2] = [
+    "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
+    "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",
+];
+
 /// A request as ruma models it.
 pub(crate) fn parse<R: IncomingRequest>(request: &Request<Bytes>, path_args: &[String]) -> Result<R, Refusal> {
+    let is_content = |path| BODIES_THAT_ARE_CONTENT.contains(&path);
+    if request.body().is_empty() && R::METHOD == Method::PUT && R::PATH_BUILDER.all_paths().any(is_content) {
+        return Err(Refusal::NotJson("There is no body: it must be a JSON object, if an empty one".to_owned()));
+    }
     match parse_with::<R>(request, request.body(), path_args) {
         // Some of ruma's types take no body for an empty object, as clients mean it, and some do not.
         Err(FromHttpRequestError::Deserialization(DeserializationError::Json(error)))

@@ -82,13 +82,34 @@ mod tests {
     use http::{HeaderMap, StatusCode};
     use serde_json::{Value, json};
 
-    use crate::testing::TestServer;
+    use crate::testing::{TestServer, refused};
 
     const REGISTRATION: &str = r#"{ "id": "irc", "url": "http://irc.test:1", "as_token": "a", "hs_token": "h",
         "sender_localpart": "irc", "namespaces": { "users": [{ "regex": "@irc_.*", "exclusive": true }],
         "aliases": [{ "regex": ".tea:.*", "exclusive": true }] } }"#;
     const OTHER: &str = r#"{ "id": "xmpp", "url": "http://xmpp.test:1", "as_token": "b", "hs_token": "h",
         "sender_localpart": "xmpp", "namespaces": { "users": [{ "regex": "@xmpp_.*", "exclusive": true }] } }"#;
+
+    #[test]
+    fn an_event_has_a_content() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
+        let room = format!("/_matrix/client/v3/rooms/{}", created["room_id"].as_str().unwrap());
+        let r0 = room.replace("/v3/", "/r0/");
+        for path in ["send/m.room.message/1", "state/m.room.power_levels", "state/m.room.topic/", "state/a/b"] {
+            for room in [&room, &r0] {
+                let answer = server.put(&format!("{room}/{path}"), &alice, &Value::Null);
+                assert_eq!(refused(answer), (400, "M_NOT_JSON".to_owned()), "{path}");
+            }
+        }
+        let (status, said) = server.put(&format!("{room}/send/m.room.message/1"), &alice, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{said}");
+        // Of these nothing need be said.
+        let path = format!("{room}/redact/{}/2", said["event_id"].as_str().unwrap());
+        assert_eq!(server.put(&path, &alice, &Value::Null).0, StatusCode::OK);
+        assert_eq!(server.post(&format!("{room}/leave"), &alice, &Value::Null).0, StatusCode::OK);
+    }
 
     #[test]
     fn an_application_service_says_when_and_invites_whom_another_makes() {
