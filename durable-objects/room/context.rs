@@ -18,7 +18,7 @@ use crate::{Call, Cx, Error};
 /// The events before and after one, and the state at the last of them. Spec: "Event Context".
 ///
 /// Refused: `Forbidden` for who was never in the room, unless it is world-readable; `NotFound` for an event that is not
-/// there, or that the user may not see.
+/// there, that the user may not see, or that is of somebody they ignore.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetContext {
     pub user: OwnedUserId,
@@ -63,7 +63,9 @@ impl Room {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let head = self.head(sql)?;
         viewer.sight()?;
-        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
+        // Spec, "Ignoring Users": «the client will no longer receive events sent by that user».
+        let is_shown = |event: &Logged| viewer.may_see(event) && !viewer.ignores(event);
+        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(is_shown);
         let event =
             event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
 

@@ -105,7 +105,7 @@ impl Call for Messages {
 
 /// One event, as one user may see it. Spec: `GET /rooms/{roomId}/event/{eventId}`.
 ///
-/// Refused: `NotFound` for an event that is not there, or that the user may not see.
+/// Refused: `NotFound` for an event that is not there, that the user may not see, or that is of somebody they ignore.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetEvent {
     pub user: OwnedUserId,
@@ -181,7 +181,9 @@ impl Room {
 
     pub(super) fn event(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetEvent) -> Result<Box<RawValue>, Error> {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
-        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
+        // Spec, "Ignoring Users": «the client will no longer receive events sent by that user».
+        let is_shown = |event: &Logged| viewer.may_see(event) && !viewer.ignores(event);
+        let event = store::log::by_id(sql, call.event_id.as_str())?.filter(is_shown);
         let event =
             event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
         let shown = viewer.sees_all(sql, cx, &[&event], true)?.pop();

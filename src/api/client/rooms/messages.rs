@@ -172,6 +172,28 @@ mod tests {
     }
 
     #[test]
+    fn whom_one_ignores_is_not_looked_up_either() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let (alice, bob) = (server.register("alice"), server.register("bob"));
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &bob, &json!({ "preset": "public_chat" }));
+        let room_id = created["room_id"].as_str().unwrap();
+        server.post(&format!("{ROOMS}/{room_id}/join"), &alice, &json!({}));
+        let sends = |path: &str, content: &Value| {
+            let (_, sent) = server.put(&format!("{ROOMS}/{room_id}/{path}"), &bob, content);
+            sent["event_id"].as_str().unwrap().to_owned()
+        };
+        let (message, topic) = (sends("send/m.room.message/1", &json!({})), sends("state/m.room.topic", &json!({})));
+        for (ignored, status) in [(json!({}), 200), (json!({ "@bob:localhost": {} }), 404), (json!({}), 200)] {
+            let list = "/_matrix/client/v3/user/@alice:localhost/account_data/m.ignored_user_list";
+            server.put(list, &alice, &json!({ "ignored_users": ignored }));
+            for what in ["event", "context"] {
+                let asks = |event_id: &str| server.get(&format!("{ROOMS}/{room_id}/{what}/{event_id}"), &alice).0;
+                assert_eq!((asks(&message).as_u16(), asks(&topic).as_u16()), (status, 200), "{what} {ignored}");
+            }
+        }
+    }
+
+    #[test]
     fn a_filter_may_be_for_other_rooms() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
         let alice = server.register("alice");
