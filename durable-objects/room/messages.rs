@@ -170,10 +170,10 @@ impl Room {
             return Ok((page, gap));
         }
         if direction == Direction::Backwards
-            && let Some(edge) =
-                store::history::open_at_beginning(sql)?.filter(|edge| edge.floor > after && is_wanted(edge.place))
+            && let Some(edge) = store::history::open_at_beginning(sql)?
+                .filter(|edge| edge.floor > after && up_to >= edge.floor && is_wanted(edge.place))
         {
-            // It was not the beginning.
+            // It was not the beginning; below what may be found there it is, or who pages on would never be done.
             (page.place, page.is_last) = (edge.place.saturating_sub(1).min(up_to), false);
         }
         Ok((page, None))

@@ -352,6 +352,13 @@ fn nobody_answers_and_the_page_says_where_to_go_on() {
     );
 }
 
+#[test]
+fn below_the_beginning_there_is_nothing_to_ask_for() {
+    let (_, near, room_id, _) = joined("11");
+    let page = page(&near, &room_id, Some(0), 50);
+    assert_eq!((page.chunk.len(), page.end, page.gap), (0, None, None));
+}
+
 fn messages() -> Messages {
     Messages {
         user: bob(),
