@@ -177,6 +177,15 @@ pub(super) struct Newest {
     pub start: u64,
 }
 
+impl Newest {
+    /// Makes place for one that comes last.
+    fn leave_out_oldest(&mut self) {
+        if !self.events.is_empty() {
+            (self.start, self.limited) = (self.events.remove(0).position, true);
+        }
+    }
+}
+
 impl Room {
     pub(super) fn delta(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: Delta) -> Result<DeltaReply, Error> {
         retention::came(tx, cx)?;
@@ -276,6 +285,12 @@ impl Room {
         // before, and another's event has its position.
         let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?
             .filter(|own| newest.events.iter().all(|event| event.position != own.position));
+        let limit = call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
+        let has_place = end.is_none() || own.as_ref().is_some_and(|own| limit > 0 && call.timeline.allows(own));
+        if has_place && end.is_some() && newest.events.len() as u64 >= limit {
+            // It is told nowhere else: whoever was removed, and then banned, would never learn of that.
+            newest.leave_out_oldest();
+        }
         // Clients that ask for it take the state from there alone.
         let outcome = own.as_ref().filter(|own| call.wants_state_after() && call.state.allows(own));
         let state = match (end, outcome) {
@@ -289,13 +304,7 @@ impl Room {
             }
             (None, None) => ShownState::default(),
         };
-        if let Some(own) = own {
-            let has_place =
-                (newest.events.len() as u64) < call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
-            if end.is_none() || (has_place && call.timeline.allows(&own)) {
-                newest.events.push(own);
-            }
-        }
+        newest.events.extend(own.filter(|_| has_place));
         let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
         let device_lists = match since {
             Some(_) if call.device_lists => device_lists::of_gone(sql, &viewer.user, left)?,

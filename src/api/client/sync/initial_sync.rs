@@ -233,8 +233,12 @@ impl Reading {
             return Ok((read, None));
         }
         let Synced { timeline, state_after } = serde_json::from_str(told.get())?;
-        let membership = match (section, timeline.events.last()) {
-            (Section::Leave, Some(last)) => membership_in(last)?,
+        let membership = match section {
+            // What became of them stands last, in either.
+            Section::Leave => {
+                let mut events = state_after.events.iter().rev().chain(timeline.events.iter().rev());
+                events.find_map(|event| membership_of(&call.user, event)).unwrap_or_else(|| "leave".to_owned())
+            }
             _ => "join".to_owned(),
         };
         let messages = Messages {
@@ -293,17 +297,21 @@ pub(super) fn all_in_room(room_id: &RoomId, events: &[Box<RawValue>]) -> serde_j
     events.iter().map(|event| in_room(room_id, event)).collect()
 }
 
-/// The membership that an event makes, the last one that a sync tells of a room which the user is out of.
-fn membership_in(event: &RawValue) -> serde_json::Result<String> {
+/// The membership that an event makes of a user.
+fn membership_of(user_id: &UserId, event: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Member {
+        #[serde(rename = "type")]
+        event_type: String,
+        state_key: String,
         content: Content,
     }
     #[derive(Deserialize)]
     struct Content {
         membership: String,
     }
-    Ok(serde_json::from_str::<Member>(event.get())?.content.membership)
+    let member: Member = serde_json::from_str(event.get()).ok()?;
+    (member.event_type == "m.room.member" && member.state_key == *user_id).then_some(member.content.membership)
 }
 
 /// The user's own membership among the state that an invitation shows. It comes last: what is before it is only what the

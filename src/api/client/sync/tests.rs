@@ -223,3 +223,47 @@ fn an_invitation_that_was_not_shown_hides_no_other() {
     posts(&bob, "invite", &invitation);
     assert_eq!(story.goes_on(&next, "")["rooms"], Value::Null);
 }
+
+#[test]
+fn who_was_removed_and_banned_learns_that_though_much_happened_before() {
+    let story = Story::begins();
+    let bob = story.server.register("bob");
+    let room = story.creates(&bob, &json!({ "preset": "public_chat" }));
+    story.server.post(&format!("/_matrix/client/v3/rooms/{room}/join"), &story.alice, &json!({}));
+    let sync = story.syncs("");
+    for number in 1..=12 {
+        story.puts(&bob, &format!("/rooms/{room}/send/m.room.message/{number}"), &json!({ "body": number }));
+    }
+    for membership in ["leave", "ban"] {
+        let path = format!("/rooms/{room}/state/m.room.member/@alice:localhost");
+        story.puts(&bob, &path, &json!({ "membership": membership }));
+    }
+    for sync in [story.goes_on(&sync, ""), story.syncs("filter=%7B%22room%22:%7B%22include_leave%22:true%7D%7D")] {
+        let timeline = &sync["rooms"]["leave"][&room]["timeline"];
+        let events = timeline["events"].as_array().unwrap();
+        let memberships: Vec<_> = events.iter().filter_map(|event| event["content"]["membership"].as_str()).collect();
+        assert_eq!((events.len(), memberships, &timeline["limited"]), (10, vec!["leave", "ban"], &json!(true)));
+        // What had to make place for it is where one pages to.
+        let from = timeline["prev_batch"].as_str().unwrap();
+        let path = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=1&from={from}");
+        assert_eq!(story.server.get(&path, &story.alice).1["chunk"][0]["content"]["body"], 4);
+        assert_eq!(events[0]["content"]["body"], 5);
+    }
+    let path = "/_matrix/client/v3/initialSync?archived=true&limit=";
+    for limit in [0, 1, 20] {
+        let told = story.server.get(&format!("{path}{limit}"), &story.alice).1;
+        assert_eq!(told["rooms"][0]["membership"], "ban", "{limit}: {told}");
+    }
+}
+
+#[test]
+fn of_a_room_left_an_initial_sync_without_messages_says_so() {
+    let story = Story::begins();
+    let room = story.creates(&story.alice, &json!({}));
+    story.server.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), &story.alice, &json!({}));
+    for limit in [0, 5] {
+        let path = format!("/_matrix/client/v3/initialSync?archived=true&limit={limit}");
+        let told = story.server.get(&path, &story.alice).1;
+        assert_eq!(told["rooms"][0]["membership"], "leave", "{told}");
+    }
+}
