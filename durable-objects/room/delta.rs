@@ -377,6 +377,9 @@ impl Shown {
 
 /// The newest events in `(after, up_to]` that the viewer may see and wants.
 fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
+    if filter.allows_nothing() {
+        return Ok(Newest { events: Vec::new(), limited: false, start: up_to });
+    }
     let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
     // Nor does it reach past where history is missing, or was: what was found of that is old.
     let edge = store::history::newest(sql, after, up_to)?;
@@ -405,4 +408,59 @@ fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_t
     events.reverse();
     let start = events.first().map_or(up_to, |first: &Logged| first.position.saturating_sub(1));
     Ok(Newest { events, limited, start })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::user_id;
+    use serde_json::Value;
+
+    use super::{Delta, TIMELINE_SCAN_MAX};
+    use crate::{
+        room::{Direction, EventFilter, Messages},
+        world::World,
+    };
+
+    #[test]
+    fn a_filter_that_allows_nothing_reads_nothing() {
+        let world = World::new(1);
+        let alice = user_id!("@alice:myelin.test");
+        let room_id = world.creates_room(alice, "12", Preset::PublicChat);
+        world.crowds(&room_id, TIMELINE_SCAN_MAX * 3);
+        let nothing = |filter: &str| serde_json::from_str::<EventFilter>(filter).unwrap();
+        for filter in [r#"{"types":[]}"#, r#"{"senders":[]}"#, r#"{"not_types":["m.a","*"]}"#] {
+            let call = Delta {
+                user: alice.to_owned(),
+                device: "ANY".into(),
+                from: None,
+                full_state: false,
+                state_after: false,
+                unstable_state_after: false,
+                timeline: nothing(filter),
+                state: nothing(filter),
+                format: Default::default(),
+                ephemeral: EventFilter::default(),
+                typing: None,
+                device_lists: false,
+                push_rules: None,
+                ignored: Vec::new(),
+                unread: false,
+            };
+            let reply = world.call(room_id.as_str(), &call).unwrap();
+            let room: Value = serde_json::from_str(reply.room.get()).unwrap();
+            assert_eq!(room["timeline"]["limited"], false, "{filter}");
+            let call = Messages {
+                user: alice.to_owned(),
+                device: "ANY".into(),
+                ignored: Vec::new(),
+                from: None,
+                to: None,
+                direction: Direction::Backwards,
+                filter: nothing(filter),
+                past_gaps: false,
+            };
+            assert_eq!(world.call(room_id.as_str(), &call).unwrap().end, None, "{filter}");
+        }
+    }
 }

@@ -37,6 +37,13 @@ impl EventFilter {
             && self.contains_url.is_none_or(|wanted| wanted == has_url(event))
     }
 
+    /// Whether there is no event that it allows: then none need be looked at.
+    pub(super) fn allows_nothing(&self) -> bool {
+        self.types.as_ref().is_some_and(Vec::is_empty)
+            || self.senders.as_ref().is_some_and(Vec::is_empty)
+            || self.not_types.iter().any(|unwanted| unwanted == "*")
+    }
+
     /// Whether account data of this type is wanted. It has no sender, so none of those that a client lists. There is one
     /// entry of each type: a limit would hide some for good, and is not for them.
     pub fn allows_account_data(&self, event_type: &str) -> bool {
