@@ -179,9 +179,10 @@ fn what_a_room_is_told_of_who_reads_and_types() {
                 },
             ],
             fully_read: Some("$f".try_into().unwrap()),
+            marker: Some("$m".try_into().unwrap()),
         },
         json!({
-            "user": "@alice:a", "device": "D", "fully_read": "$f",
+            "user": "@alice:a", "device": "D", "fully_read": "$f", "marker": "$m",
             "receipts": [
                 { "type": "m.read", "event_id": "$e", "thread": "main", "at_ms": 5 },
                 { "type": "m.read.private", "event_id": "$e" },

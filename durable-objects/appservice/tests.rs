@@ -412,7 +412,7 @@ fn it_hears_who_read_who_types_and_who_is_there() {
     let reads = |user: &UserId, kind| {
         let receipt = room::NewReceipt { kind, event_id: event.clone(), thread: None, at_ms: Some(5) };
         let (device, receipts) = ("PHONE".into(), vec![receipt]);
-        let call = room::MarkRead { user: user.to_owned(), device, receipts, fully_read: None };
+        let call = room::MarkRead { user: user.to_owned(), device, receipts, fully_read: None, marker: None };
         world.call(room.as_str(), &call).unwrap();
     };
     reads(alice(), ReceiptKind::Private);

@@ -33,7 +33,7 @@ fn a_private_receipt_wakes_nobody_else() {
         thread: None,
         at_ms: None,
     }];
-    let call = room::MarkRead { user: bob.clone(), device: "PHONE".into(), receipts, fully_read: None };
+    let call = room::MarkRead { user: bob.clone(), device: "PHONE".into(), receipts, fully_read: None, marker: None };
     story.world.call(room_id.as_str(), &call).unwrap();
     let receipt = ((bob, "m.read.private".to_owned(), String::new()), event_id);
     story.receipts.insert(room_id.clone(), Receipts::from([receipt]));
@@ -98,7 +98,7 @@ fn a_message_and_a_receipt_cost_a_row_for_each_who_follows() {
         thread: None,
         at_ms: None,
     }];
-    let call = room::MarkRead { user: bob, device: "PHONE".into(), receipts, fully_read: None };
+    let call = room::MarkRead { user: bob, device: "PHONE".into(), receipts, fully_read: None, marker: None };
     story.world.call(room_id.as_str(), &call).unwrap();
     everyone_syncs(&mut story);
     assert_eq!(story.world.rows_written() - before, 3);

@@ -56,6 +56,7 @@ impl Story {
             device: "PHONE".into(),
             receipts: vec![room::NewReceipt { kind, event_id: event_id.clone(), thread: thread.clone(), at_ms: None }],
             fully_read: None,
+            marker: None,
         };
         if self.world.call(room_id.as_str(), &call).is_err() {
             return;

@@ -30,7 +30,7 @@ impl Room {
             if user.server_name() != call.server {
                 continue;
             }
-            let read = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None };
+            let read = MarkRead { user, device: "".into(), receipts: vec![receipt], fully_read: None, marker: None };
             match self.mark_read(tx, cx, read) {
                 Ok(_) | Err(Error::Refused(_)) => {}
                 Err(error) => return Err(error),

@@ -24,7 +24,7 @@ use crate::{Call, Cx, Error};
 const EARLY_MAX: usize = 500;
 
 /// Marks events as read. A receipt that would go back stays where it is. Answers which of them moved, by their places in the
-/// call.
+/// call; and the place after the last of them, if the marker would go back.
 ///
 /// Refused: `Forbidden` for who is not in the room; `NotFound` for an event that is not there, or that the user may not
 /// see; `InvalidParam` for one that is not in the thread named.
@@ -37,6 +37,17 @@ pub struct MarkRead {
     /// An event that the user's marker shall point at, which is kept elsewhere: here it is only looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fully_read: Option<OwnedEventId>,
+    /// Where the marker points now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<OwnedEventId>,
+}
+
+impl MarkRead {
+    /// Whether the marker stays where it is, by what the room answered.
+    pub fn marker_stays(&self, answered: Option<&[usize]>) -> bool {
+        // An older release does not say so, and asks for no marker.
+        answered.is_some_and(|places| places.contains(&self.receipts.len()))
+    }
 }
 
 /// One receipt, up to and including its event.
@@ -107,9 +118,16 @@ impl Room {
         if !matches!(viewer.membership(), Some((MembershipState::Join, _))) {
             return Err(Refusal::Forbidden(format!("{} is not in this room", viewer.user)).into());
         }
-        if let Some(event_id) = &call.fully_read {
-            seen(&**tx, &viewer, event_id)?;
-        }
+        let marker_stays = match &call.fully_read {
+            Some(event_id) => {
+                let event = seen(&**tx, &viewer, event_id)?;
+                // Two devices of a user have read differently far. One that is not known any more is before everything.
+                let marked =
+                    call.marker.as_ref().map(|marker| store::log::by_id(&**tx, marker.as_str())).transpose()?;
+                marked.flatten().is_some_and(|marked| marked.position > event.position)
+            }
+            None => false,
+        };
         let mut moved = Vec::new();
         for (place, receipt) in call.receipts.iter().enumerate() {
             let is_early = || Ok::<_, Error>(store::log::by_id(&**tx, receipt.event_id.as_str())?.is_none());
@@ -119,6 +137,7 @@ impl Room {
                 moved.push(place);
             }
         }
+        moved.extend(marker_stays.then_some(call.receipts.len()));
         Ok(Some(moved))
     }
 

@@ -162,7 +162,13 @@ fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
     world.passes(60 * MINUTE_MS);
     let event_id = speaks(&world, &room_id);
     let receipt = NewReceipt { kind: ReceiptKind::Private, event_id, thread: None, at_ms: None };
-    let call = MarkRead { user: bob().to_owned(), device: "PHONE".into(), receipts: vec![receipt], fully_read: None };
+    let call = MarkRead {
+        user: bob().to_owned(),
+        device: "PHONE".into(),
+        receipts: vec![receipt],
+        fully_read: None,
+        marker: None,
+    };
     world.call(room_id.as_str(), &call).unwrap();
     world.settle();
     assert!(comes_after(10).is_empty());
@@ -249,8 +255,13 @@ fn a_push_costs_two_rows_and_nothing_without_pushers() {
     is_called(&world);
     let receipt = |kind| vec![NewReceipt { kind, event_id: event_id.clone(), thread: None, at_ms: None }];
     let mark = |user: &UserId, kind| {
-        let call =
-            MarkRead { user: user.to_owned(), device: "PHONE".into(), receipts: receipt(kind), fully_read: None };
+        let call = MarkRead {
+            user: user.to_owned(),
+            device: "PHONE".into(),
+            receipts: receipt(kind),
+            fully_read: None,
+            marker: None,
+        };
         world.call(room_id.as_str(), &call).unwrap();
         world.settle();
         is_called(&world)

@@ -2,7 +2,7 @@
 
 use actors::{
     room::{MarkRead, NewReceipt, ReceiptKind, is_thread},
-    user::SetFullyRead,
+    user::{GetAccountData, SetFullyRead},
 };
 use bytes::Bytes;
 use domain::Refusal;
@@ -83,7 +83,7 @@ async fn read_markers(
 }
 
 fn mark_read(caller: Caller) -> MarkRead {
-    MarkRead { user: caller.user_id, device: caller.device_id, receipts: Vec::new(), fully_read: None }
+    MarkRead { user: caller.user_id, device: caller.device_id, receipts: Vec::new(), fully_read: None, marker: None }
 }
 
 /// The room first: it knows its events, and what is refused there changes nothing.
@@ -91,17 +91,39 @@ async fn mark(
     cx: &Context,
     request: &Request<Bytes>,
     room_id: &str,
-    call: MarkRead,
+    mut call: MarkRead,
 ) -> Result<Response<Bytes>, Failure> {
     let room_id = OwnedRoomId::try_from(room_id).map_err(|error| Refusal::InvalidParam(error.to_string()))?;
+    let bearer = match call.fully_read {
+        Some(_) => Some(Bearer::of(cx, request).await?),
+        None => None,
+    };
+    if let Some(bearer) = &bearer {
+        call.marker = marker(cx, bearer, &room_id).await?;
+    }
     let moved = cx.room(&room_id).call(&call).await.or_absent(not_in_room(&call.user))?;
     cx.tell_of_receipts(&room_id, &call, moved.as_deref()).await?;
-    if let Some(event_id) = call.fully_read {
-        let bearer = Bearer::of(cx, request).await?;
+    let stays = call.marker_stays(moved.as_deref());
+    if let (Some(bearer), Some(event_id), false) = (bearer, call.fully_read, stays) {
         let token_hash = bearer.token_hash.clone();
         bearer.call(cx, &SetFullyRead { token_hash, room_id, event_id }).await?;
     }
     Ok(failure::json(StatusCode::OK, &json!({})))
+}
+
+/// The event that the caller's marker in a room points at.
+async fn marker(cx: &Context, bearer: &Bearer, room_id: &OwnedRoomId) -> Result<Option<OwnedEventId>, Failure> {
+    #[derive(Deserialize)]
+    struct FullyRead {
+        event_id: OwnedEventId,
+    }
+    let (token_hash, event_type) = (bearer.token_hash.clone(), "m.fully_read".to_owned());
+    let call = GetAccountData { token_hash, room_id: Some(room_id.clone()), event_type };
+    match bearer.call(cx, &call).await {
+        Ok(content) => Ok(serde_json::from_str::<FullyRead>(content.get()).ok().map(|marker| marker.event_id)),
+        Err(Failure::Refused(Refusal::NotFound(_))) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Some clients send nothing at all.
@@ -121,5 +143,44 @@ fn thread(thread_id: Option<&Value>) -> Result<Option<String>, Refusal> {
         Some(_) => {
             Err(Refusal::InvalidParam("thread_id must be \"main\" or the event id of a thread's root".to_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn the_marker_goes_forward_only() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
+        let room_id = created["room_id"].as_str().unwrap();
+        let room = format!("/_matrix/client/v3/rooms/{room_id}");
+        let [first, second, third] = [1, 2, 3].map(|number| {
+            let (_, sent) = server.put(&format!("{room}/send/m.room.message/{number}"), &alice, &json!({}));
+            sent["event_id"].as_str().unwrap().to_owned()
+        });
+        let is_at = |event_id: &str, story: &str| {
+            let path = format!("/_matrix/client/v3/user/@alice:localhost/rooms/{room_id}/account_data/m.fully_read");
+            assert_eq!(server.get(&path, &alice).1["event_id"], event_id, "{story}");
+        };
+        let marks = |body: &serde_json::Value| server.post(&format!("{room}/read_markers"), &alice, body);
+        let ok = (StatusCode::OK, json!({}));
+        assert_eq!(marks(&json!({ "m.fully_read": second })), ok);
+        is_at(&second, "the first");
+        // Another device has not read as far.
+        assert_eq!(marks(&json!({ "m.fully_read": first, "m.read": first, "m.read.private": second })), ok);
+        is_at(&second, "with receipts");
+        let path = format!("{room}/receipt/m.fully_read/{first}");
+        assert_eq!(server.post(&path, &alice, &json!({})), ok);
+        is_at(&second, "by the other endpoint");
+        let nowhere = marks(&json!({ "m.fully_read": "$nowhere" }));
+        assert_eq!(refused(nowhere), (404, "M_NOT_FOUND".to_owned()));
+        assert_eq!(marks(&json!({ "m.fully_read": third, "m.read": first })), ok);
+        is_at(&third, "a receipt that stays does not keep it");
     }
 }
