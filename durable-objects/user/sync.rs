@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use domain::Refusal;
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedUserId, push::Ruleset};
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ use crate::{Call, Cx, Error, room::Direction};
 
 /// Which rooms a device's next sync reads, and from where. Waits while there is nothing new, if it may.
 ///
-/// Refused: `UnknownToken`, `InvalidParam` for a `since` that is none, `NotFound` for an unknown filter.
+/// Refused: `UnknownToken`, `InvalidParam` for a `since` that is none, or an unknown filter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SyncPlan {
     pub token_hash: String,
@@ -227,7 +228,7 @@ impl User {
             self.planned_at_ms.set(Some(cx.now_ms));
         }
         let filter = match &call.filter_id {
-            Some(id) => Some(super::filter::stored(sql, id)?),
+            Some(id) => Some(super::filter::stored(sql, id).map_err(unknown_filter)?),
             None => None,
         };
         let known = since.as_ref().map(|since| self.exceptions(sql, since)).transpose()?.flatten();
@@ -420,6 +421,14 @@ pub fn keys_left(token: &str) -> KeyCounts {
 /// longer does is news that nobody tells. `None`: it saw nobody.
 pub fn typing_until(token: &str) -> Option<u64> {
     token.parse::<SyncToken>().ok().and_then(|token| token.typing_until)
+}
+
+/// A filter that is not there is a wrong parameter of a sync: that nothing was found would say that there is no sync.
+fn unknown_filter(error: Error) -> Error {
+    match error {
+        Error::Refused(Refusal::NotFound(message)) => Refusal::InvalidParam(message).into(),
+        error => error,
+    }
 }
 
 /// The rooms of a first sync.

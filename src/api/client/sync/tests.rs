@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{PIECE_BYTES, ROOMS_AT_A_TIME, ROOMS_AT_ONCE};
-use crate::testing::TestServer;
+use crate::testing::{TestServer, refused};
 
 struct Story {
     server: TestServer,
@@ -265,5 +265,14 @@ fn of_a_room_left_an_initial_sync_without_messages_says_so() {
         let path = format!("/_matrix/client/v3/initialSync?archived=true&limit={limit}");
         let told = story.server.get(&path, &story.alice).1;
         assert_eq!(told["rooms"][0]["membership"], "leave", "{told}");
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_there_is_a_wrong_parameter() {
+    let story = Story::begins();
+    for filter in ["nope", ""] {
+        let answer = story.server.get(&format!("/_matrix/client/v3/sync?filter={filter}"), &story.alice);
+        assert_eq!(refused(answer), (400, "M_INVALID_PARAM".to_owned()), "{filter:?}");
     }
 }
