@@ -85,7 +85,7 @@ impl User {
             rooms.extend(here);
             invitations = listed(sql, cx, elsewhere, &wanted, push_rules.as_ref())?;
         }
-        Ok(NotifyingRooms { device, rooms, invitations, ignored: ignored_users(sql)?, push_rules })
+        Ok(NotifyingRooms { device, rooms, invitations, ignored: ignored_users(sql, cx)?, push_rules })
     }
 }
 

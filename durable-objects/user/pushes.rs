@@ -328,7 +328,7 @@ impl User {
             self.pushing.borrow_mut().carrier = None;
             return Ok(Pushes::default());
         }
-        Ok(Pushes { push_rules: changes, ignored: ignored_users(sql)?, pushers })
+        Ok(Pushes { push_rules: changes, ignored: ignored_users(sql, cx)?, pushers })
     }
 
     pub(super) fn stop_pushing(&self, _sql: &dyn Sql, cx: &Cx<'_>, call: StopPushing) -> Result<(), Error> {
@@ -461,7 +461,7 @@ pub(super) fn invitation(
     let (Some(invite), Some(event_id)) = (find("m.room.member", user_id.as_str()), event_id) else {
         return Ok(told);
     };
-    if ignored_users(sql)?.contains(&invite.sender) || blocks_invites(sql)? {
+    if ignored_users(sql, cx)?.contains(&invite.sender) || blocks_invites(sql)? {
         return Ok(told);
     }
     let content: Value = serde_json::from_str(invite.content.get())?;

@@ -64,6 +64,6 @@ impl User {
         let next_below = last.filter(|last| rooms.last().is_some_and(|(moved, _)| moved < last));
         rooms.retain(|(moved, _)| last.is_none_or(|last| *moved >= last));
         let rooms = rooms.into_iter().filter_map(|(_, room_id)| OwnedRoomId::try_from(room_id).ok()).collect();
-        Ok(SearchRooms { device, ignored: ignored_users(sql)?, rooms, next_below })
+        Ok(SearchRooms { device, ignored: ignored_users(sql, cx)?, rooms, next_below })
     }
 }

@@ -276,7 +276,7 @@ impl User {
         let Some((position, rooms, quiet)) = plan else { return Ok(None) };
         let (push_rules, ignored) = match &*rooms {
             [] => (None, Vec::new()),
-            _ => (push_rules::changes(sql)?, ignored_users(sql)?),
+            _ => (push_rules::changes(sql)?, ignored_users(sql, cx)?),
         };
         Ok(Some(Plan { device, position, rooms, quiet, filter, push_rules, ignored }))
     }
@@ -341,7 +341,7 @@ impl User {
             }
             if !invited.is_empty() {
                 // «Servers must not send room invites from ignored users to clients».
-                let ignored = ignored_users(&**tx)?;
+                let ignored = ignored_users(&**tx, cx)?;
                 invited.retain(|room| inviter(room.state.get(), cx.id).is_none_or(|user| !ignored.contains(&user)));
             }
             knocked = stripped(&**tx, "knock", own)?;

@@ -55,7 +55,7 @@ impl User {
         if call.active && cx.settings.config.presence {
             self.presence_active(sql, cx, &device_id)?;
         }
-        let ignored = if call.ignored { ignored_users(sql)? } else { Vec::new() };
+        let ignored = if call.ignored { ignored_users(sql, cx)? } else { Vec::new() };
         let account = store::account::get(sql)?;
         Ok(Verified { device_id, admin: account.admin, suspended: account.suspended, ignored })
     }

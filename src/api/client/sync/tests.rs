@@ -276,3 +276,15 @@ fn a_filter_that_is_not_there_is_a_wrong_parameter() {
         assert_eq!(refused(answer), (400, "M_INVALID_PARAM".to_owned()), "{filter:?}");
     }
 }
+
+#[test]
+fn nobody_ignores_themselves() {
+    let story = Story::begins();
+    let ignored = json!({ "ignored_users": { "@alice:localhost": {} } });
+    story.puts(&story.alice, "/user/@alice:localhost/account_data/m.ignored_user_list", &ignored);
+    let room = story.creates(&story.alice, &json!({}));
+    story.puts(&story.alice, &format!("/rooms/{room}/send/m.room.message/1"), &json!({ "body": "mine" }));
+    let sync = story.syncs("");
+    let events = sync["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["content"]["body"] == "mine"), "{sync}");
+}
