@@ -2,7 +2,7 @@
 
 use actors::room::GetRelations;
 use bytes::Bytes;
-use domain::Refusal;
+use domain::{RateLimited, Refusal};
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{OwnedEventId, OwnedRoomId, api::Direction};
 use serde::Deserialize;
@@ -49,6 +49,10 @@ async fn relations(
         .map_err(|error| invalid(format!("room_id: {error}")))?;
     let event_id = OwnedEventId::try_from(path_args.next().unwrap_or_default())
         .map_err(|error| invalid(format!("event_id: {error}")))?;
+    if query.recurse == Some(true) && caller.acts_for.as_ref().is_none_or(|acts_for| !acts_for.is_exempt) {
+        // The specification has this unlimited, but it goes through all that relates to the event, for each page.
+        cx.limit(RateLimited::Requests, caller.user_id.as_str())?.keep();
+    }
     let direction = direction(query.dir);
     let from = place(cx, &caller, &room_id, query.from.as_deref(), direction).await?;
     let to = place(cx, &caller, &room_id, query.to.as_deref(), direction.reversed()).await?;
@@ -70,4 +74,27 @@ async fn relations(
     let mut page = cx.room(&room_id).call(&call).await.or_absent(unseen)?;
     page.prev_batch = query.from;
     Ok(json_bytes(StatusCode::OK, serde_json::to_vec(&page)?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn going_through_all_that_relates_is_limited() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("RATE_LIMITS", "on"), ("RC_REQUESTS", "0.001,2")]);
+        let alice = server.register("alice");
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
+        let room_id = created["room_id"].as_str().unwrap();
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/1");
+        let (_, sent) = server.put(&path, &alice, &json!({}));
+        let path = format!("/_matrix/client/v1/rooms/{room_id}/relations/{}", sent["event_id"].as_str().unwrap());
+        let recursing = || server.get(&format!("{path}?recurse=true"), &alice);
+        assert_eq!([recursing().0, recursing().0], [StatusCode::OK; 2]);
+        assert_eq!(refused(recursing()), (429, "M_LIMIT_EXCEEDED".to_owned()));
+        assert_eq!(server.get(&path, &alice).0, StatusCode::OK, "one level is an index's");
+    }
 }
