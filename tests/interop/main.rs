@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             ("matrix-js-sdk", script("push.mjs").arg(server.url()).arg(gateway.url())),
             ("matrix-js-sdk", script("mail.mjs").arg(posted.url())),
             ("matrix-js-sdk", script("encryption.mjs").arg(server.url())),
-            ("matrix-sdk", Command::new(&rust).arg(server.url())),
+            ("matrix-sdk", Command::new(&rust).arg(server.url()).arg(gateway.url())),
         ] {
             let held = hold(command, &gateway, &mailbox, |line| println!("{} {client}: {line}", host.name()))
                 .unwrap_or_else(|error| panic!("{client} cannot be talked with: {error}"));

@@ -7,15 +7,18 @@ use std::{
 };
 
 use matrix_sdk::{
-    Client, LoopCtrl, Room, RoomState,
+    Client, LoopCtrl, Room, RoomState, ThreadingSupport,
     config::SyncSettings,
     ruma::{
-        OwnedRoomId, UserId,
+        OwnedEventId, OwnedRoomId, OwnedUserId, UserId,
         api::client::{
             account::register::v3::Request as Register,
+            filter::FilterDefinition,
+            room::create_room::v3::{Request as CreateRoom, RoomPreset},
+            sync::sync_events::v3::Filter,
             uiaa::{AuthData, Dummy},
         },
-        events::room::message::OriginalSyncRoomMessageEvent,
+        events::room::message::{OriginalSyncRoomMessageEvent, RoomMessageEventContent},
     },
 };
 use tokio::{sync::watch, time::timeout};
@@ -32,22 +35,45 @@ pub struct Person {
     synced: watch::Receiver<u64>,
 }
 
+async fn registers(url: &str, name: &str) -> Outcome<OwnedUserId> {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    let username = format!("{name}-rust-{now_ms}");
+    let mut account = Register::new();
+    account.username = Some(username);
+    account.password = Some(PASSWORD.to_owned());
+    account.auth = Some(AuthData::Dummy(Dummy::new()));
+    account.inhibit_login = true;
+    Ok(Client::builder().homeserver_url(url).build().await?.send(account).await?.user_id)
+}
+
+/// What a client asks of its syncs that shows threads: that what is unread is counted in each for itself.
+pub fn threads_apart() -> Filter {
+    let mut filter = FilterDefinition::default();
+    filter.room.timeline.unread_thread_notifications = true;
+    Filter::FilterDefinition(filter)
+}
+
 impl Person {
     pub async fn arrives(url: &str, name: &str) -> Outcome<Self> {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-        let username = format!("{name}-rust-{now_ms}");
-        let mut account = Register::new();
-        account.username = Some(username);
-        account.password = Some(PASSWORD.to_owned());
-        account.auth = Some(AuthData::Dummy(Dummy::new()));
-        account.inhibit_login = true;
-        let account = Client::builder().homeserver_url(url).build().await?.send(account).await?;
-        Self::signs_in(url, &account.user_id).await
+        Self::signs_in(url, &registers(url, name).await?).await
+    }
+
+    /// Somebody whose client shows threads, and remembers the events of rooms.
+    pub async fn arrives_with_threads(url: &str, name: &str) -> Outcome<Self> {
+        let user_id = registers(url, name).await?;
+        let threads = ThreadingSupport::Enabled { with_subscriptions: false };
+        let client = Client::builder().homeserver_url(url).with_threading_support(threads).build().await?;
+        client.event_cache().subscribe()?;
+        Self::syncs_with(client, &user_id, SyncSettings::default().filter(threads_apart())).await
     }
 
     /// Somebody on one more device, who syncs from now on.
     pub async fn signs_in(url: &str, user_id: &UserId) -> Outcome<Self> {
         let client = Client::builder().homeserver_url(url).build().await?;
+        Self::syncs_with(client, user_id, SyncSettings::default()).await
+    }
+
+    async fn syncs_with(client: Client, user_id: &UserId, settings: SyncSettings) -> Outcome<Self> {
         client.matrix_auth().login_username(user_id, PASSWORD).initial_device_display_name("interop").await?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = heard.clone();
@@ -64,13 +90,32 @@ impl Person {
         tokio::spawn(async move {
             let answered = &answered;
             loop_client
-                .sync_with_callback(SyncSettings::default().timeout(Duration::from_secs(10)), |_| async move {
+                .sync_with_callback(settings.timeout(Duration::from_secs(10)), |_| async move {
                     answered.send_modify(|count| *count += 1);
                     LoopCtrl::Continue
                 })
                 .await
         });
         Ok(Self { client, heard, synced })
+    }
+
+    /// Makes a private room, which the guests join.
+    pub async fn gathers(&self, guests: &[&Self]) -> Outcome<OwnedRoomId> {
+        let mut request = CreateRoom::new();
+        request.preset = Some(RoomPreset::PrivateChat);
+        request.invite = guests.iter().map(|guest| Ok(guest.id()?.to_owned())).collect::<Outcome<_>>()?;
+        let room_id = self.client.create_room(request).await?.room_id().to_owned();
+        for guest in guests {
+            guest.room_in(&room_id, RoomState::Invited).await?.join().await?;
+            guest.room_in(&room_id, RoomState::Joined).await?;
+        }
+        self.room_in(&room_id, RoomState::Joined).await?;
+        Ok(room_id)
+    }
+
+    pub async fn says(&self, room_id: &OwnedRoomId, body: &str) -> Outcome<OwnedEventId> {
+        let room = self.room_in(room_id, RoomState::Joined).await?;
+        Ok(room.send(RoomMessageEventContent::text_plain(body)).await?.response.event_id)
     }
 
     pub fn id(&self) -> Outcome<&UserId> {
@@ -106,8 +151,12 @@ impl Person {
         }
     }
 
+    pub fn has_heard(&self, body: &str) -> bool {
+        self.heard.lock().is_ok_and(|heard| heard.iter().any(|heard| heard == body))
+    }
+
     pub async fn hears(&self, body: &str) -> Outcome {
-        self.until(|me| me.heard.lock().ok()?.iter().any(|heard| heard == body).then_some(())).await
+        self.until(|me| me.has_heard(body).then_some(())).await
     }
 
     pub async fn room_in(&self, room_id: &OwnedRoomId, state: RoomState) -> Outcome<Room> {
