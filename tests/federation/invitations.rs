@@ -14,7 +14,7 @@ on_each_host![
 ];
 
 /// A room of version 12 that is on the guest's server: the event that made it, and its id.
-pub fn makes_room(guest: &Guest<'_>, number: u64) -> (Value, String) {
+pub fn makes_room(guest: &Guest, number: u64) -> (Value, String) {
     let mut create = guest.draft("m.room.create", Some(""), json!({ "room_version": "12", "number": number }));
     for field in ["prev_events", "auth_events"] {
         create[field] = json!([]);
@@ -25,7 +25,7 @@ pub fn makes_room(guest: &Guest<'_>, number: u64) -> (Value, String) {
 }
 
 /// A state event of such a room, and its id.
-pub fn in_room(guest: &Guest<'_>, room: &str, kind: &str, key: &str, content: Value) -> (String, Value) {
+pub fn in_room(guest: &Guest, room: &str, kind: &str, key: &str, content: Value) -> (String, Value) {
     let mut event = guest.draft(kind, Some(key), content);
     event["room_id"] = room.into();
     event["prev_events"] = json!([room.replacen('!', "$", 1)]);
@@ -33,11 +33,11 @@ pub fn in_room(guest: &Guest<'_>, room: &str, kind: &str, key: &str, content: Va
     guest.completes(event)
 }
 
-fn names(guest: &Guest<'_>, room: &str, name: &str) -> Value {
+fn names(guest: &Guest, room: &str, name: &str) -> Value {
     in_room(guest, room, "m.room.name", "", json!({ "name": name })).1
 }
 
-fn invites(guest: &Guest<'_>, room: &str, invited: &User, state: Value) -> Answer {
+fn invites(guest: &Guest, room: &str, invited: &User, state: Value) -> Answer {
     let (id, event) = in_room(guest, room, "m.room.member", &invited.id, json!({ "membership": "invite" }));
     let path = format!("/_matrix/federation/v2/invite/{}/{}", encode(room), encode(&id));
     guest.asks("PUT", &path, Some(json!({ "room_version": "12", "event": event, "invite_room_state": state })))

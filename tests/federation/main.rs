@@ -4,7 +4,6 @@ mod appservices;
 mod authentication;
 mod connections;
 mod discovery;
-mod guest;
 mod history;
 mod hostile;
 mod invitations;
@@ -23,3 +22,5 @@ mod synapse_versions;
 mod third_party_invites;
 mod user_directory;
 mod user_keys;
+
+use harness::guest;

@@ -32,7 +32,7 @@ fn keys() -> Keys {
 }
 
 /// A room of alice's and its policy server, with somebody in the room.
-fn protected<'a>(here: &'a Federated, alice: &User) -> (String, Guest<'a>, Arc<AtomicU16>) {
+fn protected(here: &Federated, alice: &User) -> (String, Guest, Arc<AtomicU16>) {
     let room = alice.creates_room(json!({ "preset": "public_chat", "room_version": VERSION }));
     let guard = Guest::joins(here, &room, "guard");
     let (name, status) = (guard.homeserver.name.clone(), Arc::new(AtomicU16::new(WORKS)));
@@ -57,18 +57,18 @@ fn protected<'a>(here: &'a Federated, alice: &User) -> (String, Guest<'a>, Arc<A
     (room, guard, status)
 }
 
-fn policy(guard: &Guest<'_>) -> Value {
+fn policy(guard: &Guest) -> Value {
     json!({ "via": guard.homeserver.name, "public_keys": { "ed25519": keys().public() } })
 }
 
 /// The events that it was asked about.
-fn asked(guard: &Guest<'_>) -> Vec<Value> {
+fn asked(guard: &Guest) -> Vec<Value> {
     let received = guard.homeserver.https.takes_received().into_iter();
     let asked = received.filter(|request| request.uri == "/_matrix/policy/v1/sign");
     asked.map(|request| serde_json::from_str(&request.body).expect("an event is JSON")).collect()
 }
 
-fn is_signed(event: &Value, guard: &Guest<'_>) -> bool {
+fn is_signed(event: &Value, guard: &Guest) -> bool {
     let signed = keys().signs_as(redacted(event), &guard.homeserver.name, KEY_ID);
     let name = &guard.homeserver.name;
     event["signatures"][name][KEY_ID] == signed["signatures"][name][KEY_ID]

@@ -24,14 +24,12 @@ pub struct Client {
 
 impl Client {
     pub fn new(base_url: &str) -> Self {
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_WITHIN))
-            .max_idle_connections(0)
-            .max_redirects(0)
-            .build()
-            .new_agent();
-        Self { agent, base_url: base_url.to_owned(), authorization: None, address: None }
+        Self { agent: agent(ANSWER_WITHIN, 0), base_url: base_url.to_owned(), authorization: None, address: None }
+    }
+
+    /// Keeps a connection for the next request, one of its own, and waits this long for an answer.
+    pub fn lasting(&self, within: Duration) -> Self {
+        Self { agent: agent(within, 1), ..self.clone() }
     }
 
     pub fn with_token(&self, token: &str) -> Self {
@@ -125,6 +123,12 @@ impl Client {
         }
         headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
     }
+}
+
+fn agent(within: Duration, idle_connections: usize) -> Agent {
+    let config = Agent::config_builder().http_status_as_error(false).max_redirects(0);
+    let config = config.timeout_global(Some(within)).max_idle_connections(idle_connections);
+    config.build().new_agent()
 }
 
 fn read(request: String, mut response: Response<ureq::Body>) -> Result<Answer, ureq::Error> {

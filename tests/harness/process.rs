@@ -108,3 +108,17 @@ impl Drop for Process {
         let _ = self.keeper.wait();
     }
 }
+
+/// The most memory that the process had whose command names this folder, in bytes; `None` where that is not known.
+pub fn memory_peak(state: &Path) -> Option<u64> {
+    let state = state.to_str()?;
+    let runs_on_it = |folder: &Path| {
+        let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        words.iter().any(|word| word.contains(state)) && words.first().is_some_and(|word| !word.ends_with("bash"))
+    };
+    let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    let status = std::fs::read_to_string(processes.find(|folder| runs_on_it(folder))?.join("status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
+}

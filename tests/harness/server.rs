@@ -16,7 +16,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha1::Sha1;
 
-use crate::{Authority, Client, Database, Host, Mailbox, PASSWORD, User, process::Process};
+use crate::{
+    Authority, Client, Database, Host, Mailbox, PASSWORD, User,
+    process::{Process, memory_peak},
+};
 
 /// The name in every user and room id.
 pub const SERVER_NAME: &str = "myelin.test";
@@ -278,16 +281,7 @@ impl Server {
             // It never gives any back.
             return Some(self.counter("myelin_wasm_memory_bytes"));
         }
-        let state = self.state.to_str()?;
-        let runs_on_it = |folder: &std::path::Path| {
-            let command = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-            let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-            words.iter().any(|word| word.contains(state)) && words.first().is_some_and(|word| !word.ends_with("bash"))
-        };
-        let mut processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-        let status = std::fs::read_to_string(processes.find(|folder| runs_on_it(folder))?.join("status")).ok()?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        Some(peak.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
+        memory_peak(&self.state)
     }
 
     /// One counter of /metrics.

@@ -1,4 +1,4 @@
-//! Somebody else's homeserver in earnest: Synapse, in a process of its own, with SQLite.
+//! Somebody else's homeserver in earnest: Synapse, in a process of its own, with SQLite or a PostgreSQL.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    Authority, Client, PASSWORD, User,
-    process::Process,
+    Authority, Client, Database, PASSWORD, User,
+    process::{Process, memory_peak},
     server::{free_port, log_named},
 };
 
@@ -24,7 +24,10 @@ const STARTS_WITHIN: Duration = Duration::from_secs(120);
 pub struct Synapse {
     port: u16,
     people: AtomicU32,
+    folder: PathBuf,
     _process: Process,
+    /// Dropped after who uses it.
+    _database: Option<Database>,
 }
 
 impl Synapse {
@@ -37,10 +40,16 @@ impl Synapse {
 
     /// Starts one that others reach by this name, and that trusts the tests' authority.
     pub fn starts(python: &Path, name: &str) -> Self {
+        Self::starts_on(python, name, None)
+    }
+
+    /// As [`Synapse::starts`], with its data in this PostgreSQL.
+    pub fn starts_on(python: &Path, name: &str, database: Option<Database>) -> Self {
         let port = free_port();
         let folder = tempfile::Builder::new().prefix("synapse-").tempdir().expect("a temporary folder").keep();
         let config = folder.join("homeserver.yaml");
-        fs::write(&config, configuration(name, port, &folder)).expect("the configuration is written");
+        fs::write(&config, configuration(name, port, &folder, database.as_ref()))
+            .expect("the configuration is written");
         fs::write(folder.join("log.yaml"), LOG).expect("the configuration is written");
         let program = |arguments: &[&str]| {
             let mut command = vec![text(python), "-m".to_owned(), "synapse.app.homeserver".to_owned()];
@@ -59,12 +68,17 @@ impl Synapse {
             assert!(!process.is_over() && Instant::now() < deadline, "Synapse does not start: see {}", log.display());
             thread::sleep(Duration::from_millis(100));
         }
-        Self { port, people: AtomicU32::new(0), _process: process }
+        Self { port, people: AtomicU32::new(0), folder, _process: process, _database: database }
     }
 
     /// Where clients reach it.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The most memory it had, in bytes, without that of a PostgreSQL; `None` where that is not known.
+    pub fn memory_peak(&self) -> Option<u64> {
+        memory_peak(&self.folder)
     }
 
     /// A new account, logged in, with [`PASSWORD`].
@@ -87,8 +101,12 @@ disable_existing_loggers: false
 root: { level: WARNING }
 ";
 
-fn configuration(name: &str, port: u16, folder: &Path) -> String {
+fn configuration(name: &str, port: u16, folder: &Path, database: Option<&Database>) -> String {
     let folder = text(folder);
+    let database = match database {
+        Some(database) => format!("{{ name: psycopg2, args: {{ dsn: '{}', cp_min: 5, cp_max: 10 }} }}", database.url()),
+        None => format!("{{ name: sqlite3, args: {{ database: {folder}/homeserver.db }} }}"),
+    };
     let authority = text(Authority::shared().file());
     let off = "{ per_second: 1000000, burst_count: 1000000 }";
     format!(
@@ -110,9 +128,7 @@ enable_registration_without_verification: true
 bcrypt_rounds: 4
 listeners:
   - {{ port: {port}, type: http, bind_addresses: ['127.0.0.1'], resources: [{{ names: [client, federation] }}] }}
-database:
-  name: sqlite3
-  args: {{ database: {folder}/homeserver.db }}
+database: {database}
 rc_message: {off}
 rc_registration: {off}
 rc_room_creation: {off}

@@ -93,6 +93,11 @@ impl User {
         self.client.get(&format!("/_matrix/client/v1/media/download/{mxc}"))
     }
 
+    /// The same, over a client with a connection that is kept.
+    pub fn lasting(&self, within: Duration) -> Self {
+        Self { client: self.client.lasting(within), ..self.clone() }
+    }
+
     /// The client beneath, for other prefixes.
     pub fn client(&self) -> &Client {
         &self.client

@@ -1,8 +1,9 @@
-//! A user of a homeserver that the test plays, in a room of ours: whatever the test wants them to say, their server says.
+//! A user of a homeserver that the test plays, in a room of the server that is tried: whatever the test wants them to say,
+//! their server says.
 
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -13,56 +14,81 @@ use base64::{
     Engine,
     prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
 };
-use harness::{Answer, Homeserver, Received, Reply, Value, encode, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::network::Federated;
+use crate::{Answer, Client, Federated, Homeserver, Received, Reply, encode};
 
 /// How long something may take to come.
 const COMES_WITHIN: Duration = Duration::from_secs(20);
 /// The version of the rooms that guests join, whose rules of redaction are known here.
 pub const VERSION: &str = "11";
 
+/// A transaction that is ready to be sent.
+pub struct Prepared {
+    uri: String,
+    authorization: String,
+    body: String,
+}
+
+impl Prepared {
+    pub fn goes_over(&self, client: &Client) -> Answer {
+        client.with_authorization(&self.authorization).send("PUT", &self.uri, Some(self.body.clone()))
+    }
+}
+
+/// Where the next transaction goes. No two of a server have the same id, whoever of its users they are for.
+fn fresh_transaction() -> String {
+    static SENT: AtomicU64 = AtomicU64::new(1);
+    format!("/_matrix/federation/v1/send/{}", SENT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Somebody else's user, and their server.
-pub struct Guest<'a> {
+pub struct Guest {
     pub id: String,
-    pub homeserver: Homeserver,
+    pub homeserver: Arc<Homeserver>,
     pub room: String,
-    here: &'a Federated,
+    /// The server that is tried: what it is called, and the way to it.
+    there: String,
+    client: Client,
     /// The event that theirs come after, and its depth.
     head: (String, u64),
     /// Create event, power levels and the guest's own membership.
     auth: Vec<String>,
     /// The state with which they came.
     pub state: Vec<Value>,
-    transactions: AtomicU64,
     heard: Mutex<Vec<Value>>,
 }
 
-impl<'a> Guest<'a> {
+impl Guest {
     /// One who is in no room yet.
-    pub fn starts(here: &'a Federated, name: &str) -> Self {
+    pub fn starts(here: &Federated, name: &str) -> Self {
         Self::of(here, Homeserver::starts(), name)
     }
 
     /// One of this homeserver's.
-    pub fn of(here: &'a Federated, homeserver: Homeserver, name: &str) -> Self {
+    pub fn of(here: &Federated, homeserver: Homeserver, name: &str) -> Self {
         homeserver.answers(takes_what_is_sent);
+        Self::of_any(&here.name, here.server.anonymous(), Arc::new(homeserver), name)
+    }
+
+    /// One of this homeserver's, who talks to a server of this name over this client.
+    pub fn of_any(there: &str, client: Client, homeserver: Arc<Homeserver>, name: &str) -> Self {
         Self {
             id: format!("@{name}:{}", homeserver.name),
             homeserver,
             room: String::new(),
-            here,
+            there: there.to_owned(),
+            client,
             head: Default::default(),
             auth: Vec::new(),
             state: Vec::new(),
-            transactions: AtomicU64::new(1),
             heard: Mutex::default(),
         }
     }
 
     /// One who joined a public room of ours.
-    pub fn joins(here: &'a Federated, room: &str, name: &str) -> Self {
+    pub fn joins(here: &Federated, room: &str, name: &str) -> Self {
         Self::starts(here, name).enters(room)
     }
 
@@ -95,8 +121,8 @@ impl<'a> Guest<'a> {
 
     /// Asks our server, with the signature of the guest's.
     pub fn asks(&self, method: &str, uri: &str, content: Option<Value>) -> Answer {
-        let authorization = self.homeserver.authorization(&self.here.name, method, uri, content.as_ref());
-        let client = self.here.server.anonymous().with_authorization(&authorization);
+        let authorization = self.homeserver.authorization(&self.there, method, uri, content.as_ref());
+        let client = self.client.with_authorization(&authorization);
         client.send(method, uri, content.map(|content| content.to_string()))
     }
 
@@ -131,14 +157,43 @@ impl<'a> Guest<'a> {
         event
     }
 
+    /// The event that what they say next comes after, and its depth.
+    pub fn head(&self) -> &(String, u64) {
+        &self.head
+    }
+
+    /// What they say next comes after this event of theirs, or of others.
+    pub fn goes_on_after(&mut self, event_id: &str, depth: u64) {
+        self.head = (event_id.to_owned(), depth);
+    }
+
+    /// What they say next is allowed by these power levels, besides the create event and their membership.
+    pub fn is_allowed_by(&mut self, power_levels: &str) {
+        self.auth[1] = power_levels.to_owned();
+    }
+
+    /// A message of theirs, signed, that what they say next comes after.
+    pub fn goes_on(&mut self, body: &str) -> Value {
+        let depth = self.head.1 + 1;
+        let (id, event) = self.completes(self.message(body));
+        self.goes_on_after(&id, depth);
+        event
+    }
+
     /// Sends a transaction; `origin` and the like are added where they are missing.
     pub fn sends(&self, transaction: &Value) -> Answer {
         let mut whole = json!({ "origin": self.homeserver.name, "origin_server_ts": 1, "pdus": [] });
         for (name, value) in transaction.as_object().expect("an object") {
             whole[name] = value.clone();
         }
-        let number = self.transactions.fetch_add(1, Ordering::Relaxed);
-        self.asks("PUT", &format!("/_matrix/federation/v1/send/{number}"), Some(whole))
+        self.asks("PUT", &fresh_transaction(), Some(whole))
+    }
+
+    /// A transaction with these events, signed and written already.
+    pub fn prepares(&self, pdus: &[Value]) -> Prepared {
+        let whole = json!({ "origin": self.homeserver.name, "origin_server_ts": 1, "pdus": pdus });
+        let (uri, body) = (fresh_transaction(), whole.to_string());
+        Prepared { authorization: self.homeserver.authorization(&self.there, "PUT", &uri, Some(&whole)), uri, body }
     }
 
     /// Sends a transaction of this text, signed as what it stands for.
@@ -149,10 +204,9 @@ impl<'a> Guest<'a> {
 
     /// As [`Guest::sends_text`]; `None` if the server closes the connection.
     pub fn tries_to_send(&self, text: &str, stands_for: &Value) -> Option<Answer> {
-        let number = self.transactions.fetch_add(1, Ordering::Relaxed);
-        let uri = format!("/_matrix/federation/v1/send/{number}");
-        let authorization = self.homeserver.authorization(&self.here.name, "PUT", &uri, Some(stands_for));
-        let client = self.here.server.anonymous().with_authorization(&authorization);
+        let uri = fresh_transaction();
+        let authorization = self.homeserver.authorization(&self.there, "PUT", &uri, Some(stands_for));
+        let client = self.client.with_authorization(&authorization);
         client.try_send("PUT", &uri, Some(text.to_owned())).ok()
     }
 
