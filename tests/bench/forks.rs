@@ -20,8 +20,8 @@ const PREV_EVENTS_MAX: usize = 20;
 /// Spec: «Must not be more than 50 items».
 const PDUS_MAX: usize = 50;
 /// What one event of a branch may write, and what joins all branches.
-const BRANCH_ROWS_MAX: f64 = 60.0;
-const MERGE_ROWS_MAX: f64 = 1000.0;
+const BRANCH_ROWS_MAX: f64 = 10.0;
+const MERGE_ROWS_MAX: f64 = 50.0;
 
 /// An event, signed, with its id and its depth.
 struct Said {

@@ -20,7 +20,7 @@ const BESIDES: usize = 2;
 const KNOWN_WITHIN: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a member of a room that is joined may write.
-const ROWS_MAX: f64 = 12.0;
+const ROWS_MAX: f64 = 8.0;
 
 pub fn measure(kind: Kind, sizes: &Sizes, report: &mut Report) {
     for members in &sizes.members {

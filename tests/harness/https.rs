@@ -99,6 +99,8 @@ fn converses(
     answers: &Answers,
 ) -> io::Result<()> {
     stream.set_read_timeout(Some(READS_WITHIN))?;
+    // An answer goes out when it is there: waiting for more would be taken for the client's slowness.
+    stream.set_nodelay(true)?;
     let Some(tls) = tls else { return talks(&mut BufReader::new(stream), |_| None, noted, answers) };
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
@@ -120,11 +122,12 @@ fn talks<S: Read + Write>(
         let out = stream.get_mut();
         match answers(&request) {
             Reply::Whole(status, headers, body) => {
-                write!(out, "HTTP/1.1 {status} As Told\r\nContent-Length: {}\r\n", body.len())?;
+                let mut head = format!("HTTP/1.1 {status} As Told\r\nContent-Length: {}\r\n", body.len());
                 for (name, value) in headers {
-                    write!(out, "{name}: {value}\r\n")?;
+                    head.push_str(&format!("{name}: {value}\r\n"));
                 }
-                out.write_all(b"\r\n")?;
+                head.push_str("\r\n");
+                out.write_all(head.as_bytes())?;
                 out.write_all(&body)?;
                 out.flush()?;
                 if request.header("connection") == Some("close") {
