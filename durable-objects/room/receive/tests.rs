@@ -21,7 +21,7 @@ use crate::{
     },
     world::World,
 };
-use platform::{ActorKind, Address};
+use platform::{ActorKind, Address, Sql};
 
 fn draft(sender: &UserId, event_type: &str, content: &serde_json::Value) -> Draft {
     Draft {

@@ -268,6 +268,7 @@ impl<'a> Elsewhere<'a> {
             profile: MemberProfile::default(),
             member_of: Vec::new(),
             guest: false,
+            is_direct: false,
             unattended: true,
         };
         match room.call(&call).await {

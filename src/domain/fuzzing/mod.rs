@@ -71,21 +71,15 @@ const JSON: &[&[u8]] = &[
 ];
 
 fn sorted_json(bytes: &[u8]) {
-    let found = sorted(bytes);
-    assert_eq!(
-        found.is_some(),
-        serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok_and(|_| is_read(bytes))
-    );
+    let (found, is_json) = (sorted(bytes), serde_json::from_slice::<Value>(bytes).is_ok());
+    // It reads what nests deeper than others read.
+    assert!(found.is_some() || !is_json);
+    assert!(found.is_none() || is_json || bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() > 100);
     let Some(found) = found else { return };
     assert_eq!(sorted(found.as_bytes()).as_ref(), Some(&found), "once is enough");
     if let Ok(canonical) = serde_json::from_slice::<CanonicalJsonValue>(bytes) {
         assert_eq!(canonical.to_string(), found);
     }
-}
-
-/// Whether serde_json reads this to the end, texts and numbers included.
-fn is_read(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(bytes).is_ok()
 }
 
 const KEYS: &[&[u8]] = &[
