@@ -41,8 +41,10 @@ impl HttpsUrl {
     }
 }
 
+/// What goes into the request line. A URL may have a query and no path.
 fn path_and_query(url: &Uri) -> String {
-    url.path_and_query().map_or("/", |path| path.as_str()).to_owned()
+    let all = url.path_and_query().map_or("/", |path| path.as_str());
+    if all.starts_with('?') { format!("/{all}") } else { all.to_owned() }
 }
 
 /// Where a redirect from `from` leads. `None` if that is not HTTPS, or nowhere.
@@ -71,6 +73,7 @@ mod tests {
         for (location, expected) in [
             ("https://b.org/x?y", there("b.org", None, "/x?y")),
             ("https://b.org:8443", there("b.org", Some(8443), "/")),
+            ("https://b.org?x", there("b.org", None, "/?x")),
             ("https://[::1]:1/x", there("[::1]", Some(1), "/x")),
             ("https://me:secret@b.org/x", there("b.org", None, "/x")),
             ("/x", there("a.org", Some(444), "/x")),
