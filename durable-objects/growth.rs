@@ -139,6 +139,10 @@ fn with_the_members_of_a_room() {
             ),
             ("UPDATE meta SET value = ?1 WHERE key = 'followers'", vec![Value::from(members + 9)]),
             ("INSERT OR REPLACE INTO meta (key, value) VALUES ('silent', ?1)", vec![silent]),
+            (
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('silent_since', ?1)",
+                vec![grown.world.now_ms().to_string().into()],
+            ),
         ] {
             grown.sql.query(statement, &params).unwrap();
         }

@@ -173,7 +173,7 @@ fn settings(pairs: &[(&str, &str)]) -> Rc<Settings> {
 /// All actors of one server.
 pub(crate) struct World {
     settings: RefCell<Rc<Settings>>,
-    now_ms: Cell<u64>,
+    pub now_ms: Cell<u64>,
     pub dice: Dice,
     databases: RefCell<HashMap<Address, Rc<MemorySql>>>,
     metadata: Rc<MemoryMetadata>,
