@@ -23,7 +23,7 @@ impl Room {
     pub(super) fn confirm_successor(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: ConfirmSuccessor) -> Result<(), Error> {
         let is_named = self.replacement(&**tx)?.is_some_and(|named| named == call.successor);
         // Who upgrades a room is in the new one before the tombstone is set.
-        if !is_named && !Reserved::load(&**tx)?.is_some_and(|reserved| reserved.room_id == call.successor) {
+        if !is_named && Reserved::load(&**tx)?.is_none_or(|reserved| reserved.room_id != call.successor) {
             return Ok(());
         }
         let transfer = TransferSettings { from: room_id(cx)?, to: call.successor };

@@ -151,9 +151,16 @@ fn check_federates(sql: &dyn Sql) -> Result<(), Error> {
     }
 }
 
-/// The content of an invitation that goes back to `m.room.third_party_invite`, with the name that this gave who is
-/// invited, and the keys by which it is signed; whoever made it may have left since. `None` for any other.
-fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<(Box<RawValue>, Vec<InviteKey>)>, Error> {
+/// An invitation that goes back to `m.room.third_party_invite`.
+struct ByThirdParty {
+    /// With the name that this gave who is invited.
+    content: Box<RawValue>,
+    /// By which it is signed.
+    keys: Vec<InviteKey>,
+}
+
+/// An invitation with this content, if it goes back to `m.room.third_party_invite`: whoever made that may have left since.
+fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<ByThirdParty>, Error> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get())
         .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
     let Some(Value::Object(invite)) = content.get_mut("third_party_invite") else { return Ok(None) };
@@ -168,7 +175,7 @@ fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<(Box<RawVa
             invite.insert("display_name".to_owned(), name.clone());
         }
     }
-    Ok(Some((to_raw_value(&content)?, keys)))
+    Ok(Some(ByThirdParty { content: to_raw_value(&content)?, keys }))
 }
 
 impl Room {
@@ -221,9 +228,9 @@ impl Room {
     ) -> Result<PreparedInvite, Error> {
         check_acl(sql, call.target.server_name())?;
         let (content, keys) = match by_third_party(sql, &call.content)? {
-            Some(invitation) => {
+            Some(ByThirdParty { content, keys }) => {
                 self.check_resident(sql)?;
-                invitation
+                (content, keys)
             }
             None => {
                 check_joined(sql, &call.sender)?;
