@@ -150,6 +150,11 @@ fn what_a_room_does_for_other_servers() {
         json!({ "state": ["$s"], "auth_chain": [], "next": ["m.x", ""], "servers": ["one.test"] }),
     );
     pinned(&rooms::GetHeldEvents { event_ids: vec!["$e".try_into().unwrap()] }, json!({ "event_ids": ["$e"] }));
+}
+
+#[test]
+fn what_is_known_of_a_room_for_other_servers() {
+    let server = || "one.test".try_into().unwrap();
     pinned(&rooms::GetVersionForServer { server: server() }, json!({ "server": "one.test" }));
     pinned_reply::<rooms::GetVersionForServer>(json!("12"));
     pinned(&rooms::GetIntake { server: server() }, json!({ "server": "one.test" }));

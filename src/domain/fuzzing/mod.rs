@@ -131,39 +131,21 @@ const PATTERNS: &[&[u8]] = &[b"*.a?c*\nx.abc.d", b"a*b\naxxb", "\u{130}*\ni\u{30
 
 fn patterns(bytes: &[u8]) {
     let Some((pattern, text)) = halves(bytes) else { return };
-    if pattern.len() > 64 || text.len() > 256 {
+    if pattern.matches('*').count() > 3 || text.len() > 100 {
         return;
     }
     let folded = |text: &str| text.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
     assert_eq!(glob::matches(pattern, text), is_of(&folded(pattern), &folded(text)), "{pattern:?} {text:?}");
 }
 
-/// The same, by the way that everybody sees to be right: for each beginning of the text, which beginnings of the pattern
-/// are of it.
+/// The same, by the way that everybody sees to be right, however long it takes.
 fn is_of(pattern: &[char], text: &[char]) -> bool {
-    let mut reached = vec![false; pattern.len() + 1];
-    let spread = |reached: &mut Vec<bool>| {
-        for (place, part) in pattern.iter().enumerate() {
-            if *part == '*' && reached[place] {
-                reached[place + 1] = true;
-            }
-        }
-    };
-    reached[0] = true;
-    spread(&mut reached);
-    for found in text {
-        let mut next = vec![false; pattern.len() + 1];
-        for (place, part) in pattern.iter().enumerate().filter(|(place, _)| reached[*place]) {
-            match part {
-                '*' => next[place] = true,
-                '?' => next[place + 1] = true,
-                part => next[place + 1] |= part == found,
-            }
-        }
-        spread(&mut next);
-        reached = next;
+    match (pattern.split_first(), text.split_first()) {
+        (None, _) => text.is_empty(),
+        (Some(('*', rest)), _) => (0..=text.len()).any(|skipped| is_of(rest, text.get(skipped..).unwrap_or_default())),
+        (Some((part, rest)), Some((found, more))) => (*part == '?' || part == found) && is_of(rest, more),
+        (Some(_), None) => false,
     }
-    reached[pattern.len()]
 }
 
 const SIGNED_KEYS: &[&[u8]] = &[
