@@ -76,16 +76,17 @@ impl User {
         let keys = SignedKey::parse(keys)?;
         let user_id = own_id(cx)?;
         keys.check_device(user_id.as_str(), device_id.as_str())?;
-        let before = store::keys::get(&**tx, Kind::Device, device_id.as_str())?;
-        // The same keys again keep the signatures they got meanwhile.
-        if let Some(before) = before.as_deref().map(SignedKey::parse).transpose()? {
-            if before.is_same_key(&keys) {
-                return Ok(());
+        match store::keys::of_device(&**tx, device_id)? {
+            Ok(before) => {
+                // The same keys again keep the signatures they got meanwhile.
+                if SignedKey::parse(&before)?.is_same_key(&keys) {
+                    return Ok(());
+                }
+                // What is left of another device by the same name: nobody could use it.
+                store::keys::forget_one_time(tx, device_id)?;
             }
-            // What is left of another device by the same name: nobody could use it.
-            store::keys::forget_one_time(tx, device_id)?;
-        } else {
-            make_room(tx, cx, device_id)?;
+            Err(others) if others >= DEVICES_MAX => make_room(tx, cx, device_id)?,
+            Err(_) => {}
         }
         let signers = [Some(signing_key_id(device_id.as_str())), signed_by_user(&**tx, &keys, &user_id)?];
         let is_kept = |key_id: &str| signers.iter().flatten().any(|signer| signer == key_id);
@@ -202,11 +203,8 @@ impl User {
     }
 }
 
-/// A device with keys takes the place of the one that was seen least lately, where there are too many.
+/// A device that is to have keys takes the place of the one that was seen least lately.
 fn make_room(tx: &Tx<'_>, cx: &Cx<'_>, newcomer: &DeviceId) -> Result<(), Error> {
-    if store::keys::count_devices(&**tx)? < DEVICES_MAX {
-        return Ok(());
-    }
     match store::device::least_lately_seen_with_keys(&**tx, newcomer)? {
         Some(device_id) => remove_device(tx, cx, &device_id),
         None => Ok(()),

@@ -86,11 +86,19 @@ pub(crate) fn changed_since(sql: &dyn Sql, position: u64) -> Result<(bool, Vec<S
     Ok((own, signed))
 }
 
-/// How many devices have keys.
-pub(crate) fn count_devices(sql: &dyn Sql) -> Result<u64, Fault> {
-    let statement = "SELECT count(*) FROM public_key WHERE kind = ?1 AND key IS NOT NULL";
-    let row = sql.query(statement, &[Kind::Device.as_str().into()])?.pop();
-    row.map_or(Ok(0), |mut row| row.unsigned(0))
+/// A device's keys, or how many other devices have some.
+pub(crate) fn of_device(sql: &dyn Sql, device_id: &DeviceId) -> Result<Result<String, u64>, Fault> {
+    let rows = sql.query(
+        "SELECT own, CASE WHEN own IS NULL
+             THEN (SELECT count(*) FROM public_key WHERE kind = ?1 AND key IS NOT NULL) ELSE 0 END
+         FROM (SELECT (SELECT key FROM public_key WHERE kind = ?1 AND id = ?2) AS own)",
+        &[Kind::Device.as_str().into(), device_id.as_str().into()],
+    )?;
+    let Some(mut row) = rows.into_iter().next() else { return Ok(Err(0)) };
+    Ok(match row.text_or_null(0)? {
+        Some(keys) => Ok(keys),
+        None => Err(row.unsigned(1)?),
+    })
 }
 
 /// The position at which any device's keys changed last; 0 if none ever did.
