@@ -109,7 +109,9 @@ fn invitations_that_no_identity_server_signed_are_void(host: Host) {
     asks(&path, &eve.id, &identity.signs(&eve.id, "other")).refused(403, "M_FORBIDDEN");
     asks(&path, &eve.id, &forged).refused(403, "M_FORBIDDEN");
     asks(&path, &eve.id, &json!({ "mxid": eve.id, "token": "token" })).refused(403, "M_FORBIDDEN");
-    asks("/_matrix/federation/v1/exchange_third_party_invite/!nowhere:x", &eve.id, &good).refused(404, "M_NOT_FOUND");
+    // The path names another room than the body.
+    let elsewhere = "/_matrix/federation/v1/exchange_third_party_invite/!nowhere:x";
+    asks(elsewhere, &eve.id, &good).refused(400, "M_INVALID_PARAM");
     for (who, signed) in
         [(&bob.id, &forged), (&bob.id, &identity.signs(&eve.id, "token")), (&bob.id, &identity.signs(&bob.id, "other"))]
     {
