@@ -26,7 +26,7 @@ use crate::outgoing::{Connections, Network};
 /// How much is sent at once, in bytes: S3 takes no fewer than 5 MiB, and 10,000 parts.
 const PART_BYTES: usize = 5 << 20;
 /// Parts that are in memory at the same time, of all uploads. One more waits for its place, and so does who sends it.
-const PARTS_MAX: usize = 8;
+const PARTS_MAX: usize = 6;
 /// How much of an upload is in memory before it needs a place, in bytes: most are smaller.
 const SMALL_BYTES: usize = 256 << 10;
 /// How long a part may take to come: a place is nobody's to keep.
