@@ -137,6 +137,14 @@ impl Live {
 }
 
 impl Followers {
+    /// What memory holds, or the tables.
+    fn read<'a>(memory: &'a mut Option<Self>, sql: &dyn Sql, heads: Heads, now_ms: u64) -> Result<&'a mut Self, Fault> {
+        match memory {
+            Some(followers) => Ok(followers),
+            None => Ok(memory.insert(Self::load(sql, heads, now_ms)?)),
+        }
+    }
+
     fn load(sql: &dyn Sql, heads: Heads, now_ms: u64) -> Result<Self, Fault> {
         let Heads { public, events, .. } = heads;
         let silent = store::meta::blob(sql, "silent")?;
@@ -352,10 +360,7 @@ impl Room {
     pub(super) fn live_followers(&self, sql: &dyn Sql, now_ms: u64) -> Result<Vec<String>, Error> {
         let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
-        let followers = match followers.as_mut() {
-            Some(followers) => followers,
-            None => followers.insert(Followers::load(sql, heads, now_ms)?),
-        };
+        let followers = Followers::read(&mut followers, sql, heads, now_ms)?;
         Ok(followers.live.keys().cloned().collect())
     }
 
@@ -396,12 +401,9 @@ impl Room {
     pub(super) fn nudge(&self, sql: &dyn Sql, cx: &Cx<'_>, typing: Typing) -> Result<(), Error> {
         let heads = self.heads(sql)?;
         let mut followers = self.followers.borrow_mut();
-        let followers = match followers.as_mut() {
-            Some(followers) if followers.in_flight > 0 || !is_too_long(followers.silent_since_ms, cx.now_ms) => {
-                followers
-            }
-            _ => followers.insert(Followers::load(sql, heads, cx.now_ms)?),
-        };
+        let is_old = |read: &mut Followers| read.in_flight == 0 && is_too_long(read.silent_since_ms, cx.now_ms);
+        followers.take_if(is_old);
+        let followers = Followers::read(&mut followers, sql, heads, cx.now_ms)?;
         (followers.public, followers.events, followers.typing) = (heads.public, heads.events, typing);
         for (user, position) in cx.room.own_receipts.take() {
             if let Some(live) = followers.live.get_mut(&user) {
@@ -436,10 +438,7 @@ impl Room {
     pub(super) fn has_read(&self, tx: &Tx<'_>, cx: &Cx<'_>, user: &str, up_to: u64) -> Result<(), Error> {
         let heads = self.heads(&**tx)?;
         let mut followers = self.followers.borrow_mut();
-        let followers = match followers.as_mut() {
-            Some(followers) => followers,
-            None => followers.insert(Followers::load(&**tx, heads, cx.now_ms)?),
-        };
+        let followers = Followers::read(&mut followers, &**tx, heads, cx.now_ms)?;
         followers.reads = followers.reads.saturating_add(1);
         if let Some(live) = followers.live.get_mut(user) {
             live.read_at = followers.reads;
