@@ -21,7 +21,7 @@ use ruma_common::{OwnedRoomId, OwnedUserId, UserId};
 use serde_json::{json, value::to_raw_value};
 
 use crate::{
-    room::{ChangeMembership, MemberProfile, MembershipAction},
+    room::{ChangeMembership, MembershipAction},
     user::{self, ReceiveToDevice},
     world::{World, seeds},
 };
@@ -148,18 +148,7 @@ impl Story {
 
     /// Who is in which rooms changes.
     fn moves(&mut self, user: &UserId, room_id: &OwnedRoomId, action: MembershipAction) {
-        let call = ChangeMembership {
-            call_id: format!("c{}", self.next()),
-            sender: user.to_owned(),
-            target: user.to_owned(),
-            action,
-            reason: None,
-            profile: MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            unattended: false,
-            is_direct: false,
-        };
+        let call = ChangeMembership::new(format!("c{}", self.next()), user.to_owned(), user.to_owned(), action);
         // What makes no sense just then is refused.
         drop(self.world.call(room_id.as_str(), &call));
         for name in USERS {

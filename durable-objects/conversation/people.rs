@@ -82,35 +82,18 @@ impl Story {
         action: MembershipAction,
     ) -> Result<(), CallError> {
         self.sent += 1;
-        let call = room::ChangeMembership {
-            call_id: format!("c{}", self.sent),
-            sender: user.to_owned(),
-            target: user.to_owned(),
-            action,
-            reason: None,
-            profile: room::MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            unattended: false,
-            is_direct: false,
-        };
+        let call = room::ChangeMembership::new(format!("c{}", self.sent), user.to_owned(), user.to_owned(), action);
         self.world.call(room_id.as_str(), &call)
     }
 
     pub(super) fn invites(&mut self, user: &UserId, target: &UserId, room_id: &RoomId) {
         self.sent += 1;
-        let call = room::ChangeMembership {
-            call_id: format!("c{}", self.sent),
-            sender: user.to_owned(),
-            target: target.to_owned(),
-            action: MembershipAction::Invite,
-            reason: None,
-            profile: room::MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            unattended: false,
-            is_direct: false,
-        };
+        let call = room::ChangeMembership::new(
+            format!("c{}", self.sent),
+            user.to_owned(),
+            target.to_owned(),
+            MembershipAction::Invite,
+        );
         self.world.call(room_id.as_str(), &call).unwrap();
     }
 

@@ -18,7 +18,8 @@ use crate::{Call, Cx, Error};
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
 ///
 /// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
-/// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own. Spec: "Room membership".
+/// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own.
+/// Spec: "Room membership".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChangeMembership {
     pub call_id: String,
@@ -64,6 +65,29 @@ pub struct MemberProfile {
     pub displayname: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
+}
+
+impl ChangeMembership {
+    /// A change without words, by an account that is no guest's, for whoever waits for it.
+    pub fn new(call_id: String, sender: OwnedUserId, target: OwnedUserId, action: MembershipAction) -> Self {
+        Self {
+            call_id,
+            sender,
+            target,
+            action,
+            reason: None,
+            profile: MemberProfile::default(),
+            member_of: Vec::new(),
+            guest: false,
+            unattended: false,
+            is_direct: false,
+        }
+    }
+
+    /// A user leaves, and nobody waits for it to happen.
+    pub fn unattended_leave(call_id: String, user_id: OwnedUserId) -> Self {
+        Self { unattended: true, ..Self::new(call_id, user_id.clone(), user_id, MembershipAction::Leave) }
+    }
 }
 
 impl Call for ChangeMembership {

@@ -323,18 +323,7 @@ mod tests {
     fn whoever_may_not_upgrade_leaves_no_trace() {
         let world = World::new(1);
         let old = world.creates_room(&alice(), "11", Preset::PublicChat);
-        let join = ChangeMembership {
-            call_id: "j".to_owned(),
-            sender: bob(),
-            target: bob(),
-            action: MembershipAction::Join,
-            reason: None,
-            profile: MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            unattended: false,
-            is_direct: false,
-        };
+        let join = ChangeMembership::new("j".to_owned(), bob(), bob(), MembershipAction::Join);
         world.call(old.as_str(), &join).unwrap();
         let mine = prepares(&world, &old, alice(), "12").unwrap();
         let theirs = prepares(&world, &old, bob(), "12");

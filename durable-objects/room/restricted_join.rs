@@ -163,7 +163,7 @@ mod tests {
     use super::{GetJoinConditions, IsJoined};
     use crate::{
         CallError,
-        room::{ChangeMembership, MemberProfile, MembershipAction, SendEvent},
+        room::{ChangeMembership, MembershipAction, SendEvent},
         world::World,
     };
 
@@ -193,16 +193,8 @@ mod tests {
 
     fn joins(world: &World, room_id: &RoomId, member_of: Vec<OwnedRoomId>) -> Result<(), CallError> {
         let call = ChangeMembership {
-            call_id: format!("j{}", world.dice.roll(1 << 50)),
-            sender: bob(),
-            target: bob(),
-            action: MembershipAction::Join,
-            reason: None,
-            profile: MemberProfile::default(),
             member_of,
-            guest: false,
-            unattended: false,
-            is_direct: false,
+            ..ChangeMembership::new(format!("j{}", world.dice.roll(1 << 50)), bob(), bob(), MembershipAction::Join)
         };
         world.call(room_id.as_str(), &call)
     }

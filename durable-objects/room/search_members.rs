@@ -27,7 +27,8 @@ const MEMBERS_MAX: u64 = if cfg!(test) { 1_500 } else { 20_000 };
 /// Members that are found, at most.
 const FOUND_MAX: usize = 100;
 
-/// Looks for members who are called like this, users of ours by what they call themselves everywhere. Somebody whose business the room is not finds nobody.
+/// Looks for members who are called like this, users of ours by what they call themselves everywhere. Somebody
+/// whose business the room is not finds nobody.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SearchMembers {
     pub user: OwnedUserId,

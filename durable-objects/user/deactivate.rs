@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Call, Cx, Error, outbox,
     projection::NoContacts,
-    room::{ChangeMembership, EraseSender, MemberProfile, MembershipAction},
+    room::{ChangeMembership, EraseSender},
 };
 
 /// Memberships that a user who is gone must not have.
@@ -84,19 +84,7 @@ pub(super) fn leave_if_deactivated(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, memb
 }
 
 fn owe_leave(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &str, before_answer: bool) -> Result<(), Error> {
-    let user = own_id(cx)?;
-    let call = ChangeMembership {
-        call_id: BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?),
-        sender: user.clone(),
-        target: user,
-        action: MembershipAction::Leave,
-        reason: None,
-        profile: MemberProfile::default(),
-        member_of: Vec::new(),
-        guest: false,
-        unattended: true,
-        is_direct: false,
-    };
+    let call = ChangeMembership::unattended_leave(BASE64_URL_SAFE_NO_PAD.encode(cx.random::<16>()?), own_id(cx)?);
     outbox::owe(tx, cx, room_id, &call, before_answer)
 }
 

@@ -29,7 +29,8 @@ const DATA_BYTES_MAX: usize = 64 * 1024;
 /// nothing.
 ///
 /// Refused: `UnknownToken`; `Forbidden` for the id of a device that is logged in, or the name of a cross-signing key;
-/// `BadJson` for `data` without an algorithm, or that not everybody can read; `TooLarge`; and what [`UploadKeys`](super::UploadKeys) refuses.
+/// `BadJson` for `data` without an algorithm, or that not everybody can read; `TooLarge`; and what
+/// [`UploadKeys`](super::UploadKeys) refuses.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PutDehydratedDevice {
     pub token_hash: String,

@@ -48,8 +48,8 @@ const ALL_DEVICES: &str = "*";
 
 /// Messages from another user's device, or from one of the user's own. A device that is not there gets none.
 ///
-/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object, or that not everybody can
-/// read; `TooLarge`.
+/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object, or that not
+/// everybody can read; `TooLarge`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReceiveToDevice {
     pub sender: OwnedUserId,

@@ -105,18 +105,12 @@ impl World {
         target: &UserId,
         action: room::MembershipAction,
     ) -> Result<(), CallError> {
-        let call = room::ChangeMembership {
-            call_id: self.dice.roll(1 << 50).to_string(),
-            sender: sender.to_owned(),
-            target: target.to_owned(),
+        let call = room::ChangeMembership::new(
+            self.dice.roll(1 << 50).to_string(),
+            sender.to_owned(),
+            target.to_owned(),
             action,
-            reason: None,
-            profile: room::MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            unattended: false,
-            is_direct: false,
-        };
+        );
         self.call(room_id.as_str(), &call)
     }
 

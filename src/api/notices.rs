@@ -109,16 +109,8 @@ async fn invite(cx: &Context, notices: &ServerNotices, room_id: &OwnedRoomId, us
     let profile = cx.user(user_id).call(&GetProfile {}).await?;
     let field = |name: &str| profile.get(name).and_then(|value| value.as_str()).map(ToOwned::to_owned);
     let call = ChangeMembership {
-        call_id: call_id(cx)?,
-        sender: notices.sender.clone(),
-        target: user_id.to_owned(),
-        action: MembershipAction::Invite,
-        reason: None,
         profile: MemberProfile { displayname: field("displayname"), avatar_url: field("avatar_url") },
-        member_of: Vec::new(),
-        guest: false,
-        unattended: false,
-        is_direct: false,
+        ..ChangeMembership::new(call_id(cx)?, notices.sender.clone(), user_id.to_owned(), MembershipAction::Invite)
     };
     cx.room(room_id).call(&call).await
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use actors::{
     room::{
         BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetIntake, GetResidence, GiveUpJoin, Intake, IsWhole,
-        MemberProfile, MembershipAction, OmittedMembers, ReceiveEvent, Received, Residence, Takes,
+        MemberProfile, OmittedMembers, ReceiveEvent, Received, Residence, Takes,
     },
     user::{self, GetAsked, MembershipChanged},
 };
@@ -259,18 +259,7 @@ impl<'a> Elsewhere<'a> {
             Received::Accepted | Received::SoftFailed | Received::Rejected(_) => return Ok(true),
             Received::Needs(_) => {}
         }
-        let call = ChangeMembership {
-            call_id: leave.event_id().to_string(),
-            sender: self.user_id.to_owned(),
-            target: self.user_id.to_owned(),
-            action: MembershipAction::Leave,
-            reason: None,
-            profile: MemberProfile::default(),
-            member_of: Vec::new(),
-            guest: false,
-            is_direct: false,
-            unattended: true,
-        };
+        let call = ChangeMembership::unattended_leave(leave.event_id().to_string(), self.user_id.to_owned());
         match room.call(&call).await {
             Ok(()) => Ok(true),
             Err(Failure::Refused(_)) => Ok(false),

@@ -149,18 +149,8 @@ impl Change {
     /// The call that makes it, and shows this profile.
     fn showing(self, cx: &Context, profile: MemberProfile) -> Result<ChangeMembership, Failure> {
         let Self { sender, target, action, reason, guest } = self;
-        Ok(ChangeMembership {
-            call_id: call_id(cx)?,
-            sender,
-            target,
-            action,
-            reason,
-            profile,
-            member_of: Vec::new(),
-            guest,
-            unattended: false,
-            is_direct: false,
-        })
+        let call = ChangeMembership::new(call_id(cx)?, sender, target, action);
+        Ok(ChangeMembership { reason, profile, guest, ..call })
     }
 
     /// Makes the change. A room that is not here is one that nobody here is in.
