@@ -51,6 +51,8 @@ pub(crate) struct RoomNotes {
     pub followers: RefCell<Vec<(String, bool, u64)>>,
     /// Memberships that changed, in their order.
     pub members: RefCell<Vec<MemberMoved>>,
+    /// Whether the current state changed, or states were resolved: memory may be behind, and enough was done.
+    pub state_moved: Cell<bool>,
     /// Whether the room's power levels changed.
     pub power_changed: Cell<bool>,
     /// Whether it names another policy server.

@@ -45,6 +45,8 @@ fn what_a_room_receives() {
     );
     pinned_reply::<rooms::ReceiveEvent>(json!({ "needs": { "policy_server": "p.test" } }));
     pinned(&rooms::KeepSigned { event: event() }, json!({ "event": encoded }));
+    pinned(&rooms::ReceiveEvents { events: vec![event()] }, json!({ "events": [encoded] }));
+    pinned_reply::<rooms::ReceiveEvents>(json!(["accepted", { "needs": {} }]));
     pinned(&rooms::HoldEvents { events: vec![event()] }, json!({ "events": [encoded] }));
     pinned_reply::<rooms::HoldEvents>(json!(["$a"]));
     pinned(

@@ -279,6 +279,7 @@ impl Room {
     ) -> Result<(), Error> {
         let mut guests_concerned = false;
         for ((event_type, state_key), event_id) in changes {
+            cx.room.state_moved.set(true);
             let event = match &event_id {
                 Some(event_id) => {
                     let event = store::log::anywhere(&**tx, event_id.as_str())?;

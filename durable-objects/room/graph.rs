@@ -247,6 +247,7 @@ impl Room {
         if states.iter().all(|other| other.changes == met.changes) {
             return Ok(met);
         }
+        cx.room.state_moved.set(true);
         states.push(met.clone());
         let keys: BTreeSet<Key> = states.iter().flat_map(|state| state.changes.keys()).cloned().collect();
         let mut conflict = Conflict::new(sql, base, &self.generations);

@@ -9,6 +9,7 @@
 //! | [`SendEvent`] | appends a message or a state event, once per transaction |
 //! | [`RedactEvent`] | strips an event, once per transaction |
 //! | [`ReceiveEvent`] | takes an event of another server into the graph |
+//! | [`ReceiveEvents`] | takes several, one after the other |
 //! | [`KeepWaiting`], [`TakeWaiting`], [`EndWaiting`], [`StopFetching`] | events that wait for what they build on |
 //! | [`KeepSigned`] | the policy server signed an event that is to be sent or received |
 //! | [`GetResidence`] | whether this server knows what happens in it |
@@ -107,6 +108,7 @@ mod presence;
 mod presence_elsewhere;
 mod read_notifications;
 mod receive;
+mod receive_events;
 mod redact_event;
 mod redactions;
 mod refresh_member;
@@ -201,6 +203,7 @@ pub use presence::{TellPresence, WhoIsThere};
 pub use presence_elsewhere::{HearPresences, MembersHeard};
 pub use read_notifications::{Notification, Notifications, ReadNotifications};
 pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
+pub use receive_events::{RECEIVED_AT_ONCE_MAX, ReceiveEvents};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
 pub use resident::{
@@ -335,6 +338,7 @@ impl Logic for Room {
             write SendEvent => send_event,
             write RedactEvent => redact_event,
             write ReceiveEvent => receive_event,
+            write ReceiveEvents => receive_events,
             write HoldEvents => hold_events,
             read KeepSigned => keep_signed,
             write KeepWaiting => keep_waiting,

@@ -1,6 +1,6 @@
 //! Receiving: an event of another server comes into the graph, or is refused.
 //!
-//! Guarantees: one event, one transaction. Its format, signatures and hash were checked by the tier; here it is judged by
+//! Guarantees: an event is judged and takes its place in one transaction. Its format, signatures and hash were checked by the tier; here it is judged by
 //! the rules of authorisation, three times: by the events it names itself, by the state before it, and by the current
 //! state. What it needs and the room does not hold is named, nothing changes, and the same call succeeds once that was
 //! brought. Received again, it changes nothing; one for which there was no room ([`super::beside`]) is judged again.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use actors::room::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents};
+use actors::room::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, RECEIVED_AT_ONCE_MAX, ReceiveEvents, Received};
 use domain::{
-    Pdu, RoomVersion,
+    Pdu, Refusal, RoomVersion,
     event::{self, NESTING_MAX, PDU_BYTES_MAX},
     federation::server_keys::Signed,
     policy_server,
@@ -213,20 +213,66 @@ impl Context {
     /// # Errors
     /// A fault of ours.
     pub(crate) async fn hold_pdus(&self, room_id: &RoomId, pdus: Vec<Pdu>) -> Result<(), Failure> {
-        let (mut batch, mut bytes) = (Vec::new(), 0_usize);
-        for pdu in in_auth_order(pdus) {
-            bytes = bytes.saturating_add(pdu.json().len());
-            batch.push(CheckedEvent::of(&pdu));
-            if batch.len() >= HELD_AT_ONCE_MAX || bytes > CALL_BYTES_MAX {
-                self.room(room_id).call(&HoldEvents { events: std::mem::take(&mut batch) }).await?;
-                bytes = 0;
-            }
-        }
-        if !batch.is_empty() {
-            self.room(room_id).call(&HoldEvents { events: batch }).await?;
+        let events: Vec<CheckedEvent> = in_auth_order(pdus).iter().map(CheckedEvent::of).collect();
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            let (events, after) = in_one_call(rest, HELD_AT_ONCE_MAX);
+            self.room(room_id).call(&HoldEvents { events: events.to_vec() }).await?;
+            rest = after;
         }
         Ok(())
     }
+
+    /// Has a room receive these events in their order, in as few operations as it takes for that. Answers what became of
+    /// each, or why it was refused.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn receive_pdus(
+        &self,
+        room_id: &RoomId,
+        events: &[CheckedEvent],
+    ) -> Result<Vec<Result<Received, Refusal>>, Failure> {
+        let (mut outcomes, mut at_once) = (Vec::with_capacity(events.len()), RECEIVED_AT_ONCE_MAX);
+        while let Some(rest) = events.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
+            let some = rest.get(..at_once).unwrap_or(rest);
+            match self.receive_some(room_id, some).await {
+                Ok(received) => outcomes.extend(received.into_iter().map(Ok)),
+                Err(Failure::Refused(refusal)) if some.len() == 1 => outcomes.push(Err(refusal)),
+                // One of them is refused, and all were undone.
+                Err(Failure::Refused(_)) => at_once = 1,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Has a room receive the first of these events, at least one of those that there are, in one operation.
+    ///
+    /// # Errors
+    /// A fault of ours, and what one of them is refused for: then none was received.
+    pub(super) async fn receive_some(
+        &self,
+        room_id: &RoomId,
+        events: &[CheckedEvent],
+    ) -> Result<Vec<Received>, Failure> {
+        let (some, _) = in_one_call(events, RECEIVED_AT_ONCE_MAX);
+        let received = self.room(room_id).call(&ReceiveEvents { events: some.to_vec() }).await?;
+        if received.is_empty() && !some.is_empty() {
+            return Err(Fault::new("a room received no event").into());
+        }
+        Ok(received)
+    }
+}
+
+/// Those of these events that go into one call to a room, at least one, and the others.
+fn in_one_call(events: &[CheckedEvent], max: usize) -> (&[CheckedEvent], &[CheckedEvent]) {
+    let mut bytes = 0_usize;
+    let fit = events.iter().take(max).take_while(|event| {
+        bytes = bytes.saturating_add(event.json.len());
+        bytes <= CALL_BYTES_MAX
+    });
+    events.split_at(fit.count().max(1).min(events.len()))
 }
 
 /// These events in slices that are checked at once: read, an event takes several times its bytes.

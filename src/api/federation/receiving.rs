@@ -254,11 +254,15 @@ impl<'a> Receiving<'a> {
         let mut between = self.cx.good_pdus(self.room_id, self.version, events).await?;
         between.retain(|event| event.event_id() != pdu.event_id());
         between.sort_by_key(Pdu::depth);
-        for event in &between {
-            if self.is_over() {
-                break;
+        let checked: Vec<CheckedEvent> = between.iter().map(CheckedEvent::of).collect();
+        let mut done = 0_usize;
+        while let Some(rest) = checked.get(done..).filter(|rest| !rest.is_empty() && !self.is_over()) {
+            let received = self.cx.receive_some(self.room_id, rest).await?;
+            done = done.saturating_add(received.len());
+            // Only the last one can need more.
+            if let (Some(Received::Needs(_)), Some(event)) = (received.last(), between.get(done.saturating_sub(1))) {
+                self.receive_with(event, Asked::State).await?;
             }
-            self.receive_with(event, Asked::State).await?;
         }
         Ok(!between.is_empty())
     }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use actors::{
     destination::IsUp,
-    room::{CheckedEvent, GetIntake, Intake, KeepWaiting, ReceiveEvent, Received, Takes},
+    room::{CheckedEvent, GetIntake, Intake, KeepWaiting, Needs, Received, Takes},
     user::GetAsked,
 };
-use domain::{Pdu, Refusal, RoomVersion};
+use domain::{Refusal, RoomVersion};
 use futures_util::{StreamExt, stream};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
@@ -120,14 +120,24 @@ async fn in_room(
             None
         }
     });
+    let mut good = Vec::new();
     for (event_id, checked) in cx.check_pdus(&version, read.collect()).await? {
-        let outcome = match checked {
-            Ok(pdu) => match receive(cx, origin, room_id, &pdu, &takes).await {
-                Ok(outcome) => outcome,
-                Err(Failure::Refused(refusal)) => Err(refusal.to_string()),
-                Err(failure) => return Err(failure),
-            },
-            Err(why) => Err(why),
+        match checked {
+            Ok(pdu) => good.push(CheckedEvent::of(&pdu)),
+            Err(why) => drop(outcomes.entry(event_id).or_insert(Err(why))),
+        }
+    }
+    let received = match takes {
+        Takes::Now => cx.receive_pdus(room_id, &good).await?,
+        Takes::Later | Takes::Never(_) => vec![Ok(Received::Needs(Needs::default())); good.len()],
+    };
+    for (event, received) in good.into_iter().zip(received) {
+        let event_id = event.event_id.clone();
+        let outcome = match received {
+            // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
+            Ok(Received::Accepted | Received::SoftFailed | Received::Rejected(_)) => Ok(()),
+            Ok(Received::Needs(_)) => waits(cx, origin, room_id, event).await?,
+            Err(refusal) => Err(refusal.to_string()),
         };
         outcomes.entry(event_id).or_insert(outcome);
     }
@@ -208,25 +218,18 @@ async fn taken_back(
     }))
 }
 
-/// Receives one event. One that builds on what is not here waits for that, or for a join of ours; the transaction does not.
-async fn receive(
+/// An event builds on what is not here: it waits for that, or for a join of ours, and the transaction does not. Whether it
+/// does, or why not.
+async fn waits(
     cx: &Context,
     origin: &ServerName,
     room_id: &RoomId,
-    pdu: &Pdu,
-    takes: &Takes,
+    event: CheckedEvent,
 ) -> Result<Result<(), String>, Failure> {
-    let room = cx.room(room_id);
-    let waits = async || {
-        let waits = room.call(&KeepWaiting { origin: origin.to_owned(), event: CheckedEvent::of(pdu) }).await?;
-        Ok(if waits { Ok(()) } else { Err("too many events wait for what they build on".to_owned()) })
-    };
-    if *takes == Takes::Later {
-        return waits().await;
-    }
-    match room.call(&ReceiveEvent::of(CheckedEvent::of(pdu))).await? {
-        // «If an event in an incoming transaction is rejected, this should not cause … an error response.»
-        Received::Accepted | Received::SoftFailed | Received::Rejected(_) => Ok(Ok(())),
-        Received::Needs(_) => waits().await,
+    match cx.room(room_id).call(&KeepWaiting { origin: origin.to_owned(), event }).await {
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => Ok(Err("too many events wait for what they build on".to_owned())),
+        Err(Failure::Refused(refusal)) => Ok(Err(refusal.to_string())),
+        Err(failure) => Err(failure),
     }
 }
