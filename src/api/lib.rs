@@ -108,7 +108,7 @@ pub fn routes(config: &Config) -> Rc<Routes> {
         mail::validation::routes(&mut routes);
         push::routes(&mut routes);
     }
-    media::routes(&mut routes, config);
+    media::routes(&mut routes);
     well_known::routes(&mut routes, config);
     federation::routes_for_services(&mut routes);
     if config.federation.is_on {

@@ -271,15 +271,11 @@ fn media_that_is_not_there(server: &Server) {
         downloads(alice.client(), &format!("{name}/nothing/file.txt")).refused(status, errcode);
         server.anonymous().get(&format!("{DEPRECATED}/{name}/nothing")).refused(404, "M_NOT_FOUND");
     }
-    for (name, id) in [
-        (SERVER_NAME, "..%2F..%2Fetc%2Fpasswd"),
-        (SERVER_NAME, "a.b"),
-        (SERVER_NAME, "%C3%A4"),
-        (SERVER_NAME, &"x".repeat(300)),
-        ("not%20a%20name", "a"),
-    ] {
-        downloads(alice.client(), &format!("{name}/{id}")).refused(400, "M_INVALID_PARAM");
+    // No media has such an id.
+    for id in ["..%2F..%2Fetc%2Fpasswd", "a.b", "%C3%A4", &"x".repeat(300)] {
+        downloads(alice.client(), &format!("{SERVER_NAME}/{id}")).refused(404, "M_NOT_FOUND");
     }
+    downloads(alice.client(), "not%20a%20name/a").refused(400, "M_INVALID_PARAM");
     downloads(alice.client(), &format!("{SERVER_NAME}/a?timeout_ms=soon")).refused(400, "M_INVALID_PARAM");
 }
 

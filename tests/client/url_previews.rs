@@ -415,7 +415,9 @@ fn previews_are_off_unless_switched_on(server: &Server) {
     let alice = server.registers("alice");
     let url = query(&[("url", "https://example.org")]);
     for path in [PATH, DEPRECATED] {
-        alice.client().get(&format!("{path}{url}")).refused(404, "M_UNRECOGNIZED");
+        let answer = alice.client().get(&format!("{path}{url}")).ok();
+        assert_eq!(answer, json!({}), "«The OpenGraph data for the URL, which may be empty.»");
+        server.anonymous().get(&format!("{path}{url}")).refused(401, "M_MISSING_TOKEN");
     }
 }
 

@@ -216,10 +216,10 @@ mod tests {
             assert_eq!(answer.body(), expected.as_bytes());
             assert_eq!(answer.headers()[header::CONTENT_LENGTH], expected.len().to_string());
         }
-        for (path, expected) in [("nothing", (404, "M_NOT_FOUND")), ("a.b", (400, "M_INVALID_PARAM"))] {
+        for path in ["nothing", "a.b"] {
             let path = format!("/_matrix/federation/v1/media/download/{path}");
             let told = answered(&server, signed(&other(), "localhost", Method::GET, &path, ""));
-            assert_eq!(refused(told), (expected.0, expected.1.to_owned()), "{path}");
+            assert_eq!(refused(told), (404, "M_NOT_FOUND".to_owned()), "{path}");
             assert_eq!(refused(server.get(&path, &token)), (401, "M_UNAUTHORIZED".to_owned()));
         }
     }

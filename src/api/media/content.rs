@@ -111,7 +111,7 @@ impl Found {
 /// `M_NOT_FOUND`: there is none, or it is not for those who ask. `M_NOT_YET_UPLOADED` when the time passed. What
 /// [`Context::file_elsewhere`] says.
 pub(crate) async fn await_content(cx: &Context, asked: &Asked<'_>) -> Result<Found, Failure> {
-    check_media_id(asked.mxc.media_id)?;
+    check_media_id(asked.mxc.media_id).map_err(|_| not_found())?;
     let found = if asked.mxc.server_name == cx.server_name() {
         await_upload(cx, asked).await?
     } else {
@@ -146,7 +146,7 @@ async fn await_upload(cx: &Context, asked: &Asked<'_>) -> Result<Option<Found>, 
 
 /// What is known of media, unless it expired before it had its content.
 pub(super) async fn find(cx: &Context, mxc: Mxc<'_>) -> Result<Option<Media>, Failure> {
-    check_media_id(mxc.media_id)?;
+    check_media_id(mxc.media_id).map_err(|_| not_found())?;
     let now_ms = cx.now_ms();
     let media = media::find(cx.metadata(), mxc).await?;
     Ok(media.filter(|media| media.content.is_some() || media.expires_ms.is_some_and(|expires_ms| expires_ms > now_ms)))

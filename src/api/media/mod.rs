@@ -27,7 +27,7 @@ mod turns;
 mod upload;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use domain::{Config, Refusal};
+use domain::Refusal;
 
 pub use turns::MediaTurns;
 
@@ -39,13 +39,13 @@ pub(crate) use self::{
 };
 use crate::{Context, Failure, Routes};
 
-pub(crate) fn routes(routes: &mut Routes, config: &Config) {
+pub(crate) fn routes(routes: &mut Routes) {
     config::routes(routes);
     create::routes(routes);
     upload::routes(routes);
     download::routes(routes);
     thumbnail::routes(routes);
-    preview::routes(routes, config);
+    preview::routes(routes);
 }
 
 /// The longest id of media, in bytes. Ours have 24.

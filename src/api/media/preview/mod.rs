@@ -12,7 +12,6 @@ mod oembed;
 mod page;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use domain::Config;
 use platform::Fault;
 use ruma_client_api::{authenticated_media, media as deprecated};
 use ruma_common::MilliSecondsSinceUnixEpoch;
@@ -52,21 +51,21 @@ const NAMED_MS: u64 = 10_000;
 const FAILED_MS: u64 = 60_000;
 
 #[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]
-pub(super) fn routes(routes: &mut Routes, config: &Config) {
-    if config.url_previews.are_on {
-        routes.add_json(
-            async |cx: &Context, _: Caller, request: authenticated_media::get_media_preview::v1::Request| {
-                preview(cx, &request.url, request.ts).await
-            },
-        );
-        routes.add_json(async |cx: &Context, _: Caller, request: deprecated::get_media_preview::v3::Request| {
-            preview(cx, &request.url, request.ts).await
-        });
-    }
+pub(super) fn routes(routes: &mut Routes) {
+    routes.add_json(async |cx: &Context, _: Caller, request: authenticated_media::get_media_preview::v1::Request| {
+        preview(cx, &request.url, request.ts).await
+    });
+    routes.add_json(async |cx: &Context, _: Caller, request: deprecated::get_media_preview::v3::Request| {
+        preview(cx, &request.url, request.ts).await
+    });
 }
 
 /// What is, or was, at a URL, as JSON.
 async fn preview(cx: &Context, url: &str, at: Option<MilliSecondsSinceUnixEpoch>) -> Result<String, Failure> {
+    // «The OpenGraph data for the URL, which may be empty.»
+    if !cx.config().url_previews.are_on {
+        return Ok("{}".to_owned());
+    }
     let url = fetch::parsed(url)?;
     let url_sha256 = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(url.as_str()));
     let at_ms = at.map_or(u64::MAX, |at| at.0.into()).min(cx.now_ms());
