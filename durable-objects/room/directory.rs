@@ -2,9 +2,9 @@
 //!
 //! Guarantees: while the room is published, what its state says is owed to metadata in the transaction that changed it,
 //! and written before the answer. A room in which nobody of this server is any more has no entry until somebody returns:
-//! what it is by now is not known here. Members come and go more often: their number is looked at [`MEMBERS_DELAY_MS`] after
-//! it first changed, and written if it is another one than the directory has. So an entry costs a busy room one written
-//! row per five seconds, and its number of members is that old at most while metadata can be reached.
+//! what it is by now is not known here. Members come and go more often: the first change of their number is shown at once,
+//! and what follows within [`MEMBERS_DELAY_MS`] after that time, together. So an entry costs a busy room a written row per
+//! five seconds, and its number of members is that old at most while metadata can be reached.
 
 use domain::{
     Refusal,
@@ -126,7 +126,10 @@ pub(super) fn follow(tx: &Tx<'_>, cx: &Cx<'_>, event_type: &str, state_key: &str
         return Ok(());
     }
     if is_member {
-        return Ok(schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(MEMBERS_DELAY_MS))?);
+        if schedule::has(&**tx, DUE)? {
+            return Ok(());
+        }
+        schedule::at(tx, cx, DUE, cx.now_ms.saturating_add(MEMBERS_DELAY_MS))?;
     }
     networks::refresh(tx, cx, true)?;
     if !listing.is_published() {
@@ -173,6 +176,29 @@ mod tests {
         room::{MembershipAction, SetNetwork},
         world::World,
     };
+
+    #[test]
+    fn the_first_of_many_who_join_is_counted_at_once() {
+        let world = World::new(1);
+        let alice = user_id!("@alice:myelin.test");
+        let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+        let published = SetPublished { user: alice.to_owned(), admin: false, published: true };
+        world.call(room_id.as_str(), &published).unwrap();
+        let entries = "SELECT members, version FROM directory WHERE entry <> ''";
+        let shown = || {
+            let mut row = world.shows(entries, &[]).remove(0);
+            (row.unsigned(0).unwrap(), row.unsigned(1).unwrap())
+        };
+        world.joins_from_elsewhere(&room_id, user_id!("@bob:away.test"));
+        let first = shown();
+        assert_eq!(first.0, 2);
+        world.joins_from_elsewhere(&room_id, user_id!("@carol:away.test"));
+        world.joins_from_elsewhere(&room_id, user_id!("@dave:away.test"));
+        assert_eq!(shown(), first);
+        world.passes(MEMBERS_DELAY_MS + 1);
+        world.passes(1);
+        assert_eq!(shown().0, 4);
+    }
 
     #[test]
     fn a_room_that_everybody_here_left_is_shown_again_when_somebody_returns() {
