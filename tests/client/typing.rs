@@ -15,6 +15,7 @@ on_each_host![
     a_first_sync_shows_who_types,
     every_device_is_shown,
     a_filter_leaves_typing_out,
+    a_limit_loses_no_receipt,
     nobody_types_for_another,
     only_members_type,
 ];
@@ -213,4 +214,17 @@ fn only_members_type(server: &Server) {
         user.types("!nowhere:myelin.test", json!({ "typing": true })).refused(403, "M_FORBIDDEN");
     }
     assert_eq!(alice.syncs().typing(&room), None);
+}
+
+/// What a limit cut off would come with no later sync.
+fn a_limit_loses_no_receipt(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let said = alice.sends(&room, "hello");
+    bob.reads(&room, "m.read", &said, json!({})).ok();
+    types(&bob, &room);
+    let filter = json!({ "room": { "ephemeral": { "limit": 1 } } }).to_string();
+    let sync = Sync::from(alice.asks_sync(&[("filter", &filter)]));
+    assert_eq!(sync.typing(&room), Some(vec![bob.id.clone()]), "{}", sync.body);
+    assert!(sync.receipts(&room, "m.read").iter().any(|(user, event_id, _)| (user, event_id) == (&bob.id, &said)));
 }
