@@ -12,7 +12,7 @@ use ruma_common::{
     RoomId, UserId,
     push::{Action, Ruleset},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     MemberProfile, Room,
@@ -61,7 +61,10 @@ impl<'a> Judge<'a> {
 
     /// The actions of the rule that matches the event.
     pub(super) fn actions(&mut self, event: &Logged) -> Result<&[Action], Error> {
-        let json: Value = serde_json::from_str(event.pdu.json())?;
+        let mut json: Map<String, Value> = serde_json::from_str(event.pdu.json())?;
+        // As clients know it: servers tell each other neither the id of an event nor the room that one creates.
+        json.insert("event_id".to_owned(), Value::from(event.pdu.event_id().as_str()));
+        json.insert("room_id".to_owned(), Value::from(self.room_id.as_str()));
         let grounds = match self.grounds.take() {
             Some(grounds) => grounds,
             None => Grounds {
@@ -81,7 +84,7 @@ impl<'a> Judge<'a> {
             notification_levels: grounds.standing.notifications(),
             effort: &self.effort,
         };
-        Ok(push::actions(&grounds.rules, &json, &recipient))
+        Ok(push::actions(&grounds.rules, &Value::Object(json), &recipient))
     }
 }
 

@@ -20,6 +20,7 @@ on_each_host![
     an_own_message_clears_its_thread,
     reactions_count_where_they_belong,
     a_muted_room_counts_nothing,
+    rules_see_the_ids_that_clients_see,
 ];
 
 const THREADS: &str = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
@@ -291,4 +292,18 @@ fn a_muted_room_counts_nothing(server: &Server) {
     bob.client().delete(&format!("/_matrix/client/v3{rule}")).ok();
     alice.sends(&room, "again");
     assert_eq!(unread(&bob.hears_since(&sync.next_batch), &room), (2, 0));
+}
+
+/// Spec: `event_match` is of «the event» as clients have it, whatever servers tell each other of it.
+fn rules_see_the_ids_that_clients_see(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let conditions = json!([
+        { "kind": "event_match", "key": "event_id", "pattern": "$*" },
+        { "kind": "event_property_is", "key": "room_id", "value": room },
+    ]);
+    let rule = json!({ "conditions": conditions, "actions": ["notify", { "set_tweak": "highlight" }] });
+    bob.put("/pushrules/global/override/ids", rule).ok();
+    alice.sends(&room, "hello");
+    assert_eq!(unread(&bob.syncs(), &room), (1, 1));
 }
