@@ -101,6 +101,7 @@ impl Room {
         if let Some(reserved) = &reserved
             && reserved.completed
             && reserved.version == call.version
+            && reserved.additional_creators == call.additional_creators
             && self.replacement(&**tx)?.as_ref() == Some(&reserved.room_id)
         {
             return Ok(Successor { room_id: reserved.room_id.clone(), create: None });

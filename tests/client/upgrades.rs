@@ -229,6 +229,13 @@ fn a_room_is_upgraded_twice(server: &Server) {
     assert_ne!(mistaken, meant);
     assert_eq!(content(&alice, &old, "m.room.tombstone")["replacement_room"], meant);
     assert_eq!(content(&alice, &meant, "m.room.power_levels")["events_default"], 0, "as it was before it was closed");
+    // With other creators it is another room.
+    let path = format!("/rooms/{}/upgrade", encode(&old));
+    let named = json!({ "new_version": "12", "additional_creators": ["@bob:myelin.test"] });
+    let shared = alice.post(&path, named).ok()["replacement_room"].as_str().expect("a room").to_owned();
+    assert_ne!(shared, meant);
+    let create = content(&alice, &shared, "m.room.create");
+    assert_eq!(create["additional_creators"], json!(["@bob:myelin.test"]));
 }
 
 fn a_successor_is_upgraded_in_turn(server: &Server) {
