@@ -16,7 +16,10 @@ use ruma_common::api::{
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder,
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{error::Category, value::RawValue};
 
 use crate::{
@@ -465,6 +468,11 @@ pub(crate) fn query<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, 
 /// A client's JSON, where a body may be missing.
 pub(crate) fn json_or_default<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body).map_err(|error| bad_json(&error)) }
+}
+
+/// A field that may be left out, or be `null`: some clients send what they do not set.
+pub(crate) fn null_or<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 pub(crate) fn json_body(body: Body) -> Response<Body> {

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     Bearer, Context, Failure, Routes, failure,
-    router::{kept_json, query},
+    router::{kept_json, null_or, query},
 };
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -82,7 +82,7 @@ async fn remove(cx: &Context, bearer: Bearer, request: delete::Request) -> Resul
 #[derive(Deserialize)]
 struct SentRule {
     actions: Option<Vec<Action>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     conditions: Vec<PushCondition>,
     pattern: Option<String>,
 }

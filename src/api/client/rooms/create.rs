@@ -37,7 +37,7 @@ use crate::{
     Caller, Context, Failure, Routes, failure,
     identity_server::{Asked, ThirdParty},
     metadata,
-    router::bad_json,
+    router::{bad_json, null_or},
 };
 
 /// The most users invited to a new room.
@@ -67,21 +67,21 @@ pub(super) fn routes(routes: &mut Routes) {
 /// What is wanted. Not ruma's type: to that one, a version with a space in it is bad JSON.
 #[derive(Deserialize)]
 struct Wanted {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     visibility: Visibility,
     room_alias_name: Option<String>,
     name: Option<String>,
     topic: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     invite: Vec<OwnedUserId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     invite_3pid: Vec<ThirdParty>,
     room_version: Option<String>,
     creation_content: Option<Box<RawValue>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     initial_state: Vec<GivenState>,
     preset: Option<RoomPreset>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     is_direct: bool,
     power_level_content_override: Option<Box<RawValue>>,
 }
@@ -90,7 +90,7 @@ struct Wanted {
 struct GivenState {
     #[serde(rename = "type")]
     event_type: StateEventType,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_or")]
     state_key: String,
     content: Box<RawValue>,
 }
@@ -375,6 +375,23 @@ mod tests {
         let bob = json!({ "membership": "invite", "is_direct": true, "displayname": "Bob" });
         assert_eq!(member("@bob:localhost"), bob);
         assert_eq!(member("@carol:localhost"), json!({ "membership": "invite", "is_direct": true }));
+    }
+
+    #[test]
+    fn what_is_null_is_not_asked_for() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let nothing = json!({
+            "visibility": null, "room_alias_name": null, "name": null, "topic": null, "invite": null, "invite_3pid": null,
+            "room_version": null, "initial_state": null, "preset": null, "is_direct": null,
+        });
+        assert_eq!(server.post(CREATE, &alice, &nothing).0, StatusCode::OK);
+        let state = json!({ "initial_state": [{ "type": "m.x", "state_key": null, "content": {} }] });
+        let (_, created) = server.post(CREATE, &alice, &state);
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.x/", created["room_id"].as_str().unwrap());
+        assert_eq!(server.get(&path, &alice), (StatusCode::OK, json!({})));
+        let wrong = json!({ "invite": [null] });
+        assert_eq!(refused(server.post(CREATE, &alice, &wrong)), (400, "M_BAD_JSON".to_owned()));
     }
 
     #[test]
