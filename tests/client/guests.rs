@@ -54,7 +54,7 @@ fn a_guest_comes_without_a_name(server: &Server) {
 fn guests_come_only_where_they_may(server: &Server) {
     let without = Server::with(server.host(), &[("ALLOW_GUESTS", "off")]);
     let guest = without.anonymous().post(&format!("{REGISTER}?kind=guest"), json!({}));
-    guest.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    guest.refused(403, "M_FORBIDDEN");
 }
 
 fn a_guest_talks_in_a_room_for_guests(server: &Server) {

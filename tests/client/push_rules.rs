@@ -191,7 +191,7 @@ fn the_servers_rules_are_switched_and_changed_but_stay(server: &Server) {
     assert_eq!((&changed["enabled"], &changed["actions"]), (&json!(false), &json!(["notify"])));
     assert_eq!(changed["default"], true);
     for rule_id in [".m.rule.suppress_notices", ".m.rule.master"] {
-        removes(&alice, "override", rule_id).refused(400, "M_INVALID_PARAM");
+        removes(&alice, "override", rule_id).refused(404, "M_NOT_FOUND");
         puts(&alice, "override", rule_id).refused(400, "M_INVALID_PARAM");
     }
     assert_eq!(alice.get(&notices).ok(), changed);

@@ -219,7 +219,7 @@ async fn register_guest(cx: &Context, body: &[u8]) -> Result<Response<Bytes>, Fa
         initial_device_display_name: Option<String>,
     }
     if !cx.config().allow_guests {
-        return Err(Refusal::GuestAccessForbidden.into());
+        return Err(Refusal::Forbidden("This server has no guests".to_owned()).into());
     }
     let request: RegisteringGuest = json_or_default(body)?;
     let user_id = generated_user_id(cx)?;
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(refused(server.get(validity, "")), (403, "M_FORBIDDEN".to_owned()));
         let open = TestServer::new(&[("REGISTRATION", "open")]);
         let guest = open.post(&format!("{REGISTER}?kind=guest"), "", &json!({}));
-        assert_eq!(refused(guest), (403, "M_GUEST_ACCESS_FORBIDDEN".to_owned()));
+        assert_eq!(refused(guest), (403, "M_FORBIDDEN".to_owned()));
     }
 
     #[test]

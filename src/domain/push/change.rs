@@ -123,7 +123,7 @@ impl Change {
             Change::Remove { kind, rule_id } => {
                 let rule = rules.get(kind.into(), &rule_id).ok_or_else(not_found)?;
                 if rule.is_server_default() {
-                    return Err(Refusal::InvalidParam("This rule is the server's and stays".to_owned()));
+                    return Err(Refusal::NotFound("This rule is the server's own, and cannot be deleted".to_owned()));
                 }
                 rules.remove(kind.into(), &rule_id).map_err(|_| not_found())
             }
