@@ -37,6 +37,9 @@ const QUICKLY_FOUND: [Planted; 8] = [
 const SMALL: Size = Size { servers: 3, people: 6, steps: 60, is_hostile: false };
 /// Longer ones, each of which found something once.
 const REGRESSIONS: [u64; 4] = [1001, 2010, 2018, 3068];
+/// And shorter ones.
+const SHORT_REGRESSIONS: [u64; 1] = [101_133];
+const SHORT: Size = Size { people: 5, steps: 50, ..SMALL };
 const USUAL: Size = Size { people: 9, steps: 120, ..SMALL };
 const HOSTILE: Size = Size { is_hostile: true, ..SMALL };
 
@@ -132,7 +135,8 @@ fn stories_end_well() {
     let (mut done, mut requests) = (0, 0);
     let hostile = HOSTILE_SEEDS.map(|seed| Story::new(seed, HOSTILE));
     let found = REGRESSIONS.map(|seed| Story::new(seed, USUAL));
-    for story in SEEDS.map(|seed| Story::new(seed, SMALL)).into_iter().chain(found).chain(hostile) {
+    let short = SHORT_REGRESSIONS.map(|seed| Story::new(seed, SHORT));
+    for story in SEEDS.map(|seed| Story::new(seed, SMALL)).into_iter().chain(found).chain(short).chain(hostile) {
         let outcome = run(&story, false);
         assert!(outcome.complaints.is_empty(), "{story}{:#?}", outcome.complaints);
         done += outcome.tally.values().map(|endings| endings[0]).sum::<u64>();

@@ -13,7 +13,7 @@ use ruma_events::TimelineEventType;
 use serde_json::value::RawValue;
 
 use super::{
-    pdus::ReadPdu,
+    pdus::{ReadPdu, SortedPdus},
     taken_apart::{Piece, TakenApart},
 };
 use crate::{Context, Failure};
@@ -26,6 +26,10 @@ const SLICE_BYTES: usize = 512 * 1024;
 const PASSES_MAX: usize = 10;
 /// The largest list of servers that is taken, in bytes: a thousand and more have long names.
 const SERVERS_BYTES_MAX: usize = 512 * 1024;
+/// Events that cannot be checked, because a notary does not answer, are kept up to so many bytes, and tried so often again,
+/// with pauses in milliseconds.
+const UNCHECKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+const PAUSES_MS: [u64; 2] = [1_000, 4_000];
 /// When the host ends this in so many milliseconds, what has come is judged, and stays.
 const JUDGING_MS: u64 = 6_000;
 
@@ -76,6 +80,27 @@ pub(super) struct Arrived {
     pub servers: Vec<OwnedServerName>,
     staged: u64,
     has_create: bool,
+    unchecked: Unchecked,
+}
+
+/// What could not be checked: its servers do not tell their keys, and a notary did not answer.
+#[derive(Default)]
+struct Unchecked {
+    state: Vec<Box<RawValue>>,
+    others: Vec<Box<RawValue>>,
+    bytes: usize,
+}
+
+impl Unchecked {
+    fn keep(&mut self, are_state: bool, events: Vec<Box<RawValue>>) {
+        let list = if are_state { &mut self.state } else { &mut self.others };
+        for event in events {
+            self.bytes = self.bytes.saturating_add(event.get().len());
+            if self.bytes <= UNCHECKED_BYTES_MAX {
+                list.push(event);
+            }
+        }
+    }
 }
 
 impl ArrivingJoin<'_> {
@@ -107,8 +132,26 @@ impl ArrivingJoin<'_> {
         if !arrived.has_create && self.answer == Answer::Join {
             return Err(self.nonsense("a room that was never created").into());
         }
+        self.try_unchecked(&mut arrived).await?;
         self.judge().await?;
         Ok(arrived)
+    }
+
+    /// Tries again what could not be checked: without it this server's state would be another one than everybody else's.
+    async fn try_unchecked(&self, arrived: &mut Arrived) -> Result<(), Failure> {
+        for pause_ms in PAUSES_MS {
+            let Unchecked { state, others, .. } = std::mem::take(&mut arrived.unchecked);
+            let is_time = self.cx.in_time(u64::MAX) > JUDGING_MS.saturating_add(pause_ms);
+            if !is_time || (state.is_empty() && others.is_empty()) {
+                break;
+            }
+            self.cx.pause(pause_ms).await;
+            for (are_state, events) in [(true, state), (false, others)] {
+                let mut slice = Slice { events, bytes: 0, are_state };
+                self.stage(arrived, &mut slice).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn add(&self, arrived: &mut Arrived, slice: &mut Slice, piece: Piece) -> Result<(), Failure> {
@@ -147,7 +190,9 @@ impl ArrivingJoin<'_> {
             Answer::Join => (Vec::new(), events),
             Answer::State => self.without_held(events).await?,
         };
-        let good = self.cx.good_pdus(self.room_id, self.version, &unknown).await?;
+        let SortedPdus { good, unchecked } =
+            self.cx.good_and_unchecked_pdus(self.room_id, self.version, &unknown).await?;
+        arrived.unchecked.keep(slice.are_state, unchecked);
         arrived.has_create |= good.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
         staged.extend(good.iter().map(CheckedEvent::of));
         if staged.is_empty() {

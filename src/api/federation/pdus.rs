@@ -98,6 +98,16 @@ impl ReadPdu {
         map
     }
 
+    /// Whether the keys that it is signed with are not known, of one who has to sign it: another time they may be.
+    fn lacks_keys(&self, keys: &ServerKeys) -> bool {
+        let is_known = |server: &OwnedServerName, key_id: &str| keys.key_for(server, key_id, self.signed).is_some();
+        let lacks = |server: &OwnedServerName| {
+            let mut key_ids = self.key_ids(server).peekable();
+            key_ids.peek().is_some() && !key_ids.any(|key_id| is_known(server, key_id))
+        };
+        !planted::is(Planted::SkippedSignature) && self.signers.iter().any(lacks)
+    }
+
     fn check(mut self, version: &RoomVersion, keys: &ServerKeys) -> Result<Pdu, String> {
         if planted::is(Planted::SkippedSignature) {
             self.object.remove("unsigned");
@@ -114,6 +124,14 @@ impl ReadPdu {
 /// An event as it goes to another server.
 pub(super) fn raw(pdu: &Pdu) -> Result<Box<RawValue>, Failure> {
     Ok(RawValue::from_string(pdu.json().to_owned())?)
+}
+
+/// Events of one room, as far as they pass.
+#[derive(Default)]
+pub(super) struct SortedPdus {
+    pub good: Vec<Pdu>,
+    /// Those whose servers' keys are not to be had now: a notary did not answer.
+    pub unchecked: Vec<Box<RawValue>>,
 }
 
 /// Text as a segment of a path.
@@ -164,7 +182,20 @@ impl Context {
         version: &RoomVersion,
         pdus: &[Box<RawValue>],
     ) -> Result<Vec<Pdu>, Failure> {
-        self.good_pdus_of(room_id, version, pdus, false).await
+        Ok(self.sorted_pdus(room_id, version, pdus, false).await?.good)
+    }
+
+    /// As [`Context::good_pdus`]; answers also those that cannot be checked now.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn good_and_unchecked_pdus(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersion,
+        pdus: &[Box<RawValue>],
+    ) -> Result<SortedPdus, Failure> {
+        self.sorted_pdus(room_id, version, pdus, false).await
     }
 
     /// As [`Context::good_pdus`], of history. Spec: `/backfill`: «the response of backfill MUST NOT be validated on»
@@ -178,34 +209,42 @@ impl Context {
         version: &RoomVersion,
         pdus: &[Box<RawValue>],
     ) -> Result<Vec<Pdu>, Failure> {
-        self.good_pdus_of(room_id, version, pdus, true).await
+        Ok(self.sorted_pdus(room_id, version, pdus, true).await?.good)
     }
 
-    async fn good_pdus_of(
+    async fn sorted_pdus(
         &self,
         room_id: &RoomId,
         version: &RoomVersion,
         pdus: &[Box<RawValue>],
         are_old: bool,
-    ) -> Result<Vec<Pdu>, Failure> {
-        let mut good = Vec::new();
+    ) -> Result<SortedPdus, Failure> {
+        let mut sorted = SortedPdus::default();
         for slice in slices(pdus) {
             let read = slice.iter().filter_map(|json| match ReadPdu::read(json, version) {
-                Ok(pdu) => Some(ReadPdu { is_old: are_old, ..pdu }),
+                Ok(pdu) => Some((ReadPdu { is_old: are_old, ..pdu }, json)),
                 Err(why) => {
                     tracing::debug!(%room_id, why, "an event is dropped");
                     None
                 }
             });
-            for (event_id, outcome) in self.check_pdus(version, read.collect()).await? {
-                match outcome {
-                    Ok(pdu) if pdu.room_id() == room_id => good.push(pdu),
+            let read: Vec<_> = read.collect();
+            let keys = self.server_keys(read.iter().flat_map(|(pdu, _)| pdu.needed_keys())).await?;
+            for (pdu, json) in read {
+                let event_id = pdu.event_id.clone();
+                if keys.is_notary_silent && pdu.lacks_keys(&keys) {
+                    tracing::debug!(%room_id, %event_id, "an event cannot be checked: its servers' keys are not known");
+                    sorted.unchecked.push(json.clone());
+                    continue;
+                }
+                match pdu.check(version, &keys) {
+                    Ok(pdu) if pdu.room_id() == room_id => sorted.good.push(pdu),
                     Ok(_) => tracing::debug!(%room_id, %event_id, "an event of another room is dropped"),
                     Err(why) => tracing::debug!(%room_id, %event_id, why, "an event is dropped"),
                 }
             }
         }
-        Ok(good)
+        Ok(sorted)
     }
 
     /// Has a room hold these events; those whose authorisation is not among them, nor held, are not.

@@ -51,17 +51,21 @@ pub struct NeededKey {
 
 /// Keys of servers, by server and key id.
 #[derive(Debug, Clone, Default)]
-pub struct ServerKeys(BTreeMap<OwnedServerName, KnownKeys>);
+pub struct ServerKeys {
+    known: BTreeMap<OwnedServerName, KnownKeys>,
+    /// Whether a notary was asked and did not answer: what is lacking may be had another time.
+    pub(super) is_notary_silent: bool,
+}
 
 impl ServerKeys {
     /// A key, if it is good for what is signed.
     pub fn key_for(&self, server: &ServerName, key_id: &str, signed: Signed) -> Option<&Base64> {
-        self.0.get(server)?.key_for(key_id, signed)
+        self.known.get(server)?.key_for(key_id, signed)
     }
 
     /// All keys that are good for what is signed, as signatures of events are verified with.
     pub fn map_for(&self, signed: Signed) -> PublicKeyMap {
-        self.0.iter().map(|(server, keys)| (server.to_string(), keys.all_for(signed))).collect()
+        self.known.iter().map(|(server, keys)| (server.to_string(), keys.all_for(signed))).collect()
     }
 }
 
@@ -104,9 +108,9 @@ impl Context {
         let (mut kept, mut others) = (ServerKeys::default(), Vec::new());
         for server in wanted.keys() {
             if server == self.server_name() {
-                kept.0.insert(server.clone(), KnownKeys::own(self.identity()));
+                kept.known.insert(server.clone(), KnownKeys::own(self.identity()));
             } else if let Some(keys) = self.known_servers().keys(server) {
-                kept.0.insert(server.clone(), keys);
+                kept.known.insert(server.clone(), keys);
             } else {
                 others.push(server);
             }
@@ -115,7 +119,7 @@ impl Context {
         for server in others {
             let keys = stored.remove(server).unwrap_or_default();
             self.known_servers().remember_keys(server, keys.clone());
-            kept.0.insert(server.clone(), keys);
+            kept.known.insert(server.clone(), keys);
         }
         Ok(kept)
     }
@@ -145,7 +149,8 @@ impl Context {
             } else {
                 self.fetch_from_notaries(servers, wanted).await?
             };
-            keys.0.extend(fetched.0);
+            keys.known.extend(fetched.known);
+            keys.is_notary_silent |= fetched.is_notary_silent;
         }
         Ok(())
     }
@@ -159,7 +164,7 @@ impl Context {
         let (mut keys, mut learned) = (ServerKeys::default(), Vec::new());
         for fetched in fetched {
             let (server, (of_server, news)) = fetched?;
-            keys.0.insert(server, of_server);
+            keys.known.insert(server, of_server);
             learned.extend(news);
         }
         remote_key::store(self.metadata(), &learned, self.now_ms()).await?;
@@ -235,7 +240,9 @@ impl Context {
             let asked: Vec<_> = servers.iter().copied().filter(|server| *server != notary).collect();
             for asked in asked.chunks(ASKED_OF_NOTARY_MAX) {
                 let mut learned = BTreeMap::new();
-                for (server, document) in self.ask_notary(notary, asked, wanted).await? {
+                let told = self.ask_notary(notary, asked, wanted).await?;
+                keys.is_notary_silent |= told.is_none();
+                for (server, document) in told.unwrap_or_default() {
                     let news = self.learn(&server, document, false).await?;
                     learned.insert(server, news);
                 }
@@ -246,20 +253,20 @@ impl Context {
                     if wanted.get(*server).is_none_or(|wanted| !lacks(&known, wanted, self.now_ms())) {
                         servers.remove(server);
                     }
-                    keys.0.insert((*server).clone(), known);
+                    keys.known.insert((*server).clone(), known);
                 }
             }
         }
         Ok(keys)
     }
 
-    /// What a notary says of some servers, checked; nothing if it does not answer.
+    /// What a notary says of some servers, checked; `None` if it does not answer.
     async fn ask_notary(
         &self,
         notary: &ServerName,
         servers: &[&OwnedServerName],
         wanted: &Wanted,
-    ) -> Result<Vec<(OwnedServerName, KeyDocument)>, Fault> {
+    ) -> Result<Option<Vec<(OwnedServerName, KeyDocument)>>, Fault> {
         #[derive(Deserialize)]
         struct Answer {
             server_keys: Vec<Box<RawValue>>,
@@ -269,7 +276,7 @@ impl Context {
             server_name: OwnedServerName,
         }
         if notary == self.server_name() {
-            return Ok(vec![]);
+            return Ok(Some(Vec::new()));
         }
         let now_ms = self.now_ms();
         let mut criteria = Map::new();
@@ -303,7 +310,7 @@ impl Context {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, %notary, "a notary was of no help");
-                return Ok(vec![]);
+                return Ok(None);
             }
         };
         let current = Signed::Request { now_ms };
@@ -318,7 +325,8 @@ impl Context {
             let document = KeyDocument::check(json.as_bytes(), &server_name).ok()?;
             (document.is_signed_by(notary, &keys) && servers.contains(&&server_name)).then_some((server_name, document))
         });
-        Ok(documents.collect())
+        // Without its own keys nothing that it says can be believed.
+        Ok((!keys.is_empty()).then(|| documents.collect()))
     }
 }
 
@@ -334,7 +342,7 @@ fn grouped(needed: impl IntoIterator<Item = NeededKey>) -> Wanted {
 fn lacking<'a>(keys: &ServerKeys, wanted: &'a Wanted, now_ms: u64) -> Vec<&'a OwnedServerName> {
     let none = KnownKeys::default();
     let is_lacking = |server: &OwnedServerName, wanted: &[(String, Signed)]| {
-        lacks(keys.0.get(server).unwrap_or(&none), wanted, now_ms)
+        lacks(keys.known.get(server).unwrap_or(&none), wanted, now_ms)
     };
     wanted.iter().filter(|(server, wanted)| is_lacking(server, wanted)).map(|(server, _)| server).collect()
 }
