@@ -4,8 +4,13 @@ use platform::{Fault, Sql, Tx};
 
 use crate::Cx;
 
+/// The latest time of an appointment, in milliseconds since the Unix epoch: in the year 2255. Workers count an alarm's time
+/// in nanoseconds, with 63 bits, and refuse what is later.
+const AT_MS_MAX: u64 = 9_000_000_000_000;
+
 /// Has `what` happen at `at_ms` at the latest; an earlier appointment for it stands.
 pub(crate) fn at(tx: &Tx<'_>, cx: &Cx<'_>, what: &str, at_ms: u64) -> Result<(), Fault> {
+    let at_ms = at_ms.min(AT_MS_MAX);
     tx.execute(
         "INSERT INTO due (what, at_ms) VALUES (?1, ?2)
          ON CONFLICT (what) DO UPDATE SET at_ms = excluded.at_ms WHERE excluded.at_ms < due.at_ms",

@@ -243,6 +243,23 @@ mod tests {
     }
 
     #[test]
+    fn a_room_may_say_any_number() {
+        let told = Told::new(&[("RETENTION", "on")]);
+        for lifetime_ms in [(1_u64 << 53) - 1, 1 << 53, u64::MAX] {
+            // No event has a number from 2^53 on.
+            let kept = told.keeps(&json!({ "max_lifetime": lifetime_ms }));
+            assert_eq!(kept.is_ok(), lifetime_ms < 1 << 53, "{kept:?}");
+            let said = told.says("hello");
+            told.passes(DAY_MS);
+            let delta = r#"{"user":"@alice:myelin.test","device":"PHONE"}"#;
+            let delta: Delta = serde_json::from_str(delta).unwrap();
+            told.world.call(told.room_id.as_str(), &delta).unwrap();
+            told.says("hello again");
+            assert!(told.shows(&said));
+        }
+    }
+
+    #[test]
     fn what_came_before_the_operator_had_it_go_goes_too() {
         for (known, looks) in [(None, false), (None, true), (Some(DAY_MS * 365), false), (Some(DAY_MS * 365), true)] {
             let told = Told::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);

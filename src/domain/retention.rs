@@ -10,6 +10,10 @@ use crate::Refusal;
 /// The type of the state event that says so.
 pub const RETENTION: &str = "m.room.retention";
 
+/// The longest time after which anything goes, in milliseconds: a hundred years. A room may say any number, and the time
+/// when that is over has to be one that a database keeps exactly, and for which a host sets an alarm.
+pub const LIFETIME_MS_MAX: u64 = 3_153_600_000_000;
+
 /// What a room says, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub struct RoomRetention {
@@ -51,14 +55,14 @@ pub struct RetentionRules {
 
 impl RetentionRules {
     /// How long what is said in a room is kept; for ever without. `room` is what the room says, if it says something that is
-    /// understood.
+    /// understood. Never more than [`LIFETIME_MS_MAX`].
     pub fn lifetime_ms(&self, room: Option<RoomRetention>) -> Option<u64> {
         if !self.is_on {
             return None;
         }
         match room.and_then(|room| room.max_lifetime) {
             Some(wished) => {
-                let most = self.max_ms.unwrap_or(u64::MAX);
+                let most = self.max_ms.unwrap_or(LIFETIME_MS_MAX);
                 Some(wished.max(self.min_ms.unwrap_or(0)).min(most))
             }
             None => self.default_ms,
@@ -88,6 +92,7 @@ mod tests {
         }
         let free = RetentionRules { default_ms: None, min_ms: None, max_ms: None, ..rules };
         assert_eq!([free.lifetime_ms(None), free.lifetime_ms(room(Some(7)))], [None, Some(7)]);
+        assert_eq!(free.lifetime_ms(room(Some(u64::MAX))), Some(LIFETIME_MS_MAX));
     }
 
     #[test]

@@ -1,11 +1,9 @@
 use super::{ConfigError, Values, parse_switch};
-use crate::retention::RetentionRules;
+use crate::retention::{LIFETIME_MS_MAX, RetentionRules};
 
 /// The units of a duration, in milliseconds.
 const UNITS: [(char, u64); 6] =
     [('s', 1_000), ('m', 60_000), ('h', 3_600_000), ('d', 86_400_000), ('w', 604_800_000), ('y', 31_536_000_000)];
-/// The longest duration, in milliseconds: a hundred years.
-const DURATION_MS_MAX: u64 = 3_153_600_000_000;
 
 impl Values {
     pub(super) fn retention(&self) -> Result<RetentionRules, ConfigError> {
@@ -22,7 +20,7 @@ impl Values {
 pub(super) fn parse_duration_ms(text: &str) -> Option<u64> {
     let (number, ms) = UNITS.into_iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))?;
     let number: u64 = number.parse().ok()?;
-    number.checked_mul(ms).filter(|duration| (1_000..=DURATION_MS_MAX).contains(duration))
+    number.checked_mul(ms).filter(|duration| (1_000..=LIFETIME_MS_MAX).contains(duration))
 }
 
 #[cfg(test)]
