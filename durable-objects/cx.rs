@@ -114,6 +114,15 @@ pub(crate) struct After {
     pub carry: bool,
 }
 
+impl After {
+    /// Has happen, too, what another operation leaves.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.deliveries.extend(other.deliveries);
+        self.wake |= other.wake;
+        self.carry |= other.carry;
+    }
+}
+
 /// One thing owed to somebody else.
 pub(crate) struct Delivery {
     pub owed: Owed,

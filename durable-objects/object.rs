@@ -6,10 +6,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     rc::Rc,
 };
 
-use domain::refusal::Refusal;
+use domain::{backoff, refusal::Refusal};
 use futures_util::future::join_all;
 use platform::{ActorKind, Address, Fault, ObjectHost, Sql, Statement, Tx, meter, transact};
 use tracing::{error, warn};
@@ -26,10 +27,15 @@ use crate::{
     user::{Announced, User},
 };
 
-/// When an actor that owes work looks what it is, after it was loaded.
+/// When an actor that owes work looks what it is, after it was loaded without an alarm for it.
 const TOUCHED_MS: u64 = 5_000;
-/// How long a failed alarm rests before it is tried again.
+/// How long what an alarm did rests after it failed once, and then twice as long each time. Who lost the memory of that
+/// begins again.
 const ALARM_RETRY_MS: u64 = 30_000;
+/// The longest it rests; and how long an appointment that is not known here does.
+const ALARM_RETRY_MS_MAX: u64 = 3_600_000;
+/// The name beside those of appointments for what an alarm does at each time.
+const ALARM: &str = "alarm";
 
 type RunRead<'a, R> = Box<dyn FnOnce(&dyn Sql, &Cx<'_>, &[u8]) -> Result<R, Error> + 'a>;
 type RunTx<'a> = Box<dyn FnOnce(&Tx<'_>, &Cx<'_>, &[u8]) -> Result<Vec<u8>, Error> + 'a>;
@@ -104,7 +110,10 @@ pub struct Object {
     logic: Box<dyn Logic>,
     /// Whether the schema was found up to date.
     founded: Cell<bool>,
+    /// When the host's alarm rings.
     alarm_at_ms: Cell<Option<u64>>,
+    /// How often appointments failed, one time after the other.
+    failures: RefCell<BTreeMap<String, u32>>,
 }
 
 impl Object {
@@ -116,7 +125,15 @@ impl Object {
             ActorKind::Destination => Box::new(Destination::default()),
             ActorKind::Appservice => Box::new(Appservice::default()),
         };
-        Rc::new(Self { address, host, settings, logic, founded: Cell::new(false), alarm_at_ms: Cell::new(None) })
+        Rc::new(Self {
+            address,
+            host,
+            settings,
+            logic,
+            founded: Cell::new(false),
+            alarm_at_ms: Cell::new(None),
+            failures: RefCell::default(),
+        })
     }
 
     /// Runs one call and answers the reply's bytes, refusals and faults included.
@@ -166,20 +183,14 @@ impl Object {
     pub async fn alarm(self: Rc<Self>) {
         meter::OBJECT_ALARMS.add(1);
         self.alarm_at_ms.set(None);
-        let outcome = self.touch(false).and_then(|founded| if founded { self.run_due() } else { Ok(After::default()) });
-        let after = match outcome {
-            Ok(after) => after,
-            Err(error) => {
-                self.logic.rolled_back();
-                self.logged("alarm", error);
-                // The platform gives up on an alarm whose handler fails: it rests here instead.
-                let at_ms = self.host.now_ms().saturating_add(ALARM_RETRY_MS);
-                if let Err(fault) = self.host.set_alarm(Some(at_ms)) {
-                    error!(actor = %self.address, %fault, "the alarm could not be set again");
-                }
-                return;
-            }
-        };
+        let mut after = After::default();
+        let outcome = self.touch(false).and_then(|founded| if founded { self.run_due(&mut after) } else { Ok(()) });
+        if let Err(error) = outcome {
+            self.logic.rolled_back();
+            self.logged(ALARM, error);
+            // The platform gives up on an alarm whose handler fails: it rests here instead.
+            self.look_again_in(ALARM_RETRY_MS);
+        }
         if let Err(error) = self.clone().finish(Ok((Vec::new(), after))).await {
             self.logged("alarm", error);
         }
@@ -251,35 +262,94 @@ impl Object {
         transact(self.host.sql(), |tx| self.logic.write_notes(tx, cx)).map_err(told)
     }
 
-    /// One transaction for everything that is due.
-    fn run_due(&self) -> Result<After, CallError> {
+    /// Everything that is due and what an alarm does besides, each in a transaction of its own: one that fails is put off,
+    /// and the others happen.
+    ///
+    /// # Errors
+    /// What could not even be put off.
+    fn run_due(&self, after: &mut After) -> Result<(), CallError> {
+        for what in schedule::due(self.host.sql(), self.host.now_ms())? {
+            let kept = self.transacted(|tx, cx| self.keep_appointment(tx, cx, &what));
+            self.put_off_unless_done(&what, kept, after)?;
+        }
+        let looked = self.transacted(|tx, cx| self.logic.alarm(tx, cx));
+        self.put_off_unless_done(ALARM, looked, after)?;
+        match schedule::earliest_ms(self.host.sql())? {
+            Some(at_ms) => Ok(self.rings_by(at_ms)?),
+            None => Ok(()),
+        }
+    }
+
+    fn transacted(&self, run: impl FnOnce(&Tx<'_>, &Cx<'_>) -> Result<(), Error>) -> Result<After, CallError> {
         let cx = self.cx();
-        transact(self.host.sql(), |tx| {
-            for what in schedule::take_due(tx, cx.now_ms)? {
-                match what.as_str() {
-                    outbox::DUE => outbox::retry(tx, &cx, self.logic.owed_call())?,
-                    what if self.logic.due(tx, &cx, what)? => {}
-                    // A newer release scheduled it and was rolled back: it waits for the next upgrade.
-                    _ => warn!(actor = %self.address, what, "unknown appointment"),
-                }
-            }
-            self.logic.alarm(tx, &cx)?;
-            if let Some(at_ms) = schedule::earliest_ms(&**tx)? {
-                cx.set_alarm(at_ms)?;
-            }
-            Ok::<_, Error>(())
-        })
-        .map_err(told)?;
+        transact(self.host.sql(), |tx| run(tx, &cx)).map_err(told)?;
         self.committed(cx)
     }
 
+    fn keep_appointment(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<(), Error> {
+        if !schedule::take(tx, what)? {
+            return Ok(());
+        }
+        if what == outbox::DUE {
+            return outbox::retry(tx, cx, self.logic.owed_call());
+        }
+        if self.logic.due(tx, cx, what)? {
+            return Ok(());
+        }
+        warn!(actor = %self.address, what, "unknown appointment");
+        Ok(schedule::at(tx, cx, what, cx.now_ms.saturating_add(ALARM_RETRY_MS_MAX))?)
+    }
+
+    /// Takes what an appointment that was kept leaves, and puts off one that failed.
+    fn put_off_unless_done(
+        &self,
+        what: &str,
+        outcome: Result<After, CallError>,
+        after: &mut After,
+    ) -> Result<(), CallError> {
+        let error = match outcome {
+            Ok(done) => {
+                self.failures.borrow_mut().remove(what);
+                after.join(done);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        self.logic.rolled_back();
+        self.logged(what, error);
+        let mut failures = self.failures.borrow_mut();
+        let failures = failures.entry(what.to_owned()).or_default();
+        let pause_ms = backoff::pause_ms(ALARM_RETRY_MS, *failures, ALARM_RETRY_MS_MAX);
+        *failures = failures.saturating_add(1);
+        let at_ms = self.host.now_ms().saturating_add(pause_ms);
+        transact(self.host.sql(), |tx| schedule::put_off(tx, what, at_ms))?;
+        Ok(self.rings_by(at_ms)?)
+    }
+
+    /// Has the host's alarm ring at `at_ms` at the latest. Not in a transaction, where it would be remembered although that
+    /// rolled back.
+    fn rings_by(&self, at_ms: u64) -> Result<(), Fault> {
+        let cx = self.cx();
+        cx.set_alarm(at_ms)?;
+        self.alarm_at_ms.set(cx.alarm_at_ms.get());
+        Ok(())
+    }
+
+    /// Has the alarm look at what went wrong.
+    fn look_again_in(&self, pause_ms: u64) {
+        if let Err(fault) = self.rings_by(self.host.now_ms().saturating_add(pause_ms)) {
+            error!(actor = %self.address, %fault, "the alarm could not be set");
+        }
+    }
+
     fn committed(&self, cx: Cx<'_>) -> Result<After, CallError> {
-        if let Err(error) = self.logic.committed(self.host.sql(), &cx) {
-            // It is committed all the same.
+        let outcome = self.logic.committed(self.host.sql(), &cx);
+        // It is committed all the same, and so is the alarm.
+        self.alarm_at_ms.set(cx.alarm_at_ms.get());
+        if let Err(error) = outcome {
             self.logic.unsettled();
             return Err(told(error));
         }
-        self.alarm_at_ms.set(cx.alarm_at_ms.get());
         Ok(cx.after.into_inner())
     }
 
@@ -336,10 +406,7 @@ impl Object {
                     self.logic.rolled_back();
                     self.logic.unsettled();
                     self.logged("settle", error);
-                    let at_ms = self.host.now_ms().saturating_add(TOUCHED_MS);
-                    if let Err(fault) = self.host.set_alarm(Some(at_ms)) {
-                        error!(actor = %self.address, %fault, "the alarm could not be set");
-                    }
+                    self.look_again_in(TOUCHED_MS);
                 }
             }
         }
@@ -455,3 +522,6 @@ macro_rules! operations {
     };
 }
 pub(crate) use operations;
+
+#[cfg(test)]
+mod tests;

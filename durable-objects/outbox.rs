@@ -6,7 +6,7 @@
 
 use domain::backoff;
 use platform::{Address, Fault, Row, Sql, Tx};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
     Call, Cx, Error,
@@ -89,10 +89,12 @@ pub(crate) fn retry(tx: &Tx<'_>, cx: &Cx<'_>, calls: fn(&str) -> Option<&'static
             &[stored.row.into(), cx.now_ms.saturating_add(pause).into()],
         )?;
         let key = Key::Outbox(stored.row);
-        match owed(&stored, calls)? {
-            Some(owed) => cx.push(Delivery { owed, key, before_answer: false }),
+        match owed(&stored, calls) {
+            Ok(Some(owed)) => cx.push(Delivery { owed, key, before_answer: false }),
             // Owed by a newer release that was rolled back: it waits for the next upgrade.
-            None => warn!(actor = cx.id, owed = stored.call, "the outbox holds what is not known here"),
+            Ok(None) => warn!(actor = cx.id, owed = stored.call, "the outbox holds what is not known here"),
+            // The others are owed all the same.
+            Err(error) => error!(actor = cx.id, owed = stored.call, %error, "the outbox holds what is not understood"),
         }
     }
     if let Some(due_ms) = earliest_ms(&**tx)? {

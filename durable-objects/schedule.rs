@@ -1,4 +1,7 @@
 //! An actor's due times. The host gives an actor one alarm; it is set to the earliest of these.
+//!
+//! When it rings, each appointment that is due is kept in a transaction of its own. One that fails is put off, and so is
+//! one that this release does not know: a newer one made it and was rolled back. Both stay until they were kept.
 
 use platform::{Fault, Sql, Tx};
 
@@ -30,12 +33,23 @@ pub(crate) fn has(sql: &dyn Sql, what: &str) -> Result<bool, Fault> {
     Ok(!sql.query("SELECT 1 FROM due WHERE what = ?1", &[what.into()])?.is_empty())
 }
 
-/// Takes what is due from the schedule.
-pub(crate) fn take_due(tx: &Tx<'_>, now_ms: u64) -> Result<Vec<String>, Fault> {
-    tx.execute("DELETE FROM due WHERE at_ms <= ?1 RETURNING what", &[now_ms.into()])?
+/// What is due, the longest due first.
+pub(crate) fn due(sql: &dyn Sql, now_ms: u64) -> Result<Vec<String>, Fault> {
+    sql.query("SELECT what FROM due WHERE at_ms <= ?1 ORDER BY at_ms, what", &[now_ms.into()])?
         .into_iter()
         .map(|mut row| row.text(0))
         .collect()
+}
+
+/// Takes what is due from the schedule; answers whether it was there still.
+pub(crate) fn take(tx: &Tx<'_>, what: &str) -> Result<bool, Fault> {
+    Ok(!tx.execute("DELETE FROM due WHERE what = ?1 RETURNING 1", &[what.into()])?.is_empty())
+}
+
+/// Has what is on the schedule happen at `at_ms` at the earliest.
+pub(crate) fn put_off(tx: &Tx<'_>, what: &str, at_ms: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE due SET at_ms = ?2 WHERE what = ?1 AND at_ms < ?2", &[what.into(), at_ms.into()])?;
+    Ok(())
 }
 
 /// The earliest due time.
