@@ -32,6 +32,8 @@ const TOUCHED_MS: u64 = 5_000;
 /// How long what an alarm did rests after it failed once, and then twice as long each time. Who lost the memory of that
 /// begins again.
 const ALARM_RETRY_MS: u64 = 30_000;
+/// An alarm that is so late does not ring any more, whatever the host says: Workers give up on one after six failures.
+const LATE_MS_MAX: u64 = 300_000;
 /// The longest it rests; and how long an appointment that is not known here does.
 const ALARM_RETRY_MS_MAX: u64 = 3_600_000;
 /// The name beside those of appointments for what an alarm does at each time.
@@ -117,7 +119,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// Opens the actor. Touches nothing: its schema is looked at with the first call.
+    /// Opens the actor. Touches nothing but the alarm that is set: its schema is looked at with the first call.
     pub fn new(address: Address, host: Rc<dyn ObjectHost>, settings: Rc<Settings>) -> Rc<Self> {
         let logic: Box<dyn Logic> = match address.kind {
             ActorKind::Room => Box::new(Room::default()),
@@ -125,7 +127,7 @@ impl Object {
             ActorKind::Destination => Box::new(Destination::default()),
             ActorKind::Appservice => Box::new(Appservice::default()),
         };
-        Rc::new(Self {
+        let object = Self {
             address,
             host,
             settings,
@@ -133,7 +135,16 @@ impl Object {
             founded: Cell::new(false),
             alarm_at_ms: Cell::new(None),
             failures: RefCell::default(),
-        })
+        };
+        object.look_at_alarm();
+        Rc::new(object)
+    }
+
+    /// Takes over from the host when the alarm rings. What was set for something that only memory knew stands, so that no
+    /// later one takes its place.
+    fn look_at_alarm(&self) {
+        let late_ms = self.host.now_ms().saturating_sub(LATE_MS_MAX);
+        self.alarm_at_ms.set(self.host.armed_ms().filter(|at_ms| *at_ms > late_ms));
     }
 
     /// Runs one call and answers the reply's bytes, refusals and faults included.
@@ -162,13 +173,7 @@ impl Object {
             }
             let cx = self.cx();
             match self.logic.operation(call) {
-                Some(Operation::Wait(run)) => {
-                    let reply = run(self.host.sql(), &cx, body).map_err(told)?;
-                    self.write_notes(&cx)?;
-                    // What it cannot do itself it leaves to the alarm.
-                    self.alarm_at_ms.set(cx.alarm_at_ms.get());
-                    Ok(reply)
-                }
+                Some(Operation::Wait(run)) => self.read(&cx, |sql| run(sql, &cx, body)),
                 Some(_) => Err(Fault::new("this call does not wait").into()),
                 None => Err(unknown(call)),
             }
@@ -182,7 +187,7 @@ impl Object {
     /// The host's alarm fired.
     pub async fn alarm(self: Rc<Self>) {
         meter::OBJECT_ALARMS.add(1);
-        self.alarm_at_ms.set(None);
+        self.look_at_alarm();
         let mut after = After::default();
         let outcome = self.touch(false).and_then(|founded| if founded { self.run_due(&mut after) } else { Ok(()) });
         if let Err(error) = outcome {
@@ -204,12 +209,13 @@ impl Object {
     fn touch(&self, arm: bool) -> Result<bool, CallError> {
         if !self.founded.get() && schema::migrate(self.host.sql(), self.logic.migrations())? {
             self.founded.set(true);
-            // Whoever owes work keeps an alarm, whatever became of the one set before; it is an early one, because the
-            // one set before may have been.
-            if arm && let Some(at_ms) = schedule::earliest_ms(self.host.sql())? {
-                let at_ms = at_ms.min(self.host.now_ms().saturating_add(TOUCHED_MS));
-                self.host.set_alarm(Some(at_ms))?;
-                self.alarm_at_ms.set(Some(at_ms));
+            // Whoever owes work keeps an alarm, whatever became of the one set before; where that is gone it is an early
+            // one, because the one set before may have been.
+            if arm
+                && let Some(at_ms) = schedule::earliest_ms(self.host.sql())?
+                && self.alarm_at_ms.get().is_none_or(|armed_ms| at_ms < armed_ms)
+            {
+                self.rings_by(at_ms.min(self.host.now_ms().saturating_add(TOUCHED_MS)))?;
             }
         }
         Ok(self.founded.get())
@@ -240,18 +246,22 @@ impl Object {
                 Ok(reply)
             })
             .map_err(told)?,
-            Operation::Read(run) => {
-                let reply = run(self.host.sql(), &cx, body).map_err(told)?;
-                self.write_notes(&cx)?;
-                reply
-            }
+            Operation::Read(run) => self.read(&cx, |sql| run(sql, &cx, body))?,
             Operation::Wait(run) => {
-                let reply = run(self.host.sql(), &cx, body).map_err(told)?;
-                self.write_notes(&cx)?;
+                let reply = self.read(&cx, |sql| run(sql, &cx, body))?;
                 reply.ok_or_else(|| Fault::new("a waiting call was made without waiting"))?
             }
         };
         Ok((reply, self.committed(cx)?))
+    }
+
+    /// Runs an operation that only reads. What it cannot do itself it leaves to the alarm, at once: it is in no transaction.
+    fn read<R>(&self, cx: &Cx<'_>, run: impl FnOnce(&dyn Sql) -> Result<R, Error>) -> Result<R, CallError> {
+        let reply = run(self.host.sql());
+        self.alarm_at_ms.set(cx.alarm_at_ms.get());
+        let reply = reply.map_err(told)?;
+        self.write_notes(cx)?;
+        Ok(reply)
     }
 
     /// Writes down what an operation noted that only reads; most note nothing.
@@ -259,7 +269,9 @@ impl Object {
         if cx.user.is_empty() {
             return Ok(());
         }
-        transact(self.host.sql(), |tx| self.logic.write_notes(tx, cx)).map_err(told)
+        transact(self.host.sql(), |tx| self.logic.write_notes(tx, cx)).map_err(told)?;
+        self.alarm_at_ms.set(cx.alarm_at_ms.get());
+        Ok(())
     }
 
     /// Everything that is due and what an alarm does besides, each in a transaction of its own: one that fails is put off,

@@ -359,6 +359,16 @@ impl World {
         self.settle();
     }
 
+    /// When an actor's alarm rings.
+    pub(crate) fn rings_at(&self, address: &Address) -> Option<u64> {
+        self.alarms.borrow().get(address).copied()
+    }
+
+    /// The host loses an actor's alarm.
+    pub(crate) fn loses_alarm(&self, address: &Address) {
+        self.alarms.borrow_mut().remove(address);
+    }
+
     fn breaks(&self) -> bool {
         self.broken_statements.get() > 0 && self.dice.roll(self.broken_statements.get()) == 0
     }
@@ -472,6 +482,10 @@ impl ObjectHost for Host {
             None => alarms.remove(&self.address),
         };
         Ok(())
+    }
+
+    fn armed_ms(&self) -> Option<u64> {
+        self.world.rings_at(&self.address)
     }
 
     fn waiting(&self) -> usize {

@@ -2,12 +2,12 @@ use std::rc::Rc;
 
 use domain::power::Preset;
 use platform::{ActorKind, Address, Sql};
-use ruma_common::{OwnedRoomId, UserId, user_id};
+use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
 use serde_json::json;
 
 use crate::{
     projection::{DirectoryEntry, Projection},
-    room::MembershipAction,
+    room::{GetEvent, MembershipAction},
     world::{MemorySql, World},
 };
 
@@ -25,6 +25,7 @@ fn bob() -> &'static UserId {
 struct Busy {
     world: Rc<World>,
     room_id: OwnedRoomId,
+    room: Address,
     sql: Rc<MemorySql>,
 }
 
@@ -33,8 +34,24 @@ impl Busy {
         let world = World::configured(1, pairs);
         let room_id = world.creates_room(alice(), "12", Preset::PrivateChat);
         world.settle();
-        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
-        Self { world, room_id, sql }
+        let room = Address::new(ActorKind::Room, room_id.as_str());
+        let sql = world.sql(&room);
+        Self { world, room_id, room, sql }
+    }
+
+    fn says(&self, body: &str) -> OwnedEventId {
+        self.world.sends(alice(), &self.room_id, "m.room.message", None, &json!({ "body": body })).unwrap()
+    }
+
+    fn reads(&self, event_id: &EventId) {
+        let call = json!({ "user": alice(), "device": "PHONE", "event_id": event_id });
+        let call: GetEvent = serde_json::from_value(call).unwrap();
+        self.world.call(self.room_id.as_str(), &call).unwrap();
+    }
+
+    /// In how many milliseconds the alarm rings.
+    fn rings_in(&self) -> Option<u64> {
+        Some(self.world.rings_at(&self.room)?.saturating_sub(self.world.now_ms()))
     }
 
     fn number(&self, statement: &str) -> Option<u64> {
@@ -55,8 +72,7 @@ impl Busy {
 #[test]
 fn what_fails_is_put_off_and_the_rest_happens() {
     let busy = Busy::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);
-    let say = || busy.world.sends(alice(), &busy.room_id, "m.room.message", None, &json!({ "body": "a secret" }));
-    let said = say().unwrap();
+    let said = busy.says("a secret");
     busy.world.passes(DAY_MS);
     busy.world.unreachable.borrow_mut().insert(Address::new(ActorKind::User, bob().as_str()));
     busy.world.changes(alice(), &busy.room_id, bob(), MembershipAction::Invite).unwrap();
@@ -92,7 +108,7 @@ fn what_fails_is_put_off_and_the_rest_happens() {
 fn what_a_newer_release_scheduled_stays_for_it() {
     let busy = Busy::new(&[]);
     busy.sql.query("INSERT INTO due (what, at_ms) VALUES ('a newer thing', 1)", &[]).unwrap();
-    busy.world.sends(alice(), &busy.room_id, "m.room.message", None, &json!({ "body": "hello" })).unwrap();
+    busy.says("hello");
     busy.world.passes(60_000);
     assert_eq!(busy.due_in("a newer thing"), Some(3_600_000));
     let before = busy.world.alarms_set.get();
@@ -100,4 +116,47 @@ fn what_a_newer_release_scheduled_stays_for_it() {
     assert!(busy.world.alarms_set.get() <= before + 1, "nothing spins");
     busy.world.passes(3_600_000);
     assert_eq!(busy.due_in("a newer thing"), Some(3_600_000));
+}
+
+#[test]
+fn an_earlier_alarm_stands_whoever_forgot_what_it_was_for() {
+    for owes_work in [false, true] {
+        let busy = Busy::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);
+        busy.says("hello");
+        (0..3).for_each(|_| busy.world.passes(60_000));
+        busy.says("hello again");
+        if !owes_work {
+            busy.sql.query("DELETE FROM due", &[]).unwrap();
+        }
+        // Whether everybody was told is looked at by an alarm that is on no schedule.
+        assert_eq!(busy.rings_in(), Some(5_000));
+        busy.world.evict(&busy.room);
+        busy.world.sets_clock(busy.world.now_ms() + 4_000);
+        busy.says("hello once more");
+        assert_eq!(busy.rings_in(), Some(1_000), "work owed: {owes_work}");
+    }
+}
+
+#[test]
+fn who_wakes_sets_no_alarm_that_is_set() {
+    let busy = Busy::new(&[("RETENTION", "on"), ("RETENTION_DEFAULT", "1d")]);
+    let said = busy.says("hello");
+    (0..3).for_each(|_| busy.world.passes(60_000));
+    let (rings_in, alarms_set) = (busy.rings_in(), busy.world.alarms_set.get());
+    assert!(rings_in.is_some_and(|ms| ms > DAY_MS) && rings_in == busy.due_in("retention"), "{rings_in:?}");
+    busy.world.evict(&busy.room);
+    busy.reads(&said);
+    assert_eq!((busy.rings_in(), busy.world.alarms_set.get()), (rings_in, alarms_set));
+    // What became of an alarm that is gone nobody knows: another one rings soon, and looks.
+    busy.world.loses_alarm(&busy.room);
+    busy.world.evict(&busy.room);
+    busy.reads(&said);
+    assert_eq!(busy.rings_in(), Some(5_000));
+    (0..3).for_each(|_| busy.world.passes(5_000));
+    assert_eq!(busy.rings_in(), busy.due_in("retention"));
+    // One that is far too late does not come any more.
+    busy.world.evict(&busy.room);
+    busy.world.sets_clock(busy.world.now_ms() + 2 * DAY_MS);
+    busy.reads(&said);
+    assert_eq!(busy.rings_in(), Some(0));
 }

@@ -332,6 +332,10 @@ impl ObjectHost for ActorHost {
         Ok(())
     }
 
+    fn armed_ms(&self) -> Option<u64> {
+        None
+    }
+
     fn waiting(&self) -> usize {
         0
     }

@@ -31,6 +31,10 @@ pub trait ObjectHost: Clock + Random {
     /// a restart of the host, and is cleared when it fires.
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault>;
 
+    /// When the alarm that is set rings, in milliseconds since the Unix epoch. Asked for when the actor was just opened, and
+    /// when its alarm fires: that one is set no more. Later its actor knows.
+    fn armed_ms(&self) -> Option<u64>;
+
     /// How many calls wait on this actor (see [`Actors::wait`]).
     fn waiting(&self) -> usize;
 

@@ -186,6 +186,10 @@ impl ObjectHost for ActorHost {
         Ok(())
     }
 
+    fn armed_ms(&self) -> Option<u64> {
+        self.tier.process().ok()?.armed_ms(&self.address)
+    }
+
     fn waiting(&self) -> usize {
         self.forget_gone();
         self.waiters.borrow().len()

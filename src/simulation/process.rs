@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     rc::{Rc, Weak},
     sync::Arc,
 };
@@ -42,7 +42,8 @@ pub(crate) struct Process {
     living: RefCell<BTreeMap<Address, Living>>,
     /// When which alarm rings, as this process knows.
     alarms: RefCell<BTreeMap<Address, u64>>,
-    ringing: RefCell<BTreeSet<Address>>,
+    /// Actors at work on their alarms, and when these were to ring.
+    ringing: RefCell<BTreeMap<Address, u64>>,
     server: RefCell<Option<Rc<Server>>>,
     /// What happened inside, for whoever wants to know whether anything still does.
     pub(crate) calls: Cell<u64>,
@@ -181,7 +182,7 @@ impl Process {
         living.host.disk.sync(living.host.disk.commits());
         self.scheduler().end(&living.host.group);
         living.host.dismiss();
-        if self.ringing.borrow_mut().remove(address) {
+        if self.ringing.borrow_mut().remove(address).is_some() {
             self.ring_at(address, self.scheduler().now_ms() + RING_AGAIN_MS);
         }
     }
@@ -290,6 +291,12 @@ impl Process {
         }
     }
 
+    /// When an actor's alarm will ring: what rings now does no more.
+    pub(crate) fn armed_ms(&self, address: &Address) -> Option<u64> {
+        let rung_ms = self.ringing.borrow().get(address).copied();
+        self.machine.disk(address).alarm().filter(|at_ms| rung_ms.is_none_or(|rung_ms| *at_ms > rung_ms))
+    }
+
     fn ring_at(&self, address: &Address, at_ms: u64) {
         if self.alarms.borrow_mut().insert(address.clone(), at_ms) == Some(at_ms) {
             return;
@@ -308,15 +315,19 @@ impl Process {
     fn ring(&self, address: &Address, at_ms: u64) {
         let Ok(living) = self.living(address) else { return };
         self.calls.set(self.calls.get() + 1);
-        self.ringing.borrow_mut().insert(address.clone());
+        self.ringing.borrow_mut().insert(address.clone(), at_ms);
         let (this, address, object, disk) =
             (self.this.clone(), address.clone(), living.object.clone(), living.host.disk.clone());
+        if disk.alarm().is_some_and(|set_ms| set_ms > at_ms) {
+            // This one rang again, after its actor had set another.
+            self.look_at_alarm(&address);
+        }
         let _running = self.scheduler().spawn(&living.host.group, async move {
             object.alarm().await;
             let Some(this) = this.upgrade() else { return };
             this.ringing.borrow_mut().remove(&address);
             // It rang: only now the disk may forget it.
-            if disk.alarm() == Some(at_ms) && !this.alarms.borrow().contains_key(&address) {
+            if disk.alarm().is_some_and(|set_ms| set_ms <= at_ms) && !this.alarms.borrow().contains_key(&address) {
                 disk.set_alarm(None);
             }
         });

@@ -6,14 +6,11 @@
 use api::{Arriving, Services};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
-use js_sys::Promise;
 use platform::{
     ActorKind, Address, Fault, LocalFuture, ObjectHost,
     contract::{self, Outcome},
 };
 use serde_json::{Value, json};
-use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::JsFuture;
 use worker::Env;
 
 use crate::{
@@ -54,15 +51,9 @@ pub(crate) async fn answer(env: &Env, services: &Services) -> Response<Bytes> {
 /// Runs the suites of an object, and answers their outcomes as JSON.
 pub(crate) async fn of_object(host: &dyn ObjectHost, storage: &Storage) -> String {
     let mut outcomes = contract::sql_of(host.sql());
-    let armed = || -> LocalFuture<'_, Result<Option<u64>, Fault>> { Box::pin(alarm(storage.alarm())) };
+    let armed = || -> LocalFuture<'_, Result<Option<u64>, Fault>> { Box::pin(js::armed_ms(storage.alarm())) };
     outcomes.extend(contract::object_host(host, &armed).await);
     Value::Array(outcomes.iter().map(to_json).collect()).to_string()
-}
-
-async fn alarm(asked: Result<Promise, JsValue>) -> Result<Option<u64>, Fault> {
-    let failed = |thrown: JsValue| js::fault("alarm", &thrown);
-    let at_ms = JsFuture::from(asked.map_err(failed)?).await.map_err(failed)?;
-    Ok(at_ms.as_f64().map(|at_ms| at_ms as u64))
 }
 
 fn to_json(outcome: &Outcome) -> Value {

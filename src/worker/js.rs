@@ -184,6 +184,13 @@ impl Drop for Reading {
     }
 }
 
+/// An object's alarm, as the runtime answers [`Storage::alarm`]: milliseconds since the Unix epoch.
+pub(crate) async fn armed_ms(asked: Result<Promise, JsValue>) -> Result<Option<u64>, Fault> {
+    let failed = |thrown: JsValue| fault("alarm", &thrown);
+    let at_ms = JsFuture::from(asked.map_err(failed)?).await.map_err(failed)?;
+    Ok(at_ms.as_f64().map(|at_ms| at_ms as u64))
+}
+
 /// What was thrown, as a fault. Repeating the call may help when the runtime says so.
 pub(crate) fn fault(context: &str, thrown: &JsValue) -> Fault {
     let what = format!("{context}: {}", message(thrown));

@@ -4,7 +4,7 @@
 //! the name the runtime knows it by; its constructor does nothing, since closing sockets run it too.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::{Rc, Weak},
 };
 
@@ -44,6 +44,8 @@ struct Inner {
     keep_awake: Function,
     call_carrier: Function,
     object: OnceCell<Rc<Object>>,
+    /// When the alarm rings, as the runtime said last.
+    armed_ms: Rc<Cell<Option<u64>>>,
 }
 
 #[wasm_bindgen]
@@ -52,7 +54,8 @@ impl Shell {
     /// `call_carrier` takes an actor's id, and has the request tier carry out of this server what it has for others.
     #[wasm_bindgen(constructor)]
     pub fn new(kind: String, state: ObjectState, env: Env, keep_awake: Function, call_carrier: Function) -> Self {
-        Self(Rc::new(Inner { kind, state, env, keep_awake, call_carrier, object: OnceCell::new() }))
+        let (object, armed_ms) = (OnceCell::new(), Rc::default());
+        Self(Rc::new(Inner { kind, state, env, keep_awake, call_carrier, object, armed_ms }))
     }
 
     /// Answers one request of another part of this deployment; nobody else reaches an object.
@@ -71,7 +74,7 @@ impl Shell {
     pub fn alarm(&self) -> Promise {
         let inner = self.0.clone();
         future_to_promise(async move {
-            match inner.object().await {
+            match inner.ringing().await {
                 Ok(object) => object.alarm().await,
                 Err(fault) => {
                     tracing::error!(kind = inner.kind, %fault, "an alarm rests");
@@ -90,6 +93,11 @@ impl Inner {
         if let Some(object) = self.object.get() {
             return Ok(object.clone());
         }
+        self.look_at_alarm().await?;
+        if let Some(object) = self.object.get() {
+            // Opened meanwhile.
+            return Ok(object.clone());
+        }
         let id = self.state.id().name().ok_or_else(|| Fault::new("an object without a name"))?;
         let address = Address { kind: self.kind.parse::<ActorKind>()?, id };
         let host = Rc::new(self.host());
@@ -98,8 +106,22 @@ impl Inner {
         Ok(self.object.get_or_init(|| object).clone())
     }
 
+    /// The object, when its alarm has fired: what was set since is known to its host.
+    async fn ringing(&self) -> Result<Rc<Object>, Fault> {
+        let object = self.object().await?;
+        self.look_at_alarm().await?;
+        Ok(object)
+    }
+
+    /// Asks the runtime for the alarm, which reads its own memory. While one fires it answers what was set since.
+    async fn look_at_alarm(&self) -> Result<(), Fault> {
+        self.armed_ms.set(js::armed_ms(self.state.storage().alarm()).await?);
+        Ok(())
+    }
+
     fn host(&self) -> Host {
         Host {
+            armed_ms: self.armed_ms.clone(),
             state: self.state.clone(),
             sql: ObjectSql::new(self.state.storage()),
             actors: Stubs::new(self.env.clone()),
@@ -220,6 +242,7 @@ fn make_room(state: &ObjectState) {
 
 /// What one Durable Object gives its actor.
 struct Host {
+    armed_ms: Rc<Cell<Option<u64>>>,
     state: ObjectState,
     sql: ObjectSql,
     actors: Stubs,
@@ -283,6 +306,10 @@ impl ObjectHost for Host {
         }
         .map(|_| ())
         .map_err(|thrown| js::fault("alarm", &thrown))
+    }
+
+    fn armed_ms(&self) -> Option<u64> {
+        self.armed_ms.get()
     }
 
     /// Counts those past their deadline too, until the next wake: to tell them apart would be to read them all.

@@ -196,6 +196,10 @@ impl ObjectHost for Shared {
         self.0.alarm.set(at_ms, self.0.database.in_transaction())
     }
 
+    fn armed_ms(&self) -> Option<u64> {
+        self.0.alarm.armed_ms()
+    }
+
     fn carry(&self, actor: &str) {
         self.0.carriers.carry(actor);
     }

@@ -110,7 +110,7 @@ impl Alarms {
         self.arm(address, Some(self.clock.now_ms().saturating_add(AGAIN_MS)));
     }
 
-    #[cfg(test)]
+    /// When an actor's alarm will ring.
     pub(crate) fn armed(&self, address: &Address) -> Option<u64> {
         self.armed.borrow().get(address).copied()
     }
@@ -139,6 +139,11 @@ impl ActorAlarm {
             self.alarms.set(&self.address, at_ms, &self.gate);
         }
         Ok(())
+    }
+
+    /// When it will ring, unless the open transaction wants otherwise.
+    pub(crate) fn armed_ms(&self) -> Option<u64> {
+        self.alarms.armed(&self.address)
     }
 
     pub(crate) fn staged(&self) -> Option<Staged> {
