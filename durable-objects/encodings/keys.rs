@@ -190,6 +190,7 @@ fn what_is_backed_up() {
     pinned_reply::<user::GetBackedUpKeys>(json!({ "keys": [encoded], "more": true }));
     pinned(
         &user::DeleteBackedUpKeys {
+            in_slices: false,
             token_hash,
             version,
             room_id: Some("!r".to_owned()),

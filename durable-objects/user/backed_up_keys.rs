@@ -8,7 +8,10 @@ use serde_json::{json, value::RawValue};
 use super::{
     User, authenticate,
     key_backup::{named, once_made},
-    store::{self, backup::PageLimits},
+    store::{
+        self,
+        backup::{Amount, PageLimits},
+    },
 };
 use crate::{Call, Cx, Error};
 
@@ -22,6 +25,8 @@ const KEYS_AT_ONCE: usize = 1_000;
 const STATEMENT_BYTES_MAX: usize = ROW_BYTES_MAX / 2;
 /// Keys of one page.
 const PAGE_KEYS: u64 = 500;
+/// Keys that one call deletes, if the caller goes on.
+const KEYS_DELETED: u64 = if cfg!(test) { 100 } else { 10_000 };
 /// Bytes of `session_data` that end a page.
 const PAGE_BYTES: u64 = 1024 * 1024;
 /// Keys of all backups of a user together.
@@ -52,6 +57,9 @@ pub struct KeyData {
 pub struct BackupChanged {
     pub count: u64,
     pub etag: String,
+    /// Whether there may be more to delete: the caller calls again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// Stores keys in the newest backup. One that is there stays unless the new one is worth more.
@@ -101,7 +109,8 @@ impl Call for GetBackedUpKeys {
     type Reply = BackedUpKeys;
 }
 
-/// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter.
+/// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter. There may be two million, so
+/// that they go in slices, and are gone once the answer says that there are no more: whoever reads meanwhile finds some.
 ///
 /// Refused: `UnknownToken`, `NotFound` if there is no such backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,6 +121,9 @@ pub struct DeleteBackedUpKeys {
     pub room_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// Whether the caller calls again while there is more. An older one does not, and has all of it done at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_slices: bool,
 }
 
 impl Call for DeleteBackedUpKeys {
@@ -187,9 +199,19 @@ impl User {
     ) -> Result<BackupChanged, Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
         let (version, before) = named(&**tx, &call.version)?;
-        let deleted = store::backup::delete_keys(tx, version, call.room_id.as_deref(), call.session_id.as_deref())?;
+        let (room_id, session_id) = (call.room_id.as_deref(), call.session_id.as_deref());
+        let (mut deleted, mut more) = (Amount::default(), true);
+        while more {
+            let slice = store::backup::delete_keys(tx, version, room_id, session_id, KEYS_DELETED)?;
+            deleted = deleted.and(slice);
+            more = slice.keys == KEYS_DELETED;
+            if call.in_slices {
+                break;
+            }
+        }
         let count = before.count.saturating_sub(deleted.keys);
-        changed(tx, version, deleted.keys > 0, count, deleted.bytes.cast_signed().saturating_neg())
+        let changed = changed(tx, version, deleted.keys > 0, count, deleted.bytes.cast_signed().saturating_neg())?;
+        Ok(BackupChanged { more, ..changed })
     }
 }
 
@@ -199,7 +221,7 @@ fn changed(tx: &Tx<'_>, version: u64, is_change: bool, count: u64, more_bytes: i
         store::backup::changed(tx, version, count, more_bytes)?;
     }
     let (_, info) = named(&**tx, &version.to_string())?;
-    Ok(BackupChanged { count: info.count, etag: info.etag })
+    Ok(BackupChanged { count: info.count, etag: info.etag, more: false })
 }
 
 fn check(key: &BackedUpKey) -> Result<(), Refusal> {
@@ -259,8 +281,8 @@ mod tests {
     use platform::{ActorKind, Address, Sql};
 
     use super::{
-        BYTES_MAX, BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KEYS_MAX, KeyData, PAGE_BYTES,
-        PAGE_KEYS, PutBackedUpKeys, SESSION_DATA_BYTES_MAX,
+        BYTES_MAX, BackedUpKey, BackupChanged, DeleteBackedUpKeys, GetBackedUpKeys, KEYS_DELETED, KEYS_MAX, KeyData,
+        PAGE_BYTES, PAGE_KEYS, PutBackedUpKeys, SESSION_DATA_BYTES_MAX,
     };
     use crate::{
         CallError,
@@ -352,7 +374,8 @@ mod tests {
         assert_eq!(seen, all);
         let delete = |room_id: Option<&str>, session_id: Option<&str>| {
             let (room_id, session_id) = (room_id.map(ToOwned::to_owned), session_id.map(ToOwned::to_owned));
-            let call = DeleteBackedUpKeys { token_hash: "t".to_owned(), version: version.clone(), room_id, session_id };
+            let (token_hash, version) = ("t".to_owned(), version.clone());
+            let call = DeleteBackedUpKeys { token_hash, version, room_id, session_id, in_slices: false };
             world.call(ALICE, &call).unwrap()
         };
         assert_eq!(delete(Some("!0"), Some("0")).count, total - 1);
@@ -424,6 +447,36 @@ mod tests {
     }
 
     #[test]
+    fn many_keys_are_deleted_call_by_call() {
+        for (room_id, kept) in [(None, 0), (Some("!r".to_owned()), 50)] {
+            let (world, version) = alice();
+            let sql = world.sql(&Address::new(ActorKind::User, ALICE));
+            let keys = |room: &str, count: u64| -> Vec<BackedUpKey> {
+                (0..count).map(|number| key(room, &number.to_string(), (true, 0, 0))).collect()
+            };
+            put(&world, &version, keys("!other", 50)).unwrap();
+            let etag = put(&world, &version, keys("!r", 250)).unwrap().etag;
+            let token_hash = "t".to_owned();
+            let call = DeleteBackedUpKeys { token_hash, version, room_id, session_id: None, in_slices: true };
+            let mut counts = Vec::new();
+            loop {
+                sql.rows_at_once.set(0);
+                let BackupChanged { count, etag: now, more } = world.call(ALICE, &call).unwrap();
+                assert!(now != etag && sql.rows_at_once.get() <= KEYS_DELETED as usize);
+                counts.push(count);
+                if !more {
+                    break;
+                }
+            }
+            assert_eq!(counts.last(), Some(&kept), "{counts:?}");
+            assert!(counts.len() >= 3, "{counts:?}");
+            let mut rows = sql.query("SELECT count(*), (SELECT bytes > 0 FROM backup) FROM backup_key", &[]).unwrap();
+            assert_eq!(rows[0].unsigned(0).unwrap(), kept);
+            assert_eq!(rows[0].flag(1).unwrap(), kept > 0);
+        }
+    }
+
+    #[test]
     fn a_repeated_call_makes_no_other_backup() {
         let (world, _) = alice();
         let version = made_by(&world, Some("c"));
@@ -485,7 +538,8 @@ mod tests {
         refused(put_keys(&second, 0, 20, 7, 15_980));
         refused(put(&world, &second, vec![large(99, 0, SESSION_DATA_BYTES_MAX)]));
         let (token_hash, version) = ("t".to_owned(), second.clone());
-        let call = DeleteBackedUpKeys { token_hash, version, room_id: Some("!r".to_owned()), session_id: None };
+        let room_id = Some("!r".to_owned());
+        let call = DeleteBackedUpKeys { token_hash, version, room_id, session_id: None, in_slices: false };
         world.call(ALICE, &DeleteBackedUpKeys { session_id: Some("20".to_owned()), ..call.clone() }).unwrap();
         assert_eq!(counted(), stored());
         world.call(ALICE, &call).unwrap();

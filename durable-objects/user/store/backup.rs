@@ -17,6 +17,10 @@ impl Amount {
         Ok(Self { keys: row.unsigned(0)?, bytes: row.unsigned(1)? })
     }
 
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self { keys: self.keys.saturating_add(more.keys), bytes: self.bytes.saturating_add(more.bytes) }
+    }
+
     /// Of rows of which each says how many bytes one key has.
     fn sum(rows: Vec<Row>) -> Result<Self, Fault> {
         rows.into_iter().try_fold(Self::default(), |Self { keys, bytes }, mut row| {
@@ -96,14 +100,7 @@ pub(crate) fn deleted(sql: &dyn Sql, limit: u64) -> Result<Vec<u64>, Fault> {
 
 /// Removes some keys of a deleted backup; answers how many.
 pub(crate) fn remove_keys(tx: &Tx<'_>, version: u64, limit: u64) -> Result<u64, Fault> {
-    let removed = Amount::sum(tx.execute(
-        &format!(
-            "DELETE FROM backup_key WHERE (version, room_id, session_id) IN (
-                 SELECT version, room_id, session_id FROM backup_key WHERE version = ?1 LIMIT ?2
-             ) RETURNING {KEY_BYTES}"
-        ),
-        &[version.into(), limit.into()],
-    )?)?;
+    let removed = delete_keys(tx, version, None, None, limit)?;
     if removed.keys > 0 {
         tx.execute(
             "UPDATE backup SET bytes = max(bytes - ?2, 0) WHERE version = ?1",
@@ -247,16 +244,16 @@ fn key(mut row: Row) -> Result<BackedUpKey, Fault> {
     })
 }
 
-/// Deletes all keys, those of a room, or one; answers what that was.
-/// There may be two million, so that no row is held for each.
+/// Deletes some of all keys, of those of a room, or one; answers what that was.
 pub(crate) fn delete_keys(
     tx: &Tx<'_>,
     version: u64,
     room_id: Option<&str>,
     session_id: Option<&str>,
+    limit: u64,
 ) -> Result<Amount, Fault> {
     // A condition of its own for each: only so is no row read that stays.
-    let (which, params): (_, Vec<Value>) = match (room_id, session_id) {
+    let (which, mut params): (_, Vec<Value>) = match (room_id, session_id) {
         (Some(room_id), Some(session_id)) => (
             "version = ?1 AND room_id = ?2 AND session_id = ?3",
             vec![version.into(), room_id.into(), session_id.into()],
@@ -264,16 +261,14 @@ pub(crate) fn delete_keys(
         (Some(room_id), None) => ("version = ?1 AND room_id = ?2", vec![version.into(), room_id.into()]),
         (None, _) => ("version = ?1", vec![version.into()]),
     };
-    let amount = match room_id {
-        Some(_) => {
-            tx.query(&format!("SELECT count(*), coalesce(sum({KEY_BYTES}), 0) FROM backup_key WHERE {which}"), &params)?
-        }
-        // The backup knows what all of them are.
-        None => tx.query("SELECT count, bytes FROM backup WHERE version = ?1", &params)?,
-    };
-    let amount = amount.into_iter().next().map_or(Ok(Amount::default()), Amount::of)?;
-    if amount.keys > 0 {
-        tx.execute(&format!("DELETE FROM backup_key WHERE {which}"), &params)?;
-    }
-    Ok(amount)
+    let limit_at = params.len().saturating_add(1);
+    params.push(limit.into());
+    Amount::sum(tx.execute(
+        &format!(
+            "DELETE FROM backup_key WHERE (version, room_id, session_id) IN (
+                 SELECT version, room_id, session_id FROM backup_key WHERE {which} LIMIT ?{limit_at}
+             ) RETURNING {KEY_BYTES}"
+        ),
+        &params,
+    )?)
 }

@@ -239,7 +239,12 @@ async fn deleted(
     room_id: Option<String>,
     session_id: Option<String>,
 ) -> Result<Vec<u8>, Failure> {
-    let call = DeleteBackedUpKeys { token_hash: bearer.token_hash.clone(), version, room_id, session_id };
-    let changed: BackupChanged = bearer.call(cx, &call).await?;
-    Ok(serde_json::to_vec(&changed)?)
+    let token_hash = bearer.token_hash.clone();
+    let call = DeleteBackedUpKeys { token_hash, version, room_id, session_id, in_slices: true };
+    loop {
+        let changed: BackupChanged = bearer.call(cx, &call).await?;
+        if !changed.more {
+            return Ok(serde_json::to_vec(&changed)?);
+        }
+    }
 }
