@@ -484,6 +484,7 @@ impl Logic for Room {
             search::DUE => self.index_on(tx, cx).map(|()| true),
             staging::DUE => self.stage_due(tx, cx).map(|()| true),
             inbox::DUE => self.look_for_a_fetcher(tx, cx).map(|()| true),
+            guests::DUE => self.expel_more_guests(tx, cx).map(|()| true),
             _ => Ok(false),
         }
     }

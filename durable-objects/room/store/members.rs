@@ -76,12 +76,15 @@ pub(crate) fn set_guest(tx: &Tx<'_>, user_id: &str, guest: bool) -> Result<(), F
     Ok(())
 }
 
-/// The guests of ours who are in the room.
-pub(crate) fn guests(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
-    sql.query("SELECT user_id FROM member WHERE guest = 1 AND membership = 'join' ORDER BY user_id", &[])?
-        .into_iter()
-        .map(|mut row| row.text(0))
-        .collect()
+/// Guests of ours who are in the room, in the order of their names.
+pub(crate) fn guests(sql: &dyn Sql, after: &str, limit: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE guest = 1 AND membership = 'join' AND user_id > ?1 ORDER BY user_id LIMIT ?2",
+        &[after.into(), limit.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
 }
 
 fn next_follower(tx: &Tx<'_>) -> Result<u64, Fault> {
