@@ -56,10 +56,10 @@ impl User {
             store::backup::delete(tx, version)?;
         }
         Self::remove_deleted_backups(tx, cx)?;
-        store::keys::clear(tx, store::keys::Kind::CrossSigning)?;
-        store::keys::clear(tx, store::keys::Kind::Signature)?;
+        self.forget(tx, |tx| store::keys::clear(tx, store::keys::Kind::CrossSigning))?;
+        self.forget(tx, |tx| store::keys::clear(tx, store::keys::Kind::Signature))?;
         if call.erase {
-            store::account::erase(tx)?;
+            self.forget(tx, store::account::erase)?;
             let rooms = store::rooms::all(&**tx)?;
             let before_answer = rooms.len() <= ROOMS_BEFORE_ANSWER_MAX;
             for room in rooms {

@@ -112,12 +112,27 @@ impl User {
 /// one learns it.
 pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
     store::device::delete(tx, device_id)?;
-    store::rooms::forget_spilled(tx, device_id)?;
     store::to_device::drop_all(tx, device_id)?;
-    store::pushers::remove_of_device(tx, device_id)?;
     cx.user.gone.borrow_mut().push(device_id.to_owned());
     cx.wake();
     Ok(())
+}
+
+impl User {
+    /// What devices that this operation removed had in the user's stream goes with them.
+    pub(super) fn forget_removed(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let gone = cx.user.gone.borrow().clone();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.keys_of_removed(tx, cx, &gone)?;
+        for device_id in gone {
+            self.forget(tx, |tx| store::rooms::forget_spilled(tx, &device_id))?;
+            self.forget(tx, |tx| store::pushers::remove_of_device(tx, &device_id))?;
+        }
+        self.pushers_changed();
+        Ok(())
+    }
 }
 
 /// Removes all of the user's devices but one, or all.

@@ -15,7 +15,7 @@ use super::{
     User, store,
     sync_token::{self, Reached, Rooms, SyncToken},
 };
-use crate::{Cx, Error};
+use crate::Error;
 
 /// The most rooms that stand in the token itself.
 const LISTED_MAX: usize = if cfg!(test) { 1 } else { 40 };
@@ -57,12 +57,12 @@ impl Exceptions {
     }
 
     /// What goes into the token: the row, if there is one, and what is listed. `told` says what the token's position stands
-    /// for.
+    /// for, and `new_row` is the number that a new row takes.
     pub(super) fn settle(
         mut self,
         tx: &Tx<'_>,
-        cx: &Cx<'_>,
         device: &DeviceId,
+        new_row: u64,
         told: impl Fn(u64) -> u64,
     ) -> Result<(Option<u64>, Rooms), Error> {
         if self.listed.len() <= LISTED_MAX {
@@ -74,7 +74,8 @@ impl Exceptions {
         if all.len() <= LISTED_MAX {
             return Ok((None, all));
         }
-        Ok((Some(store::rooms::spill(tx, device, &sync_token::to_row(&all), cx.now_ms)?), Rooms::new()))
+        store::rooms::spill(tx, new_row, device, &sync_token::to_row(&all))?;
+        Ok((Some(new_row), Rooms::new()))
     }
 
     fn spilled_rooms(&self) -> Option<&Rooms> {

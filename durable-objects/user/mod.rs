@@ -112,6 +112,7 @@ use crate::{
     },
 };
 use moves::Moves;
+use store::stream::Gone;
 
 pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
@@ -198,6 +199,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0016_notices.sql"),
     include_str!("migrations/0017_elsewhere.sql"),
     include_str!("migrations/0018_backup_bytes.sql"),
+    include_str!("migrations/0019_stream_head.sql"),
 ];
 
 /// The user whose actor this is.
@@ -241,6 +243,16 @@ impl User {
             None => moves.insert(Moves::load(sql)?),
         };
         body(moves)
+    }
+
+    /// Deletes rows that bear positions of the user's stream: where the newest of it goes, the account keeps that, for no
+    /// position is used again.
+    fn forget(&self, tx: &Tx<'_>, rows: impl FnOnce(&Tx<'_>) -> Result<Gone, Fault>) -> Result<(), Error> {
+        let head = self.with_moves(&**tx, |moves| Ok(moves.head))?;
+        match rows(tx)?.newest() {
+            Some(newest) if newest >= head => Ok(store::stream::set_head(tx, head)?),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -371,10 +383,7 @@ impl Logic for User {
 
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         User::write_notes(tx, cx)?;
-        if !cx.user.gone.borrow().is_empty() {
-            self.pushers_changed();
-        }
-        self.keys_of_removed(tx, cx)?;
+        self.forget_removed(tx, cx)?;
         if cx.user.device_list_changed.take() {
             self.announce_device_list(tx, cx)?;
         }

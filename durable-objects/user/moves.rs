@@ -17,7 +17,7 @@ use platform::{
 use super::store::{
     account_data, keys,
     rooms::{self, Move},
-    to_device,
+    stream, to_device,
 };
 
 /// Moves kept. A token older than the oldest gets its rooms with whole state.
@@ -52,12 +52,12 @@ impl Moves {
         for moved in &ring {
             last.insert(moved.room, (moved.position, moved.up_to));
         }
-        let head = ring.back().map_or(0, |moved| moved.position).max(own_head);
+        let head = ring.back().map_or(0, |moved| moved.position).max(own_head).max(stream::head(sql)?);
         // It may hold what the operation that reads it has just written.
         Ok(Self { ring, last, head, own_head, data_head, planned: head, uncommitted: true })
     }
 
-    /// The stream's next position: never one used before.
+    /// The stream's next position: never one used before. Some row has to bear it as long as it is the newest.
     pub(super) fn next_position(&self, now_ms: u64) -> u64 {
         let now_ms = if planted::is(Planted::ReusedPosition) { 0 } else { now_ms };
         self.head.saturating_add(1).max(now_ms)
@@ -70,6 +70,13 @@ impl Moves {
         self.head = position;
         self.own_head = position;
         position
+    }
+
+    /// Takes the next position as the number of something that is no news.
+    pub(super) fn number(&mut self, now_ms: u64) -> u64 {
+        self.head = self.next_position(now_ms);
+        self.uncommitted = true;
+        self.head
     }
 
     /// Up to where the room's stored moves told of it.
@@ -141,5 +148,94 @@ impl Moves {
             Some(next) => next.after,
             None => self.told(room),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, rc::Rc};
+
+    use platform::{ActorKind, Address, Sql};
+    use serde_json::{from_value, json, value::to_raw_value};
+
+    use crate::{
+        user::{Create, LogIn, LogOut, NewDevice, RemovePusher, SetPusher, UploadKeys},
+        world::World,
+    };
+
+    const ALICE: &str = "@alice:myelin.test";
+
+    /// With a desk and a phone, whose tokens are their first letters.
+    fn alice() -> Rc<World> {
+        let world = World::new(1);
+        let device = Some(NewDevice::new("DESK", "d"));
+        let create = Create { password_hash: Some("h".to_owned()), call_id: "a".to_owned(), ..Create::default() };
+        world.call(ALICE, &Create { device, ..create }).unwrap();
+        let log_in = LogIn { password_hash: "h".to_owned(), device: NewDevice::new("PHONE", "p") };
+        world.call(ALICE, &log_in).unwrap();
+        world
+    }
+
+    fn alices() -> Address {
+        Address::new(ActorKind::User, ALICE)
+    }
+
+    fn uploads_key(world: &World, token: &str) {
+        let one_time_keys = BTreeMap::from([("a:1".to_owned(), to_raw_value(&json!({ "key": "1" })).unwrap())]);
+        world
+            .call(ALICE, &UploadKeys { token_hash: token.to_owned(), one_time_keys, ..UploadKeys::default() })
+            .unwrap();
+    }
+
+    fn sets_pusher(world: &World, token: &str) {
+        let pusher = from_value(json!({
+            "app_id": "a", "pushkey": token, "app_display_name": "App", "device_display_name": "Phone", "lang": "en",
+            "data": { "url": "https://push.test/_matrix/push/v1/notify" },
+        }));
+        world.call(ALICE, &SetPusher { token_hash: token.to_owned(), pusher: pusher.unwrap() }).unwrap();
+    }
+
+    fn spills(world: &World, _token: &str) {
+        let row = world.now_ms() + 5;
+        let insert = "INSERT INTO spill (row, device, rooms) VALUES (?1, 'PHONE', '')";
+        world.sql(&alices()).query(insert, &[row.into()]).unwrap();
+        world.evict(&alices());
+    }
+
+    /// The newest position that any row bears.
+    fn newest(world: &World) -> u64 {
+        let newest = "SELECT max(position) FROM (SELECT max(uploaded) AS position FROM one_time_key
+            UNION ALL SELECT max(id) FROM pusher UNION ALL SELECT max(row) FROM spill)";
+        world.sql(&alices()).query(newest, &[]).unwrap()[0].unsigned_or_null(0).unwrap().unwrap_or(0)
+    }
+
+    #[test]
+    fn no_position_is_given_again_when_its_row_is_gone() {
+        for bears in [uploads_key, sets_pusher, spills] {
+            for bears_next in [uploads_key, sets_pusher] {
+                let world = alice();
+                bears(&world, "p");
+                let last = newest(&world);
+                world.call(ALICE, &LogOut { token_hash: "p".to_owned(), all: false }).unwrap();
+                assert_eq!(newest(&world), 0);
+                world.evict(&alices());
+                bears_next(&world, "d");
+                assert!(newest(&world) > last, "{} after {last}", newest(&world));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_goes_costs_another_one_where_it_was_the_newest_only() {
+        let costs = |then: fn(&World)| {
+            let world = alice();
+            sets_pusher(&world, "p");
+            then(&world);
+            let before = world.rows_of(&alices());
+            let call = RemovePusher { token_hash: "p".to_owned(), app_id: "a".to_owned(), pushkey: "p".to_owned() };
+            world.call(ALICE, &call).unwrap();
+            world.rows_of(&alices()) - before
+        };
+        assert_eq!([costs(|_| {}), costs(|world| uploads_key(world, "d"))], [2, 1]);
     }
 }

@@ -98,17 +98,20 @@ impl User {
             Some(known) if known.pusher == call.pusher && known.device_id == device_id.as_str() => return Ok(()),
             // As if it came now: what was before is not for it.
             Some(known) if call.pusher.enabled && !known.pusher.enabled => {
-                store::pushers::remove(tx, &known.pusher.app_id, &known.pusher.pushkey)?;
-                store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?;
+                let id = self.with_moves(&**tx, |moves| Ok(moves.number(cx.now_ms)))?;
+                self.forget(tx, |tx| store::pushers::remove(tx, &call.pusher.app_id, &call.pusher.pushkey))?;
+                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms)?;
             }
             Some(known) => store::pushers::update(tx, known.id, &device_id, &call.pusher, cx.now_ms)?,
             None => {
+                let id = self.with_moves(&**tx, |moves| Ok(moves.number(cx.now_ms)))?;
                 if let Some(oldest) =
                     all.iter().min_by_key(|known| known.changed_ms).filter(|_| all.len() >= PUSHERS_MAX)
                 {
-                    store::pushers::remove(tx, &oldest.pusher.app_id, &oldest.pusher.pushkey)?;
+                    let Pusher { app_id, pushkey, .. } = &oldest.pusher;
+                    self.forget(tx, |tx| store::pushers::remove(tx, app_id, pushkey))?;
                 }
-                store::pushers::insert(tx, &device_id, &call.pusher, cx.now_ms)?;
+                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms)?;
             }
         }
         self.pushers_changed();
@@ -122,7 +125,7 @@ impl User {
 
     pub(super) fn drop_pusher(&self, tx: &Tx<'_>, _cx: &Cx<'_>, call: DropPusher) -> Result<(), Error> {
         self.pushers_changed();
-        Ok(store::pushers::remove(tx, &call.app_id, &call.pushkey)?)
+        self.forget(tx, |tx| store::pushers::remove(tx, &call.app_id, &call.pushkey))
     }
 
     pub(super) fn pushers(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetPushers) -> Result<Vec<OwnPusher>, Error> {

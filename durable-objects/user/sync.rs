@@ -312,7 +312,11 @@ impl User {
                 let position = if read.failed { read.to } else { read.to.max(told) };
                 exceptions.read(read.number, Reached { position, owed: read.failed }, told);
             }
-            let (spilled, rooms) = exceptions.settle(tx, cx, &device, told)?;
+            let new_row = moves.next_position(cx.now_ms);
+            let (spilled, rooms) = exceptions.settle(tx, &device, new_row, told)?;
+            if spilled == Some(new_row) {
+                moves.number(cx.now_ms);
+            }
             let own = if call.rooms_told { call.position } else { moves.head };
             let presence = since.as_ref().and_then(|since| since.presence);
             let next = SyncToken {

@@ -72,10 +72,10 @@ impl User {
         let is_new = |usage| upload.new.iter().any(|(new, _)| *new == usage);
         if is_new(Usage::Master) {
             // What the last master key signed is nobody's any more.
-            store::keys::clear(tx, Kind::CrossSigning)?;
+            self.forget(tx, |tx| store::keys::clear(tx, Kind::CrossSigning))?;
         }
         if is_new(Usage::Master) || is_new(Usage::UserSigning) {
-            store::keys::clear(tx, Kind::Signature)?;
+            self.forget(tx, |tx| store::keys::clear(tx, Kind::Signature))?;
         }
         for (usage, key) in &upload.new {
             store::keys::put(tx, Kind::CrossSigning, usage.as_str(), Some(&key.to_json()), position)?;

@@ -5,7 +5,7 @@ use domain::{
     signed_key::{SignedKey, Usage, signing_key_id},
 };
 use platform::{ActorKind, Sql, Tx};
-use ruma_common::{DeviceId, UserId};
+use ruma_common::{DeviceId, OwnedDeviceId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -83,7 +83,7 @@ impl User {
                     return Ok(());
                 }
                 // What is left of another device by the same name: nobody could use it.
-                store::keys::forget_one_time(tx, device_id)?;
+                self.forget(tx, |tx| store::keys::forget_one_time(tx, device_id))?;
             }
             Err(others) if others >= DEVICES_MAX => make_room(tx, cx, device_id)?,
             Err(_) => {}
@@ -131,8 +131,8 @@ impl User {
         }
         // What was given out is remembered as long as it may come in a repetition of the last upload.
         let last = kept.iter().map(|kept| kept.uploaded).max().unwrap_or(0);
-        store::keys::forget_given(tx, device_id, last)?;
         let position = self.own_position(&**tx, cx)?;
+        self.forget(tx, |tx| store::keys::forget_given(tx, device_id, last))?;
         Ok(store::keys::add_one_time(tx, device_id, &serde_json::to_string(&new)?, position)?)
     }
 
@@ -189,15 +189,14 @@ impl User {
     }
 
     /// Devices that this operation removed take their keys along.
-    pub(super) fn keys_of_removed(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        let gone = cx.user.gone.borrow().clone();
+    pub(super) fn keys_of_removed(&self, tx: &Tx<'_>, cx: &Cx<'_>, gone: &[OwnedDeviceId]) -> Result<(), Error> {
         for device_id in gone {
-            store::keys::forget_one_time(tx, &device_id)?;
-            if store::keys::has_device(&**tx, &device_id)? {
+            if store::keys::has_device(&**tx, device_id)? {
                 let position = self.own_position(&**tx, cx)?;
                 store::keys::put(tx, Kind::Device, device_id.as_str(), None, position)?;
                 cx.user.device_list_changed.set(true);
             }
+            self.forget(tx, |tx| store::keys::forget_one_time(tx, device_id))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use platform::{Fault, Sql, Tx};
 
+use super::stream::{self, Gone};
 use crate::user::Create;
 
 /// What an account may do.
@@ -90,11 +91,8 @@ pub(crate) fn deactivate(tx: &Tx<'_>, now_ms: u64) -> Result<(), Fault> {
 }
 
 /// Forgets what the user kept here for themselves and showed of themselves.
-pub(crate) fn erase(tx: &Tx<'_>) -> Result<(), Fault> {
-    for statement in
-        ["UPDATE account SET profile = '{}' WHERE id = 1", "DELETE FROM filter", "DELETE FROM account_data"]
-    {
-        tx.execute(statement, &[])?;
-    }
-    Ok(())
+pub(crate) fn erase(tx: &Tx<'_>) -> Result<Gone, Fault> {
+    tx.execute("UPDATE account SET profile = '{}' WHERE id = 1", &[])?;
+    tx.execute("DELETE FROM filter", &[])?;
+    stream::delete(tx, "account_data", "position", "true", &[])
 }

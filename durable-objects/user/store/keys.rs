@@ -6,6 +6,7 @@ use domain::signed_key::{SignedKey, Usage};
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::DeviceId;
 
+use super::stream::{self, Gone};
 use crate::{Error, user::KeyCounts};
 
 /// What a row of `public_key` is.
@@ -60,9 +61,8 @@ pub(crate) fn put(tx: &Tx<'_>, kind: Kind, id: &str, key: Option<&str>, changed:
 }
 
 /// Forgets all keys of a kind.
-pub(crate) fn clear(tx: &Tx<'_>, kind: Kind) -> Result<(), Fault> {
-    tx.execute("DELETE FROM public_key WHERE kind = ?1", &[kind.as_str().into()])?;
-    Ok(())
+pub(crate) fn clear(tx: &Tx<'_>, kind: Kind) -> Result<Gone, Fault> {
+    stream::delete(tx, "public_key", "changed", "kind = ?1", &[kind.as_str().into()])
 }
 
 /// One of the user's cross-signing keys.
@@ -133,13 +133,13 @@ pub(crate) fn devices_after(
     .collect()
 }
 
+/// The newest position that a one-time or fallback key has.
+const NEWEST: &str = "max(uploaded, coalesce(given, 0))";
+
 /// The user's own position at which any key changed last.
 pub(crate) fn head(sql: &dyn Sql) -> Result<u64, Fault> {
-    let rows = sql.query(
-        "SELECT max(changed) FROM public_key
-         UNION ALL SELECT max(max(uploaded, coalesce(given, 0))) FROM one_time_key",
-        &[],
-    )?;
+    let newest = format!("SELECT max(changed) FROM public_key UNION ALL SELECT max({NEWEST}) FROM one_time_key");
+    let rows = sql.query(&newest, &[])?;
     rows.into_iter().try_fold(0, |head, mut row| Ok(head.max(row.unsigned_or_null(0)?.unwrap_or(0))))
 }
 
@@ -179,7 +179,7 @@ pub(crate) fn add_one_time(tx: &Tx<'_>, device_id: &DeviceId, keys: &str, upload
     Ok(())
 }
 
-/// Puts a fallback key in the place of the algorithm's last one.
+/// Puts a fallback key in the place of the algorithm's last one, at a newer position than that has.
 pub(crate) fn put_fallback(
     tx: &Tx<'_>,
     device_id: &DeviceId,
@@ -199,12 +199,9 @@ pub(crate) fn put_fallback(
 }
 
 /// Forgets what was given out of keys uploaded before a position.
-pub(crate) fn forget_given(tx: &Tx<'_>, device_id: &DeviceId, before: u64) -> Result<(), Fault> {
-    tx.execute(
-        "DELETE FROM one_time_key WHERE device_id = ?1 AND fallback = 0 AND given IS NOT NULL AND uploaded < ?2",
-        &[device_id.as_str().into(), before.into()],
-    )?;
-    Ok(())
+pub(crate) fn forget_given(tx: &Tx<'_>, device_id: &DeviceId, before: u64) -> Result<Gone, Fault> {
+    let which = "device_id = ?1 AND fallback = 0 AND given IS NOT NULL AND uploaded < ?2";
+    stream::delete(tx, "one_time_key", NEWEST, which, &[device_id.as_str().into(), before.into()])
 }
 
 /// The key to give out next: what the same claim was given before, or a one-time key, the oldest first, or else the
@@ -279,9 +276,8 @@ pub(crate) fn has_device(sql: &dyn Sql, device_id: &DeviceId) -> Result<bool, Fa
 }
 
 /// Forgets what a device that is gone had to give out.
-pub(crate) fn forget_one_time(tx: &Tx<'_>, device_id: &DeviceId) -> Result<(), Fault> {
-    tx.execute("DELETE FROM one_time_key WHERE device_id = ?1", &[device_id.as_str().into()])?;
-    Ok(())
+pub(crate) fn forget_one_time(tx: &Tx<'_>, device_id: &DeviceId) -> Result<Gone, Fault> {
+    stream::delete(tx, "one_time_key", NEWEST, "device_id = ?1", &[device_id.as_str().into()])
 }
 
 /// Whether one of the user's cross-signing keys goes by this name. Spec: «Servers therefore must ensure that device IDs

@@ -1,9 +1,10 @@
 //! Where the user's notifications are sent, and how far that got.
 
 use domain::push::{Pusher, PusherKind};
-use platform::{Fault, Row, Sql, Tx};
+use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{DeviceId, EventId};
 
+use super::stream::{self, Gone};
 use crate::user::CLOCKS_APART_MS;
 
 /// A pusher as it is stored.
@@ -90,19 +91,26 @@ pub(crate) fn rests(tx: &Tx<'_>, pusher: u64, not_before_ms: u64) -> Result<(), 
     Ok(())
 }
 
-/// Adds a pusher, under an id that none had before.
-pub(crate) fn insert(tx: &Tx<'_>, device_id: &DeviceId, pusher: &Pusher, now_ms: u64) -> Result<(), Fault> {
+/// Adds a pusher, whose id is a new position of the user's stream.
+pub(crate) fn insert(
+    tx: &Tx<'_>,
+    id: u64,
+    device_id: &DeviceId,
+    pusher: &Pusher,
+    changed_ms: u64,
+) -> Result<(), Fault> {
     tx.execute(
         "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, asked_to)
-         VALUES (max(?1, (SELECT coalesce(max(id), 0) + 1 FROM pusher)), ?2, ?3, ?4, ?1, ?5, ?6)",
+         VALUES (?1, ?2, ?3, ?4, ?7, ?5, ?6)",
         &[
-            now_ms.into(),
+            id.into(),
             device_id.as_str().into(),
             pusher.app_id.as_str().into(),
             pusher.pushkey.as_str().into(),
             serde_json::to_string(pusher)?.into(),
             // Mail has no badge.
             (pusher.kind == PusherKind::Http).then_some(0_u64).into(),
+            changed_ms.into(),
         ],
     )?;
     Ok(())
@@ -118,25 +126,21 @@ pub(crate) fn update(tx: &Tx<'_>, id: u64, device_id: &DeviceId, pusher: &Pusher
 }
 
 /// Removes the pusher with this key, if there is one.
-pub(crate) fn remove(tx: &Tx<'_>, app_id: &str, pushkey: &str) -> Result<(), Fault> {
-    let removed = tx.execute(
-        "DELETE FROM pusher WHERE app_id = ?1 AND pushkey = ?2 RETURNING id",
-        &[app_id.into(), pushkey.into()],
-    )?;
-    forget_pushed(tx, removed)
+pub(crate) fn remove(tx: &Tx<'_>, app_id: &str, pushkey: &str) -> Result<Gone, Fault> {
+    remove_those(tx, "app_id = ?1 AND pushkey = ?2", &[app_id.into(), pushkey.into()])
 }
 
 /// Removes the pushers that a device made.
-pub(crate) fn remove_of_device(tx: &Tx<'_>, device_id: &DeviceId) -> Result<(), Fault> {
-    let removed = tx.execute("DELETE FROM pusher WHERE device_id = ?1 RETURNING id", &[device_id.as_str().into()])?;
-    forget_pushed(tx, removed)
+pub(crate) fn remove_of_device(tx: &Tx<'_>, device_id: &DeviceId) -> Result<Gone, Fault> {
+    remove_those(tx, "device_id = ?1", &[device_id.as_str().into()])
 }
 
-fn forget_pushed(tx: &Tx<'_>, removed: Vec<Row>) -> Result<(), Fault> {
-    for mut row in removed {
-        tx.execute("DELETE FROM pushed WHERE pusher = ?1", &[row.unsigned(0)?.into()])?;
+fn remove_those(tx: &Tx<'_>, which: &str, params: &[Value]) -> Result<Gone, Fault> {
+    let gone = stream::delete(tx, "pusher", "id", which, params)?;
+    for id in &gone.0 {
+        tx.execute("DELETE FROM pushed WHERE pusher = ?1", &[(*id).into()])?;
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Owes every pusher that is sent anything what is in a room up to a position, and answers whether that was news.

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::{DeviceId, OwnedRoomId};
 
+use super::stream::{self, Gone};
+
 /// The membership of a room that the user left and forgot: it is on no list.
 pub(crate) const FORGOTTEN: &str = "forgotten";
 
@@ -240,19 +242,18 @@ pub(crate) fn put_move(tx: &Tx<'_>, moved: &Move) -> Result<(), Fault> {
 /// Spilled tokens kept of each device: the one it is about to use, and some that it may come back to.
 const SPILLS_OF_DEVICE_MAX: u64 = if cfg!(test) { 2 } else { 4 };
 
-/// Keeps a token's exceptions and answers the row that names them: never one used before.
-pub(crate) fn spill(tx: &Tx<'_>, device: &DeviceId, rooms: &str, now_ms: u64) -> Result<u64, Fault> {
+/// Keeps a token's exceptions in a row whose number is a new position of the user's stream.
+pub(crate) fn spill(tx: &Tx<'_>, row: u64, device: &DeviceId, rooms: &str) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM spill WHERE row IN
          (SELECT row FROM spill WHERE device = ?1 ORDER BY row DESC LIMIT -1 OFFSET ?2)",
         &[device.as_str().into(), SPILLS_OF_DEVICE_MAX.saturating_sub(1).into()],
     )?;
-    let mut rows = tx.execute(
-        "INSERT INTO spill (row, device, rooms)
-         VALUES (max(?1, (SELECT coalesce(max(row), 0) + 1 FROM spill)), ?2, ?3) RETURNING row",
-        &[now_ms.into(), device.as_str().into(), rooms.into()],
+    tx.execute(
+        "INSERT INTO spill (row, device, rooms) VALUES (?1, ?2, ?3)",
+        &[row.into(), device.as_str().into(), rooms.into()],
     )?;
-    rows.pop().ok_or_else(|| Fault::new("a token was not spilled"))?.unsigned(0)
+    Ok(())
 }
 
 /// The exceptions of a spilled token, unless its device has spilled many since.
@@ -261,7 +262,6 @@ pub(crate) fn spilled(sql: &dyn Sql, row: u64) -> Result<Option<String>, Fault> 
 }
 
 /// Forgets what a device's tokens spilled.
-pub(crate) fn forget_spilled(tx: &Tx<'_>, device: &DeviceId) -> Result<(), Fault> {
-    tx.execute("DELETE FROM spill WHERE device = ?1", &[device.as_str().into()])?;
-    Ok(())
+pub(crate) fn forget_spilled(tx: &Tx<'_>, device: &DeviceId) -> Result<Gone, Fault> {
+    stream::delete(tx, "spill", "row", "device = ?1", &[device.as_str().into()])
 }
