@@ -3,7 +3,8 @@
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, event by event, and any carrier
 //! repeats exactly that, under the same transaction id, until the service acknowledges it. A carrier has a lease, which is
 //! stored with its attempt; when it dies, the alarm at the lease's end finds another one. A service that does not answer is
-//! left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of.
+//! left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of. Queued events have
+//! positions that never come again: what one carrier took and another one sent is not taken for what was queued since.
 //! Spec: Application Service API, "Pushing events".
 
 use domain::backoff;
@@ -296,7 +297,9 @@ impl Appservice {
 
     pub(super) fn start_attempt(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: StartAttempt) -> Result<Option<Attempt>, Error> {
         let StartAttempt { carrier, queued_up_to, rooms, ephemeral } = call;
-        if store::fact(&**tx, "attempt")?.is_some() {
+        // A carrier that took work before another one did, and was slower, has what the service has meanwhile.
+        let is_late = queued_up_to > 0 && queued_up_to <= store::had_events(&**tx)?;
+        if is_late || store::fact(&**tx, "attempt")?.is_some() {
             return Ok(None);
         }
         let Some(lease) = self.leases(&**tx, cx, carrier)? else { return Ok(None) };
@@ -317,7 +320,9 @@ impl Appservice {
         let stored = Stored::load(&**tx)?.filter(|stored| stored.attempt.transaction_id == call.transaction_id);
         if let Some(Stored { attempt, .. }) = stored {
             settle(tx, &attempt.rooms)?;
-            store::forget_events(tx, attempt.queued_up_to)?;
+            if attempt.queued_up_to > 0 {
+                store::forget_events(tx, attempt.queued_up_to)?;
+            }
             store::forget_fact(tx, "attempt")?;
         }
         Ok(store::forget_fact(tx, "standing")?)

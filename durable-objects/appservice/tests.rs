@@ -404,6 +404,27 @@ fn invitations_to_rooms_elsewhere_wait_in_line() {
     assert_eq!(told(&world), ["$c"]);
 }
 
+/// A carrier that is late has old numbers, and these are never those of what was queued since.
+#[test]
+fn what_a_late_carrier_took_is_not_what_was_queued_since() {
+    let world = world();
+    people(&world);
+    let queue = |event_id: &str| {
+        let event = to_raw_value(&json!({ "type": event_id })).unwrap();
+        world.call(ACTOR, &QueueEvent { event_id: event_id.try_into().unwrap(), event }).unwrap();
+    };
+    ["$a", "$b", "$c"].into_iter().for_each(queue);
+    let Work::Owed { queued_up_to, .. } = take(&world, "late") else { panic!("there is something") };
+    world.evict(&Address::new(ActorKind::Appservice, ACTOR));
+    assert_eq!(told(&world), ["$a", "$b", "$c"]);
+    ["$d", "$e"].into_iter().for_each(queue);
+    world.evict(&Address::new(ActorKind::Appservice, ACTOR));
+    let (carrier, rooms, ephemeral) = ("late".to_owned(), Vec::new(), Vec::new());
+    let late = world.call(ACTOR, &StartAttempt { carrier, queued_up_to, rooms, ephemeral }).unwrap();
+    assert!(late.is_none(), "the service has that: {late:?}");
+    assert_eq!(told(&world), ["$d", "$e"]);
+}
+
 #[test]
 fn it_hears_who_read_who_types_and_who_is_there() {
     let world = world();
