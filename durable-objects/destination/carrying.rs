@@ -197,6 +197,9 @@ pub(super) struct Standing {
     /// The newest transaction id.
     #[serde(default)]
     last_transaction: u64,
+    /// Up to which of the EDUs any attempt had: these positions are not used again.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(super) attempted_edus: u64,
     /// Whether it was away, and has not got since what it is owed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     was_away: bool,
@@ -206,6 +209,10 @@ pub(super) struct Standing {
 
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+fn is_none(position: &u64) -> bool {
+    *position == 0
 }
 
 impl Standing {
@@ -383,6 +390,7 @@ impl Destination {
         let transaction_id = standing.last_transaction.to_string();
         let attempt = Attempt { transaction_id, ranges: call.ranges, edus_up_to: call.edus_up_to };
         store::set_fact(tx, "attempt", &serde_json::to_string(&attempt)?)?;
+        standing.attempted_edus = standing.attempted_edus.max(call.edus_up_to.unwrap_or(0));
         standing.refusals.attempt_starts();
         standing.lease(tx, cx, call.carrier)?;
         Ok(Some(attempt))

@@ -149,7 +149,8 @@ pub(super) fn put(tx: &Tx<'_>, key: &str, edu: &RawValue) -> Result<bool, Error>
     let on_its_way = carrying::edus_on_their_way(&**tx)?;
     let units = (edu.get().len() / UNIT_BYTES).saturating_add(1) as u64;
     // What waits is counted now and then.
-    if store::put_edu(tx, (key, edu.get()), units, on_its_way)? > 0 {
+    let used = on_its_way.max(Standing::load(&**tx)?.attempted_edus);
+    if store::put_edu(tx, (key, edu.get()), units, on_its_way, used)? > 0 {
         store::drop_edus(tx, KEPT_MAX, UNIT_BYTES as u64, on_its_way)?;
     }
     Ok(true)

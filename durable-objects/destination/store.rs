@@ -30,14 +30,21 @@ pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Faul
 }
 
 /// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. It takes so many
-/// `units` of positions. Answers how many hundreds of positions that passed.
-pub(super) fn put_edu(tx: &Tx<'_>, (key, json): (&str, &str), units: u64, on_its_way: u64) -> Result<u64, Fault> {
+/// `units` of positions, after all that there are or were, up to `used`. Answers how many hundreds of positions that passed.
+pub(super) fn put_edu(
+    tx: &Tx<'_>,
+    (key, json): (&str, &str),
+    units: u64,
+    on_its_way: u64,
+    used: u64,
+) -> Result<u64, Fault> {
     tx.execute("UPDATE edu SET key = NULL WHERE key = ?1 AND position <= ?2", &[key.into(), on_its_way.into()])?;
-    tx.execute("DELETE FROM edu WHERE key = ?1", &[key.into()])?;
+    let replaced = tx.execute("DELETE FROM edu WHERE key = ?1 RETURNING position", &[key.into()])?;
+    let replaced = replaced.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))?;
     let rows = tx.execute(
-        "INSERT INTO edu (position, key, json) VALUES ((SELECT coalesce(max(position), ?3) + ?4 FROM edu), ?1, ?2)
-         RETURNING position",
-        &[key.into(), json.into(), on_its_way.into(), units.into()],
+        "INSERT INTO edu (position, key, json)
+         VALUES ((SELECT max(coalesce(max(position), 0), ?3) + ?4 FROM edu), ?1, ?2) RETURNING position",
+        &[key.into(), json.into(), used.max(replaced).into(), units.into()],
     )?;
     let position = rows.into_iter().next().map_or(Ok(0), |mut row| row.unsigned(0))?;
     Ok((position / 100).saturating_sub(position.saturating_sub(units) / 100))

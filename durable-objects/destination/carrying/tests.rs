@@ -2,6 +2,7 @@ use std::rc::Rc;
 
 use domain::power::Preset;
 use ruma_common::{OwnedRoomId, OwnedUserId, room_id, user_id};
+use serde_json::value::to_raw_value;
 
 use super::{
     AWAY_FAILURES, Acknowledge, Attempt, IsUp, LEASE_MS, PAUSE_MS_MAX, PAUSE_MS_MIN, Range, ReportFailure,
@@ -42,6 +43,33 @@ fn is_called(world: &World) -> bool {
 
 fn world() -> Rc<World> {
     World::new(1)
+}
+
+/// A carrier has read an EDU, and another one takes its place before the attempt is stored: what was read must not count as
+/// what is there now.
+#[test]
+fn an_edu_in_the_place_of_one_that_was_read_is_told_too() {
+    let world = world();
+    let queues = |text: &str| {
+        let edu = to_raw_value(text).unwrap();
+        world.call(THERE, &QueueEdu { key: "same".to_owned(), edu }).unwrap();
+    };
+    let mut last = None;
+    for replaced in ["1", "2", "3"] {
+        queues(replaced);
+        take(&world, "one");
+        let read = world.call(THERE, &GetEdus { up_to: None }).unwrap();
+        assert!(read.up_to > last, "{:?} after {last:?}", read.up_to);
+        queues("new");
+        let call = StartAttempt { carrier: "one".to_owned(), ranges: Vec::new(), edus_up_to: read.up_to };
+        acknowledges(&world, &world.call(THERE, &call).unwrap().unwrap());
+        let left = world.call(THERE, &GetEdus { up_to: None }).unwrap();
+        assert_eq!(left.edus.iter().map(|edu| edu.get()).collect::<Vec<_>>(), ["\"new\""]);
+        take(&world, "one");
+        let call = StartAttempt { carrier: "one".to_owned(), ranges: Vec::new(), edus_up_to: left.up_to };
+        acknowledges(&world, &world.call(THERE, &call).unwrap().unwrap());
+        last = left.up_to;
+    }
 }
 
 #[test]
