@@ -252,7 +252,10 @@ impl Room {
         let position = self.next_position(&**tx, cx)?;
         self.appservices_see(tx, cx, position)?;
         match store::graph::by_id(&**tx, pdu.event_id())? {
-            Some(held) => store::graph::enter_log(tx, &held, position, txn)?,
+            Some(held) => {
+                self.number_is_free(&held);
+                store::graph::enter_log(tx, &held, position, txn)?;
+            }
             None => store::log::insert(tx, position, pdu, txn)?,
         }
         cx.room.public_head.set(Some(position));

@@ -344,6 +344,7 @@ impl Placing<'_> {
     fn enter(&self, tx: &Tx<'_>, pdu: &Pdu, held: Option<&Node>, position: u64) -> Result<(), Error> {
         match held {
             Some(held) => {
+                self.room.number_is_free(held);
                 store::graph::enter_log(tx, held, position, Some(transactions::HISTORY))?;
                 store::graph::judge(tx, position, Verdict::Accepted, StateBefore::InTurn)?;
             }

@@ -20,6 +20,10 @@ impl<K: Eq + Hash, V> Remembered<K, V> {
         self.recent.remove(key).or_else(|| self.older.remove(key))
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.recent.values_mut().chain(self.older.values_mut())
+    }
+
     pub(super) fn put(&mut self, key: K, value: V) {
         if self.recent.len() >= self.max {
             self.older = std::mem::take(&mut self.recent);

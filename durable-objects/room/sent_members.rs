@@ -10,7 +10,12 @@ use std::collections::HashSet;
 use ruma_common::{OwnedDeviceId, OwnedUserId};
 use ruma_events::TimelineEventType;
 
-use super::{Room, remembered::Remembered, store::log::Logged, viewer::Viewer};
+use super::{
+    Room,
+    remembered::Remembered,
+    store::{graph::Node, log::Logged},
+    viewer::Viewer,
+};
 
 /// Devices of which it is remembered.
 const DEVICES_MAX: usize = 128;
@@ -58,6 +63,12 @@ impl SentMembers {
             self.sent.push((to, members));
         }
     }
+
+    /// The number is another event's from now on.
+    fn forget(&mut self, number: u64) {
+        self.received.remove(&number);
+        self.sent.iter_mut().for_each(|(_, sent)| sent.retain(|member| *member != number));
+    }
 }
 
 /// Whether the event says who somebody is in the room.
@@ -80,6 +91,13 @@ impl Room {
         let mut sent = self.sent_members.borrow_mut().0.take(&(viewer.user.clone(), viewer.device.clone()))?;
         sent.comes_back(since);
         Some(sent)
+    }
+
+    /// An event from beside the log gets a position: the number it had there may be the next one's.
+    pub(super) fn number_is_free(&self, held: &Node) {
+        if !held.is_in_log() && *held.pdu.event_type() == TimelineEventType::RoomMember {
+            self.sent_members.borrow_mut().0.values_mut().for_each(|sent| sent.forget(held.number));
+        }
     }
 
     pub(super) fn keep_sent_members(&self, viewer: &Viewer, sent: Option<SentMembers>) {
@@ -114,5 +132,13 @@ mod tests {
         members.comes_back(Some(60));
         members.comes_back(None);
         assert!(!members.has(3), "it starts afresh");
+        // A number that becomes another event's.
+        members.sent.push((70, vec![4, 5]));
+        members.comes_back(Some(70));
+        members.sent.push((80, vec![6]));
+        members.forget(4);
+        members.forget(6);
+        members.comes_back(Some(80));
+        assert_eq!([4, 5, 6].map(|number| members.has(number)), [false, true, false]);
     }
 }
