@@ -40,7 +40,8 @@ pub(crate) fn changed(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Strin
 /// The members of ours whose devices changed after a time, in milliseconds since the Unix epoch, with when that was.
 pub(crate) fn of_locals(sql: &dyn Sql, after_ms: u64) -> Result<Vec<(String, u64)>, Fault> {
     sql.query(
-        "SELECT device_list.user_id, changed_ms FROM device_list JOIN member ON member.user_id = device_list.user_id
+        "SELECT device_list.user_id, changed_ms FROM member INDEXED BY member_by_follower
+         CROSS JOIN device_list ON device_list.user_id = member.user_id
          WHERE changed_ms > ?1 AND membership = 'join' AND follower IS NOT NULL ORDER BY device_list.position",
         &[after_ms.into()],
     )?

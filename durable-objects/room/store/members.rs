@@ -114,10 +114,11 @@ pub(crate) fn followers(sql: &dyn Sql, numbers: &[u64]) -> Result<Vec<(String, u
     .collect()
 }
 
-/// Up to `limit` local users in the room.
+/// Up to `limit` local users in the room, those who came here first. Of the others, who may be many more, none is looked at.
 pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(
-        "SELECT user_id FROM member WHERE membership = 'join' AND follower IS NOT NULL ORDER BY user_id LIMIT ?1",
+        "SELECT user_id FROM member INDEXED BY member_by_follower
+         WHERE membership = 'join' AND follower IS NOT NULL ORDER BY follower LIMIT ?1",
         &[limit.into()],
     )?
     .into_iter()
@@ -140,8 +141,8 @@ pub(crate) fn joined_locals_after(sql: &dyn Sql, after: &str, limit: u64) -> Res
 /// Up to `limit` local users who are invited or knock, those who came last.
 pub(crate) fn waiting_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(
-        "SELECT user_id FROM member WHERE membership IN ('invite', 'knock') AND follower IS NOT NULL
-         ORDER BY position DESC LIMIT ?1",
+        "SELECT user_id FROM member INDEXED BY member_by_follower
+         WHERE membership IN ('invite', 'knock') AND follower IS NOT NULL ORDER BY position DESC LIMIT ?1",
         &[limit.into()],
     )?
     .into_iter()
@@ -152,7 +153,7 @@ pub(crate) fn waiting_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, F
 /// Whether somebody of another server is invited.
 pub(crate) fn is_server_invited(sql: &dyn Sql, server: &str) -> Result<bool, Fault> {
     let rows = sql.query(
-        "SELECT 1 FROM member WHERE membership = 'invite' AND follower IS NULL
+        "SELECT 1 FROM member INDEXED BY member_invited WHERE membership = 'invite' AND follower IS NULL
          AND substr(user_id, instr(user_id, ':') + 1) = ?1 LIMIT 1",
         &[server.into()],
     )?;
@@ -296,4 +297,58 @@ pub(crate) fn follower_number(sql: &dyn Sql, user_id: &str) -> Result<Option<u64
     let row =
         sql.query("SELECT follower FROM member WHERE user_id = ?1 AND membership = 'join'", &[user_id.into()])?.pop();
     row.map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use platform::{ActorKind, Address, Fault, Sql};
+    use ruma_common::user_id;
+
+    use super::{is_server_invited, joined_locals, waiting_locals};
+    use crate::{room::MembershipAction, room::store::device_lists, world::World};
+
+    type Look = (&'static str, fn(&dyn Sql) -> Result<Vec<String>, Fault>, &'static [&'static str]);
+
+    /// What is asked of our users, and of those of one server, with what is answered.
+    const LOOKS: [Look; 5] = [
+        ("who is here", |sql| joined_locals(sql, 1), &["@zoe:myelin.test"]),
+        ("who waits", |sql| waiting_locals(sql, 5), &["@yan:myelin.test"]),
+        (
+            "whose devices changed",
+            |sql| Ok(device_lists::of_locals(sql, 1)?.into_iter().map(|(user, _)| user).collect()),
+            &["@zoe:myelin.test"],
+        ),
+        ("who is invited", |sql| Ok(vec![is_server_invited(sql, "there.test")?.to_string()]), &["true"]),
+        ("who is not", |sql| Ok(vec![is_server_invited(sql, "crowd.test")?.to_string()]), &["false"]),
+    ];
+
+    /// The steps that each look takes in a room of one user of ours, whose id is the last of all.
+    fn costs(others: u64) -> [u64; 5] {
+        let (world, zoe) = (World::new(1), user_id!("@zoe:myelin.test"));
+        let room_id = world.creates_room(zoe, "11", Preset::PrivateChat);
+        world.changes(zoe, &room_id, user_id!("@yan:myelin.test"), MembershipAction::Invite).unwrap();
+        world.crowds(&room_id, others);
+        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        for statement in [
+            "INSERT INTO member (user_id, membership, position) VALUES ('@wes:there.test', 'invite', 1)",
+            "INSERT INTO device_list (user_id, changed_ms, position)
+             SELECT user_id, 5, position FROM member WHERE membership = 'join' ON CONFLICT DO NOTHING",
+        ] {
+            sql.query(statement, &[]).unwrap();
+        }
+        LOOKS.map(|(what, look, expected)| {
+            let before = sql.steps.get();
+            assert_eq!(look(&*sql).unwrap(), expected, "{what}");
+            sql.steps.get() - before
+        })
+    }
+
+    #[test]
+    fn a_look_at_our_users_costs_no_more_among_many_others() {
+        let (few, many) = (costs(10), costs(10_000));
+        for (index, (what, ..)) in LOOKS.iter().enumerate() {
+            assert!(many[index] <= few[index] * 3 / 2, "{what}: {} steps became {}", few[index], many[index]);
+        }
+    }
 }
