@@ -1,7 +1,21 @@
 //! How far somebody is told of rooms, and small facts about that: the tables `room` and `meta`, which a Destination and an
 //! Appservice have alike.
+//!
+//! Whenever something happens in a room it is asked what is owed, and that must not cost more where there are many rooms.
+//! An index of what is owed would be one more written row for each message and server; so it is in memory, read once by
+//! an actor that wakes.
 
-use platform::{Fault, Sql, Tx};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use platform::{Fault, Row, Sql, Tx};
+
+/// Rooms in memory of which something is owed. Where there are more, they are looked for each time.
+const OWED_MAX: u64 = if cfg!(test) { 3 } else { 1_000 };
+/// Rooms in memory in which something happened last.
+const NEWEST_MAX: u64 = if cfg!(test) { 3 } else { 100 };
 
 /// A room, and how far they are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,28 +43,213 @@ pub(crate) fn forget_fact(tx: &Tx<'_>, key: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes that there is something in a room up to `to`; what was up to `since` is not for them. Answers whether that
-/// was news.
-pub(crate) fn owe(tx: &Tx<'_>, room_id: &str, since: u64, to: u64) -> Result<bool, Fault> {
-    let rows = tx.execute(
-        "INSERT INTO room (room_id, sent, owed) VALUES (?1, ?2, ?3)
-         ON CONFLICT (room_id) DO UPDATE SET sent = max(sent, excluded.sent), owed = excluded.owed
-         WHERE excluded.owed > room.owed RETURNING 1",
-        &[room_id.into(), since.into(), to.into()],
-    )?;
-    Ok(!rows.is_empty())
+fn cursor(mut row: Row) -> Result<Cursor, Fault> {
+    Ok(Cursor { room_id: row.text(0)?, sent: row.unsigned(1)?, owed: row.unsigned(2)? })
 }
 
-/// Up to `limit` rooms of which they are owed something, the longest waiting first.
-pub(crate) fn owed(sql: &dyn Sql, limit: u64) -> Result<Vec<Cursor>, Fault> {
-    sql.query("SELECT room_id, sent, owed FROM room WHERE owed > sent ORDER BY owed LIMIT ?1", &[limit.into()])?
+/// The rooms, with what of them is in memory.
+#[derive(Default)]
+pub(crate) struct ToldRooms {
+    /// Of which something is owed: how far it was told, and up to where there is something.
+    owed: RefCell<Option<BTreeMap<String, (u64, u64)>>>,
+    /// In which something happened last: up to where there was something.
+    newest: RefCell<Option<BTreeSet<(u64, String)>>>,
+}
+
+impl ToldRooms {
+    /// Notes that there is something in a room up to `to`; what was up to `since` is not for them. Answers whether that
+    /// was news.
+    pub(crate) fn owe(&self, tx: &Tx<'_>, room_id: &str, since: u64, to: u64) -> Result<bool, Fault> {
+        let before = self.newest.borrow().is_some().then(|| one(&**tx, room_id)).transpose()?.flatten();
+        let rows = tx.execute(
+            "INSERT INTO room (room_id, sent, owed) VALUES (?1, ?2, ?3)
+             ON CONFLICT (room_id) DO UPDATE SET sent = max(sent, excluded.sent), owed = excluded.owed
+             WHERE excluded.owed > room.owed RETURNING room_id, sent, owed",
+            &[room_id.into(), since.into(), to.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else { return Ok(false) };
+        let now = cursor(row)?;
+        self.is_newest(before, &now);
+        self.moves(now);
+        Ok(true)
+    }
+
+    /// They have everything of a room up to `to`.
+    pub(crate) fn sent(&self, tx: &Tx<'_>, room_id: &str, to: u64) -> Result<(), Fault> {
+        let rows = tx.execute(
+            "UPDATE room SET sent = ?2 WHERE room_id = ?1 AND sent < ?2 RETURNING room_id, sent, owed",
+            &[room_id.into(), to.into()],
+        )?;
+        rows.into_iter().try_for_each(|row| {
+            self.moves(cursor(row)?);
+            Ok(())
+        })
+    }
+
+    /// Up to `limit` rooms of which they are owed something, the longest waiting first.
+    pub(crate) fn owed(&self, sql: &dyn Sql, limit: u64) -> Result<Vec<Cursor>, Fault> {
+        if !self.knows_owed(sql)? {
+            return owed(sql, limit);
+        }
+        let owed = self.owed.borrow();
+        let owed = owed.iter().flatten().map(|(room_id, &(sent, owed))| (owed, room_id, sent)).collect::<BTreeSet<_>>();
+        let first = owed.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(first.map(|(owed, room_id, sent)| Cursor { room_id: room_id.clone(), sent, owed }).collect())
+    }
+
+    /// Whether they are owed something of any room.
+    pub(crate) fn is_any_owed(&self, sql: &dyn Sql) -> Result<bool, Fault> {
+        if !self.knows_owed(sql)? {
+            return Ok(!sql.query("SELECT 1 FROM room WHERE owed > sent LIMIT 1", &[])?.is_empty());
+        }
+        Ok(self.owed.borrow().as_ref().is_some_and(|owed| !owed.is_empty()))
+    }
+
+    /// Up to `limit` rooms, those first in which something happened last.
+    pub(crate) fn newest(&self, sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
+        if limit > NEWEST_MAX {
+            return Ok(newest(sql, limit)?.into_iter().map(|(_, room_id)| room_id).collect());
+        }
+        let mut known = self.newest.borrow_mut();
+        let known = match known.as_mut() {
+            Some(known) => known,
+            None => known.insert(newest(sql, NEWEST_MAX)?.into_iter().collect()),
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(known.iter().rev().take(limit).map(|(_, room_id)| room_id.clone()).collect())
+    }
+
+    /// What is in memory may be of a transaction that is gone.
+    pub(crate) fn rolled_back(&self) {
+        (*self.owed.borrow_mut(), *self.newest.borrow_mut()) = (None, None);
+    }
+
+    /// Reads what is owed, unless that is in memory. Answers whether it is now.
+    fn knows_owed(&self, sql: &dyn Sql) -> Result<bool, Fault> {
+        let mut known = self.owed.borrow_mut();
+        if known.is_none() {
+            let all = owed(sql, OWED_MAX.saturating_add(1))?;
+            if all.len() as u64 > OWED_MAX {
+                return Ok(false);
+            }
+            *known = Some(all.into_iter().map(|room| (room.room_id, (room.sent, room.owed))).collect());
+        }
+        Ok(true)
+    }
+
+    fn moves(&self, room: Cursor) {
+        let mut known = self.owed.borrow_mut();
+        let Some(owed) = known.as_mut() else { return };
+        if room.owed > room.sent {
+            owed.insert(room.room_id, (room.sent, room.owed));
+        } else {
+            owed.remove(&room.room_id);
+        }
+        if owed.len() as u64 > OWED_MAX {
+            *known = None;
+        }
+    }
+
+    fn is_newest(&self, before: Option<Cursor>, now: &Cursor) {
+        let mut known = self.newest.borrow_mut();
+        let Some(newest) = known.as_mut() else { return };
+        if let Some(before) = before {
+            newest.remove(&(before.owed, before.room_id));
+        }
+        newest.insert((now.owed, now.room_id.clone()));
+        while newest.len() as u64 > NEWEST_MAX {
+            newest.pop_first();
+        }
+    }
+}
+
+fn one(sql: &dyn Sql, room_id: &str) -> Result<Option<Cursor>, Fault> {
+    let rows = sql.query("SELECT room_id, sent, owed FROM room WHERE room_id = ?1", &[room_id.into()])?;
+    rows.into_iter().next().map(cursor).transpose()
+}
+
+fn owed(sql: &dyn Sql, limit: u64) -> Result<Vec<Cursor>, Fault> {
+    sql.query(
+        "SELECT room_id, sent, owed FROM room WHERE owed > sent ORDER BY owed, room_id LIMIT ?1",
+        &[limit.into()],
+    )?
+    .into_iter()
+    .map(cursor)
+    .collect()
+}
+
+fn newest(sql: &dyn Sql, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
+    sql.query("SELECT owed, room_id FROM room ORDER BY owed DESC, room_id DESC LIMIT ?1", &[limit.into()])?
         .into_iter()
-        .map(|mut row| Ok(Cursor { room_id: row.text(0)?, sent: row.unsigned(1)?, owed: row.unsigned(2)? }))
+        .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
         .collect()
 }
 
-/// They have everything of a room up to `to`.
-pub(crate) fn sent(tx: &Tx<'_>, room_id: &str, to: u64) -> Result<(), Fault> {
-    tx.execute("UPDATE room SET sent = ?2 WHERE room_id = ?1 AND sent < ?2", &[room_id.into(), to.into()])?;
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use platform::{Fault, Sql, Tx, transact};
+
+    use super::{Cursor, ToldRooms};
+    use crate::world::{Dice, MemorySql};
+
+    fn empty() -> MemorySql {
+        let sql = MemorySql::new();
+        let table = "CREATE TABLE room (room_id TEXT PRIMARY KEY, sent INTEGER NOT NULL, owed INTEGER NOT NULL)";
+        sql.query(&format!("{table} WITHOUT ROWID"), &[]).unwrap();
+        sql
+    }
+
+    fn change<T>(sql: &MemorySql, body: impl Fn(&Tx<'_>) -> Result<T, Fault>) -> T {
+        transact(sql, |tx| body(tx)).unwrap()
+    }
+
+    fn shown(rooms: &ToldRooms, sql: &MemorySql) -> (Vec<Vec<Cursor>>, bool, Vec<Vec<String>>) {
+        let owed = (0..6).map(|limit| rooms.owed(sql, limit).unwrap());
+        let newest = (0..6).map(|limit| rooms.newest(sql, limit).unwrap());
+        (owed.collect(), rooms.is_any_owed(sql).unwrap(), newest.collect())
+    }
+
+    #[test]
+    fn what_is_in_memory_is_what_is_stored() {
+        for seed in 0..20 {
+            let (sql, rooms, dice) = (empty(), ToldRooms::default(), Dice::new(seed));
+            for _ in 0..100 {
+                let (room_id, to) = (format!("!{}", dice.roll(8)), dice.roll(200));
+                match dice.roll(3) {
+                    0 => drop(change(&sql, |tx| rooms.owe(tx, &room_id, to.saturating_sub(5), to))),
+                    _ => change(&sql, |tx| rooms.sent(tx, &room_id, to)),
+                }
+                if dice.roll(10) == 0 {
+                    rooms.rolled_back();
+                }
+                assert_eq!(shown(&rooms, &sql), shown(&ToldRooms::default(), &sql), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn news_cost_no_more_where_there_are_many_rooms() {
+        let costs = |count: u64| {
+            let (sql, rooms) = (empty(), ToldRooms::default());
+            for number in 0..count {
+                change(&sql, |tx| {
+                    rooms.owe(tx, &format!("!{number}"), 0, number + 1)?;
+                    rooms.sent(tx, &format!("!{number}"), number + 1)
+                });
+            }
+            let news = |to: u64| {
+                change(&sql, |tx| rooms.owe(tx, "!5", 0, to));
+                assert_eq!(rooms.owed(&sql, 50).unwrap().len(), 1);
+                assert_eq!(rooms.newest(&sql, 3).unwrap()[0], "!5");
+                change(&sql, |tx| rooms.sent(tx, "!5", to));
+                assert!(!rooms.is_any_owed(&sql).unwrap());
+            };
+            news(count + 10);
+            let before = sql.steps.get();
+            news(count + 20);
+            sql.steps.get() - before
+        };
+        let (few, many) = (costs(10), costs(2_000));
+        assert!(many <= few * 3 / 2, "{few} steps became {many}");
+    }
 }

@@ -208,9 +208,8 @@ fn is_told(cx: &Cx<'_>) -> bool {
 impl Appservice {
     /// Has a carrier come if there is something to carry and nobody does; else looks again when that may change.
     pub(super) fn look_for_a_carrier(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        let is_owed = store::fact(&**tx, "attempt")?.is_some()
-            || store::is_any_event(&**tx)?
-            || !store::owed(&**tx, 1)?.is_empty();
+        let is_owed =
+            store::fact(&**tx, "attempt")?.is_some() || store::is_any_event(&**tx)? || self.rooms.is_any_owed(&**tx)?;
         if is_owed || self.passing.borrow().waits() { self.find_a_carrier(tx, cx, is_owed) } else { Ok(()) }
     }
 
@@ -278,7 +277,7 @@ impl Appservice {
         }
         let (queued, queued_up_to) = queued(&**tx, platform::INTEGER_MAX as u64)?;
         let mut ranges = Vec::new();
-        for cursor in store::owed(&**tx, ROOMS_MAX)? {
+        for cursor in self.rooms.owed(&**tx, ROOMS_MAX)? {
             let room_id = cursor.room_id.try_into().map_err(|_| Fault::new("a room has an id that is none"))?;
             ranges.push(Range { room_id, after: cursor.sent, up_to: cursor.owed });
         }
@@ -305,7 +304,7 @@ impl Appservice {
         let Some(lease) = self.leases(&**tx, cx, carrier)? else { return Ok(None) };
         let is_empty = queued_up_to == 0 && ephemeral.is_empty() && rooms.iter().all(|room| room.event_ids.is_empty());
         if is_empty {
-            settle(tx, &rooms)?;
+            self.settle(tx, &rooms)?;
             return Ok(None);
         }
         let attempt = Attempt { transaction_id: transaction_id(cx)?, queued_up_to, rooms, ephemeral };
@@ -319,7 +318,7 @@ impl Appservice {
         // A carrier that was given up may have been successful all the same.
         let stored = Stored::load(&**tx)?.filter(|stored| stored.attempt.transaction_id == call.transaction_id);
         if let Some(Stored { attempt, .. }) = stored {
-            settle(tx, &attempt.rooms)?;
+            self.settle(tx, &attempt.rooms)?;
             if attempt.queued_up_to > 0 {
                 store::forget_events(tx, attempt.queued_up_to)?;
             }
@@ -373,6 +372,11 @@ impl Appservice {
         self.look_for_a_carrier(tx, cx)
     }
 
+    /// What there was of these rooms needs not be sent any more.
+    fn settle(&self, tx: &Tx<'_>, rooms: &[SentEvents]) -> Result<(), Fault> {
+        rooms.iter().try_for_each(|room| self.rooms.sent(tx, room.room_id.as_str(), room.up_to))
+    }
+
     /// The lease is over.
     fn gives_back(&self, tx: &Tx<'_>) -> Result<(), Error> {
         *self.lease.borrow_mut() = None;
@@ -397,9 +401,4 @@ fn queued(sql: &dyn Sql, up_to: u64) -> Result<(Vec<Box<RawValue>>, u64), Error>
         last = position;
     }
     Ok((events, last))
-}
-
-/// What there was of these rooms needs not be sent any more.
-fn settle(tx: &Tx<'_>, rooms: &[SentEvents]) -> Result<(), Fault> {
-    rooms.iter().try_for_each(|room| store::sent(tx, room.room_id.as_str(), room.up_to))
 }

@@ -42,13 +42,15 @@ pub use room_moved::RoomMoved;
 use crate::{
     Cx, Error,
     object::{Logic, Operation, operations},
+    told_rooms::ToldRooms,
 };
 
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_init.sql")];
 
-/// The Appservice's memory: what may get lost, and who is about to send.
+/// The Appservice's memory: what may get lost, who is about to send, and which rooms there is something in.
 #[derive(Default)]
 pub(crate) struct Appservice {
+    rooms: ToldRooms,
     passing: RefCell<passing::Passing>,
     lease: RefCell<Option<carrying::Lease>>,
 }
@@ -80,6 +82,7 @@ impl Logic for Appservice {
     fn rolled_back(&self) {
         // What is stored with an attempt counts.
         *self.lease.borrow_mut() = None;
+        self.rooms.rolled_back();
     }
 
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use platform::{Fault, Sql, Tx};
 
-pub(super) use crate::told_rooms::{fact, forget_fact, owe, owed, sent, set_fact};
+pub(super) use crate::told_rooms::{fact, forget_fact, set_fact};
 
 /// Up to which of the queued events the service had all, when it had any last.
 pub(super) fn had_events(sql: &dyn Sql) -> Result<u64, Fault> {

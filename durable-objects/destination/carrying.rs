@@ -283,29 +283,29 @@ pub(super) fn edus_on_their_way(sql: &dyn Sql) -> Result<u64, Error> {
     Ok(attempt(sql)?.and_then(|attempt| attempt.edus_up_to).unwrap_or(0))
 }
 
-fn is_owed_anything(sql: &dyn Sql) -> Result<bool, Error> {
-    Ok(attempt(sql)?.is_some() || !store::owed(sql, 1)?.is_empty() || is_owed_edus(sql)?)
-}
-
 pub(super) fn is_owed_edus(sql: &dyn Sql) -> Result<bool, Error> {
     Ok(store::is_any_edu(sql)? || !store::owed_device_lists(sql, 1)?.is_empty())
 }
 
-/// What is in an attempt needs not be sent any more, of its EDUs those up to a position.
-pub(super) fn settle(tx: &Tx<'_>, attempt: &Attempt, edus_up_to: Option<u64>) -> Result<(), Error> {
-    for range in &attempt.ranges {
-        store::sent(tx, range.room_id.as_str(), range.up_to)?;
-    }
-    if let Some(up_to) = edus_up_to {
-        store::forget_edus(tx, up_to)?;
-    }
-    Ok(store::forget_fact(tx, "attempt")?)
-}
-
 impl Destination {
+    fn is_owed_anything(&self, sql: &dyn Sql) -> Result<bool, Error> {
+        Ok(self.rooms.is_any_owed(sql)? || attempt(sql)?.is_some() || is_owed_edus(sql)?)
+    }
+
+    /// What is in an attempt needs not be sent any more, of its EDUs those up to a position.
+    pub(super) fn settle(&self, tx: &Tx<'_>, attempt: &Attempt, edus_up_to: Option<u64>) -> Result<(), Error> {
+        for range in &attempt.ranges {
+            self.rooms.sent(tx, range.room_id.as_str(), range.up_to)?;
+        }
+        if let Some(up_to) = edus_up_to {
+            store::forget_edus(tx, up_to)?;
+        }
+        Ok(store::forget_fact(tx, "attempt")?)
+    }
+
     /// Has a carrier come if there is something to carry and nobody does; else looks again when that may change.
     pub(super) fn look_for_a_carrier(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        if !is_owed_anything(&**tx)? && !self.passing.waits() {
+        if !self.is_owed_anything(&**tx)? && !self.passing.waits() {
             return Ok(());
         }
         if let Some(until_ms) = self.passing.carried_until_ms(cx.now_ms) {
@@ -339,10 +339,10 @@ impl Destination {
         let work = match attempt(&**tx)? {
             Some(attempt) => Work::Repeat(attempt),
             None => {
-                let portion = portion::next(&**tx, &standing)?;
+                let portion = self.portion(&**tx, &standing)?;
                 let events_max = (!standing.refusals.are_none()).then_some(portion.events);
                 let mut owed = Vec::new();
-                for cursor in store::owed(&**tx, ROOMS_MAX.min(portion.events))? {
+                for cursor in self.rooms.owed(&**tx, ROOMS_MAX.min(portion.events))? {
                     let room_id = cursor.room_id.try_into();
                     let room_id = room_id.map_err(|_| platform::Fault::new("a room has an id that is none"))?;
                     owed.push(Range { room_id, after: cursor.sent, up_to: cursor.owed, events_max });
@@ -404,7 +404,7 @@ impl Destination {
             let Some(attempt) = attempt(&**tx)?.filter(|attempt| attempt.transaction_id == call.transaction_id) else {
                 return Ok(());
             };
-            settle(tx, &attempt, call.edus_up_to.or(attempt.edus_up_to))?;
+            self.settle(tx, &attempt, call.edus_up_to.or(attempt.edus_up_to))?;
             if !call.was_empty {
                 standing.refusals.attempt_is_taken();
             }
@@ -429,7 +429,7 @@ impl Destination {
         let refused = call.refused.or_else(|| standing.counts_answer(attempt.as_ref(), call.answered));
         match (attempt, refused) {
             (Some(attempt), Some(refused)) if attempt.transaction_id == refused.transaction_id => {
-                portion::is_refused(tx, &mut standing, &attempt, &refused)?;
+                self.is_refused(tx, &mut standing, &attempt, &refused)?;
             }
             _ if was_passing => {}
             _ => standing.failures = standing.failures.saturating_add(1),

@@ -193,10 +193,8 @@ impl Destination {
         call: GetCachedDeviceLists,
     ) -> Result<CachedDeviceLists, Error> {
         let lists = store::device_list_cache::get(sql, &call.users, ANSWER_BYTES_MAX)?;
-        let rooms = store::newest_rooms(sql, ROOMS_MAX)?
-            .into_iter()
-            .filter_map(|room_id| OwnedRoomId::try_from(room_id).ok())
-            .collect();
+        let rooms = self.rooms.newest(sql, ROOMS_MAX)?.into_iter();
+        let rooms = rooms.filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect();
         let mut told = self.told.borrow_mut();
         if told.life == 0 {
             // Numbers in JSON are no larger.

@@ -102,7 +102,7 @@ impl Destination {
     pub(super) fn get_edus(&self, sql: &dyn Sql, _cx: &Cx<'_>, call: GetEdus) -> Result<Edus, Error> {
         let edus_max = match call.up_to {
             Some(_) => portion::EDUS_MAX,
-            None => portion::next(sql, &Standing::load(sql)?)?.edus,
+            None => self.portion(sql, &Standing::load(sql)?)?.edus,
         };
         let mut edus = Edus::default();
         let mut bytes = 0_usize;
@@ -134,7 +134,7 @@ impl Destination {
         call: GetSharedRooms,
     ) -> Result<Vec<OwnedRoomId>, Error> {
         let rooms = match call.newest {
-            Some(limit) => store::newest_rooms(sql, limit)?,
+            Some(limit) => self.rooms.newest(sql, limit)?,
             None => store::rooms(sql)?,
         };
         Ok(rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect())

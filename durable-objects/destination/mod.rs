@@ -54,6 +54,7 @@ use crate::{
     Cx, Error,
     cx::PresenceTo,
     object::{Logic, Operation, operations},
+    told_rooms::ToldRooms,
 };
 
 const MIGRATIONS: &[&str] = &[
@@ -62,11 +63,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_presence.sql"),
     include_str!("migrations/0004_device_lists.sql"),
     include_str!("migrations/0005_device_list_cache.sql"),
+    include_str!("migrations/0006_owed.sql"),
 ];
 
-/// The Destination's memory: what is on its way and may get lost, and of whom something was told.
+/// The Destination's memory: which rooms there is something in, what is on its way and may get lost, and of whom something
+/// was told.
 #[derive(Default)]
 pub(crate) struct Destination {
+    rooms: ToldRooms,
     passing: passing::Passing,
     theirs: their_presence::TheirPresence,
     told: RefCell<device_list_cache::Told>,
@@ -104,6 +108,10 @@ impl Logic for Destination {
 
     fn owed_call(&self) -> fn(&str) -> Option<&'static str> {
         |_| None
+    }
+
+    fn rolled_back(&self) {
+        self.rooms.rolled_back();
     }
 
     fn due(&self, tx: &Tx<'_>, cx: &Cx<'_>, what: &str) -> Result<bool, Error> {

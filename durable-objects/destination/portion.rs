@@ -7,7 +7,10 @@
 
 use platform::{Sql, Tx};
 
-use super::carrying::{Attempt, Refused, Standing};
+use super::{
+    Destination,
+    carrying::{Attempt, Refused, Standing, is_owed_edus},
+};
 use crate::Error;
 
 /// Spec: «at most 50 PDUs and 100 EDUs».
@@ -83,30 +86,33 @@ impl Refusals {
     }
 }
 
-/// What may go into the next transaction.
-pub(super) fn next(sql: &dyn Sql, standing: &Standing) -> Result<Portion, Error> {
-    if standing.refusals.are_none() {
-        return Ok(Portion { events: EVENTS_MAX, edus: EDUS_MAX });
+impl Destination {
+    /// What may go into the next transaction.
+    pub(super) fn portion(&self, sql: &dyn Sql, standing: &Standing) -> Result<Portion, Error> {
+        if standing.refusals.are_none() {
+            return Ok(Portion { events: EVENTS_MAX, edus: EDUS_MAX });
+        }
+        let has_events = self.rooms.is_any_owed(sql)?;
+        Ok(standing.refusals.portion(has_events, is_owed_edus(sql)?))
     }
-    let has_events = !super::store::owed(sql, 1)?.is_empty();
-    Ok(standing.refusals.portion(has_events, super::carrying::is_owed_edus(sql)?))
-}
 
-/// The server refused this attempt: it is not repeated.
-pub(super) fn is_refused(
-    tx: &Tx<'_>,
-    standing: &mut Standing,
-    attempt: &Attempt,
-    refused: &Refused,
-) -> Result<(), Error> {
-    standing.refusals.attempt_is_refused(Portion { events: refused.events, edus: refused.edus });
-    if refused.events.saturating_add(refused.edus) <= 1 {
-        tracing::warn!(attempt = attempt.transaction_id, "what another server refuses alone is left out");
-        // A server that fails at everything for now may yet take what comes next.
-        standing.answers = 0;
-        return super::carrying::settle(tx, attempt, attempt.edus_up_to);
+    /// The server refused this attempt: it is not repeated.
+    pub(super) fn is_refused(
+        &self,
+        tx: &Tx<'_>,
+        standing: &mut Standing,
+        attempt: &Attempt,
+        refused: &Refused,
+    ) -> Result<(), Error> {
+        standing.refusals.attempt_is_refused(Portion { events: refused.events, edus: refused.edus });
+        if refused.events.saturating_add(refused.edus) <= 1 {
+            tracing::warn!(attempt = attempt.transaction_id, "what another server refuses alone is left out");
+            // A server that fails at everything for now may yet take what comes next.
+            standing.answers = 0;
+            return self.settle(tx, attempt, attempt.edus_up_to);
+        }
+        Ok(super::store::forget_fact(tx, "attempt")?)
     }
-    Ok(super::store::forget_fact(tx, "attempt")?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use platform::{ActorKind, Tx};
 use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
-use super::{Destination, store};
+use super::Destination;
 use crate::{Call, Cx, Error};
 
 /// There is something for the server in a room, up to a position. Told again, it changes nothing.
@@ -22,7 +22,7 @@ impl Call for RoomMoved {
 
 impl Destination {
     pub(super) fn room_moved(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RoomMoved) -> Result<(), Error> {
-        if store::owe(tx, call.room_id.as_str(), call.since, call.to)? {
+        if self.rooms.owe(tx, call.room_id.as_str(), call.since, call.to)? {
             self.look_for_a_carrier(tx, cx)?;
         }
         Ok(())

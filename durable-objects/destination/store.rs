@@ -9,19 +9,11 @@ use ruma_common::OwnedUserId;
 
 use super::OwedDeviceList;
 use crate::presence::PresenceStatus;
-pub(super) use crate::told_rooms::{fact, forget_fact, owe, owed, sent, set_fact};
+pub(super) use crate::told_rooms::{fact, forget_fact, set_fact};
 
 /// The rooms that are known to be shared.
 pub(super) fn rooms(sql: &dyn Sql) -> Result<Vec<String>, Fault> {
     sql.query("SELECT room_id FROM room ORDER BY room_id", &[])?.into_iter().map(|mut row| row.text(0)).collect()
-}
-
-/// Up to `limit` of them, those first in which something happened last.
-pub(super) fn newest_rooms(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
-    sql.query("SELECT room_id FROM room ORDER BY owed DESC, room_id LIMIT ?1", &[limit.into()])?
-        .into_iter()
-        .map(|mut row| row.text(0))
-        .collect()
 }
 
 /// Whether this very EDU waits.
@@ -109,8 +101,8 @@ pub(super) fn devices_changed(tx: &Tx<'_>, user_id: &str, changed_ms: u64) -> Re
 /// Up to `limit` users of whose devices the server is to be told.
 pub(super) fn owed_device_lists(sql: &dyn Sql, limit: u64) -> Result<Vec<OwedDeviceList>, Fault> {
     sql.query(
-        "SELECT user_id, changed_ms, devices, identity FROM device_list WHERE changed_ms > told_ms
-         ORDER BY user_id LIMIT ?1",
+        "SELECT user_id, changed_ms, devices, identity FROM device_list INDEXED BY device_list_owed
+         WHERE changed_ms > told_ms ORDER BY user_id LIMIT ?1",
         &[limit.into()],
     )?
     .into_iter()

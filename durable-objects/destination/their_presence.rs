@@ -136,7 +136,7 @@ impl Destination {
     }
 
     fn tell_rooms(&self, sql: &dyn Sql, cx: &Cx<'_>, news: &[Presence]) -> Result<(), Error> {
-        for room_id in store::newest_rooms(sql, ROOMS_TOLD_MAX)? {
+        for room_id in self.rooms.newest(sql, ROOMS_TOLD_MAX)? {
             let theirs = news.iter().filter(|presence| !self.theirs.is_stranger(&room_id, &presence.user));
             let presences: Vec<_> = theirs.cloned().collect();
             if !presences.is_empty() {
