@@ -254,8 +254,8 @@ mod tests {
     };
 
     use super::{
-        AsOf, CacheDeviceLists, CachedDeviceList, CachedDeviceLists, DeviceListUpdate, GetCachedDeviceLists,
-        LIST_BYTES_MAX, TOLD_MAX, UpdateDeviceLists,
+        ANSWER_BYTES_MAX, AsOf, CacheDeviceLists, CachedDeviceList, CachedDeviceLists, DeviceListUpdate,
+        GetCachedDeviceLists, LIST_BYTES_MAX, TOLD_MAX, UpdateDeviceLists,
     };
     use crate::{
         destination::{DeviceList, RoomMoved},
@@ -388,6 +388,23 @@ mod tests {
         caches(&world, gets(&world).as_of, list(Some(5), "one"));
         tells(&world, bob(), device("LAPTOP", &[5], 6, Some(&"k".repeat(LIST_BYTES_MAX))));
         assert_eq!(kept(&world), Value::Null, "nor does it grow to be one");
+    }
+
+    #[test]
+    fn large_lists_are_read_a_few_at_a_time_and_no_more_than_are_answered() {
+        let world = world();
+        let name = |number: usize| OwnedUserId::try_from(format!("@u{number}:there.test")).unwrap();
+        let bytes = LIST_BYTES_MAX - 1024;
+        let (as_of, large, count) = (gets(&world).as_of, "k".repeat(bytes), 2 * ANSWER_BYTES_MAX / bytes);
+        for number in 0..count {
+            caches(&world, as_of, CachedDeviceList { user: name(number), ..list(None, &large) });
+        }
+        let sql = world.sql(&Address::new(ActorKind::Destination, THERE));
+        sql.bytes_at_once.set(0);
+        let users = (0..count).map(name).collect();
+        let kept = world.call(THERE, &GetCachedDeviceLists { users }).unwrap();
+        assert_eq!(kept.lists.len(), ANSWER_BYTES_MAX / bytes + 1);
+        assert!(sql.bytes_at_once.get() < 3 * 1024 * 1024, "{} bytes", sql.bytes_at_once.get());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use ruma_common::OwnedUserId;
 
 use crate::destination::CachedDeviceList;
 
-/// Users who are read at once.
-const PAGE: usize = 50;
+/// Users who are read at once: the largest lists of so many have two megabytes.
+const PAGE: usize = 8;
 
 fn list(mut row: Row, keys: &str) -> Result<CachedDeviceList, Fault> {
     Ok(CachedDeviceList {
@@ -18,7 +18,7 @@ fn list(mut row: Row, keys: &str) -> Result<CachedDeviceList, Fault> {
     })
 }
 
-/// What is kept of these users, up to about so many bytes.
+/// What is kept of these users, up to the list that reaches so many bytes.
 pub(in crate::destination) fn get(
     sql: &dyn Sql,
     users: &[OwnedUserId],
@@ -36,9 +36,9 @@ pub(in crate::destination) fn get(
             let keys = row.text(4)?;
             bytes = bytes.saturating_add(keys.len());
             lists.push(list(row, &keys)?);
-        }
-        if bytes >= bytes_max {
-            break;
+            if bytes >= bytes_max {
+                return Ok(lists);
+            }
         }
     }
     Ok(lists)
