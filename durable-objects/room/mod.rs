@@ -202,6 +202,7 @@ pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};
 pub use presence_elsewhere::{HearPresences, MembersHeard};
 pub use read_notifications::{Notification, Notifications, ReadNotifications};
+pub(crate) use receive::LEAD_MAX;
 pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
 pub use receive_events::{RECEIVED_AT_ONCE_MAX, ReceiveEvents};
 pub use redact_event::RedactEvent;

@@ -452,14 +452,19 @@ impl Room {
 
     /// Leaves positions free before the next event, for history that may still be found: positions are arrivals, and it
     /// comes before them. Answers the first one.
+    ///
+    /// Those that nothing took while nothing came are free. For more of them positions run ahead of the clock, which they
+    /// are compared with: half of what is left of [`LEAD_MAX`], so that there is some for each of several gaps, and that the
+    /// clock gives back.
     pub(super) fn keep_free(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
         let end = self.log_end(sql, cx)?;
         if end < store::graph::LOG_START {
             // All of them are free.
             return Ok(store::graph::LOG_START);
         }
-        let end = end.max(cx.now_ms);
-        cx.head.set(Some(end.saturating_add(GAP_POSITIONS)));
+        let left = LEAD_MAX.saturating_sub(end.saturating_sub(cx.now_ms));
+        let reserved = end.saturating_add((left / 2).max(GAP_POSITIONS_MIN));
+        cx.head.set(Some(reserved.max(cx.now_ms.saturating_sub(1))));
         Ok(end.saturating_add(1))
     }
 }
@@ -497,8 +502,10 @@ fn implied_create(cx: &Cx<'_>, version: &RoomVersion) -> Result<Option<OwnedEven
     Ok(Some(create.map_err(|_| Fault::new("a room's id is no hash"))?))
 }
 
-/// How many positions are left free before an event that came without those before it.
-const GAP_POSITIONS: u64 = 1 << 20;
+/// How far positions may be ahead of the clock to leave some free, in milliseconds: a minute.
+pub(crate) const LEAD_MAX: u64 = 1 << 16;
+/// So many are left free before an event that came without those before it, whatever the clock says.
+const GAP_POSITIONS_MIN: u64 = 4;
 
 const REFUSED_BEFORE: &str = "the event was rejected before";
 

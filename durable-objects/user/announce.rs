@@ -15,7 +15,7 @@ use crate::{
     Cx, Error,
     cx::Key,
     outbox,
-    room::{DeviceListChanged, RefreshMember, TellOfDevices},
+    room::{DeviceListChanged, LEAD_MAX, RefreshMember, TellOfDevices},
     schedule,
 };
 
@@ -99,8 +99,8 @@ fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error>
 /// rooms were. Of those that changed earlier the other servers in it are told, as far as they do not know.
 pub(super) fn devices_while_joining(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, joined: u64) -> Result<(), Error> {
     let Some((changed_ms, _)) = announcement::get(&**tx, News::DeviceList)? else { return Ok(()) };
-    // Positions of rooms count the milliseconds.
-    if changed_ms.saturating_add(CLOCKS_APART_MS) >= joined {
+    // Positions of rooms count the milliseconds, and may be a little ahead of them.
+    if changed_ms.saturating_add(CLOCKS_APART_MS).saturating_add(LEAD_MAX) >= joined {
         outbox::owe(tx, cx, room_id.as_str(), &device_list(cx, changed_ms)?, false)
     } else {
         outbox::owe(tx, cx, room_id.as_str(), &TellOfDevices { user: own_id(cx)?, changed_ms }, false)

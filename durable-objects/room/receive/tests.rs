@@ -12,12 +12,14 @@ use domain::{
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{CheckedEvent, HoldEvents, Needs, ReceiveEvent, Received, ToldState};
+use super::{CheckedEvent, GAP_POSITIONS_MIN, HoldEvents, LEAD_MAX, Needs, ReceiveEvent, Received, ToldState};
 use crate::{
     room::{
         BeginJoin, CompleteJoin, Direction, EventFilter, GetEvent, GetEventsForServer, GetMissing, GetStateIds,
-        JudgeStaged, MembershipAction, Messages, StageEvents, Wanted, current_state, redactions::EARLY_REDACTIONS_MAX,
-        store,
+        JudgeStaged, MembershipAction, Messages, StageEvents, Wanted, current_state,
+        history::EDGES_MAX,
+        redactions::EARLY_REDACTIONS_MAX,
+        store::{self, history::Edge},
     },
     world::World,
 };
@@ -512,4 +514,44 @@ fn a_join_through_whoever_lies_resets_no_room_that_is_here() {
     assert_eq!(call(&[named[0], ("m.room.member", eve.as_str()), named[2]], "lie"), Received::Accepted);
     assert_eq!(current(&world, &room_id), before);
     assert_eq!(call(&[named[0]], "again"), Received::Accepted, "repeated");
+}
+
+/// Eve says something after an event that is nowhere. Answers the edge that this makes.
+fn leaves_a_gap(world: &World, room_id: &OwnedRoomId, number: usize) -> Edge {
+    let told = current(world, room_id).into_iter().map(|(_, event_id)| event_id).collect();
+    let nowhere = OwnedEventId::try_from(format!("$nowhere{number}")).unwrap();
+    let event = said_after(world, room_id, user_id!("@eve:evil.test"), &[&nowhere], &number.to_string());
+    let call = ReceiveEvent { state_before: Some(told), ..ReceiveEvent::of(event) };
+    assert_eq!(world.call(room_id.as_str(), &call).unwrap(), Received::Accepted);
+    let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+    let edge = store::history::newest(&*sql, 0, store::graph::POSITION_MAX).unwrap().unwrap();
+    assert_eq!(edge.position, world.head_of(room_id));
+    edge
+}
+
+/// What leaves numbers free for history leaves positions close to the clock, which they are compared with.
+#[test]
+fn however_many_gaps_there_are_positions_stay_close_to_the_clock() {
+    let (world, room_id) = room_with_eve("11");
+    let free = |edge: Edge| edge.position - edge.floor;
+    let mut last = world.head_of(&room_id);
+    for number in 0..200 {
+        let edge = leaves_a_gap(&world, &room_id, number);
+        assert_eq!(edge.floor, last + 1, "after all that there was");
+        assert!(free(edge) >= GAP_POSITIONS_MIN);
+        if number < 8 {
+            assert!(free(edge) >= LEAD_MAX >> (number + 2), "{} at once, the {number}th", free(edge));
+        }
+        last = edge.position;
+        let lead = last.saturating_sub(world.now_ms());
+        assert!(lead <= LEAD_MAX + number as u64 * (GAP_POSITIONS_MIN + 1), "{lead} ms after {number}");
+    }
+    // The clock gives them back.
+    world.passes(LEAD_MAX);
+    assert!(free(leaves_a_gap(&world, &room_id, 200)) > LEAD_MAX / 4);
+    // While nothing comes, all numbers are free.
+    world.passes(3_600_000);
+    let edge = leaves_a_gap(&world, &room_id, 201);
+    assert_eq!(edge.position, world.now_ms());
+    assert!(free(edge) > 3_500_000);
 }
