@@ -3,7 +3,7 @@
 //! Where an event came without what is before it there is an *edge* in the log, and below it numbers are kept free. A page
 //! that reaches an edge says so ([`Gap`]); the request tier asks servers that were in the room there, and what they give is
 //! placed here, the earliest event at the lowest number: clients find it by paging. It takes no position that anybody is
-//! told of, and no timeline of a sync goes past an edge.
+//! told of, and no timeline of a sync goes past an edge. Where the numbers are used up nothing more is asked for.
 //!
 //! The log's state reaches down there, too: at the number before each event is the state before it, as the graph has it.
 //! From the edge on nothing changes. The earliest event's state is told by whoever gave it, unless nothing in between
@@ -41,6 +41,11 @@ const ASKED_MAX: u64 = 20;
 const SERVERS_MAX: u64 = 10;
 /// Members looked at for who was in the room.
 const MEMBERS_LOOKED_AT: u64 = 1_000;
+/// The most edges of a room: of more, what is missing at the oldest is not asked for any more, but at the first of all, before
+/// which is all that was before the room was here.
+pub(super) const EDGES_MAX: u64 = if cfg!(test) { 20 } else { 500 };
+/// Of so many missing events no more are noted that come before history: whoever tells it may name what it likes.
+const MISSING_MAX: u64 = 10_000;
 /// The most events of which the state before is asked for at once.
 const STATES_MAX: usize = 8;
 
@@ -98,6 +103,13 @@ impl Call for PlaceHistory {
     const ACTOR: ActorKind = ActorKind::Room;
     const NAME: &'static str = "place_history";
     type Reply = Placed;
+}
+
+/// From here on history is missing.
+pub(super) fn begin_edge(tx: &Tx<'_>, edge: Edge) -> Result<(), Fault> {
+    store::history::insert(tx, edge)?;
+    let beyond = store::history::beyond(&**tx, edge.position, EDGES_MAX)?;
+    beyond.into_iter().try_for_each(|edge| store::history::forget(tx, edge))
 }
 
 /// Where a page that goes back has to stop, for history is missing there.
@@ -260,7 +272,7 @@ impl Placing<'_> {
         let placed = self.place(tx, cx, event)?;
         if placed == Placed::Placed(1) {
             let edge = Edge { place: self.edge.position, ..self.edge };
-            store::history::insert(tx, edge)?;
+            begin_edge(tx, edge)?;
             store::history::raise_floor(tx, upper.position, self.edge.place.saturating_sub(1))?;
         }
         Ok(placed)
@@ -333,8 +345,10 @@ impl Placing<'_> {
             self.room.hold(tx, pdu, held.as_ref(), Verdict::Rejected, &before)?;
         }
         store::history::found(tx, pdu.event_id())?;
-        let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
-        store::graph::insert_gap(tx, &missing, position)?;
+        if !store::history::gaps_exceed(&**tx, MISSING_MAX)? {
+            let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
+            store::graph::insert_gap(tx, &missing, position)?;
+        }
         if is_allowed {
             self.room.redactions_follow(tx, cx, pdu, position)?;
         }

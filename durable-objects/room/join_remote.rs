@@ -17,6 +17,7 @@ use super::{
     CheckedEvent, Needs, ReceiveEvent, Received, Room,
     append::follow_state,
     graph::StateAt,
+    history::begin_edge,
     omitted_members::{self, OmittedMembers},
     state::MEMBER,
     store::{self, graph::Key, history::Edge},
@@ -165,7 +166,7 @@ impl Room {
         }
         self.state_is_found(tx, cx, &pdu, (floor, position), changes)?;
         let missing = store::history::not_in_graph(&**tx, pdu.prev_events())?;
-        store::history::insert(tx, Edge { position, floor, place: position })?;
+        begin_edge(tx, Edge { position, floor, place: position })?;
         store::graph::insert_gap(tx, &missing, position)?;
         omitted_members::note(tx, cx, pdu.event_id().to_owned(), (floor, position), omitted)?;
         Ok(Received::Accepted)

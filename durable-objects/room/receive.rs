@@ -28,6 +28,7 @@ use super::{
     Room,
     append::AuthState,
     graph::{Missing, StateAt},
+    history::begin_edge,
     omitted_members,
     store::{
         self,
@@ -443,7 +444,7 @@ impl Room {
         let floor = if missing.is_empty() { None } else { Some(self.keep_free(&**tx, cx)?) };
         let position = self.insert_after(tx, cx, pdu, txn, Some(before))?;
         if let Some(floor) = floor {
-            store::history::insert(tx, Edge { position, floor, place: position })?;
+            begin_edge(tx, Edge { position, floor, place: position })?;
             store::graph::insert_gap(tx, &missing, position)?;
         }
         self.redactions_follow(tx, cx, pdu, position)?;

@@ -555,3 +555,45 @@ fn however_many_gaps_there_are_positions_stay_close_to_the_clock() {
     assert_eq!(edge.position, world.now_ms());
     assert!(free(edge) > 3_500_000);
 }
+
+/// Of all that somebody makes others miss, the room asks for the newest, and for what was before the first of all.
+#[test]
+fn edges_have_a_bound() {
+    let (world, room_id) = room_with_eve("11");
+    let edges: Vec<Edge> = (0..50).map(|number| leaves_a_gap(&world, &room_id, number)).collect();
+    let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+    let positions = |table: &str| {
+        let rows = sql.query(&format!("SELECT position FROM {table} ORDER BY position"), &[]).unwrap();
+        rows.into_iter().map(|mut row| row.unsigned(0).unwrap()).collect::<Vec<_>>()
+    };
+    let kept = edges[..1].iter().chain(&edges[51 - EDGES_MAX as usize..]);
+    let kept: Vec<u64> = kept.map(|edge| edge.position).collect();
+    assert_eq!(kept.len() as u64, EDGES_MAX);
+    assert_eq!((positions("edge"), positions("gap")), (kept.clone(), kept));
+}
+
+#[test]
+fn where_a_page_ends_costs_no_more_where_much_is_missing() {
+    let costs = |missing: u64| {
+        let (world, room_id) = room_with_eve("11");
+        let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+        let first = leaves_a_gap(&world, &room_id, 0);
+        for number in 1..EDGES_MAX as usize {
+            leaves_a_gap(&world, &room_id, number);
+        }
+        for statement in [
+            "DELETE FROM gap WHERE position > ?1",
+            "INSERT INTO gap (event_id, position) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT ?2)
+             SELECT printf('$missing%d', n), ?1 FROM n WHERE ?1 <> ?2",
+        ] {
+            sql.query(statement, &[first.position.into(), missing.into()][..1 + usize::from(statement.contains("?2"))])
+                .unwrap();
+        }
+        let before = sql.steps.get();
+        let open = store::history::open_below(&*sql, store::graph::POSITION_MAX).unwrap();
+        assert_eq!(open.map(|edge| edge.position), Some(first.position));
+        sql.steps.get() - before
+    };
+    let (few, many) = (costs(10), costs(5_000));
+    assert!(many <= few * 3 / 2, "{few} steps became {many}");
+}

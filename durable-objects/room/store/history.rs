@@ -21,7 +21,9 @@ pub(crate) struct Edge {
     pub place: u64,
 }
 
-const OPEN: &str = "EXISTS (SELECT 1 FROM gap WHERE gap.position BETWEEN edge.place AND edge.position)";
+/// Whether something is missing at an edge, and there is a number for it, and one for the state before it.
+const OPEN: &str = "place - floor >= 4
+    AND EXISTS (SELECT 1 FROM gap INDEXED BY gap_by_position WHERE gap.position BETWEEN edge.place AND edge.position)";
 
 fn edge(row: &mut Row) -> Result<Edge, Fault> {
     Ok(Edge { position: row.unsigned(0)?, floor: row.unsigned(1)?, place: row.unsigned(2)? })
@@ -33,6 +35,31 @@ pub(crate) fn insert(tx: &Tx<'_>, edge: Edge) -> Result<(), Fault> {
         &[edge.position.into(), edge.floor.into(), edge.place.into()],
     )?;
     Ok(())
+}
+
+/// The edges but for the newest `kept_max`; of these, the first of all is one, and that at `but`.
+pub(crate) fn beyond(sql: &dyn Sql, but: u64, kept_max: u64) -> Result<Vec<Edge>, Fault> {
+    sql.query(
+        "SELECT position, floor, place FROM edge
+         WHERE position > (SELECT min(position) FROM edge) AND position <> ?1
+         ORDER BY position DESC LIMIT -1 OFFSET ?2",
+        &[but.into(), kept_max.saturating_sub(2).into()],
+    )?
+    .into_iter()
+    .map(|mut row| edge(&mut row))
+    .collect()
+}
+
+/// What is missing at an edge stays so.
+pub(crate) fn forget(tx: &Tx<'_>, edge: Edge) -> Result<(), Fault> {
+    tx.execute("DELETE FROM gap WHERE position BETWEEN ?1 AND ?2", &[edge.place.into(), edge.position.into()])?;
+    tx.execute("DELETE FROM edge WHERE position = ?1", &[edge.position.into()])?;
+    Ok(())
+}
+
+/// Whether more events than so many are missing.
+pub(crate) fn gaps_exceed(sql: &dyn Sql, count: u64) -> Result<bool, Fault> {
+    Ok(!sql.query("SELECT 1 FROM gap LIMIT 1 OFFSET ?1", &[count.into()])?.is_empty())
 }
 
 pub(crate) fn one(sql: &dyn Sql, position: u64) -> Result<Option<Edge>, Fault> {
