@@ -365,12 +365,7 @@ fn with_the_devices_of_a_user() {
         phone.uploads("hash", "PHONE", 0);
         let plan = phone.plans(None);
         let since = phone.closes(None, &plan, phone.world.now_ms());
-        let message = |number: u64, device: &str| {
-            phone.calls::<ReceiveToDevice>(json!({
-                "sender": "@bob:myelin.test", "sender_device": "TABLET", "txn_id": number.to_string(),
-                "type": "m.room.encrypted", "messages": { device: { "ciphertext": "x" } },
-            }));
-        };
+        let message = |number: u64, device: &str| phone.hears_from_bob(number, device);
         // The first one to be received arms an alarm that forgets it some day.
         message(1, "PHONE");
         let mut costs = vec![
@@ -389,6 +384,30 @@ fn with_the_devices_of_a_user() {
         costs
     };
     does_not_grow(&costs(DEVICES / 20), &costs(DEVICES));
+}
+
+#[test]
+fn with_the_account_data_of_a_user() {
+    let costs = |entries: u64| {
+        let phone = Syncing::new();
+        phone.hears_from_bob(1, "PHONE");
+        let plan = phone.plans(None);
+        let mut since = phone.closes(None, &plan, 0);
+        let insert = "INSERT INTO account_data (room_id, type, position, content)
+            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
+            SELECT printf('!room%d:myelin.test', n), 'm.fully_read', 1, '{}' FROM n";
+        phone.sql.query(insert, &[entries.into()]).unwrap();
+        let mut costs = Vec::new();
+        for (number, what) in [(2, "close"), (3, "close again")] {
+            phone.hears_from_bob(number, "PHONE");
+            let plan = phone.plans(Some(&since));
+            let (cost, next) = phone.costs(|| phone.closes(Some(&since), &plan, 0));
+            costs.push((what, cost));
+            since = next;
+        }
+        costs
+    };
+    does_not_grow(&costs(SMALL), &costs(LARGE));
 }
 
 struct Syncing {
@@ -434,6 +453,13 @@ impl Syncing {
             "one_time_keys": { key: { "key": "c" } },
         });
         self.calls::<UploadKeys>(call);
+    }
+
+    fn hears_from_bob(&self, number: u64, device: &str) {
+        self.calls::<ReceiveToDevice>(json!({
+            "sender": "@bob:myelin.test", "sender_device": "TABLET", "txn_id": number.to_string(),
+            "type": "m.room.encrypted", "messages": { device: { "ciphertext": "x" } },
+        }));
     }
 
     fn claims(&self, device_id: &str) {

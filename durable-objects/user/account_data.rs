@@ -184,6 +184,7 @@ impl User {
         }
         let position = self.with_moves(&**tx, |moves| {
             let position = moves.own_news(cx.now_ms);
+            moves.all_data_head = position;
             if room_id != GLOBAL {
                 moves.data_head = position;
             }
@@ -211,11 +212,12 @@ impl User {
     }
 }
 
-/// What a sync tells of the account and of rooms: what became so after `own`, and everything of the rooms told anew.
+/// What a sync tells of the account and of rooms: what became so after `own`, and everything of the rooms told anew. Nothing
+/// changed after `head`, so that most syncs need not go through all there is.
 pub(super) fn news(
     sql: &dyn Sql,
     cx: &Cx<'_>,
-    own: u64,
+    (own, head): (u64, u64),
     sync: &SyncClose,
 ) -> Result<(Vec<AccountDataEvent>, Vec<RoomAccountData>), Error> {
     let read: HashMap<u64, &ReadRoom> = sync.rooms.iter().map(|room| (room.number, room)).collect();
@@ -223,6 +225,9 @@ pub(super) fn news(
     // From the beginning, everything is new.
     let anew = if own == 0 || sync.rooms_told { Vec::new() } else { store::rooms::numbered(sql, &anew)? };
     let anew: Vec<&str> = anew.iter().map(|room| room.room_id.as_str()).collect();
+    if own > 0 && own >= head && anew.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
     let mut of_rooms: BTreeMap<String, Vec<AccountDataEvent>> = BTreeMap::new();
     for Entry { room_id, event_type, content } in store::account_data::since(sql, own, &anew)? {
         let event = AccountDataEvent { event_type, content: RawValue::from_string(content)? };

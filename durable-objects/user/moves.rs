@@ -34,6 +34,8 @@ pub(super) struct Moves {
     pub own_head: u64,
     /// The newest position at which account data of a room changed, or later.
     pub data_head: u64,
+    /// The newest position at which any account data changed, or later.
+    pub all_data_head: u64,
     /// The position at which a plan was answered last, or the newest one from before this memory: since then none was.
     pub planned: u64,
     /// Whether an operation changed this memory and is not committed yet.
@@ -54,7 +56,7 @@ impl Moves {
         }
         let head = ring.back().map_or(0, |moved| moved.position).max(own_head).max(stream::head(sql)?);
         // It may hold what the operation that reads it has just written.
-        Ok(Self { ring, last, head, own_head, data_head, planned: head, uncommitted: true })
+        Ok(Self { ring, last, head, own_head, data_head, all_data_head: data_head, planned: head, uncommitted: true })
     }
 
     /// The stream's next position: never one used before. Some row has to bear it as long as it is the newest.

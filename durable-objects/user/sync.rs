@@ -300,7 +300,7 @@ impl User {
             self.left_meanwhile(tx, cx, room)?;
         }
         let known = since.as_ref().map(|since| self.exceptions(&**tx, since)).transpose()?.flatten();
-        let (mut next, own_head, remembered) = self.with_moves(&**tx, |moves| {
+        let (mut next, own_head, data_head, remembered) = self.with_moves(&**tx, |moves| {
             let known = known.filter(|_| since.as_ref().is_some_and(|since| moves.remembers(since.moves)));
             let remembered = known.is_some();
             let mut exceptions = known.unwrap_or_default();
@@ -331,7 +331,7 @@ impl User {
                 to_device: None,
                 keys: None,
             };
-            Ok((next, moves.own_head, remembered))
+            Ok((next, moves.own_head, moves.all_data_head, remembered))
         })?;
         // A token that is too old, or not of this stream, has its rooms told anew, and so everything else.
         let known_since = since.clone();
@@ -352,7 +352,7 @@ impl User {
         }
         let news = own == 0 || own_head > own || call.rooms.iter().any(|read| read.anew);
         let (account_data, room_account_data) =
-            if news { account_data::news(&**tx, cx, own, &call)? } else { (Vec::new(), Vec::new()) };
+            if news { account_data::news(&**tx, cx, (own, data_head), &call)? } else { (Vec::new(), Vec::new()) };
         let mut presence = Vec::new();
         if let Some(asked) = &call.presence {
             (presence, next.presence) = self.presence_news(tx, cx, asked, next.presence)?;
