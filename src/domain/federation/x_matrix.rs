@@ -116,7 +116,7 @@ impl XMatrix {
 /// may have any character but white space and commas without quotes. `None` if a name is there twice.
 fn parameters_of(text: &str) -> Option<BTreeMap<String, String>> {
     let mut parameters = BTreeMap::new();
-    let mut rest = text.trim();
+    let mut rest = behind_empty(text.trim());
     while !rest.is_empty() {
         let (name, after) = rest.split_once('=')?;
         let name = name.trim_end().to_ascii_lowercase();
@@ -126,11 +126,16 @@ fn parameters_of(text: &str) -> Option<BTreeMap<String, String>> {
         }
         rest = after.trim_start();
         if !rest.is_empty() {
-            // A list may have empty elements: RFC 9110, section 5.6.1.2.
-            rest = rest.strip_prefix(',')?.trim_start_matches([' ', '\t', ',']);
+            rest = behind_empty(rest.strip_prefix(',')?);
         }
     }
     Some(parameters)
+}
+
+/// What follows the empty elements that a list begins with, or goes on with. RFC 9110, section 5.6.1.2: «A recipient MUST
+/// parse and ignore a reasonable number of empty list elements».
+fn behind_empty(list: &str) -> &str {
+    list.trim_start_matches([' ', '\t', ','])
 }
 
 /// The value at the start of the text, and what follows.
@@ -215,6 +220,8 @@ mod tests {
             r#"X-Matrix origin="a.org:8448",key="ed25519:1",sig="AAAA""#,
             r#"x-matrix   origin=a.org:8448,key=ed25519:1,sig=AAAA"#,
             "X-Matrix\tKEY=\"ed25519:1\" ,\t Sig=AAAA ,ORIGIN=a.org:8448",
+            "X-Matrix , ,origin=a.org:8448,key=ed25519:1,sig=AAAA",
+            "X-Matrix\t,\torigin=a.org:8448,key=ed25519:1,sig=AAAA",
             r#"X-Matrix origin = "a.org:8448", key="ed\25519:1",sig=AAAA,, more="a,b=\"c\"","#,
         ] {
             let given = XMatrix::parse(header).unwrap_or_else(|| panic!("{header}"));
@@ -227,6 +234,7 @@ mod tests {
             "",
             "X-Matrix",
             "X-Matrix ",
+            "X-Matrix , ,",
             "Bearer origin=a,key=b,sig=AAAA",
             "X-Matrix origin=a,key=b",
             "X-Matrix key=b,sig=AAAA",
