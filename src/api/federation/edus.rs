@@ -88,7 +88,8 @@ struct ToDevice {
     #[serde(rename = "type")]
     event_type: String,
     message_id: String,
-    messages: BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>,
+    /// By receiver, each for itself: one that makes no sense says nothing of the others.
+    messages: BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -192,7 +193,10 @@ async fn writes_to_devices(
     let mut hasher = DefaultHasher::new();
     message.message_id.hash(&mut hasher);
     let name = format!("by another server {}", hasher.finish() % MESSAGE_NAMES);
-    let here = message.messages.into_iter().filter(|(user_id, _)| cx.is_local(user_id));
+    let here = message.messages.into_iter().filter_map(|(user_id, messages)| {
+        let user_id = OwnedUserId::try_from(user_id).ok().filter(|user_id| cx.is_local(user_id))?;
+        Some((user_id, serde_json::from_str(messages.get()).ok()?))
+    });
     for (user_id, messages) in here.take(RECEIVERS_MAX) {
         if !written.allows(&message.sender, &user_id) {
             continue;
@@ -243,7 +247,7 @@ pub(super) fn presence(presences: &[Presence], now_ms: u64) -> Result<Box<RawVal
     Ok(to_raw_value(&json!({ "edu_type": "m.presence", "content": { "push": push } }))?)
 }
 
-/// As [`ToDevice`], of ours.
+/// A message to devices, of ours.
 #[derive(Serialize)]
 struct SentToDevices<'a> {
     message_id: &'a str,
@@ -382,6 +386,20 @@ mod tests {
             is_done(&server, &json!({ "edu_type": "m.direct_to_device", "content": content }))
         };
         assert_eq!([writes(9, 32), writes(255, 255), writes(256, 32), writes(9, 256)], [true, true, false, false]);
+    }
+
+    #[test]
+    fn whoever_is_nobody_keeps_no_message_from_others() {
+        let server = TestServer::new(&[]);
+        server.fails(ReceiveToDevice::NAME);
+        let writes = |messages: Value| {
+            let content = json!({ "sender": "@bob:b.test", "type": "m", "message_id": "i", "messages": messages });
+            is_done(&server, &json!({ "edu_type": "m.direct_to_device", "content": content }))
+        };
+        assert!(writes(json!({ "alice": { "*": {} }, "@alice:localhost": { "*": {} } })));
+        assert!(writes(json!({ "@alice:elsewhere.test": 5, "@a:localhost": [], "@alice:localhost": { "*": {} } })));
+        assert!(!writes(json!({ "alice": { "*": {} }, "@alice:localhost": null, "@zoe:localhost": [] })));
+        assert!(!writes(json!([])));
     }
 
     #[test]
