@@ -2,13 +2,15 @@
 //!
 //! That server answers the join with the whole state before it and the auth chain of that. The request tier checks these
 //! and brings them in slices ([`super::staging`]); nothing shows of them until [`CompleteJoin`] makes them the state of
-//! the room, with the join as the newest event, in one transaction. Where nobody of ours was in the room any more, its old state gives way:
-//! it knows less than the new one. Where somebody is, the state that came counts for what is not here, as with any event.
+//! the room, with the join as the newest event, in one transaction. What that server says of the room's version holds until
+//! then: the event that made the room has to say the same. Where nobody of ours was in the room any more, its old state
+//! gives way: it knows less than the new one. Where somebody is, the state that came counts for what is not here, as with
+//! any event.
 //! Spec: Server-Server API, "Joining Rooms".
 
 use std::collections::BTreeMap;
 
-use domain::{Pdu, Refusal, RoomVersion};
+use domain::{Pdu, Refusal, RoomVersion, event};
 use platform::{ActorKind, Fault, Tx};
 use ruma_common::{OwnedEventId, UserId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,8 @@ use super::{
     transactions,
 };
 use crate::{Call, Cx, Error};
+
+const CREATE: &str = "m.room.create";
 
 /// Keys of the state that are written by one statement.
 const STATE_AT_ONCE: usize = 1_000;
@@ -46,7 +50,7 @@ impl Call for BeginJoin {
 
 /// The join happened: another server took it into the room.
 ///
-/// Refused: `Forbidden` for a join that the state told with it does not allow.
+/// [`Received::Rejected`]: the state told with it does not allow it, or is of a room of another version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CompleteJoin {
     pub call_id: String,
@@ -152,6 +156,14 @@ impl Room {
         let mut before = StateAt::told(&**tx, head, &state)?;
         if omitted.is_some() {
             before = omitted_members::with_named(&**tx, before, &pdu)?;
+        }
+        let create = before.event(&**tx, CREATE, "")?;
+        if let Some(said) = create.and_then(|create| event::version_made_with(&create))
+            && said != self.version(&**tx)?.as_str()
+        {
+            return Ok(Received::Rejected(format!(
+                "the room was made with version {said:?}, not with the one it was told"
+            )));
         }
         if let Err(refusal) = self.check(&**tx, cx, &pdu, &before)? {
             return Ok(Received::Rejected(refusal.to_string()));

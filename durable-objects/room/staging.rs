@@ -235,7 +235,7 @@ mod tests {
     use super::{GIVEN_UP_MS, JudgeStaged, Judged, StageEvents};
     use crate::{
         CallError,
-        room::{BeginJoin, CheckedEvent, CompleteJoin, Received},
+        room::{BeginJoin, CheckedEvent, CompleteJoin, MembershipAction, Received},
         world::World,
     };
 
@@ -247,13 +247,18 @@ mod tests {
         for number in 0..20 {
             far.sends(alice, &room_id, "m.x", Some(&number.to_string()), &json!({})).unwrap();
         }
+        let events = events_of(&far, &room_id);
+        (room_id, events)
+    }
+
+    fn events_of(far: &World, room_id: &OwnedRoomId) -> Vec<CheckedEvent> {
         let sql = far.sql(&Address::new(ActorKind::Room, room_id.as_str()));
         let rows = sql.query("SELECT event_id, json FROM event ORDER BY position", &[]).unwrap();
         let event = |mut row: platform::Row| CheckedEvent {
             event_id: row.text(0).unwrap().try_into().unwrap(),
             json: row.text(1).unwrap(),
         };
-        (room_id, rows.into_iter().map(event).collect())
+        rows.into_iter().map(event).collect()
     }
 
     fn begins(near: &World, room_id: &OwnedRoomId, join: &str) -> Result<(), CallError> {
@@ -354,6 +359,28 @@ mod tests {
         assert!(matches!(received, Received::Rejected(_)), "{received:?}");
         assert_eq!(rows(&near, &room_id, "stage"), 0);
         begins(&near, &room_id, "another").unwrap();
+    }
+
+    #[test]
+    fn a_room_that_was_made_with_another_version_is_not_joined() {
+        let near = World::new(1);
+        let far = World::new(1);
+        let room_id = far.creates_room(user_id!("@alice:one.test"), "11", Preset::PublicChat);
+        let bob = user_id!("@bob:myelin.test");
+        far.changes(bob, &room_id, bob, MembershipAction::Join).unwrap();
+        let mut events = events_of(&far, &room_id);
+        let event = events.pop().unwrap();
+        for (version, is_joined) in [("10", false), ("11", true)] {
+            let begin = BeginJoin { room_version: version.into(), join: "j".into() };
+            near.call(room_id.as_str(), &begin).unwrap();
+            stages(&near, &room_id, "j", 0, &events).unwrap();
+            near.call(room_id.as_str(), &JudgeStaged { join: "j".into(), after: 0 }).unwrap();
+            let (call_id, event) = ("j".to_owned(), event.clone());
+            let complete = CompleteJoin { call_id, event, join: "j".into(), omitted: None };
+            let received = near.call(room_id.as_str(), &complete).unwrap();
+            assert_eq!(received == Received::Accepted, is_joined, "{version}: {received:?}");
+            assert_eq!(rows(&near, &room_id, "stage"), 0);
+        }
     }
 
     #[test]

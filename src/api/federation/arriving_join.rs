@@ -5,7 +5,10 @@
 use std::collections::BTreeSet;
 
 use actors::room::{CheckedEvent, GetMissing, JudgeStaged, StageEvents};
-use domain::{Refusal, RoomVersion, event::PDU_BYTES_MAX};
+use domain::{
+    Pdu, Refusal, RoomVersion,
+    event::{self, PDU_BYTES_MAX},
+};
 use futures_util::StreamExt;
 use platform::Arriving;
 use ruma_common::{OwnedServerName, RoomId, ServerName};
@@ -78,6 +81,8 @@ pub(super) struct Arrived {
     pub members_omitted: bool,
     /// The servers in the room, if it says so.
     pub servers: Vec<OwnedServerName>,
+    /// The version that the room was made with, as far as the event that made it says so.
+    pub room_version: Option<String>,
     staged: u64,
     has_create: bool,
     unchecked: Unchecked,
@@ -193,7 +198,12 @@ impl ArrivingJoin<'_> {
         let SortedPdus { good, unchecked } =
             self.cx.good_and_unchecked_pdus(self.room_id, self.version, &unknown).await?;
         arrived.unchecked.keep(slice.are_state, unchecked);
-        arrived.has_create |= good.iter().any(|pdu| *pdu.event_type() == TimelineEventType::RoomCreate);
+        let makes_room =
+            |pdu: &&Pdu| *pdu.event_type() == TimelineEventType::RoomCreate && pdu.prev_events().is_empty();
+        if let Some(create) = good.iter().find(makes_room) {
+            arrived.has_create = true;
+            arrived.room_version = event::version_made_with(create);
+        }
         staged.extend(good.iter().map(CheckedEvent::of));
         if staged.is_empty() {
             return Ok(());

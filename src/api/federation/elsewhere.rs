@@ -64,8 +64,17 @@ struct Prepared<'s> {
     server: &'s OwnedServerName,
     pdu: Pdu,
     version: RoomVersion,
+    /// Whether that server did not say which version the room has.
+    is_guessed: bool,
     /// Those that were not asked yet.
     others: &'s [OwnedServerName],
+}
+
+/// What became of a join for which the room was taken to have a version.
+enum JoinedIn {
+    ThisVersion,
+    /// It does not have that version, as far as is known.
+    AnotherVersion(Refusal),
 }
 
 #[derive(Deserialize)]
@@ -150,39 +159,58 @@ impl<'a> Elsewhere<'a> {
                 Err(Failure::Refused(last)) => return Err(refusal.unwrap_or(last).into()),
                 prepared => prepared?,
             };
-            let Prepared { server, pdu: join, version, others } = prepared;
-            servers = others;
-            // Whoever hears of the join may send at once what comes after it.
-            let begin = BeginJoin { room_version: version.as_str().to_owned(), join: call_id.to_owned() };
-            match self.cx.room(self.room_id).call(&begin).await {
-                Err(Failure::Refused(no)) => {
-                    refusal.get_or_insert(no);
-                    continue;
-                }
-                begun => begun?,
-            }
-            register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
-            let mut path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
-            if !is_here {
-                path.push_str("?omit_members=true");
-            }
-            let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
-            match self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(&join)?), bounds).await {
-                Ok(answer) => match self.take_in(server, answer.body, &join, &version, call_id).await {
-                    Ok(()) => return Ok(join.event_id().to_owned()),
-                    // Another one may tell more of the room.
-                    Err(Failure::Refused(no)) => {
-                        tracing::info!(%server, room_id = %self.room_id, %no, "a server's answer to a join is no good");
-                        refusal.get_or_insert(no);
-                    }
-                    Err(failure) => return Err(failure),
-                },
-                Err(error) => {
-                    let no = self.not_taken(server, &error);
-                    refusal.get_or_insert(no);
-                }
+            servers = prepared.others;
+            match self.join_with(&prepared, is_here, call_id).await {
+                Ok(()) => return Ok(prepared.pdu.event_id().to_owned()),
+                Err(Failure::Refused(no)) => drop(refusal.get_or_insert(no)),
+                Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Joins with the help of one server, in the version that it said. Spec: `/make_join`: «If not provided, the room version
+    /// is assumed to be either "1" or "2"»: their events are alike, and the create event tells which of them it is.
+    async fn join_with(&self, prepared: &Prepared<'_>, is_here: bool, call_id: &str) -> Result<(), Failure> {
+        let second = prepared.is_guessed.then(|| RoomVersion::parse("2")).transpose()?;
+        let mut refusal = None;
+        for version in [&prepared.version].into_iter().chain(&second) {
+            match self.join_in_version(prepared, version, is_here, call_id).await {
+                Ok(JoinedIn::ThisVersion) => return Ok(()),
+                Ok(JoinedIn::AnotherVersion(no)) => drop(refusal.get_or_insert(no)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let no = refusal.unwrap_or_else(|| Refusal::Unknown(format!("{} cannot say what it is", prepared.server)));
+        Err(no.into())
+    }
+
+    async fn join_in_version(
+        &self,
+        Prepared { server, pdu: join, .. }: &Prepared<'_>,
+        version: &RoomVersion,
+        is_here: bool,
+        call_id: &str,
+    ) -> Result<JoinedIn, Failure> {
+        // Whoever hears of the join may send at once what comes after it.
+        let begin = BeginJoin { room_version: version.as_str().to_owned(), join: call_id.to_owned() };
+        match self.cx.room(self.room_id).call(&begin).await {
+            Err(Failure::Refused(no)) => return Ok(JoinedIn::AnotherVersion(no)),
+            begun => begun?,
+        }
+        register_room(self.cx.metadata(), self.room_id, self.cx.now_ms()).await?;
+        let mut path = path_in_room("v2/send_join", self.room_id, join.event_id().as_str());
+        if !is_here {
+            path.push_str("?omit_members=true");
+        }
+        let bounds = Bounds { response_bytes_max: JOIN_BYTES_MAX, timeout_ms: JOIN_TIMEOUT_MS };
+        let answer = self.cx.ask_streamed(server, Method::PUT, &path, Some(raw(join)?), bounds).await;
+        let answer = answer.map_err(|error| self.not_taken(server, &error))?;
+        let joined = self.take_in(server, answer.body, join, version, call_id).await;
+        if let Err(Failure::Refused(no)) | Ok(JoinedIn::AnotherVersion(no)) = &joined {
+            // Another server may tell more of the room.
+            tracing::info!(%server, room_id = %self.room_id, %no, "a server's answer to a join is no good");
+        }
+        joined
     }
 
     /// Knocks on the room, and answers the knock's id.
@@ -316,8 +344,11 @@ impl<'a> Elsewhere<'a> {
                 serde_json::from_slice::<Template>(&body).map_err(|error| AskError::Nonsense(error.to_string()))
             });
             match template {
-                Ok(template) => match self.complete(template, membership) {
-                    Ok((pdu, version)) => return Ok(Prepared { server, pdu, version, others }),
+                Ok(template) => match self.complete(&template, membership) {
+                    Ok((pdu, version)) => {
+                        let is_guessed = template.room_version.is_none();
+                        return Ok(Prepared { server, pdu, version, is_guessed, others });
+                    }
                     Err(Failure::Refused(nonsense)) => refusal = refusal.or(Some(nonsense)),
                     Err(failure) => return Err(failure),
                 },
@@ -334,8 +365,8 @@ impl<'a> Elsewhere<'a> {
         Err(refusal.unwrap_or_else(nobody).into())
     }
 
-    fn complete(&self, template: Template, membership: &MembershipState) -> Result<(Pdu, RoomVersion), Failure> {
-        // A server that says none means the first one. Spec: `room_version` of `/make_join`.
+    fn complete(&self, template: &Template, membership: &MembershipState) -> Result<(Pdu, RoomVersion), Failure> {
+        // A server that says none means the first one, or the second, whose events are alike.
         let version = RoomVersion::parse(template.room_version.as_deref().unwrap_or("1"))?;
         let nonsense = || Refusal::Unknown("The other server prepared something else than was asked for".to_owned());
         #[derive(Deserialize)]
@@ -370,7 +401,7 @@ impl<'a> Elsewhere<'a> {
         refused(error).unwrap_or_else(|| Refusal::OtherServer(format!("{server} does not answer as it should")))
     }
 
-    /// What comes with the join becomes the room.
+    /// What comes with the join becomes the room, if that has the version it was begun with.
     async fn take_in(
         &self,
         server: &ServerName,
@@ -378,19 +409,28 @@ impl<'a> Elsewhere<'a> {
         join: &Pdu,
         version: &RoomVersion,
         call_id: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<JoinedIn, Failure> {
         let room = self.cx.room(self.room_id);
         let answer = Answer::Join;
         let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id, answer };
         let arrived = arriving.take(body).await?;
+        if let Some(said) = arrived.room_version.filter(|said| said != version.as_str()) {
+            let sentence =
+                format!("{server} answers nonsense: a room of version {} that was made as {said:?}", version.as_str());
+            return Ok(JoinedIn::AnotherVersion(Refusal::Unknown(sentence)));
+        }
         let event = self.signed_join(server, arrived.event.as_deref(), join, version).await?;
         let omitted =
             arrived.members_omitted.then(|| OmittedMembers { resident: server.to_owned(), servers: arrived.servers });
         let is_whole = omitted.is_none();
         let call = CompleteJoin { call_id: call_id.to_owned(), event, join: call_id.to_owned(), omitted };
         match room.call(&call).await? {
-            Received::Accepted if is_whole => Ok(()),
-            Received::Accepted => self.waits_for_members().await,
+            Received::Accepted => {
+                if !is_whole {
+                    self.waits_for_members().await?;
+                }
+                Ok(JoinedIn::ThisVersion)
+            }
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
             Received::SoftFailed | Received::Needs(_) => {
                 let sentence = format!("{server} answers nonsense: a state without what it builds on");
@@ -508,5 +548,7 @@ fn refused(error: &AskError) -> Option<Refusal> {
     })
 }
 
+#[cfg(test)]
+mod resident_tests;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,9 @@ use ruma_common::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, canonical_json::redact_in_place,
     room_version_rules::RoomVersionRules,
 };
-use ruma_signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event};
+use ruma_signatures::{PublicKeyMap, Verified, content_hash, required_server_signatures_to_verify_event, verify_event};
 use ruma_state_res::check_pdu_format;
+use serde::Deserialize;
 
 use super::{EventError, FIELD_BYTES_MAX, PDU_BYTES_MAX, Pdu, id_of, text_of};
 use crate::RoomVersion;
@@ -112,6 +113,28 @@ pub fn check_old(
     public_keys: &PublicKeyMap,
 ) -> Result<Checked, EventError> {
     check_with(object, version, public_keys, References::AnyNumber)
+}
+
+/// The version that the room has which this create event makes: the first one where it says none. `None` where it cannot
+/// be told: redacted before version 11, it does not say it any more.
+/// Spec: `m.room.create`: «Defaults to "1" if the key does not exist».
+pub fn version_made_with(create: &Pdu) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Content {
+        room_version: Option<String>,
+    }
+    if let Some(version) = create.content_as::<Content>().ok()?.room_version {
+        return Some(version);
+    }
+    let object = super::object_of(create.json()).ok()?;
+    let hash = content_hash(&object).ok()?.encode();
+    let is_whole = match object.get("hashes") {
+        Some(CanonicalJsonValue::Object(hashes)) => {
+            hashes.get("sha256").and_then(CanonicalJsonValue::as_str) == Some(&*hash)
+        }
+        _ => false,
+    };
+    is_whole.then(|| "1".to_owned())
 }
 
 /// As many events as any list in an event may name now.

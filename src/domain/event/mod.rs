@@ -20,7 +20,7 @@ use ruma_signatures::reference_hash;
 
 pub use self::{
     build::{Draft, EventRef, Place, build, complete, countersign, template},
-    check::{Checked, check, check_old, required_signers},
+    check::{Checked, check, check_old, required_signers, version_made_with},
     client::{
         Unsigned, client_json, federation_json, redaction_without_reason, stripped_json, stripped_json_with_time,
     },

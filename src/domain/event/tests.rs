@@ -1,13 +1,13 @@
 //! What we build is what every check accepts, in every room version; what was tampered with is not.
 
 use ruma_common::{CanonicalJsonObject, owned_event_id};
-use ruma_events::StateEventType;
+use ruma_events::{StateEventType, TimelineEventType};
 use ruma_signatures::PublicKeyMap;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact, reference,
-    stripped_json,
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact,
+    reference, stripped_json, version_made_with,
 };
 use crate::{
     Refusal,
@@ -278,6 +278,23 @@ fn redaction_keeps_the_id_and_what_the_version_protects() {
         let kept = value(redact(&room.create, &room.version, None).unwrap().content());
         assert_eq!((kept["room_version"].is_string(), kept["creator"].is_string()), (number >= 11, number < 11));
     }
+}
+
+#[test]
+fn a_create_event_tells_the_version_of_its_room_as_long_as_it_is_whole() {
+    for version in versions() {
+        let number: u8 = version.as_str().parse().unwrap();
+        let room = Room::of_alice(version, []);
+        assert_eq!(version_made_with(&room.create).as_deref(), Some(room.version.as_str()));
+        let redacted = redact(&room.create, &room.version, None).unwrap();
+        let told = (number >= 11).then(|| room.version.as_str());
+        assert_eq!(version_made_with(&redacted).as_deref(), told, "version {number}");
+    }
+    // The first rooms said none.
+    let mut of_old = message("alice", json!({ "creator": "@alice:example.org" }));
+    of_old.event_type = TimelineEventType::RoomCreate;
+    let room = Room::of_alice(version("1"), []);
+    assert_eq!(version_made_with(&room.build(&of_old).unwrap()).as_deref(), Some("1"));
 }
 
 #[test]

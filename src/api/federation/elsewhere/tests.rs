@@ -24,24 +24,24 @@ use crate::{
 };
 
 const THEIRS: &str = "!theirs:b.test";
-const ALICE: &str = "@alice:localhost";
+pub(super) const ALICE: &str = "@alice:localhost";
 
 /// How an invitation comes to its end.
 type Ends = fn(&Story);
 
-fn encoded(part: &str) -> String {
+pub(super) fn encoded(part: &str) -> String {
     utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
 }
 
-struct Story {
-    server: TestServer,
+pub(super) struct Story {
+    pub server: TestServer,
     asked: Asked,
     b: Identity,
-    alice: String,
+    pub alice: String,
 }
 
 impl Story {
-    fn begins(pairs: &[(&str, &str)]) -> Self {
+    pub(super) fn begins(pairs: &[(&str, &str)]) -> Self {
         let (server, asked) = server_among(vec![identity("b.test", "1", 1)], pairs);
         let alice = server.register("alice");
         Self { server, asked, b: identity("b.test", "1", 1), alice }

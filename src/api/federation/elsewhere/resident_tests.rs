@@ -1,0 +1,103 @@
+//! Users of ours and a room of a whole server of others, which helps as it should but for what a test changes of it.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+};
+
+use actors::room::GetVersionForServer;
+use domain::federation::server_keys::own_document;
+use http::{HeaderMap, StatusCode};
+use platform::OutgoingRequest;
+use ruma_common::RoomId;
+use serde_json::{Value, json};
+
+use super::tests::{Story, encoded};
+use crate::testing::{TestServer, block_on, refused};
+
+/// A whole server of others, and a room of bob's there that is open to everybody.
+struct Resident {
+    server: Rc<TestServer>,
+    bob: String,
+    room_id: String,
+}
+
+/// Makes one that we can ask. What it answers may be changed on its way, and what anybody else answers is made there.
+fn resident(
+    us: &TestServer,
+    version: &str,
+    change: impl Fn(&OutgoingRequest, StatusCode, &mut Value) -> StatusCode + 'static,
+) -> Resident {
+    let there = TestServer::new(&[("SERVER_NAME", "b.test"), ("REGISTRATION", "open"), ("TRUSTED_KEY_SERVERS", "")]);
+    let our_keys = own_document(us.context().identity(), 1_700_000_000_000);
+    there.others_answer(move |request| match request.path_and_query.as_str() {
+        "/_matrix/key/v2/server" => Ok((StatusCode::OK, HeaderMap::new(), our_keys.clone().into())),
+        _ => Ok((StatusCode::NOT_FOUND, HeaderMap::new(), "".into())),
+    });
+    let bob = there.register("bob");
+    let create = json!({ "preset": "public_chat", "room_version": version });
+    let (_, created) = there.post("/_matrix/client/v3/createRoom", &bob, &create);
+    let room_id = created["room_id"].as_str().unwrap().to_owned();
+    let there = Rc::new(there);
+    let asked = there.clone();
+    us.others_answer(move |request| {
+        if request.peer.host_header != "b.test" || !request.path_and_query.starts_with("/_matrix/") {
+            let mut body = Value::Null;
+            let status = change(request, StatusCode::NOT_FOUND, &mut body);
+            return Ok((status, HeaderMap::new(), body.to_string().into()));
+        }
+        let mut forwarded = http::Request::builder().method(request.method.clone()).uri(&request.path_and_query);
+        *forwarded.headers_mut().unwrap() = request.headers.clone();
+        let (head, body) = asked.answer(forwarded.body(request.body.clone()).unwrap()).into_parts();
+        let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let status = change(request, head.status, &mut body);
+        Ok((status, HeaderMap::new(), body.to_string().into()))
+    });
+    Resident { server: there, bob, room_id }
+}
+
+/// The version that a room has here.
+fn version_of(server: &TestServer, room_id: &str) -> String {
+    let call = GetVersionForServer { server: "b.test".try_into().unwrap() };
+    block_on(server.context().room(<&RoomId>::try_from(room_id).unwrap()).call(&call)).unwrap()
+}
+
+/// Events of the first two versions are alike, and servers of old say none of both.
+#[test]
+fn a_room_has_the_version_that_it_was_made_with() {
+    for (version, told) in [("1", None), ("2", None), ("2", Some("2")), ("10", Some("10"))] {
+        let story = Story::begins(&[]);
+        let Resident { room_id, .. } = resident(&story.server, version, move |request, status, body| {
+            if request.path_and_query.contains("/make_join/") {
+                body["room_version"] = json!(told);
+            }
+            status
+        });
+        let path = format!("/_matrix/client/v3/join/{}?via=b.test", encoded(&room_id));
+        let (status, joined) = story.server.post(&path, &story.alice, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{version}: {joined}");
+        assert_eq!(version_of(&story.server, &room_id), version);
+    }
+}
+
+#[test]
+fn who_lies_about_a_rooms_version_lets_nobody_into_it() {
+    for (version, told) in [("10", "9"), ("9", "10"), ("2", "1"), ("1", "2")] {
+        let story = Story::begins(&[]);
+        let lies = Rc::new(Cell::new(true));
+        let lying = lies.clone();
+        let Resident { room_id, .. } = resident(&story.server, version, move |request, status, body| {
+            if request.path_and_query.contains("/make_join/") && lying.get() {
+                body["room_version"] = json!(told);
+            }
+            status
+        });
+        let path = format!("/_matrix/client/v3/join/{}?via=b.test", encoded(&room_id));
+        let outcome = story.server.post(&path, &story.alice, &json!({}));
+        assert_eq!(refused(outcome), (400, "M_UNKNOWN".to_owned()), "{version} as {told}");
+        lies.set(false);
+        let (status, joined) = story.server.post(&path, &story.alice, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{version}: {joined}");
+        assert_eq!(version_of(&story.server, &room_id), version);
+    }
+}
