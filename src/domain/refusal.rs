@@ -157,6 +157,13 @@ pub enum Refusal {
         /// The whole body.
         body: Map<String, Value>,
     },
+    /// 400: another server refuses what the user asked it for, in its own words. [`Refusal::by_other_server`] makes one.
+    ByOtherServer {
+        /// Its code.
+        errcode: String,
+        /// Its sentence.
+        message: String,
+    },
     /// 400 `M_DUPLICATE_ANNOTATION`: the user annotated the event with the same key before.
     DuplicateAnnotation,
     /// 503 `M_UNKNOWN`: not now. Nobody sent too much, so `M_LIMIT_EXCEEDED` would be a lie.
@@ -167,6 +174,44 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The longest code of another server that is passed on, in bytes, and the longest sentence, in characters.
+    const OTHER_ERRCODE_BYTES_MAX: usize = 64;
+    const OTHER_MESSAGE_CHARS_MAX: usize = 1_000;
+    /// Codes that say something of the request, which was ours and not the user's, or to a client that it is logged out, locked
+    /// out or too fast here.
+    const OTHER_ERRCODES_KEPT: [&'static str; 14] = [
+        "M_MISSING_PARAM",
+        "M_INVALID_PARAM",
+        "M_BAD_JSON",
+        "M_NOT_JSON",
+        "M_UNRECOGNIZED",
+        "M_UNAUTHORIZED",
+        "M_UNKNOWN_TOKEN",
+        "M_MISSING_TOKEN",
+        "M_USER_DEACTIVATED",
+        "M_USER_LOCKED",
+        "M_USER_SUSPENDED",
+        "M_CONSENT_NOT_GIVEN",
+        "M_LIMIT_EXCEEDED",
+        "M_GUEST_ACCESS_FORBIDDEN",
+    ];
+
+    /// What another server answered with status 400, for the user whom it concerns. `None` for a code that is none, or
+    /// that concerns somebody else.
+    ///
+    /// Spec: Server-Server API, `/make_join` and others: «The error should be passed through to clients so that they may
+    /// give better feedback to users»; `/send_join`, `/invite`: «If `M_MISSING_PARAM` or `M_INVALID_PARAM` is returned …
+    /// the Client-Server API request SHOULD fail with a 5xx error rather than being passed through.»
+    pub fn by_other_server(errcode: &str, message: &str) -> Option<Self> {
+        let is_code = (1..=Self::OTHER_ERRCODE_BYTES_MAX).contains(&errcode.len())
+            && errcode.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"_.-".contains(&byte));
+        if !is_code || Self::OTHER_ERRCODES_KEPT.contains(&errcode) {
+            return None;
+        }
+        let message = message.chars().take(Self::OTHER_MESSAGE_CHARS_MAX).collect();
+        Some(Self::ByOtherServer { errcode: errcode.to_owned(), message })
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
@@ -194,6 +239,7 @@ impl Refusal {
             | Self::UnknownDevice
             | Self::UrlNotSet
             | Self::ThreepidInUse
+            | Self::ByOtherServer { .. }
             | Self::InvalidSignature(_) => 400,
             Self::UnknownToken { .. } | Self::MissingToken | Self::UserLocked | Self::Unauthorized(_) => 401,
             Self::Forbidden(_)
@@ -273,7 +319,7 @@ impl Refusal {
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
             // As far as this server is concerned; `body` has what it says itself.
-            Self::ByPolicyServer { .. } => "M_FORBIDDEN",
+            Self::ByPolicyServer { .. } | Self::ByOtherServer { .. } => "M_FORBIDDEN",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
             Self::ThreepidInUse => "M_THREEPID_IN_USE",
@@ -318,7 +364,8 @@ impl Refusal {
             | Self::ServerNotTrusted(sentence)
             | Self::ServerManaged(sentence)
             | Self::ConnectionFailed(sentence)
-            | Self::UserLimitExceeded { message: sentence, .. } => sentence.clone(),
+            | Self::UserLimitExceeded { message: sentence, .. }
+            | Self::ByOtherServer { message: sentence, .. } => sentence.clone(),
             Self::UserInUse => "This user id is taken".to_owned(),
             Self::TooSlow => "The request did not arrive in time".to_owned(),
             Self::CannotOverwriteMedia => "This media has its content already".to_owned(),
@@ -362,7 +409,8 @@ impl Refusal {
             return Value::Object(body.clone());
         }
         let mut body = Map::new();
-        body.insert("errcode".to_owned(), self.errcode().into());
+        let errcode = if let Self::ByOtherServer { errcode, .. } = self { errcode } else { self.errcode() };
+        body.insert("errcode".to_owned(), errcode.into());
         body.insert("error".to_owned(), self.message().into());
         if let Self::LimitExceeded { retry_after_ms } | Self::Unavailable { retry_after_ms } = self {
             body.insert("retry_after_ms".to_owned(), (*retry_after_ms).into());
@@ -504,6 +552,22 @@ mod tests {
             assert_eq!(serde_json::from_str::<Refusal>(wire).unwrap(), refusal);
             assert_eq!((refusal.status(), refusal.errcode()), (status, errcode));
             assert!(!refusal.message().is_empty(), "{wire}");
+        }
+    }
+
+    #[test]
+    fn another_servers_words_are_passed_on_as_far_as_they_are_for_the_user() {
+        let told = |errcode: &str, message: &str| Refusal::by_other_server(errcode, message).map(|told| told.body());
+        let unable = r#"{"errcode":"M_UNABLE_TO_GRANT_JOIN","error":"Ask b.test"}"#;
+        assert_eq!(told("M_UNABLE_TO_GRANT_JOIN", "Ask b.test"), Some(serde_json::from_str(unable).unwrap()));
+        assert!(told("ORG.EXAMPLE-1.NO_ROOM", "").is_some());
+        let long = Refusal::by_other_server("M_UNKNOWN", &"é".repeat(5_000)).unwrap();
+        assert_eq!((long.status(), long.message().chars().count()), (400, 1_000));
+        let on_the_wire = r#"{"by_other_server":{"errcode":"M_X","message":"x"}}"#;
+        assert_eq!(serde_json::to_string(&Refusal::by_other_server("M_X", "x")).unwrap(), on_the_wire);
+        let code = "M".repeat(65);
+        for kept in ["", "m_no", "M NO", "M_NO\n", "M_INVALID_PARAM", "M_MISSING_PARAM", "M_UNKNOWN_TOKEN", &code] {
+            assert_eq!(told(kept, "No"), None, "{kept}");
         }
     }
 

@@ -541,9 +541,8 @@ fn refused(error: &AskError) -> Option<Refusal> {
     Some(match (errcode.as_str(), status.as_u16()) {
         ("M_INCOMPATIBLE_ROOM_VERSION", _) => incompatible(body),
         (_, 404) => Refusal::NotFound(message.clone()),
-        ("M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN" | "M_FORBIDDEN", _) | (_, 403) => {
-            Refusal::Forbidden(message.clone())
-        }
+        ("M_FORBIDDEN", _) | (_, 403) => Refusal::Forbidden(message.clone()),
+        (errcode, 400) => return Refusal::by_other_server(errcode, message),
         _ => return None,
     })
 }

@@ -322,9 +322,11 @@ fn not_invited(error: &AskError, target: &UserId, version: &RoomVersion) -> Refu
         "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => {
             Refusal::UnsupportedRoomVersion(version.as_str().to_owned())
         }
-        // It is our request that was wrong.
-        "M_MISSING_PARAM" | "M_INVALID_PARAM" => {
-            Refusal::OtherServer(format!("{server} does not understand the invitation: {message}"))
+        // Else it is our request that was wrong.
+        errcode if *status == StatusCode::BAD_REQUEST && errcode != "M_FORBIDDEN" => {
+            let not_understood =
+                || Refusal::OtherServer(format!("{server} does not understand the invitation: {message}"));
+            Refusal::by_other_server(errcode, message).unwrap_or_else(not_understood)
         }
         // It may do what it is asked another time.
         _ if status.is_server_error() => Refusal::OtherServer(format!("{server} cannot do it: {message}")),
@@ -348,6 +350,10 @@ mod tests {
             (400, "M_INCOMPATIBLE_ROOM_VERSION", (400, "M_UNSUPPORTED_ROOM_VERSION")),
             (400, "M_UNSUPPORTED_ROOM_VERSION", (400, "M_UNSUPPORTED_ROOM_VERSION")),
             (400, "M_MISSING_PARAM", (502, "M_UNKNOWN")),
+            (400, "M_BAD_JSON", (502, "M_UNKNOWN")),
+            (400, "M_FORBIDDEN", (403, "M_FORBIDDEN")),
+            (400, "ORG.EXAMPLE.NO_ROOM", (400, "ORG.EXAMPLE.NO_ROOM")),
+            (409, "ORG.EXAMPLE.NO_ROOM", (403, "M_FORBIDDEN")),
             (403, "M_INVITE_BLOCKED", (403, "M_INVITE_BLOCKED")),
             (403, "M_FORBIDDEN", (403, "M_FORBIDDEN")),
             (404, "M_NOT_FOUND", (403, "M_FORBIDDEN")),
@@ -359,7 +365,8 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let error = AskError::Refused { status, errcode: errcode.to_owned(), message: String::new(), body };
             let refusal = not_invited(&error, user_id!("@bob:b.test"), &version);
-            assert_eq!((refusal.status(), refusal.errcode()), told, "{status} {errcode}");
+            let body = refusal.body();
+            assert_eq!((refusal.status(), body["errcode"].as_str().unwrap()), told, "{status} {errcode}");
             let retry_after = refusal.body().get("retry_after_ms").and_then(Value::as_u64);
             assert_eq!(retry_after, (status == 429).then_some(7), "{status} {errcode}");
         }

@@ -101,3 +101,33 @@ fn who_lies_about_a_rooms_version_lets_nobody_into_it() {
         assert_eq!(version_of(&story.server, &room_id), version);
     }
 }
+
+/// Spec: `/make_join`, `/send_join`: «The error should be passed through to clients».
+#[test]
+fn why_another_server_does_not_let_somebody_in_is_told() {
+    for at in ["/make_join/", "/send_join/", "/make_knock/"] {
+        for (errcode, told) in [
+            ("M_UNABLE_TO_AUTHORISE_JOIN", (400, "M_UNABLE_TO_AUTHORISE_JOIN")),
+            ("ORG.EXAMPLE.FULL", (400, "ORG.EXAMPLE.FULL")),
+            ("M_FORBIDDEN", (403, "M_FORBIDDEN")),
+            ("M_MISSING_PARAM", (502, "M_UNKNOWN")),
+            ("M_UNKNOWN_TOKEN", (502, "M_UNKNOWN")),
+        ] {
+            let story = Story::begins(&[]);
+            let Resident { room_id, .. } = resident(&story.server, "11", move |request, status, body| {
+                if !request.path_and_query.contains(at) {
+                    return status;
+                }
+                *body = json!({ "errcode": errcode, "error": "The room is full" });
+                StatusCode::BAD_REQUEST
+            });
+            let what = if at == "/make_knock/" { "knock" } else { "join" };
+            let path = format!("/_matrix/client/v3/{what}/{}?via=b.test", encoded(&room_id));
+            let (status, answer) = story.server.post(&path, &story.alice, &json!({}));
+            assert_eq!(refused((status, answer.clone())), (told.0, told.1.to_owned()), "{at} {errcode}");
+            if told.0 != 502 {
+                assert_eq!(answer["error"], "The room is full");
+            }
+        }
+    }
+}
