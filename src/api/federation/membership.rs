@@ -151,10 +151,11 @@ async fn admit(
     let call = GetVersionForServer { server: origin.to_owned() };
     let version = RoomVersion::parse(&cx.room(room_id).call(&call).await.or_absent(unknown_room())?)?;
     let mut json = json.to_owned();
-    let invalid = |error: &dyn std::fmt::Display| Refusal::InvalidParam(error.to_string());
-    let read = |json: &RawValue| ReadPdu::read(json, &version).map_err(Refusal::InvalidParam);
-    let draft = Pdu::from_stored(event_id.clone(), json.get().to_owned(), false).map_err(|error| invalid(&error))?;
-    let content: Content = draft.content_as().map_err(|error| invalid(&error))?;
+    let bad_json = |error: &dyn std::fmt::Display| Refusal::BadJson(error.to_string());
+    // Spec: Appendices, "Canonical JSON": what is none gets «`M_BAD_JSON` error on most endpoints».
+    let read = |json: &RawValue| ReadPdu::read(json, &version).map_err(Refusal::BadJson);
+    let draft = Pdu::from_stored(event_id.clone(), json.get().to_owned(), false).map_err(|error| bad_json(&error))?;
+    let content: Content = draft.content_as().map_err(|error| Refusal::InvalidParam(error.to_string()))?;
     let is_as_said = read(&json)?.event_id == *event_id
         && draft.room_id() == room_id
         && *draft.event_type() == TimelineEventType::RoomMember

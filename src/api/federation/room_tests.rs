@@ -160,6 +160,34 @@ fn what_is_not_taken_in_is_answered_under_its_own_id() {
     }
 }
 
+/// What is sent to a room is told apart: no event at all, or one that is not what was asked for.
+#[test]
+fn what_is_no_event_is_bad_json() {
+    let b = identity("b.test", "1", 1);
+    let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let alice = server.register("alice");
+    let create = json!({ "preset": "public_chat", "room_version": "11" });
+    let room = server.post("/_matrix/client/v3/createRoom", &alice, &create).1["room_id"].as_str().unwrap().to_owned();
+    let template = json!({
+        "type": "m.room.member", "room_id": room, "sender": "@bob:b.test", "state_key": "@bob:b.test", "depth": 5,
+        "content": { "membership": "ban" }, "prev_events": [], "auth_events": [],
+    });
+    let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
+    let version = RoomVersion::parse("11").unwrap();
+    let ban = event::complete(&template, &content, &version, &b, 1_700_000_000_000, [0; 18]).unwrap();
+    let nested = format!(r#"{{"a":{}{},"#, "[".repeat(101), "]".repeat(101));
+    let nested = ban.json().replacen('{', &nested, 1);
+    for endpoint in ["v2/send_join", "v1/send_knock", "v2/send_leave"] {
+        let id = encoded(ban.event_id().as_str());
+        let path = format!("/_matrix/federation/{endpoint}/{}/{id}", encoded(&room));
+        let told = |content: &str| refused(asks(&server, &b, Method::PUT, &path, content));
+        assert_eq!(told(ban.json()), (400, "M_INVALID_PARAM".to_owned()), "{endpoint}");
+        for content in ["[]", "5", "{}", &nested] {
+            assert_eq!(told(content), (400, "M_BAD_JSON".to_owned()), "{endpoint}: {content}");
+        }
+    }
+}
+
 /// The id of the join in the answer to it.
 fn joined_id(joined: &Value) -> String {
     let version = RoomVersion::parse("11").unwrap();
