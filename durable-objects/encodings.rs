@@ -344,12 +344,15 @@ fn what_a_user_is_told_by_rooms() {
             profile: None,
             stripped_state: vec![to_raw_value(&json!({ "type": "m.room.create" })).unwrap()],
             predecessor: Some(room()),
-            elsewhere: Some(user::Elsewhere { resident: Some("b".try_into().unwrap()) }),
+            elsewhere: Some(user::Elsewhere {
+                resident: Some("b".try_into().unwrap()),
+                room_version: Some("11".to_owned()),
+            }),
         },
         json!({
             "room_id": "!room:a", "position": 5, "membership": "invite", "event_id": "$e",
             "stripped_state": [{ "type": "m.room.create" }], "predecessor": "!room:a",
-            "elsewhere": { "resident": "b" },
+            "elsewhere": { "resident": "b", "room_version": "11" },
         }),
     );
     pinned(&user::TransferSettings { from: room(), to: room() }, json!({ "from": "!room:a", "to": "!room:a" }));

@@ -170,9 +170,9 @@ fn what_is_known_of_a_room_for_other_servers() {
         json!({ "membership": "invite", "inviter": "@alice:a", "servers": ["a"], "room_version": "12" }),
     );
     pinned_reply::<user::GetAsked>(json!({ "membership": "knock", "room_version": "1" }));
-    pinned_reply::<user::GetAsked>(
-        json!({ "membership": "knock", "room_version": "1", "event_id": "$e", "resident": "b" }),
-    );
+    pinned_reply::<user::GetAsked>(json!({
+        "membership": "knock", "room_version": "1", "is_version_guessed": true, "event_id": "$e", "resident": "b",
+    }));
     pinned(&user::GetAskedRooms {}, json!({}));
     pinned_reply::<user::GetAskedRooms>(json!(["!room:a"]));
 }

@@ -28,8 +28,11 @@ pub struct Asked {
     /// Servers whose users had a part in what was shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<OwnedServerName>,
-    /// As its create event says; the first one where that says none.
+    /// As the server said it that told of it, or as its create event says; the first one where that says none.
     pub room_version: String,
+    /// Whether nobody said anything of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_version_guessed: bool,
     /// The invitation or the knock itself, where another server told of it: whoever ends it names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<OwnedEventId>,
@@ -63,9 +66,11 @@ impl User {
         let shown = store::rooms::stripped_state(sql, call.room_id.as_str(), &room.membership)?.unwrap_or_default();
         let shown = read(&shown);
         let create = shown.iter().find(|event| event.event_type == "m.room.create" && event.state_key.is_empty());
-        let version = create.and_then(|create| create.content.get("room_version")?.as_str()).unwrap_or("1").to_owned();
         // Whoever took the knock, or invited, is the likeliest to be there still.
         let heard = store::rooms::heard(sql, call.room_id.as_str())?.unwrap_or_default();
+        let shown_version =
+            create.map(|create| create.content.get("room_version").and_then(Value::as_str).unwrap_or("1").to_owned());
+        let version = heard.room_version.or(shown_version);
         let resident: Option<OwnedServerName> = heard.resident.and_then(|server| server.try_into().ok());
         let senders = shown.iter().rev().map(|event| &event.sender).filter(|sender| sender.as_str() != cx.id);
         let mut seen = BTreeSet::new();
@@ -75,7 +80,8 @@ impl User {
             inviter: if room.membership == "invite" { inviter_by(&shown, cx.id) } else { None },
             membership: room.membership,
             servers: servers.take(SERVERS_MAX).map(ToOwned::to_owned).collect(),
-            room_version: version,
+            is_version_guessed: version.is_none(),
+            room_version: version.unwrap_or_else(|| "1".to_owned()),
             event_id: heard.asked.and_then(|event_id| event_id.try_into().ok()),
             resident,
         }))

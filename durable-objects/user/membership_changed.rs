@@ -52,6 +52,9 @@ pub struct Elsewhere {
     /// For knocks: the server that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident: Option<OwnedServerName>,
+    /// For invitations and knocks: the version that the room has, as the server said that told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_version: Option<String>,
 }
 
 impl Call for MembershipChanged {
@@ -124,8 +127,10 @@ impl User {
         if told_ms.is_some() || heard.is_some() {
             let at_ms = told_ms.or(heard.map(|heard| heard.at_ms)).unwrap_or_default();
             let asked = call.event_id.as_ref().filter(|_| !is_over).map(ToString::to_string);
-            let resident = call.elsewhere.take().and_then(|elsewhere| elsewhere.resident).map(|name| name.to_string());
-            store::rooms::keep_heard(tx, call.room_id.as_str(), &store::rooms::Heard { at_ms, asked, resident })?;
+            let Elsewhere { resident, room_version } = call.elsewhere.take().unwrap_or_default();
+            let resident = resident.map(|name| name.to_string());
+            let heard = store::rooms::Heard { at_ms, asked, resident, room_version };
+            store::rooms::keep_heard(tx, call.room_id.as_str(), &heard)?;
         }
         if same.is_none() {
             self.owe_pushes_of_membership(tx, cx, number, &call)?;
@@ -198,12 +203,52 @@ fn is_by_another(sql: &dyn Sql, cx: &Cx<'_>, known: &KnownRoom, shown: &str) -> 
 mod tests {
     use ruma_common::{RoomId, room_id, user_id};
     use ruma_events::room::member::MembershipState::{self, Invite, Join, Leave};
+    use serde_json::{json, value::to_raw_value};
 
     use super::{Elsewhere, MembershipChanged};
     use crate::{
         user::{Create, GetAsked},
         world::World,
     };
+
+    /// What is shown of a room need not say it, and whoever takes an invitation back writes in the form of that version.
+    #[test]
+    fn the_version_is_kept_that_came_with_an_invitation() {
+        let world = World::new(1);
+        let create = Create { password_hash: Some("p".to_owned()), call_id: "a".to_owned(), ..Create::default() };
+        world.call("@alice:myelin.test", &create).unwrap();
+        let room_id = room_id!("!room:there.test");
+        let shown = |version: &str| {
+            let create = json!({
+                "type": "m.room.create", "state_key": "", "sender": "@bob:there.test",
+                "content": { "room_version": version },
+            });
+            vec![to_raw_value(&create).unwrap()]
+        };
+        for (position, (told, stripped_state, known)) in [
+            (Some("11"), Vec::new(), ("11", false)),
+            (Some("11"), shown("4"), ("11", false)),
+            (None, shown("4"), ("4", false)),
+            (None, Vec::new(), ("1", true)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let call = MembershipChanged {
+                room_id: room_id.to_owned(),
+                position: 1_000 + position as u64,
+                membership: Invite,
+                event_id: None,
+                profile: None,
+                stripped_state,
+                predecessor: None,
+                elsewhere: Some(Elsewhere { room_version: told.map(str::to_owned), ..Elsewhere::default() }),
+            };
+            world.call("@alice:myelin.test", &call).unwrap();
+            let asked = world.call("@alice:myelin.test", &GetAsked { room_id: room_id.to_owned() }).unwrap().unwrap();
+            assert_eq!((asked.room_version.as_str(), asked.is_version_guessed), known);
+        }
+    }
 
     fn tells(world: &World, room_id: &RoomId, position: u64, membership: &MembershipState, is_elsewhere: bool) {
         let alice = user_id!("@alice:myelin.test");

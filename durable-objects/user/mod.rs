@@ -200,6 +200,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0017_elsewhere.sql"),
     include_str!("migrations/0018_backup_bytes.sql"),
     include_str!("migrations/0019_stream_head.sql"),
+    include_str!("migrations/0020_asked_version.sql"),
 ];
 
 /// The user whose actor this is.

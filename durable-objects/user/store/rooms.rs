@@ -187,25 +187,38 @@ pub(crate) struct Heard {
     pub asked: Option<String>,
     /// Through which server the user knocked.
     pub resident: Option<String>,
+    /// The version that the room has.
+    pub room_version: Option<String>,
 }
 
 pub(crate) fn heard(sql: &dyn Sql, room_id: &str) -> Result<Option<Heard>, Fault> {
     let rows = sql.query(
-        "SELECT heard_ms, asked, resident FROM room WHERE room_id = ?1 AND heard_ms IS NOT NULL",
+        "SELECT heard_ms, asked, resident, asked_version FROM room WHERE room_id = ?1 AND heard_ms IS NOT NULL",
         &[room_id.into()],
     )?;
     rows.into_iter()
         .next()
         .map(|mut row| {
-            Ok(Heard { at_ms: row.unsigned(0)?, asked: row.text_or_null(1)?, resident: row.text_or_null(2)? })
+            Ok(Heard {
+                at_ms: row.unsigned(0)?,
+                asked: row.text_or_null(1)?,
+                resident: row.text_or_null(2)?,
+                room_version: row.text_or_null(3)?,
+            })
         })
         .transpose()
 }
 
 pub(crate) fn keep_heard(tx: &Tx<'_>, room_id: &str, heard: &Heard) -> Result<(), Fault> {
     tx.execute(
-        "UPDATE room SET heard_ms = ?2, asked = ?3, resident = ?4 WHERE room_id = ?1",
-        &[room_id.into(), heard.at_ms.into(), heard.asked.as_deref().into(), heard.resident.as_deref().into()],
+        "UPDATE room SET heard_ms = ?2, asked = ?3, resident = ?4, asked_version = ?5 WHERE room_id = ?1",
+        &[
+            room_id.into(),
+            heard.at_ms.into(),
+            heard.asked.as_deref().into(),
+            heard.resident.as_deref().into(),
+            heard.room_version.as_deref().into(),
+        ],
     )?;
     Ok(())
 }

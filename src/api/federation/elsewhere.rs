@@ -236,7 +236,8 @@ impl<'a> Elsewhere<'a> {
         };
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
-        let told = Told { event: Some(&knock), resident: Some(server.clone()), state };
+        let told =
+            Told { event: Some(&knock), resident: Some(server.clone()), state, room_version: Some(version.as_str()) };
         self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Knock, told).await?;
         Ok(knock.event_id().to_owned())
     }
@@ -484,6 +485,8 @@ pub(super) struct Told<'a> {
     pub resident: Option<OwnedServerName>,
     /// What lets the user recognise the room.
     pub state: Vec<Box<RawValue>>,
+    /// The version that the room has.
+    pub room_version: Option<&'a str>,
 }
 
 impl Context {
@@ -495,7 +498,7 @@ impl Context {
         membership: MembershipState,
         told: Told<'_>,
     ) -> Result<(), Failure> {
-        let Told { event, resident, state: mut stripped_state } = told;
+        let Told { event, resident, state: mut stripped_state, room_version } = told;
         if matches!(membership, MembershipState::Leave | MembershipState::Ban) {
             let shown = event.map(|event| event::client_json(event, &event::Unsigned::default(), false));
             stripped_state.extend(shown);
@@ -508,7 +511,7 @@ impl Context {
             profile: None,
             stripped_state,
             predecessor: None,
-            elsewhere: Some(user::Elsewhere { resident }),
+            elsewhere: Some(user::Elsewhere { resident, room_version: room_version.map(ToOwned::to_owned) }),
         };
         self.user(user_id).call(&call).await
     }

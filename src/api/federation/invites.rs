@@ -147,7 +147,8 @@ impl Invitation<'_> {
         if !is_here {
             let stripped_state = shown(self.state, &pdu);
             let state = stripped_state.clone();
-            let told = Told { event: Some(&pdu), resident: None, state: stripped_state };
+            let room_version = Some(version.as_str());
+            let told = Told { event: Some(&pdu), resident: None, state: stripped_state, room_version };
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, told).await?;
             cx.tell_appservices(&invited, &pdu, state).await?;
         }

@@ -199,23 +199,33 @@ async fn taken_back(
         Some(inviter) => inviter.server_name() == server,
         None => asked.servers.iter().any(|known| known == server),
     };
-    let Ok(version) = RoomVersion::parse(&asked.room_version) else { return Ok(None) };
     let may_name = asked.event_id.as_ref().is_some_and(|asked| json.get().contains(asked.as_str()));
-    let Some(read) = ReadPdu::read(json, &version).ok().filter(|_| is_believed || may_name) else { return Ok(None) };
-    let event_id = read.event_id.clone();
-    Ok(Some(match cx.check_pdu(&version, read).await? {
-        Ok(pdu) => {
-            let is_named = asked.event_id.is_some_and(|asked| pdu.auth_events().contains(&asked));
-            if !(is_believed || is_named) {
-                return Ok(None);
+    if !is_believed && !may_name {
+        return Ok(None);
+    }
+    // Of an invitation that an earlier release heard of nothing may be known: any version whose form it has will do.
+    let versions: Vec<&str> =
+        if asked.is_version_guessed { RoomVersion::ALL.into() } else { vec![&*asked.room_version] };
+    let mut outcome = None;
+    for version in versions {
+        let Ok(version) = RoomVersion::parse(version) else { continue };
+        let Ok(read) = ReadPdu::read(json, &version) else { continue };
+        let event_id = read.event_id.clone();
+        match cx.check_pdu(&version, read).await? {
+            Ok(pdu) => {
+                let is_named = asked.event_id.is_some_and(|asked| pdu.auth_events().contains(&asked));
+                if !(is_believed || is_named) {
+                    return Ok(None);
+                }
+                let told = Told { event: Some(&pdu), ..Told::default() };
+                cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, told).await?;
+                cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
+                return Ok(Some((event_id, Ok(()))));
             }
-            let told = Told { event: Some(&pdu), ..Told::default() };
-            cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, told).await?;
-            cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
-            (event_id, Ok(()))
+            Err(why) => outcome = Some((event_id, Err(why))),
         }
-        Err(why) => (event_id, Err(why)),
-    }))
+    }
+    Ok(outcome)
 }
 
 /// An event builds on what is not here: it waits for that, or for a join of ours, and the transaction does not. Whether it

@@ -116,6 +116,44 @@ impl Story {
     }
 }
 
+/// Nothing of the room was shown, or it was an earlier release that heard of it.
+#[test]
+fn an_invitation_is_taken_back_whatever_was_shown_with_it() {
+    for heard_by_earlier_release in [false, true] {
+        let story = Story::begins(&[]);
+        let pdu = story.membership("invite");
+        if heard_by_earlier_release {
+            let invited = MembershipChanged {
+                room_id: THEIRS.try_into().unwrap(),
+                position: 1_700_000_000_000,
+                membership: MembershipState::Invite,
+                event_id: Some(pdu.event_id().to_owned()),
+                profile: None,
+                stripped_state: vec![event::stripped_json(&pdu)],
+                predecessor: None,
+                elsewhere: Some(actors::user::Elsewhere::default()),
+            };
+            let cx = story.server.context();
+            block_on(cx.user(<&UserId>::try_from(ALICE).unwrap()).call(&invited)).unwrap();
+        } else {
+            let event: Value = serde_json::from_str(pdu.json()).unwrap();
+            let id = encoded(pdu.event_id().as_str());
+            let path = format!("/_matrix/federation/v2/invite/{}/{id}", encoded(THEIRS));
+            story.as_bobs_server(&path, &json!({ "room_version": "11", "event": event }));
+        }
+        assert!(story.syncs("")["rooms"]["invite"][THEIRS].is_object());
+        story.server.pass_ms(1);
+        let leave = story.membership("leave");
+        let event: Value = serde_json::from_str(leave.json()).unwrap();
+        let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
+        let answer = story.as_bobs_server("/_matrix/federation/v1/send/1", &transaction);
+        if !heard_by_earlier_release {
+            assert_eq!(answer["pdus"], json!({ (leave.event_id().as_str()): {} }));
+        }
+        assert!(story.syncs("")["rooms"]["invite"][THEIRS].is_null(), "{answer}");
+    }
+}
+
 /// What the room looks like is told where somebody can tell it: an invitation is one without.
 #[test]
 fn an_invitation_may_show_nothing_of_the_room() {
