@@ -62,6 +62,11 @@ impl ReadPdu {
         Ok(Self { event_id, is_old: false, object, signers, signed })
     }
 
+    /// The id of what may be no event for all that.
+    pub(super) fn id_of(json: &RawValue, version: &RoomVersion) -> Option<OwnedEventId> {
+        event::id_of(&serde_json::from_str(json.get()).ok()?, version).ok()
+    }
+
     /// The keys with which a server says that it signed the event, as far as they are looked for.
     fn key_ids<'a>(&'a self, server: &OwnedServerName) -> impl Iterator<Item = &'a str> {
         let of_server = match self.object.get("signatures") {

@@ -188,6 +188,39 @@ fn what_is_no_event_is_bad_json() {
     }
 }
 
+#[test]
+fn what_has_no_form_is_answered_under_its_own_id() {
+    let b = identity("b.test", "1", 1);
+    let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let alice = server.register("alice");
+    for version in ["1", "11"] {
+        let create = json!({ "preset": "public_chat", "room_version": version });
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+        let room = created["room_id"].as_str().unwrap().to_owned();
+        let mut timeless = json!({
+            "type": "m.x", "room_id": room, "sender": "@bob:b.test", "depth": 5, "content": {}, "prev_events": [],
+            "auth_events": [], "hashes": { "sha256": "x" }, "signatures": {}, "event_id": "$timeless:b.test",
+        });
+        let mut nowhere = timeless.clone();
+        nowhere["room_id"] = json!("nowhere");
+        nowhere["event_id"] = json!("$nowhere:b.test");
+        if version != "1" {
+            for event in [&mut timeless, &mut nowhere] {
+                event.as_object_mut().unwrap().remove("event_id");
+            }
+        }
+        let known = RoomVersion::parse(version).unwrap();
+        let id = |event: &Value| event::id_of(&serde_json::from_value(event.clone()).unwrap(), &known).unwrap();
+        let body = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [timeless, nowhere] }).to_string();
+        let path = format!("/_matrix/federation/v1/send/{version}");
+        let (status, answer) = asks(&server, &b, Method::PUT, &path, &body);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        for event in [&timeless, &nowhere] {
+            assert!(answer["pdus"][id(event).as_str()]["error"].is_string(), "version {version}: {answer}");
+        }
+    }
+}
+
 /// The id of the join in the answer to it.
 fn joined_id(joined: &Value) -> String {
     let version = RoomVersion::parse("11").unwrap();

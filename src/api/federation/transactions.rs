@@ -54,14 +54,15 @@ async fn send(cx: &Context, Origin(origin): Origin, request: Request) -> Result<
         edus::receive(cx, &origin, edu, &mut written).await?;
     }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+    let mut pdus = BTreeMap::new();
     for pdu in request.pdus {
-        if let Some(room_id) = room_of(&pdu) {
-            by_room.entry(room_id).or_default().push(pdu);
+        match room_of(&pdu) {
+            Some(room_id) => by_room.entry(room_id).or_default().push(pdu),
+            None => pdus.extend(id_of(&pdu, None).map(|event_id| (event_id, Err("it is of no room".to_owned())))),
         }
     }
     let rooms = stream::iter(by_room).map(async |(room_id, pdus)| in_room(cx, &origin, &room_id, pdus).await);
     let outcomes: Vec<Result<_, Failure>> = rooms.buffer_unordered(ROOMS_AT_ONCE).collect().await;
-    let mut pdus = BTreeMap::new();
     for outcome in outcomes {
         pdus.extend(outcome?);
     }
@@ -113,15 +114,18 @@ async fn in_room(
         }
         (None, Takes::Now | Takes::Later) => return Ok(outcomes),
     };
-    let read = pdus.iter().filter_map(|pdu| match ReadPdu::read(pdu, &version) {
-        Ok(pdu) => Some(pdu),
-        Err(why) => {
-            tracing::debug!(%room_id, %origin, why, "an event is dropped");
-            None
+    let (mut read, mut malformed) = (Vec::new(), Vec::new());
+    for pdu in &pdus {
+        match ReadPdu::read(pdu, &version) {
+            Ok(pdu) => read.push(pdu),
+            Err(why) => {
+                tracing::debug!(%room_id, %origin, why, "an event is dropped");
+                malformed.extend(id_of(pdu, Some(&version)).map(|event_id| (event_id, Err(why))));
+            }
         }
-    });
+    }
     let mut good = Vec::new();
-    for (event_id, checked) in cx.check_pdus(&version, read.collect()).await? {
+    for (event_id, checked) in cx.check_pdus(&version, read).await? {
         match checked {
             Ok(pdu) => good.push(CheckedEvent::of(&pdu)),
             Err(why) => drop(outcomes.entry(event_id).or_insert(Err(why))),
@@ -141,23 +145,24 @@ async fn in_room(
         };
         outcomes.entry(event_id).or_insert(outcome);
     }
+    for (event_id, outcome) in malformed {
+        outcomes.entry(event_id).or_insert(outcome);
+    }
     Ok(outcomes)
 }
 
-/// The id of an event that is not taken in. Where the version of the room is not known, those of the first versions say it,
+/// The id of an event that is not taken in, if it can be told: a hash is of canonical JSON only. Where the version of the room is not known, those of the first versions say it,
 /// and of the others the newest is as good a guess as any.
 fn id_of(pdu: &RawValue, version: Option<&RoomVersion>) -> Option<OwnedEventId> {
     #[derive(Deserialize)]
     struct WithId {
         event_id: OwnedEventId,
     }
-    let read = |version: &RoomVersion| ReadPdu::read(pdu, version).ok().map(|read| read.event_id);
+    let said = || serde_json::from_str::<WithId>(pdu.get()).ok().map(|with_id| with_id.event_id);
     match version {
-        Some(version) => read(version),
-        None => serde_json::from_str::<WithId>(pdu.get())
-            .ok()
-            .map(|with_id| with_id.event_id)
-            .or_else(|| read(&RoomVersion::parse("11").ok()?)),
+        Some(version) if version.rules().event_format.require_event_id => said(),
+        Some(version) => ReadPdu::id_of(pdu, version),
+        None => said().or_else(|| ReadPdu::id_of(pdu, &RoomVersion::parse("11").ok()?)),
     }
 }
 
