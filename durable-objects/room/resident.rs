@@ -52,7 +52,8 @@ impl Call for PrepareMembership {
 
 /// Takes in what another server made of that, and passes it on to all the others.
 ///
-/// Refused: `Forbidden` for what the rules, or the room's ACL, do not allow now.
+/// Refused: `Forbidden` for what the rules, or the room's ACL, do not allow now; `OtherServer` for what comes after events
+/// that are not here: they may be on their way, or be fetched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdmitMembership {
     pub server: OwnedServerName,
@@ -215,7 +216,7 @@ impl Room {
                 Err(Error::Unsigned(Box::new(Unsigned { server, event })))
             }
             Received::Needs(_) => {
-                Err(Refusal::BadJson("the event comes after events that are not known here".to_owned()).into())
+                Err(Refusal::OtherServer("the event comes after events that are not known here yet".to_owned()).into())
             }
         }
     }

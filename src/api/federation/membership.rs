@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use actors::room::{
-    AdmitMembership, CheckedEvent, GetHeldEvents, GetJoinConditions, GetShownState, GetStateIds, GetVersionForServer,
-    IsJoined, MembershipAction, PrepareMembership, PreparedMembership,
+    AdmitMembership, CheckedEvent, GetHeldEvents, GetJoinConditions, GetMissing, GetShownState, GetStateIds,
+    GetVersionForServer, IsJoined, MembershipAction, PrepareMembership, PreparedMembership,
 };
-use domain::{Pdu, Refusal, RoomVersion};
+use domain::{Pdu, RateLimited, Refusal, RoomVersion};
 use platform::Fault;
-use ruma_common::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
+use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
 use ruma_events::{TimelineEventType, room::member::MembershipState};
 use ruma_federation_api::membership::{
     create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -18,8 +18,13 @@ use ruma_federation_api::membership::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, elsewhere::residence, event_lists::pages, events::all_ids, pdus::ReadPdu};
+use super::{Origin, elsewhere::residence, event_lists::pages, events::all_ids, pdus::ReadPdu, receiving::Receiving};
 use crate::{Body, Context, Failure, OrAbsent, Routes, client::first_joined};
+
+/// Servers that are asked for what a membership comes after, and how long all of that may take, in milliseconds: somebody
+/// waits.
+const SERVERS_ASKED_MAX: usize = 2;
+const FETCHED_MS: u64 = 15_000;
 
 pub(super) fn routes(routes: &mut Routes) {
     routes.add(make_join);
@@ -177,12 +182,43 @@ async fn admit(
     }
     let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::InvalidParam)?;
     let call = AdmitMembership { server: origin.to_owned(), event: CheckedEvent::of(&pdu) };
-    match cx.room(room_id).call(&call).await {
+    let room = cx.room(room_id);
+    let admitted = match room.call(&call).await {
+        // Whoever prepared it may know of events that have not come here yet.
+        Err(Failure::Refused(Refusal::OtherServer(_))) if fetch_before(cx, origin, &pdu, &version).await? => {
+            room.call(&call).await
+        }
+        admitted => admitted,
+    };
+    match admitted {
         Err(Failure::Refused(Refusal::Forbidden(rule))) if met.is_some() => {
             Err(Refusal::UnableToGrantJoin(rule).into())
         }
         admitted => admitted.map(|()| pdu),
     }
+}
+
+/// Fetches what a membership comes after and is not here from those who may have it: the server that sent it, if it is in
+/// the room, or else some that are. Whether anything was missing, and is here now.
+async fn fetch_before(cx: &Context, origin: &ServerName, pdu: &Pdu, version: &RoomVersion) -> Result<bool, Failure> {
+    let room_id = pdu.room_id();
+    let named = pdu.prev_events().iter().chain(pdu.auth_events()).cloned().collect();
+    let missing = cx.room(room_id).call(&GetMissing { event_ids: named }).await?;
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    cx.limit(RateLimited::RemoteQueries, origin.as_str())?.keep();
+    let mut servers = residence(cx, room_id).await?.servers;
+    servers.sort_by_key(|server| server != origin.as_str());
+    let until_ms = cx.now_ms().saturating_add(cx.in_time(FETCHED_MS));
+    for server in servers.into_iter().take(SERVERS_ASKED_MAX) {
+        let Ok(server) = OwnedServerName::try_from(server) else { continue };
+        let receiving = Receiving { cx, origin: &server, room_id, version, until_ms };
+        if receiving.receive_all(&missing).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A room of which the user is a member and that lets them into this one; `None` where nothing such is asked for.

@@ -145,6 +145,25 @@ impl<'a> Receiving<'a> {
         })
     }
 
+    /// Brings these events, of which nothing but their names is here, into the room. Whether all of them are held now.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn receive_all(&self, event_ids: &[OwnedEventId]) -> Result<bool, Failure> {
+        for event_id in event_ids {
+            if self.is_over() {
+                break;
+            }
+            // With an earlier one it may have come.
+            if !self.missing_of(vec![event_id.clone()]).await?.is_empty()
+                && let Some(event) = self.fetch_event(event_id).await?
+            {
+                self.receive(&event).await?;
+            }
+        }
+        Ok(self.missing_of(event_ids.to_vec()).await?.is_empty())
+    }
+
     /// Whom to ask what is before an event: the server that made it knows, if it is in the room; then whoever sent it.
     async fn givers<'b>(&'b self, pdu: &'b Pdu) -> Result<Vec<Receiving<'b>>, Failure> {
         let author = pdu.sender().server_name();

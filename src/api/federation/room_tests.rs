@@ -1,7 +1,9 @@
 //! A server that the test plays is let into a room, and asks for what is in it.
 
-use domain::{Identity, RoomVersion, event};
-use http::{Method, StatusCode};
+use std::{cell::RefCell, rc::Rc};
+
+use domain::{Identity, Pdu, RoomVersion, event, federation::server_keys::own_document};
+use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json, value::to_raw_value};
 
@@ -184,6 +186,63 @@ fn what_is_no_event_is_bad_json() {
         assert_eq!(told(ban.json()), (400, "M_INVALID_PARAM".to_owned()), "{endpoint}");
         for content in ["[]", "5", "{}", &nested] {
             assert_eq!(told(content), (400, "M_BAD_JSON".to_owned()), "{endpoint}: {content}");
+        }
+    }
+}
+
+/// A server whose join names what has not come yet is not turned away for that.
+#[test]
+fn what_a_join_comes_after_is_fetched_from_who_is_in_the_room() {
+    for answers in [false, true] {
+        let (b, c) = (identity("b.test", "1", 1), identity("c.test", "1", 2));
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("TRUSTED_KEY_SERVERS", "")]);
+        let said: Rc<RefCell<Option<Pdu>>> = Rc::default();
+        let told = said.clone();
+        server.others_answer(move |request| {
+            let of = |name: &str, seed| own_document(&identity(name, "1", seed), 1_700_000_000_000);
+            let body = match (&*request.peer.host_header, request.path_and_query.as_str()) {
+                ("b.test", "/_matrix/key/v2/server") => of("b.test", 1).into(),
+                ("c.test", "/_matrix/key/v2/server") => of("c.test", 2).into(),
+                ("b.test", path) if path.starts_with("/_matrix/federation/v1/event/") && answers => {
+                    let pdu: Value = serde_json::from_str(told.borrow().as_ref().unwrap().json()).unwrap();
+                    json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [pdu] }).to_string().into()
+                }
+                _ => return Ok((StatusCode::NOT_FOUND, HeaderMap::new(), "".into())),
+            };
+            Ok((StatusCode::OK, HeaderMap::new(), body))
+        });
+        let alice = server.register("alice");
+        let create = json!({ "preset": "public_chat", "room_version": "11" });
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+        let room = created["room_id"].as_str().unwrap().to_owned();
+        let (_, joined) = joins(&server, &b, &room);
+        assert_eq!(joined["event"]["origin"], "b.test");
+        let version = RoomVersion::parse("11").unwrap();
+        let id = |event: &Value| event::id_of(&serde_json::from_value(event.clone()).unwrap(), &version).unwrap();
+        let state = |kind: &str| {
+            let of_kind = |event: &&Value| event["type"] == kind;
+            id(joined["state"].as_array().unwrap().iter().find(of_kind).unwrap())
+        };
+        let template = json!({
+            "type": "m.room.message", "room_id": room, "sender": "@bob:b.test", "depth": 50,
+            "prev_events": [joined_id(&joined)],
+            "auth_events": [state("m.room.create"), state("m.room.power_levels"), joined_id(&joined)],
+        });
+        let content = to_raw_value(&json!({ "body": "on its way" })).unwrap();
+        let message = event::complete(&to_raw_value(&template).unwrap(), &content, &version, &b, 5, [0; 18]).unwrap();
+        *said.borrow_mut() = Some(message.clone());
+
+        let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11", encoded(&room), encoded("@carol:c.test"));
+        let mut prepared = gets(&server, &c, &make).1["event"].clone();
+        prepared["prev_events"] = json!([message.event_id()]);
+        let content = to_raw_value(&prepared["content"]).unwrap();
+        let join = event::complete(&to_raw_value(&prepared).unwrap(), &content, &version, &c, 6, [0; 18]).unwrap();
+        let send = format!("/_matrix/federation/v2/send_join/{}/{}", encoded(&room), encoded(join.event_id().as_str()));
+        let (status, answer) = asks(&server, &c, Method::PUT, &send, join.json());
+        if answers {
+            assert_eq!(status, StatusCode::OK, "{answer}");
+        } else {
+            assert_eq!(refused((status, answer)), (502, "M_UNKNOWN".to_owned()), "it may try again");
         }
     }
 }
