@@ -219,10 +219,8 @@ impl<'a> Elsewhere<'a> {
         struct Answer {
             knock_room_state: Vec<Box<RawValue>>,
         }
-        let Prepared { server, pdu: knock, version, .. } =
-            self.prepare("knock", &MembershipState::Knock, &self.servers).await?;
-        let path = path_in_room("v1/send_knock", self.room_id, knock.event_id().as_str());
-        let answer = self.send(server, &path, &knock, Bounds::default()).await?;
+        let (Prepared { server, pdu: knock, version, .. }, answer) =
+            self.send("knock", &MembershipState::Knock, "v1").await?;
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
         let shown = if version.room_id_is_create_event() {
@@ -249,10 +247,7 @@ impl<'a> Elsewhere<'a> {
     /// Where no server can be told of a room that came to be here meanwhile, it is for that room to be left.
     pub(crate) async fn leave(&self) -> Result<OwnedEventId, Failure> {
         let told = async {
-            let Prepared { server, pdu: leave, .. } =
-                self.prepare("leave", &MembershipState::Leave, &self.servers).await?;
-            let path = path_in_room("v2/send_leave", self.room_id, leave.event_id().as_str());
-            self.send(server, &path, &leave, Bounds::default()).await?;
+            let (Prepared { server, pdu: leave, .. }, _) = self.send("leave", &MembershipState::Leave, "v2").await?;
             Ok::<_, Failure>((server, leave))
         };
         let leave = match told.await {
@@ -390,10 +385,28 @@ impl<'a> Elsewhere<'a> {
         if is_asked_for { Ok((pdu, version)) } else { Err(nonsense().into()) }
     }
 
-    async fn send(&self, server: &ServerName, path: &str, pdu: &Pdu, bounds: Bounds) -> Result<bytes::Bytes, Failure> {
-        let asked = self.cx.ask_raw(server, Method::PUT, path, Some(raw(pdu)?), bounds);
-        let (_, body) = asked.await.map_err(|error| self.not_taken(server, &error))?;
-        Ok(body)
+    /// Has the first of the servers take the membership that prepares and takes it, and answers what it said. One that was
+    /// not heard any more may have taken it as well: it is the same membership.
+    async fn send(
+        &self,
+        what: &str,
+        membership: &MembershipState,
+        api_version: &str,
+    ) -> Result<(Prepared<'_>, bytes::Bytes), Failure> {
+        let (mut servers, mut refusal) = (self.servers.as_slice(), None);
+        loop {
+            let prepared = match self.prepare(what, membership, servers).await {
+                Err(Failure::Refused(last)) => return Err(refusal.unwrap_or(last).into()),
+                prepared => prepared?,
+            };
+            servers = prepared.others;
+            let Prepared { server, pdu, .. } = &prepared;
+            let path = path_in_room(&format!("{api_version}/send_{what}"), self.room_id, pdu.event_id().as_str());
+            match self.cx.ask_raw(server, Method::PUT, &path, Some(raw(pdu)?), Bounds::default()).await {
+                Ok((_, body)) => return Ok((prepared, body)),
+                Err(error) => drop(refusal.get_or_insert(self.not_taken(server, &error))),
+            }
+        }
     }
 
     /// What the user is told of a membership that another server did not take.

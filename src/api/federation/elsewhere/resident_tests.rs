@@ -1,7 +1,7 @@
 //! Users of ours and a room of a whole server of others, which helps as it should but for what a test changes of it.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::Rc,
 };
 
@@ -12,7 +12,7 @@ use platform::OutgoingRequest;
 use ruma_common::RoomId;
 use serde_json::{Value, json};
 
-use super::tests::{Story, encoded};
+use super::tests::{ALICE, Story, encoded};
 use crate::testing::{TestServer, block_on, refused};
 
 /// A whole server of others, and a room of bob's there that is open to everybody.
@@ -129,5 +129,35 @@ fn why_another_server_does_not_let_somebody_in_is_told() {
                 assert_eq!(answer["error"], "The room is full");
             }
         }
+    }
+}
+
+/// One that prepared it may be down by then.
+#[test]
+fn a_knock_goes_to_the_next_server_if_one_does_not_take_it() {
+    for fails_with in [StatusCode::BAD_GATEWAY, StatusCode::FORBIDDEN] {
+        let story = Story::begins(&[]);
+        let room = Rc::new(RefCell::new(String::new()));
+        let named = room.clone();
+        let Resident { server, bob, room_id } = resident(&story.server, "11", move |request, status, body| {
+            if request.peer.host_header != "c.test" {
+                return status;
+            }
+            if request.path_and_query.contains("/make_knock/") {
+                *body = json!({ "room_version": "11", "event": {
+                    "type": "m.room.member", "room_id": *named.borrow(), "sender": ALICE, "state_key": ALICE, "depth": 5,
+                    "content": { "membership": "knock" }, "prev_events": [], "auth_events": [], "origin_server_ts": 1,
+                } });
+                return StatusCode::OK;
+            }
+            *body = json!({ "errcode": "M_FORBIDDEN", "error": "No" });
+            if request.path_and_query.contains("/send_knock/") { fails_with } else { status }
+        });
+        room.borrow_mut().clone_from(&room_id);
+        let rules = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", encoded(&room_id));
+        server.put(&rules, &bob, &json!({ "join_rule": "knock" }));
+        let path = format!("/_matrix/client/v3/knock/{}?via=c.test&via=b.test", encoded(&room_id));
+        let (status, answer) = story.server.post(&path, &story.alice, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{answer}");
     }
 }
