@@ -246,9 +246,12 @@ impl Room {
             redacts: None,
         };
         let pdu = self.authorised_for(sql, cx, &draft, &[], call.at_ms.unwrap_or(cx.now_ms))?;
-        if !cx.is_local(&call.target) {
+        let pdu = if cx.is_local(&call.target) {
+            pdu
+        } else {
             check_federates(sql)?;
-        }
+            event::with_origin(&pdu, &*self.version(sql)?, &cx.settings.identity, cx.random()?)?
+        };
         let pdu = self.signed(sql, cx, pdu)?;
         let state = shown_state(sql, &pdu)?.iter().map(|event| raw(event.json())).collect::<Result<_, _>>()?;
         let event = CheckedEvent::of(&pdu);

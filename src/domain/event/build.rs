@@ -183,9 +183,11 @@ pub fn complete(
     event_id_random: [u8; 18],
 ) -> Result<Pdu, Refusal> {
     let mut object = super::object_of(template.get())?;
-    for field in ["hashes", "signatures", "unsigned", "event_id", "origin"] {
+    for field in ["hashes", "signatures", "unsigned", "event_id"] {
         object.remove(field);
     }
+    // Spec: "Joining Rooms": «The joining server is expected to add or replace the `origin`, `origin_server_ts`, and `event_id`».
+    object.insert("origin".to_owned(), identity.server_name().as_str().into());
     let content: CanonicalJsonObject =
         serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(error.to_string()))?;
     object.insert("content".to_owned(), content.into());
@@ -194,6 +196,24 @@ pub fn complete(
     if is_nested_too_deep(&object) {
         return Err(Refusal::BadJson(format!("The event is nested deeper than {NESTING_MAX} levels")));
     }
+    signed(object, version, identity, event_id_random)
+}
+
+/// The same event, with the name of the server that made it: `/invite` wants it of an invitation.
+///
+/// # Errors
+/// [`Refusal::TooLarge`] where that was the last straw.
+pub fn with_origin(
+    pdu: &Pdu,
+    version: &RoomVersion,
+    identity: &Identity,
+    event_id_random: [u8; 18],
+) -> Result<Pdu, Refusal> {
+    let mut object = super::object_of(pdu.json())?;
+    for field in ["hashes", "signatures", "event_id"] {
+        object.remove(field);
+    }
+    object.insert("origin".to_owned(), identity.server_name().as_str().into());
     signed(object, version, identity, event_id_random)
 }
 

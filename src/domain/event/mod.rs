@@ -19,7 +19,7 @@ use ruma_common::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId};
 use ruma_signatures::reference_hash;
 
 pub use self::{
-    build::{Draft, EventRef, Place, build, complete, countersign, template},
+    build::{Draft, EventRef, Place, build, complete, countersign, template, with_origin},
     check::{Checked, check, check_old, required_signers, version_made_with},
     client::{
         Unsigned, client_json, federation_json, redaction_without_reason, stripped_json, stripped_json_with_time,

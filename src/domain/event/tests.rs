@@ -1,13 +1,13 @@
 //! What we build is what every check accepts, in every room version; what was tampered with is not.
 
-use ruma_common::{CanonicalJsonObject, owned_event_id};
+use ruma_common::{CanonicalJsonObject, owned_event_id, server_name};
 use ruma_events::{StateEventType, TimelineEventType};
 use ruma_signatures::PublicKeyMap;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, object_of, redact,
-    reference, stripped_json, version_made_with,
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, complete, object_of, redact,
+    reference, stripped_json, template, version_made_with, with_origin,
 };
 use crate::{
     Refusal,
@@ -277,6 +277,23 @@ fn redaction_keeps_the_id_and_what_the_version_protects() {
         // Of the create event, everything is kept since v11, the creator before.
         let kept = value(redact(&room.create, &room.version, None).unwrap().content());
         assert_eq!((kept["room_version"].is_string(), kept["creator"].is_string()), (number >= 11, number < 11));
+    }
+}
+
+/// Spec: Server-Server API, "Joining Rooms"; `/invite`.
+#[test]
+fn what_another_server_signs_with_us_says_whose_it_is() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let invite = room.build(&member("alice", "bob", "invite")).unwrap();
+        let named = with_origin(&invite, &room.version, &identity(), [7; 18]).unwrap();
+        let template = template(&invite, server_name!("elsewhere.org")).unwrap();
+        let completed = complete(&template, invite.content(), &room.version, &identity(), 5, [7; 18]).unwrap();
+        for pdu in [named, completed] {
+            let checked = received(&pdu, &room).unwrap();
+            assert!(!checked.redacted, "version {}", room.version.as_str());
+            assert!(pdu.json().contains(r#""origin":"example.org""#), "{}", pdu.json());
+        }
     }
 }
 

@@ -132,6 +132,44 @@ fn why_another_server_does_not_let_somebody_in_is_told() {
     }
 }
 
+/// Spec: "Joining Rooms": «The joining server is expected to add or replace the `origin`»; `/invite` requires it.
+#[test]
+fn memberships_that_others_take_say_whose_they_are() {
+    let story = Story::begins(&[]);
+    let origins = Rc::new(RefCell::new(Vec::new()));
+    let noted = origins.clone();
+    let Resident { server, bob, room_id } = resident(&story.server, "10", move |request, status, _| {
+        let endpoint = request.path_and_query.split('/').nth(4).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let event = if endpoint == "invite" { &body["event"] } else { &body };
+        if event["type"] == "m.room.member" {
+            noted.borrow_mut().push((endpoint.to_owned(), event["origin"].clone()));
+        }
+        status
+    });
+    let knocking = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", encoded(&room_id));
+    server.put(&knocking, &bob, &json!({ "join_rule": "knock" }));
+    for (what, rule) in [("knock", "knock"), ("leave", "public"), ("join", "public")] {
+        let path = match what {
+            "leave" => format!("/_matrix/client/v3/rooms/{}/leave", encoded(&room_id)),
+            _ => format!("/_matrix/client/v3/{what}/{}?via=b.test", encoded(&room_id)),
+        };
+        let (status, answer) = story.server.post(&path, &story.alice, &json!({}));
+        assert_eq!(status, StatusCode::OK, "{what}: {answer}");
+        server.put(&knocking, &bob, &json!({ "join_rule": rule }));
+        story.server.pass_ms(1);
+    }
+    server.register("carol");
+    let (_, created) = story.server.post("/_matrix/client/v3/createRoom", &story.alice, &json!({}));
+    let path = format!("/_matrix/client/v3/rooms/{}/invite", encoded(created["room_id"].as_str().unwrap()));
+    let (status, answer) = story.server.post(&path, &story.alice, &json!({ "user_id": "@carol:b.test" }));
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let origins = origins.borrow().clone();
+    let expected =
+        ["send_knock", "send_leave", "send_join", "invite"].map(|what| (what.to_owned(), json!("localhost")));
+    assert_eq!(origins, expected);
+}
+
 /// One that prepared it may be down by then.
 #[test]
 fn a_knock_goes_to_the_next_server_if_one_does_not_take_it() {
