@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     AskError, Bounds, Origin,
     elsewhere::{STRIPPED_EVENTS_MAX, Told, residence, stripped},
-    pdus::{ReadPdu, path_in_room, raw},
+    pdus::{ReadPdu, path_in_room},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
@@ -143,7 +143,8 @@ impl Invitation<'_> {
             // Spec: «Server Access Control Lists (ACLs)»: who is kept out invites nobody.
             cx.room(pdu.room_id()).call(&GetVersionForServer { server: origin.to_owned() }).await?;
         }
-        let signed = event::countersign(&raw(&pdu)?, version, cx.identity())?;
+        // Spec: «All other fields of the events should remain untouched.»
+        let signed = event::countersign(self.event, version, cx.identity())?;
         if !is_here {
             let stripped_state = shown(self.state, &pdu);
             let state = stripped_state.clone();

@@ -154,6 +154,20 @@ fn an_invitation_is_taken_back_whatever_was_shown_with_it() {
     }
 }
 
+/// Spec: `/invite`: «All other fields of the events should remain untouched.»
+#[test]
+fn an_invitation_is_signed_as_it_came() {
+    let story = Story::begins(&[]);
+    let pdu = story.membership("invite");
+    let mut event: Value = serde_json::from_str(pdu.json()).unwrap();
+    event["unsigned"] = json!({ "org.example": [1], "age": 5 });
+    let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
+    let mut answer = story.as_bobs_server(&path, &json!({ "room_version": "11", "event": event }));
+    let ours = answer["event"]["signatures"].as_object_mut().unwrap().remove("localhost");
+    assert!(ours.is_some_and(|signatures| signatures.is_object()));
+    assert_eq!(answer["event"], event);
+}
+
 /// What the room looks like is told where somebody can tell it: an invitation is one without.
 #[test]
 fn an_invitation_may_show_nothing_of_the_room() {
