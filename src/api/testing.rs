@@ -220,6 +220,7 @@ struct Host {
     computations: Cell<usize>,
     calls: RefCell<Vec<String>>,
     failing: Cell<Option<&'static str>>,
+    broken: RefCell<Option<String>>,
     this: Weak<Self>,
 }
 
@@ -239,7 +240,7 @@ impl Host {
 impl Actors for Host {
     fn call<'a>(&'a self, to: &'a Address, call: &'a str, body: Vec<u8>) -> LocalFuture<'a, Result<Vec<u8>, Fault>> {
         Box::pin(async move {
-            if self.failing.get() == Some(call) {
+            if self.failing.get() == Some(call) || self.broken.borrow().as_deref() == Some(&to.id) {
                 return Err(Fault::new("told to"));
             }
             self.calls.borrow_mut().push(call.to_owned());
@@ -375,6 +376,7 @@ impl TestServer {
             computations: Cell::default(),
             calls: RefCell::default(),
             failing: Cell::default(),
+            broken: RefCell::default(),
             this: this.clone(),
         });
         let others = Rc::new(Others::default());
@@ -457,6 +459,11 @@ impl TestServer {
     /// From now on calls of this name fail.
     pub(crate) fn fails(&self, call: &'static str) {
         self.host.failing.set(Some(call));
+    }
+
+    /// From now on calls of this actor fail.
+    pub(crate) fn breaks(&self, id: &str) {
+        *self.host.broken.borrow_mut() = Some(id.to_owned());
     }
 
     /// How many actors were called.

@@ -72,9 +72,12 @@ impl Carrying<'_> {
             }
             Work::Owed { queued, queued_up_to, ranges } => {
                 let mut transaction = Transaction { events: queued, ..Transaction::default() };
-                let rooms = self.fill(&mut transaction, ranges).await?;
+                let (rooms, unread) = self.fill(&mut transaction, ranges).await;
                 let (carrier, ephemeral) = (self.carrier.to_owned(), transaction.ephemeral.clone());
                 let is_empty = transaction.events.is_empty() && ephemeral.is_empty();
+                if let Some(failure) = unread.filter(|_| rooms.is_empty() && is_empty) {
+                    return Err(failure);
+                }
                 match cx.call(actor, &StartAttempt { carrier, queued_up_to, rooms, ephemeral }).await? {
                     Some(attempt) => (attempt.transaction_id, transaction),
                     // What moved in the rooms was nothing for the service; or another one carries by now.
@@ -92,22 +95,31 @@ impl Carrying<'_> {
         }
     }
 
-    /// As much of what is owed as fits into one transaction. Answers what there is of each room.
-    async fn fill(&self, transaction: &mut Transaction, owed: Vec<Range>) -> Result<Vec<SentEvents>, Failure> {
-        let (mut rooms, mut bytes) = (Vec::new(), 0_usize);
+    /// As much of what is owed as fits into one transaction. Answers what there is of each room, and why one of them could not
+    /// be read: it is still owed, and keeps none of the others from the service.
+    async fn fill(&self, transaction: &mut Transaction, owed: Vec<Range>) -> (Vec<SentEvents>, Option<Failure>) {
+        let (mut rooms, mut unread, mut bytes) = (Vec::new(), None, 0_usize);
         for Range { room_id, after, up_to } in owed {
             let limit = EVENTS_MAX.saturating_sub(transaction.events.len() as u64);
             if limit == 0 || bytes > TRANSACTION_BYTES_MAX {
                 break;
             }
-            let page = self.read(&room_id, WantedEvents::Between { after, up_to, limit }).await?;
+            let page = match self.read(&room_id, WantedEvents::Between { after, up_to, limit }).await {
+                Ok(page) => page,
+                Err(failure) => {
+                    let (appservice, fault) = (&*self.appservice.id, failure.into_fault());
+                    tracing::error!(appservice, %room_id, %fault, "a room cannot be read");
+                    unread = Some(fault.into());
+                    continue;
+                }
+            };
             let all = page.events.iter().chain(&page.ephemeral);
             bytes = bytes.saturating_add(all.map(|event| event.get().len()).sum());
             transaction.events.extend(page.events);
             transaction.ephemeral.extend(page.ephemeral);
             rooms.push(SentEvents { room_id, up_to: page.up_to, event_ids: page.event_ids });
         }
-        Ok(rooms)
+        (rooms, unread)
     }
 
     async fn read(&self, room_id: &RoomId, wanted: WantedEvents) -> Result<ForAppservice, Failure> {
@@ -137,5 +149,54 @@ impl Carrying<'_> {
             }
             Err(Unanswered::NoUrl | Unanswered::Failed(_)) => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use domain::appservice::SIGIL;
+    use http::{HeaderMap, StatusCode};
+    use serde_json::{Value, json};
+
+    use super::carry;
+    use crate::testing::{TestServer, block_on};
+
+    const REGISTRATION: &str = r#"{ "id": "irc", "url": "http://irc.test:1", "as_token": "a", "hs_token": "h",
+        "sender_localpart": "irc", "namespaces": { "users": [{ "regex": "@alice:.*", "exclusive": false }] } }"#;
+
+    #[test]
+    fn a_room_that_cannot_be_read_keeps_no_other_from_a_service() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("APPSERVICES", REGISTRATION)]);
+        let arrived = Rc::new(RefCell::new(Vec::new()));
+        let taken = arrived.clone();
+        server.others_answer(move |request| {
+            let transaction: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            let events = transaction["events"].as_array().cloned().unwrap_or_default();
+            taken
+                .borrow_mut()
+                .extend(events.iter().filter_map(|event| Some(event["content"]["body"].as_str()?.to_owned())));
+            Ok((StatusCode::OK, HeaderMap::new(), "{}".into()))
+        });
+        let alice = server.register("alice");
+        let says = |body: &str| {
+            let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
+            let room_id = created["room_id"].as_str().unwrap().to_owned();
+            let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/t");
+            assert_eq!(server.put(&path, &alice, &json!({ "body": body })).0, StatusCode::OK);
+            room_id
+        };
+        let broken = says("in the broken one");
+        says("in the whole one");
+        server.breaks(&broken);
+        let carries = || {
+            block_on(carry(&server.context(), &format!("{SIGIL}irc")));
+            server.pass_ms(8 * 3_600_000);
+            arrived.borrow().clone()
+        };
+        assert_eq!(carries(), ["in the whole one"]);
+        server.breaks("");
+        assert_eq!(carries(), ["in the whole one", "in the broken one"]);
     }
 }

@@ -65,13 +65,16 @@ async fn carry_once(cx: &Context, server: &ServerName, carrier: &str) -> Result<
             (attempt, Vec::new(), edus, None)
         }
         Work::Owed(owed) | Work::Missed(owed) => {
-            let (ranges, events) = fill(cx, server, owed, is_missed).await?;
+            let Filled { ranges, events, unread } = fill(cx, server, owed, is_missed).await;
             let mut edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
             if !edus.device_lists.is_empty() {
                 for owed in std::mem::take(&mut edus.device_lists) {
                     device_lists::queue(cx, server, owed).await?;
                 }
                 edus = cx.call(server.as_str(), &GetEdus { up_to: None }).await?;
+            }
+            if let Some(failure) = unread.filter(|_| ranges.is_empty() && edus.edus.is_empty()) {
+                return Err(failure);
             }
             let start = StartAttempt { carrier: carrier.clone(), ranges, edus_up_to: edus.up_to };
             let Some(attempt) = cx.call(server.as_str(), &start).await? else { return Ok(false) };
@@ -130,46 +133,66 @@ fn is_answered(error: &AskError) -> bool {
     }
 }
 
+/// What goes into one transaction.
+#[derive(Default)]
+struct Filled {
+    ranges: Vec<Range>,
+    events: Vec<Box<RawValue>>,
+    /// Why a room could not be read: it is still owed, and keeps none of the others from the server.
+    unread: Option<Failure>,
+}
+
 /// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest never:
 /// the other server asks for it when it wants it.
-async fn fill(
-    cx: &Context,
-    server: &ServerName,
-    owed: Vec<Range>,
-    is_missed: bool,
-) -> Result<(Vec<Range>, Vec<Box<RawValue>>), Failure> {
-    let (mut ranges, mut events, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+async fn fill(cx: &Context, server: &ServerName, owed: Vec<Range>, is_missed: bool) -> Filled {
+    let (mut filled, mut bytes) = (Filled::default(), 0_usize);
     let events_max = owed.iter().filter_map(|range| range.events_max).min().unwrap_or(PDUS_MAX).min(PDUS_MAX);
     for range in owed {
-        let left = events_max.saturating_sub(events.len() as u64);
+        let left = events_max.saturating_sub(filled.events.len() as u64);
         if left == 0 || bytes > TRANSACTION_BYTES_MAX {
             break;
         }
         let page = if is_missed {
-            newest(cx, server, &range, events_max).await?
+            newest(cx, server, &range, events_max).await
         } else {
-            let page = outgoing(cx, server, &range, left).await?;
-            NewestOutgoing { after: range.after, events: page.events, up_to: page.up_to }
+            let page = outgoing(cx, server, &range, left).await;
+            page.map(|page| NewestOutgoing { after: range.after, events: page.events, up_to: page.up_to })
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(failure) => {
+                let fault = failure.into_fault();
+                tracing::error!(%server, room_id = %range.room_id, %fault, "a room cannot be read");
+                filled.unread = Some(fault.into());
+                continue;
+            }
         };
         if page.events.len() as u64 > left {
             break;
         }
         bytes = bytes.saturating_add(page.events.iter().map(|event| event.get().len()).sum());
-        events.extend(page.events);
-        ranges.push(Range { after: page.after, up_to: page.up_to, events_max: None, ..range });
+        filled.events.extend(page.events);
+        filled.ranges.push(Range { after: page.after, up_to: page.up_to, events_max: None, ..range });
     }
-    Ok((ranges, events))
+    filled
 }
 
 async fn outgoing(cx: &Context, server: &ServerName, range: &Range, limit: u64) -> Result<Outgoing, Failure> {
     let call = GetOutgoing { server: server.to_owned(), after: range.after, up_to: range.up_to, limit };
-    cx.room(&range.room_id).call(&call).await
+    match cx.room(&range.room_id).call(&call).await {
+        // What was lost with a room is nobody's any more.
+        Err(Failure::Absent) => Ok(Outgoing { events: Vec::new(), up_to: range.up_to }),
+        outgoing => outgoing,
+    }
 }
 
 async fn newest(cx: &Context, server: &ServerName, range: &Range, limit: u64) -> Result<NewestOutgoing, Failure> {
     let Range { after, up_to, .. } = *range;
     let call = GetNewestOutgoing { server: server.to_owned(), after, up_to, limit };
-    cx.room(&range.room_id).call(&call).await
+    match cx.room(&range.room_id).call(&call).await {
+        Err(Failure::Absent) => Ok(NewestOutgoing { after, events: Vec::new(), up_to }),
+        newest => newest,
+    }
 }
 
 async fn send(
@@ -197,11 +220,16 @@ async fn send(
 mod tests {
     use std::{cell::RefCell, rc::Rc};
 
-    use actors::destination::QueueEdu;
+    use actors::destination::{QueueEdu, RoomMoved};
+    use domain::federation::server_keys::own_document;
     use http::{HeaderMap, StatusCode};
-    use serde_json::{Value, value::RawValue};
+    use ruma_common::{OwnedRoomId, room_id};
+    use serde_json::{Value, json, value::RawValue};
 
-    use super::{AskError, carry, is_answered, is_refused};
+    use super::{
+        super::{room_tests::joins, tests::identity},
+        AskError, carry, is_answered, is_refused,
+    };
     use crate::testing::{TestServer, block_on};
 
     const THERE: &str = "b.test:1";
@@ -282,5 +310,45 @@ mod tests {
             let fails = move |body: &str| if body.contains("poison") { status } else { StatusCode::OK };
             arrive_without(r#""poison""#, fails);
         }
+    }
+
+    /// Two rooms with somebody of that server, and one of which nothing is here.
+    #[test]
+    fn a_room_that_cannot_be_read_keeps_no_other_from_a_server() {
+        let server = TestServer::new(&[("REGISTRATION", "open"), ("TRUSTED_KEY_SERVERS", "")]);
+        let (alice, arrived) = (server.register("alice"), Rc::new(RefCell::new(Vec::new())));
+        let taken = arrived.clone();
+        server.others_answer(move |request| {
+            if request.path_and_query == "/_matrix/key/v2/server" {
+                let keys = own_document(&identity(THERE, "1", 1), 1_700_000_000_000);
+                return Ok((StatusCode::OK, HeaderMap::new(), keys.into()));
+            }
+            let transaction: Value = serde_json::from_slice(&request.body).unwrap();
+            let pdus = transaction["pdus"].as_array().cloned().unwrap_or_default();
+            taken.borrow_mut().extend(pdus.iter().map(|pdu| pdu["content"]["body"].as_str().unwrap_or("").to_owned()));
+            Ok((StatusCode::OK, HeaderMap::new(), r#"{"pdus":{}}"#.into()))
+        });
+        let says = |body: &str| {
+            let create = json!({ "preset": "public_chat" });
+            let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &create);
+            let room_id = OwnedRoomId::try_from(created["room_id"].as_str().unwrap()).unwrap();
+            joins(&server, &identity(THERE, "1", 1), room_id.as_str());
+            let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/t");
+            assert_eq!(server.put(&path, &alice, &json!({ "body": body })).0, StatusCode::OK);
+            room_id
+        };
+        let broken = says("in the broken one");
+        let lost = RoomMoved { room_id: room_id!("!nothing:localhost").to_owned(), since: 0, to: 100 };
+        block_on(server.context().call(THERE, &lost)).unwrap();
+        says("in the whole one");
+        server.breaks(broken.as_str());
+        for _ in 0..3 {
+            block_on(carry(&server.context(), THERE));
+            server.pass_ms(8 * 3_600_000);
+        }
+        assert!(arrived.borrow().contains(&"in the whole one".to_owned()), "{:?}", arrived.borrow());
+        server.breaks("");
+        block_on(carry(&server.context(), THERE));
+        assert!(arrived.borrow().contains(&"in the broken one".to_owned()), "{:?}", arrived.borrow());
     }
 }

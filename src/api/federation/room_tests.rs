@@ -23,7 +23,7 @@ fn gets(server: &TestServer, origin: &Identity, uri: &str) -> (StatusCode, Value
 }
 
 /// Has bob join, and answers what his server is told.
-fn joins(server: &TestServer, origin: &Identity, room: &str) -> (String, Value) {
+pub(super) fn joins(server: &TestServer, origin: &Identity, room: &str) -> (String, Value) {
     let user = format!("@bob:{}", origin.server_name());
     let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11&ver=12", encoded(room), encoded(&user));
     let (status, prepared) = gets(server, origin, &make);
