@@ -54,6 +54,9 @@ pub struct TakeWaiting {
 pub struct Waiting {
     pub origin: OwnedServerName,
     pub event: CheckedEvent,
+    /// Whether it is given up if it cannot be judged this time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_last_try: bool,
 }
 
 /// Those next in turn.
@@ -235,7 +238,8 @@ impl Room {
         // What is new is fetched for at once.
         let attempts_max = if fetching.not_before_ms > cx.now_ms { 0 } else { ATTEMPTS_MAX };
         store::inbox::give_up(tx, &cx.settings.config.server_name, ATTEMPTS_MAX)?;
-        let events = store::inbox::next(&**tx, attempts_max, TAKEN_MAX)?;
+        let own = &cx.settings.config.server_name;
+        let events = store::inbox::next(&**tx, own, (attempts_max, ATTEMPTS_MAX), TAKEN_MAX)?;
         let Some(first) = events.first() else {
             fetching.fetcher = None;
             return Ok(AllWaiting::default());
@@ -395,9 +399,10 @@ mod tests {
         let lost = event(&world, &room_id, 1);
         keeps(&world, &room_id, "there.test", &lost);
         let mut pauses = Vec::new();
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 1..=ATTEMPTS_MAX {
             is_called(&world, &room_id);
-            assert_eq!(takes(&world, &room_id, "one").len(), 1);
+            let taken = takes(&world, &room_id, "one");
+            assert_eq!((taken.len(), taken[0].is_last_try), (1, attempt == ATTEMPTS_MAX));
             ends(&world, &room_id, &lost, false);
             assert_eq!(takes(&world, &room_id, "one"), [], "it is left alone");
             let began_ms = world.now_ms();
@@ -450,7 +455,8 @@ mod tests {
         let first = ours(0);
         assert!(keeps(&world, &room_id, "myelin.test", &first));
         for _ in 0..2 * ATTEMPTS_MAX {
-            assert_eq!(takes(&world, &room_id, "one").len(), 1);
+            let taken = takes(&world, &room_id, "one");
+            assert_eq!((taken.len(), taken[0].is_last_try), (1, false));
             ends(&world, &room_id, &first, false);
             world.passes(PAUSE_MS_MAX);
         }

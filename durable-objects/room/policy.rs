@@ -76,13 +76,15 @@ impl Room {
             }
         };
         let Some(server) = server else { return Ok(None) };
-        // It agrees to be asked by having somebody there.
-        let is_there = if server.name() == cx.settings.config.server_name {
-            !store::members::joined_locals(sql, 1)?.is_empty()
+        // This server is none, unless its operator says that there is one of its name.
+        let config = &cx.settings.config;
+        let is_asked = if server.name() == config.server_name {
+            config.policy_server_key.is_some() && !store::members::joined_locals(sql, 1)?.is_empty()
         } else {
+            // It agrees to be asked by having somebody there.
             store::servers::is_joined(sql, server.name().as_str())?
         };
-        Ok(Some(server).filter(|_| is_there))
+        Ok(Some(server).filter(|_| is_asked))
     }
 
     /// The server that has to sign an event before it may happen; `None` if it did, or none has to.
@@ -164,4 +166,29 @@ fn says_the_same(one: &Pdu, other: &Pdu) -> bool {
         && one.state_key() == other.state_key()
         && one.content().get() == other.content().get()
         && one.redacts_at_top() == other.redacts_at_top()
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use ruma_common::user_id;
+    use serde_json::json;
+
+    use crate::{CallError, world::World};
+
+    /// Otherwise nobody here could say anything in such a room: this server cannot be asked to sign.
+    #[test]
+    fn this_server_is_a_policy_server_only_where_its_operator_says_so() {
+        let key = "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s";
+        for (pairs, is_asked) in [(&[][..], false), (&[("POLICY_SERVER_KEY", key)][..], true)] {
+            let world = World::configured(1, pairs);
+            let alice = user_id!("@alice:myelin.test");
+            let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+            let policy = json!({ "via": "myelin.test", "public_keys": { "ed25519": key } });
+            world.sends(alice, &room_id, "m.room.policy", Some(""), &policy).unwrap();
+            let said = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "hello" }));
+            assert_eq!(matches!(said, Err(CallError::Unsigned(_))), is_asked, "{said:?}");
+            assert_eq!(said.is_ok(), !is_asked);
+        }
+    }
 }

@@ -58,21 +58,28 @@ pub(crate) fn clear(tx: &Tx<'_>) -> Result<(), Fault> {
 }
 
 /// Up to `limit` of those that were tried up to `attempts_max` times, those first that were tried least. Servers take
-/// turns, those in the room before others, and of one's events those go first that came first.
-pub(crate) fn next(sql: &dyn Sql, attempts_max: u64, limit: u64) -> Result<Vec<Waiting>, Fault> {
+/// turns, those in the room before others, and of one's events those go first that came first. Those that are not our own
+/// are given up after `given_up_after` attempts.
+pub(crate) fn next(
+    sql: &dyn Sql,
+    own: &ServerName,
+    (attempts_max, given_up_after): (u64, u64),
+    limit: u64,
+) -> Result<Vec<Waiting>, Fault> {
     sql.query(
-        "SELECT event_id, origin, json FROM
+        "SELECT event_id, origin, json, attempts + 1 >= ?3 AND origin <> ?4 FROM
          (SELECT event_id, origin, json, attempts, number,
            row_number() OVER (PARTITION BY origin, attempts ORDER BY number) AS turn,
            origin IN (SELECT name FROM server WHERE joined > 0) AS is_joined FROM inbox WHERE attempts <= ?1)
          ORDER BY attempts, turn, is_joined DESC, number LIMIT ?2",
-        &[attempts_max.into(), limit.into()],
+        &[attempts_max.into(), limit.into(), given_up_after.into(), own.as_str().into()],
     )?
     .into_iter()
     .map(|mut row| {
         let event_id = graph::event_id(&row.text(0)?)?;
         let origin = row.text(1)?.try_into().map_err(|_| Fault::new("a server has a name that is none"))?;
-        Ok(Waiting { origin, event: CheckedEvent { event_id, json: row.text(2)? } })
+        let (event, is_last_try) = (CheckedEvent { event_id, json: row.text(2)? }, row.unsigned(3)? != 0);
+        Ok(Waiting { origin, event, is_last_try })
     })
     .collect()
 }

@@ -51,6 +51,8 @@ pub(crate) struct Receiving<'a> {
     pub version: &'a RoomVersion,
     /// After that nothing more is asked for: others wait for their turn.
     pub until_ms: u64,
+    /// Whether what cannot be judged now is given up: then a policy server that gives no answer does not recommend it.
+    pub is_last_try: bool,
 }
 
 /// What other servers are asked for.
@@ -101,7 +103,12 @@ impl<'a> Receiving<'a> {
                 };
                 if let Some(server) = needs.policy_server.clone() {
                     if !self.is_asked_about(server, &mut call).await? {
-                        return Ok(Received::Needs(needs));
+                        if !self.is_last_try {
+                            return Ok(Received::Needs(needs));
+                        }
+                        // Spec: "Validating Policy Server signatures": «If the event was received over federation …, soft
+                        // fail the event.»
+                        call.is_unwanted = true;
                     }
                     continue;
                 }

@@ -2,13 +2,17 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use actors::room::Received;
 use domain::{Identity, Pdu, RoomVersion, event, federation::server_keys::own_document};
 use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::tests::{answered, identity, server_among, signed};
-use crate::testing::{TestServer, refused};
+use super::{
+    receiving::Receiving,
+    tests::{answered, identity, server_among, signed},
+};
+use crate::testing::{TestServer, block_on, refused};
 
 fn encoded(part: &str) -> String {
     utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
@@ -245,6 +249,42 @@ fn what_a_join_comes_after_is_fetched_from_who_is_in_the_room() {
             assert_eq!(refused((status, answer)), (502, "M_UNKNOWN".to_owned()), "it may try again");
         }
     }
+}
+
+/// Spec: "Validating Policy Server signatures": what was received without one is soft failed.
+#[test]
+fn what_no_policy_server_answers_about_is_kept_from_users_in_the_end() {
+    let b = identity("b.test", "1", 1);
+    let (server, _) = server_among(vec![identity("b.test", "1", 1)], &[]);
+    let alice = server.register("alice");
+    let create = json!({ "preset": "public_chat", "room_version": "11" });
+    let room = server.post("/_matrix/client/v3/createRoom", &alice, &create).1["room_id"].as_str().unwrap().to_owned();
+    let (_, joined) = joins(&server, &b, &room);
+    let policy =
+        json!({ "via": "b.test", "public_keys": { "ed25519": "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s" } });
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.policy", encoded(&room));
+    assert_eq!(server.put(&path, &alice, &policy).0, StatusCode::OK);
+    let version = RoomVersion::parse("11").unwrap();
+    let state = |kind: &str| {
+        let of_kind = |event: &&Value| event["type"] == kind;
+        let event = joined["state"].as_array().unwrap().iter().find(of_kind).unwrap();
+        event::id_of(&serde_json::from_value(event.clone()).unwrap(), &version).unwrap()
+    };
+    let template = json!({
+        "type": "m.room.message", "room_id": room, "sender": "@bob:b.test", "depth": 50,
+        "prev_events": [joined_id(&joined)],
+        "auth_events": [state("m.room.create"), state("m.room.power_levels"), joined_id(&joined)],
+    });
+    let content = to_raw_value(&json!({ "body": "unsigned" })).unwrap();
+    let message = event::complete(&to_raw_value(&template).unwrap(), &content, &version, &b, 5, [0; 18]).unwrap();
+    let cx = server.context();
+    let (origin, room_id, until_ms) = (b.server_name(), message.room_id(), u64::MAX);
+    let receives = |is_last_try| {
+        let receiving = Receiving { cx: &cx, origin, room_id, version: &version, until_ms, is_last_try };
+        block_on(receiving.receive(&message)).unwrap()
+    };
+    assert!(matches!(receives(false), Received::Needs(_)), "it may be signed another time");
+    assert_eq!(receives(true), Received::SoftFailed);
 }
 
 #[test]
