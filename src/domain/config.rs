@@ -43,13 +43,19 @@ pub struct ConfigKey {
     pub name: &'static str,
     /// The value when none is given; `None` when there is none, or when it follows from another key.
     pub default: Option<&'static str>,
-    /// What it does and what is allowed. Of what is nobody else's to know it begins with "secret.": scripts/deploy reads
-    /// that, too.
+    /// What it does and what is allowed.
     pub help: &'static str,
+    /// Whether it is nobody else's to know.
+    pub is_secret: bool,
 }
 
+// scripts/deploy reads the names from the calls of these two.
 const fn key(name: &'static str, default: Option<&'static str>, help: &'static str) -> ConfigKey {
-    ConfigKey { name, default, help }
+    ConfigKey { name, default, help, is_secret: false }
+}
+
+const fn secret(name: &'static str, default: Option<&'static str>, help: &'static str) -> ConfigKey {
+    ConfigKey { name, default, help, is_secret: true }
 }
 
 /// The configuration, valid as a whole.
@@ -140,7 +146,7 @@ pub enum LogLevel {
 
 impl Config {
     /// Every key there is.
-    pub const KEYS: &[ConfigKey] = &[
+    pub const KEYS: &[ConfigKey; 98] = &[
         key("SERVER_NAME", None, "required. The server's name in user ids; may carry a port, such as localhost:8448"),
         key(
             "PUBLIC_BASEURL",
@@ -149,7 +155,7 @@ impl Config {
         ),
         key("WELL_KNOWN_SERVER", None, "host:port announced to other servers at /.well-known/matrix/server"),
         key("REGISTRATION", Some("closed"), "who may register: closed, token or open"),
-        key("REGISTRATION_SHARED_SECRET", None, "secret. Lets who knows it register users; not empty"),
+        secret("REGISTRATION_SHARED_SECRET", None, "Lets who knows it register users; not empty"),
         key("ALLOW_GUESTS", Some("off"), "whether guests may register: on or off"),
         key("TERMS_URL", None, "the https:// or http:// URL of what who registers has to accept; none by default"),
         key("TERMS_NAME", Some("Terms of Service"), "what clients call it; not empty"),
@@ -160,7 +166,7 @@ impl Config {
             "the site key of reCAPTCHA, by which who registers shows that they are a person; goes with \
              RECAPTCHA_PRIVATE_KEY",
         ),
-        key("RECAPTCHA_PRIVATE_KEY", None, "secret. The other key"),
+        secret("RECAPTCHA_PRIVATE_KEY", None, "The other key"),
         key(
             "RECAPTCHA_VERIFY_URL",
             Some("https://www.google.com/recaptcha/api/siteverify"),
@@ -278,13 +284,13 @@ impl Config {
              endpoints: on or off",
         ),
         key("TURN_URIS", None, "where calls are relayed: turn: and turns: URIs separated by commas"),
-        key("TURN_SHARED_SECRET", None, "secret. The one that the TURN servers know; goes with TURN_URIS"),
+        secret("TURN_SHARED_SECRET", None, "The one that the TURN servers know; goes with TURN_URIS"),
         key(
             "TURN_CLOUDFLARE_KEY_ID",
             None,
             "instead of TURN_URIS, the id of a key of Cloudflare's TURN service; goes with TURN_CLOUDFLARE_API_TOKEN",
         ),
-        key("TURN_CLOUDFLARE_API_TOKEN", None, "secret. The API token of that key"),
+        secret("TURN_CLOUDFLARE_API_TOKEN", None, "The API token of that key"),
         key("TURN_CLOUDFLARE_URL", Some("https://rtc.live.cloudflare.com/v1/turn"), "where that service is asked"),
         key(
             "TURN_USER_LIFETIME",
@@ -310,9 +316,9 @@ impl Config {
             "how the connection to it is encrypted: tls (from the first byte), starttls, or none",
         ),
         key("SMTP_USER", None, "who we are to it, if it asks; goes with SMTP_PASSWORD"),
-        key("SMTP_PASSWORD", None, "secret. The password of SMTP_USER"),
+        secret("SMTP_PASSWORD", None, "The password of SMTP_USER"),
         key("MAIL_URL", None, "instead of SMTP_HOST, where each message is sent as a POST of JSON, as the README says"),
-        key("MAIL_TOKEN", None, "secret. What we are known by there: it goes along as a bearer token"),
+        secret("MAIL_TOKEN", None, "What we are known by there: it goes along as a bearer token"),
         key("EMAIL_FROM", None, "whom the mail is from, if there is any: an address, or a name and <an address>"),
         key(
             "REGISTRATION_REQUIRES_EMAIL",
@@ -345,10 +351,10 @@ impl Config {
         ),
         key("SERVER_NOTICES_DISPLAY_NAME", Some("Server Notices"), "what they are called; not empty"),
         key("SERVER_NOTICES_ROOM_NAME", Some("Server Notices"), "what the rooms of notices are called; not empty"),
-        key(
+        secret(
             "APPSERVICES",
             Some(""),
-            "secret. The registrations of application services, with their tokens: what is in their YAML files, one after \
+            "The registrations of application services, with their tokens: what is in their YAML files, one after \
              the other with a line --- between them, or a JSON list",
         ),
         key(

@@ -16,7 +16,8 @@ fn settings() -> String {
     let mut text = "Settings, as MYELIN_<NAME> in the environment or NAME in the file:\n".to_owned();
     for key in Config::KEYS {
         let default = key.default.map_or_else(String::new, |default| format!(" [default: {default}]"));
-        text.push_str(&format!("  {}: {}{default}\n", key.name, key.help));
+        let secret = if key.is_secret { "secret. " } else { "" };
+        text.push_str(&format!("  {}: {secret}{}{default}\n", key.name, key.help));
     }
     text
 }
