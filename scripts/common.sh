@@ -25,8 +25,30 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 need() { command -v "$1" >/dev/null || fail "$1 is missing: $2"; }
 
+# For a script without options: --help prints the comment that it begins with.
+explain_or_go_on() {
+  case "$*" in
+    '') ;;
+    --help | -h) sed -n '2,/^[^#]/s/^# //p' "$0"; exit ;;
+    *) fail "unknown option $1: there are none" ;;
+  esac
+}
+
+# Python's TOML, which ours read, is as old as that.
+need_python() {
+  need python3 "install Python 3.11 or newer"
+  python3 -c 'import tomllib' 2>/dev/null || fail "$(python3 --version) is too old: install Python 3.11 or newer"
+}
+
+# For programs from PyPI.
+need_venv() {
+  need_python
+  python3 -c 'import venv, ensurepip' 2>/dev/null || fail "Python's venv is missing (Debian: apt-get install python3-venv)"
+}
+
 need_cargo() {
   need cargo "install Rust from https://rustup.rs"
+  need cc "install a C compiler (Debian: apt-get install gcc libc6-dev)"
   # rust-toolchain.toml names the toolchain; rustup installs it with the first use.
   if [ "${1:-}" = wasm ] && command -v rustup >/dev/null; then
     rustup target list --installed | grep -qx wasm32-unknown-unknown || {
@@ -63,7 +85,7 @@ need_node() {
 
 # Installs Synapse from PyPI into the cache. SYNAPSE_PYTHON is the Python that has it.
 need_synapse() {
-  need python3 "install Python 3 with venv"
+  need_venv
   local venv="${XDG_CACHE_HOME:-$HOME/.cache}/myelin/synapse-$SYNAPSE_VERSION"
   SYNAPSE_PYTHON="$venv/bin/python"
   [ -e "$venv/.installed" ] && return
@@ -77,7 +99,8 @@ need_synapse() {
 # Starts an S3-compatible service of our own on $s3_port, empty and in memory, until stop_s3.
 s3_pid=
 start_s3() {
-  need python3 "install Python 3 with venv"
+  need curl "install curl"
+  need_venv
   local venv="${XDG_CACHE_HOME:-$HOME/.cache}/myelin/moto-$MOTO_VERSION"
   if [ ! -e "$venv/.installed" ]; then
     say "installing moto $MOTO_VERSION (pip)"
