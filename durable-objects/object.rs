@@ -498,7 +498,7 @@ impl From<CallError> for Error {
         match error {
             CallError::Refused(refusal) => Error::Refused(refusal),
             CallError::Unsigned(unsigned) => Error::Unsigned(unsigned),
-            CallError::Absent => Error::Refused(Refusal::NotFound("there is no such actor".to_owned())),
+            CallError::Absent => Error::Refused(Refusal::NotFound("There is no such actor".to_owned())),
             CallError::Fault(fault) => Error::Fault(fault),
         }
     }

@@ -469,7 +469,7 @@ pub(super) fn check_invitation(cx: &Cx<'_>, draft: &Draft) -> Result<(), Refusal
     let remote = target.is_some_and(|user| !cx.is_local(user));
     let invites = || serde_json::from_str::<Content>(draft.content.get()).is_ok_and(|it| it.membership == "invite");
     if remote && is_membership(draft) && invites() {
-        return Err(Refusal::Forbidden("the other server has to sign this invitation first".to_owned()));
+        return Err(Refusal::Forbidden("The other server has to sign this invitation first".to_owned()));
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ impl Room {
     pub(super) fn complete_upgrade(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteUpgrade) -> Result<(), Error> {
         let is_it = |reserved: &Reserved| reserved.user == call.user && reserved.room_id == call.successor;
         let Some(mut reserved) = Reserved::load(&**tx)?.filter(is_it) else {
-            return Err(Refusal::BadState("another upgrade of this room was begun meanwhile".to_owned()).into());
+            return Err(Refusal::BadState("Another upgrade of this room was begun meanwhile".to_owned()).into());
         };
         if reserved.completed {
             return Ok(());

@@ -67,7 +67,7 @@ impl Room {
         let is_shown = |event: &Logged| viewer.may_see(event) && !viewer.ignores(event);
         let event = store::log::by_id(sql, call.event_id.as_str())?.filter(is_shown);
         let event =
-            event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
+            event.ok_or_else(|| Refusal::NotFound("There is no such event, or it is not yours to see".to_owned()))?;
 
         let limit = call.limit.min(call.filter.limit.unwrap_or(u64::MAX));
         let around = |direction, span, limit| {

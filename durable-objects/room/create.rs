@@ -58,7 +58,7 @@ impl Room {
         let founded_by = transactions::of_call(&call.call_id);
         match store::meta::text(&**tx, "founded_by")? {
             Some(name) if name == founded_by => return Ok(Created {}),
-            Some(_) => return Err(Refusal::RoomInUse("this room exists already".to_owned()).into()),
+            Some(_) => return Err(Refusal::RoomInUse("This room exists already".to_owned()).into()),
             None => {}
         }
         let version = RoomVersion::parse(&call.version)?;

@@ -216,7 +216,7 @@ impl Room {
         let sight = ServerSight::load(sql, &call.server)?;
         let nodes = match call.wanted {
             Wanted::Event(event_id) => {
-                let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
+                let missing = || Refusal::NotFound("There is no such event in this room".to_owned());
                 let node = store::graph::by_id(sql, &event_id)?.filter(|node| node.verdict != Verdict::Rejected);
                 vec![node.ok_or_else(missing)?]
             }
@@ -266,7 +266,7 @@ impl Room {
             Some(server) => self.check_server(sql, server)?,
             None => omitted_members::check_whole(sql)?,
         }
-        let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
+        let missing = || Refusal::NotFound("There is no such event in this room".to_owned());
         let node = node.ok_or_else(missing)?;
         if call.auth_chain_only {
             let auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
@@ -274,7 +274,7 @@ impl Room {
         }
         let before = node
             .state_before(sql)?
-            .ok_or_else(|| Refusal::NotFound("the state before this event is not known here".to_owned()))?;
+            .ok_or_else(|| Refusal::NotFound("The state before this event is not known here".to_owned()))?;
         let is_first = call.after.as_ref().is_none_or(|after| *after == Key::default());
         if call.omit_members
             && is_first

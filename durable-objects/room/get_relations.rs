@@ -79,7 +79,7 @@ impl Room {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         let parent = store::log::by_id(sql, call.event_id.as_str())?.filter(|event| viewer.may_see(event));
         if parent.is_none() {
-            return Err(Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()).into());
+            return Err(Refusal::NotFound("There is no such event, or it is not yours to see".to_owned()).into());
         }
         let head = self.head(sql)?;
         let (start, span) = call.direction.span(call.from, call.to, head);

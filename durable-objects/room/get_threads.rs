@@ -71,7 +71,7 @@ impl Room {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         viewer.sight()?;
         let limit = match call.limit {
-            Some(0) => return Err(Refusal::InvalidParam("the limit must be greater than zero".to_owned()).into()),
+            Some(0) => return Err(Refusal::InvalidParam("The limit must be greater than zero".to_owned()).into()),
             limit => limit.unwrap_or(PAGE_THREADS_DEFAULT).min(PAGE_THREADS_MAX),
         };
         let mut up_to = call.from.map_or_else(|| self.head(sql), Ok)?;

@@ -86,7 +86,7 @@ impl Room {
         let version = RoomVersion::parse(&call.room_version)?;
         // The id says which of the two kinds it is, whatever another server says.
         if version.room_id_is_create_event() == cx.id.contains(':') {
-            let sentence = format!("a room with this id does not have version {}", version.as_str());
+            let sentence = format!("A room with this id does not have version {}", version.as_str());
             return Err(Refusal::Unknown(sentence).into());
         }
         match store::meta::text(&**tx, "version")? {
@@ -95,7 +95,7 @@ impl Room {
                 // Somebody said so with whom no join came about. What was held on their word goes with it.
                 let is_believed = store::log::head(&**tx)?.is_some();
                 if is_believed || self.is_another_staged(&**tx, cx, &call.join)? {
-                    return Err(Refusal::Unknown(format!("the room is known to have version {known}")).into());
+                    return Err(Refusal::Unknown(format!("The room is known to have version {known}")).into());
                 }
                 store::graph::forget_beside(tx)?;
                 store::inbox::clear(tx)?;

@@ -163,7 +163,7 @@ impl Room {
         if let Some(thread) = &receipt.thread
             && !thread::place(&**tx, &event)?.belongs_to(thread)
         {
-            return Err(Refusal::InvalidParam("the event is not related to the thread_id".to_owned()).into());
+            return Err(Refusal::InvalidParam("The event is not related to the thread_id".to_owned()).into());
         }
         let (user_id, kind) = (viewer.user.as_str(), receipt.kind.as_str());
         let thread = receipt.thread.clone().unwrap_or_default();
@@ -196,5 +196,5 @@ impl Room {
 fn seen(sql: &dyn Sql, viewer: &Viewer, event_id: &OwnedEventId) -> Result<Logged, Error> {
     store::log::by_id(sql, event_id.as_str())?
         .filter(|event| viewer.may_see(event))
-        .ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()).into())
+        .ok_or_else(|| Refusal::NotFound("There is no such event, or it is not yours to see".to_owned()).into())
 }

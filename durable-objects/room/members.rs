@@ -95,7 +95,7 @@ impl Room {
         };
         let at = call.at.unwrap_or(newest).min(newest);
         if at < newest && !viewer.may_see_state_at(at) {
-            return Err(Refusal::Forbidden("you may not see who was in this room then".to_owned()).into());
+            return Err(Refusal::Forbidden("You may not see who was in this room then".to_owned()).into());
         }
         let wanted = |event: &Logged| {
             let membership = membership_of(&event.pdu)?;

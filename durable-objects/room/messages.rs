@@ -189,7 +189,7 @@ impl Room {
         let is_shown = |event: &Logged| viewer.may_see(event) && !viewer.ignores(event);
         let event = store::log::by_id(sql, call.event_id.as_str())?.filter(is_shown);
         let event =
-            event.ok_or_else(|| Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()))?;
+            event.ok_or_else(|| Refusal::NotFound("There is no such event, or it is not yours to see".to_owned()))?;
         let shown = viewer.sees_all(sql, cx, &[&event], true)?.pop();
         Ok(shown.ok_or_else(|| Fault::new("an event was not shown"))?)
     }

@@ -299,7 +299,7 @@ impl Room {
         let known: BTreeMap<Key, OwnedEventId> = store::graph::state_at(&**tx, omitted.floor)?.into_iter().collect();
         let create = known.get(&("m.room.create".to_owned(), String::new()));
         if create.is_none_or(|create| !state.contains(create)) {
-            return Err(Refusal::Unknown("this is no state of the room".to_owned()).into());
+            return Err(Refusal::Unknown("This is no state of the room".to_owned()).into());
         }
         let came_with_join: BTreeSet<Key> =
             store::graph::changed_keys(&**tx, omitted.floor.saturating_sub(1), omitted.floor)?.into_iter().collect();

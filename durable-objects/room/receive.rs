@@ -168,7 +168,7 @@ impl CheckedEvent {
     pub(super) fn pdu(self, cx: &Cx<'_>) -> Result<Pdu, Error> {
         let pdu = Pdu::from_stored(self.event_id, self.json, false).map_err(Refusal::from)?;
         if pdu.room_id().as_str() != cx.id {
-            return Err(Refusal::BadJson("an event of another room".to_owned()).into());
+            return Err(Refusal::BadJson("An event of another room".to_owned()).into());
         }
         Ok(pdu)
     }

@@ -120,7 +120,7 @@ impl Room {
 
     /// The event, if it may be redacted.
     fn redactable(&self, sql: &dyn Sql, redaction: Redaction) -> Result<Logged, Error> {
-        let missing = || Refusal::NotFound("there is no such event in this room".to_owned());
+        let missing = || Refusal::NotFound("There is no such event in this room".to_owned());
         let event = store::log::by_id(sql, redaction.event_id.as_str())?.ok_or_else(missing)?;
         let version = self.version(sql)?;
         let create = store::state::current(sql, "m.room.create", "")?;

@@ -146,7 +146,7 @@ pub(super) fn check_acl(sql: &dyn Sql, server: &ServerName) -> Result<(), Error>
 fn check_federates(sql: &dyn Sql) -> Result<(), Error> {
     match store::state::current(sql, "m.room.create", "")? {
         Some(create) if !directory::federates(create.pdu.content()) => {
-            Err(Refusal::Forbidden("this room is for users of its own server only".to_owned()).into())
+            Err(Refusal::Forbidden("This room is for users of its own server only".to_owned()).into())
         }
         _ => Ok(()),
     }
@@ -163,7 +163,7 @@ struct ByThirdParty {
 /// An invitation with this content, if it goes back to `m.room.third_party_invite`: whoever made that may have left since.
 fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<ByThirdParty>, Error> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+        .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))?;
     let Some(Value::Object(invite)) = content.get_mut("third_party_invite") else { return Ok(None) };
     let token = invite.get("signed").and_then(|signed| signed.get("token")).and_then(Value::as_str).unwrap_or_default();
     let mut keys = Vec::new();
@@ -209,14 +209,14 @@ impl Room {
             Received::Accepted => Ok(()),
             Received::Rejected(rule) => Err(Refusal::Forbidden(rule).into()),
             Received::SoftFailed => {
-                Err(Refusal::Forbidden("the room changed meanwhile, and does not allow this any more".to_owned())
+                Err(Refusal::Forbidden("The room changed meanwhile, and does not allow this any more".to_owned())
                     .into())
             }
             Received::Needs(Needs { policy_server: Some(server), .. }) => {
                 Err(Error::Unsigned(Box::new(Unsigned { server, event })))
             }
             Received::Needs(_) => {
-                Err(Refusal::OtherServer("the event comes after events that are not known here yet".to_owned()).into())
+                Err(Refusal::OtherServer("The event comes after events that are not known here yet".to_owned()).into())
             }
         }
     }
@@ -291,7 +291,7 @@ impl Room {
     /// Refused: `NotFound` where nobody of this server is in the room: it does not know what happens there.
     pub(super) fn check_resident(&self, sql: &dyn Sql) -> Result<(), Error> {
         if store::members::joined_locals(sql, 1)?.is_empty() {
-            return Err(Refusal::NotFound("this server is not in the room".to_owned()).into());
+            return Err(Refusal::NotFound("This server is not in the room".to_owned()).into());
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ impl Room {
     /// clients do when they change a name in it.
     pub(super) fn vouched(&self, sql: &dyn Sql, draft: &Draft, member_of: &[OwnedRoomId]) -> Result<Draft, Error> {
         let mut content: Map<String, Value> = serde_json::from_str(draft.content.get())
-            .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+            .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))?;
         let claimed = content.remove(VOUCHER);
         if let Some(claimed) = &claimed
             && self.voucher_of(sql, draft.state_key.as_deref().unwrap_or_default())?.as_ref() != Some(claimed)
@@ -138,7 +138,7 @@ impl Room {
         let local = local.into_iter().filter_map(|user_id| OwnedUserId::try_from(user_id).ok());
         match local.into_iter().find(|user_id| authority.may_invite(user_id)) {
             Some(voucher) => Ok(Some(voucher)),
-            None => Err(Refusal::UnableToGrantJoin("nobody of this server may invite to this room".to_owned()).into()),
+            None => Err(Refusal::UnableToGrantJoin("Nobody of this server may invite to this room".to_owned()).into()),
         }
     }
 }

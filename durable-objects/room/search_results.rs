@@ -85,7 +85,7 @@ impl Room {
         let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         viewer.sight()?;
         if call.positions.len() > RESULTS_MAX {
-            return Err(Refusal::InvalidParam(format!("at most {RESULTS_MAX} results at once")).into());
+            return Err(Refusal::InvalidParam(format!("At most {RESULTS_MAX} results at once")).into());
         }
         call.positions.sort_unstable();
         let (mut bytes, mut results) = (0_usize, Vec::with_capacity(call.positions.len()));

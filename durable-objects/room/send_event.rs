@@ -86,20 +86,20 @@ impl Room {
         }
         match (&call.event_type, &call.state_key) {
             (TimelineEventType::RoomCreate, _) => {
-                return Err(Refusal::Forbidden("a room is created only once".to_owned()).into());
+                return Err(Refusal::Forbidden("A room is created only once".to_owned()).into());
             }
             (TimelineEventType::RoomRedaction, None) => {
                 let redaction = redaction(call)?;
                 return self.redact(tx, cx, redaction, txn.as_deref());
             }
             (TimelineEventType::RoomRedaction, Some(_)) => {
-                return Err(Refusal::BadJson("m.room.redaction is not a state event".to_owned()).into());
+                return Err(Refusal::BadJson("`m.room.redaction` is not a state event".to_owned()).into());
             }
             (event_type, Some(_)) if cx.settings.config.retention.is_on && event_type.to_string() == RETENTION => {
                 RoomRetention::parse(&call.content)?;
             }
             (TimelineEventType::RoomMember, None) => {
-                return Err(Refusal::BadJson("m.room.member is a state event".to_owned()).into());
+                return Err(Refusal::BadJson("`m.room.member` is a state event".to_owned()).into());
             }
             _ => {}
         }
@@ -148,11 +148,11 @@ pub(super) fn already_made_by(sql: &dyn Sql, pdu: &Pdu) -> Result<Option<OwnedEv
 /// Refused: `BadJson` without it.
 fn redaction(call: SendEvent) -> Result<Redaction, Error> {
     let mut content: BTreeMap<String, Box<RawValue>> = serde_json::from_str(call.content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.redaction: {error}")))?;
+        .map_err(|error| Refusal::BadJson(format!("The content of m.room.redaction: {error}")))?;
     let event_id = content
         .remove("redacts")
         .and_then(|redacts| serde_json::from_str(redacts.get()).ok())
-        .ok_or_else(|| Refusal::BadJson("the content of m.room.redaction says in `redacts` which event".to_owned()))?;
+        .ok_or_else(|| Refusal::BadJson("The content of m.room.redaction says in `redacts` which event".to_owned()))?;
     Ok(Redaction {
         sender: call.sender,
         device: call.device,

@@ -124,7 +124,7 @@ impl Room {
         joins.expire(tx, cx.now_ms)?;
         let free = (0..store::stage::SLOTS).find(|slot| !joins.0.contains_key(slot));
         let slot = joins.slot(join).or(free);
-        let slot = slot.ok_or_else(|| Refusal::Unknown("too many users join this room just now".to_owned()))?;
+        let slot = slot.ok_or_else(|| Refusal::Unknown("Too many users join this room just now".to_owned()))?;
         store::stage::clear(tx, slot)?;
         joins.0.insert(slot, (join.to_owned(), cx.now_ms.saturating_add(GIVEN_UP_MS)));
         joins.keep(tx)?;
@@ -174,7 +174,7 @@ impl Room {
         let mut joins = Joins::load(&**tx)?;
         let slot = slot_of(&joins, &call.join)?;
         if call.first.saturating_add(call.events.len() as u64) > store::stage::EVENTS_MAX {
-            return Err(Refusal::Unknown("the room is too large to be joined".to_owned()).into());
+            return Err(Refusal::Unknown("The room is too large to be joined".to_owned()).into());
         }
         let mut rows = Vec::with_capacity(call.events.len());
         for (event, count) in call.events.into_iter().zip(call.first..) {
@@ -222,7 +222,7 @@ impl Room {
 }
 
 fn slot_of(joins: &Joins, join: &str) -> Result<u64, Refusal> {
-    joins.slot(join).ok_or_else(|| Refusal::Unknown("this join was given up".to_owned()))
+    joins.slot(join).ok_or_else(|| Refusal::Unknown("This join was given up".to_owned()))
 }
 
 #[cfg(test)]

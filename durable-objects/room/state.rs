@@ -162,7 +162,7 @@ impl Room {
         let at = call.at.unwrap_or(newest).min(newest);
         // Whoever got one page may have the rest of it.
         if call.after.is_none() && at < newest && !viewer.may_see_state_at(at) {
-            return Err(Refusal::Forbidden("you may not see the state of this room then".to_owned()).into());
+            return Err(Refusal::Forbidden("You may not see the state of this room then".to_owned()).into());
         }
         let wanted = |event: &Logged| Ok(call.filter.allows(event));
         let mut span = StateSpan::of(at, &call.filter, call.after.as_ref());
@@ -225,7 +225,7 @@ impl Room {
             Sight::Until(position) => store::state::at(sql, &event_type, &call.state_key, position)?,
         };
         let event =
-            event.ok_or_else(|| Refusal::NotFound(format!("the room has no {event_type} with this state key")))?;
+            event.ok_or_else(|| Refusal::NotFound(format!("The room has no {event_type} with this state key")))?;
         let content = viewer.shown(sql, &event)?.content().to_owned();
         Ok(StateEvent { event: viewer.sees(sql, cx, &event, true)?, content })
     }

@@ -95,7 +95,7 @@ pub(super) fn of_redaction(
 /// Refuses `InvalidParam` for a transaction id that is too long to be remembered.
 pub(super) fn check_length(transaction_id: &TransactionId) -> Result<(), Refusal> {
     if transaction_id.as_str().len() > TRANSACTION_ID_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("a transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes")));
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ impl User {
             return Err(Refusal::ServerManaged(format!("{} is not set in this way", call.event_type)).into());
         }
         if call.event_type.len() > TYPE_BYTES_MAX {
-            return Err(Refusal::InvalidParam(format!("A type may have {TYPE_BYTES_MAX} bytes")).into());
+            return Err(Refusal::InvalidParam(format!("A type can have at most {TYPE_BYTES_MAX} bytes")).into());
         }
         let room_id = call.room_id.as_ref().map_or(GLOBAL, |room_id| room_id.as_str());
         self.put_account_data(tx, cx, room_id, &call.event_type, call.content.get())
@@ -169,7 +169,7 @@ impl User {
             return Ok(());
         }
         if content.len() > CONTENT_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!("Account data may have {CONTENT_BYTES_MAX} bytes")).into());
+            return Err(Refusal::TooLarge(format!("Account data can have at most {CONTENT_BYTES_MAX} bytes")).into());
         }
         let before = known.as_ref().map_or(0, String::len);
         if known.is_none() || content.len() > before {
@@ -179,7 +179,9 @@ impl User {
             }
             let bytes = bytes.saturating_sub(before as u64).saturating_add(content.len() as u64);
             if bytes > TOTAL_BYTES_MAX {
-                return Err(Refusal::TooLarge(format!("All account data may have {TOTAL_BYTES_MAX} bytes")).into());
+                return Err(
+                    Refusal::TooLarge(format!("All account data can have at most {TOTAL_BYTES_MAX} bytes")).into()
+                );
             }
         }
         let position = self.with_moves(&**tx, |moves| {

@@ -154,7 +154,9 @@ impl User {
             let before = store::backup::known(&**tx, version, &keys)?;
             count = count.saturating_add(new.saturating_sub(before.keys));
             if count.saturating_add(others) > KEYS_MAX {
-                return Err(Refusal::InvalidParam(format!("Your backups may have {KEYS_MAX} keys together")).into());
+                return Err(
+                    Refusal::InvalidParam(format!("Your backups can have at most {KEYS_MAX} keys together")).into()
+                );
             }
             let stored_now = store::backup::put_keys(tx, version, &keys)?;
             if stored_now > 0 {
@@ -164,7 +166,9 @@ impl User {
                     more_bytes.saturating_add(after.bytes.cast_signed().saturating_sub(before.bytes.cast_signed()));
             }
             if more_bytes > 0 && total.bytes.saturating_add_signed(more_bytes) > BYTES_MAX {
-                return Err(Refusal::InvalidParam(format!("Your backups may have {BYTES_MAX} bytes together")).into());
+                return Err(
+                    Refusal::InvalidParam(format!("Your backups can have at most {BYTES_MAX} bytes together")).into()
+                );
             }
         }
         changed(tx, version, stored > 0, count, more_bytes)
@@ -230,10 +234,10 @@ fn check(key: &BackedUpKey) -> Result<(), Refusal> {
         return Err(Refusal::BadJson("`session_data` is an object".to_owned()));
     }
     if data.session_data.get().len() > SESSION_DATA_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("`session_data` may have {SESSION_DATA_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("`session_data` can have at most {SESSION_DATA_BYTES_MAX} bytes")));
     }
     if [room_id, session_id].iter().any(|id| id.len() > ID_BYTES_MAX || id.is_empty() || id.contains('\0')) {
-        return Err(Refusal::InvalidParam(format!("An id may have {ID_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("An id has 1 to {ID_BYTES_MAX} bytes and no NUL")));
     }
     if [data.first_message_index, data.forwarded_count].iter().any(|number| *number >= 1 << 53) {
         return Err(Refusal::BadJson("A number of a key is too large".to_owned()));

@@ -196,7 +196,7 @@ fn check_data(data: &RawValue) -> Result<(), Refusal> {
         _algorithm: String,
     }
     if data.get().len() > DATA_BYTES_MAX {
-        return Err(Refusal::TooLarge(format!("`device_data` may have {DATA_BYTES_MAX} bytes")));
+        return Err(Refusal::TooLarge(format!("`device_data` can have at most {DATA_BYTES_MAX} bytes")));
     }
     readable::check(data.get().as_bytes())?;
     match serde_json::from_str::<Data>(data.get()) {

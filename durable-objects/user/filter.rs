@@ -50,7 +50,7 @@ impl User {
         authenticate(&**tx, cx, &call.token_hash)?;
         let filter = call.filter.get();
         if filter.len() > FILTER_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!("A filter may have {FILTER_BYTES_MAX} bytes")).into());
+            return Err(Refusal::TooLarge(format!("A filter can have at most {FILTER_BYTES_MAX} bytes")).into());
         }
         let digest = Sha256::digest(filter);
         let id = BASE64_URL_SAFE_NO_PAD.encode(digest.iter().copied().take(12).collect::<Vec<_>>());

@@ -177,7 +177,7 @@ fn check(algorithm: &str, auth_data: &RawValue) -> Result<(), Refusal> {
         return Err(Refusal::BadJson("`auth_data` is an object".to_owned()));
     }
     if auth_data.get().len() > AUTH_DATA_BYTES_MAX || algorithm.len() > ALGORITHM_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("`auth_data` may have {AUTH_DATA_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("`auth_data` can have at most {AUTH_DATA_BYTES_MAX} bytes")));
     }
     Ok(())
 }

@@ -68,7 +68,9 @@ impl NewDevice {
 /// Refuses the name of a device that is too long, with `InvalidParam`.
 pub(super) fn check_device_name(name: &str) -> Result<(), Refusal> {
     if name.chars().count() > DEVICE_NAME_CHARS_MAX {
-        return Err(Refusal::InvalidParam(format!("The name of a device may have {DEVICE_NAME_CHARS_MAX} characters")));
+        return Err(Refusal::InvalidParam(format!(
+            "The name of a device can have at most {DEVICE_NAME_CHARS_MAX} characters"
+        )));
     }
     Ok(())
 }

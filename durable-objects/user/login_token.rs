@@ -57,7 +57,7 @@ impl User {
     pub(super) fn log_in_by_token(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogInByToken) -> Result<(), Error> {
         call.device.check()?;
         if !store::login_token::take(tx, &call.login_hash, cx.now_ms)? {
-            return Err(Refusal::Forbidden("This login token is not good, or no longer".to_owned()).into());
+            return Err(Refusal::Forbidden("This login token is invalid or has expired".to_owned()).into());
         }
         if store::account::get(&**tx)?.deactivated {
             return Err(Refusal::UserDeactivated.into());

@@ -57,10 +57,10 @@ impl Call for SetProfileField {
 pub fn check_profile_field(field: &str, text: &str) -> Result<(), Refusal> {
     match field {
         "displayname" if text.chars().count() > DISPLAYNAME_CHARS_MAX => {
-            Err(Refusal::InvalidParam(format!("A displayname may have {DISPLAYNAME_CHARS_MAX} characters")))
+            Err(Refusal::InvalidParam(format!("A displayname can have at most {DISPLAYNAME_CHARS_MAX} characters")))
         }
         "avatar_url" if text.len() > AVATAR_URL_BYTES_MAX => {
-            Err(Refusal::InvalidParam(format!("An avatar_url may have {AVATAR_URL_BYTES_MAX} bytes")))
+            Err(Refusal::InvalidParam(format!("An avatar_url can have at most {AVATAR_URL_BYTES_MAX} bytes")))
         }
         _ => Ok(()),
     }

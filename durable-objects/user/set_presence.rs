@@ -29,7 +29,9 @@ impl User {
     pub(super) fn set_presence(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SetPresence) -> Result<(), Error> {
         let device = authenticate(&**tx, cx, &call.token_hash)?;
         if call.status_msg.as_ref().is_some_and(|text| text.len() > STATUS_MSG_BYTES_MAX) {
-            return Err(Refusal::InvalidParam(format!("A status_msg may have {STATUS_MSG_BYTES_MAX} bytes")).into());
+            return Err(
+                Refusal::InvalidParam(format!("A status_msg can have at most {STATUS_MSG_BYTES_MAX} bytes")).into()
+            );
         }
         if !cx.settings.config.presence {
             return Ok(());

@@ -77,7 +77,9 @@ impl User {
     pub(super) fn set_tag(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: SetTag) -> Result<(), Error> {
         authenticate(&**tx, cx, &call.token_hash)?;
         if call.name.len() > TAG_BYTES_MAX {
-            return Err(Refusal::InvalidParam(format!("The name of a tag may have {TAG_BYTES_MAX} bytes")).into());
+            return Err(
+                Refusal::InvalidParam(format!("The name of a tag can have at most {TAG_BYTES_MAX} bytes")).into()
+            );
         }
         check_order(&call.tag)?;
         self.tag_room(tx, cx, call.room_id.as_str(), call.name, call.tag)
@@ -95,7 +97,7 @@ impl User {
         let (mut content, mut tags) = of_room(&**tx, room_id)?;
         tags.insert(name, Value::Object(tag));
         if tags.len() > TAGS_MAX {
-            return Err(Refusal::TooLarge(format!("A room may have {TAGS_MAX} tags")).into());
+            return Err(Refusal::TooLarge(format!("A room can have at most {TAGS_MAX} tags")).into());
         }
         content.insert(TAGS.to_owned(), Value::Object(tags));
         self.put_account_data(tx, cx, room_id, TAG, &serde_json::to_string(&content)?)

@@ -221,7 +221,9 @@ pub fn check_to_device(messages: &BTreeMap<String, Box<RawValue>>) -> Result<(),
             return Err(Refusal::BadJson("The content of a message is an object".to_owned()));
         }
         if content.get().len() > CONTENT_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!("The content of a message may have {CONTENT_BYTES_MAX} bytes")));
+            return Err(Refusal::TooLarge(format!(
+                "The content of a message can have at most {CONTENT_BYTES_MAX} bytes"
+            )));
         }
         readable::check(content.get().as_bytes())?;
     }

@@ -100,7 +100,7 @@ impl Upload {
         for (usage, key) in given {
             let Some(key) = key else { continue };
             if key.get().len() > KEY_BYTES_MAX {
-                return Err(Refusal::InvalidParam(format!("A key may have {KEY_BYTES_MAX} bytes")).into());
+                return Err(Refusal::InvalidParam(format!("A key can have at most {KEY_BYTES_MAX} bytes")).into());
             }
             readable::check(key.get().as_bytes())?;
             let key = SignedKey::parse(key.get())?;

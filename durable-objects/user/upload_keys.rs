@@ -70,7 +70,9 @@ impl User {
         keys: &str,
     ) -> Result<(), Error> {
         if keys.len() > DEVICE_KEYS_BYTES_MAX {
-            return Err(Refusal::InvalidParam(format!("`device_keys` may have {DEVICE_KEYS_BYTES_MAX} bytes")).into());
+            return Err(
+                Refusal::InvalidParam(format!("`device_keys` can have at most {DEVICE_KEYS_BYTES_MAX} bytes")).into()
+            );
         }
         readable::check(keys.as_bytes())?;
         let keys = SignedKey::parse(keys)?;
@@ -127,7 +129,9 @@ impl User {
             return Ok(());
         }
         if kept.iter().filter(|kept| kept.key.is_some()).count().saturating_add(new.len()) > ONE_TIME_KEYS_MAX {
-            return Err(Refusal::InvalidParam(format!("A device may have {ONE_TIME_KEYS_MAX} one-time keys")).into());
+            return Err(
+                Refusal::InvalidParam(format!("A device can have at most {ONE_TIME_KEYS_MAX} one-time keys")).into()
+            );
         }
         // What was given out is remembered as long as it may come in a repetition of the last upload.
         let last = kept.iter().map(|kept| kept.uploaded).max().unwrap_or(0);
@@ -167,7 +171,9 @@ impl User {
         algorithms.sort_unstable();
         algorithms.dedup();
         if algorithms.len() > FALLBACK_KEYS_MAX {
-            return Err(Refusal::InvalidParam(format!("A device may have {FALLBACK_KEYS_MAX} fallback keys")).into());
+            return Err(
+                Refusal::InvalidParam(format!("A device can have at most {FALLBACK_KEYS_MAX} fallback keys")).into()
+            );
         }
         Ok(())
     }
@@ -225,7 +231,7 @@ fn split<'a>(name: &'a str, key: &RawValue) -> Result<(&'a str, &'a str), Refusa
         return Err(Refusal::InvalidParam("A key's name has the form <algorithm>:<key id>".to_owned()));
     };
     if key.get().len() > KEY_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A one-time key may have {KEY_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A one-time key can have at most {KEY_BYTES_MAX} bytes")));
     }
     readable::check(key.get().as_bytes())?;
     match serde_json::from_str(key.get()) {

@@ -305,7 +305,7 @@ impl From<Bytes> for Arriving {
 }
 
 fn too_large(most: usize) -> Failure {
-    Refusal::TooLarge(format!("This request may have {most} bytes")).into()
+    Refusal::TooLarge(format!("This request can have at most {most} bytes")).into()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(crate) fn check(cx: &Context, password: &str) -> Result<(), Refusal> {
         return Err(Refusal::WeakPassword(format!("A password has at least {least} characters")));
     }
     if password.len() > PASSWORD_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A password may have {PASSWORD_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A password can have at most {PASSWORD_BYTES_MAX} bytes")));
     }
     Ok(())
 }

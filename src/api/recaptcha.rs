@@ -38,6 +38,6 @@ pub(crate) async fn is_solved(cx: &Context, recaptcha: &Recaptcha, response: &st
     let told = post.asks::<Told>(cx).await?.map(|told| told.success);
     Ok(told.map_err(|error| {
         tracing::warn!(error, "reCAPTCHA does not say who is a person");
-        Refusal::OtherServer("Nobody says now whether the captcha is solved: try again later".to_owned())
+        Refusal::OtherServer("The captcha service does not answer: try again later".to_owned())
     })?)
 }

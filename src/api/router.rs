@@ -462,7 +462,7 @@ pub(crate) fn kept_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> 
 /// What the query says, of a request that ruma does not model.
 pub(crate) fn query<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Refusal> {
     serde_html_form::from_str(request.uri().query().unwrap_or_default())
-        .map_err(|error| Refusal::InvalidParam(format!("the query: {error}")))
+        .map_err(|error| Refusal::InvalidParam(format!("The query: {error}")))
 }
 
 /// A client's JSON, where a body may be missing.

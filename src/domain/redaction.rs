@@ -29,11 +29,11 @@ pub fn check(redactor: Redactor<'_>, event: &Pdu, version: &RoomVersion, state: 
     match event.event_type() {
         // Up to v10 it would forget whether the room federates, and which version it has.
         TimelineEventType::RoomCreate => {
-            return Err(Refusal::Forbidden("the event that made the room cannot be redacted".to_owned()));
+            return Err(Refusal::Forbidden("The event that made the room cannot be redacted".to_owned()));
         }
         // Without its lists it would shut out every server, this one included.
         TimelineEventType::RoomServerAcl => {
-            return Err(Refusal::Forbidden("a list of servers cannot be redacted: replace it".to_owned()));
+            return Err(Refusal::Forbidden("A list of servers cannot be redacted: replace it".to_owned()));
         }
         _ => {}
     }
@@ -52,7 +52,7 @@ pub fn check(redactor: Redactor<'_>, event: &Pdu, version: &RoomVersion, state: 
 /// [`Refusal::Forbidden`] when the room's state is malformed: then nobody has any power.
 pub fn may_redact_others(user: &UserId, version: &RoomVersion, state: &State<'_>) -> Result<bool, Refusal> {
     let rules = &version.rules().authorization;
-    let malformed = |what| Refusal::Forbidden(format!("the state of the room is malformed: {what}"));
+    let malformed = |what| Refusal::Forbidden(format!("The state of the room is malformed: {what}"));
     let create =
         state(&StateEventType::RoomCreate, "").ok_or_else(|| malformed("there is no `m.room.create`".into()))?;
     let is_creator = RoomCreateEvent::new(create).creators(rules).map_err(malformed)?.contains(user);

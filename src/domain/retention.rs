@@ -31,7 +31,7 @@ impl RoomRetention {
     /// # Errors
     /// `BadJson` for lifetimes that are no whole numbers from 0, and for a longest that is shorter than the shortest.
     pub fn parse(content: &RawValue) -> Result<Self, Refusal> {
-        let bad = |what: String| Refusal::BadJson(format!("the content of {RETENTION}: {what}"));
+        let bad = |what: String| Refusal::BadJson(format!("The content of {RETENTION}: {what}"));
         let retention: Self = serde_json::from_str(content.get()).map_err(|error| bad(error.to_string()))?;
         match (retention.min_lifetime, retention.max_lifetime) {
             (Some(min), Some(max)) if min > max => Err(bad("`max_lifetime` is less than `min_lifetime`".to_owned())),

@@ -157,7 +157,7 @@ async fn add_proven(cx: &Context, user_id: &UserId, credentials: &Credentials, a
         Added::Ours => {}
         Added::Taken => return Err(Refusal::ThreepidInUse.into()),
         Added::TooMany => {
-            return Err(Refusal::ThreepidDenied(format!("An account may have {CONTACTS_MAX} addresses")).into());
+            return Err(Refusal::ThreepidDenied(format!("An account can have at most {CONTACTS_MAX} addresses")).into());
         }
     }
     validation::take(cx, &proven.sid).await?;

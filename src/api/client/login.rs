@@ -128,7 +128,7 @@ async fn by_token(cx: &Context, body: Value) -> Result<Response<Bytes>, Failure>
         device: Wanted,
     }
     let Login { token, device } = Login::deserialize(body).map_err(|error| bad_json(&error))?;
-    let unknown = || Refusal::Forbidden("This login token is not good, or no longer".to_owned());
+    let unknown = || Refusal::Forbidden("This login token is invalid or has expired".to_owned());
     let user_id = access_token::logs_in(&token, cx.server_name()).ok_or_else(unknown)?;
     let NewLogin { device, tokens } = NewLogin::of_user(cx, &user_id, device)?;
     let call = LogInByToken { login_hash: access_token::hash(&token), device };

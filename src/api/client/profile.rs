@@ -96,18 +96,18 @@ fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> 
     let value = match field {
         "displayname" => match value {
             Some(Value::String(_)) | None => value,
-            Some(_) => return Err(Refusal::BadJson("displayname is a string".to_owned())),
+            Some(_) => return Err(Refusal::BadJson("`displayname` is a string".to_owned())),
         },
         "avatar_url" => match value {
             Some(Value::String(url)) if !url.is_empty() && !OwnedMxcUri::from(&*url).is_valid() => {
-                return Err(Refusal::InvalidParam("avatar_url is an mxc:// URI".to_owned()));
+                return Err(Refusal::InvalidParam("`avatar_url` is an mxc:// URI".to_owned()));
             }
             Some(Value::String(_)) | None => value,
-            Some(_) => return Err(Refusal::BadJson("avatar_url is a string".to_owned())),
+            Some(_) => return Err(Refusal::BadJson("`avatar_url` is a string".to_owned())),
         },
         "m.tz" => match value {
             Some(Value::String(_)) | None => return Ok(value),
-            Some(_) => return Err(Refusal::BadJson("m.tz is a string".to_owned())),
+            Some(_) => return Err(Refusal::BadJson("`m.tz` is a string".to_owned())),
         },
         custom if is_namespaced(custom) => return Ok(value),
         _ => return Err(Refusal::InvalidParam("This is not the name of a profile field".to_owned())),

@@ -120,7 +120,7 @@ async fn report_a_user(
 
 fn check_reason(reason: &str) -> Result<(), Refusal> {
     if reason.len() > REASON_BYTES_MAX {
-        return Err(Refusal::TooLarge(format!("A reason may have {REASON_BYTES_MAX} bytes")));
+        return Err(Refusal::TooLarge(format!("A reason can have at most {REASON_BYTES_MAX} bytes")));
     }
     if reason.contains('\0') {
         return Err(Refusal::InvalidParam("A reason has no NUL".to_owned()));

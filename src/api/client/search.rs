@@ -139,7 +139,7 @@ async fn search(
     let asked: Asked = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     let Some(criteria) = asked.search_categories.room_events else { return Ok(json_body(of_nothing().into())) };
     if criteria.search_term.len() > TERM_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("a search term has {TERM_BYTES_MAX} bytes at most")).into());
+        return Err(Refusal::InvalidParam(format!("A search term has {TERM_BYTES_MAX} bytes at most")).into());
     }
     checked_room_events("filter", &criteria.filter)?;
     let token = query.next_batch.as_deref().map(str::parse).transpose()?.unwrap_or_default();

@@ -55,7 +55,7 @@ async fn search(cx: &Context, bearer: Bearer, request: search_users::Request) ->
         limited: bool,
     }
     if request.search_term.len() > TERM_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A search term may have {TERM_BYTES_MAX} bytes")).into());
+        return Err(Refusal::InvalidParam(format!("A search term can have at most {TERM_BYTES_MAX} bytes")).into());
     }
     let limit = u64::from(request.limit).min(FOUND_MAX);
     let (rooms, mut limited) = rooms_of_search(cx, &bearer).await?;

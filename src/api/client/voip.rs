@@ -78,7 +78,7 @@ async fn cloudflares(cx: &Context, url: &str, api_token: &Secret, ttl: u64) -> R
     let made = answer.and_then(|answer| relayed(answer, ttl).ok_or_else(|| "it names no relay".to_owned()));
     Ok(made.map_err(|error| {
         tracing::warn!(error, "Cloudflare's TURN service makes no credentials");
-        Refusal::OtherServer("Nobody says now where calls are relayed: try again later".to_owned())
+        Refusal::OtherServer("The TURN service gives no credentials: try again later".to_owned())
     })?)
 }
 

@@ -236,7 +236,7 @@ async fn met_condition(cx: &Context, room_id: &RoomId, user: &OwnedUserId) -> Re
     }
     for room_id in &conditions {
         if !residence(cx, room_id).await?.here {
-            let sentence = "this server is not in all of the rooms whose members may join".to_owned();
+            let sentence = "This server is not in all of the rooms whose members may join".to_owned();
             return Err(Refusal::UnableToAuthoriseJoin(sentence).into());
         }
     }

@@ -103,7 +103,7 @@ async fn exchange(
         return Err(Refusal::InvalidParam("`room_id` is another room than the path says".to_owned()).into());
     }
     let content: Content = serde_json::from_str(partial.content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))?;
+        .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))?;
     let content = content.checked(target)?;
     if !residence(cx, &room_id).await?.here {
         return Err(unknown_room().into());

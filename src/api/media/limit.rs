@@ -24,7 +24,7 @@ impl Limit {
     /// What holds for whatever is stored.
     pub(super) fn of_any(cx: &Context) -> Self {
         let size_max = cx.config().max_upload_size;
-        Self { size_max, refusal: Refusal::TooLarge(format!("A file may have {size_max} bytes")) }
+        Self { size_max, refusal: Refusal::TooLarge(format!("A file can have at most {size_max} bytes")) }
     }
 
     /// What holds for a user. Uploads that are under way at the same moment do not count yet: [`quota`] is asked when one is
@@ -77,7 +77,7 @@ fn day_from_ms(now_ms: u64) -> u64 {
 
 /// Spec: "The user has reached a quota for uploaded content."
 fn full(stored_max: u64, info_url: Option<&str>) -> Refusal {
-    let message = format!("All your files together may have {stored_max} bytes");
+    let message = format!("All your files together can have at most {stored_max} bytes");
     match info_url {
         Some(info_url) => Refusal::UserLimitExceeded { message, info_uri: info_url.to_owned() },
         // M_USER_LIMIT_EXCEEDED must name one.
@@ -90,7 +90,7 @@ fn later(daily_max: u64, used: &Used, now_ms: u64) -> Refusal {
         Some(from_ms) => {
             Refusal::LimitExceeded { retry_after_ms: from_ms.saturating_add(DAY_MS).saturating_sub(now_ms).max(1) }
         }
-        None => Refusal::Forbidden(format!("Your files of one day may have {daily_max} bytes")),
+        None => Refusal::Forbidden(format!("Your files of one day can have at most {daily_max} bytes")),
     }
 }
 

@@ -95,10 +95,10 @@ fn described<'a>(
 ) -> Result<Upload<'a>, Refusal> {
     let content_type = content_type.unwrap_or(CONTENT_TYPE);
     if content_type.len() > CONTENT_TYPE_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A content type may have {CONTENT_TYPE_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A content type can have at most {CONTENT_TYPE_BYTES_MAX} bytes")));
     }
     if !upload_name.is_none_or(is_good_name) {
-        let allowed = format!("A file name may have {NAME_BYTES_MAX} bytes, and no control characters");
+        let allowed = format!("A file name can have at most {NAME_BYTES_MAX} bytes, and no control characters");
         return Err(Refusal::InvalidParam(allowed));
     }
     let (authenticated, quota) = (cx.config().authenticated_media, Quota::default());

@@ -54,7 +54,7 @@ pub fn parse(text: &str, server_name: &ServerName) -> Result<Vec<Appservice>, Ba
         appservices.push(appservice);
     }
     if appservices.len() > APPSERVICES_MAX {
-        return Err(bad("registrations", format!("there may be {APPSERVICES_MAX}")));
+        return Err(bad("registrations", format!("there can be at most {APPSERVICES_MAX}")));
     }
     Ok(appservices)
 }
@@ -90,7 +90,7 @@ fn registration(yaml: &Yaml, server_name: &ServerName) -> Result<Appservice, Str
 fn text(yaml: &Yaml, name: &str) -> Result<String, String> {
     match yaml[name].as_str() {
         Some("") => Err(format!("{name} is empty")),
-        Some(text) if text.len() > TEXT_BYTES_MAX => Err(format!("{name} may have {TEXT_BYTES_MAX} bytes")),
+        Some(text) if text.len() > TEXT_BYTES_MAX => Err(format!("{name} can have at most {TEXT_BYTES_MAX} bytes")),
         Some(text) => Ok(text.to_owned()),
         None => Err(format!("{name}: a text is required")),
     }

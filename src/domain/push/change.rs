@@ -227,13 +227,13 @@ impl NewRule {
         // «If the string starts with a dot, the request MUST be rejected as this is reserved for server-default rules.
         // Slashes and backslashes are also not allowed.»
         if self.rule_id.starts_with('.') {
-            return invalid("A rule id with a dot first is a server-default rule's");
+            return invalid("A rule id that begins with a dot belongs to a server-default rule");
         }
         if self.rule_id.is_empty() || self.rule_id.contains(['/', '\\']) {
-            return invalid("A rule id has no slashes and no backslashes");
+            return invalid("A rule id is not empty and has no slashes or backslashes");
         }
         if self.rule_id.len() > RULE_ID_BYTES_MAX {
-            return Err(Refusal::InvalidParam(format!("A rule id may have {RULE_ID_BYTES_MAX} bytes")));
+            return Err(Refusal::InvalidParam(format!("A rule id can have at most {RULE_ID_BYTES_MAX} bytes")));
         }
         if self.kind == Kind::Content && self.pattern.is_none() {
             return Err(Refusal::MissingParam("A content rule has a `pattern`".to_owned()));
@@ -243,7 +243,7 @@ impl NewRule {
             _ => None,
         });
         if self.pattern.iter().chain(of_conditions).any(|pattern| pattern.chars().count() > PATTERN_CHARS_MAX) {
-            return Err(Refusal::InvalidParam(format!("A pattern may have {PATTERN_CHARS_MAX} characters")));
+            return Err(Refusal::InvalidParam(format!("A pattern can have at most {PATTERN_CHARS_MAX} characters")));
         }
         is_small_enough(self)
     }
@@ -252,7 +252,7 @@ impl NewRule {
 fn is_small_enough(rule: &impl Serialize) -> Result<(), Refusal> {
     let bytes = serde_json::to_string(rule).map_err(|error| Refusal::BadJson(error.to_string()))?.len();
     if bytes > RULE_BYTES_MAX {
-        return Err(Refusal::TooLarge(format!("A push rule may have {RULE_BYTES_MAX} bytes")));
+        return Err(Refusal::TooLarge(format!("A push rule can have at most {RULE_BYTES_MAX} bytes")));
     }
     Ok(())
 }

@@ -98,7 +98,7 @@ impl Pusher {
         }
         let bytes = serde_json::to_string(self).map_err(|error| Refusal::BadJson(error.to_string()))?.len();
         if bytes > PUSHER_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!("A pusher may have {PUSHER_BYTES_MAX} bytes")));
+            return Err(Refusal::TooLarge(format!("A pusher can have at most {PUSHER_BYTES_MAX} bytes")));
         }
         Ok(())
     }

@@ -108,7 +108,9 @@ pub(super) async fn claim(
     match stored::claim(cx.metadata(), alias, room_id, creator, cx.now_ms()).await? {
         Claim::Ours => Ok(Claimed::Now),
         Claim::OursAlready => Ok(Claimed::Before),
-        Claim::TooMany => Err(Refusal::InvalidParam(format!("A room may have {ALIASES_PER_ROOM_MAX} aliases")).into()),
+        Claim::TooMany => {
+            Err(Refusal::InvalidParam(format!("A room can have at most {ALIASES_PER_ROOM_MAX} aliases")).into())
+        }
         Claim::Taken(held) if is_abandoned(cx, &held).await? => {
             let ours = stored::take_over(cx.metadata(), alias, &held, room_id, creator, cx.now_ms()).await?;
             Ok(if ours { Claimed::Now } else { Claimed::Taken })

@@ -111,7 +111,9 @@ async fn create_room(
     let published = directory::is_public(&wanted.visibility)?;
     let third_parties = std::mem::take(&mut wanted.invite_3pid);
     if third_parties.len() > INVITES_MAX {
-        return Err(Refusal::InvalidParam(format!("A new room may have {INVITES_MAX} invited addresses")).into());
+        return Err(
+            Refusal::InvalidParam(format!("A new room can have at most {INVITES_MAX} invited addresses")).into()
+        );
     }
     let asked = third_parties.iter().map(|wanted| wanted.at(cx)).collect::<Result<Vec<_>, Refusal>>()?;
     let room = new_room(cx, &caller, wanted).await?;
@@ -270,7 +272,9 @@ pub(super) fn random_room_id(cx: &Context) -> Result<OwnedRoomId, Failure> {
 /// What was asked for, in the words of the domain.
 async fn new_room(cx: &Context, caller: &Caller, wanted: Wanted) -> Result<NewRoom, Failure> {
     if wanted.initial_state.len() > INITIAL_STATE_MAX {
-        return Err(Refusal::InvalidParam(format!("`initial_state` may hold {INITIAL_STATE_MAX} events")).into());
+        return Err(
+            Refusal::InvalidParam(format!("`initial_state` can hold at most {INITIAL_STATE_MAX} events")).into()
+        );
     }
     let preset = match (&wanted.preset, &wanted.visibility) {
         (_, visibility) if !matches!(visibility, Visibility::Public | Visibility::Private) => {
@@ -308,7 +312,7 @@ async fn invitees(cx: &Context, mut invited: Vec<OwnedUserId>, acting: Option<&s
     let mut seen = HashSet::new();
     invited.retain(|user_id| seen.insert(user_id.clone()));
     if invited.len() > INVITES_MAX {
-        return Err(Refusal::InvalidParam(format!("A new room may have {INVITES_MAX} invited users")).into());
+        return Err(Refusal::InvalidParam(format!("A new room can have at most {INVITES_MAX} invited users")).into());
     }
     for user_id in &invited {
         must_be_reachable(cx, user_id)?;

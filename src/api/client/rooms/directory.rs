@@ -128,7 +128,7 @@ fn elsewhere<'a>(cx: &Context, server: Option<&'a ServerName>) -> Option<&'a Ser
 pub(crate) fn wanted(filter: Filter, network: RoomNetwork) -> Result<Wanted, Refusal> {
     let term = folded(&filter.generic_search_term.unwrap_or_default());
     if term.len() > TERM_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A search term may have {TERM_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A search term can have at most {TERM_BYTES_MAX} bytes")));
     }
     if filter.room_types.len() > ROOM_TYPES_MAX {
         return Err(Refusal::InvalidParam(format!("`room_types` may name {ROOM_TYPES_MAX} types")));

@@ -174,7 +174,7 @@ pub(super) async fn with_profile(cx: &Context, target: &UserId, content: &RawVal
 
 fn fields(content: &RawValue) -> Result<Map<String, Value>, Refusal> {
     serde_json::from_str(content.get())
-        .map_err(|error| Refusal::BadJson(format!("the content of m.room.member: {error}")))
+        .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))
 }
 
 fn filled(mut content: Map<String, Value>, profile: MemberProfile) -> Result<Box<RawValue>, Failure> {

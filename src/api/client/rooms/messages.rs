@@ -68,7 +68,7 @@ async fn event(cx: &Context, caller: Caller, request: get_room_event::v3::Reques
     let Caller { user_id: user, device_id: device, ignored, .. } = caller;
     let call = GetEvent { user, device, ignored, event_id: request.event_id };
     // In the words of the room itself, for an event that the user may not see.
-    let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
+    let unseen = Refusal::NotFound("There is no such event, or it is not yours to see".to_owned());
     cx.room(&request.room_id).call(&call).await.or_absent(unseen)
 }
 

@@ -47,7 +47,7 @@ async fn receipt(
         }
         "m.fully_read" if thread.is_none() => call.fully_read = Some(event_id),
         "m.fully_read" => {
-            return Err(Refusal::InvalidParam("m.fully_read is not for a thread: no thread_id".to_owned()).into());
+            return Err(Refusal::InvalidParam("`m.fully_read` is not for a thread: no thread_id".to_owned()).into());
         }
         _ => return Err(Refusal::InvalidParam(format!("{receipt_type:?} is no type of receipt")).into()),
     }
@@ -141,7 +141,7 @@ fn thread(thread_id: Option<&Value>) -> Result<Option<String>, Refusal> {
         None => Ok(None),
         Some(Value::String(thread)) if is_thread(thread) => Ok(Some(thread.clone())),
         Some(_) => {
-            Err(Refusal::InvalidParam("thread_id must be \"main\" or the event id of a thread's root".to_owned()))
+            Err(Refusal::InvalidParam("`thread_id` must be \"main\" or the event id of a thread's root".to_owned()))
         }
     }
 }

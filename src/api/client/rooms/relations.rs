@@ -70,7 +70,7 @@ async fn relations(
         recurse: query.recurse,
     };
     // In the words of the room itself, for an event that the user may not see.
-    let unseen = Refusal::NotFound("there is no such event, or it is not yours to see".to_owned());
+    let unseen = Refusal::NotFound("There is no such event, or it is not yours to see".to_owned());
     let mut page = cx.room(&room_id).call(&call).await.or_absent(unseen)?;
     page.prev_batch = query.from;
     Ok(json_bytes(StatusCode::OK, serde_json::to_vec(&page)?.into()))

@@ -324,6 +324,6 @@ async fn event(
     }
     match fault {
         Some(fault) => Err(fault.into()),
-        None => Err(Refusal::NotFound("there is no such event, or it is not yours to see".to_owned()).into()),
+        None => Err(Refusal::NotFound("There is no such event, or it is not yours to see".to_owned()).into()),
     }
 }

@@ -86,9 +86,9 @@ impl Fetched {
 /// # Errors
 /// It is none, or of another scheme than HTTP.
 pub(super) fn parsed(url: &str) -> Result<Url, Refusal> {
-    let invalid = || Refusal::InvalidParam("This is no URL of a web page".to_owned());
+    let invalid = || Refusal::InvalidParam("The URL must begin with http:// or https:// and name a host".to_owned());
     if url.len() > URL_BYTES_MAX {
-        return Err(Refusal::InvalidParam(format!("A URL may have {URL_BYTES_MAX} bytes")));
+        return Err(Refusal::InvalidParam(format!("A URL can have at most {URL_BYTES_MAX} bytes")));
     }
     plain(Url::parse(url).map_err(|_| invalid())?).ok_or_else(invalid)
 }
