@@ -1,4 +1,4 @@
-//! Invariant: what an actor owes others after a commit is done, whatever dies meanwhile. Only the actor's alarm
+//! Invariant 19: what an actor owes others after a commit is done, whatever dies meanwhile. Only the actor's alarm
 //! can: nobody repeats the request, and what was on its way is lost with the process.
 
 use std::{

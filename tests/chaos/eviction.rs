@@ -1,4 +1,4 @@
-//! Invariants 4 and 8: evicting any one actor between any two steps breaks no other.
+//! Invariants 4 and 18: evicting any one actor between any two steps breaks no other.
 //!
 //! `MYELIN_TEST_STEPS` says how long the conversation is (120).
 

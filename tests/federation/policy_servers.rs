@@ -109,7 +109,7 @@ fn our_events_are_signed_before_they_are_told_of(host: Host) {
     assert_eq!(bodies(&alice.pages_back(&room, None, 50)), ["once", "hello"]);
     // The others get it with that signature, too.
     let last = alice.sends(&room, "the last one");
-    guard.hears_event(|event, _| {
+    guard.hears_event(|event| {
         assert!(event["type"] == "m.room.policy" || is_signed(event, &guard), "{event}");
         event_id(event) == last
     });

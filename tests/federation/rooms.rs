@@ -237,6 +237,7 @@ fn who_is_banned_hears_of_it_and_no_more(host: Host) {
     alice.sends(&room, "welcome back");
     bob.sees(|sync| sync.has_message(&room, "welcome back"));
     let told: Vec<_> = there.takes_received().into_iter().filter(|request| request.uri.contains("/send/")).collect();
+    assert!(told.iter().any(|request| request.body.contains("welcome back")), "{told:?}");
     assert!(told.iter().all(|request| !request.body.contains("behind his back")), "{told:?}");
 }
 

@@ -235,14 +235,23 @@ impl Guest {
         found.expect("it was found")
     }
 
-    /// Waits for an event; `wanted` gets each with the EDUs that came with it.
+    /// Every EDU that was sent to the guest's server, up to and with the transaction that holds the one that is wanted.
     #[track_caller]
-    pub fn hears_event(&self, mut wanted: impl FnMut(&Value, &[Value]) -> bool) {
+    pub fn hears_until(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut heard = Vec::new();
         self.waits(|transaction| {
             let edus = transaction["edus"].as_array().cloned().unwrap_or_default();
-            let pdus = transaction["pdus"].as_array().cloned().unwrap_or_default();
-            pdus.iter().any(|event| wanted(event, &edus))
+            let is_over = edus.iter().any(&wanted);
+            heard.extend(edus);
+            is_over
         });
+        heard
+    }
+
+    /// Waits for an event.
+    #[track_caller]
+    pub fn hears_event(&self, mut wanted: impl FnMut(&Value) -> bool) {
+        self.waits(|transaction| transaction["pdus"].as_array().into_iter().flatten().any(&mut wanted));
     }
 
     #[track_caller]

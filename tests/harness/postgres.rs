@@ -7,6 +7,8 @@ use std::{
 
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use crate::server::is_in_ci;
+
 /// An empty database, dropped with the value.
 pub struct Database {
     /// The server, as we were given it.
@@ -21,8 +23,7 @@ impl Database {
     pub fn create() -> Option<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let Ok(given) = std::env::var("MYELIN_TEST_POSTGRES_URL") else {
-            let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!in_ci, "MYELIN_TEST_POSTGRES_URL is not set");
+            assert!(!is_in_ci(), "MYELIN_TEST_POSTGRES_URL is not set");
             println!("skipped: MYELIN_TEST_POSTGRES_URL is not set");
             return None;
         };

@@ -306,6 +306,11 @@ impl Server {
     }
 }
 
+/// Whether what a test needs has to be there: elsewhere it is left out without.
+pub(crate) fn is_in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true")
+}
+
 /// A port nobody listens on, below those the system gives to outgoing connections: while a killed server is away, a
 /// client that knocks there must not be given the very port.
 pub(crate) fn free_port() -> u16 {

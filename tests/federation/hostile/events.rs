@@ -505,7 +505,7 @@ fn restricted_joins_are_judged_here(host: Host) {
     let eve = Guest::joins(&here, &room, "eve");
     alice.sets_state(&room, "m.room.join_rules", "", allows("!elsewhere:elsewhere.test")).ok();
     let mut rules = Value::Null;
-    eve.hears_event(|event, _| {
+    eve.hears_event(|event| {
         rules = event.clone();
         event["type"] == "m.room.join_rules"
     });
