@@ -1,13 +1,16 @@
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use domain::power::Preset;
 use platform::{ActorKind, Address, Sql};
 use ruma_common::{EventId, OwnedEventId, OwnedRoomId, UserId, user_id};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    Call, CallError, appservice, destination,
     projection::{DirectoryEntry, Projection},
-    room::{GetEvent, MembershipAction},
+    room::{self, GetEvent, MembershipAction},
+    user,
     world::{MemorySql, World},
 };
 
@@ -159,4 +162,42 @@ fn who_wakes_sets_no_alarm_that_is_set() {
     busy.world.sets_clock(busy.world.now_ms() + 2 * DAY_MS);
     busy.reads(&said);
     assert_eq!(busy.rings_in(), Some(0));
+}
+
+/// Asks an actor that nobody founded.
+fn is_absent<C: Call + Serialize>(id: &str, call: &C) {
+    let world = World::new(1);
+    assert!(matches!(world.call(id, call), Err(CallError::Absent)), "{}", C::NAME);
+    let tables = world.sql(&Address::new(C::ACTOR, id)).query("SELECT name FROM sqlite_master", &[]).unwrap();
+    assert!(tables.is_empty(), "{}", C::NAME);
+}
+
+#[test]
+fn who_only_asks_lays_out_nothing() {
+    is_absent("!room:myelin.test", &room::IsPublished {});
+    is_absent("@alice:myelin.test", &user::PasswordHash {});
+    is_absent("other.test", &destination::IsUp {});
+    is_absent("&bridge", &appservice::IsUp {});
+}
+
+/// The words between `opens` and `closes`.
+fn between<'a>(text: &'a str, opens: &'a str, closes: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(opens).skip(1).filter_map(move |rest| Some(rest.split_once(closes)?.0))
+}
+
+/// An actor's doc says what each of its calls is for.
+#[test]
+fn every_call_is_in_its_actors_table() {
+    for source in [
+        include_str!("../room/mod.rs"),
+        include_str!("../user/mod.rs"),
+        include_str!("../destination/mod.rs"),
+        include_str!("../appservice/mod.rs"),
+    ] {
+        let rows = source.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next());
+        let told: BTreeSet<&str> = rows.flat_map(|calls| between(calls, "[`", "`]")).collect();
+        let operations = between(source, "operations! { self, name;", "}").next().expect("it has operations");
+        let calls = operations.lines().filter_map(|line| line.split_once(" => ")?.0.split_whitespace().nth(1));
+        assert_eq!(told, calls.collect());
+    }
 }

@@ -17,7 +17,8 @@
 //! | [`PrepareMembership`], [`AdmitMembership`], [`GetShownState`] | lets in a user of another server, or out |
 //! | [`BeginJoin`], [`StageEvents`], [`JudgeStaged`], [`CompleteJoin`], [`GiveUpJoin`] | a user of ours joins a room of other servers |
 //! | [`TakeOmitted`], [`CompleteState`], [`IsWhole`] | the members that the answer to a join left out are fetched |
-//! | [`GetOutgoing`] | what goes to another server |
+//! | [`GetIntake`] | what the room does with the events that a server sends |
+//! | [`GetOutgoing`], [`GetNewestOutgoing`] | what goes to another server, and the newest of it when it was away for long |
 //! | [`GetForAppservice`] | what goes to an application service |
 //! | [`GetEventsForServer`], [`GetStateIds`], [`GetHeldEvents`], [`GetVersionForServer`] | what another server asks for |
 //! | [`GetExtremities`], [`GetMissing`] | what is to be asked of another server |
@@ -41,6 +42,7 @@
 //! | [`EventByTimestamp`], [`EventByTimestampForServer`] | the event closest to a time |
 //! | [`GetState`], [`GetStateEvent`] | the state a user may see, in pages, or one event of it |
 //! | [`GetMembers`], [`GetJoinedMembers`] | who is in the room, in pages |
+//! | [`JoinedAmong`], [`JoinedSince`] | which of some users are in it now, and which have been throughout since a position |
 //! | [`GetAccess`] | whether a user is in the room, or may read it anyway |
 //! | [`SetCanonicalAlias`], [`WithdrawAlias`] | the aliases the room lists |
 //! | [`SetAlias`] | an alias of an application service's that it need not list |
@@ -103,6 +105,8 @@ mod notices;
 mod omitted_members;
 mod open;
 mod policy;
+#[cfg(test)]
+mod positions;
 mod prepare_upgrade;
 mod presence;
 mod presence_elsewhere;

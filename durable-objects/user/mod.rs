@@ -10,7 +10,7 @@
 //! | [`Refresh`] | new tokens for a device |
 //! | [`Verify`] | whose device a token belongs to |
 //! | [`GetDevices`], [`RenameDevice`], [`DeleteDevices`] | the user looks after their devices |
-//! | [`ChangePassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
+//! | [`ChangePassword`], [`ResetPassword`], [`Deactivate`], [`UpgradeGuest`] | and after their account |
 //! | [`GetModeration`], [`Moderate`], [`GetSessions`] | administrators lock and suspend it, and look at it |
 //! | [`GetProfile`], [`SetProfileField`] | who they are to others |
 //! | [`AddFilter`], [`GetFilter`] | filters kept for the client |
