@@ -58,7 +58,7 @@ pub use context::{Context, Handle, RoomHandle, UserHandle};
 pub use failure::{Failure, OrAbsent};
 pub use federation::{AskError, Bounds, KnownServers, NeededKey, Origin, ServerKeys};
 pub use media::MediaTurns;
-pub use metadata::{export_signing_key, import_signing_key, load_settings};
+pub use metadata::{import_signing_key, load_settings};
 pub use operator::may_use_test_hooks;
 pub use rate_limits::RateLimits;
 pub use router::{JsonBytes, Routes};

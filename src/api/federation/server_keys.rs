@@ -12,7 +12,6 @@ use futures_util::{StreamExt, stream};
 use http::Method;
 use platform::Fault;
 use ruma_common::{OwnedServerName, ServerName, serde::Base64};
-use ruma_signatures::PublicKeyMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -61,11 +60,6 @@ impl ServerKeys {
     /// A key, if it is good for what is signed.
     pub fn key_for(&self, server: &ServerName, key_id: &str, signed: Signed) -> Option<&Base64> {
         self.known.get(server)?.key_for(key_id, signed)
-    }
-
-    /// All keys that are good for what is signed, as signatures of events are verified with.
-    pub fn map_for(&self, signed: Signed) -> PublicKeyMap {
-        self.known.iter().map(|(server, keys)| (server.to_string(), keys.all_for(signed))).collect()
     }
 }
 

@@ -26,7 +26,7 @@ use domain::Config;
 use platform::{Fault, Metadata, Random};
 
 pub(crate) use registry::{register_account, register_room};
-pub use signing_key::{export_signing_key, import_signing_key};
+pub use signing_key::import_signing_key;
 
 /// Brings the metadata database up to date, makes the server's signing key if there is none, and answers what every
 /// actor needs to know. Hosts call it once at start; any number of them may do so at once.

@@ -15,13 +15,7 @@ const NAME: &str = "name";
 /// Before the id of a key that signs no more: its row holds the public key and when it stopped.
 const FORMER_PREFIX: &str = "former ";
 
-/// The signing key in the format of Synapse's signing key file, if there is one. Secret.
-pub async fn export_signing_key(metadata: &dyn Metadata) -> Result<Option<String>, Fault> {
-    migrations::apply(metadata).await?;
-    stored(metadata, PURPOSE).await
-}
-
-/// Takes over a signing key in the format of [`export_signing_key`], so that a server can move here as who it is, or sign
+/// Takes over a signing key in the format of Synapse's signing key file, so that a server can move here as who it is, or sign
 /// with a new key from now on. The key that signed until now is published as a former one.
 ///
 /// # Errors
@@ -183,7 +177,7 @@ async fn insert(metadata: &dyn Metadata, purpose: &'static str, content: &str) -
 mod tests {
     use platform::{Metadata, Statement};
 
-    use super::{export_signing_key, import_signing_key};
+    use super::{PURPOSE, import_signing_key, stored};
     use crate::{
         load_settings,
         testing::{MemoryMetadata, TestRandom, block_on, config},
@@ -195,7 +189,7 @@ mod tests {
         let first = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
         let second = block_on(load_settings(&metadata, config(&[]), &random)).unwrap();
         assert_eq!(first.identity.export(), second.identity.export());
-        assert_eq!(block_on(export_signing_key(&metadata)).unwrap().unwrap(), first.identity.export());
+        assert_eq!(block_on(stored(&metadata, PURPOSE)).unwrap().unwrap(), first.identity.export());
     }
 
     #[test]

@@ -39,13 +39,6 @@ pub struct EventRef {
     pub sha256: Option<String>,
 }
 
-impl EventRef {
-    /// An event of room version 3 or later, whose id is its hash.
-    pub fn of_id(id: OwnedEventId) -> Self {
-        Self { id, sha256: None }
-    }
-}
-
 /// Where in a room, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
