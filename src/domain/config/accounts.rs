@@ -5,13 +5,13 @@ use super::{ConfigError, Secret, Values, parse_link};
 pub enum Registration {
     /// Nobody but the administrator.
     Closed,
-    /// Who holds a registration token.
+    /// Everyone with a registration token.
     Token,
     /// Everyone.
     Open,
 }
 
-/// A document that who registers has to accept.
+/// A document that new users have to accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Where it is to be read.

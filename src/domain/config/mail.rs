@@ -15,7 +15,7 @@ pub struct Mail {
     pub from: Email,
     /// What they are called.
     pub from_name: Option<String>,
-    /// Whether who registers has to have an address.
+    /// Whether new users have to have an address.
     pub required_at_registration: bool,
     /// How long something is unread before mail tells of it, in milliseconds.
     pub notification_delay_ms: u64,
