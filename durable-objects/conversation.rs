@@ -1,11 +1,11 @@
 //! Random conversations, with everything that can go wrong between actors going wrong.
 //!
 //! The model is small: what a device must have seen in the end is the room's log since its user joined, in order and
-//! each event once, with the members it needs, every receipt that is its to see, what is unread as a room counts it that
-//! remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost, the host
-//! died, people were kicked and banned, or a client went back to an older copy of all it knew, its sync token with it.
-//! And whoever reads, at any time and in any way, finds what the rules of history visibility let them see, all of it and
-//! no more, and nothing of what was redacted; rooms are opened and closed, forgotten and upgraded meanwhile.
+//! each event once, with the members it needs, every receipt that is its to see, what is unread as a room counts it
+//! that remembers nothing, and nobody typing for ever, however often actors were evicted, calls and answers were lost,
+//! the host died, people were kicked and banned, or a client went back to an older copy of all it knew, its sync token
+//! with it. And whoever reads, at any time and in any way, finds what the rules of history visibility let them see, all
+//! of it and no more, and nothing of what was redacted; rooms are opened and closed, forgotten and upgraded meanwhile.
 
 mod account_data;
 mod costs;

@@ -1,10 +1,11 @@
 //! Random stories of keys and of messages to devices, with everything that can go wrong between actors going wrong.
 //!
 //! The model is a few lists for each device: which one-time keys are left, which messages it was sent. Against it every
-//! answer is held, there and then: a one-time key is given to one claim only, and the fallback key when none is left; counts
-//! are true, in answers and in tokens; a device that follows its tokens is told its messages in order and each once,
-//! whatever of its answers was lost. Whose devices changed is told late, so that it is held against the truth at the end:
-//! then everybody who shares a room knows everybody's keys, and one more change is told to them and to nobody else, once.
+//! answer is held, there and then: a one-time key is given to one claim only, and the fallback key when none is left;
+//! counts are true, in answers and in tokens; a device that follows its tokens is told its messages in order and each
+//! once, whatever of its answers was lost. Whose devices changed is told late, so that it is held against the truth at
+//! the end: then everybody who shares a room knows everybody's keys, and one more change is told to them and to nobody
+//! else, once.
 
 mod client;
 mod keys;

@@ -1,9 +1,9 @@
 //! Rooms whose history forks: whatever the order in which events come, every server ends with the same state, and it is
 //! the one that ruma resolves from the whole states by whole auth chains.
 //!
-//! Three servers write into one graph, each on what it knows so far. Then rooms receive all of it in random orders, with
-//! evictions between, each event as often as it takes until what it needs is there. Some rooms never get some of the events,
-//! or late: of these they are told the state, as it is, where others come after them.
+//! Three servers write into one graph, each on what it knows so far. Then rooms receive all of it in random orders,
+//! with evictions between, each event as often as it takes until what it needs is there. Some rooms never get some of
+//! the events, or late: of these they are told the state, as it is, where others come after them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

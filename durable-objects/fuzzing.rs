@@ -1,5 +1,5 @@
-//! What strangers send that only actors read, for the fuzzer: tokens. `cargo test` feeds them a little; with `--cfg fuzzing`,
-//! `scripts/fuzz` does so for hours.
+//! What strangers send that only actors read, for the fuzzer: tokens. `cargo test` feeds them a little; with
+//! `--cfg fuzzing`, `scripts/fuzz` does so for hours.
 
 use crate::{room::RoomToken, user::sync_token::SyncToken};
 

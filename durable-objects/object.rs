@@ -61,8 +61,8 @@ pub(crate) trait Logic {
     fn operation(&self, call: &str) -> Option<Operation<'_>>;
     /// Calls this actor makes through its outbox, by name.
     fn owed_call(&self) -> fn(&str) -> Option<&'static str>;
-    /// An operation has notes in its `cx` to be written down, at the end of its transaction or, if it only reads, in one
-    /// of their own.
+    /// An operation has notes in its `cx` to be written down, at the end of its transaction or, if it only reads, in
+    /// one of their own.
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let _ = (tx, cx);
         Ok(())
@@ -74,8 +74,8 @@ pub(crate) trait Logic {
     }
     /// An operation failed and its transaction with it: memory forgets what it took over early.
     fn rolled_back(&self) {}
-    /// Memory could not take over what was committed, or a delivery's outcome: it forgets what it would have kept, and no
-    /// longer takes anything for being under way.
+    /// Memory could not take over what was committed, or a delivery's outcome: it forgets what it would have kept, and
+    /// no longer takes anything for being under way.
     fn unsettled(&self) {}
     /// The alarm fired; what is on the schedule is handled besides.
     fn alarm(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
@@ -140,8 +140,8 @@ impl Object {
         Rc::new(object)
     }
 
-    /// Takes over from the host when the alarm rings. What was set for something that only memory knew stands, so that no
-    /// later one takes its place.
+    /// Takes over from the host when the alarm rings. What was set for something that only memory knew stands, so that
+    /// no later one takes its place.
     fn look_at_alarm(&self) {
         let late_ms = self.host.now_ms().saturating_sub(LATE_MS_MAX);
         self.alarm_at_ms.set(self.host.armed_ms().filter(|at_ms| *at_ms > late_ms));
@@ -209,8 +209,8 @@ impl Object {
     fn touch(&self, arm: bool) -> Result<bool, CallError> {
         if !self.founded.get() && schema::migrate(self.host.sql(), self.logic.migrations())? {
             self.founded.set(true);
-            // Whoever owes work keeps an alarm, whatever became of the one set before; where that is gone it is an early
-            // one, because the one set before may have been.
+            // Whoever owes work keeps an alarm, whatever became of the one set before; where that is gone it is an
+            // early one, because the one set before may have been.
             if arm
                 && let Some(at_ms) = schedule::earliest_ms(self.host.sql())?
                 && self.alarm_at_ms.get().is_none_or(|armed_ms| at_ms < armed_ms)
@@ -255,7 +255,8 @@ impl Object {
         Ok((reply, self.committed(cx)?))
     }
 
-    /// Runs an operation that only reads. What it cannot do itself it leaves to the alarm, at once: it is in no transaction.
+    /// Runs an operation that only reads. What it cannot do itself it leaves to the alarm, at once: it is in no
+    /// transaction.
     fn read<R>(&self, cx: &Cx<'_>, run: impl FnOnce(&dyn Sql) -> Result<R, Error>) -> Result<R, CallError> {
         let reply = run(self.host.sql());
         self.alarm_at_ms.set(cx.alarm_at_ms.get());
@@ -274,8 +275,8 @@ impl Object {
         Ok(())
     }
 
-    /// Everything that is due and what an alarm does besides, each in a transaction of its own: one that fails is put off,
-    /// and the others happen.
+    /// Everything that is due and what an alarm does besides, each in a transaction of its own: one that fails is put
+    /// off, and the others happen.
     ///
     /// # Errors
     /// What could not even be put off.
@@ -338,8 +339,8 @@ impl Object {
         Ok(self.rings_by(at_ms)?)
     }
 
-    /// Has the host's alarm ring at `at_ms` at the latest. Not in a transaction, where it would be remembered although that
-    /// rolled back.
+    /// Has the host's alarm ring at `at_ms` at the latest. Not in a transaction, where it would be remembered although
+    /// that rolled back.
     fn rings_by(&self, at_ms: u64) -> Result<(), Fault> {
         let cx = self.cx();
         cx.set_alarm(at_ms)?;

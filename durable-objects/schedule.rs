@@ -1,14 +1,14 @@
 //! An actor's due times. The host gives an actor one alarm; it is set to the earliest of these.
 //!
-//! When it rings, each appointment that is due is kept in a transaction of its own. One that fails is put off, and so is
-//! one that this release does not know: a newer one made it and was rolled back. Both stay until they were kept.
+//! When it rings, each appointment that is due is kept in a transaction of its own. One that fails is put off, and so
+//! is one that this release does not know: a newer one made it and was rolled back. Both stay until they were kept.
 
 use platform::{Fault, Sql, Tx};
 
 use crate::Cx;
 
-/// The latest time of an appointment, in milliseconds since the Unix epoch: in the year 2255. Workers count an alarm's time
-/// in nanoseconds, with 63 bits, and refuse what is later.
+/// The latest time of an appointment, in milliseconds since the Unix epoch: in the year 2255. Workers count an alarm's
+/// time in nanoseconds, with 63 bits, and refuse what is later.
 const AT_MS_MAX: u64 = 9_000_000_000_000;
 
 /// Has `what` happen at `at_ms` at the latest; an earlier appointment for it stands.

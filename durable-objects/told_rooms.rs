@@ -1,9 +1,9 @@
-//! How far somebody is told of rooms, and small facts about that: the tables `room` and `meta`, which a Destination and an
-//! Appservice have alike.
+//! How far somebody is told of rooms, and small facts about that: the tables `room` and `meta`, which a Destination and
+//! an Appservice have alike.
 //!
-//! Whenever something happens in a room it is asked what is owed, and that must not cost more where there are many rooms.
-//! An index of what is owed would be one more written row for each message and server; so it is in memory, read once by
-//! an actor that wakes.
+//! Whenever something happens in a room it is asked what is owed, and that must not cost more where there are many
+//! rooms. An index of what is owed would be one more written row for each message and server; so it is in memory, read
+//! once by an actor that wakes.
 
 use std::{
     cell::RefCell,

@@ -1,10 +1,11 @@
 //! How what is owed leaves: one carrier at a time, one attempt at a time.
 //!
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, event by event, and any carrier
-//! repeats exactly that, under the same transaction id, until the service acknowledges it. A carrier has a lease, which is
-//! stored with its attempt; when it dies, the alarm at the lease's end finds another one. A service that does not answer is
-//! left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of. Queued events have
-//! positions that never come again: what one carrier took and another one sent is not taken for what was queued since.
+//! repeats exactly that, under the same transaction id, until the service acknowledges it. A carrier has a lease, which
+//! is stored with its attempt; when it dies, the alarm at the lease's end finds another one. A service that does not
+//! answer is left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of. Queued
+//! events have positions that never come again: what one carrier took and another one sent is not taken for what was
+//! queued since.
 //! Spec: Application Service API, "Pushing events".
 
 use domain::backoff;
@@ -47,8 +48,8 @@ pub enum Work {
     Nothing,
     /// What was sent before and is not acknowledged: exactly this, again, with these queued events before it.
     Repeat { attempt: Attempt, queued: Vec<Box<RawValue>> },
-    /// What is owed: queued events up to a position, and what is of interest in these rooms; the carrier says how much of
-    /// that fits into one transaction.
+    /// What is owed: queued events up to a position, and what is of interest in these rooms; the carrier says how much
+    /// of that fits into one transaction.
     Owed { queued: Vec<Box<RawValue>>, queued_up_to: u64, ranges: Vec<Range> },
     /// Who types, and how users are: sent once, as well as that goes.
     Passing { transaction_id: String, ephemeral: Vec<Box<RawValue>> },
@@ -86,7 +87,8 @@ pub struct Attempt {
     pub ephemeral: Vec<Box<RawValue>>,
 }
 
-/// A carrier is about to send this. Where there is nothing in it, nothing need be sent, and what it names counts as sent.
+/// A carrier is about to send this. Where there is nothing in it, nothing need be sent, and what it names counts as
+/// sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StartAttempt {
     pub carrier: String,
@@ -346,8 +348,8 @@ impl Appservice {
         Ok(schedule::at(tx, cx, DUE, not_before_ms)?)
     }
 
-    /// A carrier that said nothing more until its lease was over, and is not `other_than`, may have waited for the service
-    /// until its end: where an attempt is under way, that counts as if the service had not answered.
+    /// A carrier that said nothing more until its lease was over, and is not `other_than`, may have waited for the
+    /// service until its end: where an attempt is under way, that counts as if the service had not answered.
     fn counts_the_lost(&self, tx: &Tx<'_>, cx: &Cx<'_>, other_than: Option<&str>) -> Result<(), Error> {
         let is_lost = self.lease(&**tx)?.is_some_and(|lease| {
             lease.until_ms > 0 && lease.until_ms <= cx.now_ms && other_than != Some(&*lease.carrier)

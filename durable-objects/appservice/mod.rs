@@ -1,8 +1,8 @@
 //! An application service, as far as we owe it anything.
 //!
-//! It follows the rooms that are of interest to the service, holds how far the service was told of each, and says what is
-//! to be sent next. It sends nothing itself: nothing waits for the service inside an actor. A *carrier* in the request
-//! tier takes what there is, sends it, and says how that went.
+//! It follows the rooms that are of interest to the service, holds how far the service was told of each, and says what
+//! is to be sent next. It sends nothing itself: nothing waits for the service inside an actor. A *carrier* in the
+//! request tier takes what there is, sends it, and says how that went.
 //!
 //! | call | does |
 //! |---|---|
@@ -16,8 +16,8 @@
 //! | [`StopCarrying`] | a carrier's time is over |
 //! | [`IsUp`] | the service was heard of: what waits for it is tried at once |
 //!
-//! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: what is of
-//! interest (the rooms'), and how to talk to the service (the request tier's).
+//! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: what is
+//! of interest (the rooms'), and how to talk to the service (the request tier's).
 //! Spec: Application Service API, "Pushing events".
 
 mod carrying;

@@ -1,7 +1,7 @@
 //! What the service is told as well as that goes: who types, and how users are. In memory only, and by current value.
 //!
-//! It is told in a transaction of its own, once, when nothing is owed that may not get lost: it costs no written row. What
-//! does not get there is told when it changes. Spec: Application Service API, "Pushing ephemeral data".
+//! It is told in a transaction of its own, once, when nothing is owed that may not get lost: it costs no written row.
+//! What does not get there is told when it changes. Spec: Application Service API, "Pushing ephemeral data".
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::Appservice;
 use crate::{Call, Cx, Error, presence::Presence};
 
-/// The most users whose presence waits, and the most rooms in which somebody types: of more, those that come last are not
-/// told of.
+/// The most users whose presence waits, and the most rooms in which somebody types: of more, those that come last are
+/// not told of.
 const WAITING_MAX: usize = 1_000;
 /// The most in one transaction.
 const EVENTS_MAX: usize = 100;

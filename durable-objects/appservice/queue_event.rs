@@ -9,8 +9,8 @@ use crate::{Call, Cx, Error};
 /// The most events that wait: of more, those that come last are not told of.
 const WAITING_MAX: u64 = 10_000;
 
-/// An event of a room that is not here, as clients see it: an invitation of one of the service's users, or what became of
-/// one. Queued again while it waits, it changes nothing.
+/// An event of a room that is not here, as clients see it: an invitation of one of the service's users, or what became
+/// of one. Queued again while it waits, it changes nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueueEvent {
     pub event_id: OwnedEventId,

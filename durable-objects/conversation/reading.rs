@@ -1,5 +1,5 @@
-//! Every way to read a room, tried by somebody: it shows what the specification lets them see, all of it and no more, and
-//! of what was redacted nothing.
+//! Every way to read a room, tried by somebody: it shows what the specification lets them see, all of it and no more,
+//! and of what was redacted nothing.
 
 use std::collections::BTreeSet;
 

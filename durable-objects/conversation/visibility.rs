@@ -61,8 +61,8 @@ impl At {
             ("world_readable", _) => true,
             // «2. If the user's membership was join, allow.»
             (_, "join") => true,
-            // «3. If history_visibility was set to shared, and the user joined the room at any point after the event was
-            // sent, allow.»
+            // «3. If history_visibility was set to shared, and the user joined the room at any point after the event
+            // was sent, allow.»
             ("shared", _) => joins_later,
             // «4. If the user's membership was invite, and the history_visibility was set to invited, allow.»
             ("invited", "invite") => true,

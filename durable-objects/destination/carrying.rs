@@ -1,10 +1,11 @@
 //! How what is owed leaves: one carrier at a time, one attempt at a time.
 //!
 //! Guarantees: before the first byte of a transaction leaves, what is in it is stored, and any carrier repeats exactly
-//! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the alarm
-//! at the lease's end finds another one. One that died over an attempt counts as if the server had not answered. A server
-//! that does not answer is left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it is heard of.
-//! One that refuses what is sent, or answers it with some error again and again, gets less at once (`portion.rs`).
+//! that, under the same transaction id, until the server acknowledges it. A carrier holds a lease; when it dies, the
+//! alarm at the lease's end finds another one. One that died over an attempt counts as if the server had not answered.
+//! A server that does not answer is left alone for longer and longer, up to [`PAUSE_MS_MAX`], and tried at once when it
+//! is heard of. One that refuses what is sent, or answers it with some error again and again, gets less at once
+//! (`portion.rs`).
 //! Spec: Server-Server API, "Transactions".
 
 use domain::backoff;
@@ -22,14 +23,14 @@ pub(super) const DUE: &str = "carry";
 pub(super) const LEASE_MS: u64 = if cfg!(target_family = "wasm") { 35_000 } else { 90_000 };
 /// How long a server that did not answer is left alone at first, in milliseconds.
 const PAUSE_MS_MIN: u64 = 2_000;
-/// How long it is left alone at most, in milliseconds: six hours. One that is back says something, as a rule, and there are
-/// many that never will be: each attempt costs.
+/// How long it is left alone at most, in milliseconds: six hours. One that is back says something, as a rule, and there
+/// are many that never will be: each attempt costs.
 const PAUSE_MS_MAX: u64 = 6 * 3_600_000;
-/// A server that did not answer this often in a row was away, for eight minutes or more: what it missed is not told from
-/// the beginning.
+/// A server that did not answer this often in a row was away, for eight minutes or more: what it missed is not told
+/// from the beginning.
 const AWAY_FAILURES: u32 = 9;
-/// A server that shares no room, and did not answer this often in a row, for about three days, is given up, with the EDUs
-/// that wait for it: anybody could have invented it.
+/// A server that shares no room, and did not answer this often in a row, for about three days, is given up, with the
+/// EDUs that wait for it: anybody could have invented it.
 const STRANGER_FAILURES_MAX: u32 = 23;
 /// A server that answers the same attempt this often in a row, and does not take it, is held to refuse what is in it.
 pub(super) const ANSWERS_MAX: u32 = 5;
@@ -122,8 +123,8 @@ pub struct ReportFailure {
     pub answered: Option<Refused>,
 }
 
-/// A transaction that the server refuses for what is in it: it would refuse it again. Or one that cannot be sent, for what
-/// is in it.
+/// A transaction that the server refuses for what is in it: it would refuse it again. Or one that cannot be sent, for
+/// what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     pub transaction_id: String,
@@ -240,7 +241,8 @@ impl Standing {
         self.carrier.as_ref().is_some_and(|(name, until_ms)| now_ms >= *until_ms && other_than != Some(name))
     }
 
-    /// The server did not answer, or refused once more than is counted yet: nobody carries, and it is left alone for a while.
+    /// The server did not answer, or refused once more than is counted yet: nobody carries, and it is left alone for a
+    /// while.
     fn is_left_alone(&mut self, cx: &Cx<'_>) -> Result<(), Error> {
         let failures_before = self.failures.saturating_add(self.refusals.in_a_row());
         let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, failures_before, PAUSE_MS_MAX);
@@ -362,8 +364,8 @@ impl Destination {
         Ok(work)
     }
 
-    /// A carrier that was lost over an attempt, and is not `other_than`, may have waited for the server until its end: it
-    /// counts as if that had not answered, or each one after it would wait as long. Answers whether that is so.
+    /// A carrier that was lost over an attempt, and is not `other_than`, may have waited for the server until its end:
+    /// it counts as if that had not answered, or each one after it would wait as long. Answers whether that is so.
     fn counts_the_lost(
         &self,
         tx: &Tx<'_>,

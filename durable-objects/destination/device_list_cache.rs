@@ -1,10 +1,10 @@
-//! The devices and keys of the server's users, so that they need not be asked for again, and are known while the server is
-//! away.
+//! The devices and keys of the server's users, so that they need not be asked for again, and are known while the server
+//! is away.
 //!
 //! The server tells of every change as long as it shares a room with us in which the user is. So a list is good while
-//! nothing is told that does not follow from it, and while the user, and somebody of ours, has been in one room throughout;
-//! that room knows whether they have ([`crate::room::JoinedSince`]). What is told while a list is fetched may be in it or
-//! not: such a list is not kept. Spec: Server-Server API, "Device Management".
+//! nothing is told that does not follow from it, and while the user, and somebody of ours, has been in one room
+//! throughout; that room knows whether they have ([`crate::room::JoinedSince`]). What is told while a list is fetched
+//! may be in it or not: such a list is not kept. Spec: Server-Server API, "Device Management".
 
 use std::collections::BTreeMap;
 
@@ -61,8 +61,8 @@ pub struct CachedDeviceList {
     pub room_id: OwnedRoomId,
     /// A position of the room's log.
     pub since: u64,
-    /// «A unique ID for a given user_id which describes the version of the returned device list.» `None`: the server did
-    /// not say.
+    /// «A unique ID for a given user_id which describes the version of the returned device list.» `None`: the server
+    /// did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_id: Option<u64>,
     pub keys: DeviceList,

@@ -1,8 +1,8 @@
 //! Whose devices changed, for the server to learn it.
 //!
-//! Nothing waits here but that they did: a carrier asks the user for what is new since the server was told last, and queues
-//! that with the numbers it is told up to. A server that is away for a month is told of every device once. What is queued
-//! first says nothing of what was before: then the server asks for the whole list, if it has use for one.
+//! Nothing waits here but that they did: a carrier asks the user for what is new since the server was told last, and
+//! queues that with the numbers it is told up to. A server that is away for a month is told of every device once. What
+//! is queued first says nothing of what was before: then the server asks for the whole list, if it has use for one.
 //! Spec: Server-Server API, "Device Management".
 
 use platform::{ActorKind, Tx};
@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::{Destination, edus, store};
 use crate::{Call, Cx, Error};
 
-/// A local user, who shares a room with the server, changed devices or keys. Told again, also by other rooms, it changes
-/// nothing.
+/// A local user, who shares a room with the server, changed devices or keys. Told again, also by other rooms, it
+/// changes nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DevicesChanged {
     pub user: OwnedUserId,

@@ -19,8 +19,8 @@ const TRANSACTION_BYTES_MAX: usize = 1024 * 1024;
 const READ_AT_ONCE: u64 = 10;
 /// Users whose devices are looked at for one transaction.
 const DEVICE_LISTS_MAX: u64 = 20;
-/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`], and a hundred more at most: then the oldest are
-/// dropped. A larger EDU counts for several, so that this bounds their bytes as well.
+/// What is kept for a server that does not answer, in EDUs of [`UNIT_BYTES`], and a hundred more at most: then the
+/// oldest are dropped. A larger EDU counts for several, so that this bounds their bytes as well.
 pub(super) const KEPT_MAX: u64 = 10_000;
 /// Bytes that count as one EDU.
 const UNIT_BYTES: usize = 8 * 1024;
@@ -40,7 +40,8 @@ impl Call for QueueEdu {
     type Reply = ();
 }
 
-/// As [`QueueEdu`], but only for a server that was owed something before: for any other it is `Absent`, and nothing is kept.
+/// As [`QueueEdu`], but only for a server that was owed something before: for any other it is `Absent`, and nothing is
+/// kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct QueueEduIfKnown(pub QueueEdu);

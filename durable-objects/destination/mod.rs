@@ -1,8 +1,8 @@
 //! Another server, as far as we owe it anything; and what it tells of its users.
 //!
-//! It follows the rooms in which that server has somebody, holds how far the server was told of each, and says what is to
-//! be sent next. It sends nothing itself: nothing waits for another server inside an actor. A *carrier* in the request
-//! tier takes what there is, sends it, and says how that went.
+//! It follows the rooms in which that server has somebody, holds how far the server was told of each, and says what is
+//! to be sent next. It sends nothing itself: nothing waits for another server inside an actor. A *carrier* in the
+//! request tier takes what there is, sends it, and says how that went.
 //!
 //! | call | does |
 //! |---|---|
@@ -20,8 +20,8 @@
 //! | [`StopCarrying`] | a carrier's time is over |
 //! | [`IsUp`] | the server was heard of: what waits for it is tried at once |
 //!
-//! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: where the
-//! server is, and how to talk to it (the request tier's).
+//! In scope: the order and the exactness of what is sent, its repetition, and when to try again. Out of scope: where
+//! the server is, and how to talk to it (the request tier's).
 
 mod carrying;
 mod device_list_cache;
@@ -66,8 +66,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_owed.sql"),
 ];
 
-/// The Destination's memory: which rooms there is something in, what is on its way and may get lost, and of whom something
-/// was told.
+/// The Destination's memory: which rooms there is something in, what is on its way and may get lost, and of whom
+/// something was told.
 #[derive(Default)]
 pub(crate) struct Destination {
     rooms: ToldRooms,

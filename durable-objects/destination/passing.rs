@@ -1,10 +1,10 @@
-//! What the server is told as well as that goes: who of our users types, what they read, and how they are. In memory only,
-//! and by current value.
+//! What the server is told as well as that goes: who of our users types, what they read, and how they are. In memory
+//! only, and by current value.
 //!
 //! What waits is told in a transaction of its own, when nothing is owed that may not get lost: it costs no written row,
-//! unless the server does not answer. Lost with the memory, presence is told again when it changes, and now and then as long
-//! as the user is there; and what somebody read with what they read next. Spec: Server-Server API, "Typing Notifications",
-//! "Receipts", "Presence".
+//! unless the server does not answer. Lost with the memory, presence is told again when it changes, and now and then as
+//! long as the user is there; and what somebody read with what they read next. Spec: Server-Server API, "Typing
+//! Notifications", "Receipts", "Presence".
 
 use std::{cell::RefCell, collections::BTreeMap};
 

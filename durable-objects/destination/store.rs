@@ -21,8 +21,9 @@ pub(super) fn has_edu(sql: &dyn Sql, key: &str, json: &str) -> Result<bool, Faul
     Ok(!sql.query("SELECT 1 FROM edu WHERE key = ?1 AND json = ?2", &[key.into(), json.into()])?.is_empty())
 }
 
-/// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. It takes so many
-/// `units` of positions, after all that there are or were, up to `used`. Answers how many hundreds of positions that passed.
+/// Queues an EDU in place of the one with its key; one up to `on_its_way` stays, and only loses its key. It takes so
+/// many `units` of positions, after all that there are or were, up to `used`. Answers how many hundreds of positions
+/// that passed.
 pub(super) fn put_edu(
     tx: &Tx<'_>,
     (key, json): (&str, &str),
@@ -42,7 +43,8 @@ pub(super) fn put_edu(
     Ok((position / 100).saturating_sub(position.saturating_sub(units) / 100))
 }
 
-/// Of more EDUs than `units_max` units, one for each `unit_bytes` that are begun, drops the oldest that are not on their way.
+/// Of more EDUs than `units_max` units, one for each `unit_bytes` that are begun, drops the oldest that are not on
+/// their way.
 pub(super) fn drop_edus(tx: &Tx<'_>, units_max: u64, unit_bytes: u64, on_its_way: u64) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM edu WHERE position > ?3 AND position IN

@@ -1,8 +1,8 @@
 //! The presence of the server's users, as it tells.
 //!
 //! What changed goes to the rooms that are shared with the server; a room says who of them is in it, and of those it is
-//! kept: one written row for a change, none for what is repeated. A server of which nothing was heard for long has nobody
-//! there. Spec: Server-Server API, "Presence".
+//! kept: one written row for a change, none for what is repeated. A server of which nothing was heard for long has
+//! nobody there. Spec: Server-Server API, "Presence".
 
 use std::{
     cell::RefCell,

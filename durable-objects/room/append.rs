@@ -1,8 +1,8 @@
 //! Appending an event: the one way anything takes a position that is told of (history is placed by [`super::history`]).
 //!
-//! Guarantees: an event of ours is built on the forward extremities, authorised by the state after them, hashed and signed;
-//! its position is new; the current state, its history and the memberships move with it; whoever must learn of a
-//! changed membership is owed that, in the same transaction.
+//! Guarantees: an event of ours is built on the forward extremities, authorised by the state after them, hashed and
+//! signed; its position is new; the current state, its history and the memberships move with it; whoever must learn of
+//! a changed membership is owed that, in the same transaction.
 
 use std::collections::HashMap;
 
@@ -100,8 +100,8 @@ impl Room {
         self.authorised_for(sql, cx, draft, &[], cx.now_ms)
     }
 
-    /// [`Room::authorised`] for a sender who is known to be in the rooms `member_of`, with the time that the event shall
-    /// have.
+    /// [`Room::authorised`] for a sender who is known to be in the rooms `member_of`, with the time that the event
+    /// shall have.
     pub(super) fn authorised_for(
         &self,
         sql: &dyn Sql,
@@ -381,8 +381,8 @@ fn move_server(
     Ok(())
 }
 
-/// An invitation or a knock of a user of another server came to nothing, by one of ours: that server is told of it, and of
-/// nothing else, unless it is in the room and hears of everything.
+/// An invitation or a knock of a user of another server came to nothing, by one of ours: that server is told of it, and
+/// of nothing else, unless it is in the room and hears of everything.
 fn tell_who_is_not_here(tx: &Tx<'_>, cx: &Cx<'_>, user_id: &str, position: u64) -> Result<(), Error> {
     let Some((_, server)) = user_id.split_once(':') else { return Ok(()) };
     if store::servers::is_told_once(tx, server, position)? {

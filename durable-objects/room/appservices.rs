@@ -1,14 +1,14 @@
 //! Telling application services: a nudge to the actor of each that has an interest, when there is something for it.
 //!
-//! A service is interested in the room while a user of its own is in it, or while the room or an alias of it is its own;
-//! and in memberships of its users in any case: invitations. Spec: Application Service API, "Registration", «Events will be
-//! sent to the AS if a local user matching one of the namespaces is the target of the event, or is a joined member of the
-//! room where the event occurred».
+//! A service is interested in the room while a user of its own is in it, or while the room or an alias of it is its
+//! own; and in memberships of its users in any case: invitations. Spec: Application Service API, "Registration",
+//! «Events will be sent to the AS if a local user matching one of the namespaces is the target of the event, or is a
+//! joined member of the room where the event occurred».
 //!
-//! Guarantees: each event of interest since the service was first known here is told to its actor; a crash forgets what was
-//! told, and the alarm set in the commit tells again, which actors do not mind. How many users of a service are in the room
-//! is counted once, and then moves with the memberships: a message reads and writes nothing for it. Without services that
-//! are told of anything there is no cost at all.
+//! Guarantees: each event of interest since the service was first known here is told to its actor; a crash forgets what
+//! was told, and the alarm set in the commit tells again, which actors do not mind. How many users of a service are in
+//! the room is counted once, and then moves with the memberships: a message reads and writes nothing for it. Without
+//! services that are told of anything there is no cost at all.
 
 use std::collections::BTreeMap;
 

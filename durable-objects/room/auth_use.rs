@@ -3,9 +3,9 @@
 //!
 //! An event is in the chain of a state while an event of the state names it, or one of the chain does: so these are
 //! counted. What leaves a state takes with it what nothing else names, and so on, from the later to the earlier; what
-//! comes brings what it names. Nobody goes further down than to the event that is asked for, whatever the size of the state
-//! and of the chain. Kept are the counts from the first fork of the room on, and moved with the state when the next one
-//! comes.
+//! comes brings what it names. Nobody goes further down than to the event that is asked for, whatever the size of the
+//! state and of the chain. Kept are the counts from the first fork of the room on, and moved with the state when the
+//! next one comes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,16 +30,16 @@ const GENERATIONS_AT_ONCE: usize = if cfg!(test) { 10 } else { 2_000 };
 
 /// How often events are named by a state and its chain, as it is asked for.
 pub(super) struct Uses {
-    /// What of it is not looked at yet, by generations: the links, and how much more often each is named than by the state
-    /// that is kept.
+    /// What of it is not looked at yet, by generations: the links, and how much more often each is named than by the
+    /// state that is kept.
     ahead: BTreeMap<u64, BTreeMap<OwnedEventId, (Rc<Link>, i64)>>,
     /// What was looked at and is named more or less often than there: how often now.
     counted: BTreeMap<OwnedEventId, u64>,
 }
 
 impl Uses {
-    /// Of the log's state at `base` `except` some keys, and of `more` events. `None` where that is not to be told from what
-    /// is kept.
+    /// Of the log's state at `base` `except` some keys, and of `more` events. `None` where that is not to be told from
+    /// what is kept.
     pub(super) fn of(
         sql: &dyn Sql,
         generations: &Generations,

@@ -2,10 +2,10 @@
 //!
 //! Guarantees: of a server with somebody in the room [`OF_SERVER_BYTES_MAX`] are held at most, of one with nobody in it
 //! [`OF_STRANGER_BYTES_MAX`], and of all of these together [`OF_STRANGERS_BYTES_MAX`]; what is beyond is judged and not
-//! kept. Of an event that the rules refuse its place in the graph is kept, and nothing that it says; and of one by a user
-//! of a server with nobody in the room nothing at all, unless something in the log comes after it. What was not kept is
-//! judged again when it comes again, by the same events, and so with the same result; what builds on it waits, in vain,
-//! within the bounds of [`super::inbox`], or is judged by the state that its server tells.
+//! kept. Of an event that the rules refuse its place in the graph is kept, and nothing that it says; and of one by a
+//! user of a server with nobody in the room nothing at all, unless something in the log comes after it. What was not
+//! kept is judged again when it comes again, by the same events, and so with the same result; what builds on it waits,
+//! in vain, within the bounds of [`super::inbox`], or is judged by the state that its server tells.
 //!
 //! What comes with a join of ours is not counted: it has a bound of its own ([`super::staging`]).
 

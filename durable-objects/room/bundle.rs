@@ -20,7 +20,8 @@ use super::{
 };
 use crate::Cx;
 
-/// Bytes of events bundled in one answer: beyond them, events come with nothing, and their relations are to be asked for.
+/// Bytes of events bundled in one answer: beyond them, events come with nothing, and their relations are to be asked
+/// for.
 const BUNDLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Events read from the log at once.
 const BATCH_EVENTS: usize = 100;

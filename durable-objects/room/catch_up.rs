@@ -1,8 +1,8 @@
 //! What goes to another server that was away for long: the newest of what it missed, and not all of it.
 //!
-//! Whatever is left out comes before something that is not, so that the server finds out that it is missing, and can ask
-//! for it. Where that cannot be told, nothing is left out. Spec: Server-Server API, "Backfilling and retrieving missing
-//! events".
+//! Whatever is left out comes before something that is not, so that the server finds out that it is missing, and can
+//! ask for it. Where that cannot be told, nothing is left out. Spec: Server-Server API, "Backfilling and retrieving
+//! missing events".
 
 use platform::{ActorKind, Sql};
 use ruma_common::OwnedServerName;

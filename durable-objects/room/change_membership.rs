@@ -17,8 +17,9 @@ use crate::{Call, Cx, Error};
 
 /// Joins, invites, leaves, kicks, bans, unbans or knocks; what is already so stays as it is.
 ///
-/// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a guest
-/// who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's own.
+/// Refused: `Forbidden` by the room's rules, or where the user to unban is not banned; `GuestAccessForbidden` for a
+/// guest who joins where guests may not; `CannotLeaveServerNoticeRoom` for who rejects an invitation of the server's
+/// own.
 /// Spec: "Room membership".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChangeMembership {
@@ -40,7 +41,8 @@ pub struct ChangeMembership {
     /// Whether nobody waits for it to happen: it may do so later, once the room's policy server signed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unattended: bool,
-    /// For an invitation: whether the room is to be a direct chat with the target. Spec: `is_direct` of `m.room.member`.
+    /// For an invitation: whether the room is to be a direct chat with the target. Spec: `is_direct` of
+    /// `m.room.member`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_direct: bool,
 }
@@ -191,8 +193,8 @@ impl Room {
     }
 }
 
-/// Whether the invitation that somebody has is of another than this sender. It may be one that they are not shown, because
-/// they ignore whom it is of: this sender's is another one then, and no repetition.
+/// Whether the invitation that somebody has is of another than this sender. It may be one that they are not shown,
+/// because they ignore whom it is of: this sender's is another one then, and no repetition.
 fn is_invited_by_another(sql: &dyn Sql, invited: &UserId, sender: &UserId) -> Result<bool, Fault> {
     let current = store::state::current(sql, MEMBER, invited.as_str())?;
     Ok(current.is_some_and(|current| current.pdu.sender() != sender))

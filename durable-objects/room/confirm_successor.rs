@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Room, append::room_id, prepare_upgrade::Reserved};
 use crate::{Call, Cx, Error, outbox, user::TransferSettings};
 
-/// A user joined a room that says it takes the place of this one: their settings follow them there if this one says so, too.
-/// Whoever makes a room writes into it what they like. Said again, it changes nothing. Spec: "Room Upgrades".
+/// A user joined a room that says it takes the place of this one: their settings follow them there if this one says so,
+/// too. Whoever makes a room writes into it what they like. Said again, it changes nothing. Spec: "Room Upgrades".
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConfirmSuccessor {
     pub user: OwnedUserId,

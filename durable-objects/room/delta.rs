@@ -48,8 +48,8 @@ pub struct Delta {
     /// Whether the state is wanted as of the end of the timeline, not of its start. Spec: `use_state_after`.
     #[serde(default)]
     pub state_after: bool,
-    /// The same, and that it stands under the name from before that was stable. Instead of the former: a release that does not
-    /// know this tells the state as of the start, which such a client takes.
+    /// The same, and that it stands under the name from before that was stable. Instead of the former: a release that
+    /// does not know this tells the state as of the start, which such a client takes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstable_state_after: bool,
     #[serde(default)]
@@ -281,8 +281,8 @@ impl Room {
             Some(end) => newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?,
             None => Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) },
         };
-        // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is from
-        // before, and another's event has its position.
+        // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is
+        // from before, and another's event has its position.
         let own = store::state::current(sql, "m.room.member", viewer.user.as_str())?
             .filter(|own| newest.events.iter().all(|event| event.position != own.position));
         let limit = call.timeline.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);

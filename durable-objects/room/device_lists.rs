@@ -41,7 +41,8 @@ impl Call for DeviceListChanged {
     type Reply = ();
 }
 
-/// The devices or keys of users of another server changed: it just said so. Nothing is written for who is not in the room.
+/// The devices or keys of users of another server changed: it just said so. Nothing is written for who is not in the
+/// room.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeviceListsChanged {
     /// As many as one transaction between servers tells of, at most.
@@ -127,8 +128,8 @@ impl Room {
             return Ok(false);
         }
         let last_ms = store::device_lists::changed_ms(&**tx, user_id)?;
-        // A user of ours has a clock that never says the same twice. What another server says is new whenever it says so,
-        // and whatever the clocks of those say here who heard it.
+        // A user of ours has a clock that never says the same twice. What another server says is new whenever it says
+        // so, and whatever the clocks of those say here who heard it.
         let changed_ms = if cx.is_local(user) { changed_ms } else { changed_ms.max(last_ms.saturating_add(1)) };
         if changed_ms <= last_ms {
             return Ok(false);
@@ -168,8 +169,8 @@ fn owe_devices(tx: &Tx<'_>, cx: &Cx<'_>, changed: DevicesChanged) -> Result<(), 
     Ok(())
 }
 
-/// A server comes into the room by a join that may have been on its way for long. Whoever joined asked for devices when it
-/// was made; what changed of our users' since nobody told their server.
+/// A server comes into the room by a join that may have been on its way for long. Whoever joined asked for devices when
+/// it was made; what changed of our users' since nobody told their server.
 pub(super) fn owe_missed(tx: &Tx<'_>, cx: &Cx<'_>, server: &str, join: &Pdu) -> Result<(), Error> {
     let made_ms = u64::from(join.origin_server_ts().get()).saturating_sub(CLOCKS_DIFFER_MS);
     for (user, changed_ms) in store::device_lists::of_locals(&**tx, made_ms)? {

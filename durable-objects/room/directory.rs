@@ -1,10 +1,10 @@
 //! The room's entry in the directory of published rooms: the room decides whether it has one, and metadata shows it.
 //!
 //! Guarantees: while the room is published, what its state says is owed to metadata in the transaction that changed it,
-//! and written before the answer. A room in which nobody of this server is any more has no entry until somebody returns:
-//! what it is by now is not known here. Members come and go more often: the first change of their number is shown at once,
-//! and what follows within [`MEMBERS_DELAY_MS`] after that time, together. So an entry costs a busy room a written row per
-//! five seconds, and its number of members is that old at most while metadata can be reached.
+//! and written before the answer. A room in which nobody of this server is any more has no entry until somebody
+//! returns: what it is by now is not known here. Members come and go more often: the first change of their number is
+//! shown at once, and what follows within [`MEMBERS_DELAY_MS`] after that time, together. So an entry costs a busy room
+//! a written row per five seconds, and its number of members is that old at most while metadata can be reached.
 
 use domain::{
     Refusal,

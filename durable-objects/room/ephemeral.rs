@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{Cx, Error};
 
-/// The most receipts of others in one answer, those that moved last: in a room of 20,000 the rest tells nobody anything.
+/// The most receipts of others in one answer, those that moved last: in a room of 20,000 the rest tells nobody
+/// anything.
 const RECEIPTS_MAX: u64 = 1_000;
 /// The most receipts of the user's own; more than that takes as many threads.
 const OWN_RECEIPTS_MAX: u64 = 1_000;

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{Room, store};
 use crate::{Call, Cx, Error};
 
-/// A user of this server is gone and wants what they said to be forgotten: whoever comes later, of this server or another,
-/// gets redacted copies. Nothing is redacted, and who was there keeps what they saw. Repeated, it changes nothing.
+/// A user of this server is gone and wants what they said to be forgotten: whoever comes later, of this server or
+/// another, gets redacted copies. Nothing is redacted, and who was there keeps what they saw. Repeated, it changes
+/// nothing.
 ///
 /// Spec: `POST /account/deactivate`, `erase`.
 #[derive(Debug, Serialize, Deserialize)]

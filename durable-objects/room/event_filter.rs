@@ -44,8 +44,8 @@ impl EventFilter {
             || self.not_types.iter().any(|unwanted| unwanted == "*")
     }
 
-    /// Whether account data of this type is wanted. It has no sender, so none of those that a client lists. There is one
-    /// entry of each type: a limit would hide some for good, and is not for them.
+    /// Whether account data of this type is wanted. It has no sender, so none of those that a client lists. There is
+    /// one entry of each type: a limit would hide some for good, and is not for them.
     pub fn allows_account_data(&self, event_type: &str) -> bool {
         self.allows_type(event_type) && self.senders.is_none()
     }

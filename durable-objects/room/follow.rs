@@ -4,15 +4,15 @@
 //! nudge to a follower is on its way, further changes wait and go as one. A crash forgets who was told: the alarm set
 //! in the commit tells everybody again, which receivers do not mind.
 //!
-//! However many listen, only so many nudges are on their way: a *round* goes through all who listen, in their order, and
-//! each answer lets it go on. What happens meanwhile makes another round, so that those late in the order have their turn.
-//! After so many the alarm goes on: what one invocation of a Worker may call is limited.
+//! However many listen, only so many nudges are on their way: a *round* goes through all who listen, in their order,
+//! and each answer lets it go on. What happens meanwhile makes another round, so that those late in the order have
+//! their turn. After so many the alarm goes on: what one invocation of a Worker may call is limited.
 //!
-//! Silence ends after a day by itself, when something happens: a room or a user that was put back to an older copy of itself
-//! may not know what the other one goes by.
+//! Silence ends after a day by itself, when something happens: a room or a user that was put back to an older copy of
+//! itself may not know what the other one goes by.
 //!
-//! A private receipt is told to its owner alone: what is told reaches up to the newest change that is for everybody, and
-//! for the owner up to their own. Who types goes along as it is known; nobody tries that again.
+//! A private receipt is told to its owner alone: what is told reaches up to the newest change that is for everybody,
+//! and for the owner up to their own. Who types goes along as it is known; nobody tries that again.
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +33,8 @@ use crate::{
     user::Nudge,
 };
 
-/// When the alarm looks whether everyone was told, in milliseconds after a commit. Shorter than an idle object keeps its
-/// memory, so that ordinarily it finds that everyone was, and nothing is told twice.
+/// When the alarm looks whether everyone was told, in milliseconds after a commit. Shorter than an idle object keeps
+/// its memory, so that ordinarily it finds that everyone was, and nothing is told twice.
 pub(super) const NUDGE_CHECK_MS: u64 = 5_000;
 
 /// The longest a follower that cannot be reached is left alone, in milliseconds: one hour.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{Room, append::room_id, store};
 use crate::{Call, Cx, Error, outbox, user::RoomForgotten};
 
-/// A user who left wants to hear and see no more of the room, until they are in it again, invited or knock. Repeated, it
-/// changes nothing; so it does for who never was in the room.
+/// A user who left wants to hear and see no more of the room, until they are in it again, invited or knock. Repeated,
+/// it changes nothing; so it does for who never was in the room.
 ///
 /// Refused: `Unknown` for who has not left. Spec: `POST /rooms/{roomId}/forget`.
 #[derive(Debug, Serialize, Deserialize)]

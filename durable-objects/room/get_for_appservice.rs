@@ -1,5 +1,5 @@
-//! What goes to an application service, as its actor's carrier asks for it: in the format of clients, whatever the history
-//! visibility. Spec: Application Service API, "Pushing events".
+//! What goes to an application service, as its actor's carrier asks for it: in the format of clients, whatever the
+//! history visibility. Spec: Application Service API, "Pushing events".
 
 use domain::{
     Appservice, Pdu,

@@ -1,8 +1,8 @@
 //! What goes to another server, as its Destination asks for it, and what a server asks for besides.
 //!
 //! A server gets what happened while it had somebody in the room; of what was before, and of what history visibility
-//! kept from its users, it gets the redacted form. Spec: Server-Server API, "Backfilling and retrieving missing events",
-//! "Retrieving events"; Client-Server API, "Room history visibility".
+//! kept from its users, it gets the redacted form. Spec: Server-Server API, "Backfilling and retrieving missing
+//! events", "Retrieving events"; Client-Server API, "Room history visibility".
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -74,8 +74,8 @@ pub enum Wanted {
 
 /// A server asks for events.
 ///
-/// Refused: `Forbidden` for a server that is not in the room, or that its ACL keeps out; `NotFound` for an event that is
-/// not held.
+/// Refused: `Forbidden` for a server that is not in the room, or that its ACL keeps out; `NotFound` for an event that
+/// is not held.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetEventsForServer {
     pub server: OwnedServerName,
@@ -131,7 +131,8 @@ impl Call for GetStateIds {
 
 /// The room's version, for a server that sends events of it.
 ///
-/// Refused: `Forbidden` for a server that the room's ACL keeps out; `NotFound` where nobody of this server is in the room.
+/// Refused: `Forbidden` for a server that the room's ACL keeps out; `NotFound` where nobody of this server is in the
+/// room.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetVersionForServer {
     pub server: OwnedServerName,
@@ -377,8 +378,8 @@ impl Room {
     }
 }
 
-/// Whether somebody of a server came into the room with this event. The state before it they were told, or may ask for, even
-/// if they were put out since: how should they know?
+/// Whether somebody of a server came into the room with this event. The state before it they were told, or may ask for,
+/// even if they were put out since: how should they know?
 fn is_join_of(pdu: &Pdu, server: &ServerName) -> bool {
     pdu.sender().server_name() == server
         && *pdu.event_type() == TimelineEventType::RoomMember

@@ -36,7 +36,8 @@ const BATCH_EVENTS: u64 = 50;
 /// The events that threads begin with, by when somebody spoke last in their thread, newest first.
 /// Spec: "Querying threads in a room".
 ///
-/// Refused: `Forbidden` for who was never in the room, unless it is world-readable; `InvalidParam` for a limit of nothing.
+/// Refused: `Forbidden` for who was never in the room, unless it is world-readable; `InvalidParam` for a limit of
+/// nothing.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GetThreads {
     pub user: OwnedUserId,

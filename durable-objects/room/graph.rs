@@ -179,8 +179,8 @@ impl Node {
 
 impl Room {
     /// The events before this one, and, through those that nothing new comes after (refused and soft-failed ones), the
-    /// ones before them: none of these is an extremity any longer. The state before this event has what they brought: so
-    /// not through those of which it is another server's word what state was before them.
+    /// ones before them: none of these is an extremity any longer. The state before this event has what they brought:
+    /// so not through those of which it is another server's word what state was before them.
     pub(super) fn behind(&self, sql: &dyn Sql, pdu: &Pdu) -> Result<BTreeSet<OwnedEventId>, Fault> {
         let mut behind = BTreeSet::new();
         let mut ahead = pdu.prev_events().to_vec();
@@ -198,8 +198,8 @@ impl Room {
         Ok(behind)
     }
 
-    /// The state after each of these events. The inner error names those that are not held, or at which the state is not
-    /// known.
+    /// The state after each of these events. The inner error names those that are not held, or at which the state is
+    /// not known.
     pub(super) fn states_after(
         &self,
         sql: &dyn Sql,

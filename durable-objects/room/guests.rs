@@ -1,5 +1,5 @@
-//! Guests of this server: they join where guests may, and stay as long as that is so. Who is one, the request tier says;
-//! other servers' guests are theirs to look after. Spec: "Guest Access".
+//! Guests of this server: they join where guests may, and stay as long as that is so. Who is one, the request tier
+//! says; other servers' guests are theirs to look after. Spec: "Guest Access".
 
 use domain::{Refusal, event::Draft};
 use platform::{ActorKind, Sql, Tx};
@@ -37,8 +37,8 @@ impl Room {
         Ok(store::members::set_guest(tx, call.user.as_str(), false)?)
     }
 
-    /// Takes the guests out of a room that no longer lets them in: the first ones with the event that says so, and the rest
-    /// by the alarm, in slices, as each has an event of their own. Nobody comes meanwhile.
+    /// Takes the guests out of a room that no longer lets them in: the first ones with the event that says so, and the
+    /// rest by the alarm, in slices, as each has an event of their own. Nobody comes meanwhile.
     ///
     /// Spec: "If the `m.room.guest_access` event is changed to stop this from being the case, the server MUST set those
     /// users' `m.room.member` state to `leave`."
@@ -140,7 +140,8 @@ mod tests {
             world.call(room_id.as_str(), &ChangeMembership { guest: true, ..join }).unwrap();
         }
         world.settle();
-        // One of them may not leave, as the state knows nothing of them. The others go all the same, and so does the room.
+        // One of them may not leave, as the state knows nothing of them. The others go all the same, and so does the
+        // room.
         let unknown = "UPDATE member SET user_id = '@001x:myelin.test' WHERE user_id = '@001:myelin.test'";
         world.sql(&room).query(unknown, &[]).unwrap();
         says("forbidden");

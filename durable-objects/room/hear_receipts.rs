@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{MarkRead, NewReceipt, Room, resident::check_acl};
 use crate::{Call, Cx, Error};
 
-/// Another server tells what its users have read. What makes no sense of it, or is of somebody else's users, is left out.
+/// Another server tells what its users have read. What makes no sense of it, or is of somebody else's users, is left
+/// out.
 ///
-/// Refused: `Forbidden` for a server that the room's ACL keeps out; `NotFound` where nobody of this server is in the room.
+/// Refused: `Forbidden` for a server that the room's ACL keeps out; `NotFound` where nobody of this server is in the
+/// room.
 /// Spec: Server-Server API, "Receipts".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HearReceipts {

@@ -1,13 +1,14 @@
 //! History from before the room was here, or from while this server heard nothing of it.
 //!
-//! Where an event came without what is before it there is an *edge* in the log, and below it numbers are kept free. A page
-//! that reaches an edge says so ([`Gap`]); the request tier asks servers that were in the room there, and what they give is
-//! placed here, the earliest event at the lowest number: clients find it by paging. It takes no position that anybody is
-//! told of, and no timeline of a sync goes past an edge. Where the numbers are used up nothing more is asked for.
+//! Where an event came without what is before it there is an *edge* in the log, and below it numbers are kept free. A
+//! page that reaches an edge says so ([`Gap`]); the request tier asks servers that were in the room there, and what
+//! they give is placed here, the earliest event at the lowest number: clients find it by paging. It takes no position
+//! that anybody is told of, and no timeline of a sync goes past an edge. Where the numbers are used up nothing more is
+//! asked for.
 //!
-//! The log's state reaches down there, too: at the number before each event is the state before it, as the graph has it.
-//! From the edge on nothing changes. The earliest event's state is told by whoever gave it, unless nothing in between
-//! changes any.
+//! The log's state reaches down there, too: at the number before each event is the state before it, as the graph has
+//! it. From the edge on nothing changes. The earliest event's state is told by whoever gave it, unless nothing in
+//! between changes any.
 //! Spec: Server-Server API, "Backfilling and retrieving missing events".
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,8 +42,8 @@ const ASKED_MAX: u64 = 20;
 const SERVERS_MAX: u64 = 10;
 /// Members looked at for who was in the room.
 const MEMBERS_LOOKED_AT: u64 = 1_000;
-/// The most edges of a room: of more, what is missing at the oldest is not asked for any more, but at the first of all, before
-/// which is all that was before the room was here.
+/// The most edges of a room: of more, what is missing at the oldest is not asked for any more, but at the first of all,
+/// before which is all that was before the room was here.
 pub(super) const EDGES_MAX: u64 = if cfg!(test) { 20 } else { 500 };
 /// Of so many missing events no more are noted that come before history: whoever tells it may name what it likes.
 const MISSING_MAX: u64 = 10_000;
@@ -64,8 +65,8 @@ pub struct Gap {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlaceHistory {
     pub edge: u64,
-    /// What was missing there, as [`Gap`] told it. Where that is no longer so, these events are not what is next; empty:
-    /// the caller takes them to be.
+    /// What was missing there, as [`Gap`] told it. Where that is no longer so, these events are not what is next;
+    /// empty: the caller takes them to be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<OwnedEventId>,
     pub events: Vec<CheckedEvent>,

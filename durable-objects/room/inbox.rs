@@ -1,9 +1,10 @@
-//! Events of other servers that build on what is not here: they wait, durably, while one *fetcher* of the request tier gets
-//! that.
+//! Events of other servers that build on what is not here: they wait, durably, while one *fetcher* of the request tier
+//! gets that.
 //!
 //! Whoever sent them has its answer at once. A fetcher holds a lease; when it dies, the alarm at the lease's end finds
-//! another one. What is not to be had is tried again, later and later, and given up in the end: whoever builds on it names
-//! it again. A try counts from its beginning: what fetchers die of keeps the rest waiting once. What one server may have waiting is bounded, more narrowly for one that is not in the room, and servers take turns.
+//! another one. What is not to be had is tried again, later and later, and given up in the end: whoever builds on it
+//! names it again. A try counts from its beginning: what fetchers die of keeps the rest waiting once. What one server
+//! may have waiting is bounded, more narrowly for one that is not in the room, and servers take turns.
 //! Spec: Server-Server API, "Transactions", "Backfilling and retrieving missing events".
 
 use domain::backoff;

@@ -1,8 +1,8 @@
 //! Which events of other servers the room takes in, and when.
 //!
 //! Guarantees: from the moment at which a join of ours is asked for elsewhere, no event that a server sends is turned
-//! away, for it is not sent again: until the join is complete they wait ([`super::inbox`]), and after that they are judged
-//! like any. Of a join that is given up nothing is kept.
+//! away, for it is not sent again: until the join is complete they wait ([`super::inbox`]), and after that they are
+//! judged like any. Of a join that is given up nothing is kept.
 //! Spec: Server-Server API, "Transactions", "Joining Rooms".
 
 use domain::Refusal;

@@ -1,11 +1,11 @@
 //! A room of other servers, which a user of ours joins through one that is in it.
 //!
-//! That server answers the join with the whole state before it and the auth chain of that. The request tier checks these
-//! and brings them in slices ([`super::staging`]); nothing shows of them until [`CompleteJoin`] makes them the state of
-//! the room, with the join as the newest event, in one transaction. What that server says of the room's version holds until
-//! then: the event that made the room has to say the same. Where nobody of ours was in the room any more, its old state
-//! gives way: it knows less than the new one. Where somebody is, the state that came counts for what is not here, as with
-//! any event.
+//! That server answers the join with the whole state before it and the auth chain of that. The request tier checks
+//! these and brings them in slices ([`super::staging`]); nothing shows of them until [`CompleteJoin`] makes them the
+//! state of the room, with the join as the newest event, in one transaction. What that server says of the room's
+//! version holds until then: the event that made the room has to say the same. Where nobody of ours was in the room any
+//! more, its old state gives way: it knows less than the new one. Where somebody is, the state that came counts for
+//! what is not here, as with any event.
 //! Spec: Server-Server API, "Joining Rooms".
 
 use std::collections::BTreeMap;
@@ -139,7 +139,8 @@ impl Room {
     ) -> Result<Received, Error> {
         let txn = transactions::of_membership(call_id);
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
-            // Somebody else of ours is in the room: it is one more event from elsewhere. A state without members says nothing.
+            // Somebody else of ours is in the room: it is one more event from elsewhere. A state without members says
+            // nothing.
             let state_before = omitted.is_none().then_some(state);
             let receive = ReceiveEvent { state_before, ..ReceiveEvent::of(event) };
             return Ok(match self.receive(tx, cx, receive, Some(&txn))? {

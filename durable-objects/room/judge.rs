@@ -1,5 +1,5 @@
-//! Which events notify a user, by their push rules and the room as it is now: how many are in it, who has which power, what
-//! the user is called there.
+//! Which events notify a user, by their push rules and the room as it is now: how many are in it, who has which power,
+//! what the user is called there.
 
 use std::rc::Rc;
 

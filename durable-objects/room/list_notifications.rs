@@ -32,8 +32,8 @@ const NOTIFICATIONS_MAX: u64 = 100;
 /// Bytes of events after which a reply has no more: many rooms answer at once.
 const REPLY_BYTES_MAX: usize = 128 * 1024;
 
-/// The newest events before a position that the user is notified of, by their rules and the room as it is now: those since
-/// they joined; their invitation, while they have one.
+/// The newest events before a position that the user is notified of, by their rules and the room as it is now: those
+/// since they joined; their invitation, while they have one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListNotifications {
     pub user: OwnedUserId,

@@ -1,8 +1,8 @@
 //! Receipts: how far a user has read. Spec: "Receipts", "Read and unread markers".
 //!
-//! A receipt that moves takes a position of the log, as an event does: who reads the log from a cursor finds it there. A
-//! private one is told to its owner alone, and wakes nobody else. One of another server's user that is here before its event
-//! is kept in memory until that comes, or others take its place.
+//! A receipt that moves takes a position of the log, as an event does: who reads the log from a cursor finds it there.
+//! A private one is told to its owner alone, and wakes nobody else. One of another server's user that is here before
+//! its event is kept in memory until that comes, or others take its place.
 
 use std::collections::VecDeque;
 
@@ -23,8 +23,8 @@ use crate::{Call, Cx, Error};
 /// Receipts that are kept for events that did not come yet.
 const EARLY_MAX: usize = 500;
 
-/// Marks events as read. A receipt that would go back stays where it is. Answers which of them moved, by their places in the
-/// call; and the place after the last of them, if the marker would go back.
+/// Marks events as read. A receipt that would go back stays where it is. Answers which of them moved, by their places
+/// in the call; and the place after the last of them, if the marker would go back.
 ///
 /// Refused: `Forbidden` for who is not in the room; `NotFound` for an event that is not there, or that the user may not
 /// see; `InvalidParam` for one that is not in the thread named.

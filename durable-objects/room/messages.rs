@@ -67,8 +67,8 @@ impl Direction {
         }
     }
 
-    /// Where a page starts that the client wants from one place to another, and the stretch `(after, up_to]` of the log that
-    /// it is taken from.
+    /// Where a page starts that the client wants from one place to another, and the stretch `(after, up_to]` of the log
+    /// that it is taken from.
     pub(super) fn span(self, from: Option<u64>, to: Option<u64>, head: u64) -> (u64, (u64, u64)) {
         match self {
             Self::Backwards => {

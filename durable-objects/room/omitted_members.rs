@@ -3,14 +3,14 @@
 //! Until they are here
 //! - users of ours who joined read what there is, and say what no other membership decides;
 //! - no event of another server is judged: it waits, as while a join is under way;
-//! - memberships that are not known here are neither changed nor told, and no other server is told of the state or let in:
-//!   whoever asks is asked to come again;
-//! - one fetcher at a time gets the state, from one server after the other, later and later, for as long as somebody of ours
-//!   is in the room.
+//! - memberships that are not known here are neither changed nor told, and no other server is told of the state or let
+//!   in: whoever asks is asked to come again;
+//! - one fetcher at a time gets the state, from one server after the other, later and later, for as long as somebody of
+//!   ours is in the room.
 //!
-//! What comes is staged and judged like what comes with a join. Then, in one transaction, the members are there from before
-//! the join on, and devices learn the room anew. Of what comes only memberships are taken that are not known: the rest came
-//! with the join.
+//! What comes is staged and judged like what comes with a join. Then, in one transaction, the members are there from
+//! before the join on, and devices learn the room anew. Of what comes only memberships are taken that are not known:
+//! the rest came with the join.
 //! Spec: Server-Server API, "Joining Rooms", `omit_members`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,8 +63,8 @@ pub struct OmittedMembers {
     pub servers: Vec<OwnedServerName>,
 }
 
-/// A fetcher asks whether members are to be fetched. Who gets an answer is the only one who does so, for as long as something
-/// of it is heard: stages and judges under its name, and then makes the state whole.
+/// A fetcher asks whether members are to be fetched. Who gets an answer is the only one who does so, for as long as
+/// something of it is heard: stages and judges under its name, and then makes the state whole.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TakeOmitted {
     /// Names the fetcher.
@@ -217,8 +217,8 @@ pub(super) fn note(
     Omitted { join, floor, servers, attempts: 0, not_before_ms: cx.now_ms }.keep(tx)
 }
 
-/// The state before a join without its members, but for those after whom clients call a room that says no name; `None` where
-/// they are so few that it is not worth it. Spec: `omit_members`.
+/// The state before a join without its members, but for those after whom clients call a room that says no name; `None`
+/// where they are so few that it is not worth it. Spec: `omit_members`.
 pub(super) fn without_members(
     sql: &dyn Sql,
     before: &StateAt,
@@ -322,8 +322,8 @@ impl Room {
         let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
         self.place_found(tx, &others, (omitted.floor, position))?;
         cx.room.servers.borrow_mut().extend(store::servers::all(&**tx)?.into_iter().map(|following| following.name));
-        // As with a whole answer: users of ours learn what became of them when it comes here, and what comes after the join
-        // comes after that.
+        // As with a whole answer: users of ours learn what became of them when it comes here, and what comes after the
+        // join comes after that.
         let join = store::graph::by_id(&**tx, &omitted.join)?.ok_or_else(|| Fault::new("a join is not held"))?;
         self.state_changes(tx, cx, join.number, ours)?;
         store::meta::forget(tx, OMITTED)?;

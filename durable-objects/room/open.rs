@@ -1,5 +1,6 @@
-//! Whether everybody may come in, or read the room: metadata knows which rooms are open, so that whoever looks for people
-//! finds those in them. A room that nobody of this server is in any more is not one of them: who is in it is not known. Spec: Client-Server API, "User Directory".
+//! Whether everybody may come in, or read the room: metadata knows which rooms are open, so that whoever looks for
+//! people finds those in them. A room that nobody of this server is in any more is not one of them: who is in it is not
+//! known. Spec: Client-Server API, "User Directory".
 
 use platform::{Sql, Tx};
 use ruma_common::UserId;

@@ -1,9 +1,9 @@
 //! Policy servers: a room may name one of its servers to be asked about each event before anybody is told of it.
 //!
-//! Guarantees: with such a server in the room, no event takes a place in the log without its signature, but for the one that
-//! names it. The room asks nobody: it names what has to be signed, nothing changes, the tier asks, brings the signature, and
-//! calls again. What was signed is kept in memory until then; after a restart it is asked for anew. An event that nobody
-//! waits for is asked about by the room's fetcher.
+//! Guarantees: with such a server in the room, no event takes a place in the log without its signature, but for the one
+//! that names it. The room asks nobody: it names what has to be signed, nothing changes, the tier asks, brings the
+//! signature, and calls again. What was signed is kept in memory until then; after a restart it is asked for anew. An
+//! event that nobody waits for is asked about by the room's fetcher.
 //! Spec: Server-Server API, "Policy Servers".
 
 use std::{collections::VecDeque, rc::Rc};

@@ -25,8 +25,8 @@ const TAKEN_ALONG_BYTES_MAX: usize = 1024 * 1024;
 /// Decides what the successor of this room is, before there is one: whoever asks again gets the same one. Founding it,
 /// and [`super::CompleteUpgrade`], are the caller's to do.
 ///
-/// Refused: `Forbidden` for who may not send a tombstone, `UnsupportedRoomVersion`, `BadJson` for additional creators that
-/// are none. Spec: `POST /rooms/{roomId}/upgrade`.
+/// Refused: `Forbidden` for who may not send a tombstone, `UnsupportedRoomVersion`, `BadJson` for additional creators
+/// that are none. Spec: `POST /rooms/{roomId}/upgrade`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PrepareUpgrade {
     pub user: OwnedUserId,

@@ -24,8 +24,8 @@ pub(super) const MEMBERS_MAX: u64 = 1_000;
 /// The most presences in one call.
 const PRESENCES_PER_CALL_MAX: usize = 200;
 
-/// A member tells their presence, because it changed or because they want to know that of the others. Nothing happens for
-/// who is not in the room.
+/// A member tells their presence, because it changed or because they want to know that of the others. Nothing happens
+/// for who is not in the room.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TellPresence {
     #[serde(flatten)]

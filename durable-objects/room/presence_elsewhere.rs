@@ -1,8 +1,8 @@
 //! The presence of members of other servers, as their servers' Destinations know it, and that of ours on its way there.
 //!
-//! A Destination tells the room what changed; the room passes it on as it does its own members'. A room that is asked who
-//! is there asks the Destinations, once, and the one of each member who joins. To whom ours are told is the users' to
-//! find out: the room names the servers in it to who tells their presence, and those that came to who is there.
+//! A Destination tells the room what changed; the room passes it on as it does its own members'. A room that is asked
+//! who is there asks the Destinations, once, and the one of each member who joins. To whom ours are told is the users'
+//! to find out: the room names the servers in it to who tells their presence, and those that came to who is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,9 +1,10 @@
 //! Receiving: an event of another server comes into the graph, or is refused.
 //!
-//! Guarantees: an event is judged and takes its place in one transaction. Its format, signatures and hash were checked by the tier; here it is judged by
-//! the rules of authorisation, three times: by the events it names itself, by the state before it, and by the current
-//! state. What it needs and the room does not hold is named, nothing changes, and the same call succeeds once that was
-//! brought. Received again, it changes nothing; one for which there was no room ([`super::beside`]) is judged again.
+//! Guarantees: an event is judged and takes its place in one transaction. Its format, signatures and hash were checked
+//! by the tier; here it is judged by the rules of authorisation, three times: by the events it names itself, by the
+//! state before it, and by the current state. What it needs and the room does not hold is named, nothing changes, and
+//! the same call succeeds once that was brought. Received again, it changes nothing; one for which there was no room
+//! ([`super::beside`]) is judged again.
 //!
 //! Another server's word counts for the events before it that are not here, and for nothing else: what it says of the
 //! state there meets the states after those that are here, which the room knows itself, and takes the place of none.
@@ -285,8 +286,8 @@ impl Room {
         Ok(Ok(Before { at: self.meet(sql, cx, states)?, on_word_of: unknown }))
     }
 
-    /// The states after these events, at which they are not known, as they were told; or where one of them was not told,
-    /// the state in which all events before the one that came meet.
+    /// The states after these events, at which they are not known, as they were told; or where one of them was not
+    /// told, the state in which all events before the one that came meet.
     fn told_states(
         &self,
         sql: &dyn Sql,
@@ -322,8 +323,8 @@ impl Room {
         Ok(before.after(sql, &pdu, if is_allowed { Verdict::Accepted } else { Verdict::Rejected })?)
     }
 
-    /// Keeps an event that gets no place in the log, if there is room, and whether it is another server's word what state
-    /// was before it.
+    /// Keeps an event that gets no place in the log, if there is room, and whether it is another server's word what
+    /// state was before it.
     fn keep_beside(
         &self,
         tx: &Tx<'_>,
@@ -454,9 +455,9 @@ impl Room {
     /// Leaves positions free before the next event, for history that may still be found: positions are arrivals, and it
     /// comes before them. Answers the first one.
     ///
-    /// Those that nothing took while nothing came are free. For more of them positions run ahead of the clock, which they
-    /// are compared with: half of what is left of [`LEAD_MAX`], so that there is some for each of several gaps, and that the
-    /// clock gives back.
+    /// Those that nothing took while nothing came are free. For more of them positions run ahead of the clock, which
+    /// they are compared with: half of what is left of [`LEAD_MAX`], so that there is some for each of several gaps,
+    /// and that the clock gives back.
     pub(super) fn keep_free(&self, sql: &dyn Sql, cx: &Cx<'_>) -> Result<u64, Error> {
         let end = self.log_end(sql, cx)?;
         if end < store::graph::LOG_START {

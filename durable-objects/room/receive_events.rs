@@ -1,9 +1,9 @@
 //! Receiving several events of another server in one operation: what a transaction of theirs says of a room.
 //!
-//! Guarantees: the events are received in their order, each as [`super::receive`] says, in one transaction. The operation
-//! ends early, having received at least one, where it could take long or where memory would be behind: after the first
-//! event that is not accepted, that changes the current state, or before which states had to be resolved. The caller gives
-//! the rest again. A refusal undoes all of them: the caller gives them one by one.
+//! Guarantees: the events are received in their order, each as [`super::receive`] says, in one transaction. The
+//! operation ends early, having received at least one, where it could take long or where memory would be behind: after
+//! the first event that is not accepted, that changes the current state, or before which states had to be resolved. The
+//! caller gives the rest again. A refusal undoes all of them: the caller gives them one by one.
 //!
 //! So a run of messages, of which a busy room's transactions consist, is one commit, and nobody can have more than one
 //! resolution made in an operation.

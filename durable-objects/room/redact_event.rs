@@ -23,8 +23,9 @@ use crate::{Call, Cx, Error};
 
 /// Redacts an event of the room and answers the redaction's id; repeated, answers the same id and changes nothing.
 ///
-/// Refused: `Forbidden` by the room's rules and for events of others without the power to redact; `UserSuspended` for those of others; `NotFound` for an
-/// event that is not in this room, or that the sender neither sees nor has power over. Spec: "Redactions".
+/// Refused: `Forbidden` by the room's rules and for events of others without the power to redact; `UserSuspended` for
+/// those of others; `NotFound` for an event that is not in this room, or that the sender neither sees nor has power
+/// over. Spec: "Redactions".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RedactEvent {
     pub sender: OwnedUserId,

@@ -1,8 +1,8 @@
 //! What redactions that came do to the events they name, and when clients learn of them.
 //!
 //! Guarantees: of the redactions of an event that may redact it the first one in the room's order does, whichever came
-//! first. No client is told of a redaction that redacts nothing, and all are told of one that does; where that came before its
-//! event, they are told with that: it comes without what was redacted, and names what did it.
+//! first. No client is told of a redaction that redacts nothing, and all are told of one that does; where that came
+//! before its event, they are told with that: it comes without what was redacted, and names what did it.
 //! Spec: Room Version 3, "Handling redactions".
 
 use domain::{Pdu, event, redaction};
@@ -58,8 +58,8 @@ impl Room {
         Ok(())
     }
 
-    /// A redaction waits for its event, and is judged when that comes. Of those whose senders may not redact the events of
-    /// others only so many do.
+    /// A redaction waits for its event, and is judged when that comes. Of those whose senders may not redact the events
+    /// of others only so many do.
     fn redacts_early(&self, tx: &Tx<'_>, redacts: &EventId, because: &Pdu, position: u64) -> Result<(), Error> {
         let may_redact_others = self.may_redact_others(&**tx, because)?;
         let kept_max = if may_redact_others { platform::INTEGER_MAX as u64 } else { EARLY_REDACTIONS_MAX };

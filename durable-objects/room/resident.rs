@@ -52,8 +52,8 @@ impl Call for PrepareMembership {
 
 /// Takes in what another server made of that, and passes it on to all the others.
 ///
-/// Refused: `Forbidden` for what the rules, or the room's ACL, do not allow now; `OtherServer` for what comes after events
-/// that are not here: they may be on their way, or be fetched.
+/// Refused: `Forbidden` for what the rules, or the room's ACL, do not allow now; `OtherServer` for what comes after
+/// events that are not here: they may be on their way, or be fetched.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdmitMembership {
     pub server: OwnedServerName,
@@ -66,11 +66,11 @@ impl Call for AdmitMembership {
     type Reply = ();
 }
 
-/// Prepares the invitation of another server's user: it is signed, and not in the room yet. Their server signs it as well,
-/// and [`AdmitMembership`] takes it in.
+/// Prepares the invitation of another server's user: it is signed, and not in the room yet. Their server signs it as
+/// well, and [`AdmitMembership`] takes it in.
 ///
-/// Refused: as [`super::ChangeMembership`] is; `Forbidden` also for a server that the room's ACL keeps out, and where the room
-/// is for users of its own server only.
+/// Refused: as [`super::ChangeMembership`] is; `Forbidden` also for a server that the room's ACL keeps out, and where
+/// the room is for users of its own server only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PrepareInvite {
     pub sender: OwnedUserId,
@@ -89,8 +89,8 @@ pub struct PreparedInvite {
     pub event: CheckedEvent,
     /// Whole events. Spec: since v1.16, the state in an invitation is in the event format of the room's version.
     pub state: Vec<Box<RawValue>>,
-    /// Of an invitation that goes back to an `m.room.third_party_invite`: the keys of that by which it is signed. One of them
-    /// must still hold.
+    /// Of an invitation that goes back to an `m.room.third_party_invite`: the keys of that by which it is signed. One
+    /// of them must still hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<InviteKey>,
 }
@@ -120,8 +120,8 @@ impl Call for GetResidence {
     type Reply = Residence;
 }
 
-/// What lets a user of another server recognise the room who knocked on it: whole events. Spec: since v1.16, the state in
-/// the answer to a knock is in the event format of the room's version.
+/// What lets a user of another server recognise the room who knocked on it: whole events. Spec: since v1.16, the state
+/// in the answer to a knock is in the event format of the room's version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetShownState {
     pub user: OwnedUserId,
@@ -160,7 +160,8 @@ struct ByThirdParty {
     keys: Vec<InviteKey>,
 }
 
-/// An invitation with this content, if it goes back to `m.room.third_party_invite`: whoever made that may have left since.
+/// An invitation with this content, if it goes back to `m.room.third_party_invite`: whoever made that may have left
+/// since.
 fn by_third_party(sql: &dyn Sql, content: &RawValue) -> Result<Option<ByThirdParty>, Error> {
     let mut content: Map<String, Value> = serde_json::from_str(content.get())
         .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))?;
@@ -268,8 +269,8 @@ impl Room {
             || (store::servers::joined(sql)?.is_empty() && store::log::head_position(sql)? > 0))
     }
 
-    /// Refused: `Forbidden`, in the words of a room that is not there, where nobody of this server knows what happens: what
-    /// is held of the room is old, or it was founded by a join that failed.
+    /// Refused: `Forbidden`, in the words of a room that is not there, where nobody of this server knows what happens:
+    /// what is held of the room is old, or it was founded by a join that failed.
     pub(super) fn check_known(&self, sql: &dyn Sql, user_id: &UserId) -> Result<(), Error> {
         if self.is_resident(sql)? {
             return Ok(());

@@ -1,8 +1,8 @@
 //! Letting in whom nobody invited, because they are in another room. Spec: "Restricted rooms".
 //!
-//! The room says which rooms count ([`GetJoinConditions`]), the request tier asks those ([`IsJoined`]) and makes the join
-//! again with what it learnt. The room believes only what its join rules, as they are by then, still ask for; it names
-//! the member of ours in whose name it lets the user in, and has the rules judge the result.
+//! The room says which rooms count ([`GetJoinConditions`]), the request tier asks those ([`IsJoined`]) and makes the
+//! join again with what it learnt. The room believes only what its join rules, as they are by then, still ask for; it
+//! names the member of ours in whose name it lets the user in, and has the rules judge the result.
 
 use domain::{Authority, Refusal, RoomVersion, event::Draft, restricted_join};
 use platform::{ActorKind, Fault, Sql};

@@ -1,8 +1,8 @@
 //! What is said is not kept longer than the room and the operator want.
 //!
-//! An event's age is that of its position: when it came. When that is over nobody is shown it any more, and what it was is
-//! gone from the database: of the row stays what a redaction leaves, for the graph stands on it. State stays. The alarm
-//! does it in slices, an hour late at most. MSC1763, as Synapse has it.
+//! An event's age is that of its position: when it came. When that is over nobody is shown it any more, and what it was
+//! is gone from the database: of the row stays what a redaction leaves, for the graph stands on it. State stays. The
+//! alarm does it in slices, an hour late at most. MSC1763, as Synapse has it.
 
 use domain::{event, retention::RoomRetention};
 use platform::{Fault, Sql, Tx};

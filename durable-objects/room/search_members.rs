@@ -1,4 +1,5 @@
-//! Finding people among the members of the room, for who is in it, or for everybody where everybody may come in or read.
+//! Finding people among the members of the room, for who is in it, or for everybody where everybody may come in or
+//! read.
 //! Spec: Client-Server API, "User Directory".
 
 use std::collections::BTreeMap;

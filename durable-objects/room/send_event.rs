@@ -29,7 +29,8 @@ use crate::{Call, Cx, Error};
 /// what makes the state what its sender made it already.
 ///
 /// Refused: `Forbidden` by the room's rules, `BadJson` for content its type does not allow, `TooLarge`,
-/// `DuplicateAnnotation`, and `Unknown` for a thread that begins with what relates to something itself. Spec: "Sending events to a room".
+/// `DuplicateAnnotation`, and `Unknown` for a thread that begins with what relates to something itself. Spec: "Sending
+/// events to a room".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SendEvent {
     pub sender: OwnedUserId,
@@ -48,8 +49,8 @@ pub struct SendEvent {
     /// For a join without an invitation: rooms that said that the sender is in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub member_of: Vec<OwnedRoomId>,
-    /// The time that the event shall have, in milliseconds since the Unix epoch; now without. Where it stands in the room
-    /// does not follow from it. Spec: Application Service API, "Timestamp massaging".
+    /// The time that the event shall have, in milliseconds since the Unix epoch; now without. Where it stands in the
+    /// room does not follow from it. Spec: Application Service API, "Timestamp massaging".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<u64>,
     /// As in [`super::RedactEvent`], for an `m.room.redaction`.
@@ -131,8 +132,8 @@ impl Room {
     }
 }
 
-/// The event by which the current state is what this one would make it, of the same sender and in the same words: clients
-/// and bots assert the state they want again and again, and other servers make nothing of that either.
+/// The event by which the current state is what this one would make it, of the same sender and in the same words:
+/// clients and bots assert the state they want again and again, and other servers make nothing of that either.
 pub(super) fn already_made_by(sql: &dyn Sql, pdu: &Pdu) -> Result<Option<OwnedEventId>, Error> {
     let Some(state_key) = pdu.state_key() else { return Ok(None) };
     let Some(current) = store::state::current(sql, &pdu.event_type().to_string(), state_key)? else { return Ok(None) };

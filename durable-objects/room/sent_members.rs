@@ -1,9 +1,10 @@
 //! Which members a device that loads them lazily was already sent. Spec: "Lazy-loading room members".
 //!
 //! «The server MAY assume that clients will remember membership events they have already been sent.» What is forgotten
-//! here is sent once more, which does no harm. What was never received must not be taken for sent: an answer counts only
-//! when its device comes back from where the answer ended, and is struck when it comes back from before. A device that
-//! comes back from before what it had come back from was restored from an older copy: it may have nothing of all this.
+//! here is sent once more, which does no harm. What was never received must not be taken for sent: an answer counts
+//! only when its device comes back from where the answer ended, and is struck when it comes back from before. A device
+//! that comes back from before what it had come back from was restored from an older copy: it may have nothing of all
+//! this.
 
 use std::collections::HashSet;
 

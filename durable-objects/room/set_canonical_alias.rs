@@ -10,8 +10,8 @@ use crate::{Call, Cx, Error};
 /// Sets the canonical alias and its alternatives. Where aliases point, metadata knows, which no actor can ask: the tier
 /// says which of those in `content` it did not find to point here.
 ///
-/// Refused: `Forbidden` by the room's rules; `BadAlias` for an alias that does not point to the room, `InvalidParam` for
-/// one that is none, unless it is listed already.
+/// Refused: `Forbidden` by the room's rules; `BadAlias` for an alias that does not point to the room, `InvalidParam`
+/// for one that is none, unless it is listed already.
 /// Spec: `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`, "m.room.canonical_alias".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetCanonicalAlias {

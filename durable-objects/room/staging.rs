@@ -1,8 +1,8 @@
 //! What comes with a join from another server, staged as it arrives and judged before it shows anywhere.
 //!
-//! The state of a large room does not fit into memory, and it comes before the events that it is judged by. So slices of it
-//! are staged under the join, and judged once all is there, by depth: what an event is judged by is less deep. A join
-//! that was given up leaves its stage to an alarm.
+//! The state of a large room does not fit into memory, and it comes before the events that it is judged by. So slices
+//! of it are staged under the join, and judged once all is there, by depth: what an event is judged by is less deep. A
+//! join that was given up leaves its stage to an alarm.
 //! Spec: Server-Server API, "Joining Rooms".
 
 use std::collections::{BTreeMap, BTreeSet};

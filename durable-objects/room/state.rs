@@ -132,7 +132,8 @@ impl<'a> StateSpan<'a> {
         Self { at, ranges, since: None, with_room_id: true, bytes_max: PAGE_BYTES_MAX }
     }
 
-    /// What changed since a position: members too, however lazily they are wanted, as the client may know what they were.
+    /// What changed since a position: members too, however lazily they are wanted, as the client may know what they
+    /// were.
     pub(super) fn since(self, since: Option<u64>) -> Self {
         let Some((first, last)) = self.ranges.first().zip(self.ranges.last()).filter(|_| since.is_some()) else {
             return self;

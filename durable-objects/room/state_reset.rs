@@ -1,14 +1,14 @@
 //! Telling when forks that meet take back what no event took away: a membership, power levels.
 //!
-//! Resolution may do so, and people then find themselves out of a room that nobody removed them from. It is logged, with
-//! the events that explain it, and counted; the log's changes of state keep what was there and what is, at the position
-//! of the event with which it came.
+//! Resolution may do so, and people then find themselves out of a room that nobody removed them from. It is logged,
+//! with the events that explain it, and counted; the log's changes of state keep what was there and what is, at the
+//! position of the event with which it came.
 //!
 //! What loses to another fork is no such thing: something that happened there without knowing of it takes its place, or
 //! forbids it. So it is one only where the state goes back to what the lost event itself had replaced, although nothing
-//! from elsewhere forbids that event. It is judged by the events that it names itself, with those that are new in the state
-//! in their places: what is lost together with it, for no reason either, is no reason for it to be lost, and neither is what
-//! was there already, or came in full knowledge of it.
+//! from elsewhere forbids that event. It is judged by the events that it names itself, with those that are new in the
+//! state in their places: what is lost together with it, for no reason either, is no reason for it to be lost, and
+//! neither is what was there already, or came in full knowledge of it.
 
 use std::collections::BTreeMap;
 
@@ -156,7 +156,8 @@ impl Room {
         Ok(reason.filter(|_| is_forbidden(&instead)))
     }
 
-    /// Logs what is taken back when an event comes, with which the state becomes `now`, and counts what nothing forbids.
+    /// Logs what is taken back when an event comes, with which the state becomes `now`, and counts what nothing
+    /// forbids.
     pub(super) fn note_taken_back(&self, sql: &dyn Sql, cx: &Cx<'_>, pdu: &Pdu, now: &StateAt) -> Result<(), Error> {
         let (forbidden, resets): (Vec<_>, Vec<_>) =
             self.taken_back(sql, now)?.into_iter().partition(|taken| taken.forbidden_by.is_some());
@@ -450,7 +451,8 @@ mod tests {
         assert_eq!(taken_back(&world, &room_id, &[&second, &kick], &[&first, &bob_in]), none);
     }
 
-    /// Bob takes another name, with a clock that was set back: where forks meet, what he was before counts as the later.
+    /// Bob takes another name, with a clock that was set back: where forks meet, what he was before counts as the
+    /// later.
     #[test]
     fn a_membership_that_resolution_takes_back_is_counted() {
         let (bob, zoe) = (user_id!("@bob:myelin.test"), user_id!("@zoe:there.test"));

@@ -121,8 +121,8 @@ fn only_if(condition: bool) -> Accessible {
     if condition { Accessible::Yes } else { Accessible::No }
 }
 
-/// Whether some user of a server may know of the room. «all the space-room's children the requesting server could feasibly
-/// peek/join are returned».
+/// Whether some user of a server may know of the room. «all the space-room's children the requesting server could
+/// feasibly peek/join are returned».
 fn accessible_to_server(sql: &dyn Sql, server: &OwnedServerName, room: &RoomSummary) -> Result<Accessible, Error> {
     match check_acl(sql, server) {
         Err(Error::Refused(_)) => return Ok(Accessible::No),

@@ -21,8 +21,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether the event may be marked as read in this thread. A root, and what relates to it, stand in the main timeline
-    /// and are read where its thread begins, too.
+    /// Whether the event may be marked as read in this thread. A root, and what relates to it, stand in the main
+    /// timeline and are read where its thread begins, too.
     pub(super) fn belongs_to(&self, thread: &str) -> bool {
         match &self.thread {
             Some(root) => root == thread,

@@ -7,8 +7,8 @@
 //! - their last join, and every unthreaded receipt of theirs, whatever its thread;
 //! - their receipts for its thread, public or private, whichever is further ahead;
 //! - their own last message in its thread: «when the user updates their read receipt (either by using the API or by
-//!   sending an event), notifications prior to and including that event MUST be marked as read». A new name of theirs is
-//!   an event in every room of theirs, and marks nothing.
+//!   sending an event), notifications prior to and including that event MUST be marked as read». A new name of theirs
+//!   is an event in every room of theirs, and marks nothing.
 //!
 //! A count is remembered, so that ordinarily only new events are looked at. What is forgotten is counted anew, from the
 //! newest event back: through [`SCAN_MAX`] entries of the log at most, where a count ends that would be larger.
@@ -116,7 +116,8 @@ impl Read {
 /// A user's counts as they were.
 pub(super) struct Counted {
     up_to: u64,
-    /// A digest of what the user has changed of the push rules, of whom they ignore, and of how much is too old to be read.
+    /// A digest of what the user has changed of the push rules, of whom they ignore, and of how much is too old to be
+    /// read.
     rules: u64,
     read: Read,
     threads: UnreadByThread,

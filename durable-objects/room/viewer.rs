@@ -279,9 +279,9 @@ impl Viewer {
         self.memberships.iter().rposition(|(_, membership)| *membership == MembershipState::Join)
     }
 
-    /// Whether the user may see the state as it was at `position`. What changed there and then decides from either side,
-    /// as it does for the event that changed it: whoever leaves sees the state they left, whoever comes the one they came
-    /// into.
+    /// Whether the user may see the state as it was at `position`. What changed there and then decides from either
+    /// side, as it does for the event that changed it: whoever leaves sees the state they left, whoever comes the one
+    /// they came into.
     pub(super) fn may_see_state_at(&self, position: u64) -> bool {
         let next = position.saturating_add(1);
         let comes = self.memberships.binary_search_by_key(&next, |(position, _)| *position).is_ok();
@@ -348,8 +348,8 @@ impl Viewer {
             && let Some(replaced) =
                 store::state::replaced(sql, &event.pdu.event_type().to_string(), state_key, event.position)?
         {
-            // Spec: «and the client has permission to see the previous event». Who may not see it where it happened sees it
-            // as part of the state.
+            // Spec: «and the client has permission to see the previous event». Who may not see it where it happened
+            // sees it as part of the state.
             if self.may_see(&replaced) || self.may_see_state_at(event.position.saturating_sub(1)) {
                 unsigned.prev_content = Some(self.shown(sql, &replaced)?.content().to_owned());
             }
@@ -364,8 +364,8 @@ impl Viewer {
         Ok(self.writing.write(&shown, &unsigned, with_room_id))
     }
 
-    /// The redaction inside the event it redacted: as it stands, whatever befell it in turn. To one who had left by then
-    /// it is itself shown redacted: that there was one, not why.
+    /// The redaction inside the event it redacted: as it stands, whatever befell it in turn. To one who had left by
+    /// then it is itself shown redacted: that there was one, not why.
     fn sees_redaction(&self, cx: &Cx<'_>, redaction: &Logged, with_room_id: bool) -> Box<RawValue> {
         let unsigned = self.unsigned(cx, redaction);
         if self.may_see(redaction) {

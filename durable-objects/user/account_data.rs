@@ -214,8 +214,8 @@ impl User {
     }
 }
 
-/// What a sync tells of the account and of rooms: what became so after `own`, and everything of the rooms told anew. Nothing
-/// changed after `head`, so that most syncs need not go through all there is.
+/// What a sync tells of the account and of rooms: what became so after `own`, and everything of the rooms told anew.
+/// Nothing changed after `head`, so that most syncs need not go through all there is.
 pub(super) fn news(
     sql: &dyn Sql,
     cx: &Cx<'_>,

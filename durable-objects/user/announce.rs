@@ -1,8 +1,8 @@
 //! News of the user on their way to the rooms: a changed profile, changed devices or keys.
 //!
-//! The account's row says how far each got: it goes out a slice of rooms at a time, and the row moves on when a slice has
-//! answered, so that a change costs as many written rows in two thousand rooms as there are slices. A crash repeats a
-//! slice, which rooms do not mind; a room that could not be reached gets a row of the outbox.
+//! The account's row says how far each got: it goes out a slice of rooms at a time, and the row moves on when a slice
+//! has answered, so that a change costs as many written rows in two thousand rooms as there are slices. A crash repeats
+//! a slice, which rooms do not mind; a room that could not be reached gets a row of the outbox.
 
 use platform::{Sql, Tx};
 use ruma_common::{OwnedUserId, RoomId};
@@ -95,8 +95,8 @@ fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error>
     Ok(DeviceListChanged { user: own_id(cx)?, changed_ms })
 }
 
-/// A room that the user came to is told of devices that changed before the user knew to be there, for it was not when all
-/// rooms were. Of those that changed earlier the other servers in it are told, as far as they do not know.
+/// A room that the user came to is told of devices that changed before the user knew to be there, for it was not when
+/// all rooms were. Of those that changed earlier the other servers in it are told, as far as they do not know.
 pub(super) fn devices_while_joining(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, joined: u64) -> Result<(), Error> {
     let Some((changed_ms, _)) = announcement::get(&**tx, News::DeviceList)? else { return Ok(()) };
     // Positions of rooms count the milliseconds, and may be a little ahead of them.

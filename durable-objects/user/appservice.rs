@@ -1,8 +1,8 @@
 //! Application services act as users of their namespaces, with no token of the user's own.
 //!
-//! The request tier knows an application service by its token, and says which one it is where the hash of a user's token
-//! would stand: no hash begins with a brace. The User looks for itself whether that one may act as it. Spec: Application
-//! Service API, "Identity assertion", "Device management".
+//! The request tier knows an application service by its token, and says which one it is where the hash of a user's
+//! token would stand: no hash begins with a brace. The User looks for itself whether that one may act as it. Spec:
+//! Application Service API, "Identity assertion", "Device management".
 
 use domain::Refusal;
 use platform::{ActorKind, Fault, Sql, Tx};

@@ -12,7 +12,8 @@ use crate::{Call, Cx, Error, room::MemberProfile};
 
 /// Whether the user may be invited, and what their profile says of them.
 ///
-/// Refused: `InviteBlocked`; `Forbidden` for whose account is deactivated, or who has too many invitations already. Spec: "Invite permission".
+/// Refused: `InviteBlocked`; `Forbidden` for whose account is deactivated, or who has too many invitations already.
+/// Spec: "Invite permission".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AskInvite {}
 

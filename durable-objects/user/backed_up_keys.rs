@@ -109,8 +109,9 @@ impl Call for GetBackedUpKeys {
     type Reply = BackedUpKeys;
 }
 
-/// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter. There may be two million, so
-/// that they go in slices, and are gone once the answer says that there are no more: whoever reads meanwhile finds some.
+/// Deletes the keys of a backup: all, those of a room, or one. What is not there is no matter. There may be two
+/// million, so that they go in slices, and are gone once the answer says that there are no more: whoever reads
+/// meanwhile finds some.
 ///
 /// Refused: `UnknownToken`, `NotFound` if there is no such backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]

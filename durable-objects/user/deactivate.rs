@@ -17,8 +17,8 @@ const PRESENT: [&str; 3] = ["join", "invite", "knock"];
 
 /// Ends the account for good: its devices and their tokens are gone, it leaves its rooms, and its name stays taken.
 ///
-/// The leaves are owed to the rooms, and so is every one for a membership that arrives later. That its addresses are nobody's
-/// is owed to metadata. Repeated, it changes nothing.
+/// The leaves are owed to the rooms, and so is every one for a membership that arrives later. That its addresses are
+/// nobody's is owed to metadata. Repeated, it changes nothing.
 ///
 /// Refused: `UnknownToken`; `Forbidden` if the password is another one meanwhile. Spec: "Account deactivation".
 #[derive(Debug, Serialize, Deserialize)]

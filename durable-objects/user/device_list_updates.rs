@@ -1,16 +1,17 @@
 //! What other servers are told of a user's devices: the feed of `m.device_list_update` and `m.signing_key_update`.
 //!
-//! Whoever has changed devices says so to the rooms (see [`super::announce`]), and there a Destination that follows them
-//! learns whom to ask. It keeps two numbers for each local user that its server shares a room with: the `stream_id` of the
-//! last `m.device_list_update` that it sent, and the `stream_id` of the last keys that it sent in an `m.signing_key_update`.
-//! With these it asks here, sends what it is answered in the order of the answer, and keeps the new numbers once the other
-//! server has acknowledged the transaction; while there is `more` it asks again.
+//! Whoever has changed devices says so to the rooms (see [`super::announce`]), and there a Destination that follows
+//! them learns whom to ask. It keeps two numbers for each local user that its server shares a room with: the
+//! `stream_id` of the last `m.device_list_update` that it sent, and the `stream_id` of the last keys that it sent in an
+//! `m.signing_key_update`. With these it asks here, sends what it is answered in the order of the answer, and keeps the
+//! new numbers once the other server has acknowledged the transaction; while there is `more` it asks again.
 //!
-//! Nothing is queued: every device is told as it is now, so that a server that was away for a month is sent one update for
-//! each device that changed, and `prev_id` names the one before among those that this server is sent. A first update has
-//! none, and neither has one after numbers that are not of this stream: then the other server asks for the whole list, which
-//! is this answer to no numbers, with `stream_id`. Where no device is left, the last one that went is told: the other server
-//! may have a list all the same, because it asked. Spec: server-server API, "Device Management", "End-to-End Encryption".
+//! Nothing is queued: every device is told as it is now, so that a server that was away for a month is sent one update
+//! for each device that changed, and `prev_id` names the one before among those that this server is sent. A first
+//! update has none, and neither has one after numbers that are not of this stream: then the other server asks for the
+//! whole list, which is this answer to no numbers, with `stream_id`. Where no device is left, the last one that went is
+//! told: the other server may have a list all the same, because it asked. Spec: server-server API, "Device Management",
+//! "End-to-End Encryption".
 
 use domain::signed_key::Usage;
 use platform::{ActorKind, Sql};

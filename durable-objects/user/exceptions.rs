@@ -56,8 +56,8 @@ impl Exceptions {
         }
     }
 
-    /// What goes into the token: the row, if there is one, and what is listed. `told` says what the token's position stands
-    /// for, and `new_row` is the number that a new row takes.
+    /// What goes into the token: the row, if there is one, and what is listed. `told` says what the token's position
+    /// stands for, and `new_row` is the number that a new row takes.
     pub(super) fn settle(
         mut self,
         tx: &Tx<'_>,

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use super::{User, authenticate, own_id, store, store::keys::Kind};
 use crate::{Call, Cx, Error};
 
-/// The user's public keys, as `viewer` may see them: the user-signing key is the user's own to see. Without a viewer they
-/// are for another server.
+/// The user's public keys, as `viewer` may see them: the user-signing key is the user's own to see. Without a viewer
+/// they are for another server.
 ///
 /// Spec: "End-to-End Encryption", `/keys/query`, "Key and signature security".
 #[derive(Debug, Serialize, Deserialize)]

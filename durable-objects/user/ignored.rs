@@ -13,8 +13,8 @@ const IGNORED_USER_LIST: &str = "m.ignored_user_list";
 /// The most users that one may ignore with effect: each event is held against them.
 const IGNORED_MAX: usize = 1_000;
 
-/// Those on the list that are users, but for the user themselves: what they say would come back to none of their devices. A
-/// list that is none has nobody on it.
+/// Those on the list that are users, but for the user themselves: what they say would come back to none of their
+/// devices. A list that is none has nobody on it.
 pub(super) fn ignored_users(sql: &dyn Sql, cx: &Cx<'_>) -> Result<Vec<OwnedUserId>, Fault> {
     #[derive(Deserialize)]
     struct Content {

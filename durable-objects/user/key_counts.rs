@@ -23,8 +23,9 @@ pub struct KeyCounts {
 }
 
 impl KeyCounts {
-    /// How many one-time keys, by algorithm, as clients are told: the algorithm that everybody uses stands there without
-    /// keys, too. What is left out is 0 by the specification, but clients take it for what they knew, and upload none.
+    /// How many one-time keys, by algorithm, as clients are told: the algorithm that everybody uses stands there
+    /// without keys, too. What is left out is 0 by the specification, but clients take it for what they knew, and
+    /// upload none.
     pub fn told(mut self) -> BTreeMap<String, u64> {
         self.one_time.entry(USUAL.to_owned()).or_default();
         self.one_time

@@ -19,13 +19,14 @@ use crate::{
 
 /// A room decided about this user's membership. The highest position wins: repeats and late arrivals change nothing.
 ///
-/// Another server may tell what became of it in a room that is not here. It knows no positions: of what others tell of a
-/// room the latest wins, and it comes after whatever the room decided while it was here, of which the positions may be
-/// ahead of any clock. While the user is in the room, that decides alone.
+/// Another server may tell what became of it in a room that is not here. It knows no positions: of what others tell of
+/// a room the latest wins, and it comes after whatever the room decided while it was here, of which the positions may
+/// be ahead of any clock. While the user is in the room, that decides alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MembershipChanged {
     pub room_id: OwnedRoomId,
-    /// The room's position of the change; when it came, in milliseconds since the Unix epoch, where another server told it.
+    /// The room's position of the change; when it came, in milliseconds since the Unix epoch, where another server told
+    /// it.
     pub position: u64,
     pub membership: MembershipState,
     /// The event that made it so, if there is one.
@@ -34,8 +35,8 @@ pub struct MembershipChanged {
     /// For joins: what the room shows of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<MemberProfile>,
-    /// For invitations and knocks: what lets the user recognise the room. For their end, where the room is not here: the
-    /// event that ended them, as clients see it.
+    /// For invitations and knocks: what lets the user recognise the room. For their end, where the room is not here:
+    /// the event that ended them, as clients see it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stripped_state: Vec<Box<RawValue>>,
     /// For joins: the room whose place this one takes.
@@ -159,8 +160,8 @@ impl User {
         Ok(())
     }
 
-    /// A room told a device that the user left, and what it owes the user about that is still on its way. From here on the
-    /// list says so: nothing else of the room may come after that device took it away.
+    /// A room told a device that the user left, and what it owes the user about that is still on its way. From here on
+    /// the list says so: nothing else of the room may come after that device took it away.
     pub(super) fn left_meanwhile(&self, tx: &Tx<'_>, cx: &Cx<'_>, read: &ReadRoom) -> Result<(), Error> {
         let Some(known) = store::rooms::numbered(&**tx, &HashSet::from([read.number]))?.pop() else { return Ok(()) };
         if known.membership != "join" || known.effect >= read.to {
@@ -189,8 +190,8 @@ impl User {
     }
 }
 
-/// Whether an invitation to a room that the user is invited to already is of somebody else: that is news, for the former
-/// was perhaps not shown, because the user ignores whom it was of.
+/// Whether an invitation to a room that the user is invited to already is of somebody else: that is news, for the
+/// former was perhaps not shown, because the user ignores whom it was of.
 fn is_by_another(sql: &dyn Sql, cx: &Cx<'_>, known: &KnownRoom, shown: &str) -> Result<bool, Error> {
     if known.membership != "invite" {
         return Ok(false);
@@ -211,7 +212,8 @@ mod tests {
         world::World,
     };
 
-    /// What is shown of a room need not say it, and whoever takes an invitation back writes in the form of that version.
+    /// What is shown of a room need not say it, and whoever takes an invitation back writes in the form of that
+    /// version.
     #[test]
     fn the_version_is_kept_that_came_with_an_invitation() {
         let world = World::new(1);

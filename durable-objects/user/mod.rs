@@ -246,8 +246,8 @@ impl User {
         body(moves)
     }
 
-    /// Deletes rows that bear positions of the user's stream: where the newest of it goes, the account keeps that, for no
-    /// position is used again.
+    /// Deletes rows that bear positions of the user's stream: where the newest of it goes, the account keeps that, for
+    /// no position is used again.
     fn forget(&self, tx: &Tx<'_>, rows: impl FnOnce(&Tx<'_>) -> Result<Gone, Fault>) -> Result<(), Error> {
         let head = self.with_moves(&**tx, |moves| Ok(moves.head))?;
         match rows(tx)?.newest() {

@@ -33,7 +33,8 @@ impl Call for GetModeration {
     type Reply = Moderation;
 }
 
-/// Locks or suspends the account, or no longer; tokens stay good. The caller has found the asker to be an administrator.
+/// Locks or suspends the account, or no longer; tokens stay good. The caller has found the asker to be an
+/// administrator.
 ///
 /// Refused: `NotFound` if the account is deactivated; `Forbidden` if it is an administrator's.
 #[derive(Debug, Serialize, Deserialize)]

@@ -121,8 +121,8 @@ fn invited(sql: &dyn Sql) -> Result<(Vec<OwnedRoomId>, Vec<Told>), Error> {
     Ok((here, elsewhere))
 }
 
-/// The invitations that are wanted and notify the user, the newest first. Of the event no more is known than the user is
-/// shown of it, and when it came.
+/// The invitations that are wanted and notify the user, the newest first. Of the event no more is known than the user
+/// is shown of it, and when it came.
 fn listed(
     sql: &dyn Sql,
     cx: &Cx<'_>,

@@ -14,7 +14,8 @@ const LINGER_MS: u64 = 60_000;
 pub struct Nudge {
     pub room_id: OwnedRoomId,
     pub to: u64,
-    /// The newest position of what may be worth a push, or change what is unread: an event, a receipt of the user's own.
+    /// The newest position of what may be worth a push, or change what is unread: an event, a receipt of the user's
+    /// own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub notify: u64,
     /// Who types there, if that changed.

@@ -25,8 +25,8 @@ use crate::{
 const OTHERS_MAX: usize = 1_000;
 /// The longest that news wait for rooms that were asked, in milliseconds.
 const ASKING_MS_MAX: u64 = 10_000;
-/// The longest time between a token and a later memory that lacks nothing the token has not seen, in milliseconds. While
-/// news come in, a memory does not end this soon, but for crashes and deployments.
+/// The longest time between a token and a later memory that lacks nothing the token has not seen, in milliseconds.
+/// While news come in, a memory does not end this soon, but for crashes and deployments.
 const GAP_MS_MAX: u64 = 30_000;
 /// How a user's presence is told, or that of others asked for, the first time and the last.
 pub(super) const FIRST_TRY: u64 = 0;
@@ -401,7 +401,8 @@ impl User {
         let own_ms = self.with_own_presence(sql, cx, |own| Ok(own.told.status.since_ms))?;
         let mut doubtful = Vec::new();
         let mut news = self.with_others(cx.now_ms, |others| {
-            // No two stamps are the same, those of the user's own included: a token that stands between tells them apart.
+            // No two stamps are the same, those of the user's own included: a token that stands between tells them
+            // apart.
             others.newest = others.newest.max(own_ms);
             let mut news = false;
             for presence in told.presences {
@@ -426,8 +427,8 @@ impl User {
         Ok(())
     }
 
-    /// Asks one who left the last room that told of them whether they are in another one with this user. Answers whether
-    /// it is clear already that they are in none.
+    /// Asks one who left the last room that told of them whether they are in another one with this user. Answers
+    /// whether it is clear already that they are in none.
     fn doubts(
         &self,
         sql: &dyn Sql,
@@ -448,8 +449,8 @@ impl User {
         Ok(false)
     }
 
-    /// A room has answered the user's own presence, or one in doubt whether they are in a room with the user; `None` for
-    /// who could not be reached.
+    /// A room has answered the user's own presence, or one in doubt whether they are in a room with the user; `None`
+    /// for who could not be reached.
     pub(super) fn presence_answered_by(
         &self,
         tx: &Tx<'_>,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{User, authenticate, own_id, store, sync_token::SyncToken};
 use crate::{Call, Cx, Error};
 
-/// Whose keys changed since a sync token, of those that only the user's own stream tells of: the user, and whose keys they
-/// signed.
+/// Whose keys changed since a sync token, of those that only the user's own stream tells of: the user, and whose keys
+/// they signed.
 ///
 /// Refused: `UnknownToken`; `InvalidParam` for what is no token. Spec: "End-to-End Encryption", `/keys/changes`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,7 +1,8 @@
 //! The user's own presence: what their devices say, and what others were told.
 //!
-//! A user is as present as the most present of their devices, but idle after a while in which none of them did anything. A
-//! device is there while a sync of its waits and a moment longer; that it syncs is nothing that anybody does. Nothing is written as long as the outcome stays the same; a change is one row, and every room of the user is
+//! A user is as present as the most present of their devices, but idle after a while in which none of them did
+//! anything. A device is there while a sync of its waits and a moment longer; that it syncs is nothing that anybody
+//! does. Nothing is written as long as the outcome stays the same; a change is one row, and every room of the user is
 //! told, once, as well as that goes. An alarm looks now and then whether anybody is still there.
 //!
 //! Memory may be lost at any time: then whoever waits on the user's actor counts as what was told last.
@@ -29,8 +30,8 @@ pub(super) const PRESENT_MS: u64 = 30_000;
 pub(super) const CHECK_MS: u64 = 300_000;
 /// Who does nothing for so long is idle, in milliseconds. Spec: "Idle timeout".
 const IDLE_MS: u64 = 300_000;
-/// What the user did last is stored when so much later than what is stored, in milliseconds: memory may be gone before they
-/// are idle.
+/// What the user did last is stored when so much later than what is stored, in milliseconds: memory may be gone before
+/// they are idle.
 const ACTIVE_KEPT_MS: u64 = 240_000;
 /// How often other servers are told of who is still there, in milliseconds: they forget who is not heard of for half an
 /// hour.
@@ -106,8 +107,8 @@ impl OwnPresence {
         }
     }
 
-    /// Whether somebody comes, or comes back, as a device says that they are online which said `before`, or nothing that is
-    /// remembered. Spec: "Last active ago".
+    /// Whether somebody comes, or comes back, as a device says that they are online which said `before`, or nothing
+    /// that is remembered. Spec: "Last active ago".
     fn comes(&self, before: Option<&Seen>) -> bool {
         let told = &self.told.status;
         let was_idle = told.last_active_ms > 0 && told.since_ms.saturating_sub(told.last_active_ms) >= IDLE_MS;

@@ -31,7 +31,8 @@ impl Call for GetProfile {
 
 /// Sets one field of the profile, or removes it.
 ///
-/// Refused: `UnknownToken`, `KeyTooLarge`, `ProfileTooLarge`, `InvalidParam` as [`check_profile_field`]. Spec: "Profiles".
+/// Refused: `UnknownToken`, `KeyTooLarge`, `ProfileTooLarge`, `InvalidParam` as [`check_profile_field`]. Spec:
+/// "Profiles".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetProfileField {
     pub token_hash: String,

@@ -14,8 +14,8 @@ const PUSHERS_MAX: usize = 20;
 
 /// Adds a pusher, or changes the one with its `app_id` and `pushkey`, which then belongs to the caller's device.
 ///
-/// One that does nothing but switch another device's pusher on or off leaves it to that device. What happened while it was
-/// off it is not told.
+/// One that does nothing but switch another device's pusher on or off leaves it to that device. What happened while it
+/// was off it is not told.
 /// One too many takes the place of the one that was set longest ago: clients leave behind what they no longer use.
 /// Refused: `UnknownToken`. Whether the pusher can be is checked before.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,17 +1,18 @@
 //! What the user's pushers are to be told, and how that leaves.
 //!
-//! Nothing waits for a gateway inside an actor, and nothing of what is to be pushed is stored: of each room a pusher has a
-//! cursor into its log, and how far it is owed to be told. A *carrier* of the request tier asks what there is, reads it
-//! from the rooms, sends it to the gateway, and says how far that went. Only then does the cursor move: whatever crashes,
-//! an event is pushed at least once, while it is unread, and not older than a day (see
+//! Nothing waits for a gateway inside an actor, and nothing of what is to be pushed is stored: of each room a pusher
+//! has a cursor into its log, and how far it is owed to be told. A *carrier* of the request tier asks what there is,
+//! reads it from the rooms, sends it to the gateway, and says how far that went. Only then does the cursor move:
+//! whatever crashes, an event is pushed at least once, while it is unread, and not older than a day (see
 //! [`crate::room::ReadNotifications`]). Without pushers none of this costs a row.
 //!
-//! One carrier at a time holds a lease, in memory alone: after a crash another one comes at once, and may push again what
-//! the first had pushed, which gateways recognise by the event's id. A gateway that does not answer is left alone for
-//! longer and longer.
+//! One carrier at a time holds a lease, in memory alone: after a crash another one comes at once, and may push again
+//! what the first had pushed, which gateways recognise by the event's id. A gateway that does not answer is left alone
+//! for longer and longer.
 //!
-//! Mail waits: what is owed is sent after a while, together, if it is unread still, and then nothing for a longer while.
-//! Nothing tells a message that comes twice: a carrier that dies over one is followed by another after a while only.
+//! Mail waits: what is owed is sent after a while, together, if it is unread still, and then nothing for a longer
+//! while. Nothing tells a message that comes twice: a carrier that dies over one is followed by another after a while
+//! only.
 
 use domain::{
     backoff,
@@ -48,7 +49,8 @@ const COMES_WITHIN_MS: u64 = 10_000;
 const PAUSE_MS_MIN: u64 = 2_000;
 /// How long it is left alone at most, in milliseconds: one hour.
 const PAUSE_MS_MAX: u64 = 3_600_000;
-/// How long a pusher rests at least when a carrier began to send mail and does not say what came of it, in milliseconds.
+/// How long a pusher rests at least when a carrier began to send mail and does not say what came of it, in
+/// milliseconds.
 const MAIL_LOST_MS: u64 = 600_000;
 /// Rooms that a carrier gets at once for each pusher.
 const ROOMS_MAX: u64 = 50;
@@ -260,7 +262,8 @@ impl User {
         }
     }
 
-    /// A room reaches up to a position now. Answers whether there are pushers, who want to be told of the next one, too.
+    /// A room reaches up to a position now. Answers whether there are pushers, who want to be told of the next one,
+    /// too.
     pub(super) fn owe_pushes(&self, tx: &Tx<'_>, cx: &Cx<'_>, room: u64, position: u64) -> Result<bool, Error> {
         if !self.has_pushers(&**tx)? {
             return Ok(false);
@@ -428,8 +431,8 @@ fn owed_room(
     Ok(Some(OwedRoom { number, room_id, after: told, badge: badge.into(), is_first, invitation }))
 }
 
-/// What an invitation tells, by what the user was shown of the room: it need not be here. It has its position and, if that
-/// is known, its event's id, without which it tells nothing.
+/// What an invitation tells, by what the user was shown of the room: it need not be here. It has its position and, if
+/// that is known, its event's id, without which it tells nothing.
 pub(super) fn invitation(
     sql: &dyn Sql,
     cx: &Cx<'_>,

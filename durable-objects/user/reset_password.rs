@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{User, device::remove_devices_but, store};
 use crate::{Call, Cx, Error};
 
-/// Gives a user another password who proved otherwise who they are, and logs all of their devices out if that is wished.
-/// Repeated, it changes nothing.
+/// Gives a user another password who proved otherwise who they are, and logs all of their devices out if that is
+/// wished. Repeated, it changes nothing.
 ///
 /// Refused: `UserDeactivated`. Spec: "Password management".
 #[derive(Debug, Serialize, Deserialize)]

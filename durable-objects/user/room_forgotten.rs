@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{User, store};
 use crate::{Call, Cx, Error};
 
-/// The user forgot a room: it is on no list any more. Only a device that still takes the user for a member learns, once,
-/// that they left. Repeats, and what a later membership overtook, change nothing.
+/// The user forgot a room: it is on no list any more. Only a device that still takes the user for a member learns,
+/// once, that they left. Repeats, and what a later membership overtook, change nothing.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RoomForgotten {
     pub room_id: OwnedRoomId,

@@ -1,5 +1,5 @@
-//! What is kept, for a user, of what a room that they are not in looks like: invitations come from anybody, also of rooms
-//! that are not there, and must not fill the user's storage, nor the answer of their next sync.
+//! What is kept, for a user, of what a room that they are not in looks like: invitations come from anybody, also of
+//! rooms that are not there, and must not fill the user's storage, nor the answer of their next sync.
 //! Spec: "Stripped state".
 
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use super::store;
 
 /// The largest event, in bytes, but for the create event and the membership itself.
 pub(crate) const SHOWN_EVENT_BYTES_MAX: usize = 4 * 1024;
-/// As that, for the create event and the membership itself: without them it is no room, and no invitation. Of larger ones
-/// less is kept.
+/// As that, for the create event and the membership itself: without them it is no room, and no invitation. Of larger
+/// ones less is kept.
 const FIRST_BYTES_MAX: usize = 8 * 1024;
 /// All events of a room, in bytes.
 const ROOM_BYTES_MAX: usize = 32 * 1024;

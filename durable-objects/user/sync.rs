@@ -49,7 +49,8 @@ pub struct SyncPlan {
     /// answered at once, empty or not.
     #[serde(default)]
     pub may_wait: bool,
-    /// Whether nothing but the rooms is wanted: this is no sync, and the device has not received what came before `since`.
+    /// Whether nothing but the rooms is wanted: this is no sync, and the device has not received what came before
+    /// `since`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks_only: bool,
     /// What the sync says and wants of presence; `None`: nothing.
@@ -108,7 +109,8 @@ impl Call for SyncPlan {
     type Reply = Plan;
 }
 
-/// Ends a sync: takes how far each planned room was read, answers the token for the next one and what is the user's own.
+/// Ends a sync: takes how far each planned room was read, answers the token for the next one and what is the user's
+/// own.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SyncClose {
     pub token_hash: String,
@@ -207,7 +209,8 @@ impl Call for SyncClose {
 pub struct PositionIn {
     pub room_id: OwnedRoomId,
     pub token: String,
-    /// Which way is read from there, as far as the place is not known for sure: there is more rather than less to read then.
+    /// Which way is read from there, as far as the place is not known for sure: there is more rather than less to read
+    /// then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<Direction>,
 }
@@ -404,8 +407,8 @@ impl User {
             if followed && told > 0 {
                 return Ok(told);
             }
-            // Who was not in the room read nothing of it. The token is from after the user's last news, and from before the
-            // room's next: a page that begins there has all that it should, and perhaps more.
+            // Who was not in the room read nothing of it. The token is from after the user's last news, and from before
+            // the room's next: a page that begins there has all that it should, and perhaps more.
             let earliest = told.max(token.moves);
             let latest = moves.next_up_to(room.number, token.moves).map(|up_to| up_to.saturating_sub(1));
             Ok(match (latest, call.reading) {
@@ -421,8 +424,8 @@ pub fn keys_left(token: &str) -> KeyCounts {
     token.parse::<SyncToken>().ok().and_then(|token| token.keys).unwrap_or_default()
 }
 
-/// Until when at most those type whom a device saw typing with its last sync, in milliseconds since the Unix epoch: who no
-/// longer does is news that nobody tells. `None`: it saw nobody.
+/// Until when at most those type whom a device saw typing with its last sync, in milliseconds since the Unix epoch: who
+/// no longer does is news that nobody tells. `None`: it saw nobody.
 pub fn typing_until(token: &str) -> Option<u64> {
     token.parse::<SyncToken>().ok().and_then(|token| token.typing_until)
 }
@@ -479,8 +482,8 @@ fn planned_end(sql: &dyn Sql, room: KnownRoom, from: Option<u64>) -> Result<Opti
     Ok(planned(room, from).map(|planned| PlannedRoom { end, ..planned }))
 }
 
-/// The rooms of an incremental sync: moved since the token, owed from before it, left since, with others typing, or with
-/// account data: a client takes a room for read that is told without what is unread.
+/// The rooms of an incremental sync: moved since the token, owed from before it, left since, with others typing, or
+/// with account data: a client takes a room for read that is told without what is unread.
 fn moved_rooms(
     sql: &dyn Sql,
     moves: &Moves,

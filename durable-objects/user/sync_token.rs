@@ -12,9 +12,10 @@ use super::{
     typing::{LISTED_MAX as TYPING_LISTED_MAX, Seen},
 };
 
-/// What a device has seen: `s<moves>_<own>`, `d<position>` in its inbox if that is another, `u<mark>` of the account it is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further
-/// than is known of them: `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then
-/// those where it saw somebody typing, `<room>~<version>`, with `t<ms>`, until when that holds.
+/// What a device has seen: `s<moves>_<own>`, `d<position>` in its inbox if that is another, `u<mark>` of the account it
+/// is for, `p<stamp>` if it has seen presence, then the rooms it has read less or further than is known of them:
+/// `x<row>` for those spilled to a row, then `<room>.<position>`, with a `-` for those owed, then those where it saw
+/// somebody typing, `<room>~<version>`, with `t<ms>`, until when that holds.
 ///
 /// Spec: "Syncing", `next_batch`. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +89,8 @@ impl FromStr for SyncToken {
     }
 }
 
-/// Tells accounts apart: one's token means nothing in another's stream, where it would skip. It guards against mistakes;
-/// a token is no secret.
+/// Tells accounts apart: one's token means nothing in another's stream, where it would skip. It guards against
+/// mistakes; a token is no secret.
 pub(crate) fn mark(user_id: &str) -> u64 {
     let digest = Sha256::digest(user_id);
     digest.iter().take(2).fold(0, |mark, byte| mark << 8 | u64::from(*byte))

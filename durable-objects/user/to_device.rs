@@ -1,8 +1,8 @@
 //! Messages to devices, delivered once. Spec: "Send-to-Device messaging".
 //!
-//! A message stays until the device comes with a token from after it: an answer that was lost is told again, and nothing
-//! is told twice to a device that follows its tokens. A sender's repeated transaction is recognised here, at each receiver,
-//! so that a sender who heard nothing may repeat the whole.
+//! A message stays until the device comes with a token from after it: an answer that was lost is told again, and
+//! nothing is told twice to a device that follows its tokens. A sender's repeated transaction is recognised here, at
+//! each receiver, so that a sender who heard nothing may repeat the whole.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,8 +48,8 @@ const ALL_DEVICES: &str = "*";
 
 /// Messages from another user's device, or from one of the user's own. A device that is not there gets none.
 ///
-/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object, or that not
-/// everybody can read; `TooLarge`.
+/// Repeated under the same transaction, it does nothing. Refused: `BadJson` for a content that is no object, or that
+/// not everybody can read; `TooLarge`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReceiveToDevice {
     pub sender: OwnedUserId,

@@ -17,8 +17,8 @@ use crate::{Call, Cx, Error};
 const DIRECT: &str = "m.direct";
 
 /// The user joined the room `to`, and the room `from` says that it takes its place. «The server should automatically
-/// transfer/replicate some of the user's personalized settings such as notifications, tags, etc.» Said again, it changes
-/// nothing. Spec: "Room Upgrades".
+/// transfer/replicate some of the user's personalized settings such as notifications, tags, etc.» Said again, it
+/// changes nothing. Spec: "Room Upgrades".
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TransferSettings {
     pub from: OwnedRoomId,

@@ -61,8 +61,8 @@ impl KnownTyping {
         before != typing.version
     }
 
-    /// A device read the room. Unless the room was heard meanwhile, what it read is what is known: this mends what either
-    /// side forgot.
+    /// A device read the room. Unless the room was heard meanwhile, what it read is what is known: this mends what
+    /// either side forgot.
     pub(super) fn was_read(&mut self, room: u64, read: ReadTyping, now_ms: u64) {
         if self.version(room, now_ms) == read.known {
             self.heard(room, read.now, now_ms);

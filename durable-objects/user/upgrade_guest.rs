@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{NewDevice, ROOMS_BEFORE_ANSWER_MAX, User, authenticate, device::remove_devices_but, own_id, store};
 use crate::{Call, Cx, Error, outbox, room::GuestUpgraded};
 
-/// Makes a guest a user like any other, with a password. The tokens of the guest end; a device may be logged in at once.
-/// Repeated, it answers as the first time.
+/// Makes a guest a user like any other, with a password. The tokens of the guest end; a device may be logged in at
+/// once. Repeated, it answers as the first time.
 ///
 /// Refused: `UnknownToken`; `Forbidden` for a user who is no guest; `InvalidParam` as [`NewDevice::check`].
 /// Spec: "Guest Access".

@@ -14,11 +14,12 @@ use crate::{Call, Cx, Error};
 const KEY_BYTES_MAX: usize = 16 * 1024;
 
 /// Publishes the user's cross-signing keys. The first ones, and the same ones again, need no proof of who asks; others
-/// need the password, unless an application service brings them. A new master key takes the keys along that the last one signed, unless it brings new ones.
+/// need the password, unless an application service brings them. A new master key takes the keys along that the last
+/// one signed, unless it brings new ones.
 ///
 /// Refused: `UnknownToken`; `InvalidParam` or `BadJson` for what is no such key; `MissingParam` without any master key;
-/// `InvalidSignature` for a key that the master key did not sign; `Forbidden` for a key that is named like a device, and
-/// if the password is another one meanwhile. Spec: "Cross-signing", `/keys/device_signing/upload`.
+/// `InvalidSignature` for a key that the master key did not sign; `Forbidden` for a key that is named like a device,
+/// and if the password is another one meanwhile. Spec: "Cross-signing", `/keys/device_signing/upload`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UploadCrossSigning {
     pub token_hash: String,

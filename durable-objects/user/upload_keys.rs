@@ -27,8 +27,9 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Publishes keys of the caller's device. Repeated, it changes nothing, and brings no key back that was given out.
 ///
-/// Refused: `UnknownToken`; `BadJson`, `InvalidParam` or `InvalidSignature` for device keys that are not this device's, or
-/// not signed by it; `MissingParam` for an application service that names no device; `InvalidParam` for another key under the name of a one-time key that is there, and beyond the limits.
+/// Refused: `UnknownToken`; `BadJson`, `InvalidParam` or `InvalidSignature` for device keys that are not this device's,
+/// or not signed by it; `MissingParam` for an application service that names no device; `InvalidParam` for another key
+/// under the name of a one-time key that is there, and beyond the limits.
 /// Spec: "End-to-End Encryption", "Uploading keys".
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UploadKeys {

@@ -18,8 +18,8 @@ const SIGNED_MAX: usize = 1_000;
 /// Publishes signatures: of the user's devices by their self-signing key, of their master key by their devices, of
 /// others' master keys by their user-signing key. Each is verified, and one that is refused hinders no other.
 ///
-/// Answers what was refused: `NotFound` for a key that is not known, `InvalidSignature`, `InvalidParam` for what is another
-/// key than the one published. Refused as a whole: `UnknownToken`; `InvalidParam` for too many.
+/// Answers what was refused: `NotFound` for a key that is not known, `InvalidSignature`, `InvalidParam` for what is
+/// another key than the one published. Refused as a whole: `UnknownToken`; `InvalidParam` for too many.
 /// Spec: "Cross-signing", `/keys/signatures/upload`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UploadSignatures {
@@ -105,8 +105,8 @@ impl User {
                 let key = self_signing.as_ref().and_then(SignedKey::only_public_key);
                 key.filter(|key| signing_key_id(key) == signer).map(ToOwned::to_owned)
             };
-            // A client sends what it has of the key, with signatures that were dropped here: of a device whose keys came
-            // later, or that is gone.
+            // A client sends what it has of the key, with signatures that were dropped here: of a device whose keys
+            // came later, or that is gone.
             let Some(public_key) = public_key else {
                 has_unknown = true;
                 continue;

@@ -1,9 +1,9 @@
 //! Whatever a stranger may send, changed at random: for every parser of it, in the tests of its crate.
 //!
-//! A [`Target`] is a function that takes any bytes, and panics where something is wrong: not only that a parser does, but
-//! that what it read is not what was there. [`tries`] feeds each with what it likes (its seeds), changed a little, again and
-//! again, from a number from which the same follows each time. For hours, and led by what code the bytes reach,
-//! `scripts/fuzz` does the same with libFuzzer.
+//! A [`Target`] is a function that takes any bytes, and panics where something is wrong: not only that a parser does,
+//! but that what it read is not what was there. [`tries`] feeds each with what it likes (its seeds), changed a little,
+//! again and again, from a number from which the same follows each time. For hours, and led by what code the bytes
+//! reach, `scripts/fuzz` does the same with libFuzzer.
 
 use std::thread::panicking;
 

@@ -7,9 +7,9 @@
 //! | `myr_<localpart>.<device id>.<secret>` | a token that refreshes a device |
 //! | `myl_<localpart>.<secret>` | a token for one login |
 //!
-//! Each part is URL-safe base64. A token names its user, so whoever gets it can ask the right actor; actors keep only its
-//! hash. It says besides whether the user is a guest, so that who is can be refused without asking anyone: another prefix
-//! would make another hash.
+//! Each part is URL-safe base64. A token names its user, so whoever gets it can ask the right actor; actors keep only
+//! its hash. It says besides whether the user is a guest, so that who is can be refused without asking anyone: another
+//! prefix would make another hash.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use platform::Fault;

@@ -88,7 +88,8 @@ impl Bearer {
         self.call(cx, &Verify { token_hash: self.token_hash.clone(), active: false, ignored: false }).await
     }
 
-    /// The device that the token belongs to: whether a person did something with it, and whether it matters whom they ignore.
+    /// The device that the token belongs to: whether a person did something with it, and whether it matters whom they
+    /// ignore.
     pub(crate) async fn checked(self, cx: &Context, active: bool, ignored: bool) -> Result<Caller, Failure> {
         let call = Verify { token_hash: self.token_hash.clone(), active, ignored };
         let Verified { device_id, admin, suspended, ignored } = self.call(cx, &call).await?;
@@ -179,14 +180,14 @@ impl Rules {
     }
 }
 
-/// Whether an endpoint is for those who are locked, too. Spec: "Account locking": all are refused «but … `POST /logout`» and
-/// `POST /logout/all`.
+/// Whether an endpoint is for those who are locked, too. Spec: "Account locking": all are refused «but …
+/// `POST /logout`» and `POST /logout/all`.
 pub(crate) fn serves_locked(method: &Method, pattern: &str) -> bool {
     *method == Method::POST && ["logout", "logout/all"].contains(&&*after_version(pattern))
 }
 
-/// Finds out who sent the request and has it handled, within the limits of its endpoint. The body is not touched before its
-/// sender is known, as far as that goes without it.
+/// Finds out who sent the request and has it handled, within the limits of its endpoint. The body is not touched before
+/// its sender is known, as far as that goes without it.
 ///
 /// Whoever is refused learns first whether their token is good: a carried one may not have got as far as its user's
 /// actor, so it is checked here. Only a refusal pays for that.

@@ -26,20 +26,20 @@ const KNOWN_BYTES_MAX: usize = HELD_BYTES_MAX - STRANGERS_BYTES_MAX;
 /// How long a body may take to arrive that is taken whole, in milliseconds, and one of a stranger.
 const ARRIVAL_MS_MAX: u64 = 180_000;
 const STRANGERS_ARRIVAL_MS_MAX: u64 = 30_000;
-/// How long one of a stranger waits for others to make room, in milliseconds, and how often it looks: other servers send what
-/// they have at any time, and do not come back soon.
+/// How long one of a stranger waits for others to make room, in milliseconds, and how often it looks: other servers
+/// send what they have at any time, and do not come back soon.
 const ROOM_MS_MAX: u64 = 15_000;
 const ROOM_LOOK_MS: u64 = 100;
-/// How long a body counts as held, in milliseconds, and how long as a stranger's. Nobody says on Workers that a request was
-/// given up.
+/// How long a body counts as held, in milliseconds, and how long as a stranger's. Nobody says on Workers that a request
+/// was given up.
 const HELD_MS_MAX: u64 = 900_000;
 const STRANGERS_HELD_MS_MAX: u64 = 120_000;
 
 /// What an answer says: all at once, or piece by piece as it comes to be, for what would be too much in one go.
 pub enum Body {
     Whole(Bytes),
-    /// Made while it is sent, as fast as the client takes it. The status went out before the first piece: a fault can only
-    /// cut the answer short, so that the client sees a broken connection and not half an answer.
+    /// Made while it is sent, as fast as the client takes it. The status went out before the first piece: a fault can
+    /// only cut the answer short, so that the client sees a broken connection and not half an answer.
     Pieces(Pieces),
     /// As it lies in the store: its host may know a shorter way to send it.
     Stored(Blob),
@@ -109,8 +109,8 @@ impl Arriving {
     /// Takes it in whole, up to `most` bytes, which count as held until `held` is dropped.
     ///
     /// # Errors
-    /// `M_TOO_LARGE` for more: said beforehand, then not a byte of it is read. `M_LIMIT_EXCEEDED` when all bodies together
-    /// hold too much.
+    /// `M_TOO_LARGE` for more: said beforehand, then not a byte of it is read. `M_LIMIT_EXCEEDED` when all bodies
+    /// together hold too much.
     pub(crate) async fn whole(self, cx: &Context, most: usize, held: &mut Held) -> Result<Bytes, Failure> {
         let Self { length, mut pieces } = self;
         if length.is_some_and(|length| length > most as u64) {
@@ -138,7 +138,8 @@ impl Arriving {
 /// What bodies hold beyond what is small.
 struct Pool {
     bytes_max: usize,
-    /// What is for all but the first that is on its way. That one finds room so, where each of them would wait for the others.
+    /// What is for all but the first that is on its way. That one finds room so, where each of them would wait for the
+    /// others.
     not_first_bytes_max: usize,
     ms_max: u64,
     held: Mutex<Holdings>,

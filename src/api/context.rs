@@ -13,7 +13,8 @@ use crate::{ClientAddress, Failure, KnownServers, RateLimits, Services, rate_lim
 const RETRY_PAUSES_MS: [u64; 3] = [100, 400, 1_000];
 /// How long an actor is asked again that waits for another server, in milliseconds.
 const NOT_YET_MS_MAX: u64 = 20_000;
-/// For one call, a room's policy server is asked to sign so many events: an upgrade makes two, and others may come between.
+/// For one call, a room's policy server is asked to sign so many events: an upgrade makes two, and others may come
+/// between.
 const SIGNED_MAX: usize = 4;
 
 /// One request's view of the server. Cheap to clone.
@@ -230,8 +231,8 @@ impl<const KIND: u8> Handle<'_, KIND> {
     ///
     /// # Errors
     /// The actor's refusal; [`Failure::Absent`] if it was never founded; a retriable fault after three repetitions
-    /// within 1.5 s, any other at once. Every call is idempotent, so a repetition is safe. What the room's policy server has to
-    /// sign first is signed, or that server's refusal is this one.
+    /// within 1.5 s, any other at once. Every call is idempotent, so a repetition is safe. What the room's policy
+    /// server has to sign first is signed, or that server's refusal is this one.
     pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
         const { assert!(C::ACTOR as u8 == KIND, "this call is for another kind of actor") };
         self.cx.call(self.id, call).await

@@ -34,8 +34,8 @@ impl NamedUser {
     /// address is.
     ///
     /// # Errors
-    /// `M_FORBIDDEN`, as for a wrong password, for whom we cannot know; `M_UNKNOWN` for a kind of identifier that is not
-    /// supported, `M_BAD_JSON` for none, `M_INVALID_PARAM` for a name that is none.
+    /// `M_FORBIDDEN`, as for a wrong password, for whom we cannot know; `M_UNKNOWN` for a kind of identifier that is
+    /// not supported, `M_BAD_JSON` for none, `M_INVALID_PARAM` for a name that is none.
     pub(crate) async fn user_id(&self, cx: &Context) -> Result<OwnedUserId, Failure> {
         if let Some(email) = self.email()
             && cx.config().mail.is_some()

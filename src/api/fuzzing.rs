@@ -1,5 +1,6 @@
-//! What strangers send, for the fuzzer: a function for each parser of it, beside the parser, which panics where what was
-//! read is not what was there. `cargo test` feeds them a little; with `--cfg fuzzing`, `scripts/fuzz` does so for hours.
+//! What strangers send, for the fuzzer: a function for each parser of it, beside the parser, which panics where what
+//! was read is not what was there. `cargo test` feeds them a little; with `--cfg fuzzing`, `scripts/fuzz` does so for
+//! hours.
 
 use crate::{federation, mail, media};
 

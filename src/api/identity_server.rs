@@ -1,7 +1,7 @@
 //! Asking an identity server, which a client names and has a token for, who is behind an address.
 //!
-//! It may be anybody's: it is reached as other servers are, never at a private address, and gets nothing but the client's
-//! own token for it. Spec: Identity Service API, "Association lookup", "Invitation storage".
+//! It may be anybody's: it is reached as other servers are, never at a private address, and gets nothing but the
+//! client's own token for it. Spec: Identity Service API, "Association lookup", "Invitation storage".
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -140,8 +140,8 @@ impl Asked<'_> {
         user_id.map_err(|_| Unanswered::Failed)
     }
 
-    /// Has it keep an invitation for whoever turns out to be behind the address, and write to them. `invitation` says of the
-    /// room what there is to say.
+    /// Has it keep an invitation for whoever turns out to be behind the address, and write to them. `invitation` says
+    /// of the room what there is to say.
     ///
     /// # Errors
     /// As [`Asked::user`].
@@ -215,7 +215,8 @@ fn answered<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, U
     }
 }
 
-/// Spec: «strings separated by spaces in the format `<address> <medium> <pepper>`», hashed, in URL-safe unpadded Base64.
+/// Spec: «strings separated by spaces in the format `<address> <medium> <pepper>`», hashed, in URL-safe unpadded
+/// Base64.
 fn hashed(address: &str, medium: &str, pepper: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(format!("{address} {medium} {pepper}")))
 }

@@ -93,8 +93,8 @@ pub struct Server {
     routes: Rc<Routes>,
 }
 
-/// Whether a request goes on when its client leaves. One that may change something does, so that it is not another server alone
-/// that knows of a join, or of an invitation; one that only reads, or waits, ends there.
+/// Whether a request goes on when its client leaves. One that may change something does, so that it is not another
+/// server alone that knows of a join, or of an invitation; one that only reads, or waits, ends there.
 pub fn is_seen_through(method: &Method) -> bool {
     !method.is_safe()
 }
@@ -156,8 +156,8 @@ impl Server {
     }
 
     /// Does for an actor what has to do with others: carries out of this server what a Destination, which has the other
-    /// server's name, has for that server, a User for their push gateways, and an Appservice; fetches what a Room lacks. A
-    /// host does so when the actor asks for it.
+    /// server's name, has for that server, a User for their push gateways, and an Appservice; fetches what a Room
+    /// lacks. A host does so when the actor asks for it.
     pub async fn carry(&self, actor: &str) {
         let request_id = self.request_id();
         let span = info_span!("carry", request_id = &*request_id, actor);

@@ -1,4 +1,5 @@
-//! A device is logged in: what its client wishes, what the User is told, and the tokens, which only the client may know.
+//! A device is logged in: what its client wishes, what the User is told, and the tokens, which only the client may
+//! know.
 
 use std::time::Duration;
 

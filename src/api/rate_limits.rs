@@ -1,13 +1,12 @@
 //! Rate limits: which endpoint is limited by what, and how much of each limit is used up. Spec: "Rate limiting".
 //!
-//! The limits of an endpoint stand in [`of_endpoints`] and hold before its handler runs; whatever else the specification
-//! says is rate-limited has [`Limits::of_any`]. Only what a handler alone knows
-//! is taken by it, with [`Context::limit`](crate::Context::limit): whose account a login is for, whether the password was
-//! right.
+//! The limits of an endpoint stand in [`of_endpoints`] and hold before its handler runs; whatever else the
+//! specification says is rate-limited has [`Limits::of_any`]. Only what a handler alone knows is taken by it, with
+//! [`Context::limit`](crate::Context::limit): whose account a login is for, whether the password was right.
 //!
-//! Counted here and not by actors: what is refused must cost next to nothing, and names that do not exist must be counted
-//! like those that do. The counts are of one process natively and of one isolate on Workers, and die with it. Nobody is
-//! exempt, administrators included, but application services whose registration says so.
+//! Counted here and not by actors: what is refused must cost next to nothing, and names that do not exist must be
+//! counted like those that do. The counts are of one process natively and of one isolate on Workers, and die with it.
+//! Nobody is exempt, administrators included, but application services whose registration says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -241,8 +240,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Whom an invitation, or a new room, invites, by their ids or their addresses. What does not parse is refused by the handler that looks at it: each part
-    /// is read by itself, for no handler looks at all.
+    /// Whom an invitation, or a new room, invites, by their ids or their addresses. What does not parse is refused by
+    /// the handler that looks at it: each part is read by itself, for no handler looks at all.
     fn invited(&self) -> BTreeSet<String> {
         let body: HashMap<String, Box<RawValue>> = serde_json::from_slice(self.request.body()).unwrap_or_default();
         let one: Option<String> = part(&body, "user_id");
@@ -264,8 +263,8 @@ impl Asked<'_> {
         invited
     }
 
-    /// What names this request, if asking it again changes nothing: the same id from another device, and so with another
-    /// token, is another transaction.
+    /// What names this request, if asking it again changes nothing: the same id from another device, and so with
+    /// another token, is another transaction.
     fn transaction(&self) -> Option<u64> {
         self.is_transaction.then(|| digest((self.path_args, token(self.request))))
     }

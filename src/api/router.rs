@@ -208,8 +208,8 @@ impl Routes {
         self.insert(method, pattern, Rc::new(Route { pattern, endpoint }));
     }
 
-    /// As [`Routes::add_json`], for a body that is too large to be taken whole: the handler gets it as it arrives. It is not
-    /// touched before its sender is known.
+    /// As [`Routes::add_json`], for a body that is too large to be taken whole: the handler gets it as it arrives. It
+    /// is not touched before its sender is known.
     pub fn add_arriving<R, B: JsonBytes>(
         &mut self,
         handler: impl AsyncFn(&Context, <R::Authentication as Authenticate>::Caller, R, Arriving) -> Result<B, Failure>
@@ -374,8 +374,8 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.strip_prefix('/').unwrap_or(path).split('/')
 }
 
-/// Endpoints whose body becomes the content of an event. That nothing came is a client's or a proxy's mistake there, and
-/// must not become an event without content: as power levels, it would take everybody's away.
+/// Endpoints whose body becomes the content of an event. That nothing came is a client's or a proxy's mistake there,
+/// and must not become an event without content: as power levels, it would take everybody's away.
 const BODIES_THAT_ARE_CONTENT: [&str; 2] = [
     "/_matrix/client/v3/rooms/{room_id}/send/{event_type}/{txn_id}",
     "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/{state_key}",

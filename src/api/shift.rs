@@ -21,9 +21,9 @@ impl<'a> Shift<'a> {
         self.cx.now_ms() >= self.until_ms
     }
 
-    /// Carries `once` after the other while that answers that there may be more. Where the time is over first, the actor
-    /// is told to `hand_over`, so that the next carrier need not wait for the end of this one's lease. What goes wrong is
-    /// logged, and tried again when the lease ends.
+    /// Carries `once` after the other while that answers that there may be more. Where the time is over first, the
+    /// actor is told to `hand_over`, so that the next carrier need not wait for the end of this one's lease. What goes
+    /// wrong is logged, and tried again when the lease ends.
     pub(crate) async fn works(
         &self,
         once: impl AsyncFn() -> Result<bool, Failure>,

@@ -25,8 +25,8 @@ const FORBIDDEN: &[(Method, &str)] = &[
     (Method::POST, "account/3pid/delete"),
 ];
 
-/// Whether whoever is suspended is kept from an endpoint, by whichever of its paths: those from before it was stable have
-/// the name of its proposal before them.
+/// Whether whoever is suspended is kept from an endpoint, by whichever of its paths: those from before it was stable
+/// have the name of its proposal before them.
 pub(crate) fn forbids(method: &Method, pattern: &str) -> bool {
     let path = after_version(pattern);
     let is_unstable = pattern.starts_with("/_matrix/client/unstable/");

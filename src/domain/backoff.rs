@@ -1,6 +1,7 @@
 //! How long whoever fails is left alone.
 
-/// Twice as long after each failure as after the one before, and no longer than `max_ms`; after the first one, `first_ms`.
+/// Twice as long after each failure as after the one before, and no longer than `max_ms`; after the first one,
+/// `first_ms`.
 pub fn pause_ms(first_ms: u64, failures_before: u32, max_ms: u64) -> u64 {
     first_ms.saturating_mul(1 << failures_before.min(32)).min(max_ms)
 }

@@ -54,8 +54,8 @@ pub struct PublishedRoom {
     /// The `type` of `m.room.create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
-    /// Whether users of other servers may be in it: `m.federate` of `m.room.create`. No other server is shown one of which
-    /// this says no.
+    /// Whether users of other servers may be in it: `m.federate` of `m.room.create`. No other server is shown one of
+    /// which this says no.
     #[serde(rename = "m.federate", default = "yes", skip_serializing_if = "Clone::clone")]
     pub federates: bool,
 }

@@ -55,9 +55,9 @@ impl Text {
         found(&pieces(pattern), &self.0, effort, |place| place == 0, |place| place == self.0.len())
     }
 
-    /// Whether a part of the text is of the pattern that starts and ends at the boundary of a word: «the start or end of
-    /// the value, or any character not in the sets `[A-Z]`, `[a-z]`, `[0-9]` or `_`». An empty pattern is of an empty text
-    /// only.
+    /// Whether a part of the text is of the pattern that starts and ends at the boundary of a word: «the start or end
+    /// of the value, or any character not in the sets `[A-Z]`, `[a-z]`, `[0-9]` or `_`». An empty pattern is of an
+    /// empty text only.
     pub(crate) fn has_words_of(&self, pattern: &str, effort: &Effort) -> bool {
         effort.spend(pattern.len()) && self.has_among_words(&pieces(pattern), effort)
     }

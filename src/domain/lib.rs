@@ -5,9 +5,10 @@
 //!
 //! In scope: events (build, check, redact, client format), room versions, authorisation, redaction, state resolution,
 //! history visibility, who has which power, which servers may take part, the events of a new room, aliases, what the
-//! directory shows of a room, spaces, how long something is kept, finding people, push rules, the keys of devices and users, our signing identity, other servers' places and
-//! keys, email addresses, application services, which JSON everybody can read, the configuration, rate limits, ranges of addresses, and every way we say no.
-//! Out of scope: where events are stored, who is told about them, and HTTP.
+//! directory shows of a room, spaces, how long something is kept, finding people, push rules, the keys of devices and
+//! users, our signing identity, other servers' places and keys, email addresses, application services, which JSON
+//! everybody can read, the configuration, rate limits, ranges of addresses, and every way we say no. Out of scope:
+//! where events are stored, who is told about them, and HTTP.
 
 pub mod address_range;
 pub mod alias;

@@ -1,7 +1,7 @@
 //! Policy servers: a server that a room has asked about each of its events before anybody is told of them.
 //!
-//! Owns which one a room names, and whether it recommends an event. Leaves to others when it is asked, and what becomes of an
-//! event that it does not recommend. Spec: Server-Server API, "Policy Servers".
+//! Owns which one a room names, and whether it recommends an event. Leaves to others when it is asked, and what becomes
+//! of an event that it does not recommend. Spec: Server-Server API, "Policy Servers".
 
 use ruma_common::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName, SigningKeyAlgorithm, canonical_json::redact,

@@ -294,7 +294,8 @@ pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String,
         }
     };
     if rules.explicitly_privilege_room_creators {
-        // «… MUST be explicitly defined and given a power level higher than `state_default` … Clients may override this».
+        // «… MUST be explicitly defined and given a power level higher than `state_default` … Clients may override
+        // this».
         let state_default = content.get("state_default").and_then(Value::as_i64).unwrap_or(50);
         let level = state_default.saturating_add(1).max(TOMBSTONE_LEVEL_V12);
         let events = content.entry("events").or_insert_with(|| json!({}));

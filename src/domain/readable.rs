@@ -1,7 +1,8 @@
 //! JSON that is kept as a client said it, and that everybody who is told it can read.
 //!
-//! Whoever cannot read a part of an answer reads nothing of it, asks again, and is answered the same. So what is kept has no
-//! half characters (`"\ud800"`), no numbers out of range (`1e999`), and does not nest too deep, though all of that is JSON.
+//! Whoever cannot read a part of an answer reads nothing of it, asks again, and is answered the same. So what is kept
+//! has no half characters (`"\ud800"`), no numbers out of range (`1e999`), and does not nest too deep, though all of
+//! that is JSON.
 
 use std::fmt;
 
@@ -54,7 +55,8 @@ fn levels(json: &[u8]) -> usize {
     deepest
 }
 
-/// Any JSON, read to its last text and number, and nothing kept of it. What serde ignores, or keeps raw, it does not read.
+/// Any JSON, read to its last text and number, and nothing kept of it. What serde ignores, or keeps raw, it does not
+/// read.
 struct Readable;
 
 impl<'de> Deserialize<'de> for Readable {

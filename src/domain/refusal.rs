@@ -157,7 +157,8 @@ pub enum Refusal {
         /// The whole body.
         body: Map<String, Value>,
     },
-    /// 400: another server refuses what the user asked it for, in its own words. [`Refusal::by_other_server`] makes one.
+    /// 400: another server refuses what the user asked it for, in its own words. [`Refusal::by_other_server`] makes
+    /// one.
     ByOtherServer {
         /// Its code.
         errcode: String,
@@ -177,8 +178,8 @@ impl Refusal {
     /// The longest code of another server that is passed on, in bytes, and the longest sentence, in characters.
     const OTHER_ERRCODE_BYTES_MAX: usize = 64;
     const OTHER_MESSAGE_CHARS_MAX: usize = 1_000;
-    /// Codes that say something of the request, which was ours and not the user's, or to a client that it is logged out, locked
-    /// out or too fast here.
+    /// Codes that say something of the request, which was ours and not the user's, or to a client that it is logged
+    /// out, locked out or too fast here.
     const OTHER_ERRCODES_KEPT: [&'static str; 14] = [
         "M_MISSING_PARAM",
         "M_INVALID_PARAM",
@@ -199,9 +200,9 @@ impl Refusal {
     /// What another server answered with status 400, for the user whom it concerns. `None` for a code that is none, or
     /// that concerns somebody else.
     ///
-    /// Spec: Server-Server API, `/make_join` and others: «The error should be passed through to clients so that they may
-    /// give better feedback to users»; `/send_join`, `/invite`: «If `M_MISSING_PARAM` or `M_INVALID_PARAM` is returned …
-    /// the Client-Server API request SHOULD fail with a 5xx error rather than being passed through.»
+    /// Spec: Server-Server API, `/make_join` and others: «The error should be passed through to clients so that they
+    /// may give better feedback to users»; `/send_join`, `/invite`: «If `M_MISSING_PARAM` or `M_INVALID_PARAM` is
+    /// returned … the Client-Server API request SHOULD fail with a 5xx error rather than being passed through.»
     pub fn by_other_server(errcode: &str, message: &str) -> Option<Self> {
         let is_code = (1..=Self::OTHER_ERRCODE_BYTES_MAX).contains(&errcode.len())
             && errcode.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"_.-".contains(&byte));

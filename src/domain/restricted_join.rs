@@ -8,8 +8,9 @@ use crate::{Pdu, RoomVersion};
 /// The conditions of a room that are looked at: each may cost a question to another room.
 pub const CONDITIONS_MAX: usize = 100;
 
-/// The rooms of whose joined members each may join, by this `m.room.join_rules` event; `None` where the join rule, or the
-/// room's version, knows no such thing. Conditions that are not understood are none: whoever comes meets none of them.
+/// The rooms of whose joined members each may join, by this `m.room.join_rules` event; `None` where the join rule, or
+/// the room's version, knows no such thing. Conditions that are not understood are none: whoever comes meets none of
+/// them.
 pub fn allowed_rooms(join_rules: &Pdu, version: &RoomVersion) -> Option<Vec<OwnedRoomId>> {
     #[derive(Deserialize)]
     struct Content {

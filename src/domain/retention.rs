@@ -10,8 +10,8 @@ use crate::Refusal;
 /// The type of the state event that says so.
 pub const RETENTION: &str = "m.room.retention";
 
-/// The longest time after which anything goes, in milliseconds: a hundred years. A room may say any number, and the time
-/// when that is over has to be one that a database keeps exactly, and for which a host sets an alarm.
+/// The longest time after which anything goes, in milliseconds: a hundred years. A room may say any number, and the
+/// time when that is over has to be one that a database keeps exactly, and for which a host sets an alarm.
 pub const LIFETIME_MS_MAX: u64 = 3_153_600_000_000;
 
 /// What a room says, in milliseconds.
@@ -54,8 +54,8 @@ pub struct RetentionRules {
 }
 
 impl RetentionRules {
-    /// How long what is said in a room is kept; for ever without. `room` is what the room says, if it says something that is
-    /// understood. Never more than [`LIFETIME_MS_MAX`].
+    /// How long what is said in a room is kept; for ever without. `room` is what the room says, if it says something
+    /// that is understood. Never more than [`LIFETIME_MS_MAX`].
     pub fn lifetime_ms(&self, room: Option<RoomRetention>) -> Option<u64> {
         if !self.is_on {
             return None;

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::Pdu;
 
-/// Whether the room's `m.room.server_acl`, if it has one, lets a server take part. What is malformed in it is as if it were
-/// not there, and the rest holds: one wrong field lets nobody in.
+/// Whether the room's `m.room.server_acl`, if it has one, lets a server take part. What is malformed in it is as if it
+/// were not there, and the rest holds: one wrong field lets nobody in.
 pub fn allows(acl: Option<&Pdu>, server: &ServerName) -> bool {
     let Some(acl) = acl else { return true };
     let content: Map<String, Value> = acl.content_as().unwrap_or_default();

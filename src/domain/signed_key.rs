@@ -157,7 +157,8 @@ impl SignedKey {
         Ok(())
     }
 
-    /// Whether this is a user's cross-signing key for a usage; answers its public key. The signatures are another matter.
+    /// Whether this is a user's cross-signing key for a usage; answers its public key. The signatures are another
+    /// matter.
     ///
     /// Refused: `InvalidParam` for another user's, one for another usage, or one without one Ed25519 key.
     pub fn check_cross_signing(&self, user_id: &str, usage: Usage) -> Result<&str, Refusal> {

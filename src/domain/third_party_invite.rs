@@ -1,7 +1,8 @@
 //! Invitations by address: the keys with which an identity server signs who is meant by one.
 //!
-//! Owns which keys of an `m.room.third_party_invite` signed. Leaves to the rules of authorisation whether the invitation may
-//! happen, and to others to ask whether a key still holds. Spec: Client-Server API, "Third-party invites".
+//! Owns which keys of an `m.room.third_party_invite` signed. Leaves to the rules of authorisation whether the
+//! invitation may happen, and to others to ask whether a key still holds. Spec: Client-Server API, "Third-party
+//! invites".
 
 use ruma_common::{
     CanonicalJsonObject, CanonicalJsonValue, SigningKeyAlgorithm, serde::Base64,
@@ -21,8 +22,8 @@ pub struct InviteKey {
     pub key_validity_url: Option<String>,
 }
 
-/// The keys of an `m.room.third_party_invite` with this content by which `signed`, of the membership that goes back to it, is
-/// signed. One that is listed with a URL and without one has it.
+/// The keys of an `m.room.third_party_invite` with this content by which `signed`, of the membership that goes back to
+/// it, is signed. One that is listed with a URL and without one has it.
 pub fn signed_by(invite: &RawValue, signed: &Value) -> Vec<InviteKey> {
     let mut keys = listed(invite);
     let with_url: Vec<String> =

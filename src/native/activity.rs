@@ -25,7 +25,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// So long may a client take nothing of an answer.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often somebody looks whether one of these is over. It is shorter than each: what begins meanwhile is not over before.
+/// How often somebody looks whether one of these is over. It is shorter than each: what begins meanwhile is not over
+/// before.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How much of an answer is offered at once, in bytes: what is taken says that there is progress.
 const OFFERED_BYTES_MAX: usize = 64 * 1024;

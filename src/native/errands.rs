@@ -1,8 +1,8 @@
 //! Carriers of one thread of the request tier: which actors have something for others, and who is being carried for.
 //!
-//! However many actors ask at once, so many are carried for at a time, of each kind: a thousand servers that do not answer
-//! are not dialled together, and keep no room waiting for what it fetches, and no pusher. The others wait in line, each once
-//! however often it asks. What is in memory here may get lost: actors ask again.
+//! However many actors ask at once, so many are carried for at a time, of each kind: a thousand servers that do not
+//! answer are not dialled together, and keep no room waiting for what it fetches, and no pusher. The others wait in
+//! line, each once however often it asks. What is in memory here may get lost: actors ask again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

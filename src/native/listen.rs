@@ -14,7 +14,8 @@ use tracing::warn;
 /// A pause after a failed accept (out of file handles): trying at once would fail the same way.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much lies in the system unsent, in bytes: with megabytes there, a slow client would seem to take nothing for minutes.
+/// How much lies in the system unsent, in bytes: with megabytes there, a slow client would seem to take nothing for
+/// minutes.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 

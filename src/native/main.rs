@@ -1,6 +1,7 @@
 //! The native host: the same homeserver as on Workers, as one process on a machine of its own.
 //!
-//! In scope: sockets, TLS, other people's servers, threads, files, PostgreSQL, signals, the command line. Out of scope: anything Matrix.
+//! In scope: sockets, TLS, other people's servers, threads, files, PostgreSQL, signals, the command line. Out of scope:
+//! anything Matrix.
 
 mod activity;
 mod actor_host;

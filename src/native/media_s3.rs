@@ -1,7 +1,8 @@
 //! The store of media: an S3-compatible service.
 //!
-//! A file is an object. What is larger than one part goes there in parts, as it comes, and becomes an object when it is whole.
-//! Parts of what did not become whole are paid for, too: they are removed at once, or when the next process starts.
+//! A file is an object. What is larger than one part goes there in parts, as it comes, and becomes an object when it is
+//! whole. Parts of what did not become whole are paid for, too: they are removed at once, or when the next process
+//! starts.
 
 mod request;
 
@@ -41,8 +42,8 @@ const NAME_LENGTH: usize = 32;
 /// Where the service is, and who we are there.
 #[derive(Args)]
 pub(crate) struct S3Options {
-    /// Keep media in an S3-compatible service at this URL instead of the data directory. No other server may use its bucket
-    /// with the same prefix
+    /// Keep media in an S3-compatible service at this URL instead of the data directory. No other server may use its
+    /// bucket with the same prefix
     #[arg(long, env = "MYELIN_S3_ENDPOINT", value_name = "URL",
         requires_all = ["s3_bucket", "s3_access_key_id", "s3_secret_access_key"])]
     pub s3_endpoint: Option<url::Url>,

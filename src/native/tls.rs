@@ -25,8 +25,8 @@ use tracing::{error, info};
 /// How often a handshake looks whether the files are others.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// A certificate chain and its key, both PEM. They are read again when somebody says so, and when a handshake finds that
-/// the files changed. What is no good then is told once, and what was there before is served on.
+/// A certificate chain and its key, both PEM. They are read again when somebody says so, and when a handshake finds
+/// that the files changed. What is no good then is told once, and what was there before is served on.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     cert: PathBuf,

@@ -1,7 +1,8 @@
 //! What a host supplies, as small `!Send` traits, and the types that cross them.
 //!
-//! In scope: an actor's private database, the metadata database, the store of files, calls between actors, other people's
-//! servers, time, chance, alarms, durability, work in the background. Out of scope: anything Matrix; anything of one host.
+//! In scope: an actor's private database, the metadata database, the store of files, calls between actors, other
+//! people's servers, time, chance, alarms, durability, work in the background. Out of scope: anything Matrix; anything
+//! of one host.
 //!
 //! Two hosts implement these traits, Cloudflare Workers and the native binary, and one contract suite
 //! ([`contract`]) runs against every implementation. Because every effect goes through them, a third

@@ -31,15 +31,15 @@ pub trait ObjectHost: Clock + Random {
     /// a restart of the host, and is cleared when it fires.
     fn set_alarm(&self, at_ms: Option<u64>) -> Result<(), Fault>;
 
-    /// When the alarm that is set rings, in milliseconds since the Unix epoch. Asked for when the actor was just opened, and
-    /// when its alarm fires: that one is set no more. Later its actor knows.
+    /// When the alarm that is set rings, in milliseconds since the Unix epoch. Asked for when the actor was just
+    /// opened, and when its alarm fires: that one is set no more. Later its actor knows.
     fn armed_ms(&self) -> Option<u64>;
 
     /// How many calls wait on this actor (see [`Actors::wait`]).
     fn waiting(&self) -> usize;
 
-    /// Has the request tier carry out of this server what the actor with this id has for others, soon after. It may fail to:
-    /// whoever asked looks again.
+    /// Has the request tier carry out of this server what the actor with this id has for others, soon after. It may
+    /// fail to: whoever asked looks again.
     fn carry(&self, actor: &str);
 
     /// Asks the actor again about each waiting call; those it now answers stop waiting.

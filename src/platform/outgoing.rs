@@ -129,8 +129,8 @@ pub trait Outgoing {
     /// Sends a request once. A failure does not say whether it arrived.
     fn send<'a>(&'a self, request: OutgoingRequest) -> LocalFuture<'a, Result<OutgoingResponse, SendError>>;
 
-    /// Connects, with TLS from the first byte if the peer's scheme says so; of a peer that begins without, a connection may
-    /// go on by TLS later. A host that has no connections but those of HTTP reaches nobody.
+    /// Connects, with TLS from the first byte if the peer's scheme says so; of a peer that begins without, a connection
+    /// may go on by TLS later. A host that has no connections but those of HTTP reaches nobody.
     fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
         Box::pin(
             async move { Err(SendError::Unreachable(format!("{}: there are no such connections here", peer.host))) },

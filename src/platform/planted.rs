@@ -1,8 +1,8 @@
 //! Faults that the simulation plants, to see that what it looks for is found.
 //!
 //! In scope: their names, and which one is planted in this thread. Out of scope: what goes wrong; that stands where it
-//! does, behind [`is`]. Only the simulation asks for the feature `planted`: without it [`is`] is a constant, and nothing of
-//! a fault is compiled.
+//! does, behind [`is`]. Only the simulation asks for the feature `planted`: without it [`is`] is a constant, and
+//! nothing of a fault is compiled.
 
 /// Whether this is compiled for the simulation, whose rooms are small.
 pub const IS_SIMULATED: bool = cfg!(feature = "planted");
@@ -16,13 +16,15 @@ pub enum Planted {
     EarlyNudge,
     /// Now and then a room's word that somebody's membership changed is taken for delivered, and was not.
     LostMembership,
-    /// The next position of a log is the last one and one, whatever the time: an older copy of it gives positions again.
+    /// The next position of a log is the last one and one, whatever the time: an older copy of it gives positions
+    /// again.
     ReusedPosition,
     /// An event is taken in though what it comes after is not here.
     OutOfOrder,
     /// What the current state of a room does not allow is taken in all the same.
     ForgottenSoftFail,
-    /// Now and then an event that another server sends is taken for received, and everything in that request is dropped.
+    /// Now and then an event that another server sends is taken for received, and everything in that request is
+    /// dropped.
     LostTransaction,
     /// Now and then a message that somebody sends to a device arrives at its user's actor once more.
     RepeatedWhisper,

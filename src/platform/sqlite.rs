@@ -1,7 +1,7 @@
 //! What every host with a SQLite of its own shares: limits, values, statements.
 //!
-//! Workers have the platform's; for all others, tests included, this is the one place where [`Value`]s become SQLite's and
-//! come back.
+//! Workers have the platform's; for all others, tests included, this is the one place where [`Value`]s become SQLite's
+//! and come back.
 
 use rusqlite::{CachedStatement, Connection, limits::Limit, types::ValueRef};
 
@@ -23,8 +23,8 @@ const LIMITS: [(Limit, i32); 8] = [
     (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
 ];
 
-/// Gives a connection the limits of a Durable Object, so that all hosts refuse the same, and has it keep so many prepared
-/// statements.
+/// Gives a connection the limits of a Durable Object, so that all hosts refuse the same, and has it keep so many
+/// prepared statements.
 ///
 /// # Errors
 /// What SQLite says.

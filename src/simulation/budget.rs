@@ -2,8 +2,8 @@
 
 use crate::{complaint::Promise, world::World};
 
-/// Statements that change an actor, for each step of a story and each server: most are those of a room for an event, and of
-/// its users.
+/// Statements that change an actor, for each step of a story and each server: most are those of a room for an event,
+/// and of its users.
 const WRITES_PER_STEP_MAX: u64 = 200;
 /// The same before the first step, for each person.
 const WRITES_PER_PERSON_MAX: u64 = 400;

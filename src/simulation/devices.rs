@@ -47,7 +47,8 @@ impl Client {
         self.ask_with(&token, Method::POST, "/_matrix/client/v3/logout", &json!({})).await
     }
 
-    /// Asks about everybody of whom a sync said that something changed; whose server does not answer is asked about again.
+    /// Asks about everybody of whom a sync said that something changed; whose server does not answer is asked about
+    /// again.
     pub(crate) async fn looks_at_devices(&self) {
         let outdated: Vec<String> = self.view.borrow().outdated.iter().cloned().collect();
         if outdated.is_empty() {

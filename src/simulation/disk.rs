@@ -103,8 +103,8 @@ impl Disk {
         self.synced.get()
     }
 
-    /// How many commits an older copy has: at most `back` less than there are, and all in which a statement has a part that
-    /// `stays` names.
+    /// How many commits an older copy has: at most `back` less than there are, and all in which a statement has a part
+    /// that `stays` names.
     pub(crate) fn older_copy(&self, back: usize, stays: &[&str]) -> usize {
         let commits = self.commits.borrow();
         let names = |write: &Write| stays.iter().any(|part| write.statement.contains(part));

@@ -24,8 +24,8 @@ thread_local! {
     static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Listens from now on, in every thread; `log` is what is shown besides, in the words of `RUST_LOG`. Only the first call of
-/// a process counts.
+/// Listens from now on, in every thread; `log` is what is shown besides, in the words of `RUST_LOG`. Only the first
+/// call of a process counts.
 pub fn listen(log: Option<&str>) {
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {

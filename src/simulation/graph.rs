@@ -1,5 +1,5 @@
-//! The whole graph of a room, as all servers together have it, and its state by ruma's resolution of whole states by whole
-//! auth chains: nothing here knows how a server does it.
+//! The whole graph of a room, as all servers together have it, and its state by ruma's resolution of whole states by
+//! whole auth chains: nothing here knows how a server does it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,8 @@
 //! A server that is in the rooms of others and lies: it signs what it says as it should, and says what it likes.
 //!
 //! It knows everything that anybody has of a room, which makes it the worst it can be. What it tells unasked is in
-//! [`telling`], what it answers in [`answering`]. Of its lies those about a state cannot be told from the truth by whoever
-//! has nothing but its word: it keeps count of the rooms for which it told such.
+//! [`telling`], what it answers in [`answering`]. Of its lies those about a state cannot be told from the truth by
+//! whoever has nothing but its word: it keeps count of the rooms for which it told such.
 
 mod answering;
 mod telling;

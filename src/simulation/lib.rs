@@ -1,8 +1,9 @@
 //! A third host for the same code: many homeservers and their clients in one thread, in virtual time, under a scheduler
 //! whose every choice follows from a seed.
 //!
-//! In scope: what a host supplies, made of nothing but memory and chance (disks that crash, a network that loses), people
-//! who do things, and what must be true afterwards. Out of scope: anything that a server does by itself; it runs as it is.
+//! In scope: what a host supplies, made of nothing but memory and chance (disks that crash, a network that loses),
+//! people who do things, and what must be true afterwards. Out of scope: anything that a server does by itself; it runs
+//! as it is.
 //!
 //! A run is a [`Story`] played in a [`World`](world::World): the same story gives the same run, byte for byte.
 

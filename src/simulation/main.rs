@@ -13,7 +13,8 @@ use simulation::{Outcome, Planted, Size, Story, listen, run_with, shrink};
 /// How long a planted fault may stay unfound.
 const PLANTED_MINUTES: f64 = 5.0;
 
-/// Plays random stories of several homeservers and their users in virtual time, and looks whether all is well afterwards.
+/// Plays random stories of several homeservers and their users in virtual time, and looks whether all is well
+/// afterwards.
 #[derive(Parser)]
 struct Options {
     /// The seed of the only story, or of the first one

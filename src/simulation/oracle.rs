@@ -211,7 +211,8 @@ async fn knows_its_rooms(world: &World, client: &Client, rooms: &[String]) {
         };
         let is_shown = |id: &String| visible.contains(id) && (view.timeline.contains(id) || !is_late(id));
         let tail: Vec<String> = tail.iter().filter(|id| is_shown(id)).cloned().collect();
-        // What a room's older copy lacks comes again from others, in another order; what a user's lacks they are told again.
+        // What a room's older copy lacks comes again from others, in another order; what a user's lacks they are told
+        // again.
         let is_restored = is_restored || world.is_restored(&client.machine, ActorKind::User, &client.user_id);
         let read = client.view.borrow().read.get(room_id).cloned().unwrap_or_default();
         let is_known = |id: &String| view.timeline.contains(id) || (is_restored && read.contains(id));
@@ -240,7 +241,8 @@ fn difference(one: &ById, other: &ById) -> Option<String> {
     (!differing.is_empty()).then(|| differing.join("; "))
 }
 
-/// Reads a room's history to its beginning, so that what is missing of it is fetched; answers the ids of what there was.
+/// Reads a room's history to its beginning, so that what is missing of it is fetched; answers the ids of what there
+/// was.
 async fn reads_back(world: &World, client: &Client, room_id: &str) -> BTreeSet<String> {
     let mut read = BTreeSet::new();
     let mut from = String::new();

@@ -187,8 +187,8 @@ impl Process {
         }
     }
 
-    /// Puts an actor back to an older copy, of the same memberships and devices: those are promised elsewhere, too. Answers
-    /// whether that took anything from it.
+    /// Puts an actor back to an older copy, of the same memberships and devices: those are promised elsewhere, too.
+    /// Answers whether that took anything from it.
     pub(crate) fn restores(&self, address: &Address, back: usize) -> bool {
         self.evict(address);
         let disk = self.machine.disk(address);

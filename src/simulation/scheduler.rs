@@ -1,8 +1,8 @@
 //! Virtual time, and tasks on one thread in an order that follows from the seed.
 //!
 //! Time stands still while anything can run, and then jumps to the next timer. Of several tasks that can run, chance
-//! chooses one. A task belongs to a [`Group`] (a process, an actor in it); when the group ends, its tasks are dropped where
-//! they stand, as a crash does.
+//! chooses one. A task belongs to a [`Group`] (a process, an actor in it); when the group ends, its tasks are dropped
+//! where they stand, as a crash does.
 
 use std::{
     cell::{Cell, RefCell},

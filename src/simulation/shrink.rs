@@ -7,8 +7,8 @@ use crate::{
     story::Story,
 };
 
-/// Drops steps for as long as the story breaks the same promise without them: first many at a time, in the end one by one. `tell` hears of
-/// every shorter one.
+/// Drops steps for as long as the story breaks the same promise without them: first many at a time, in the end one by
+/// one. `tell` hears of every shorter one.
 pub fn shrink(
     story: &Story,
     planted: Option<Planted>,

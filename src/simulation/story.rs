@@ -1,7 +1,7 @@
 //! What people and fate do in a run: a list of steps that follows from the seed, and can be read.
 //!
-//! A step names people, rooms and servers by their number, so that a story from which steps were dropped is a story still:
-//! what cannot be done any more is refused, or does nothing.
+//! A step names people, rooms and servers by their number, so that a story from which steps were dropped is a story
+//! still: what cannot be done any more is refused, or does nothing.
 
 use std::{collections::BTreeSet, fmt};
 

@@ -61,8 +61,8 @@ impl View {
             self.invited.insert(room_id.clone());
         }
         for (room_id, room) in entries(&rooms["join"]).chain(entries(&rooms["leave"])) {
-            // What became of their own membership is theirs to know, and may be known elsewhere only: an invitation is turned
-            // down where the room is.
+            // What became of their own membership is theirs to know, and may be known elsewhere only: an invitation is
+            // turned down where the room is.
             let is_own =
                 |event: &&Json| event["type"] == "m.room.member" && event["state_key"] == self.user_id.as_str();
             let read = list(&room["timeline"]["events"]).filter(|event| !is_own(event));

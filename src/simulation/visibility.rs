@@ -1,5 +1,5 @@
-//! Who may read what of a server's log, written from the specification's section "Room History Visibility" alone: nothing
-//! here knows how a server does it.
+//! Who may read what of a server's log, written from the specification's section "Room History Visibility" alone:
+//! nothing here knows how a server does it.
 
 use std::collections::BTreeMap;
 
@@ -69,8 +69,8 @@ impl<'a> Sight<'a> {
         let mut forbidden = Vec::new();
         for event_id in read {
             match self.events.get(event_id) {
-                // Everybody is told what became of their own membership, be it that they are banned from where they never
-                // were.
+                // Everybody is told what became of their own membership, be it that they are banned from where they
+                // never were.
                 Some(entry) if entry.event_type == "m.room.member" && entry.state_key.as_deref() == Some(user_id) => {}
                 Some(entry) if entry.position < LOG_START => forbidden.push(format!("{event_id} is not in the log")),
                 Some(entry) if !self.allows(&memberships, entry) => forbidden.push(format!(

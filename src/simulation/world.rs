@@ -114,8 +114,9 @@ impl World {
         self.machines.iter().flat_map(|machine| machine.rooms()).collect()
     }
 
-    /// Who is in a room by the word of their own server, and of every server that has somebody in it. Who came in on one side of a fork alone, and is
-    /// soft-failed on the other, is heard by nobody there; a server that has only such is in a room of its own.
+    /// Who is in a room by the word of their own server, and of every server that has somebody in it. Who came in on
+    /// one side of a fork alone, and is soft-failed on the other, is heard by nobody there; a server that has only such
+    /// is in a room of its own.
     pub(crate) fn members(&self, room_id: &str) -> BTreeSet<String> {
         let is_of = |user_id: &String, machine: &Machine| {
             user_id.split_once(':').is_some_and(|(_, server)| server == machine.name)

@@ -34,7 +34,8 @@ const CONNECTING_IP: &str = "cf-connecting-ip";
 const DISCARD_TIMEOUT_MS: u64 = 10_000;
 const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The runtime ends what goes on for 30 seconds after an answer, as carriers do. In what is left they say how far they got.
+/// The runtime ends what goes on for 30 seconds after an answer, as carriers do. In what is left they say how far they
+/// got.
 const CARRIER_MS_MAX: u64 = 26_000;
 
 /// Answers one request. Rejects only when not even an answer could be made.

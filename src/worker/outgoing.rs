@@ -1,9 +1,10 @@
 //! Requests to other people's servers: `fetch` where it can say all there is to say, a socket of our own where the
 //! address, the certificate's name and the `Host` header are not one and the same.
 //!
-//! The runtime reaches no private address in production, and resolves names itself. Locally it does reach them, for tests.
-//! It has no more than six connections of a request wait for an answer to begin, and the next one waits without knowing
-//! of it. Who asks many servers at once has them asked a few at a time here, and a server's time begins when it is asked.
+//! The runtime reaches no private address in production, and resolves names itself. Locally it does reach them, for
+//! tests. It has no more than six connections of a request wait for an answer to begin, and the next one waits without
+//! knowing of it. Who asks many servers at once has them asked a few at a time here, and a server's time begins when it
+//! is asked.
 
 mod fetched;
 mod over_socket;
@@ -21,7 +22,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::chance;
 
-/// Connections of one request that wait for an answer to begin, at the same time. One more is left to the store of media.
+/// Connections of one request that wait for an answer to begin, at the same time. One more is left to the store of
+/// media.
 const WAITING_MAX: usize = 5;
 
 /// Other people's servers, as the runtime reaches them for one request.
@@ -91,8 +93,8 @@ impl Outgoing for Runtime {
     }
 }
 
-/// Host and port of a URL that says where to connect to, whose certificate it must be and what the `Host` header is. The
-/// header may be without the port that `fetch` adds: who serves several hosts on a port tells them apart by name.
+/// Host and port of a URL that says where to connect to, whose certificate it must be and what the `Host` header is.
+/// The header may be without the port that `fetch` adds: who serves several hosts on a port tells them apart by name.
 fn url_authority(peer: &Peer, to: &ConnectTo) -> Option<String> {
     let is_same_place = to.host == peer.host && to.port == peer.port;
     let host = if peer.host.contains(':') { format!("[{}]", peer.host) } else { peer.host.clone() };

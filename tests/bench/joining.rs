@@ -1,5 +1,5 @@
-//! Joining large rooms that are elsewhere: each time on a server that has nothing yet, so that its memory is that of the
-//! join.
+//! Joining large rooms that are elsewhere: each time on a server that has nothing yet, so that its memory is that of
+//! the join.
 
 use std::{
     thread,

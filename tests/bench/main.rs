@@ -1,11 +1,11 @@
-//! What the federation costs: one server, with others that are played. `scripts/bench --federation` runs it for each server
-//! and sets them side by side with `load table`.
+//! What the federation costs: one server, with others that are played. `scripts/bench --federation` runs it for each
+//! server and sets them side by side with `load table`.
 //!
 //!     federation-bench native|worker|synapse --json FILE [--quick] [--part receiving|sending|forks|joining]
 //!
-//! In scope: what other servers send, what goes out to them, joining rooms of theirs, forks. Servers are started as in the
-//! tests, by the same environment (`tests/harness`). Out of scope: judging times. Counts have budgets, which `load table`
-//! judges. What a part of it fails at is said, and the other parts are measured.
+//! In scope: what other servers send, what goes out to them, joining rooms of theirs, forks. Servers are started as in
+//! the tests, by the same environment (`tests/harness`). Out of scope: judging times. Counts have budgets, which
+//! `load table` judges. What a part of it fails at is said, and the other parts are measured.
 
 mod forks;
 mod joining;

@@ -1,10 +1,10 @@
 //! PDUs that other servers send: into one busy room and into many, from one server and from several at once.
 //!
-//! Each server says one thing after the other, knowing nothing of what the others say meanwhile: the busy room forks once
-//! for each. All of it is hashed, signed and written before the clock starts. The clock stops when a member of the room
-//! sees the last of it: Synapse answers a transaction before it has looked at what is in it. Where a hundred events wait
-//! for one room it drops them, and asks for them again; so in the busy room it is given time, and a transaction takes there
-//! until it is seen.
+//! Each server says one thing after the other, knowing nothing of what the others say meanwhile: the busy room forks
+//! once for each. All of it is hashed, signed and written before the clock starts. The clock stops when a member of the
+//! room sees the last of it: Synapse answers a transaction before it has looked at what is in it. Where a hundred
+//! events wait for one room it drops them, and asks for them again; so in the busy room it is given time, and a
+//! transaction takes there until it is seen.
 
 use std::{
     sync::{Arc, Barrier, Mutex},

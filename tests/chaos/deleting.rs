@@ -1,4 +1,5 @@
-//! Invariant 14: a deletion that is interrupted leaves neither a file that belongs to nothing nor media without its file.
+//! Invariant 14: a deletion that is interrupted leaves neither a file that belongs to nothing nor media without its
+//! file.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},

@@ -15,8 +15,8 @@ on_each_host![
     health_is_served,
 ];
 
-/// Dehydrated devices; threads, their list, relations in either direction, relations of relations; the directory by types
-/// of rooms, fields of profiles, rooms in common; accounts locked and suspended; media with a token.
+/// Dehydrated devices; threads, their list, relations in either direction, relations of relations; the directory by
+/// types of rooms, fields of profiles, rooms in common; accounts locked and suspended; media with a token.
 const CLAIMED: [&str; 12] = [
     "org.matrix.msc3814",
     "org.matrix.msc3440.stable",

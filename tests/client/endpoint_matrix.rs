@@ -1,9 +1,10 @@
 //! Every operation of the specification (`endpoints.tsv`: its OpenAPI as one table), asked well and badly; and README's
 //! table of which there are, which is written from here.
 //!
-//! What clients ask stands in `operations.tsv`, a line for each operation: the query and the body of a request that works, with
-//! `%names%` for what a [`Fixture`] has made; what comes of it, or the story that shows that; what comes of the same request by
-//! somebody whose business it is not; and what comes of it where nobody has such an id. `-`: there is no such case.
+//! What clients ask stands in `operations.tsv`, a line for each operation: the query and the body of a request that
+//! works, with `%names%` for what a [`Fixture`] has made; what comes of it, or the story that shows that; what comes of
+//! the same request by somebody whose business it is not; and what comes of it where nobody has such an id. `-`: there
+//! is no such case.
 //!
 //! `cargo test -p tests --test client endpoint_matrix -- --nocapture` prints what each answered.
 //! `MYELIN_WRITE_README=1` has README's table written.
@@ -62,8 +63,8 @@ const LIMITS: [&str; 14] = [
 /// How often it takes at most until a limit is reached.
 const ASKED_MAX: usize = 4;
 
-/// Operations that a server answers with `404 M_UNRECOGNIZED` which does not offer what they are about, as this one does:
-/// «the homeserver does not support» OAuth 2.0.
+/// Operations that a server answers with `404 M_UNRECOGNIZED` which does not offer what they are about, as this one
+/// does: «the homeserver does not support» OAuth 2.0.
 const NOT_OFFERED: &str = include_str!("not_offered.txt");
 
 struct Operation {

@@ -125,7 +125,8 @@ fn a_world_readable_state_is_open(server: &Server) {
     carol.says(&room, "but not writable").refused(403, "M_FORBIDDEN");
 }
 
-/// What becomes of Bob, step by step, and of Alice's messages, one after each step, those he may read under each setting.
+/// What becomes of Bob, step by step, and of Alice's messages, one after each step, those he may read under each
+/// setting.
 /// Spec: «The rules governing whether a user is allowed to see an event depend on the state of the room at that event».
 struct History {
     steps: &'static [&'static str],

@@ -154,7 +154,8 @@ fn a_changed_member_comes_again(server: &Server) {
     assert!(members(&sync.state(&room)).is_empty(), "{}", sync.body);
 }
 
-/// «the server MUST return membership events for events in the gap […] regardless as to whether or not they are redundant».
+/// «the server MUST return membership events for events in the gap […] regardless as to whether or not they are
+/// redundant».
 fn changes_in_a_gap_come_redundant_or_not(server: &Server) {
     let alice = server.registers("alice");
     let (room, strangers, first) = crowd(server, &alice);

@@ -98,7 +98,8 @@ fn what_is_uploaded_is_downloaded(server: &Server) {
     server.anonymous().send("POST", UPLOAD, Some("x".to_owned())).refused(401, "M_MISSING_TOKEN");
 }
 
-/// Whatever the specification does not know yet is for clients to agree on: what a picture looks like before it is there, say.
+/// Whatever the specification does not know yet is for clients to agree on: what a picture looks like before it is
+/// there, say.
 fn what_clients_say_of_a_picture_goes_with_it(server: &Server) {
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let room = alice.creates_room_with(&[&bob]);

@@ -1,5 +1,5 @@
-//! What operators rely on besides Matrix: a name that cannot change by mistake, files that are nobody else's, a certificate
-//! that is renewed, and one server for one database.
+//! What operators rely on besides Matrix: a name that cannot change by mistake, files that are nobody else's, a
+//! certificate that is renewed, and one server for one database.
 
 use std::{
     fs,

@@ -1,9 +1,9 @@
 //! Which versions of the specification the server claims: those all of whose additions it serves.
 //!
-//! `versions.tsv` has a line for what each version added to the client-server API that asks something of the server, and
-//! the story that shows it, or `-` where it is not served. What is the client's own business (how it renders, encrypts or
-//! answers) has none. What only servers do that offer something optional, such as the OAuth 2.0 API, is shown by the answer of
-//! those that do not: `404 M_UNRECOGNIZED`, as the specification has it.
+//! `versions.tsv` has a line for what each version added to the client-server API that asks something of the server,
+//! and the story that shows it, or `-` where it is not served. What is the client's own business (how it renders,
+//! encrypts or answers) has none. What only servers do that offer something optional, such as the OAuth 2.0 API, is
+//! shown by the answer of those that do not: `404 M_UNRECOGNIZED`, as the specification has it.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! What both hosts promise of their connections to other servers: the contract of the platform, with a server that the test
-//! plays. And what the Worker makes of its platform's.
+//! What both hosts promise of their connections to other servers: the contract of the platform, with a server that the
+//! test plays. And what the Worker makes of its platform's.
 
 use std::{
     net::TcpListener,

@@ -1,5 +1,5 @@
-//! Spec: server-server API, «Backfilling and retrieving missing events»: what happened in a room before a server was in it,
-//! or while it heard nothing, between two servers of ours and with Synapse.
+//! Spec: server-server API, «Backfilling and retrieving missing events»: what happened in a room before a server was in
+//! it, or while it heard nothing, between two servers of ours and with Synapse.
 
 use harness::{Host, PASSWORD, User, Value, bodies, encode, event_ids, json};
 

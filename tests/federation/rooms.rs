@@ -1,5 +1,5 @@
-//! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the host
-//! under test and a native one.
+//! Spec: server-server API, «Joining Rooms», «Inviting to a room», «Transactions»: rooms of two servers of ours, the
+//! host under test and a native one.
 
 use std::{
     thread,

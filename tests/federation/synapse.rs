@@ -1,5 +1,5 @@
-//! Spec: server-server API, with Synapse at the other end: what we send another implementation takes, and what it sends we
-//! take.
+//! Spec: server-server API, with Synapse at the other end: what we send another implementation takes, and what it sends
+//! we take.
 
 use harness::{
     Host, Synapse, User, bodies, encode, json,

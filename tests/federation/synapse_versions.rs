@@ -1,5 +1,5 @@
-//! Spec: server-server API, with Synapse at the other end, in every version of rooms that both know well: what is decided on
-//! one side holds on the other, and who is let in comes in.
+//! Spec: server-server API, with Synapse at the other end, in every version of rooms that both know well: what is
+//! decided on one side holds on the other, and who is let in comes in.
 
 use harness::{Host, Keys, User, Value, encode, json};
 

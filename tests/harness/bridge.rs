@@ -43,7 +43,8 @@ impl Bridge {
         Self { https, refuses, heard: Mutex::default() }
     }
 
-    /// Its registration, with the token `as-secret`: whoever begins with `_irc_` is its own, the rooms named `#_irc_` too.
+    /// Its registration, with the token `as-secret`: whoever begins with `_irc_` is its own, the rooms named `#_irc_`
+    /// too.
     pub fn registration(&self) -> String {
         let port = self.https.port;
         json!({

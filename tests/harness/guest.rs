@@ -1,5 +1,5 @@
-//! A user of a homeserver that the test plays, in a room of the server that is tried: whatever the test wants them to say,
-//! their server says.
+//! A user of a homeserver that the test plays, in a room of the server that is tried: whatever the test wants them to
+//! say, their server says.
 
 use std::{
     sync::{

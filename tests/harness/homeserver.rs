@@ -1,5 +1,5 @@
-//! Somebody else's homeserver, as far as a test plays it: it has a name, keys and a certificate, signs what it asks, and
-//! answers what the test says.
+//! Somebody else's homeserver, as far as a test plays it: it has a name, keys and a certificate, signs what it asks,
+//! and answers what the test says.
 
 use std::sync::{
     Arc, Mutex,

@@ -1,4 +1,5 @@
-//! A server of HTTP, with or without TLS, on this machine that answers what a test says: as small as can be, and as odd as a test wants.
+//! A server of HTTP, with or without TLS, on this machine that answers what a test says: as small as can be, and as odd
+//! as a test wants.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},

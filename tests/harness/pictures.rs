@@ -26,8 +26,8 @@ fn grey(width: u32, height: u32, grey: u8) -> RgbaImage {
     RgbaImage::from_pixel(width, height, Rgba([grey, grey, grey, 255]))
 }
 
-/// A photograph in two colours, red on the left, blue on the right: made of one row of blocks again and again, since that is
-/// made at once.
+/// A photograph in two colours, red on the left, blue on the right: made of one row of blocks again and again, since
+/// that is made at once.
 pub fn large_photograph(width: u32, height: u32) -> Vec<u8> {
     const BLOCK: u32 = 8;
     let strip = encoded(&two_colours(width, BLOCK), ImageFormat::Jpeg);
@@ -56,8 +56,8 @@ pub fn with_scans(photograph: &[u8], count: usize) -> Vec<u8> {
     [&photograph[..scan], &photograph[scan..blocks].repeat(count), &photograph[blocks..]].concat()
 }
 
-/// As [`large_photograph`], from coarse to fine: first what all blocks are in the mean, then that there is no more to each.
-/// The sides are of whole units, 16 pixels.
+/// As [`large_photograph`], from coarse to fine: first what all blocks are in the mean, then that there is no more to
+/// each. The sides are of whole units, 16 pixels.
 pub fn progressive_photograph(width: u16, height: u16) -> Vec<u8> {
     let segment = |marker: u8, content: &[u8]| {
         let length = u16::try_from(content.len() + 2).expect("it is short").to_be_bytes();

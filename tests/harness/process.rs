@@ -12,8 +12,8 @@ use std::{
 
 /// Starts the given command in a process group of its own. When our end of its input closes, be it that we asked
 /// or that we died, kills the group with SIGKILL, and removes the folder `$1`. Told `keep`, does so without removing
-/// the folder; told `stop`, sends the command SIGTERM first and has it end by itself; told `hangup`, sends it SIGHUP. Ends
-/// when the command ends, with its exit code.
+/// the folder; told `stop`, sends the command SIGTERM first and has it end by itself; told `hangup`, sends it SIGHUP.
+/// Ends when the command ends, with its exit code.
 const KEEPER: &str = r#"
 set -m
 folder=$1; shift

@@ -172,8 +172,8 @@ impl User {
         sent["event_id"].as_str().expect("an event id").to_owned()
     }
 
-    /// As [`User::sends`], in another millisecond than whatever was sent before: then it comes after that also where the
-    /// messages of several rooms are told by their times.
+    /// As [`User::sends`], in another millisecond than whatever was sent before: then it comes after that also where
+    /// the messages of several rooms are told by their times.
     #[track_caller]
     pub fn sends_apart(&self, room: &str, text: &str) -> String {
         let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis();

@@ -71,8 +71,9 @@ struct Held {
     failed: usize,
 }
 
-/// Lets a client hold its conversation to the end. One that says «pushes EVENT» hears an empty line once the gateway was told
-/// of that event, as the next that it is told of; one that says «mails ADDRESS» hears the link in the next message to there.
+/// Lets a client hold its conversation to the end. One that says «pushes EVENT» hears an empty line once the gateway
+/// was told of that event, as the next that it is told of; one that says «mails ADDRESS» hears the link in the next
+/// message to there.
 fn hold(command: &mut Command, gateway: &Gateway, mailbox: &Mailbox, show: impl Fn(&str)) -> Result<Held, Error> {
     let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (mut hears, says) = (client.stdin.take().expect("piped"), client.stdout.take().expect("piped"));

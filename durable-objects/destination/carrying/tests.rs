@@ -45,8 +45,8 @@ fn world() -> Rc<World> {
     World::new(1)
 }
 
-/// A carrier has read an EDU, and another one takes its place before the attempt is stored: what was read must not count as
-/// what is there now.
+/// A carrier has read an EDU, and another one takes its place before the attempt is stored: what was read must not
+/// count as what is there now.
 #[test]
 fn an_edu_in_the_place_of_one_that_was_read_is_told_too() {
     let world = world();

@@ -391,8 +391,8 @@ fn tells(world: &World, room_id: &OwnedRoomId, call: &ReceiveEvent, held: &Check
     }
 }
 
-/// Eve has no power. What she says comes after all that is here, and after something that is nowhere: of the state there
-/// her server tells what it likes.
+/// Eve has no power. What she says comes after all that is here, and after something that is nowhere: of the state
+/// there her server tells what it likes.
 #[test]
 fn whoever_lies_about_a_state_takes_nothing_out_of_the_room() {
     let eve = user_id!("@eve:evil.test");
@@ -430,8 +430,8 @@ fn whoever_lies_about_a_state_takes_nothing_out_of_the_room() {
     }
 }
 
-/// Eve is banned: what she says gets no place, and what comes after it comes after nothing that is here, whatever else is
-/// found before it later.
+/// Eve is banned: what she says gets no place, and what comes after it comes after nothing that is here, whatever else
+/// is found before it later.
 #[test]
 fn what_was_judged_on_a_lie_leads_to_nothing_that_was_known() {
     let (alice, eve, mallory) =

@@ -238,8 +238,8 @@ pub(crate) fn snapshot<T: DeserializeOwned>(sql: &dyn Sql, id: u64) -> Result<Ve
     Ok(changes)
 }
 
-/// Stores changes, of which there are some, as a snapshot, and answers its id. A large one takes several rows, each but the
-/// last with the id of the next one in front of its list.
+/// Stores changes, of which there are some, as a snapshot, and answers its id. A large one takes several rows, each but
+/// the last with the id of the next one in front of its list.
 pub(crate) fn insert_snapshot(tx: &Tx<'_>, changes: &[impl Serialize]) -> Result<u64, Fault> {
     let mut slices: Vec<String> = Vec::new();
     for change in changes {

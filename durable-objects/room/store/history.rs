@@ -193,8 +193,8 @@ pub(crate) fn differences(
     }
 }
 
-/// The next [`KEYS_AT_ONCE`] keys after one, as far as there are so many, and what the log's state at `position` has for
-/// each.
+/// The next [`KEYS_AT_ONCE`] keys after one, as far as there are so many, and what the log's state at `position` has
+/// for each.
 pub(crate) fn state_page(
     sql: &dyn Sql,
     position: u64,

@@ -6,7 +6,8 @@ use ruma_common::{EventId, ServerName};
 use super::graph;
 use crate::room::{CheckedEvent, Waiting};
 
-/// Keeps an event, unless it waits already, or `of_origin_max` of its origin or `max` in all do. Answers whether it waits.
+/// Keeps an event, unless it waits already, or `of_origin_max` of its origin or `max` in all do. Answers whether it
+/// waits.
 pub(crate) fn put(
     tx: &Tx<'_>,
     event: &CheckedEvent,
@@ -58,8 +59,8 @@ pub(crate) fn clear(tx: &Tx<'_>) -> Result<(), Fault> {
 }
 
 /// Up to `limit` of those that were tried up to `attempts_max` times, those first that were tried least. Servers take
-/// turns, those in the room before others, and of one's events those go first that came first. Those that are not our own
-/// are given up after `given_up_after` attempts.
+/// turns, those in the room before others, and of one's events those go first that came first. Those that are not our
+/// own are given up after `given_up_after` attempts.
 pub(crate) fn next(
     sql: &dyn Sql,
     own: &ServerName,

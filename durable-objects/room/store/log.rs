@@ -66,8 +66,8 @@ pub(crate) fn head(sql: &dyn Sql) -> Result<Option<Logged>, Fault> {
     Ok(all(rows)?.pop())
 }
 
-/// The newest position of an event of one of the server's own users, or of the log where that is long ago: other servers
-/// are told up to there.
+/// The newest position of an event of one of the server's own users, or of the log where that is long ago: other
+/// servers are told up to there.
 pub(crate) fn newest_outgoing(sql: &dyn Sql, own_server: &str) -> Result<u64, Fault> {
     let row = sql
         .query(

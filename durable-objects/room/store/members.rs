@@ -114,7 +114,8 @@ pub(crate) fn followers(sql: &dyn Sql, numbers: &[u64]) -> Result<Vec<(String, u
     .collect()
 }
 
-/// Up to `limit` local users in the room, those who came here first. Of the others, who may be many more, none is looked at.
+/// Up to `limit` local users in the room, those who came here first. Of the others, who may be many more, none is
+/// looked at.
 pub(crate) fn joined_locals(sql: &dyn Sql, limit: u64) -> Result<Vec<String>, Fault> {
     sql.query(
         "SELECT user_id FROM member INDEXED BY member_by_follower

@@ -115,8 +115,8 @@ pub(crate) struct Relating {
     pub references: Vec<OwnedEventId>,
 }
 
-/// What relates to the message events at these positions. Spec: "Server-side aggregation" of `m.thread`, `m.replace` and
-/// `m.reference` relationships, "Validity of replacement events".
+/// What relates to the message events at these positions. Spec: "Server-side aggregation" of `m.thread`, `m.replace`
+/// and `m.reference` relationships, "Validity of replacement events".
 pub(crate) fn relating(sql: &dyn Sql, visible: &Visible, viewer: &UserId, to: &[u64]) -> Result<Vec<Relating>, Fault> {
     let is_visible = is_visible("child");
     sql.query(

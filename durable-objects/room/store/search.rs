@@ -1,7 +1,8 @@
 //! The index of words: which of them stand in messages, names and topics of the room.
 //!
-//! It is made when somebody searches the room for the first time, and costs nothing until then: a row for each event that is
-//! indexed then, as Cloudflare counts. It keeps no text of its own but reads it from the log, and stores few rows.
+//! It is made when somebody searches the room for the first time, and costs nothing until then: a row for each event
+//! that is indexed then, as Cloudflare counts. It keeps no text of its own but reads it from the log, and stores few
+//! rows.
 
 use platform::{Fault, Row, Sql, Tx};
 use serde::{Deserialize, Serialize};

@@ -90,8 +90,8 @@ pub(crate) fn leaves(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault
     Ok(())
 }
 
-/// A server with nobody in the room is to be told of what is at `position`, and of nothing else. Answers whether it is: one
-/// that is in the room, or has to be told of more, is told anyway.
+/// A server with nobody in the room is to be told of what is at `position`, and of nothing else. Answers whether it is:
+/// one that is in the room, or has to be told of more, is told anyway.
 pub(crate) fn is_told_once(tx: &Tx<'_>, name: &str, position: u64) -> Result<bool, Fault> {
     let told = tx.execute(
         "INSERT INTO server (name, joined, since, until) VALUES (?1, 0, ?2, ?3) ON CONFLICT (name) DO NOTHING
@@ -107,8 +107,8 @@ pub(crate) fn forget(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault
     Ok(())
 }
 
-/// What up to `users_max` users of a server became in the log, and where: up to `limit`, the newest, in the log's order.
-/// Without an event somebody is as one who left.
+/// What up to `users_max` users of a server became in the log, and where: up to `limit`, the newest, in the log's
+/// order. Without an event somebody is as one who left.
 pub(crate) fn memberships(
     sql: &dyn Sql,
     name: &str,

@@ -137,8 +137,8 @@ pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Resu
     .collect()
 }
 
-/// The history of one text in the content of one key's state: when it changed, and to what; oldest first. Where resolution
-/// left the key without an event it became nothing.
+/// The history of one text in the content of one key's state: when it changed, and to what; oldest first. Where
+/// resolution left the key without an event it became nothing.
 /// `field` is a JSON path. Whatever else the events hold stays where it is: it may be large, and many.
 pub(crate) fn history(
     sql: &dyn Sql,

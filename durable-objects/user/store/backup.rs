@@ -110,7 +110,8 @@ pub(crate) fn remove_keys(tx: &Tx<'_>, version: u64, limit: u64) -> Result<u64, 
     Ok(removed.keys)
 }
 
-/// Removes the row of a deleted backup whose keys are gone, unless it is the last one's, which says what number comes next.
+/// Removes the row of a deleted backup whose keys are gone, unless it is the last one's, which says what number comes
+/// next.
 pub(crate) fn remove(tx: &Tx<'_>, version: u64) -> Result<(), Fault> {
     tx.execute(
         "DELETE FROM backup WHERE version = ?1 AND algorithm IS NULL AND version < (SELECT max(version) FROM backup)",

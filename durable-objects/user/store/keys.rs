@@ -116,8 +116,8 @@ fn kind_head(sql: &dyn Sql, kind: Kind) -> Result<u64, Fault> {
     row.map_or(Ok(0), |mut row| Ok(row.unsigned_or_null(0)?.unwrap_or(0)))
 }
 
-/// The devices whose keys changed after a position, in the order of that: each with its position and its keys, `None` if
-/// it is gone. Without a position: all that there are.
+/// The devices whose keys changed after a position, in the order of that: each with its position and its keys, `None`
+/// if it is gone. Without a position: all that there are.
 pub(crate) fn devices_after(
     sql: &dyn Sql,
     after: Option<u64>,

@@ -88,8 +88,8 @@ pub(crate) fn joined_after(sql: &dyn Sql, number: u64, limit: u64) -> Result<Vec
     .collect()
 }
 
-/// The rooms the user is in, or was and did not forget: number, the position that is known of the room beside the moves, and
-/// id. `only`: of these alone.
+/// The rooms the user is in, or was and did not forget: number, the position that is known of the room beside the
+/// moves, and id. `only`: of these alone.
 pub(crate) fn seen(sql: &dyn Sql, only: Option<&[OwnedRoomId]>) -> Result<Vec<(u64, u64, String)>, Fault> {
     sql.query(
         "SELECT number, max(effect, told), room_id FROM room WHERE membership IN ('join', 'leave', 'ban')

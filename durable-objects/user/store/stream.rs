@@ -2,7 +2,8 @@
 
 use platform::{Fault, Sql, Tx, Value};
 
-/// The newest position that is kept because the row that bore it is gone, or that is a spilled token's or a pusher's number.
+/// The newest position that is kept because the row that bore it is gone, or that is a spilled token's or a pusher's
+/// number.
 pub(crate) fn head(sql: &dyn Sql) -> Result<u64, Fault> {
     let rows = sql.query(
         "SELECT max(stream_head) FROM account

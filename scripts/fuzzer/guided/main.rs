@@ -1,5 +1,5 @@
-//! libFuzzer on one target: that which `MYELIN_FUZZ_TARGET` names. With `MYELIN_FUZZ_SEEDS`, a folder, it writes what the target
-//! likes there instead; with neither, it lists all targets. Started by `scripts/fuzz`.
+//! libFuzzer on one target: that which `MYELIN_FUZZ_TARGET` names. With `MYELIN_FUZZ_SEEDS`, a folder, it writes what
+//! the target likes there instead; with neither, it lists all targets. Started by `scripts/fuzz`.
 
 #![no_main]
 

@@ -1,8 +1,8 @@
 //! How operations grow with what there is: members of a room, events of a room, rooms of an account, in steps of ten.
 //!
-//! One room, or account, grows; at every size the same operations are timed one after the other, and their rows counted.
-//! What should not grow is held to a ratio between the largest size and the smallest, both of this very run: a slow
-//! machine is slow at both.
+//! One room, or account, grows; at every size the same operations are timed one after the other, and their rows
+//! counted. What should not grow is held to a ratio between the largest size and the smallest, both of this very run: a
+//! slow machine is slow at both.
 
 mod encrypted;
 
@@ -27,7 +27,8 @@ use crate::{
 
 /// What must not grow may be so many times slower, or read so many times more rows, at the largest size.
 const FLAT_MAX: f64 = 3.0;
-/// What grows with its answer may take so many times longer for each part of it, at the largest size and the one before.
+/// What grows with its answer may take so many times longer for each part of it, at the largest size and the one
+/// before.
 const LINEAR_MAX: f64 = 2.0;
 /// Of all samples, the percentile that is compared: whatever else the machine does makes an operation slower, never
 /// faster.

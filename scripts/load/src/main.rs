@@ -1,5 +1,5 @@
-//! The same load for any homeserver: `load run` measures one, `load grow` how it takes growth, `load media` how it takes
-//! files, `load table` sets several side by side.
+//! The same load for any homeserver: `load run` measures one, `load grow` how it takes growth, `load media` how it
+//! takes files, `load table` sets several side by side.
 //!
 //! In scope: throughput, latency, memory, and what operations cost by the server's own counters. Out of scope:
 //! starting and stopping servers, which scripts/bench does. Only servers on this machine are loaded, and every

@@ -183,8 +183,8 @@ impl Bench<'_> {
     }
 }
 
-/// Does some work while the memory of the server's code is read, which has one of its own; answers the most it had, and how
-/// long the work took.
+/// Does some work while the memory of the server's code is read, which has one of its own; answers the most it had, and
+/// how long the work took.
 async fn watch<T>(meter: &mut Meter, work: impl Future<Output = Result<T>>) -> Result<(Option<f64>, Duration)> {
     let (began, done) = (Instant::now(), Cell::new(None));
     let working = async {

@@ -19,7 +19,8 @@ use crate::{
     router::query,
 };
 
-/// How many are deleted by one request: each takes a moment, and two of the 1,000 statements that D1 takes of an invocation.
+/// How many are deleted by one request: each takes a moment, and two of the 1,000 statements that D1 takes of an
+/// invocation.
 const DELETED_MAX: u64 = 100;
 /// How many a page of a list has, unless it is said.
 const PAGE: u64 = 100;
@@ -102,8 +103,8 @@ async fn delete_all(cx: &Context, all: Vec<Listed>) -> Answer {
     Ok(ok(&json!({ "deleted_media": ids, "total": ids.len() })))
 }
 
-/// What is noted as served before this was not served since `before_ts`, both in milliseconds since the Unix epoch: the note
-/// may be older than what it is of, but nothing was served in the future.
+/// What is noted as served before this was not served since `before_ts`, both in milliseconds since the Unix epoch: the
+/// note may be older than what it is of, but nothing was served in the future.
 fn noted_before(cx: &Context, before_ts: u64) -> u64 {
     if before_ts > cx.now_ms() { before_ts } else { before_ts.saturating_sub(ACCESS_PRECISION_MS) }
 }
@@ -221,7 +222,8 @@ mod tests {
 
     const DAY_MS: u64 = 86_400_000;
 
-    /// A server with an administrator, whose token this is, and so many media of alice's, each fetched at the beginning.
+    /// A server with an administrator, whose token this is, and so many media of alice's, each fetched at the
+    /// beginning.
     fn server(media: u64) -> (TestServer, String) {
         let server = TestServer::new(&[("REGISTRATION_SHARED_SECRET", SECRET)]);
         let token = administrator(&server);

@@ -21,8 +21,8 @@ use crate::{
 pub struct ActsFor {
     /// The id of its registration.
     pub appservice: String,
-    /// Whether rate limits do not hold for it. Spec: «Whether requests from masqueraded users are rate-limited. The sender
-    /// is excluded.»
+    /// Whether rate limits do not hold for it. Spec: «Whether requests from masqueraded users are rate-limited. The
+    /// sender is excluded.»
     pub is_exempt: bool,
 }
 
@@ -74,8 +74,8 @@ pub(crate) fn acts_as(appservice: &Appservice, request: &Request<Bytes>) -> Resu
 }
 
 impl ActsFor {
-    /// Makes the user that an application service is itself, if that is who acts: nobody else can register it. Another one
-    /// it has to register.
+    /// Makes the user that an application service is itself, if that is who acts: nobody else can register it. Another
+    /// one it has to register.
     ///
     /// # Errors
     /// `M_FORBIDDEN` for another one.

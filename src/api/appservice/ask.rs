@@ -57,8 +57,8 @@ pub(super) async fn ask(
     }
 }
 
-/// Whether an answer says that its path is not known, rather than what was asked for. The specification has every answer
-/// that is no success asked again; what an application service denies it denies by its old path as well.
+/// Whether an answer says that its path is not known, rather than what was asked for. The specification has every
+/// answer that is no success asked again; what an application service denies it denies by its old path as well.
 fn is_unknown(status: StatusCode, body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Told {

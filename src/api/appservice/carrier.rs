@@ -1,7 +1,7 @@
 //! Carrying to an application service what its actor has for it. Spec: Application Service API, "Pushing events".
 //!
-//! A carrier takes work, reads from the rooms what is of interest, and has the attempt stored before the first byte leaves;
-//! what was sent and not acknowledged is sent again, exactly so.
+//! A carrier takes work, reads from the rooms what is of interest, and has the attempt stored before the first byte
+//! leaves; what was sent and not acknowledged is sent again, exactly so.
 
 use actors::{
     appservice::{Acknowledge, Range, ReportFailure, SentEvents, StartAttempt, StopCarrying, TakeWork, Work},
@@ -95,8 +95,8 @@ impl Carrying<'_> {
         }
     }
 
-    /// As much of what is owed as fits into one transaction. Answers what there is of each room, and why one of them could not
-    /// be read: it is still owed, and keeps none of the others from the service.
+    /// As much of what is owed as fits into one transaction. Answers what there is of each room, and why one of them
+    /// could not be read: it is still owed, and keeps none of the others from the service.
     async fn fill(&self, transaction: &mut Transaction, owed: Vec<Range>) -> (Vec<SentEvents>, Option<Failure>) {
         let (mut rooms, mut unread, mut bytes) = (Vec::new(), None, 0_usize);
         for Range { room_id, after, up_to } in owed {

@@ -1,5 +1,5 @@
-//! Directories of rooms that application services keep for their networks. Spec: Application Service API, "Published room
-//! directories".
+//! Directories of rooms that application services keep for their networks. Spec: Application Service API, "Published
+//! room directories".
 
 use actors::room::SetNetwork;
 use domain::Refusal;

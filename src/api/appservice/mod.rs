@@ -1,8 +1,8 @@
 //! Application services: who they act as, what they are asked, and what they are told.
 //!
-//! In scope: knowing them by their tokens, asking them about users, aliases and other networks, pinging them, carrying to
-//! them what happens, the directories of rooms that they keep. Out of scope: whether one may act as a user, which that User
-//! decides for itself; what is of interest to one (the rooms'), and what it is owed (its own actor's).
+//! In scope: knowing them by their tokens, asking them about users, aliases and other networks, pinging them, carrying
+//! to them what happens, the directories of rooms that they keep. Out of scope: whether one may act as a user, which
+//! that User decides for itself; what is of interest to one (the rooms'), and what it is owed (its own actor's).
 //!
 //! Spec: Application Service API.
 

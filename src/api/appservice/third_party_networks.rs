@@ -1,5 +1,5 @@
-//! Other networks that one can reach from here are those that application services lead to: they are asked, all that lead
-//! to a network at once, and who does not answer in time is left out. Spec: "Third-party Networks".
+//! Other networks that one can reach from here are those that application services lead to: they are asked, all that
+//! lead to a network at once, and who does not answer in time is left out. Spec: "Third-party Networks".
 
 use std::collections::{BTreeMap, BTreeSet};
 

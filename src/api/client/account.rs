@@ -141,8 +141,8 @@ async fn deactivate(
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
 }
 
-/// The user's invitations to, and knocks on, rooms that are not here: the servers that have them are told while there is
-/// somebody to tell it for. Whether or not one could be, the user is rid of it.
+/// The user's invitations to, and knocks on, rooms that are not here: the servers that have them are told while there
+/// is somebody to tell it for. Whether or not one could be, the user is rid of it.
 async fn turn_down_what_is_elsewhere(cx: &Context, user_id: &UserId) -> Result<(), Failure> {
     let rooms = cx.user(user_id).call(&GetAskedRooms {}).await?;
     let leave = async |room_id: OwnedRoomId| {

@@ -1,6 +1,6 @@
-//! Addresses by which people are known: email addresses, where mail is set up. This server sends no messages to phones and
-//! binds nothing at identity servers (whom they know is asked for invitations, in `identity_server`): the endpoints for
-//! those, and all of them where no mail is sent, say so in the words of the spec.
+//! Addresses by which people are known: email addresses, where mail is set up. This server sends no messages to phones
+//! and binds nothing at identity servers (whom they know is asked for invitations, in `identity_server`): the endpoints
+//! for those, and all of them where no mail is sent, say so in the words of the spec.
 //! Spec: "Adding Account Administrative Contact Information", "Account registration", "Password management".
 
 use bytes::Bytes;
@@ -80,7 +80,8 @@ async fn for_password(cx: &Context, (): (), request: Request<Bytes>, _: Vec<Stri
     request_token(cx, Purpose::ResetPassword, not_found, &request).await
 }
 
-/// `POST …/email/requestToken`. Where nothing can be proven, or is to be, the answer is the one that the spec has for that.
+/// `POST …/email/requestToken`. Where nothing can be proven, or is to be, the answer is the one that the spec has for
+/// that.
 async fn request_token(cx: &Context, purpose: Purpose, refusal: fn() -> Refusal, request: &Request<Bytes>) -> Answer {
     let wish: Wish = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     let is_closed = purpose == Purpose::Register && cx.config().registration == Registration::Closed;

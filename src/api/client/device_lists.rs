@@ -15,10 +15,11 @@ use serde::Serialize;
 
 use crate::{Bearer, Context, Failure};
 
-/// The most users of ours who are asked, one by one, whether they are in one of the bearer's rooms; of more, the rooms are.
+/// The most users of ours who are asked, one by one, whether they are in one of the bearer's rooms; of more, the rooms
+/// are.
 const USERS_ASKED_MAX: usize = 100;
-/// The most rooms that are asked who is in them. In more, nobody is told as gone: a client that goes on to follow somebody's
-/// devices asks for no more of them, and is told that they changed when it shares a room with them again.
+/// The most rooms that are asked who is in them. In more, nobody is told as gone: a client that goes on to follow
+/// somebody's devices asks for no more of them, and is told that they changed when it shares a room with them again.
 const ROOMS_ASKED_MAX: usize = 256;
 /// Users or rooms asked at the same time.
 const ASKED_AT_ONCE: usize = 32;
@@ -46,7 +47,8 @@ impl DeviceLists {
         self.left.append(&mut other.left);
     }
 
-    /// Leaves as gone who shares no room with the bearer any more, encrypted or not: others may still see their devices.
+    /// Leaves as gone who shares no room with the bearer any more, encrypted or not: others may still see their
+    /// devices.
     pub(super) async fn settle(&mut self, cx: &Context, bearer: &Bearer) -> Result<(), Failure> {
         let left = std::mem::take(&mut self.left);
         if left.is_empty() {

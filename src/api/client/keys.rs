@@ -121,8 +121,8 @@ fn timeout_ms(wished: Option<Duration>) -> u64 {
     wished.map_or(TIMEOUT_MS, |wished| u64::try_from(wished.as_millis()).unwrap_or(u64::MAX)).min(TIMEOUT_MS_MAX)
 }
 
-/// The keys of our own users, as `viewer` may see them; `None` is another server, which is refused more than it could take
-/// in. Who does not exist is left out.
+/// The keys of our own users, as `viewer` may see them; `None` is another server, which is refused more than it could
+/// take in. Who does not exist is left out.
 pub(crate) async fn keys_here(
     cx: &Context,
     viewer: Option<&UserId>,

@@ -17,7 +17,8 @@ use serde_json::value::RawValue;
 use super::{first_joined, user_directory::with_server};
 use crate::{Bearer, Context, Failure, OrAbsent, Routes};
 
-/// The largest filter, in bytes of JSON, that is looked at before a sync has something to say. What waits must be small.
+/// The largest filter, in bytes of JSON, that is looked at before a sync has something to say. What waits must be
+/// small.
 const WAITING_FILTER_BYTES_MAX: usize = 2_048;
 
 /// The most rooms that are asked whether another server's user is in them.
@@ -64,7 +65,8 @@ async fn of_another_server(cx: &Context, user_id: OwnedUserId, rooms: Vec<OwnedR
     Ok(known.unwrap_or_else(|| Presence::absent(user_id)))
 }
 
-/// What a sync says and wants of presence, when it is asked at this time and waits so long; nothing where there is none.
+/// What a sync says and wants of presence, when it is asked at this time and waits so long; nothing where there is
+/// none.
 pub(super) fn of_sync(
     cx: &Context,
     set_presence: &Given,

@@ -87,8 +87,8 @@ async fn set(cx: &Context, bearer: Bearer, user_id: &UserId, field: &str, value:
 }
 
 /// The value as it may be stored. An empty name or picture is none: that is how clients removed them before they could
-/// be deleted. `null` deletes nothing: «Servers that accept `null` values SHOULD store them rather than treating `null` as
-/// a deletion request», and it is no name.
+/// be deleted. `null` deletes nothing: «Servers that accept `null` values SHOULD store them rather than treating `null`
+/// as a deletion request», and it is no name.
 fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> {
     if field.len() > FIELD_NAME_BYTES_MAX {
         return Err(Refusal::KeyTooLarge);
@@ -119,8 +119,9 @@ fn checked(field: &str, value: Option<Value>) -> Result<Option<Value>, Refusal> 
     Ok(value)
 }
 
-/// Two parts or more with dots between them. Spec: «a custom field following the Common Namespaced Identifier Grammar». The
-/// pattern of `keyName` in `PUT /profile/{userId}/{keyName}` is narrower and knows no hyphen, which names of hosts have.
+/// Two parts or more with dots between them. Spec: «a custom field following the Common Namespaced Identifier Grammar».
+/// The pattern of `keyName` in `PUT /profile/{userId}/{keyName}` is narrower and knows no hyphen, which names of hosts
+/// have.
 fn is_namespaced(field: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     field.starts_with(|c: char| c.is_ascii_lowercase())

@@ -150,8 +150,8 @@ async fn register_user(cx: &Context, request: Registering) -> Result<Response<By
     Ok(answer(cx, made?, login.as_ref()))
 }
 
-/// Makes the account that somebody has authenticated for, with what they proved. That is a proof still if it is refused, as
-/// it is without a password: nobody could log in to the account again, or close it.
+/// Makes the account that somebody has authenticated for, with what they proved. That is a proof still if it is
+/// refused, as it is without a password: nobody could log in to the account again, or close it.
 async fn make(
     cx: &Context,
     operation: &uiaa::Operation<'_>,

@@ -29,10 +29,10 @@ pub(super) fn routes(routes: &mut Routes) {
 }
 
 /// `POST /rooms/{roomId}/report`. «Servers MUST NOT restrict room reports based on whether or not the reporting user is
-/// joined to the room»: «users can be exposed to harmful content without being joined to a room. For instance, through room
-/// directories or invites», whose rooms are on other servers. They «MAY prevent room ID enumeration by using the 200
-/// response regardless of the existence of the reported room»: the report is kept, too, which costs no more than that of a
-/// user of whom we never heard.
+/// joined to the room»: «users can be exposed to harmful content without being joined to a room. For instance, through
+/// room directories or invites», whose rooms are on other servers. They «MAY prevent room ID enumeration by using the
+/// 200 response regardless of the existence of the reported room»: the report is kept, too, which costs no more than
+/// that of a user of whom we never heard.
 async fn report_a_room(
     cx: &Context,
     caller: Caller,

@@ -1,9 +1,9 @@
 //! `POST /search`. Spec: "Server Side Search".
 //!
-//! Each of the user's rooms is asked for no more than a page, and what they find is put in order. A token says where in that
-//! order a page ended, so that nothing need be remembered; what it costs to go on does not depend on how many pages there
-//! were. Who has more rooms than one request asks is shown what is in those where something happened last, and then what is
-//! in the next ones: the order is one within such a part.
+//! Each of the user's rooms is asked for no more than a page, and what they find is put in order. A token says where in
+//! that order a page ended, so that nothing need be remembered; what it costs to go on does not depend on how many
+//! pages there were. Who has more rooms than one request asks is shown what is in those where something happened last,
+//! and then what is in the next ones: the order is one within such a part.
 
 mod answer;
 mod token;

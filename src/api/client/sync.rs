@@ -58,7 +58,8 @@ const PIECE_BYTES: usize = if cfg!(test) { 16 * 1024 } else { 4 * 1024 * 1024 };
 const ROOMS_AT_ONCE: usize = 16;
 /// A little after somebody's typing ends every clock says so, in milliseconds.
 const TYPING_ENDS_MS: u64 = 50;
-/// How long a request waits before it looks again, where somebody goes on typing past the time first told, in milliseconds.
+/// How long a request waits before it looks again, where somebody goes on typing past the time first told, in
+/// milliseconds.
 const TYPING_AGAIN_MS: u64 = 5_000;
 /// Answers without anything in them after which a client gets one, though it would still wait.
 const EMPTY_ANSWERS_MAX: u32 = 20;
@@ -327,8 +328,8 @@ struct Reading {
 }
 
 impl Reading {
-    /// Reads planned rooms in parallel, as many as fit in a piece. One that fails is owed to the device: its token remembers
-    /// it.
+    /// Reads planned rooms in parallel, as many as fit in a piece. One that fails is owed to the device: its token
+    /// remembers it.
     async fn read(&self, planned: &[PlannedRoom]) -> Result<(Rooms, Vec<ReadRoom>), Failure> {
         let bytes = Cell::new(0_usize);
         // A room that the filter leaves out is read all the same: the token moves past it.

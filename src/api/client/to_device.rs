@@ -32,8 +32,8 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add(send);
 }
 
-/// Answers once everybody's inbox holds the messages, and the queue of every other server those for its users. Who does not
-/// exist gets none. Refused: `InvalidParam` for more than [`USERS_MAX`] users or [`SERVERS_MAX`] servers; as
+/// Answers once everybody's inbox holds the messages, and the queue of every other server those for its users. Who does
+/// not exist gets none. Refused: `InvalidParam` for more than [`USERS_MAX`] users or [`SERVERS_MAX`] servers; as
 /// [`check_to_device`] does; `LimitExceeded` when too many servers are written to of which nothing is known here.
 async fn send(cx: &Context, caller: Caller, request: Request) -> Result<Response, Failure> {
     if request.messages.len() > USERS_MAX {

@@ -1,5 +1,5 @@
-//! The answer to a join: a whole room, checked and staged as it arrives. Of it there is a slice in memory, whatever its size.
-//! A state that is asked for afterwards arrives like it.
+//! The answer to a join: a whole room, checked and staged as it arrives. Of it there is a slice in memory, whatever its
+//! size. A state that is asked for afterwards arrives like it.
 //! Spec: Server-Server API, "Joining Rooms", "Retrieving events".
 
 use std::collections::BTreeSet;
@@ -29,8 +29,8 @@ const SLICE_BYTES: usize = 512 * 1024;
 const PASSES_MAX: usize = 10;
 /// The largest list of servers that is taken, in bytes: a thousand and more have long names.
 const SERVERS_BYTES_MAX: usize = 512 * 1024;
-/// Events that cannot be checked, because a notary does not answer, are kept up to so many bytes, and tried so often again,
-/// with pauses in milliseconds.
+/// Events that cannot be checked, because a notary does not answer, are kept up to so many bytes, and tried so often
+/// again, with pauses in milliseconds.
 const UNCHECKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 const PAUSES_MS: [u64; 2] = [1_000, 4_000];
 /// When the host ends this in so many milliseconds, what has come is judged, and stays.
@@ -142,7 +142,8 @@ impl ArrivingJoin<'_> {
         Ok(arrived)
     }
 
-    /// Tries again what could not be checked: without it this server's state would be another one than everybody else's.
+    /// Tries again what could not be checked: without it this server's state would be another one than everybody
+    /// else's.
     async fn try_unchecked(&self, arrived: &mut Arrived) -> Result<(), Failure> {
         for pause_ms in PAUSES_MS {
             let Unchecked { state, others, .. } = std::mem::take(&mut arrived.unchecked);
@@ -215,8 +216,8 @@ impl ArrivingJoin<'_> {
         Ok(())
     }
 
-    /// Parts the events that the room holds, which need not be checked again, from the others: an attempt goes on where the
-    /// one before had to end.
+    /// Parts the events that the room holds, which need not be checked again, from the others: an attempt goes on where
+    /// the one before had to end.
     async fn without_held(
         &self,
         events: Vec<Box<RawValue>>,

@@ -162,7 +162,8 @@ impl Context {
         parsed::<R::IncomingResponse>(response)
     }
 
-    /// Asks another server what ruma does not model, with our signature, and answers what it said if that was no refusal.
+    /// Asks another server what ruma does not model, with our signature, and answers what it said if that was no
+    /// refusal.
     ///
     /// # Errors
     /// [`AskError`]: whatever kept it from doing so.

@@ -1,7 +1,7 @@
 //! Carrying to another server what its Destination has for it.
 //!
-//! A carrier takes work, reads from the rooms what goes out, and has the attempt stored before the first byte leaves; what
-//! was sent and not acknowledged is sent again, exactly so.
+//! A carrier takes work, reads from the rooms what goes out, and has the attempt stored before the first byte leaves;
+//! what was sent and not acknowledged is sent again, exactly so.
 //! Spec: "Transactions".
 
 use actors::{
@@ -114,7 +114,8 @@ fn is_refused(error: &AskError) -> bool {
     }
 }
 
-/// Whether the server is there, and does not take the transaction for a reason that may lie in what is in it, or may pass.
+/// Whether the server is there, and does not take the transaction for a reason that may lie in what is in it, or may
+/// pass.
 fn is_answered(error: &AskError) -> bool {
     match error {
         // These are about us, or about whoever stands in front of the server.
@@ -142,8 +143,8 @@ struct Filled {
     unread: Option<Failure>,
 }
 
-/// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest never:
-/// the other server asks for it when it wants it.
+/// As much of what is owed as fits into one transaction. Of what was missed, the newest of each room, and the rest
+/// never: the other server asks for it when it wants it.
 async fn fill(cx: &Context, server: &ServerName, owed: Vec<Range>, is_missed: bool) -> Filled {
     let (mut filled, mut bytes) = (Filled::default(), 0_usize);
     let events_max = owed.iter().filter_map(|range| range.events_max).min().unwrap_or(PDUS_MAX).min(PDUS_MAX);
@@ -262,7 +263,8 @@ mod tests {
         }
     }
 
-    /// Queues EDUs, one of them with this in it, and carries until all others have arrived. Answers how many transactions did.
+    /// Queues EDUs, one of them with this in it, and carries until all others have arrived. Answers how many
+    /// transactions did.
     fn arrive_without(poison: &str, answer: impl Fn(&str) -> StatusCode + 'static) -> usize {
         let server = TestServer::new(&[]);
         let arrived = Rc::new(RefCell::new(Vec::new()));

@@ -28,8 +28,8 @@ use crate::{Context, Failure};
 const ROOMS_MAX: usize = 32;
 /// Rooms that are asked, or told, at the same time.
 const ROOMS_AT_ONCE: usize = 16;
-/// So many users of a server are asked for one by one, with the numbers of their lists: then what is new can be applied.
-/// More are asked for at once, and again when there is something new.
+/// So many users of a server are asked for one by one, with the numbers of their lists: then what is new can be
+/// applied. More are asked for at once, and again when there is something new.
 const ONE_BY_ONE_MAX: usize = 4;
 
 /// What is known of users of other servers.
@@ -306,8 +306,8 @@ fn cross_signing_update(content: &RawValue) -> Option<DeviceListUpdate> {
     Some(DeviceListUpdate::CrossSigning { master: given(master_key)?, self_signing: given(self_signing_key)? })
 }
 
-/// A server tells what is new: that is known here before anybody is told to look. Then the rooms that are shared with the
-/// users tell their members, each of them once of all those users.
+/// A server tells what is new: that is known here before anybody is told to look. Then the rooms that are shared with
+/// the users tell their members, each of them once of all those users.
 ///
 /// # Errors
 /// A fault of ours.

@@ -1,8 +1,8 @@
 //! What servers tell each other besides events. Spec: Server-Server API, "EDUs", "Typing Notifications", "Receipts",
 //! "Send-to-device messaging", "Device Management", "Presence". What others' users have read `receipts.rs` takes in.
 //!
-//! Each is checked on its own: one that makes no sense, or speaks for users of another server, is left out. They have no
-//! acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
+//! Each is checked on its own: one that makes no sense, or speaks for users of another server, is left out. They have
+//! no acknowledgement of their own, so that nothing of this fails a transaction but a fault of ours.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,8 +27,8 @@ use serde_json::{
 use super::device_list_cache::News;
 use crate::{Caller, Context, Failure};
 
-/// How long somebody elsewhere types who does not say that they stopped, in milliseconds. Synapse says so again every 40
-/// seconds.
+/// How long somebody elsewhere types who does not say that they stopped, in milliseconds. Synapse says so again every
+/// 40 seconds.
 const TYPING_MS: u64 = 60_000;
 /// Servers that are told at the same time.
 const SERVERS_AT_ONCE: usize = 16;
@@ -45,7 +45,8 @@ const NAME_BYTES_MAX: usize = 255;
 const PUSHES_MAX: usize = 200;
 /// The longest status message of another server's user, in bytes: a longer one is not shown.
 const STATUS_MSG_BYTES_MAX: usize = 2_048;
-/// Users that one message to devices reaches, and all those of a transaction. Clients write to a few hundred devices at once.
+/// Users that one message to devices reaches, and all those of a transaction. Clients write to a few hundred devices at
+/// once.
 const RECEIVERS_MAX: usize = if cfg!(test) { 20 } else { 1_000 };
 const ALL_RECEIVERS_MAX: usize = if cfg!(test) { 40 } else { 10_000 };
 /// When a sender wrote to so many who are not here, the rest of what they write in the transaction is left out.
@@ -110,7 +111,8 @@ struct Push {
     currently_active: bool,
 }
 
-/// Takes in what a server tells, but for what is new of devices. `written`: to whom earlier EDUs of the same transaction wrote.
+/// Takes in what a server tells, but for what is new of devices. `written`: to whom earlier EDUs of the same
+/// transaction wrote.
 pub(super) async fn receive(
     cx: &Context,
     origin: &ServerName,
@@ -268,8 +270,8 @@ fn to_devices(content: &SentToDevices<'_>) -> serde_json::Result<Box<RawValue>> 
 }
 
 impl Context {
-    /// Tells the other servers in a room something that something newer of the same `key` replaces, as well as that goes;
-    /// for so long as it is worth it.
+    /// Tells the other servers in a room something that something newer of the same `key` replaces, as well as that
+    /// goes; for so long as it is worth it.
     async fn tell_servers_in(
         &self,
         room_id: &RoomId,
@@ -294,8 +296,8 @@ impl Context {
         self.tell_servers_in(room_id, format!("typing {room_id} {user}"), &edu, Some(until_ms)).await
     }
 
-    /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that. Of the receipts,
-    /// those at the places `moved`.
+    /// Tells the other servers in a room how far a user of ours has read: what everybody may know of that. Of the
+    /// receipts, those at the places `moved`.
     pub(crate) async fn tell_of_receipts(
         &self,
         room_id: &RoomId,
@@ -319,8 +321,9 @@ impl Context {
         Ok(())
     }
 
-    /// Has messages to devices of users of another server queued for it; repeated, they are queued once. A server of which
-    /// nothing is known here, so that it may be nothing but a name, is taken from what the sender may write to of those.
+    /// Has messages to devices of users of another server queued for it; repeated, they are queued once. A server of
+    /// which nothing is known here, so that it may be nothing but a name, is taken from what the sender may write to of
+    /// those.
     pub(crate) async fn write_to_devices_elsewhere(
         &self,
         server: &ServerName,

@@ -1,5 +1,5 @@
-//! Rooms in which nobody of this server is: users of ours join them, knock on them and turn invitations to them down with
-//! the help of a server that is in them.
+//! Rooms in which nobody of this server is: users of ours join them, knock on them and turn invitations to them down
+//! with the help of a server that is in them.
 //! Spec: Server-Server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)".
 
 use std::collections::BTreeSet;
@@ -91,8 +91,8 @@ pub(crate) async fn residence(cx: &Context, room_id: &RoomId) -> Result<Residenc
     }
 }
 
-/// The servers that may help with a room, each once: those that were named, that of whoever invited the user and those of
-/// others who had a part in what the user was shown, those known to be in it, and the one that made it.
+/// The servers that may help with a room, each once: those that were named, that of whoever invited the user and those
+/// of others who had a part in what the user was shown, those known to be in it, and the one that made it.
 pub(crate) async fn candidates(
     cx: &Context,
     room_id: &RoomId,
@@ -136,8 +136,8 @@ impl<'a> Elsewhere<'a> {
         Ok(Self { cx, room_id, user_id, servers, words })
     }
 
-    /// Joins the room, through the first server that lets the user in, and answers the join's id. Spec: «The caller MAY try
-    /// to join through another server».
+    /// Joins the room, through the first server that lets the user in, and answers the join's id. Spec: «The caller MAY
+    /// try to join through another server».
     pub(crate) async fn join(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
         let joined = self.join_through(call_id).await;
         if joined.is_err() {
@@ -168,8 +168,9 @@ impl<'a> Elsewhere<'a> {
         }
     }
 
-    /// Joins with the help of one server, in the version that it said. Spec: `/make_join`: «If not provided, the room version
-    /// is assumed to be either "1" or "2"»: their events are alike, and the create event tells which of them it is.
+    /// Joins with the help of one server, in the version that it said. Spec: `/make_join`: «If not provided, the room
+    /// version is assumed to be either "1" or "2"»: their events are alike, and the create event tells which of them it
+    /// is.
     async fn join_with(&self, prepared: &Prepared<'_>, is_here: bool, call_id: &str) -> Result<(), Failure> {
         let second = prepared.is_guessed.then(|| RoomVersion::parse("2")).transpose()?;
         let mut refusal = None;
@@ -224,8 +225,8 @@ impl<'a> Elsewhere<'a> {
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
         let shown = if version.room_id_is_create_event() {
-            // «Entries which are improperly signed or formatted SHOULD be removed»; those of older versions are still told
-            // in other forms.
+            // «Entries which are improperly signed or formatted SHOULD be removed»; those of older versions are still
+            // told in other forms.
             let told = answer.knock_room_state.get(..STRIPPED_EVENTS_MAX).unwrap_or(&answer.knock_room_state);
             let good = self.cx.good_pdus(self.room_id, &version, told).await?;
             good.iter().map(raw).collect::<Result<Vec<_>, Failure>>()?
@@ -240,8 +241,8 @@ impl<'a> Elsewhere<'a> {
         Ok(knock.event_id().to_owned())
     }
 
-    /// Leaves the room: an invitation is turned down, a knock taken back. Where no server can be told, at least the user
-    /// is rid of it. Answers the id of the event.
+    /// Leaves the room: an invitation is turned down, a knock taken back. Where no server can be told, at least the
+    /// user is rid of it. Answers the id of the event.
     ///
     /// # Errors
     /// Where no server can be told of a room that came to be here meanwhile, it is for that room to be left.
@@ -263,9 +264,9 @@ impl<'a> Elsewhere<'a> {
         Ok(leave.event_id().to_owned())
     }
 
-    /// Whether the room is here after all, because the user, or somebody else, joined it while they were leaving, and has
-    /// told the user what became of them. Where a join is under way, it has its time to end. A room that cannot judge what
-    /// another server took, for want of members, has the user leave all the same.
+    /// Whether the room is here after all, because the user, or somebody else, joined it while they were leaving, and
+    /// has told the user what became of them. Where a join is under way, it has its time to end. A room that cannot
+    /// judge what another server took, for want of members, has the user leave all the same.
     async fn is_heard_here(&self, server: &ServerName, leave: &Pdu) -> Result<bool, Failure> {
         let room = self.cx.room(self.room_id);
         let until_ms = self.cx.now_ms().saturating_add(JOINING_WAIT_MS);
@@ -296,7 +297,8 @@ impl<'a> Elsewhere<'a> {
         self.tell_of_leave(&self.unheard_leave()?).await
     }
 
-    /// A leave that is for the user's own clients only. Its form is that of any version: which the room has is not sure.
+    /// A leave that is for the user's own clients only. Its form is that of any version: which the room has is not
+    /// sure.
     fn unheard_leave(&self) -> Result<Pdu, Failure> {
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
@@ -385,8 +387,8 @@ impl<'a> Elsewhere<'a> {
         if is_asked_for { Ok((pdu, version)) } else { Err(nonsense().into()) }
     }
 
-    /// Has the first of the servers take the membership that prepares and takes it, and answers what it said. One that was
-    /// not heard any more may have taken it as well: it is the same membership.
+    /// Has the first of the servers take the membership that prepares and takes it, and answers what it said. One that
+    /// was not heard any more may have taken it as well: it is the same membership.
     async fn send(
         &self,
         what: &str,
@@ -462,8 +464,8 @@ impl<'a> Elsewhere<'a> {
         Ok(())
     }
 
-    /// The join, as the other server signed it, or as we did. Where a user of another server lets ours in, only the former
-    /// is good: nobody takes a join that lacks the signature of that server. Spec: rooms v8, rule 4.2.
+    /// The join, as the other server signed it, or as we did. Where a user of another server lets ours in, only the
+    /// former is good: nobody takes a join that lacks the signature of that server. Spec: rooms v8, rule 4.2.
     async fn signed_join(
         &self,
         server: &ServerName,

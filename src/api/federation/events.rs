@@ -1,5 +1,6 @@
 //! Events and states that other servers ask for.
-//! Spec: "Retrieving events", "Backfilling and retrieving missing events", "Retrieving event authorisation information".
+//! Spec: "Retrieving events", "Backfilling and retrieving missing events", "Retrieving event authorisation
+//! information".
 
 use std::collections::BTreeSet;
 
@@ -43,8 +44,9 @@ pub(super) fn routes(routes: &mut Routes) {
     routes.add(by_timestamp);
 }
 
-/// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked, the one first
-/// in which it found something last, then those in which something happened last, and then the rest, as far as there is time.
+/// `GET /event/{eventId}`. Which room has it nobody says: those that are shared with the server are asked, the one
+/// first in which it found something last, then those in which something happened last, and then the rest, as far as
+/// there is time.
 async fn event(
     cx: &Context,
     Origin(origin): Origin,

@@ -26,8 +26,8 @@ const ROOMS_TOLD_MAX: usize = 100;
 const ROOMS_AT_ONCE: usize = 16;
 /// Rooms whose members may know of a room, as another server has it: each is asked whether a user is in it.
 const ALLOWED_MAX: usize = 100;
-/// Rooms of ours that one request has asked whether the other server is in them. Children of one space mostly allow the members
-/// of that, so that a space of many rooms needs one answer.
+/// Rooms of ours that one request has asked whether the other server is in them. Children of one space mostly allow the
+/// members of that, so that a space of many rooms needs one answer.
 const QUESTIONS_MAX: usize = if cfg!(test) { 10 } else { 300 };
 /// The largest answer about a space, in bytes.
 const SPACE_BYTES_MAX: usize = 1024 * 1024;

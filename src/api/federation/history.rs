@@ -1,7 +1,7 @@
 //! History that this server does not have: other servers are asked for it, when somebody here reads that far.
 //!
-//! The room says what is missing and who was there ([`Gap`]); this asks one server after the other, and has the room place
-//! what comes. Whatever is not to be had within [`BUDGET_MS`] the reader does without.
+//! The room says what is missing and who was there ([`Gap`]); this asks one server after the other, and has the room
+//! place what comes. Whatever is not to be had within [`BUDGET_MS`] the reader does without.
 //! Spec: Server-Server API, "Backfilling and retrieving missing events".
 
 use actors::room::{CheckedEvent, Direction, Gap, HISTORY_EVENTS_MAX, PlaceHistory, Placed, TimedEvent};

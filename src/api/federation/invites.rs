@@ -64,8 +64,8 @@ async fn invite(
     Ok(json_bytes(StatusCode::OK, serde_json::to_vec(&Signed { event })?.into()))
 }
 
-/// What is no list says nothing of the room. Spec: `invite_room_state` is not required, and what it has to be before room
-/// version 12 a server «MAY» look at; each event of it is judged by itself.
+/// What is no list says nothing of the room. Spec: `invite_room_state` is not required, and what it has to be before
+/// room version 12 a server «MAY» look at; each event of it is judged by itself.
 fn list_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
     let told = Box::<RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(told.get()).unwrap_or_default())
@@ -79,8 +79,8 @@ fn ids_in(path: Vec<String>) -> Result<(OwnedRoomId, OwnedEventId), Refusal> {
     Ok((room_id, OwnedEventId::try_from(event_id).map_err(|_| invalid("event's id"))?))
 }
 
-/// `PUT /v1/invite/{roomId}/{eventId}`: the same, from a server of old. Spec: «Servers which receive a v1 invite request
-/// must assume that the room version is either "1" or "2"»: their events are alike.
+/// `PUT /v1/invite/{roomId}/{eventId}`: the same, from a server of old. Spec: «Servers which receive a v1 invite
+/// request must assume that the room version is either "1" or "2"»: their events are alike.
 async fn invite_of_old(
     cx: &Context,
     Origin(origin): Origin,
@@ -156,8 +156,8 @@ impl Invitation<'_> {
         Ok(signed)
     }
 
-    /// What is shown of the room is of that room, down to the create event that its id is the hash of. Spec: «SHOULD» since
-    /// version 12; of older ones whole events are not asked for yet.
+    /// What is shown of the room is of that room, down to the create event that its id is the hash of. Spec: «SHOULD»
+    /// since version 12; of older ones whole events are not asked for yet.
     async fn check_state(&self, cx: &Context, version: &RoomVersion) -> Result<(), Failure> {
         let invalid = |why: &str| Refusal::InvalidParam(format!("`invite_room_state`: {why}"));
         if self.state.len() > STRIPPED_EVENTS_MAX {
@@ -196,8 +196,8 @@ fn shown(mut state: Vec<Box<RawValue>>, invite: &Pdu) -> Vec<Box<RawValue>> {
 }
 
 impl Context {
-    /// Invites a user of another server, as [`Context::invite_elsewhere`], whom nobody waits for: not when their server was
-    /// down a moment ago, and not for long.
+    /// Invites a user of another server, as [`Context::invite_elsewhere`], whom nobody waits for: not when their server
+    /// was down a moment ago, and not for long.
     ///
     /// # Errors
     /// As [`Context::invite_elsewhere`].
@@ -216,12 +216,12 @@ impl Context {
         }
     }
 
-    /// Invites a user of another server: theirs signs the invitation, then it is in the room. Answers its id. `at_ms`: as in
-    /// [`actors::room::SendEvent`].
+    /// Invites a user of another server: theirs signs the invitation, then it is in the room. Answers its id. `at_ms`:
+    /// as in [`actors::room::SendEvent`].
     ///
     /// # Errors
-    /// What the room refuses; what their server does, as far as that is a matter of the invitation; 502 where it does not
-    /// answer.
+    /// What the room refuses; what their server does, as far as that is a matter of the invitation; 502 where it does
+    /// not answer.
     pub(crate) async fn invite_elsewhere(
         &self,
         room_id: &RoomId,
@@ -319,8 +319,8 @@ fn not_invited(error: &AskError, target: &UserId, version: &RoomVersion) -> Refu
     };
     match errcode.as_str() {
         "M_INVITE_BLOCKED" => Refusal::InviteBlocked,
-        // Spec: `M_UNSUPPORTED_ROOM_VERSION` is for «residents of a homeserver which does not support the requested room
-        // version», whichever word that homeserver has for it.
+        // Spec: `M_UNSUPPORTED_ROOM_VERSION` is for «residents of a homeserver which does not support the requested
+        // room version», whichever word that homeserver has for it.
         "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => {
             Refusal::UnsupportedRoomVersion(version.as_str().to_owned())
         }

@@ -104,8 +104,8 @@ impl KnownServers {
         *lock(&self.places).of(hostname.to_owned()) = place;
     }
 
-    /// Looks anew where a server is, the next time: it was not there. How often it could not be found is remembered: what
-    /// fails again and again is asked for less and less.
+    /// Looks anew where a server is, the next time: it was not there. How often it could not be found is remembered:
+    /// what fails again and again is asked for less and less.
     pub(super) fn was_not_there(&self, hostname: &str) {
         let mut places = lock(&self.places);
         if places.get(hostname).is_some_and(|place| place.failures == 0) {
@@ -167,8 +167,8 @@ impl KnownServers {
         of.are_loaded = true;
     }
 
-    /// Somebody says to be a server, with a key that is not known: it may be there again, or have a new one, and is asked
-    /// for its keys sooner than otherwise.
+    /// Somebody says to be a server, with a key that is not known: it may be there again, or have a new one, and is
+    /// asked for its keys sooner than otherwise.
     pub(super) fn seems_to_be_there(&self, server: &ServerName) {
         let mut all = lock(&self.keys);
         let of = all.of(server.to_owned());

@@ -23,7 +23,8 @@ use crate::{
 
 /// How long fetching a file may take, in milliseconds.
 pub(crate) const FETCH_MS_MAX: u64 = 10 * 60 * 1000;
-/// How long it may take until the file begins, besides the time that its server is asked to wait for it, in milliseconds.
+/// How long it may take until the file begins, besides the time that its server is asked to wait for it, in
+/// milliseconds.
 const BEGIN_MS_MAX: u64 = 10_000;
 
 pub(super) fn routes(routes: &mut Routes) {

@@ -21,8 +21,8 @@ use serde_json::value::RawValue;
 use super::{Origin, elsewhere::residence, event_lists::pages, events::all_ids, pdus::ReadPdu, receiving::Receiving};
 use crate::{Body, Context, Failure, OrAbsent, Routes, client::first_joined};
 
-/// Servers that are asked for what a membership comes after, and how long all of that may take, in milliseconds: somebody
-/// waits.
+/// Servers that are asked for what a membership comes after, and how long all of that may take, in milliseconds:
+/// somebody waits.
 const SERVERS_ASKED_MAX: usize = 2;
 const FETCHED_MS: u64 = 15_000;
 
@@ -88,8 +88,8 @@ async fn prepare(
     cx.room(room_id).call(&call).await.or_absent(unknown_room())
 }
 
-/// `PUT /send_join/{roomId}/{eventId}`: the join as it is in the room now, with the state before it and its auth chain, in
-/// pieces as the room gives them.
+/// `PUT /send_join/{roomId}/{eventId}`: the join as it is in the room now, with the state before it and its auth chain,
+/// in pieces as the room gives them.
 async fn send_join(
     cx: &Context,
     Origin(origin): Origin,
@@ -198,8 +198,8 @@ async fn admit(
     }
 }
 
-/// Fetches what a membership comes after and is not here from those who may have it: the server that sent it, if it is in
-/// the room, or else some that are. Whether anything was missing, and is here now.
+/// Fetches what a membership comes after and is not here from those who may have it: the server that sent it, if it is
+/// in the room, or else some that are. Whether anything was missing, and is here now.
 async fn fetch_before(cx: &Context, origin: &ServerName, pdu: &Pdu, version: &RoomVersion) -> Result<bool, Failure> {
     let room_id = pdu.room_id();
     let named = pdu.prev_events().iter().chain(pdu.auth_events()).cloned().collect();

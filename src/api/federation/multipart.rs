@@ -1,5 +1,6 @@
-//! A file in the envelope in which servers send each other media, neither of them ever whole in memory: `multipart/mixed`
-//! with a part that says something of the file, and a part that is the file or says where it is. RFC 2046, section 5.1.
+//! A file in the envelope in which servers send each other media, neither of them ever whole in memory:
+//! `multipart/mixed` with a part that says something of the file, and a part that is the file or says where it is. RFC
+//! 2046, section 5.1.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};

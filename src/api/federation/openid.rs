@@ -13,7 +13,8 @@ use serde_json::json;
 use crate::{Context, Failure, OrAbsent, Routes, client::openid, failure, router::query};
 
 pub(super) fn routes(routes: &mut Routes) {
-    // Not through ruma's type: it refuses a request without a token with 400, which the specification does not know here.
+    // Not through ruma's type: it refuses a request without a token with 400, which the specification does not know
+    // here.
     routes.add_raw(Method::GET, "/_matrix/federation/v1/openid/userinfo", userinfo);
 }
 

@@ -150,7 +150,8 @@ pub(super) fn path_in_room(endpoint: &str, room_id: &RoomId, last: &str) -> Stri
 }
 
 impl Context {
-    /// Checks events: their form, their signatures and their hashes. What does not pass is left out, but for the reason.
+    /// Checks events: their form, their signatures and their hashes. What does not pass is left out, but for the
+    /// reason.
     ///
     /// # Errors
     /// A fault of ours.
@@ -267,8 +268,8 @@ impl Context {
         Ok(())
     }
 
-    /// Has a room receive these events in their order, in as few operations as it takes for that. Answers what became of
-    /// each, or why it was refused.
+    /// Has a room receive these events in their order, in as few operations as it takes for that. Answers what became
+    /// of each, or why it was refused.
     ///
     /// # Errors
     /// A fault of ours.

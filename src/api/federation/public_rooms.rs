@@ -35,8 +35,8 @@ async fn filtered_public_rooms(cx: &Context, _: Origin, request: filtered::Reque
     answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted, is_for_others).await
 }
 
-/// Whether users of other servers may be in a room of our directory: they are not shown what they may not enter. A page may
-/// be the shorter for it.
+/// Whether users of other servers may be in a room of our directory: they are not shown what they may not enter. A page
+/// may be the shorter for it.
 fn is_for_others(entry: &str) -> bool {
     serde_json::from_str::<PublishedRoom>(entry).is_ok_and(|room| room.federates)
 }

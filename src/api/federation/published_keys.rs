@@ -105,8 +105,8 @@ async fn vouched(
         return Ok(Some(own_document(cx.identity(), cx.now_ms())));
     }
     let stored = document(cx, server).await?;
-    // Spec: "Intermediate notary servers should cache a response for half of its lifetime". No document is good for longer
-    // than a week, and none for what it does not say.
+    // Spec: "Intermediate notary servers should cache a response for half of its lifetime". No document is good for
+    // longer than a week, and none for what it does not say.
     let is_fresh = |(document, fetched_ms): &(KeyDocument, u64)| {
         let lifetime_ms = document.valid_until_ms.saturating_sub(*fetched_ms).min(VALID_MS_MAX);
         document.valid_until_ms >= least_ms

@@ -120,7 +120,8 @@ impl Context {
     /// The profile of another server's user, or one field of it.
     ///
     /// # Errors
-    /// `M_NOT_FOUND` where that server knows of none, `M_FORBIDDEN` where it does not say, and 502 where it does not answer.
+    /// `M_NOT_FOUND` where that server knows of none, `M_FORBIDDEN` where it does not say, and 502 where it does not
+    /// answer.
     pub(crate) async fn profile_elsewhere(
         &self,
         user_id: &UserId,
@@ -162,7 +163,8 @@ pub(super) fn not_told(error: &AskError, unknown: impl Fn() -> Refusal) -> Refus
     match error {
         // Who does not know the question does not answer it.
         AskError::Refused { status, errcode, .. } if status.as_u16() == 404 && errcode != "M_UNRECOGNIZED" => unknown(),
-        // Spec: «The remote server MAY itself deny profile queries over federation». So may a directory be nobody's else.
+        // Spec: «The remote server MAY itself deny profile queries over federation». So may a directory be nobody's
+        // else.
         AskError::Refused { status, message, .. } if status.as_u16() == 403 => {
             Refusal::Forbidden(format!("The other server refuses: {message}"))
         }

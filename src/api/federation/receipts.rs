@@ -1,7 +1,7 @@
 //! What users of other servers have read. Spec: Server-Server API, "Receipts".
 //!
-//! All that a transaction tells of a room goes to it in one call. What makes no sense is left out, and so is what is more
-//! than a server has reason to tell at once: the next receipt says all that one before it did.
+//! All that a transaction tells of a room goes to it in one call. What makes no sense is left out, and so is what is
+//! more than a server has reason to tell at once: the next receipt says all that one before it did.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 use super::edus::{Edu, settled};
 use crate::{Context, Failure};
 
-/// The most rooms that one transaction tells receipts of, and the most of these in all. A server tells of a room at once what
-/// its users have read there meanwhile.
+/// The most rooms that one transaction tells receipts of, and the most of these in all. A server tells of a room at
+/// once what its users have read there meanwhile.
 const ROOMS_MAX: usize = 200;
 const RECEIPTS_MAX: usize = 2_000;
 /// Rooms that are told at the same time.

@@ -1,9 +1,9 @@
 //! Bringing an event of another server into its room, with whatever the room lacks to judge it.
 //!
-//! The room names what it needs; this asks the server that made the event, if it is in the room, and the one that sent it,
-//! and calls again. Every round adds facts: events that lie between; the events before it that are missing, with the state
-//! before each and the auth chains of that; or else, where these are not to be had, the state before the event itself. What
-//! cannot be had after [`ROUNDS_MAX`] rounds is not taken in; the server may send it again.
+//! The room names what it needs; this asks the server that made the event, if it is in the room, and the one that sent
+//! it, and calls again. Every round adds facts: events that lie between; the events before it that are missing, with
+//! the state before each and the auth chains of that; or else, where these are not to be had, the state before the
+//! event itself. What cannot be had after [`ROUNDS_MAX`] rounds is not taken in; the server may send it again.
 //! Spec: Server-Server API, "Backfilling and retrieving missing events", "Retrieving events".
 
 use std::collections::BTreeSet;
@@ -35,8 +35,8 @@ const MISSING_EVENTS_MAX: u32 = 50;
 const STATE_ONE_BY_ONE_MAX: usize = 50;
 /// Events asked for at the same time.
 const EVENTS_AT_ONCE: usize = 8;
-/// The most events of a state and its auth chain that are named in one answer, and of all states that the room is told of
-/// at once: of more it is told nothing.
+/// The most events of a state and its auth chain that are named in one answer, and of all states that the room is told
+/// of at once: of more it is told nothing.
 const STATE_EVENTS_MAX: usize = 300_000;
 /// The largest state that is taken in one answer, in bytes.
 const STATE_BYTES_MAX: usize = 24 * 1024 * 1024;
@@ -106,8 +106,8 @@ impl<'a> Receiving<'a> {
                         if !self.is_last_try {
                             return Ok(Received::Needs(needs));
                         }
-                        // Spec: "Validating Policy Server signatures": «If the event was received over federation …, soft
-                        // fail the event.»
+                        // Spec: "Validating Policy Server signatures": «If the event was received over federation …,
+                        // soft fail the event.»
                         call.is_unwanted = true;
                     }
                     continue;

@@ -78,8 +78,8 @@ impl Context {
         Ok(keys)
     }
 
-    /// As [`Context::server_keys`], for somebody who did not show yet who they are: how often they have us ask others is
-    /// limited.
+    /// As [`Context::server_keys`], for somebody who did not show yet who they are: how often they have us ask others
+    /// is limited.
     pub(super) async fn server_keys_for_stranger(
         &self,
         needed: impl IntoIterator<Item = NeededKey>,

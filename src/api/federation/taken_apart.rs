@@ -2,8 +2,8 @@
 
 use serde_json::value::RawValue;
 
-/// Takes an object apart: the elements of some of its lists come one by one, some of its values whole, and what else there
-/// is goes by. What is held meanwhile is one of these.
+/// Takes an object apart: the elements of some of its lists come one by one, some of its values whole, and what else
+/// there is goes by. What is held meanwhile is one of these.
 pub(super) struct TakenApart {
     lists: &'static [&'static str],
     values: &'static [&'static str],

@@ -363,7 +363,8 @@ fn keys_are_fetched_once_and_kept() {
     server.pass_ms(61_000);
     get(vec![needs("d.test:1", "ed25519:1", event(NOW)), needs("b.test:1", "ed25519:1", event(NOW))]);
     assert_eq!(asked.borrow().len(), 4);
-    // The key is said to be good for a day: for a later event the server is asked again, and for one of a far future not.
+    // The key is said to be good for a day: for a later event the server is asked again, and for one of a far future
+    // not.
     server.pass_ms(DAY);
     get(vec![needs("b.test:1", "ed25519:1", event(NOW + 30 * DAY))]);
     assert_eq!(asked.borrow().len(), 4);

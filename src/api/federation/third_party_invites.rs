@@ -70,8 +70,8 @@ impl Content {
     }
 }
 
-/// `PUT /exchange_third_party_invite/{roomId}`: a user of the other server turned out to be who was invited to a room of
-/// ours. The room judges the invitation, their server signs it, and it is sent.
+/// `PUT /exchange_third_party_invite/{roomId}`: a user of the other server turned out to be who was invited to a room
+/// of ours. The room judges the invitation, their server signs it, and it is sent.
 async fn exchange(
     cx: &Context,
     Origin(origin): Origin,
@@ -140,11 +140,12 @@ async fn on_bind(
 }
 
 impl Context {
-    /// Brings an invitation by address into its room, of the user of ours whom an identity server signed to be meant, or has
-    /// the server of who made it do so.
+    /// Brings an invitation by address into its room, of the user of ours whom an identity server signed to be meant,
+    /// or has the server of who made it do so.
     ///
     /// # Errors
-    /// What the room refuses; `InvalidParam` where another user is meant; `Forbidden` for what the other server refuses.
+    /// What the room refuses; `InvalidParam` where another user is meant; `Forbidden` for what the other server
+    /// refuses.
     pub(crate) async fn invite_by_third_party(
         &self,
         room_id: &RoomId,
@@ -168,9 +169,9 @@ impl Context {
 }
 
 impl Context {
-    /// Refuses an invitation by address that is signed by `keys` of which none holds any more; any other has none. Spec:
-    /// «the server which is already participating in the room … MUST validate that the public key used for signing is still
-    /// valid»; no other server may.
+    /// Refuses an invitation by address that is signed by `keys` of which none holds any more; any other has none.
+    /// Spec: «the server which is already participating in the room … MUST validate that the public key used for
+    /// signing is still valid»; no other server may.
     ///
     /// # Errors
     /// `Forbidden`; 502 where nobody says whether they hold.

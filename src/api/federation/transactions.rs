@@ -151,8 +151,8 @@ async fn in_room(
     Ok(outcomes)
 }
 
-/// The id of an event that is not taken in, if it can be told: a hash is of canonical JSON only. Where the version of the room is not known, those of the first versions say it,
-/// and of the others the newest is as good a guess as any.
+/// The id of an event that is not taken in, if it can be told: a hash is of canonical JSON only. Where the version of
+/// the room is not known, those of the first versions say it, and of the others the newest is as good a guess as any.
 fn id_of(pdu: &RawValue, version: Option<&RoomVersion>) -> Option<OwnedEventId> {
     #[derive(Deserialize)]
     struct WithId {
@@ -166,10 +166,10 @@ fn id_of(pdu: &RawValue, version: Option<&RoomVersion>) -> Option<OwnedEventId> 
     }
 }
 
-/// An event of a room in which nobody of ours is: all that matters of it is whether somebody took back an invitation of a user
-/// of ours, or turned their knock down. It is believed of whoever invited, of a server that had a part in what who knocks
-/// was shown of the room or that took the knock, and of anybody who names the invitation or the knock as what allows it:
-/// only who is in the room knows of that. `None` for anything else.
+/// An event of a room in which nobody of ours is: all that matters of it is whether somebody took back an invitation of
+/// a user of ours, or turned their knock down. It is believed of whoever invited, of a server that had a part in what
+/// who knocks was shown of the room or that took the knock, and of anybody who names the invitation or the knock as
+/// what allows it: only who is in the room knows of that. `None` for anything else.
 async fn taken_back(
     cx: &Context,
     room_id: &RoomId,
@@ -233,8 +233,8 @@ async fn taken_back(
     Ok(outcome)
 }
 
-/// An event builds on what is not here: it waits for that, or for a join of ours, and the transaction does not. Whether it
-/// does, or why not.
+/// An event builds on what is not here: it waits for that, or for a join of ours, and the transaction does not. Whether
+/// it does, or why not.
 async fn waits(
     cx: &Context,
     origin: &ServerName,

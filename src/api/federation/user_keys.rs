@@ -98,8 +98,8 @@ fn device(device_id: OwnedDeviceId, keys: Box<RawValue>) -> devices::UserDevice 
 pub(crate) type Elsewhere<T> = BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>;
 
 impl Context {
-    /// The keys of other servers' users: those that are known here to be current, and what their servers say of the rest.
-    /// Servers that do not say are among the failures, and so are those that were not listened to any more.
+    /// The keys of other servers' users: those that are known here to be current, and what their servers say of the
+    /// rest. Servers that do not say are among the failures, and so are those that were not listened to any more.
     ///
     /// # Errors
     /// A fault of ours.
@@ -149,8 +149,8 @@ impl Context {
         Ok(found)
     }
 
-    /// One-time keys of other servers' users, which those servers give to nobody else. Servers that do not say are among
-    /// the failures.
+    /// One-time keys of other servers' users, which those servers give to nobody else. Servers that do not say are
+    /// among the failures.
     pub(crate) async fn claim_elsewhere(
         &self,
         asked: Elsewhere<BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,

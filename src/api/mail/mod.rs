@@ -1,7 +1,7 @@
 //! Mail that the server sends: what proves that an address is somebody's, and what is unread.
 //!
-//! In scope: what a message looks like, and handing it to the server or the service that takes our mail. Out of scope: what
-//! it is about.
+//! In scope: what a message looks like, and handing it to the server or the service that takes our mail. Out of scope:
+//! what it is about.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -61,8 +61,8 @@ async fn by_smtp(cx: &Context, server: &Smtp, ends: (&Email, &Email), message: &
     }
 }
 
-/// Of a message, beside who wrote it and to whom: header fields that say that it was written by a program, which nobody need
-/// tell that somebody is away, and how to get no more of them.
+/// Of a message, beside who wrote it and to whom: header fields that say that it was written by a program, which nobody
+/// need tell that somebody is away, and how to get no more of them.
 fn fields(message: &Message) -> Vec<(&'static str, String)> {
     let mut fields = vec![("Auto-Submitted", "auto-generated".to_owned())];
     if let Some(link) = &message.unsubscribe {

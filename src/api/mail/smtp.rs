@@ -174,7 +174,8 @@ impl Dialogue {
     }
 }
 
-/// A message as it goes over the line: with line breaks of two bytes, no line that is a single dot, and that at its end.
+/// A message as it goes over the line: with line breaks of two bytes, no line that is a single dot, and that at its
+/// end.
 fn stuffed(message: &[u8]) -> Vec<u8> {
     let mut stuffed = Vec::with_capacity(message.len().saturating_add(64));
     let message = message.strip_suffix(b"\n").map_or(message, |rest| rest.strip_suffix(b"\r").unwrap_or(rest));

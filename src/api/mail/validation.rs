@@ -1,7 +1,8 @@
 //! Proving that an email address is somebody's: a link goes to the address, and whoever opens it confirms it.
 //!
-//! A session is named by what it is for, the address, and the client's secret, of which it is a digest: so who asks again
-//! has the same session, and who knows the secret needs nothing else to use it. Of the link's token only the hash is kept.
+//! A session is named by what it is for, the address, and the client's secret, of which it is a digest: so who asks
+//! again has the same session, and who knows the secret needs nothing else to use it. Of the link's token only the hash
+//! is kept.
 //! Spec: `POST …/email/requestToken`; Identity Service API, "Email associations".
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

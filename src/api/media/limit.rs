@@ -27,8 +27,8 @@ impl Limit {
         Self { size_max, refusal: Refusal::TooLarge(format!("A file can have at most {size_max} bytes")) }
     }
 
-    /// What holds for a user. Uploads that are under way at the same moment do not count yet: [`quota`] is asked when one is
-    /// there.
+    /// What holds for a user. Uploads that are under way at the same moment do not count yet: [`quota`] is asked when
+    /// one is there.
     pub(super) async fn of_user(cx: &Context, user_id: &UserId) -> Result<Self, Failure> {
         let (any, quota) = (Self::of_any(cx), &cx.config().media_quota);
         if quota.stored_max.is_none() && quota.daily_max.is_none() {

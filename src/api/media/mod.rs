@@ -1,9 +1,9 @@
 //! The content repository: files that users upload and that everyone they name them to may download.
 //! Spec: "Content repository".
 //!
-//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), serving it, thumbnails of it, and previews of URLs. What
-//! other servers' users uploaded is fetched when somebody asks for it, and a copy kept. Out of scope: asking other servers
-//! (`federation::media`). Neither an upload nor a download is ever whole in memory.
+//! In scope: what lies in the store, what is known of it ([`crate::metadata::media`]), serving it, thumbnails of it,
+//! and previews of URLs. What other servers' users uploaded is fetched when somebody asks for it, and a copy kept. Out
+//! of scope: asking other servers (`federation::media`). Neither an upload nor a download is ever whole in memory.
 
 mod conditions;
 #[expect(deprecated, reason = "clients that know no newer endpoint still ask the old one")]

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::{limit::Limit, stray};
 use crate::{Context, Failure, metadata::media::Content};
 
-/// Stores what arrives as a stray file. `length` is how many bytes that are, where it is known, and `ends_ms` when it will
-/// have ended, in milliseconds since the Unix epoch.
+/// Stores what arrives as a stray file. `length` is how many bytes that are, where it is known, and `ends_ms` when it
+/// will have ended, in milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// The failure that ends the pieces; that there are too many. Then there is no file.

@@ -1,7 +1,7 @@
 //! What is done to the store of media from time to time: whatever crashed, no file stays that belongs to nothing.
 //!
-//! It goes in rounds, of a bounded number of statements each however much there is to do: D1 takes 1,000 of one invocation.
-//! What fails keeps nothing else from being done, and is told in the end.
+//! It goes in rounds, of a bounded number of statements each however much there is to do: D1 takes 1,000 of one
+//! invocation. What fails keeps nothing else from being done, and is told in the end.
 
 use platform::{Blobs, Fault};
 
@@ -24,7 +24,8 @@ const FAILING_MAX: usize = 8;
 const AGAIN_MS: u64 = 60 * 60 * 1000;
 
 /// Deletes files that belong to nothing, names that were never used, and what nobody fetched for as long as the
-/// configuration says or has no room. Any number of hosts may do so at once, and whoever is interrupted is taken up from.
+/// configuration says or has no room. Any number of hosts may do so at once, and whoever is interrupted is taken up
+/// from.
 ///
 /// # Errors
 /// The database or the store does not answer, or not for every file.

@@ -12,13 +12,13 @@ use crate::Context;
 
 /// Files that are remembered while they are fetched, and for a moment if they were not to be had.
 const FILES_MAX: usize = 2_000;
-/// Files that are fetched at the same time: on Workers each holds a part of itself, and all that an isolate does has 128 MB.
-/// Who comes while so many are waits.
+/// Files that are fetched at the same time: on Workers each holds a part of itself, and all that an isolate does has
+/// 128 MB. Who comes while so many are waits.
 const FILES_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 64 };
 /// URLs that are remembered while they are looked at, and for a while if there was nothing.
 const URLS_MAX: usize = 1_000;
-/// URLs that are looked at at the same time; an image that is found is as any file. Who comes while so many are is told to try
-/// again; on Workers, where these are few, they wait.
+/// URLs that are looked at at the same time; an image that is found is as any file. Who comes while so many are is told
+/// to try again; on Workers, where these are few, they wait.
 const URLS_AT_ONCE: usize = if cfg!(target_family = "wasm") { 4 } else { 32 };
 /// When to try again who comes while too many are at work, in milliseconds.
 const RETRY_MS: u64 = 2_000;

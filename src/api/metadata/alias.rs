@@ -109,7 +109,8 @@ pub(crate) async fn remove(metadata: &dyn Metadata, alias: &RoomAliasId, room_id
 }
 
 /// Has every alias of a room point to another one: what an upgrade does once the new room stands («moves any local
-/// aliases to the new room»). What was claimed for the old room meanwhile moves with a repetition; nothing else changes.
+/// aliases to the new room»). What was claimed for the old room meanwhile moves with a repetition; nothing else
+/// changes.
 pub(crate) async fn move_all(metadata: &dyn Metadata, from: &RoomId, to: &RoomId) -> Result<(), Fault> {
     let statement = Statement::new(
         "UPDATE alias SET room_id = ?2 WHERE room_id = ?1",

@@ -1,5 +1,5 @@
-//! Email addresses of accounts: whose each is, decided here, for an address is one account's. Those of an account that is
-//! deactivated its User has removed, with `NoContacts`. Spec: "Adding Account Administrative Contact Information".
+//! Email addresses of accounts: whose each is, decided here, for an address is one account's. Those of an account that
+//! is deactivated its User has removed, with `NoContacts`. Spec: "Adding Account Administrative Contact Information".
 
 use domain::contact::Email;
 use platform::{Fault, Metadata, Row, Statement};

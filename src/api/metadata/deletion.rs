@@ -133,8 +133,8 @@ fn deleting(server_name: &str, media_id: &str, sha256: &str) -> [Statement; 2] {
     ]
 }
 
-/// Deletes what [`unused`] lists, and whatever else of the same content is as long unused, in one transaction and as many
-/// statements however many there are. Answers how many are listed.
+/// Deletes what [`unused`] lists, and whatever else of the same content is as long unused, in one transaction and as
+/// many statements however many there are. Answers how many are listed.
 pub(crate) async fn delete_unused(
     metadata: &dyn Metadata,
     whose: Whose,
@@ -171,8 +171,8 @@ pub(crate) async fn delete_unused(
     Ok(count)
 }
 
-/// The time after which other servers' media was last served that takes no more than `bytes_max` together; `None` if all of
-/// it does. What an administrator keeps is not counted, nor what is kept from being seen.
+/// The time after which other servers' media was last served that takes no more than `bytes_max` together; `None` if
+/// all of it does. What an administrator keeps is not counted, nor what is kept from being seen.
 pub(crate) async fn too_much_until(metadata: &dyn Metadata, bytes_max: u64) -> Result<Option<u64>, Fault> {
     let statement = Statement::new(
         // Sums of BIGINT are something else in PostgreSQL.
@@ -184,8 +184,8 @@ pub(crate) async fn too_much_until(metadata: &dyn Metadata, bytes_max: u64) -> R
     metadata.query(statement).await?.pop().map(|mut row| row.unsigned(0)).transpose()
 }
 
-/// Ends a transaction that put content into `media_leaving` and deleted media of it: what nothing refers to any more becomes
-/// a stray, to be deleted at once.
+/// Ends a transaction that put content into `media_leaving` and deleted media of it: what nothing refers to any more
+/// becomes a stray, to be deleted at once.
 pub(crate) fn leaving() -> impl Iterator<Item = Statement> {
     let statements = [
         // Whoever makes media or a thumbnail of this content meanwhile is done first, or waits until we are.

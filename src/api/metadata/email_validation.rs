@@ -32,8 +32,8 @@ pub(crate) struct Proven {
 /// The largest attempt that is told from others: what every database takes.
 const ATTEMPT_MAX: u64 = (1 << 53) - 1;
 
-/// Begins a session, or has another link for one. Answers whether a message is to be sent: one statement decides, however
-/// many ask at once.
+/// Begins a session, or has another link for one. Answers whether a message is to be sent: one statement decides,
+/// however many ask at once.
 pub(crate) async fn request(metadata: &dyn Metadata, wish: &Requested<'_>, now_ms: u64) -> Result<bool, Fault> {
     let statements = vec![
         Statement::new("DELETE FROM email_validation WHERE expires_ms <= ?1", vec![now_ms.into()]),

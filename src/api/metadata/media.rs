@@ -164,8 +164,8 @@ pub(crate) async fn is_stray(metadata: &dyn Metadata, file: &str) -> Result<bool
     Ok(!metadata.query(statement).await?.is_empty())
 }
 
-/// Makes media of a file, unless there is some of that name or the quota does not allow it. The file stays a stray if there
-/// is one with the same content already.
+/// Makes media of a file, unless there is some of that name or the quota does not allow it. The file stays a stray if
+/// there is one with the same content already.
 pub(crate) async fn insert(
     metadata: &dyn Metadata,
     mxc: Mxc<'_>,
@@ -218,8 +218,8 @@ impl Upload<'_> {
     }
 }
 
-/// Gives reserved media its content, unless it has some or has expired, or the quota does not allow it. The file stays a
-/// stray if it is not used.
+/// Gives reserved media its content, unless it has some or has expired, or the quota does not allow it. The file stays
+/// a stray if it is not used.
 pub(crate) async fn fill(
     metadata: &dyn Metadata,
     mxc: Mxc<'_>,

@@ -1,7 +1,7 @@
 //! Brings the metadata database up to date. Hosts may race: every statement may run twice.
 //!
-//! Migrations only add: during a rollout the release before this one works on the same database, and after a rollback it
-//! does so for good.
+//! Migrations only add: during a rollout the release before this one works on the same database, and after a rollback
+//! it does so for good.
 
 use platform::{Fault, Metadata, Statement};
 

@@ -15,12 +15,12 @@ const NAME: &str = "name";
 /// Before the id of a key that signs no more: its row holds the public key and when it stopped.
 const FORMER_PREFIX: &str = "former ";
 
-/// Takes over a signing key in the format of Synapse's signing key file, so that a server can move here as who it is, or sign
-/// with a new key from now on. The key that signed until now is published as a former one.
+/// Takes over a signing key in the format of Synapse's signing key file, so that a server can move here as who it is,
+/// or sign with a new key from now on. The key that signed until now is published as a former one.
 ///
 /// # Errors
-/// The text is no signing key, or names itself as another key of the server does; or the database is that of a server with
-/// another name.
+/// The text is no signing key, or names itself as another key of the server does; or the database is that of a server
+/// with another name.
 pub async fn import_signing_key(
     metadata: &dyn Metadata,
     config: &Config,

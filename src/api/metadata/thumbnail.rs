@@ -46,8 +46,8 @@ fn from_row(mut row: Row) -> Result<Outcome, Fault> {
     }
 }
 
-/// Keeps an outcome, unless there is one other than that the picture is too large, or the content is gone. A file that was
-/// made stays a stray if it is not used.
+/// Keeps an outcome, unless there is one other than that the picture is too large, or the content is gone. A file that
+/// was made stays a stray if it is not used.
 pub(crate) async fn insert(metadata: &dyn Metadata, sha256: &str, name: &str, outcome: &Outcome) -> Result<(), Fault> {
     let (word, content_type, size, file) = match outcome {
         Outcome::Itself { content_type } => (ITSELF, Some(&**content_type), None, None),

@@ -64,8 +64,8 @@ pub(crate) async fn outdated(
     Ok(until_ms.map(|until_ms| Outdated { until_ms, count }))
 }
 
-/// Forgets previews and deletes their images; [`super::deletion::leaving`] comes after it. An image that an administrator
-/// keeps, or keeps from being seen, stays.
+/// Forgets previews and deletes their images; [`super::deletion::leaving`] comes after it. An image that an
+/// administrator keeps, or keeps from being seen, stays.
 pub(crate) fn forgetting(server_name: &str, until_ms: u64) -> [Statement; 3] {
     let of_images = || vec![until_ms.into(), server_name.into()];
     [

@@ -126,7 +126,8 @@ fn device(owed: &OwedPusher, tweaks: Map<String, Value>) -> Device<'_> {
     }
 }
 
-/// The tweaks among a rule's actions. «If a `highlight` tweak is given with no value, its value is defined to be `true`.»
+/// The tweaks among a rule's actions. «If a `highlight` tweak is given with no value, its value is defined to be
+/// `true`.»
 fn tweaks(actions: &[Action]) -> Map<String, Value> {
     let tweak = |action: &Action| {
         let mut action = serde_json::to_value(action).ok()?;

@@ -164,8 +164,8 @@ fn head_is_get_without_the_body() {
     assert_eq!(head.headers()[header::CONTENT_LENGTH], get.body().len().to_string());
 }
 
-/// A copy of the specification's OpenAPI as one table, and what of it is not built: `tests/client/endpoint_matrix.rs` asks
-/// for each of them.
+/// A copy of the specification's OpenAPI as one table, and what of it is not built: `tests/client/endpoint_matrix.rs`
+/// asks for each of them.
 #[test]
 fn every_operation_of_the_specification_is_there_or_said_not_to_be() {
     let not_built = include_str!("../../../tests/client/not_built.txt").lines();

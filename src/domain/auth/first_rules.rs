@@ -1,5 +1,6 @@
-//! The first of the rules of authorisation as they are written, version by version: what a create event is, what an event
-//! may name as its `auth_events`, whom a room lets federate, and what comes before every question of membership and power.
+//! The first of the rules of authorisation as they are written, version by version: what a create event is, what an
+//! event may name as its `auth_events`, whom a room lets federate, and what comes before every question of membership
+//! and power.
 //!
 //! What comes after these is in [`super::written_rules`]. Spec: Room Versions, "Authorisation rules".
 

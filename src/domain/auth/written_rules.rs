@@ -89,7 +89,8 @@ struct Scene {
     members: BTreeMap<(String, &'static str), Pdu>,
 }
 
-/// Who acts (`a`), suffers (`b`) or vouches (`c`) with a level. The infinite one is a creator's; before v12 they have 100.
+/// Who acts (`a`), suffers (`b`) or vouches (`c`) with a level. The infinite one is a creator's; before v12 they
+/// have 100.
 fn name(role: char, level: i64) -> String {
     if level == INFINITE { format!("{role}_creator") } else { format!("{role}{level}") }
 }

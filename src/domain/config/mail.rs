@@ -45,8 +45,9 @@ pub struct Smtp {
     pub credentials: Option<(String, Secret)>,
 }
 
-/// A service that takes each message as a `POST` of a JSON object: `from` (an address, or `"a name" <an address>`), `to` (a list
-/// with one address), `subject`, `text`, and `headers`, an object. Any status from 200 to 299 says that it took it.
+/// A service that takes each message as a `POST` of a JSON object: `from` (an address, or `"a name" <an address>`),
+/// `to` (a list with one address), `subject`, `text`, and `headers`, an object. Any status from 200 to 299 says that it
+/// took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpMailer {
     pub url: String,

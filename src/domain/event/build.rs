@@ -179,7 +179,8 @@ pub fn complete(
     for field in ["hashes", "signatures", "unsigned", "event_id"] {
         object.remove(field);
     }
-    // Spec: "Joining Rooms": «The joining server is expected to add or replace the `origin`, `origin_server_ts`, and `event_id`».
+    // Spec: "Joining Rooms": «The joining server is expected to add or replace the `origin`, `origin_server_ts`, and
+    // `event_id`».
     object.insert("origin".to_owned(), identity.server_name().as_str().into());
     let content: CanonicalJsonObject =
         serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(error.to_string()))?;
@@ -226,8 +227,8 @@ pub fn countersign(json: &RawValue, version: &RoomVersion, identity: &Identity) 
     RawValue::from_string(text_of(&object)?).map_err(|error| malformed(&error))
 }
 
-/// What another server is to complete and sign for one of its users: an event without hashes, signatures and id, with the
-/// name of the server that made it. Spec: Server-Server API, `/make_join`.
+/// What another server is to complete and sign for one of its users: an event without hashes, signatures and id, with
+/// the name of the server that made it. Spec: Server-Server API, `/make_join`.
 ///
 /// # Errors
 /// [`EventError::Malformed`] when the stored text is not an event.

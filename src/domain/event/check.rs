@@ -65,8 +65,8 @@ fn check_with(
     Ok(Checked { pdu: Pdu::from_stored(event_id, text_of(&object)?, false)?, redacted })
 }
 
-/// The servers that have to have signed an event. Spec: Server-Server API, "Validating hashes and signatures on received
-/// events".
+/// The servers that have to have signed an event. Spec: Server-Server API, "Validating hashes and signatures on
+/// received events".
 ///
 /// # Errors
 /// [`EventError::Signature`] for what does not say who they are.
@@ -115,8 +115,8 @@ pub fn check_old(
     check_with(object, version, public_keys, References::AnyNumber)
 }
 
-/// The version that the room has which this create event makes: the first one where it says none. `None` where it cannot
-/// be told: redacted before version 11, it does not say it any more.
+/// The version that the room has which this create event makes: the first one where it says none. `None` where it
+/// cannot be told: redacted before version 11, it does not say it any more.
 /// Spec: `m.room.create`: «Defaults to "1" if the key does not exist».
 pub fn version_made_with(create: &Pdu) -> Option<String> {
     #[derive(Deserialize)]

@@ -126,8 +126,8 @@ pub fn redaction_without_reason(pdu: &Pdu, unsigned: &Unsigned, with_room_id: bo
     written(&ClientEvent { content: &content, redacts, ..ClientEvent::of(pdu, unsigned, with_room_id) })
 }
 
-/// The event as servers send it to each other, with what we add for the one who asks; also with its id, by which alone a
-/// client tells events apart. Spec: Client-Server API, "Filtering", `event_format`.
+/// The event as servers send it to each other, with what we add for the one who asks; also with its id, by which alone
+/// a client tells events apart. Spec: Client-Server API, "Filtering", `event_format`.
 pub fn federation_json(pdu: &Pdu, unsigned: &Unsigned) -> Box<RawValue> {
     let (event_id, unsigned) = (written(&pdu.event_id()), written(unsigned));
     let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_str(pdu.json()).unwrap_or_default();

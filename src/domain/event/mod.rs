@@ -43,8 +43,8 @@ pub const FIELD_BYTES_MAX: usize = 255;
 /// them, stop somewhat deeper: whatever we stored can be read again, also from within the event and its answer.
 pub const NESTING_MAX: usize = 100;
 
-/// Whether an event nests deeper than one that we build does, `unsigned` left aside, which goes nowhere. Whatever of it is
-/// passed on lies deeper still, in an answer or a transaction, which could be neither signed nor read.
+/// Whether an event nests deeper than one that we build does, `unsigned` left aside, which goes nowhere. Whatever of it
+/// is passed on lies deeper still, in an answer or a transaction, which could be neither signed nor read.
 pub fn is_nested_too_deep(object: &CanonicalJsonObject) -> bool {
     let fields = object.iter().filter(|(field, _)| *field != "unsigned");
     !is_nested_within(fields.map(|(_, value)| value), NESTING_MAX)

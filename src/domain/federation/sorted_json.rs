@@ -1,9 +1,9 @@
 //! JSON in the canonical order and spelling, with numbers as they were written.
 //!
-//! A server signs what it sends in its own canonical form. Of events of old rooms in it that has numbers which canonical
-//! JSON does not know, and anything in it may nest deeper than others read; who reads the request must not have to: each
-//! event is judged by itself. So this goes down into nothing by calling itself, and takes time and space in proportion to
-//! what it is given.
+//! A server signs what it sends in its own canonical form. Of events of old rooms in it that has numbers which
+//! canonical JSON does not know, and anything in it may nest deeper than others read; who reads the request must not
+//! have to: each event is judged by itself. So this goes down into nothing by calling itself, and takes time and space
+//! in proportion to what it is given.
 //! Spec: Appendices, "Canonical JSON"; Room Version 6, "Canonical JSON".
 
 use std::{collections::BTreeMap, ops::Range};

@@ -99,8 +99,8 @@ impl XMatrix {
         })
     }
 
-    /// Whether `origin` signed this request to `destination` with this key: its content in canonical form, but for numbers
-    /// that this does not know.
+    /// Whether `origin` signed this request to `destination` with this key: its content in canonical form, but for
+    /// numbers that this does not know.
     pub fn is_of(&self, request: &SignedRequest<'_>, destination: &ServerName, public_key: &Base64) -> bool {
         let verify = || {
             let content = if request.content.is_empty() { None } else { Some(sorted(request.content)?) };
@@ -132,8 +132,8 @@ fn parameters_of(text: &str) -> Option<BTreeMap<String, String>> {
     Some(parameters)
 }
 
-/// What follows the empty elements that a list begins with, or goes on with. RFC 9110, section 5.6.1.2: «A recipient MUST
-/// parse and ignore a reasonable number of empty list elements».
+/// What follows the empty elements that a list begins with, or goes on with. RFC 9110, section 5.6.1.2: «A recipient
+/// MUST parse and ignore a reasonable number of empty list elements».
 fn behind_empty(list: &str) -> &str {
     list.trim_start_matches([' ', '\t', ','])
 }

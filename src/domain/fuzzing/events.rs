@@ -113,8 +113,8 @@ pub(super) const ROOMS: &[&[u8]] = &[
 {"auth_events":[],"content":{"via":"p.test","public_key":"AAAA","public_keys":{"ed25519":"AAAA"}},"depth":5,"hashes":{},"origin_server_ts":1,"prev_events":["$a"],"room_id":"!r:a.test","sender":"@a:a.test","state_key":"","type":"m.room.policy"}"#,
 ];
 
-/// A version, and an event in each further line: each in turn judged by the state that those before it make, be they allowed
-/// or not.
+/// A version, and an event in each further line: each in turn judged by the state that those before it make, be they
+/// allowed or not.
 pub(super) fn room(bytes: &[u8]) {
     let Some((version, events)) = halves(bytes) else { return };
     let Ok(version) = RoomVersion::parse(version) else { return };

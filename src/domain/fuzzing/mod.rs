@@ -1,5 +1,5 @@
-//! What strangers send, for the fuzzer: a function for each parser of it, which panics where what was read is not what was
-//! there. `cargo test` feeds them a little; with `--cfg fuzzing`, `scripts/fuzz` does so for hours.
+//! What strangers send, for the fuzzer: a function for each parser of it, which panics where what was read is not what
+//! was there. `cargo test` feeds them a little; with `--cfg fuzzing`, `scripts/fuzz` does so for hours.
 
 mod events;
 

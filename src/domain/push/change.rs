@@ -114,8 +114,8 @@ impl Change {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] for a rule that is not there; [`Refusal::InvalidParam`] for an id or a pattern that cannot
-    /// be, and for a server-default rule that the user cannot remove or make; [`Refusal::MissingParam`] for a content rule
-    /// without a pattern; [`Refusal::Unknown`] for a place beside a rule that is not there; [`Refusal::TooLarge`].
+    /// be, and for a server-default rule that the user cannot remove or make; [`Refusal::MissingParam`] for a content
+    /// rule without a pattern; [`Refusal::Unknown`] for a place beside a rule that is not there; [`Refusal::TooLarge`].
     pub fn apply(self, rules: &mut Ruleset) -> Result<(), Refusal> {
         let not_found = || Refusal::NotFound("There is no such push rule".to_owned());
         match self {
@@ -140,7 +140,8 @@ impl Change {
 }
 
 impl Change {
-    /// Refuses actions that no server knows: `InvalidParam`. Rules that were made before have them perhaps, and keep them.
+    /// Refuses actions that no server knows: `InvalidParam`. Rules that were made before have them perhaps, and keep
+    /// them.
     pub fn check_actions(&self) -> Result<(), Refusal> {
         let actions = match self {
             Change::Put(NewRule { actions, .. }) | Change::SetActions { actions, .. } => actions,

@@ -1,8 +1,8 @@
 //! Push rules: which events a user is notified of.
 //!
 //! In scope: changing a user's rules, what is kept of them, which rule matches an event, and where notifications may be
-//! sent. Out of scope: what becomes of a notification. Rules are ruma's types; they are matched here, with an effort that is
-//! bounded whatever events and patterns say. Spec: "Push Rules".
+//! sent. Out of scope: what becomes of a notification. Rules are ruma's types; they are matched here, with an effort
+//! that is bounded whatever events and patterns say. Spec: "Push Rules".
 
 mod change;
 mod evaluate;

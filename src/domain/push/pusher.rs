@@ -85,8 +85,8 @@ pub struct Gateway {
 
 impl Pusher {
     /// # Errors
-    /// [`Refusal::MissingParam`] without a URL; [`Refusal::InvalidParam`] for one that no gateway has, for an address that
-    /// is none, and for what is too long; [`Refusal::TooLarge`].
+    /// [`Refusal::MissingParam`] without a URL; [`Refusal::InvalidParam`] for one that no gateway has, for an address
+    /// that is none, and for what is too long; [`Refusal::TooLarge`].
     pub fn check(&self) -> Result<(), Refusal> {
         check_key(&self.app_id, &self.pushkey)?;
         match self.kind {

@@ -1,7 +1,7 @@
 //! Walks along `auth_events`, by what each event names alone, from the later to the earlier: no further than it takes.
 //!
-//! The *generation* of an event is larger than that of each event it names. Whoever goes down by generations knows of an
-//! event who all reach it before going on from it, and may stop where everybody goes the same way.
+//! The *generation* of an event is larger than that of each event it names. Whoever goes down by generations knows of
+//! an event who all reach it before going on from it, and may stop where everybody goes the same way.
 
 use std::{
     cell::{Cell, RefCell},
@@ -69,8 +69,8 @@ impl<'a> AuthChains<'a> {
         self.links.get(event_id).cloned().ok_or_else(|| StateError::Missing(event_id.clone()))
     }
 
-    /// For each state, the events that are in its full auth chain and not in that of another one. The auth chain of what
-    /// they agree on is in each.
+    /// For each state, the events that are in its full auth chain and not in that of another one. The auth chain of
+    /// what they agree on is in each.
     ///
     /// # Errors
     /// [`StateError::Missing`] for an event that is not held; [`StateError::TooMuch`].

@@ -59,8 +59,8 @@ pub trait Meeting {
     fn forks(&self) -> &[StateMap<OwnedEventId>];
     /// The event that all the states have for a key on which they agree. For another key the answer means nothing.
     fn agreed(&self, key: &StateKey) -> Option<OwnedEventId>;
-    /// Which of these events are in the auth chain of what the states agree on. Asked for again and again, and never for a
-    /// larger generation than before.
+    /// Which of these events are in the auth chain of what the states agree on. Asked for again and again, and never
+    /// for a larger generation than before.
     fn in_agreed_chain(&self, events: &[Rc<Link>]) -> BTreeSet<OwnedEventId>;
     /// What these events name; of those that are held.
     fn links(&self, events: &[OwnedEventId]) -> Vec<Link>;

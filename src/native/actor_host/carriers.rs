@@ -5,8 +5,8 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The way from an actor to the request tier, which carries out of this server what there is for others. Before the tier
-/// is there, nobody comes: actors ask again.
+/// The way from an actor to the request tier, which carries out of this server what there is for others. Before the
+/// tier is there, nobody comes: actors ask again.
 #[derive(Clone, Default)]
 pub(crate) struct Carriers(Arc<OnceLock<Vec<UnboundedSender<String>>>>);
 

@@ -306,9 +306,9 @@ impl Executor {
     }
 }
 
-/// Copies the log into the database and empties it. SQLite would also remove the file, for the next opening to make it anew:
-/// where many actors come and go that costs more than all the rest of an opening, as file systems search long for a free
-/// inode among those just freed.
+/// Copies the log into the database and empties it. SQLite would also remove the file, for the next opening to make it
+/// anew: where many actors come and go that costs more than all the rest of an opening, as file systems search long for
+/// a free inode among those just freed.
 fn finish(connection: Connection) -> Result<(), Fault> {
     let is_emptied = connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))

@@ -102,7 +102,8 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, SendError> {
     Ok(stream)
 }
 
-/// Tries one address after the other, without waiting for long, and takes whichever answers first. The others are given up.
+/// Tries one address after the other, without waiting for long, and takes whichever answers first. The others are given
+/// up.
 async fn race<T, F: Future<Output = Result<T, SendError>>>(
     addresses: &[SocketAddr],
     attempt: impl Fn(SocketAddr) -> F,

@@ -39,8 +39,8 @@ pub(super) async fn send(authority: &str, request: OutgoingRequest) -> Result<Ou
 /// What the runtime itself says begins with this.
 const ERROR_CODE: &[u8] = b"error code: ";
 
-/// Whether this may be what the runtime says of a server that it does not reach, in that server's place: it throws nothing
-/// for a name that is nowhere, or a connection that is refused.
+/// Whether this may be what the runtime says of a server that it does not reach, in that server's place: it throws
+/// nothing for a name that is nowhere, or a connection that is refused.
 fn is_unreached(status: StatusCode) -> bool {
     matches!(status.as_u16(), 520..=527 | 530)
 }

@@ -1,5 +1,5 @@
-//! Whom and what an operation is asked about: alice, who asks, bob in a room with her, mallory, who is nobody there, and of
-//! hers as much as the operation names.
+//! Whom and what an operation is asked about: alice, who asks, bob in a room with her, mallory, who is nobody there,
+//! and of hers as much as the operation names.
 
 use std::collections::BTreeMap;
 

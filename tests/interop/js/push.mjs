@@ -2,8 +2,8 @@
 //
 //   node push.mjs URL GATEWAY
 //
-// Besides the steps, prints «pushes EVENT» for each event of which the gateway must hear, and of no other, and waits for a line
-// that says that it did: what is not pushed yet goes with its pusher.
+// Besides the steps, prints «pushes EVENT» for each event of which the gateway must hear, and of no other, and waits
+// for a line that says that it did: what is not pushed yet goes with its pusher.
 
 import { createInterface } from 'node:readline';
 import { MsgType } from 'matrix-js-sdk';

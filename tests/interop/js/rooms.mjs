@@ -1,4 +1,5 @@
-// What people do in rooms besides talking, through matrix-js-sdk: read, type, tag, mute, redact, knock, publish, upgrade.
+// What people do in rooms besides talking, through matrix-js-sdk: read, type, tag, mute, redact, knock, publish,
+// upgrade.
 //
 //   node rooms.mjs URL
 

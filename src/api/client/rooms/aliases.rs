@@ -137,8 +137,8 @@ async fn is_abandoned(cx: &Context, held: &Held) -> Result<bool, Failure> {
     }
 }
 
-/// `DELETE /directory/room/{roomAlias}`: for who made it, the application service it belongs to, who may set the canonical
-/// alias, and administrators.
+/// `DELETE /directory/room/{roomAlias}`: for who made it, the application service it belongs to, who may set the
+/// canonical alias, and administrators.
 async fn delete(
     cx: &Context,
     caller: Caller,

@@ -44,7 +44,8 @@ use crate::{
 const INVITES_MAX: usize = 100;
 /// The most state events a client gives a new room.
 const INITIAL_STATE_MAX: usize = 200;
-/// The most users that a new room invites, in every way there is: by their ids, by their addresses, and as initial state.
+/// The most users that a new room invites, in every way there is: by their ids, by their addresses, and as initial
+/// state.
 pub(crate) const INVITED_MAX: usize = 2 * INVITES_MAX + INITIAL_STATE_MAX;
 /// Profiles looked up at the same time.
 const PROFILES_AT_ONCE: usize = 16;
@@ -192,8 +193,8 @@ pub(crate) async fn found(
     Err(Fault::new("every room id tried was taken").into())
 }
 
-/// Invites users of other servers to a new room, each server's one after the other. It is there whatever they say: who was
-/// not reached can be invited again.
+/// Invites users of other servers to a new room, each server's one after the other. It is there whatever they say: who
+/// was not reached can be invited again.
 async fn invite_elsewhere(
     cx: &Context,
     room_id: &RoomId,

@@ -104,8 +104,9 @@ struct Joining<'a> {
 }
 
 impl Joining<'_> {
-    /// Joins the room. Who may not, but was invited by an address, as an identity server signed, is invited first. Spec: «If
-    /// supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event»: the room does.
+    /// Joins the room. Who may not, but was invited by an address, as an identity server signed, is invited first.
+    /// Spec: «If supplied, the homeserver must verify that it matches a pending m.room.third_party_invite event»: the
+    /// room does.
     async fn of(self, cx: &Context, caller: Caller, signed: Option<ThirdPartySigned>) -> Result<(), Failure> {
         let Some(signed) = signed else { return self.joins(cx, caller).await };
         let user_id = caller.user_id.clone();
@@ -156,8 +157,8 @@ async fn join_through(elsewhere: &Elsewhere<'_>, call: &ChangeMembership) -> Res
     elsewhere.join(&call.call_id).await.map(drop)
 }
 
-/// The content of a membership in a client's own words. What it leaves out of a profile is filled in, as where the server
-/// writes it.
+/// The content of a membership in a client's own words. What it leaves out of a profile is filled in, as where the
+/// server writes it.
 ///
 /// Refused: `InviteBlocked` for an invitation that the target wants none of.
 pub(super) async fn with_profile(cx: &Context, target: &UserId, content: &RawValue) -> Result<Box<RawValue>, Failure> {
@@ -251,8 +252,8 @@ fn said_membership(content: &RawValue) -> Option<MembershipState> {
     serde_json::from_str(content.get()).ok().map(|Said { membership }| membership)
 }
 
-/// A user's own membership, changed with the help of another server where nobody of this one is in the room, and the id of
-/// the event; `None` where it is the room's to decide here.
+/// A user's own membership, changed with the help of another server where nobody of this one is in the room, and the id
+/// of the event; `None` where it is the room's to decide here.
 async fn own_elsewhere(
     cx: &Context,
     caller: &Caller,

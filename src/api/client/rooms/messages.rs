@@ -93,7 +93,8 @@ pub(super) async fn place(
     }
 }
 
-/// Where in a room's log a token stands from which is read in a direction: one of the room itself, or a sync's `next_batch`.
+/// Where in a room's log a token stands from which is read in a direction: one of the room itself, or a sync's
+/// `next_batch`.
 pub(in crate::client) async fn position(
     cx: &Context,
     caller: &Caller,

@@ -1,5 +1,5 @@
-//! Answers that a room gives in pages: the first is there before the answer begins, so that a refusal is one; the others
-//! are asked for while it is sent.
+//! Answers that a room gives in pages: the first is there before the answer begins, so that a refusal is one; the
+//! others are asked for while it is sent.
 
 use actors::{
     Call,

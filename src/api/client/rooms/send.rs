@@ -64,8 +64,8 @@ async fn send_state(
     Ok(send_state_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
 }
 
-/// The time that an application service wishes an event to have; nobody else is listened to. Spec: Application Service API,
-/// "Timestamp massaging".
+/// The time that an application service wishes an event to have; nobody else is listened to. Spec: Application Service
+/// API, "Timestamp massaging".
 pub(super) fn wished_time_ms(caller: &Caller, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
     // What is no number of canonical JSON was refused when it was read.
     timestamp.filter(|_| caller.acts_for.is_some()).map(|timestamp| timestamp.get().into())

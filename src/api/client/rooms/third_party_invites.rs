@@ -17,8 +17,8 @@ use crate::{
     identity_server::{Asked, Kept, PublicKey},
 };
 
-/// Invites the user behind an address, where an identity server knows who that is; else that server keeps the invitation
-/// until it does, and writes to them. `is_direct`: whether the room is to be a direct chat.
+/// Invites the user behind an address, where an identity server knows who that is; else that server keeps the
+/// invitation until it does, and writes to them. `is_direct`: whether the room is to be a direct chat.
 ///
 /// # Errors
 /// What the room refuses; `M_FORBIDDEN` where the identity server refuses, 502 where it does not answer.

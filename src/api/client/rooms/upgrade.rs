@@ -1,7 +1,7 @@
 //! Replacing a room by one of another version. Spec: "Room Upgrades".
 //!
-//! The old room decides on its successor before there is one, so that whoever asks again, after a lost answer or a crash
-//! at any point, gets the same; every step can be repeated.
+//! The old room decides on its successor before there is one, so that whoever asks again, after a lost answer or a
+//! crash at any point, gets the same; every step can be repeated.
 
 use actors::room::{CompleteUpgrade, PrepareUpgrade};
 use bytes::Bytes;

@@ -25,7 +25,8 @@ pub(super) struct Token {
     pub seen: Seen,
 }
 
-/// The rooms that were looked at, as digests: that one of a thousand is taken for another is one chance in eight thousand.
+/// The rooms that were looked at, as digests: that one of a thousand is taken for another is one chance in eight
+/// thousand.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Seen(HashSet<u32>);
 

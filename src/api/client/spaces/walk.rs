@@ -1,7 +1,7 @@
 //! A walk through a space, depth first: a space among its rooms is walked through before the next room.
 //!
-//! What is known here is asked of the rooms themselves, some ahead at the same time; other servers are asked where nobody
-//! of this one is in a room. A page ends early rather than cost too much.
+//! What is known here is asked of the rooms themselves, some ahead at the same time; other servers are asked where
+//! nobody of this one is in a room. A page ends early rather than cost too much.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -27,7 +27,8 @@ pub(super) struct Answer {
     pub to_device: Events<ToDeviceMessage>,
     #[serde(skip_serializing_if = "DeviceLists::is_empty")]
     pub device_lists: DeviceLists,
-    /// In every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Extensions to /sync".
+    /// In every answer, for a device that has uploaded no keys, too. Spec: "End-to-End Encryption", "Extensions to
+    /// /sync".
     #[serde(flatten)]
     pub keys: Keys,
     #[serde(skip)]
@@ -107,8 +108,8 @@ impl StateName {
         }
     }
 
-    /// The name of what has to be there even if it is empty: `state_after` is «required if `use_state_after` was set to `true` in
-    /// the request».
+    /// The name of what has to be there even if it is empty: `state_after` is «required if `use_state_after` was set to
+    /// `true` in the request».
     fn required(self) -> Option<&'static str> {
         (self != Self::State).then(|| self.as_str())
     }

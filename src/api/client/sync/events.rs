@@ -1,8 +1,8 @@
-//! `GET /events`: what happens, one event after the other, as it was told before there was `/sync`; of one room, for who
-//! need not be in it. And the event that has an id, wherever it is. Spec: "Syncing", deprecated; "Room Previews".
+//! `GET /events`: what happens, one event after the other, as it was told before there was `/sync`; of one room, for
+//! who need not be in it. And the event that has an id, wherever it is. Spec: "Syncing", deprecated; "Room Previews".
 //!
-//! Without a room it is a sync with another answer: no event is left out, so that a room in which much happened is read on
-//! from where its sync's timeline would begin, and the token remembers where that ended.
+//! Without a room it is a sync with another answer: no event is left out, so that a room in which much happened is read
+//! on from where its sync's timeline would begin, and the token remembers where that ended.
 
 use actors::{
     room::{Delta, DeltaReply, Direction, GetEvent, Section, Watch, Watched, WatchedSince},
@@ -192,8 +192,8 @@ impl Listening<'_> {
 }
 
 impl Reading {
-    /// What happened in planned rooms, one after the other. Those that there is no room for, or that fail, are owed to the
-    /// device.
+    /// What happened in planned rooms, one after the other. Those that there is no room for, or that fail, are owed to
+    /// the device.
     async fn events(&self, planned: &[PlannedRoom]) -> Result<(Vec<ReadRoom>, Vec<Box<RawValue>>), Failure> {
         let (mut read, mut chunk) = (Vec::with_capacity(planned.len()), Vec::new());
         for some in planned.chunks(ROOMS_AT_ONCE) {

@@ -1,7 +1,7 @@
 //! `GET /initialSync`: a first sync in the shape that it had before `/sync`. Spec: "Syncing", deprecated.
 //!
-//! The rooms are read as for `/sync`, and told in pieces however few they are. Messages to the device stay where they are:
-//! this answer has no place for them.
+//! The rooms are read as for `/sync`, and told in pieces however few they are. Messages to the device stay where they
+//! are: this answer has no place for them.
 
 use std::vec::IntoIter;
 
@@ -314,8 +314,8 @@ fn membership_of(user_id: &UserId, event: &RawValue) -> Option<String> {
     (member.event_type == "m.room.member" && member.state_key == *user_id).then_some(member.content.membership)
 }
 
-/// The user's own membership among the state that an invitation shows. It comes last: what is before it is only what the
-/// inviting server says.
+/// The user's own membership among the state that an invitation shows. It comes last: what is before it is only what
+/// the inviting server says.
 pub(super) fn invitation(room: &StrippedRoom, user_id: &UserId) -> Result<Option<Box<RawValue>>, Failure> {
     #[derive(Deserialize)]
     struct Key {

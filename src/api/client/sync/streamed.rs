@@ -1,9 +1,9 @@
 //! A long answer, told in pieces: rooms left, rooms joined, then what is the user's own.
 //!
-//! Only so many rooms are in memory at a time, and so many bytes of them, and of a large one's state one page. Their account
-//! data is read with them, that of rooms with nothing to show at the end, and the token stands where the plan did: what became
-//! the user's own meanwhile is told by the next sync. A room that turns out to be in the other section, because the user left
-//! or joined it meanwhile, is owed to the device like one that could not be read.
+//! Only so many rooms are in memory at a time, and so many bytes of them, and of a large one's state one page. Their
+//! account data is read with them, that of rooms with nothing to show at the end, and the token stands where the plan
+//! did: what became the user's own meanwhile is told by the next sync. A room that turns out to be in the other
+//! section, because the user left or joined it meanwhile, is owed to the device like one that could not be read.
 
 use std::collections::{BTreeSet, VecDeque};
 

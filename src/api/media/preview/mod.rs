@@ -1,7 +1,7 @@
 //! `GET /media/preview_url`: what is at a URL, in OpenGraph's words. Spec: "Content repository".
 //!
-//! In scope: fetching what a user names and what that names in turn, within bounds; reading it; keeping it for a while. Out
-//! of scope: judging addresses, which is the host's ([`platform::Outgoing`]).
+//! In scope: fetching what a user names and what that names in turn, within bounds; reading it; keeping it for a while.
+//! Out of scope: judging addresses, which is the host's ([`platform::Outgoing`]).
 
 mod charset;
 mod fetch;

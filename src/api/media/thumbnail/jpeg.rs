@@ -1,4 +1,5 @@
-//! JPEGs: what their head says, and decoding them at a part of their size, which takes a part of the memory and the time.
+//! JPEGs: what their head says, and decoding them at a part of their size, which takes a part of the memory and the
+//! time.
 
 use std::io::Cursor;
 

@@ -1,7 +1,7 @@
 //! `GET /media/thumbnail`: made when first asked for, and kept. Spec: "Thumbnails".
 //!
-//! Whoever asks for what moves gets it moving: a smaller one, or the content itself where that takes no more. What has too
-//! much to move stands still.
+//! Whoever asks for what moves gets it moving: a smaller one, or the content itself where that takes no more. What has
+//! too much to move stands still.
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
@@ -146,8 +146,8 @@ impl Thumbnail {
 /// The thumbnail of media that looks like this, or comes nearest.
 ///
 /// # Errors
-/// As [`await_content`]. 413 `M_TOO_LARGE`, 502 if it is another server's; 400 `M_UNKNOWN` where it is no picture that we
-/// read.
+/// As [`await_content`]. 413 `M_TOO_LARGE`, 502 if it is another server's; 400 `M_UNKNOWN` where it is no picture that
+/// we read.
 pub(crate) async fn thumbnail_of(cx: &Context, asked: &Asked<'_>, look: Look) -> Result<Thumbnail, Failure> {
     let found = await_content(cx, asked).await?;
     let too_large = || {

@@ -18,8 +18,8 @@ use super::{
 };
 
 const BOUNDS: Bounds = Bounds { frames: 500, pixels: if cfg!(target_family = "wasm") { 32 << 20 } else { 128 << 20 } };
-/// How often the picture is in memory while a frame is decoded, at most: what was before it, what it is drawn on, what is
-/// drawn, a list of the pixels that are cleared, and a copy to give away.
+/// How often the picture is in memory while a frame is decoded, at most: what was before it, what it is drawn on, what
+/// is drawn, a list of the pixels that are cleared, and a copy to give away.
 const COPIES: u64 = 8;
 /// A GIF says with this how often it is shown; without it is shown once.
 const GIF_LOOPS: &[u8] = b"NETSCAPE2.0";

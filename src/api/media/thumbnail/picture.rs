@@ -18,7 +18,8 @@ use super::{
 
 /// The largest file that is looked at, in bytes: it has to be in memory at once.
 pub(super) const SOURCE_BYTES_MAX: u64 = 32 << 20;
-/// What it may take in memory to make a picture smaller, in bytes. On Workers everything that an isolate does has 128 MB.
+/// What it may take in memory to make a picture smaller, in bytes. On Workers everything that an isolate does has 128
+/// MB.
 pub(super) const MEMORY_BYTES_MAX: u64 = if cfg!(target_family = "wasm") { 64 << 20 } else { 128 << 20 };
 /// How many pixels are looked at: that takes time, however little memory.
 pub(super) const PIXELS_MAX: u64 = if cfg!(target_family = "wasm") { 64 << 20 } else { 128 << 20 };
@@ -28,8 +29,8 @@ pub(super) const REACH: u64 = PIXELS_MAX + 1;
 const COPIES: u64 = 4;
 /// What a pixel of a WebP takes to decode, in bytes: what it is made of, how, and what comes of it.
 const WEBP_PIXEL_BYTES: u64 = 8;
-/// The same of what moves: what is there already, what is drawn over it, and a copy to give away. And of what has its opacity
-/// apart, as a picture of its own.
+/// The same of what moves: what is there already, what is drawn over it, and a copy to give away. And of what has its
+/// opacity apart, as a picture of its own.
 const WEBP_PIXEL_BYTES_MORE: u64 = 12;
 /// How often what is made is in memory, at most: turned, in the colours it is written in, and written.
 pub(super) const MADE_COPIES: u64 = 3;
@@ -116,8 +117,8 @@ impl Picture {
         }
     }
 
-    /// Makes the thumbnail of the picture in these bytes: PNG if some of it is transparent, else JPEG. Of what moves, the
-    /// first frame.
+    /// Makes the thumbnail of the picture in these bytes: PNG if some of it is transparent, else JPEG. Of what moves,
+    /// the first frame.
     pub(super) fn thumbnail(&self, bytes: &[u8], made: Made) -> Result<Vec<u8>, Unfit> {
         let small = if self.format == ImageFormat::Png && png_rows::has_rows(bytes) {
             png_rows::thumbnail(bytes, |size, orientation| shown(made, size, orientation))?
@@ -186,7 +187,8 @@ fn webp_size(bytes: &[u8]) -> Result<(u32, u32, u64), Unfit> {
     Ok((width, height, whole))
 }
 
-/// What is shown of a picture that was decoded to this size. It is turned when it is small, so what is made is turned before.
+/// What is shown of a picture that was decoded to this size. It is turned when it is small, so what is made is turned
+/// before.
 fn shown(made: Made, decoded: (u32, u32), orientation: Orientation) -> Shown {
     match made {
         Made::Whole => Shown { left: 0, top: 0, width: decoded.0, height: decoded.1, size: decoded },
@@ -338,7 +340,8 @@ mod tests {
             let thumbnail = Picture::of(bytes)?.thumbnail(bytes, SMALL)?;
             Ok::<_, Unfit>(image::load_from_memory(&thumbnail).unwrap().dimensions())
         };
-        // A JPEG may be read coarsely, unless everything comes at the end. Of this there is little, and the rest is grey.
+        // A JPEG may be read coarsely, unless everything comes at the end. Of this there is little, and the rest is
+        // grey.
         let mut jpeg = encoded(&GrayImage::new(8, 8).into(), ImageFormat::Jpeg);
         let frame = jpeg.windows(2).position(|two| two == b"\xff\xc0").unwrap();
         jpeg[frame + 5..frame + 9].copy_from_slice(&[12_000_u16.to_be_bytes(), 9_000_u16.to_be_bytes()].concat());

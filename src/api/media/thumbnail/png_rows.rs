@@ -1,5 +1,5 @@
-//! PNGs: what their head says, and making them smaller row by row, however large they are; those whose rows come in passes
-//! are decoded whole. And writing them.
+//! PNGs: what their head says, and making them smaller row by row, however large they are; those whose rows come in
+//! passes are decoded whole. And writing them.
 
 use std::io::{Cursor, Write};
 

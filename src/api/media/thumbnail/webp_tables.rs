@@ -1,8 +1,9 @@
 //! What it takes to decode a WebP without loss, beside its pixels: the tables of its codes.
 //!
-//! A picture may be in parts that each have codes of their own, as many as the largest number in a small picture of parts
-//! says, and a table takes thousands of times what describes it. So all that comes before the pixels is read here as the
-//! decoder reads it, and the tables are counted instead of made. Spec: RFC 9649, "WebP Lossless Bitstream Specification".
+//! A picture may be in parts that each have codes of their own, as many as the largest number in a small picture of
+//! parts says, and a table takes thousands of times what describes it. So all that comes before the pixels is read here
+//! as the decoder reads it, and the tables are counted instead of made. Spec: RFC 9649, "WebP Lossless Bitstream
+//! Specification".
 
 mod bits;
 mod codes;
@@ -244,8 +245,8 @@ fn number(bits: &mut Bits<'_>, prefix: usize) -> Result<usize, Unfit> {
 /// How many near places have short numbers.
 const NEAR: usize = 120;
 
-/// How far back what is near is, by its number less one: the nearest pixels first, of equals the one most directly above, and
-/// what is left of it before what is right.
+/// How far back what is near is, by its number less one: the nearest pixels first, of equals the one most directly
+/// above, and what is left of it before what is right.
 fn near(width: u32) -> Vec<usize> {
     let mut near: Vec<(i64, i64)> = (0..8).flat_map(|up| (-7..=8).map(move |left| (left, up))).collect();
     near.retain(|(left, up)| *up > 0 || *left > 0);

@@ -2,7 +2,8 @@
 //!
 //!     interop URL GATEWAY
 //!
-//! GATEWAY is where notifications are pushed to. Prints «ok NAME» or «FAILED NAME: why» for each step; a failed step ends its conversation.
+//! GATEWAY is where notifications are pushed to. Prints «ok NAME» or «FAILED NAME: why» for each step; a failed step
+//! ends its conversation.
 
 // Whether the SDK's sync may cross threads, the compiler looks for deeper than it does by itself.
 #![recursion_limit = "256"]

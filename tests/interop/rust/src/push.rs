@@ -1,7 +1,7 @@
 //! How a sleeping client is woken, by what, and by whom it is not.
 //!
-//! Besides the steps, says «pushes EVENT» for each event of which the gateway must hear, and of no other, and waits for a line
-//! that says that it did: what is not pushed yet goes with its pusher.
+//! Besides the steps, says «pushes EVENT» for each event of which the gateway must hear, and of no other, and waits for
+//! a line that says that it did: what is not pushed yet goes with its pusher.
 
 use std::io::stdin;
 
@@ -100,7 +100,8 @@ impl Sleep {
         pushes(&self.alice.says(&self.room_id, "who has a tomato?").await?).await?;
         self.settings.remove_keyword("tomato").await?;
         self.alice.says(&self.room_id, "one more tomato").await?;
-        // A rule holds for what is pushed from then on, whenever it was said: what is quiet now is over before the next rule.
+        // A rule holds for what is pushed from then on, whenever it was said: what is quiet now is over before the next
+        // rule.
         self.wakes_by_mention("bob, too?").await
     }
 

@@ -1,4 +1,5 @@
-//! What people do in rooms besides talking: read, type, tag, mute, redact, publish, upgrade, and look after their account.
+//! What people do in rooms besides talking: read, type, tag, mute, redact, publish, upgrade, and look after their
+//! account.
 
 use matrix_sdk::{
     Room, RoomState,

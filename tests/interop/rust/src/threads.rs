@@ -108,7 +108,8 @@ async fn thread_becomes(room: &Room, root: &EventId, words: &[&str]) -> Outcome 
     }
 }
 
-/// Has the client ask for what it lacks of a thread. A page in which it knows everything it takes for none, and asks again.
+/// Has the client ask for what it lacks of a thread. A page in which it knows everything it takes for none, and asks
+/// again.
 async fn pages_back(room: &Room, root: &EventId) -> Outcome {
     let (cache, _alive) = room.event_cache().await?;
     let pages = cache.thread_pagination(root.to_owned()).await?;
