@@ -11,6 +11,7 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LINES_MAX = 600
+COLUMNS_MAX = 120
 PATH_OF = {
     "domain": "src/domain",
     "platform": "src/platform",
@@ -58,6 +59,8 @@ ONLY_IN = {
 }
 SKIPPED = {"target", "node_modules", "build", ".git", ".state", ".wrangler", "myelin-data", ".venv", "__pycache__"}
 TEXT = {".rs", ".py", ".mjs", ".js", ".ts", ".sql", ".toml", ".sh", ".md", ".yml", ".yaml", ""}
+# A row of a table has no other place to go on.
+COMMENT = re.compile(r"\s*//(?!! \|)")
 UNFINISHED = re.compile("TO" + "DO|FIX" + "ME|X" + "XX")
 
 faults = []
@@ -115,6 +118,8 @@ def check_files():
         for number, line in enumerate(lines, start=1):
             if UNFINISHED.search(line):
                 fault(path, f"line {number} is unfinished: {line.strip()}")
+            if path.suffix in {".rs", ".mjs", ".js"} and len(line) > COLUMNS_MAX and COMMENT.match(line):
+                fault(path, f"line {number} is a comment of {len(line)} columns, {COLUMNS_MAX} at most")
             if line != line.rstrip() and path.suffix != ".md":
                 fault(path, f"line {number} ends with white space")
         if text and not text.endswith("\n"):
