@@ -319,7 +319,7 @@ impl Refusal {
             Self::ThreepidNotFound(_) => "M_THREEPID_NOT_FOUND",
             Self::ThreepidAuthFailed(_) => "M_THREEPID_AUTH_FAILED",
             Self::ServerNotTrusted(_) => "M_SERVER_NOT_TRUSTED",
-            // As far as this server is concerned; `body` has what it says itself.
+            // As far as this server is concerned; `body` has what the other one says itself.
             Self::ByPolicyServer { .. } | Self::ByOtherServer { .. } => "M_FORBIDDEN",
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
@@ -503,6 +503,7 @@ mod tests {
             (r#"{"threepid_auth_failed":"x"}"#, 403, "M_THREEPID_AUTH_FAILED"),
             (r#"{"server_not_trusted":"x"}"#, 403, "M_SERVER_NOT_TRUSTED"),
             (r#"{"by_policy_server":{"status":400,"body":{}}}"#, 400, "M_FORBIDDEN"),
+            (r#"{"by_other_server":{"errcode":"M_X","message":"x"}}"#, 400, "M_FORBIDDEN"),
             (r#""duplicate_annotation""#, 400, "M_DUPLICATE_ANNOTATION"),
             (r#"{"other_server":"x"}"#, 502, "M_UNKNOWN"),
             (r#"{"unavailable":{"retry_after_ms":5}}"#, 503, "M_UNKNOWN"),

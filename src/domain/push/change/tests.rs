@@ -127,7 +127,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         assert_eq!(change.apply(&mut rules).unwrap_err().errcode(), "M_NOT_FOUND");
     }
     let remove = Change::Remove { kind, rule_id: ".m.rule.master".to_owned() };
-    assert_eq!(remove.apply(&mut rules).unwrap_err().errcode(), "M_INVALID_PARAM");
+    assert_eq!(remove.apply(&mut rules).unwrap_err().errcode(), "M_NOT_FOUND");
     assert_eq!(serde_json::to_value(shown(&rules)).unwrap(), before);
 }
 
