@@ -337,30 +337,38 @@ fn by_id(state: &State) -> ById {
     entries.map(|((event_type, key), id)| ((event_type.to_string(), key.clone()), id.to_string())).collect()
 }
 
-/// A server that was in a room when something was said there, and still is, has it.
+/// A server that was in a room when something was said there, and still is, has it. One whose room was put back to an
+/// older copy has what somebody else in the room has: nobody else can give it back.
 fn everybody_has_it(world: &World, room_id: &str, graph: &mut Graph, witnesses: &[Witness<'_>]) {
     if graph.version.as_str() == "1" {
         return;
     }
-    let held: Vec<_> = witnesses.iter().map(|witness| (&witness.machine.name, graph::held(&witness.disk))).collect();
+    let held: Vec<_> = witnesses.iter().map(|witness| (witness.machine, graph::held(&witness.disk))).collect();
     for said in &*world.said.borrow() {
         let Some(id) = said.event_id.as_ref().and_then(|id| OwnedEventId::try_from(id.as_str()).ok()) else { continue };
         if !graph.events.contains_key(&id) {
             continue;
         }
         let Ok(state) = graph.after(&id) else { continue };
-        for (name, held) in &held {
+        for (machine, held_here) in &held {
+            let name = &machine.name;
+            let is_to_be_had = |(other, held): &(&Machine, BTreeMap<String, Held>)| {
+                other.name != *name && held.get(id.as_str()) == Some(&Held::InLog)
+            };
+            if world.is_restored(machine, ActorKind::Room, room_id) && !held.iter().any(is_to_be_had) {
+                continue;
+            }
             let was_there = state.iter().any(|((event_type, key), member)| {
                 event_type.to_string() == "m.room.member"
                     && key.split_once(':').is_some_and(|(_, server)| server == name.as_str())
                     // Who crashed while it joined does not know that it did.
-                    && held.get(member.as_str()) == Some(&Held::InLog)
+                    && held_here.get(member.as_str()) == Some(&Held::InLog)
                     && graph.events.get(member).is_some_and(|pdu| {
                         serde_json::from_str::<serde_json::Value>(pdu.content().get())
                             .is_ok_and(|content| content["membership"] == "join")
                     })
             });
-            let has = held.get(id.as_str());
+            let has = held_here.get(id.as_str());
             if was_there && !matches!(has, Some(Held::InLog | Held::SoftFailed)) {
                 world.complains(
                     Promise::Delivery,

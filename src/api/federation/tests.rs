@@ -433,6 +433,33 @@ fn a_notary_knows_of_servers_that_are_gone() {
     assert_eq!(get(), Some(identity("gone.test:1", "1", 1).public_key_base64()));
 }
 
+/// What is lacking may be had another time only where somebody who might know it did not answer.
+#[test]
+fn it_is_told_whether_a_notary_was_silent() {
+    let notary = identity("notary.test:1", "1", 2);
+    let server = TestServer::new(&[("TRUSTED_KEY_SERVERS", "notary.test:1")]);
+    let answering = Rc::new(RefCell::new(false));
+    let is_answering = answering.clone();
+    server.others_answer(move |request| {
+        if request.peer.host != "notary.test" || !*is_answering.borrow() {
+            return unreachable();
+        }
+        if request.path_and_query == "/_matrix/key/v2/server" {
+            return ok(own_document(&notary, NOW));
+        }
+        ok(r#"{"server_keys":[]}"#.to_owned())
+    });
+    let is_silent = || {
+        let needed = needs("gone.test:1", "ed25519:1", Signed::Event { at_ms: NOW });
+        block_on(server.context().server_keys([needed])).unwrap().is_notary_silent
+    };
+    assert!(is_silent());
+    *answering.borrow_mut() = true;
+    // It was down a moment ago.
+    server.pass_ms(700_000);
+    assert!(!is_silent(), "it knows nothing of that server, and says so");
+}
+
 /// What we may vouch for is what the server says now, as far as anybody asked for it.
 #[test]
 fn a_notary_looks_again_for_a_key_that_it_has_not() {
