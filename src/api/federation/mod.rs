@@ -42,6 +42,8 @@ mod user_keys;
 mod version;
 
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod room_tests;
 #[cfg(test)]
 mod tests;
