@@ -7,7 +7,7 @@ use rusqlite::Connection;
 /// Prepared statements kept per connection.
 const STATEMENTS_KEPT: usize = 64;
 
-/// Gives a connection the limits of a Durable Object.
-pub(crate) fn limit(connection: &Connection) -> Result<(), Fault> {
-    platform::sqlite::limit(connection, STATEMENTS_KEPT)
+/// Gives a connection the limits of a Durable Object, and has it plan statements once.
+pub(crate) fn set_up(connection: &Connection) -> Result<(), Fault> {
+    platform::sqlite::set_up(connection, STATEMENTS_KEPT)
 }

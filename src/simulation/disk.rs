@@ -207,7 +207,7 @@ impl Sql for Disk {
 
 fn open() -> Result<Connection, Fault> {
     let connection = Connection::open_in_memory().map_err(fault)?;
-    sqlite::limit(&connection, STATEMENTS_KEPT)?;
+    sqlite::set_up(&connection, STATEMENTS_KEPT)?;
     Ok(connection)
 }
 

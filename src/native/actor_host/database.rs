@@ -173,7 +173,7 @@ fn is_definition(statement: &str) -> bool {
 impl State {
     fn absent() -> Result<Self, Fault> {
         let connection = Connection::open_in_memory().map_err(sqlite::fault)?;
-        sqlite::limit(&connection)?;
+        sqlite::set_up(&connection)?;
         Ok(State::Absent(connection))
     }
 }

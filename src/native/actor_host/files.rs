@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::sqlite::{fault, limit};
+use crate::sqlite::{fault, set_up};
 
 /// A write-ahead log is cut back to this many bytes when it starts anew.
 const WAL_BYTES_KEPT: i64 = 8 << 20;
@@ -115,7 +115,7 @@ fn is_empty(connection: &Connection) -> Result<bool, Fault> {
 fn connect(path: &Path) -> Result<Connection, Fault> {
     let crashed = is_filled(&wal_of(path));
     let connection = Connection::open(path).map_err(fault)?;
-    limit(&connection)?;
+    set_up(&connection)?;
     for (pragma, value) in [
         // One process, one connection: no shared memory file, and a second host on the same data is refused.
         ("locking_mode", "EXCLUSIVE"),

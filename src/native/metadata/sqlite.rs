@@ -28,7 +28,7 @@ impl SqliteMetadata {
         connection
             .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
             .map_err(sqlite::fault)?;
-        sqlite::limit(&connection)?;
+        sqlite::set_up(&connection)?;
         let (requests, inbox) = unbounded_channel();
         actor_host::spawn("metadata", move || serve(&connection, inbox))?;
         Ok(Self { requests })
