@@ -21,7 +21,8 @@ use crate::{
 ///
 /// Another server may tell what became of it in a room that is not here. It knows no positions: of what others tell of
 /// a room the latest wins, and it comes after whatever the room decided while it was here, of which the positions may
-/// be ahead of any clock. While the user is in the room, that decides alone.
+/// be ahead of any clock. While the user is in the room, that decides alone: also where what it decided is late, and
+/// others, who did not know that the user was in it yet, told of the end of an invitation first.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MembershipChanged {
     pub room_id: OwnedRoomId,
@@ -87,14 +88,24 @@ impl User {
         let heard = store::rooms::heard(&**tx, call.room_id.as_str())?;
         let told_ms = call.elsewhere.as_ref().map(|_| call.position);
         let effect = known.as_ref().map_or(0, |known| known.effect);
+        // What the room itself decided last.
+        let decided = heard.as_ref().and_then(|heard| heard.decided).unwrap_or(effect);
         if told_ms.is_some() && known.as_ref().is_some_and(|known| known.membership != "join") {
             if heard.as_ref().is_some_and(|heard| heard.at_ms >= call.position) {
                 return Ok(());
             }
             call.position = call.position.max(effect.saturating_add(1));
         }
-        if known.is_some() && effect >= call.position {
+        let last = if told_ms.is_some() { effect } else { decided };
+        if known.is_some() && last >= call.position {
             return Ok(());
+        }
+        if let Some(heard) = heard.as_ref().filter(|_| effect >= call.position)
+            && known.as_ref().is_some_and(|known| matches!(known.membership.as_str(), "invite" | "knock"))
+        {
+            // That came after it.
+            let heard = store::rooms::Heard { decided: Some(call.position), ..heard.clone() };
+            return Ok(store::rooms::keep_heard(tx, call.room_id.as_str(), &heard)?);
         }
         // Whoever forgot the room hears of it again when they are invited, join or knock: not of a ban.
         let is_over = matches!(call.membership, MembershipState::Leave | MembershipState::Ban);
@@ -110,6 +121,8 @@ impl User {
         let same = known.as_ref().filter(|known| known.membership == membership);
         let same = match (same, &stripped) {
             (Some(known), Some(shown)) if is_by_another(&**tx, cx, known, shown)? => None,
+            // The room is here: a device may have been shown that the user is in it.
+            (Some(_), _) if told_ms.is_none() && effect > decided && !forgotten => None,
             (same, _) => same,
         };
         let number = self.with_moves(&**tx, |moves| {
@@ -130,7 +143,8 @@ impl User {
             let asked = call.event_id.as_ref().filter(|_| !is_over).map(ToString::to_string);
             let Elsewhere { resident, room_version } = call.elsewhere.take().unwrap_or_default();
             let resident = resident.map(|name| name.to_string());
-            let heard = store::rooms::Heard { at_ms, asked, resident, room_version };
+            let decided = Some(if told_ms.is_some() { decided } else { call.position });
+            let heard = store::rooms::Heard { at_ms, asked, resident, room_version, decided };
             store::rooms::keep_heard(tx, call.room_id.as_str(), &heard)?;
         }
         if same.is_none() {
@@ -203,12 +217,12 @@ fn is_by_another(sql: &dyn Sql, cx: &Cx<'_>, known: &KnownRoom, shown: &str) -> 
 #[cfg(test)]
 mod tests {
     use ruma_common::{RoomId, room_id, user_id};
-    use ruma_events::room::member::MembershipState::{self, Invite, Join, Leave};
+    use ruma_events::room::member::MembershipState::{self, Ban, Invite, Join, Leave};
     use serde_json::{json, value::to_raw_value};
 
-    use super::{Elsewhere, MembershipChanged};
+    use super::{Elsewhere, JoinedRooms, MembershipChanged};
     use crate::{
-        user::{Create, GetAsked},
+        user::{Create, GetAsked, NewDevice, SyncClose, SyncPlan},
         world::World,
     };
 
@@ -294,5 +308,71 @@ mod tests {
         tells(&world, room_id, 20_000, &Join, false);
         tells(&world, room_id, 1_003, &Invite, true);
         assert_eq!(asked(), None, "the room decides");
+    }
+
+    /// An invitation is taken back while a join is under way, and the join, which the room had taken before, is told
+    /// late: the user is in the room, until that says otherwise; also if it says what others told already.
+    #[test]
+    fn a_join_counts_whatever_others_told_while_it_was_on_its_way() {
+        let story = |ended: &MembershipState| {
+            let world = World::new(1);
+            let device = Some(NewDevice::new("PHONE", "t"));
+            world.call("@alice:myelin.test", &Create { device, call_id: "a".to_owned(), ..Create::default() }).unwrap();
+            tells(&world, room_id!("!room:there.test"), 1_000, &Invite, true);
+            tells(&world, room_id!("!room:there.test"), 3_000, ended, true);
+            world
+        };
+        let room_id = room_id!("!room:there.test");
+        let joined = |world: &World| {
+            world.call("@alice:myelin.test", &JoinedRooms { token_hash: "t".to_owned() }).unwrap().len() == 1
+        };
+        // Which rooms a device reads next, and whether the user is gone from them.
+        let since = std::cell::RefCell::new(None::<String>);
+        let reads = |world: &World| -> Vec<bool> {
+            let (token_hash, since_now) = ("t".to_owned(), since.borrow().clone());
+            let call = SyncPlan { token_hash: token_hash.clone(), since: since_now.clone(), ..SyncPlan::default() };
+            let plan = world.call("@alice:myelin.test", &call).unwrap();
+            let rooms = plan
+                .rooms
+                .iter()
+                .map(|room| serde_json::from_value(json!({ "number": room.number, "to": 2_000 })).unwrap());
+            let close = json!({ "token_hash": "t", "since": since_now, "position": plan.position, "rooms": [] });
+            let mut close: SyncClose = serde_json::from_value(close).unwrap();
+            close.rooms = rooms.collect();
+            since.replace(Some(world.call("@alice:myelin.test", &close).unwrap().next_batch));
+            plan.rooms.iter().map(|room| room.gone).collect()
+        };
+        for ended in [Leave, Ban] {
+            since.take();
+            let world = story(&ended);
+            reads(&world);
+            tells(&world, room_id, 2_000, &Join, false);
+            assert!(joined(&world));
+            assert_eq!(reads(&world), [false]);
+            tells(&world, room_id, 2_000, &Join, false);
+            assert_eq!(reads(&world), [false; 0], "a repeat");
+            tells(&world, room_id, 2_500, &ended, false);
+            assert!(!joined(&world));
+            assert_eq!(reads(&world), [true]);
+            tells(&world, room_id, 2_000, &Join, false);
+            assert!(!joined(&world), "it is late, and the room decided otherwise since");
+
+            since.take();
+            let world = story(&ended);
+            reads(&world);
+            tells(&world, room_id, 3_500, &ended, false);
+            assert_eq!(reads(&world), [true], "the device may have been shown the room");
+            tells(&world, room_id, 3_500, &ended, false);
+            tells(&world, room_id, 2_000, &Join, false);
+            assert_eq!((joined(&world), reads(&world)), (false, vec![]));
+        }
+        // What the room decided before somebody invited the user is no answer to that.
+        let world = story(&Leave);
+        tells(&world, room_id, 4_000, &Invite, true);
+        tells(&world, room_id, 3_999, &Leave, false);
+        let asked = world.call("@alice:myelin.test", &GetAsked { room_id: room_id.to_owned() }).unwrap();
+        assert_eq!(asked.map(|asked| asked.membership), Some("invite".into()));
+        tells(&world, room_id, 3_998, &Join, false);
+        assert!(!joined(&world));
     }
 }

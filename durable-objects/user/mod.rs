@@ -201,6 +201,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0018_backup_bytes.sql"),
     include_str!("migrations/0019_stream_head.sql"),
     include_str!("migrations/0020_asked_version.sql"),
+    include_str!("migrations/0021_decided.sql"),
 ];
 
 /// The user whose actor this is.

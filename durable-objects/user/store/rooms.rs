@@ -189,11 +189,14 @@ pub(crate) struct Heard {
     pub resident: Option<String>,
     /// The version that the room has.
     pub room_version: Option<String>,
+    /// The position of what the room itself decided last; `None` where an earlier release heard of it.
+    pub decided: Option<u64>,
 }
 
 pub(crate) fn heard(sql: &dyn Sql, room_id: &str) -> Result<Option<Heard>, Fault> {
     let rows = sql.query(
-        "SELECT heard_ms, asked, resident, asked_version FROM room WHERE room_id = ?1 AND heard_ms IS NOT NULL",
+        "SELECT heard_ms, asked, resident, asked_version, decided FROM room
+         WHERE room_id = ?1 AND heard_ms IS NOT NULL",
         &[room_id.into()],
     )?;
     rows.into_iter()
@@ -204,6 +207,7 @@ pub(crate) fn heard(sql: &dyn Sql, room_id: &str) -> Result<Option<Heard>, Fault
                 asked: row.text_or_null(1)?,
                 resident: row.text_or_null(2)?,
                 room_version: row.text_or_null(3)?,
+                decided: row.unsigned_or_null(4)?,
             })
         })
         .transpose()
@@ -211,13 +215,14 @@ pub(crate) fn heard(sql: &dyn Sql, room_id: &str) -> Result<Option<Heard>, Fault
 
 pub(crate) fn keep_heard(tx: &Tx<'_>, room_id: &str, heard: &Heard) -> Result<(), Fault> {
     tx.execute(
-        "UPDATE room SET heard_ms = ?2, asked = ?3, resident = ?4, asked_version = ?5 WHERE room_id = ?1",
+        "UPDATE room SET heard_ms = ?2, asked = ?3, resident = ?4, asked_version = ?5, decided = ?6 WHERE room_id = ?1",
         &[
             room_id.into(),
             heard.at_ms.into(),
             heard.asked.as_deref().into(),
             heard.resident.as_deref().into(),
             heard.room_version.as_deref().into(),
+            heard.decided.into(),
         ],
     )?;
     Ok(())
