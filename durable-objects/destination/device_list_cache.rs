@@ -128,8 +128,33 @@ pub enum DeviceListUpdate {
 impl Call for UpdateDeviceLists {
     const ACTOR: ActorKind = ActorKind::Destination;
     const NAME: &'static str = "update_device_lists";
-    /// The rooms that are shared with the server: their members have to look.
-    type Reply = Vec<OwnedRoomId>;
+    type Reply = UpdatedDeviceLists;
+}
+
+/// What the server told is known here.
+/// The rooms that are shared with the server: their members have to look.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum UpdatedDeviceLists {
+    /// All that was told followed from what is kept.
+    Followed(Vec<OwnedRoomId>),
+    Ended {
+        rooms: Vec<OwnedRoomId>,
+        /// Whose lists were kept until something came that did not follow from them: they are to be fetched again.
+        /// Spec: «If a server receives an EDU which refers to a `prev_id` it does not recognise, it must resynchronise
+        /// its list».
+        ended: Vec<OwnedUserId>,
+    },
+}
+
+impl UpdatedDeviceLists {
+    /// The rooms, and whose lists ended.
+    pub fn into_parts(self) -> (Vec<OwnedRoomId>, Vec<OwnedUserId>) {
+        match self {
+            UpdatedDeviceLists::Followed(rooms) => (rooms, Vec::new()),
+            UpdatedDeviceLists::Ended { rooms, ended } => (rooms, ended),
+        }
+    }
 }
 
 /// When something was told of whom.
@@ -164,6 +189,8 @@ impl CachedDeviceList {
     /// Takes an update in. Answers whether it follows from what is here; if not, nobody knows what the list is now.
     fn update(&mut self, update: DeviceListUpdate) -> bool {
         match update {
+            // What was told while the list was fetched, or is told twice.
+            DeviceListUpdate::Device { stream_id, .. } if self.stream_id == Some(stream_id) => true,
             DeviceListUpdate::Device { device_id, stream_id, prev_id, keys } => {
                 if prev_id.is_empty() || prev_id.iter().any(|prev_id| Some(*prev_id) != self.stream_id) {
                     return false;
@@ -217,7 +244,8 @@ impl Destination {
         tx: &Tx<'_>,
         _cx: &Cx<'_>,
         call: UpdateDeviceLists,
-    ) -> Result<Vec<OwnedRoomId>, Error> {
+    ) -> Result<UpdatedDeviceLists, Error> {
+        let mut ended = Vec::new();
         for (user, update) in call.updates {
             self.told.borrow_mut().note(&user);
             let Some(mut list) = store::device_list_cache::get(&**tx, std::slice::from_ref(&user), 0)?.pop() else {
@@ -227,10 +255,15 @@ impl Destination {
                 put(tx, &list)?;
             } else {
                 store::device_list_cache::forget(tx, user.as_str())?;
+                ended.push(user);
             }
         }
         let rooms = store::rooms(&**tx)?;
-        Ok(rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect())
+        let rooms = rooms.into_iter().filter_map(|room_id| OwnedRoomId::try_from(room_id).ok()).collect();
+        Ok(match ended.is_empty() {
+            true => UpdatedDeviceLists::Followed(rooms),
+            false => UpdatedDeviceLists::Ended { rooms, ended },
+        })
     }
 }
 
@@ -304,9 +337,12 @@ mod tests {
         DeviceListUpdate::Device { device_id: name.into(), stream_id, prev_id: prev_id.to_vec(), keys }
     }
 
-    fn tells(world: &World, user: OwnedUserId, update: DeviceListUpdate) {
-        let rooms = world.call(THERE, &UpdateDeviceLists { updates: vec![(user, update)] }).unwrap();
+    /// Answers whose list is to be fetched again.
+    fn tells(world: &World, user: OwnedUserId, update: DeviceListUpdate) -> Vec<OwnedUserId> {
+        let updated = world.call(THERE, &UpdateDeviceLists { updates: vec![(user, update)] }).unwrap();
+        let (rooms, ended) = updated.into_parts();
         assert_eq!(rooms, ["!room:myelin.test"], "whatever was kept, the room has to know");
+        ended
     }
 
     #[test]
@@ -329,6 +365,8 @@ mod tests {
         assert_eq!(kept(&world), now);
         tells(&world, user_id!("@zoe:there.test").to_owned(), device("PHONE", &[1], 2, None));
         assert_eq!(kept(&world), now, "that is somebody else");
+        assert!(tells(&world, bob(), device("PHONE", &[8], 9, Some("again"))).is_empty());
+        assert_eq!(kept(&world), now, "that is in it");
     }
 
     #[test]
@@ -343,8 +381,9 @@ mod tests {
             let world = world();
             caches(&world, gets(&world).as_of, list(Some(5), "one"));
             assert!(!kept(&world).is_null());
-            tells(&world, bob(), update.clone());
+            assert_eq!(tells(&world, bob(), update.clone()), [bob()]);
             assert_eq!(kept(&world), Value::Null, "{update:?}");
+            assert!(tells(&world, bob(), update).is_empty(), "of whom nothing is kept nothing is fetched");
         }
         let world = world();
         caches(&world, gets(&world).as_of, list(None, "one"));

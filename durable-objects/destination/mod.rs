@@ -42,7 +42,7 @@ pub use carrying::{
 };
 pub use device_list_cache::{
     AsOf, CacheDeviceLists, CachedDeviceList, CachedDeviceLists, DeviceList, DeviceListUpdate, GetCachedDeviceLists,
-    UpdateDeviceLists,
+    UpdateDeviceLists, UpdatedDeviceLists,
 };
 pub use device_lists::{DevicesChanged, OwedDeviceList, QueueDeviceList};
 pub use edus::{Edus, GetEdus, GetSharedRooms, QueueEdu, QueueEduIfKnown};

@@ -219,6 +219,7 @@ fn what_a_destination_knows_of_devices() {
         ] }),
     );
     pinned_reply::<destination::UpdateDeviceLists>(json!(["!room:a"]));
+    pinned_reply::<destination::UpdateDeviceLists>(json!({ "rooms": ["!room:a"], "ended": ["@u:b"] }));
 }
 
 #[test]

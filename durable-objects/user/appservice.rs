@@ -105,7 +105,7 @@ impl User {
         authenticate(&**tx, cx, &call.token_hash)?;
         check_appservice(&call.token_hash)?;
         call.device.check()?;
-        Self::put_logged_in(tx, cx, &call.device)
+        self.put_logged_in(tx, cx, &call.device)
     }
 
     pub(super) fn put_device(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: PutDevice) -> Result<bool, Error> {
@@ -118,7 +118,7 @@ impl User {
             return Ok(false);
         }
         device.check()?;
-        Self::put_logged_in(tx, cx, &device)?;
+        self.put_logged_in(tx, cx, &device)?;
         Ok(true)
     }
 }

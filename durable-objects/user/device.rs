@@ -109,9 +109,11 @@ impl User {
 }
 
 /// Removes a device with everything that is its own: its tokens die in this very transaction, and whoever waits with
-/// one learns it.
+/// one learns it. One that is gone already is no matter.
 pub(super) fn remove_device(tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
-    store::device::delete(tx, device_id)?;
+    if !store::device::delete(tx, device_id)? && !store::keys::has_device(&**tx, device_id)? {
+        return Ok(());
+    }
     store::to_device::drop_all(tx, device_id)?;
     cx.user.gone.borrow_mut().push(device_id.to_owned());
     cx.wake();

@@ -66,7 +66,7 @@ pub struct DeviceListUpdate {
     pub prev_id: Vec<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
-    /// Its identity keys, unless it is deleted.
+    /// Its identity keys; none if it is deleted, or has none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Box<RawValue>>,
 }
@@ -106,12 +106,13 @@ impl User {
         let mut devices = Vec::with_capacity(changed.len());
         for (id, stream_id, keys) in changed {
             let device_id = OwnedDeviceId::from(id);
+            let device = store::device::get(sql, &device_id)?;
             devices.push(DeviceListUpdate {
-                device_display_name: store::device::get(sql, &device_id)?.and_then(|device| device.display_name),
+                deleted: device.is_none() && keys.is_none(),
+                device_display_name: device.and_then(|device| device.display_name),
                 device_id,
                 stream_id,
                 prev_id: prev.into_iter().collect(),
-                deleted: keys.is_none(),
                 keys: keys.map(RawValue::from_string).transpose()?,
             });
             prev = Some(stream_id);
@@ -205,6 +206,32 @@ mod tests {
         assert_eq!(told(&lost), [("TWO", false), ("ONE", false)], "all there are");
         assert!(lost.devices[0].prev_id.is_empty(), "so that the other server asks for the whole list");
         assert_eq!(lost.stream_id, three.stream_id);
+    }
+
+    /// Spec: «must be sent whenever that user's device list changes (i.e. for new or deleted devices […])», and `keys`
+    /// «may be absent if the device has no E2E keys defined».
+    #[test]
+    fn a_device_without_keys_comes_and_goes_too() {
+        let world = alice();
+        logs_in(&world, "ONE");
+        let before = asks(&world, None, None).stream_id;
+        let device = NewDevice::new("TWO", "TWO").named(Some("Laptop".to_owned()));
+        world.call(ALICE, &LogIn { password_hash: "h".to_owned(), device: device.clone() }).unwrap();
+        let came = asks(&world, Some(before), None);
+        let [two] = &came.devices[..] else { panic!("{came:?}") };
+        assert_eq!((two.device_id.as_str(), two.device_display_name.as_deref()), ("TWO", Some("Laptop")));
+        assert!(!two.deleted && two.keys.is_none());
+        world.call(ALICE, &LogIn { password_hash: "h".to_owned(), device }).unwrap();
+        assert!(told(&asks(&world, Some(came.stream_id), None)).is_empty(), "it was there");
+        let (token_hash, device_id) = ("ONE".to_owned(), "TWO".into());
+        let rename = RenameDevice { token_hash, device_id, display_name: Some("Phone".to_owned()) };
+        world.call(ALICE, &rename).unwrap();
+        let renamed = asks(&world, Some(came.stream_id), None);
+        assert_eq!(renamed.devices[0].device_display_name.as_deref(), Some("Phone"));
+        assert_eq!(told(&asks(&world, None, None)), [("ONE", false)], "of all there are, those with keys");
+        world.call(ALICE, &LogOut { token_hash: "TWO".to_owned(), all: false }).unwrap();
+        let gone = asks(&world, Some(renamed.stream_id), None);
+        assert_eq!(told(&gone), [("TWO", true)]);
     }
 
     /// Who was told nothing may have asked: it is not to go on encrypting for a device that is gone.

@@ -89,12 +89,12 @@ impl User {
     pub(super) fn log_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: LogIn) -> Result<LoggedIn, Error> {
         call.device.check()?;
         check_password_hash(&**tx, &call.password_hash)?;
-        Self::put_logged_in(tx, cx, &call.device)?;
+        self.put_logged_in(tx, cx, &call.device)?;
         Ok(LoggedIn {})
     }
 
     /// Logs a device in of a user who has proven who they are.
-    pub(super) fn put_logged_in(tx: &Tx<'_>, cx: &Cx<'_>, device: &NewDevice) -> Result<(), Error> {
+    pub(super) fn put_logged_in(&self, tx: &Tx<'_>, cx: &Cx<'_>, device: &NewDevice) -> Result<(), Error> {
         if store::account::get(&**tx)?.locked {
             return Err(Refusal::UserLocked.into());
         }
@@ -104,7 +104,11 @@ impl User {
         if store::device::dehydrated(&**tx)?.is_some_and(|dehydrated| dehydrated.device_id == device.device_id) {
             return Err(Refusal::Forbidden("This device id is your dehydrated device's".to_owned()).into());
         }
+        let is_new = store::device::get(&**tx, &device.device_id)?.is_none();
         store::device::put(tx, device, cx.now_ms)?;
+        if is_new {
+            self.device_came(tx, cx, &device.device_id)?;
+        }
         // Whoever waits with the device's old token learns that it is none any more.
         cx.wake();
         Ok(())

@@ -62,7 +62,7 @@ impl User {
         if store::account::get(&**tx)?.deactivated {
             return Err(Refusal::UserDeactivated.into());
         }
-        Self::put_logged_in(tx, cx, &call.device)
+        self.put_logged_in(tx, cx, &call.device)
     }
 }
 

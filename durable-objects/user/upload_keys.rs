@@ -94,10 +94,7 @@ impl User {
         let signers = [Some(signing_key_id(device_id.as_str())), signed_by_user(&**tx, &keys, &user_id)?];
         let is_kept = |key_id: &str| signers.iter().flatten().any(|signer| signer == key_id);
         let keys = keys.with_signatures(|user, key_id| user == user_id && is_kept(key_id));
-        let position = self.own_position(&**tx, cx)?;
-        store::keys::put(tx, Kind::Device, device_id.as_str(), Some(&keys.to_json()), position)?;
-        cx.user.device_list_changed.set(true);
-        Ok(())
+        self.list_device(tx, cx, device_id, Some(&keys.to_json()))
     }
 
     pub(super) fn add_one_time_keys(
@@ -185,26 +182,33 @@ impl User {
         self.with_moves(sql, |moves| Ok(moves.own_news(cx.now_ms)))
     }
 
+    /// A new device changes the list before it has keys. Spec: «must be sent whenever that user's device list changes
+    /// (i.e. for new or deleted devices […])». The one that came with the account came before anybody shared a room
+    /// with the user: that one is told with its keys, or its next name.
+    pub(super) fn device_came(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
+        self.list_device(tx, cx, device_id, None)
+    }
+
     /// A device's name is shown with its keys.
     pub(super) fn device_renamed(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId) -> Result<(), Error> {
-        if let Some(keys) = store::keys::get(&**tx, Kind::Device, device_id.as_str())? {
-            let position = self.own_position(&**tx, cx)?;
-            store::keys::put(tx, Kind::Device, device_id.as_str(), Some(&keys), position)?;
-            cx.user.device_list_changed.set(true);
-        }
-        Ok(())
+        let keys = store::keys::get(&**tx, Kind::Device, device_id.as_str())?;
+        self.list_device(tx, cx, device_id, keys.as_deref())
     }
 
     /// Devices that this operation removed take their keys along.
     pub(super) fn keys_of_removed(&self, tx: &Tx<'_>, cx: &Cx<'_>, gone: &[OwnedDeviceId]) -> Result<(), Error> {
         for device_id in gone {
-            if store::keys::has_device(&**tx, device_id)? {
-                let position = self.own_position(&**tx, cx)?;
-                store::keys::put(tx, Kind::Device, device_id.as_str(), None, position)?;
-                cx.user.device_list_changed.set(true);
-            }
+            self.list_device(tx, cx, device_id, None)?;
             self.forget(tx, |tx| store::keys::forget_one_time(tx, device_id))?;
         }
+        Ok(())
+    }
+
+    /// The list says something else of a device now, and whoever encrypts for the user is to know.
+    fn list_device(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId, keys: Option<&str>) -> Result<(), Error> {
+        let position = self.own_position(&**tx, cx)?;
+        store::keys::put(tx, Kind::Device, device_id.as_str(), keys, position)?;
+        cx.user.device_list_changed.set(true);
         Ok(())
     }
 }

@@ -146,9 +146,11 @@ pub(crate) fn seen(tx: &Tx<'_>, device_id: &DeviceId, at_ms: u64, ip: Option<&st
     Ok(())
 }
 
-pub(crate) fn delete(tx: &Tx<'_>, device_id: &DeviceId) -> Result<(), Fault> {
-    tx.execute("DELETE FROM device WHERE device_id = ?1", &[device_id.as_str().into()])?;
-    Ok(())
+/// Whether there was one.
+pub(crate) fn delete(tx: &Tx<'_>, device_id: &DeviceId) -> Result<bool, Fault> {
+    let deleted =
+        tx.execute("DELETE FROM device WHERE device_id = ?1 RETURNING device_id", &[device_id.as_str().into()])?;
+    Ok(!deleted.is_empty())
 }
 
 /// The device that nobody is logged in on.

@@ -11,7 +11,11 @@ use actors::{
     room::{DeviceListsChanged, JoinedSince, JoinedThroughout},
 };
 use domain::{readable, signed_key::SignedKey};
-use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::{join_all, try_join},
+    stream,
+};
 use ruma_common::{OwnedDeviceId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, serde::Raw};
 use ruma_federation_api::{device::get_devices::v1 as devices, keys::get_keys::v1 as query};
 use serde::Deserialize;
@@ -306,8 +310,12 @@ fn cross_signing_update(content: &RawValue) -> Option<DeviceListUpdate> {
     Some(DeviceListUpdate::CrossSigning { master: given(master_key)?, self_signing: given(self_signing_key)? })
 }
 
+/// How long a server may take for lists that did not follow on, in milliseconds, while its transaction waits.
+const RESYNCHRONISE_TIMEOUT_MS: u64 = 10_000;
+
 /// A server tells what is new: that is known here before anybody is told to look. Then the rooms that are shared with
-/// the users tell their members, each of them once of all those users.
+/// the users tell their members, each of them once of all those users. Meanwhile lists from which it did not follow are
+/// fetched again; where the server does not answer, whoever asks next has them fetched.
 ///
 /// # Errors
 /// A fault of ours.
@@ -318,14 +326,25 @@ pub(super) async fn take_in(cx: &Context, origin: &ServerName, news: Vec<News>) 
         return Ok(());
     }
     let users: BTreeSet<OwnedUserId> = updates.iter().map(|(user, _)| user.clone()).collect();
-    let rooms = match cx.call(origin.as_str(), &UpdateDeviceLists { updates }).await {
+    let (rooms, ended) = match cx.call(origin.as_str(), &UpdateDeviceLists { updates }).await {
         Err(Failure::Absent) => return Ok(()),
-        rooms => rooms?,
+        updated => updated?.into_parts(),
     };
     // One call for all of them: a server may name anybody, and what it costs is not to grow with that.
     let call = &DeviceListsChanged { users: users.into_iter().collect(), changed_ms: cx.now_ms() };
     let told = stream::iter(&rooms).map(async |room_id| settled(cx.room(room_id).call(call).await));
-    told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+    let told = told.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>();
+    let ((), _) = try_join(resynchronise(cx, origin, ended), told).await?;
+    Ok(())
+}
+
+async fn resynchronise(cx: &Context, server: &ServerName, users: Vec<OwnedUserId>) -> Result<(), Failure> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let users = users.into_iter().map(|user| (user, Vec::new())).collect();
+    let asked = [(server.to_owned(), users)].into();
+    cx.keys_elsewhere(asked, RESYNCHRONISE_TIMEOUT_MS).await.map(drop)
 }
 
 #[cfg(test)]
