@@ -347,12 +347,13 @@ fn what_a_user_is_told_by_rooms() {
             elsewhere: Some(user::Elsewhere {
                 resident: Some("b".try_into().unwrap()),
                 room_version: Some("11".to_owned()),
+                ends_asked: true,
             }),
         },
         json!({
             "room_id": "!room:a", "position": 5, "membership": "invite", "event_id": "$e",
             "stripped_state": [{ "type": "m.room.create" }], "predecessor": "!room:a",
-            "elsewhere": { "resident": "b", "room_version": "11" },
+            "elsewhere": { "resident": "b", "room_version": "11", "ends_asked": true },
         }),
     );
     pinned(&user::TransferSettings { from: room(), to: room() }, json!({ "from": "!room:a", "to": "!room:a" }));

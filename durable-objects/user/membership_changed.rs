@@ -57,6 +57,9 @@ pub struct Elsewhere {
     /// For invitations and knocks: the version that the room has, as the server said that told of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_version: Option<String>,
+    /// Whether it only ends an invitation or a knock: it is nothing to who is in the room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_asked: bool,
 }
 
 impl Call for MembershipChanged {
@@ -90,7 +93,11 @@ impl User {
         let effect = known.as_ref().map_or(0, |known| known.effect);
         // What the room itself decided last.
         let decided = heard.as_ref().and_then(|heard| heard.decided).unwrap_or(effect);
-        if told_ms.is_some() && known.as_ref().is_some_and(|known| known.membership != "join") {
+        let is_joined = known.as_ref().is_some_and(|known| known.membership == "join");
+        if is_joined && call.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.ends_asked) {
+            return Ok(());
+        }
+        if told_ms.is_some() && known.is_some() && !is_joined {
             if heard.as_ref().is_some_and(|heard| heard.at_ms >= call.position) {
                 return Ok(());
             }
@@ -141,7 +148,7 @@ impl User {
         if told_ms.is_some() || heard.is_some() {
             let at_ms = told_ms.or(heard.map(|heard| heard.at_ms)).unwrap_or_default();
             let asked = call.event_id.as_ref().filter(|_| !is_over).map(ToString::to_string);
-            let Elsewhere { resident, room_version } = call.elsewhere.take().unwrap_or_default();
+            let Elsewhere { resident, room_version, .. } = call.elsewhere.take().unwrap_or_default();
             let resident = resident.map(|name| name.to_string());
             let decided = Some(if told_ms.is_some() { decided } else { call.position });
             let heard = store::rooms::Heard { at_ms, asked, resident, room_version, decided };
@@ -158,8 +165,7 @@ impl User {
             let confirm = ConfirmSuccessor { user: own_id(cx)?, successor: call.room_id.clone() };
             outbox::owe(tx, cx, predecessor.as_str(), &confirm, true)?;
         }
-        let left = known.as_ref().is_some_and(|known| known.membership == "join") && same.is_none();
-        if left {
+        if is_joined && same.is_none() {
             self.others_forgotten(cx.now_ms);
         } else if same.is_none() && call.membership == MembershipState::Join {
             self.presence_joins(tx, cx, &call.room_id)?;
@@ -216,7 +222,7 @@ fn is_by_another(sql: &dyn Sql, cx: &Cx<'_>, known: &KnownRoom, shown: &str) -> 
 
 #[cfg(test)]
 mod tests {
-    use ruma_common::{RoomId, room_id, user_id};
+    use ruma_common::{RoomId, room_id};
     use ruma_events::room::member::MembershipState::{self, Ban, Invite, Join, Leave};
     use serde_json::{json, value::to_raw_value};
 
@@ -267,8 +273,22 @@ mod tests {
     }
 
     fn tells(world: &World, room_id: &RoomId, position: u64, membership: &MembershipState, is_elsewhere: bool) {
-        let alice = user_id!("@alice:myelin.test");
-        let call = MembershipChanged {
+        let elsewhere = is_elsewhere.then(Elsewhere::default);
+        world.call("@alice:myelin.test", &told(room_id, position, membership, elsewhere)).unwrap();
+    }
+
+    fn ends_asked(world: &World, room_id: &RoomId, position: u64, membership: &MembershipState) {
+        let elsewhere = Some(Elsewhere { ends_asked: true, ..Elsewhere::default() });
+        world.call("@alice:myelin.test", &told(room_id, position, membership, elsewhere)).unwrap();
+    }
+
+    fn told(
+        room_id: &RoomId,
+        position: u64,
+        membership: &MembershipState,
+        elsewhere: Option<Elsewhere>,
+    ) -> MembershipChanged {
+        MembershipChanged {
             room_id: room_id.to_owned(),
             position,
             membership: membership.clone(),
@@ -276,9 +296,8 @@ mod tests {
             profile: None,
             stripped_state: Vec::new(),
             predecessor: None,
-            elsewhere: is_elsewhere.then(Elsewhere::default),
-        };
-        world.call(alice.as_str(), &call).unwrap();
+            elsewhere,
+        }
     }
 
     #[test]
@@ -351,6 +370,8 @@ mod tests {
             assert_eq!(reads(&world), [false]);
             tells(&world, room_id, 2_000, &Join, false);
             assert_eq!(reads(&world), [false; 0], "a repeat");
+            ends_asked(&world, room_id, 4_000, &ended);
+            assert!(joined(&world), "who is in the room is not invited");
             tells(&world, room_id, 2_500, &ended, false);
             assert!(!joined(&world));
             assert_eq!(reads(&world), [true]);

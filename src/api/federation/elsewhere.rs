@@ -235,8 +235,9 @@ impl<'a> Elsewhere<'a> {
         };
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
+        let resident = Some(server.clone());
         let told =
-            Told { event: Some(&knock), resident: Some(server.clone()), state, room_version: Some(version.as_str()) };
+            Told { event: Some(&knock), resident, state, room_version: Some(version.as_str()), ..Told::default() };
         self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Knock, told).await?;
         Ok(knock.event_id().to_owned())
     }
@@ -502,6 +503,8 @@ pub(super) struct Told<'a> {
     pub state: Vec<Box<RawValue>>,
     /// The version that the room has.
     pub room_version: Option<&'a str>,
+    /// Whether it only ends an invitation or a knock.
+    pub ends_asked: bool,
 }
 
 impl Context {
@@ -513,7 +516,7 @@ impl Context {
         membership: MembershipState,
         told: Told<'_>,
     ) -> Result<(), Failure> {
-        let Told { event, resident, state: mut stripped_state, room_version } = told;
+        let Told { event, resident, state: mut stripped_state, room_version, ends_asked } = told;
         if matches!(membership, MembershipState::Leave | MembershipState::Ban) {
             let shown = event.map(|event| event::client_json(event, &event::Unsigned::default(), false));
             stripped_state.extend(shown);
@@ -526,7 +529,11 @@ impl Context {
             profile: None,
             stripped_state,
             predecessor: None,
-            elsewhere: Some(user::Elsewhere { resident, room_version: room_version.map(ToOwned::to_owned) }),
+            elsewhere: Some(user::Elsewhere {
+                resident,
+                room_version: room_version.map(ToOwned::to_owned),
+                ends_asked,
+            }),
         };
         self.user(user_id).call(&call).await
     }

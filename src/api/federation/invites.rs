@@ -149,7 +149,7 @@ impl Invitation<'_> {
             let stripped_state = shown(self.state, &pdu);
             let state = stripped_state.clone();
             let room_version = Some(version.as_str());
-            let told = Told { event: Some(&pdu), resident: None, state: stripped_state, room_version };
+            let told = Told { event: Some(&pdu), state: stripped_state, room_version, ..Told::default() };
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, told).await?;
             cx.tell_appservices(&invited, &pdu, state).await?;
         }

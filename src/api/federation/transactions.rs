@@ -222,7 +222,7 @@ async fn taken_back(
                 if !(is_believed || is_named) {
                     return Ok(None);
                 }
-                let told = Told { event: Some(&pdu), ..Told::default() };
+                let told = Told { event: Some(&pdu), ends_asked: true, ..Told::default() };
                 cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, told).await?;
                 cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
                 return Ok(Some((event_id, Ok(()))));
