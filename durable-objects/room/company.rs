@@ -19,9 +19,9 @@ pub(super) struct Summary {
     #[serde(rename = "m.heroes")]
     pub heroes: Vec<String>,
     #[serde(rename = "m.joined_member_count")]
-    joined: u64,
+    pub joined: u64,
     #[serde(rename = "m.invited_member_count")]
-    invited: u64,
+    pub invited: u64,
 }
 
 /// Kept in memory: to count the members of a large room is to read them all.

@@ -172,12 +172,17 @@ impl Events {
 pub(super) struct Newest {
     pub events: Vec<Logged>,
     /// Whether the span holds more.
-    limited: bool,
+    pub limited: bool,
     /// The position before the first of them.
     pub start: u64,
 }
 
 impl Newest {
+    /// None, at a position.
+    pub(super) fn empty(start: u64) -> Self {
+        Self { events: Vec::new(), limited: false, start }
+    }
+
     /// Makes place for one that comes last.
     fn leave_out_oldest(&mut self) {
         if !self.events.is_empty() {
@@ -240,7 +245,7 @@ impl Room {
         } else {
             None
         };
-        let mut members = self.sent_members(viewer, since);
+        let mut members = self.sent_members(&viewer.user, &viewer.device, since);
         let state = SyncedState {
             since: if whole { None } else { since },
             end: to,
@@ -258,7 +263,7 @@ impl Room {
             let shown = state.members.iter().copied().chain(in_timeline);
             members.get_or_insert_default().are_sent(after, to, shown);
         }
-        self.keep_sent_members(viewer, members);
+        self.keep_sent_members(&viewer.user, &viewer.device, members);
         let wanted = Wanted { filter: &call.ephemeral, after, up_to: to, typing: call.typing };
         let Ephemeral { events, typing } = self.ephemeral(sql, cx, own, &wanted)?;
         let own_moved = own.first().is_some_and(|newest| newest.position > after);
@@ -274,12 +279,10 @@ impl Room {
 
     /// The room for one who left it or was banned: up to the end of their time in it, and what became of them since.
     fn gone(&self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<DeltaReply, Error> {
-        let since = call.from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
-        // Who already knows that they are out learns only of a change in that: a ban, an invitation that ended.
-        let end = if since.is_none() && call.from.is_some() { None } else { viewer.left_at() };
+        let (since, end) = untold(viewer, call.from);
         let mut newest = match end {
             Some(end) => newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?,
-            None => Newest { events: Vec::new(), limited: false, start: left.saturating_sub(1) },
+            None => Newest::empty(left.saturating_sub(1)),
         };
         // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is
         // from before, and another's event has its position.
@@ -375,10 +378,24 @@ impl Shown {
     }
 }
 
+/// What one who is gone is still to be told of their time in the room: since when, if they know some of it, and up to
+/// its end, unless they know of that. Who already knows that they are out learns only of a change in that: a ban, an
+/// invitation that ended.
+pub(super) fn untold(viewer: &Viewer, from: Option<u64>) -> (Option<u64>, Option<u64>) {
+    let since = from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
+    (since, if since.is_none() && from.is_some() { None } else { viewer.left_at() })
+}
+
 /// The newest events in `(after, up_to]` that the viewer may see and wants.
-fn newest(sql: &dyn Sql, viewer: &Viewer, filter: &EventFilter, after: u64, up_to: u64) -> Result<Newest, Error> {
+pub(super) fn newest(
+    sql: &dyn Sql,
+    viewer: &Viewer,
+    filter: &EventFilter,
+    after: u64,
+    up_to: u64,
+) -> Result<Newest, Error> {
     if filter.allows_nothing() {
-        return Ok(Newest { events: Vec::new(), limited: false, start: up_to });
+        return Ok(Newest::empty(up_to));
     }
     let wanted = filter.limit(TIMELINE_EVENTS_DEFAULT, TIMELINE_EVENTS_MAX);
     // Nor does it reach past where history is missing, or was: what was found of that is old.

@@ -82,6 +82,27 @@ pub struct GetDeviceLists {
     pub from: Option<u64>,
 }
 
+/// The same, with how far that was.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GetDevicesSince {
+    pub user: OwnedUserId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DevicesSince {
+    pub to: u64,
+    #[serde(default, skip_serializing_if = "DeviceLists::is_empty")]
+    pub lists: DeviceLists,
+}
+
+impl Call for GetDevicesSince {
+    const ACTOR: ActorKind = ActorKind::Room;
+    const NAME: &'static str = "get_devices_since";
+    type Reply = DevicesSince;
+}
+
 /// Users by what became of them.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLists {
@@ -145,6 +166,19 @@ impl Room {
             return Ok(());
         }
         owe_devices(tx, cx, DevicesChanged { user: call.user, changed_ms: call.changed_ms })
+    }
+
+    pub(super) fn devices_since(
+        &self,
+        sql: &dyn Sql,
+        cx: &Cx<'_>,
+        call: GetDevicesSince,
+    ) -> Result<DevicesSince, Error> {
+        let GetDevicesSince { user, from } = call;
+        Ok(DevicesSince {
+            to: self.heads(sql)?.public,
+            lists: self.device_lists(sql, cx, GetDeviceLists { user, from })?,
+        })
     }
 
     pub(super) fn device_lists(&self, sql: &dyn Sql, _: &Cx<'_>, call: GetDeviceLists) -> Result<DeviceLists, Error> {

@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     EventFilter, Room, Typing,
-    store::{self, receipts::Receipt},
+    store::{self, log::Logged, receipts::Receipt},
 };
 use crate::{Cx, Error};
 
@@ -107,6 +107,34 @@ fn receipts(sql: &dyn Sql, own: &[Receipt], wanted: &Wanted<'_>) -> Result<Vec<B
     moved.extend(own.iter().filter(|receipt| receipt.position > wanted.after).cloned());
     moved.retain(|receipt| wanted.filter.allows_sender(&receipt.user_id));
     batched(&moved, None)
+}
+
+/// Receipts that moved in `(after, up_to]`, the user's own included, in one event: sliding sync has a place for one of
+/// each room. Of all receipts, those for these events and the user's own. MSC3960.
+pub(super) fn receipts_as_one(
+    sql: &dyn Sql,
+    own: &[Receipt],
+    (after, up_to): (u64, u64),
+    timeline: &[Logged],
+) -> Result<Option<Box<RawValue>>, Error> {
+    let mut moved = store::receipts::public(sql, after, up_to, RECEIPTS_MAX)?;
+    if after == 0 {
+        let is_shown = |receipt: &Receipt| timeline.iter().any(|event| event.pdu.event_id() == &*receipt.event_id);
+        moved.retain(is_shown);
+    }
+    moved.extend(own.iter().filter(|receipt| receipt.position > after).cloned());
+    // Where a user has several for one event, the one without a thread counts for all.
+    moved.sort_by_key(|receipt| receipt.thread.is_empty());
+    let mut content = ReceiptContent::new();
+    for receipt in &moved {
+        let shown = ShownReceipt { ts: receipt.ts_ms, thread_id: &receipt.thread };
+        let of_event = content.entry(&receipt.event_id).or_default();
+        of_event.entry(&receipt.kind).or_default().insert(&receipt.user_id, shown);
+    }
+    if content.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(to_raw_value(&Event { event_type: "m.receipt", room_id: None, content })?))
 }
 
 /// Receipts as events that name their room. More than fit into one answer are those that moved last.

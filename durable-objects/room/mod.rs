@@ -34,6 +34,8 @@
 //! | [`MarkRead`], [`HearReceipts`] | receipts: how far a user has read, and users of another server |
 //! | [`SetTyping`] | a user types, or stops |
 //! | [`Delta`] | what happened since a cursor, for one user's sync |
+//! | [`SlidingDelta`], [`GetRequiredState`] | the same for a sliding sync |
+//! | [`GetFacts`], [`Listen`], [`GetDevicesSince`] | what its lists are filtered by; rooms that are in no window |
 //! | [`Watch`] | what happens, for who need not be in the room |
 //! | [`Messages`] | a page of history |
 //! | [`GetEvent`], [`GetContext`] | one event, alone or with what happened around it |
@@ -85,6 +87,7 @@ mod forget;
 mod get_for_appservice;
 mod get_outgoing;
 mod get_relations;
+mod get_required_state;
 mod get_threads;
 mod graph;
 mod guests;
@@ -117,6 +120,7 @@ mod redact_event;
 mod redactions;
 mod refresh_member;
 mod remembered;
+mod required_state;
 mod resident;
 mod restricted_join;
 mod retention;
@@ -128,6 +132,7 @@ mod sent_members;
 mod server_sight;
 mod servers;
 mod set_canonical_alias;
+mod sliding;
 mod staging;
 
 mod state;
@@ -171,7 +176,9 @@ pub use context::{EventContext, GetContext};
 pub use create::{Create, Created, FirstEvent, NewEvent};
 pub use delta::{Delta, DeltaReply, Section};
 pub use describe_for_invitation::{DescribeForInvitation, DescribedRoom};
-pub use device_lists::{DeviceListChanged, DeviceLists, DeviceListsChanged, GetDeviceLists, TellOfDevices};
+pub use device_lists::{
+    DeviceListChanged, DeviceLists, DeviceListsChanged, DevicesSince, GetDeviceLists, GetDevicesSince, TellOfDevices,
+};
 pub use directory::{IsPublished, SetPublished};
 pub use erase_sender::EraseSender;
 pub use event_by_timestamp::{ClosestEvent, EventByTimestamp, EventByTimestampForServer, TimedEvent};
@@ -184,6 +191,7 @@ pub use get_outgoing::{
     GetVersionForServer, Outgoing, StateIds, Wanted,
 };
 pub use get_relations::{GetRelations, RelationsPage};
+pub use get_required_state::GetRequiredState;
 pub use get_threads::{GetThreads, ThreadsPage};
 #[cfg(test)]
 pub(crate) use graph::{current_extremities, current_state};
@@ -211,6 +219,7 @@ pub use receive::{CheckedEvent, HELD_AT_ONCE_MAX, HoldEvents, Needs, ReceiveEven
 pub use receive_events::{RECEIVED_AT_ONCE_MAX, ReceiveEvents};
 pub use redact_event::RedactEvent;
 pub use refresh_member::RefreshMember;
+pub use required_state::{RequiredState, Selection, StatePattern};
 pub use resident::{
     AdmitMembership, GetResidence, GetShownState, PrepareInvite, PrepareMembership, PreparedInvite, PreparedMembership,
     Residence,
@@ -221,6 +230,7 @@ pub use search_members::{FoundMember, FoundMembers, SearchMembers};
 pub use search_results::{GetSearchResults, ResultContext, SearchResult, WantedContext};
 pub use send_event::SendEvent;
 pub use set_canonical_alias::SetCanonicalAlias;
+pub use sliding::{Facts, GetFacts, Listen, SlidingDelta, SlidingReply};
 pub use staging::{JudgeStaged, Judged, StageEvents};
 pub use state::{GetState, GetStateEvent, StateEvent, StateKey, StatePage, Synced};
 #[cfg(test)]
@@ -392,6 +402,7 @@ impl Logic for Room {
             write DeviceListsChanged => device_lists_changed,
             write TellOfDevices => tell_of_devices,
             read GetDeviceLists => device_lists,
+            read GetDevicesSince => devices_since,
             write MarkRead => mark_read,
             write HearReceipts => hear_receipts,
             read SetTyping => set_typing,
@@ -400,6 +411,10 @@ impl Logic for Room {
             write SetAlias => set_alias,
             write SetPublished => set_published,
             write Delta => delta,
+            write SlidingDelta => sliding_delta,
+            read GetRequiredState => required_state,
+            read GetFacts => facts,
+            write Listen => listen,
             write ReadNotifications => read_notifications,
             read ListNotifications => list_notifications,
             read Messages => messages,

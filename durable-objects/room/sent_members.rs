@@ -15,7 +15,6 @@ use super::{
     Room,
     remembered::Remembered,
     store::{graph::Node, log::Logged},
-    viewer::Viewer,
 };
 
 /// Devices of which it is remembered.
@@ -87,9 +86,14 @@ impl Default for Devices {
 }
 
 impl Room {
-    /// What was sent to the viewer's device, which reads on from `since`, or afresh.
-    pub(super) fn sent_members(&self, viewer: &Viewer, since: Option<u64>) -> Option<SentMembers> {
-        let mut sent = self.sent_members.borrow_mut().0.take(&(viewer.user.clone(), viewer.device.clone()))?;
+    /// What was sent to a user's device, or one of its connections, which reads on from `since`, or afresh.
+    pub(super) fn sent_members(
+        &self,
+        user: &OwnedUserId,
+        device: &OwnedDeviceId,
+        since: Option<u64>,
+    ) -> Option<SentMembers> {
+        let mut sent = self.sent_members.borrow_mut().0.take(&(user.clone(), device.clone()))?;
         sent.comes_back(since);
         Some(sent)
     }
@@ -101,9 +105,9 @@ impl Room {
         }
     }
 
-    pub(super) fn keep_sent_members(&self, viewer: &Viewer, sent: Option<SentMembers>) {
+    pub(super) fn keep_sent_members(&self, user: &OwnedUserId, device: &OwnedDeviceId, sent: Option<SentMembers>) {
         if let Some(sent) = sent.filter(|sent| !sent.received.is_empty() || !sent.sent.is_empty()) {
-            self.sent_members.borrow_mut().0.put((viewer.user.clone(), viewer.device.clone()), sent);
+            self.sent_members.borrow_mut().0.put((user.clone(), device.clone()), sent);
         }
     }
 }

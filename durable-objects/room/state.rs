@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     EventFilter, EventFormat, Room,
+    required_state::Places,
     store::{
         self,
         log::Logged,
@@ -121,6 +122,33 @@ impl<'a> StateSpan<'a> {
             vec![[start, Edge::BeforeType(MEMBER)], [Edge::BehindType(MEMBER), Edge::End]]
         } else {
             vec![[start, Edge::End]]
+        };
+        Self { at, ranges, since: None, with_room_id: true, bytes_max: PAGE_BYTES_MAX }
+    }
+
+    /// Those places of the state at a position, behind a key.
+    pub(super) fn of_places(at: u64, places: &Places<'a>, after: Option<&'a StateKey>) -> Self {
+        let mut ranges = Vec::new();
+        if places.others {
+            ranges.push(("", [Edge::Start, Edge::BeforeType(MEMBER)]));
+            ranges.push(("n", [Edge::BehindType(MEMBER), Edge::End]));
+        }
+        let types = places.types.iter().filter(|event_type| !places.others || **event_type == MEMBER);
+        ranges.extend(
+            types.map(|event_type| (*event_type, [Edge::BeforeType(event_type), Edge::BehindType(event_type)])),
+        );
+        ranges.sort_by_key(|(begins, _)| *begins);
+        let ranges = match after {
+            None => ranges.into_iter().map(|(_, range)| range).collect(),
+            Some((event_type, state_key)) => {
+                let behind = ranges.iter().rposition(|(begins, _)| *begins <= event_type.as_str());
+                let here = behind.unwrap_or(0);
+                let rest = ranges.into_iter().skip(here).enumerate();
+                rest.map(|(index, (_, [from, to]))| {
+                    [if index == 0 && behind.is_some() { Edge::Behind(event_type, state_key) } else { from }, to]
+                })
+                .collect()
+            }
         };
         Self { at, ranges, since: None, with_room_id: true, bytes_max: PAGE_BYTES_MAX }
     }

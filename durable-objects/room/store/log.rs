@@ -81,6 +81,27 @@ pub(crate) fn newest_outgoing(sql: &dyn Sql, own_server: &str) -> Result<u64, Fa
     row.map_or(Ok(0), |mut row| Ok(row.unsigned_or_null(0)?.unwrap_or(0)))
 }
 
+/// Of the newest `limit` events in `(after, up_to]`: the position of the last that people take for activity, and that
+/// of the first of them.
+pub(crate) fn newest_activity(
+    sql: &dyn Sql,
+    after: u64,
+    up_to: u64,
+    limit: u64,
+) -> Result<(Option<u64>, Option<u64>), Fault> {
+    let row = sql
+        .query(
+            "SELECT max(CASE WHEN type IN ('m.room.create', 'm.room.message', 'm.room.encrypted', 'm.sticker',
+              'm.call.invite', 'm.poll.start', 'org.matrix.msc3381.poll.start', 'm.beacon_info',
+              'org.matrix.msc3672.beacon_info') THEN position END), min(position)
+             FROM (SELECT position, type FROM event WHERE position > ?1 AND position <= ?2
+              ORDER BY position DESC LIMIT ?3)",
+            &[after.max(LOG_START.saturating_sub(1)).into(), up_to.into(), limit.into()],
+        )?
+        .pop();
+    row.map_or(Ok((None, None)), |mut row| Ok((row.unsigned_or_null(0)?, row.unsigned_or_null(1)?)))
+}
+
 /// The position of the newest event; receipts may have moved since.
 pub(crate) fn head_position(sql: &dyn Sql) -> Result<u64, Fault> {
     match sql.query("SELECT max(position) FROM event WHERE position >= ?1", &[LOG_START.into()])?.pop() {
