@@ -8,6 +8,7 @@ mod keys;
 mod people;
 mod push;
 mod relations;
+mod sliding;
 mod sync;
 
 use ruma_common::{OwnedRoomId, OwnedUserId};

@@ -230,19 +230,7 @@ pub(super) fn news(
     if own > 0 && own >= head && anew.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let mut of_rooms: BTreeMap<String, Vec<AccountDataEvent>> = BTreeMap::new();
-    for Entry { room_id, event_type, content } in store::account_data::since(sql, own, &anew)? {
-        let event = AccountDataEvent { event_type, content: RawValue::from_string(content)? };
-        of_rooms.entry(room_id).or_default().push(event);
-    }
-    let mut of_account = of_rooms.remove(GLOBAL).unwrap_or_default();
-    // What is kept of the rules is not what clients see, and who changed none has some, too.
-    let kept = of_account.len();
-    of_account.retain(|event| event.event_type != PUSH_RULES);
-    if own == 0 || of_account.len() < kept {
-        let content = push_rules::content(sql, &own_id(cx)?)?;
-        of_account.push(AccountDataEvent { event_type: PUSH_RULES.to_owned(), content });
-    }
+    let (of_account, of_rooms) = entries(sql, cx, own, &anew)?;
     let mut rooms = Vec::with_capacity(of_rooms.len());
     for (room_id, events) in of_rooms {
         let Some(room) = store::rooms::by_id(sql, &room_id)? else { continue };
@@ -259,6 +247,32 @@ pub(super) fn news(
         }
     }
     Ok((of_account, rooms))
+}
+
+/// Account data by room id.
+pub(super) type OfRooms = BTreeMap<String, Vec<AccountDataEvent>>;
+
+/// What became so after `own`, as clients see it: of the account, and by room; whole for some rooms.
+pub(super) fn entries(
+    sql: &dyn Sql,
+    cx: &Cx<'_>,
+    own: u64,
+    whole_rooms: &[&str],
+) -> Result<(Vec<AccountDataEvent>, OfRooms), Error> {
+    let mut of_rooms = OfRooms::new();
+    for Entry { room_id, event_type, content } in store::account_data::since(sql, own, whole_rooms)? {
+        let event = AccountDataEvent { event_type, content: RawValue::from_string(content)? };
+        of_rooms.entry(room_id).or_default().push(event);
+    }
+    let mut of_account = of_rooms.remove(GLOBAL).unwrap_or_default();
+    // What is kept of the rules is not what clients see, and who changed none has some, too.
+    let kept = of_account.len();
+    of_account.retain(|event| event.event_type != PUSH_RULES);
+    if own == 0 || of_account.len() < kept {
+        let content = push_rules::content(sql, &own_id(cx)?)?;
+        of_account.push(AccountDataEvent { event_type: PUSH_RULES.to_owned(), content });
+    }
+    Ok((of_account, of_rooms))
 }
 
 #[cfg(test)]

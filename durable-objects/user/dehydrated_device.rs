@@ -184,7 +184,7 @@ impl User {
         let after = call.next_batch.as_deref().map(position).transpose()?.unwrap_or(0);
         // One from beyond the stream is of a stream that was lost: it says nothing of these messages.
         let head = self.with_moves(sql, |moves| Ok(moves.head))?;
-        let page = self.to_device_page(sql, &call.device_id, if after <= head { after } else { 0 })?;
+        let page = self.to_device_page(sql, &call.device_id, if after <= head { after } else { 0 }, None)?;
         Ok(DehydratedEvents { events: page.messages, next_batch: format!("e{}", page.reached), more: page.more })
     }
 }

@@ -129,6 +129,7 @@ impl User {
         }
         self.keys_of_removed(tx, cx, &gone)?;
         for device_id in gone {
+            self.forget_connections(tx, &device_id)?;
             self.forget(tx, |tx| store::rooms::forget_spilled(tx, &device_id))?;
             self.forget(tx, |tx| store::pushers::remove_of_device(tx, &device_id))?;
         }

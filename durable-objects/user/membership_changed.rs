@@ -135,7 +135,8 @@ impl User {
         let number = self.with_moves(&**tx, |moves| {
             let position = moves.next_position(cx.now_ms);
             let changed = same.map_or(position, |known| known.changed);
-            let number = store::rooms::put(tx, call.room_id.as_str(), membership, call.position, changed, stripped)?;
+            let room_id = call.room_id.as_str();
+            let number = self.put_room(tx, room_id, (membership, call.position, changed), stripped)?;
             if same.is_none() {
                 moves.uncommitted = true;
                 moves.own_head = position;
@@ -191,7 +192,7 @@ impl User {
         let effect = read.to.saturating_sub(1);
         self.with_moves(&**tx, |moves| {
             let position = moves.own_news(cx.now_ms);
-            store::rooms::put(tx, &known.room_id, "leave", effect, position, None)?;
+            self.put_room(tx, &known.room_id, ("leave", effect, position), None)?;
             Ok(moves.push(tx, position, known.number, read.to)?)
         })?;
         cx.wake();

@@ -35,6 +35,8 @@
 //! | [`GetSearchRooms`] | the rooms that a search goes through |
 //! | [`GetOwnDeviceLists`] | whose keys changed, as far as the user's own stream tells |
 //! | [`SyncPlan`], [`SyncClose`] | the two ends of a sync |
+//! | [`SlidingPlan`], [`SlidingClose`] | those of a sliding sync |
+//! | [`LearnFacts`], [`RoomsHeard`] | what its lists are filtered by; rooms that are in no window |
 //! | [`PositionIn`] | where in a room a sync token stands |
 //! | [`SetPresence`], [`GetPresence`] | how much of the user is there |
 //! | [`PresenceTold`] | what rooms tell of others' presence |
@@ -85,6 +87,7 @@ mod servers_came;
 mod set_presence;
 mod shares_room;
 mod shown_room;
+mod sliding;
 mod store;
 mod sync;
 pub(crate) mod sync_token;
@@ -98,7 +101,10 @@ mod upload_keys;
 mod upload_signatures;
 mod verify;
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use platform::{Fault, Sql, Tx};
 use ruma_common::OwnedUserId;
@@ -112,7 +118,7 @@ use crate::{
     },
 };
 use moves::Moves;
-use store::stream::Gone;
+use store::{rooms::KnownRoom, stream::Gone};
 
 pub use account_data::{
     AccountDataEvent, GetAccountData, RoomAccountData, RoomsAccountData, SetAccountData, SetFullyRead,
@@ -166,6 +172,11 @@ pub use servers_came::ServersCame;
 pub use set_presence::SetPresence;
 pub use shares_room::{GetSharedWith, SharesRoom};
 pub(crate) use shown_room::SHOWN_EVENT_BYTES_MAX;
+pub use sliding::{
+    AskedRoom, DeviceRoom, LearnFacts, ListFilters, Passed, PlannedSliding, ReadSliding, RoomConfig, RoomsHeard, Scope,
+    SlidingClose, SlidingClosed, SlidingExtensions, SlidingList, SlidingMessages, SlidingPlan, SlidingPlanned,
+    WantedMessages,
+};
 pub use sync::{
     Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left, typing_until,
 };
@@ -202,6 +213,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0019_stream_head.sql"),
     include_str!("migrations/0020_asked_version.sql"),
     include_str!("migrations/0021_decided.sql"),
+    include_str!("migrations/0022_sliding.sql"),
 ];
 
 /// The user whose actor this is.
@@ -234,6 +246,11 @@ pub(crate) struct User {
     /// How others are, as rooms told it.
     others: RefCell<Option<others_presence::Others>>,
     pushing: RefCell<pushes::Pushing>,
+    /// The room list.
+    rooms: RefCell<Option<Rc<Vec<KnownRoom>>>>,
+    connections: RefCell<sliding::Connections>,
+    /// When a connection was last used, in milliseconds since the Unix epoch.
+    slid_at_ms: Cell<Option<u64>>,
 }
 
 impl User {
@@ -343,6 +360,10 @@ impl Logic for User {
             read GetOwnDeviceLists => device_lists,
             wait SyncPlan => sync_plan,
             write SyncClose => sync_close,
+            read SlidingPlan => sliding_plan,
+            write SlidingClose => sliding_close,
+            write LearnFacts => learn_facts,
+            write RoomsHeard => rooms_heard,
             read PositionIn => position_in,
             write SetPresence => set_presence,
             read GetPresence => presence,
@@ -405,6 +426,8 @@ impl Logic for User {
 
     fn rolled_back(&self) {
         self.forget_spilled();
+        self.connections_rolled_back();
+        self.room_list_changed();
         self.announcement_rolled_back();
         let mut moves = self.moves.borrow_mut();
         if moves.as_ref().is_some_and(|moves| moves.uncommitted) {

@@ -49,7 +49,7 @@ impl User {
         let number = match known {
             Some(room) => room.number,
             // The news overtook the membership, which is on its way: keep the place.
-            None => store::rooms::put(tx, call.room_id.as_str(), "unknown", 0, 0, None)?,
+            None => self.put_room(tx, call.room_id.as_str(), ("unknown", 0, 0), None)?,
         };
         let (is_news, will_read) = self.with_moves(&**tx, |moves| {
             let is_news = call.to > moves.told(number);
@@ -61,7 +61,8 @@ impl User {
             cx.wake();
         }
         let has_pushers = self.owe_pushes(tx, cx, number, call.notify)?;
-        let nobody_listens = !self.lingers(cx) && cx.waiting() == 0 && !has_pushers;
+        // A window shows only some of the rooms: of the others it has to hear, though it may never read them.
+        let nobody_listens = !self.lingers(cx) && cx.waiting() == 0 && !has_pushers && !self.slides(&**tx, cx)?;
         let silent_until_read = will_read && !membership_unknown && nobody_listens;
         if silent_until_read {
             // Nor is the user told of presence there.

@@ -29,7 +29,8 @@ impl User {
             // The row stays: its number means this room in moves and tokens.
             Some(known) if matches!(known.membership.as_str(), "leave" | "ban" | store::rooms::FORGOTTEN) => {
                 if known.membership != store::rooms::FORGOTTEN {
-                    store::rooms::put(tx, room_id, store::rooms::FORGOTTEN, known.effect, known.changed, None)?;
+                    let became = (store::rooms::FORGOTTEN, known.effect, known.changed);
+                    self.put_room(tx, room_id, became, None)?;
                 }
                 return Ok(());
             }
@@ -38,7 +39,7 @@ impl User {
         }
         self.with_moves(&**tx, |moves| {
             let changed = moves.next_position(cx.now_ms);
-            let number = store::rooms::put(tx, room_id, store::rooms::FORGOTTEN, call.position, changed, None)?;
+            let number = self.put_room(tx, room_id, (store::rooms::FORGOTTEN, call.position, changed), None)?;
             moves.uncommitted = true;
             moves.own_head = changed;
             Ok(moves.push(tx, changed, number, call.position)?)

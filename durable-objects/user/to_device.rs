@@ -149,17 +149,24 @@ impl User {
         since: Option<&SyncToken>,
         own: u64,
     ) -> Result<(Vec<ToDeviceMessage>, Option<u64>), Error> {
-        let page = self.to_device_page(sql, device_id, self.had(sql, since)?)?;
+        let page = self.to_device_page(sql, device_id, self.had(sql, since)?, None)?;
         let reached = if page.more { page.reached } else { page.reached.max(own) };
         Ok((page.messages, (reached != own).then_some(reached)))
     }
 
-    /// The messages of one answer, after a position.
-    pub(super) fn to_device_page(&self, sql: &dyn Sql, device_id: &DeviceId, after: u64) -> Result<Page, Error> {
+    /// The messages of one answer, after a position: so many, or as usual.
+    pub(super) fn to_device_page(
+        &self,
+        sql: &dyn Sql,
+        device_id: &DeviceId,
+        after: u64,
+        limit: Option<u64>,
+    ) -> Result<Page, Error> {
         let mut page = Page { messages: Vec::new(), reached: after, more: false };
         let mut bytes = 0_usize;
-        for (position, message) in store::to_device::after(sql, device_id, after, MESSAGES_AT_ONCE.saturating_add(1))? {
-            if page.messages.len() as u64 == MESSAGES_AT_ONCE || bytes >= BYTES_AT_ONCE {
+        let limit = limit.unwrap_or(MESSAGES_AT_ONCE).min(MESSAGES_AT_ONCE);
+        for (position, message) in store::to_device::after(sql, device_id, after, limit.saturating_add(1))? {
+            if page.messages.len() as u64 == limit || bytes >= BYTES_AT_ONCE {
                 page.more = true;
                 break;
             }

@@ -42,6 +42,12 @@ impl KnownTyping {
         self.0.get(&room).filter(|typing| typing.until_ms > now_ms).map_or(0, |typing| typing.version)
     }
 
+    /// A device that has seen all that is known; of many rooms, a few.
+    pub(super) fn seen(&self, now_ms: u64) -> Seen {
+        let typing = self.0.iter().filter(|(_, typing)| typing.until_ms > now_ms);
+        typing.map(|(room, typing)| (*room, typing.version)).take(LISTED_MAX).collect()
+    }
+
     /// Until when at most the same type in all these rooms, in milliseconds since the Unix epoch; `None` without rooms.
     pub(super) fn until_ms(&self, seen: &Seen, now_ms: u64) -> Option<u64> {
         seen.keys().map(|room| self.0.get(room).map_or(now_ms, |typing| typing.until_ms)).min()

@@ -133,6 +133,8 @@ pub enum Refusal {
     OtherServer(String),
     /// 403 `M_CANNOT_LEAVE_SERVER_NOTICE_ROOM`: the invitation is the server's own.
     CannotLeaveServerNoticeRoom,
+    /// 400 `M_UNKNOWN_POS`: a sliding sync has to begin anew.
+    UnknownPos,
     /// 400 `M_UNKNOWN_DEVICE`: an application service acts with a device that the user does not have.
     UnknownDevice,
     /// 408 `M_UNKNOWN`: an application service, on whose answer ours depends, gives none.
@@ -238,6 +240,7 @@ impl Refusal {
             | Self::ThreepidNotFound(_)
             | Self::DuplicateAnnotation
             | Self::UnknownDevice
+            | Self::UnknownPos
             | Self::UrlNotSet
             | Self::ThreepidInUse
             | Self::ByOtherServer { .. }
@@ -324,6 +327,7 @@ impl Refusal {
             Self::DuplicateAnnotation => "M_DUPLICATE_ANNOTATION",
             Self::CannotLeaveServerNoticeRoom => "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
             Self::ThreepidInUse => "M_THREEPID_IN_USE",
+            Self::UnknownPos => "M_UNKNOWN_POS",
             Self::UnknownDevice => "M_UNKNOWN_DEVICE",
             Self::UrlNotSet => "M_URL_NOT_SET",
             Self::ConnectionFailed(_) => "M_CONNECTION_FAILED",
@@ -387,6 +391,7 @@ impl Refusal {
             Self::WrongRoomKeysVersion { .. } => "This is not the newest backup".to_owned(),
             Self::CannotLeaveServerNoticeRoom => "You cannot reject this invitation of your server's".to_owned(),
             Self::ThreepidInUse => "This address already belongs to an account".to_owned(),
+            Self::UnknownPos => "This position is not known any more: begin without one".to_owned(),
             Self::UnknownDevice => "This user has no such device".to_owned(),
             Self::AppserviceTooSlow => "The application service that could know does not answer".to_owned(),
             Self::UrlNotSet => "This application service is registered without a URL".to_owned(),
@@ -511,6 +516,7 @@ mod tests {
             (r#"{"unable_to_grant_join":"x"}"#, 400, "M_UNABLE_TO_GRANT_JOIN"),
             (r#""threepid_in_use""#, 400, "M_THREEPID_IN_USE"),
             (r#""cannot_leave_server_notice_room""#, 403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),
+            (r#""unknown_pos""#, 400, "M_UNKNOWN_POS"),
             (r#""unknown_device""#, 400, "M_UNKNOWN_DEVICE"),
             (r#""appservice_too_slow""#, 408, "M_UNKNOWN"),
             (r#""url_not_set""#, 400, "M_URL_NOT_SET"),

@@ -67,6 +67,17 @@ pub(crate) fn of_rooms(sql: &dyn Sql, rooms: &[OwnedRoomId]) -> Result<Vec<Entry
     .collect()
 }
 
+/// The entries of one type for rooms: room id and content.
+pub(crate) fn of_type(sql: &dyn Sql, event_type: &str) -> Result<Vec<(String, String)>, Fault> {
+    sql.query(
+        "SELECT room_id, content FROM account_data WHERE room_id > '' AND type = ?1 ORDER BY room_id",
+        &[event_type.into()],
+    )?
+    .into_iter()
+    .map(|mut row| Ok((row.text(0)?, row.text(1)?)))
+    .collect()
+}
+
 /// The numbers of the rooms that the user is in, with entries that became so after `position`.
 pub(crate) fn rooms_since(sql: &dyn Sql, position: u64) -> Result<HashSet<u64>, Fault> {
     sql.query(

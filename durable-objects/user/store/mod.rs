@@ -11,5 +11,6 @@ pub(crate) mod login_token;
 pub(crate) mod profile;
 pub(crate) mod pushers;
 pub(crate) mod rooms;
+pub(crate) mod sliding;
 pub(crate) mod stream;
 pub(crate) mod to_device;

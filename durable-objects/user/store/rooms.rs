@@ -6,6 +6,7 @@ use platform::{Fault, Row, Sql, Tx};
 use ruma_common::{DeviceId, OwnedRoomId};
 
 use super::stream::{self, Gone};
+use crate::room::Facts;
 
 /// The membership of a room that the user left and forgot: it is on no list.
 pub(crate) const FORGOTTEN: &str = "forgotten";
@@ -19,6 +20,8 @@ pub(crate) struct KnownRoom {
     pub effect: u64,
     pub changed: u64,
     pub told: u64,
+    /// What the room said of itself; `None`: it did not yet.
+    pub facts: Option<Facts>,
 }
 
 /// One row of the ring.
@@ -31,7 +34,7 @@ pub(crate) struct Move {
     pub up_to: u64,
 }
 
-const ROOM: &str = "SELECT number, room_id, membership, effect, changed, told FROM room";
+const ROOM: &str = "SELECT number, room_id, membership, effect, changed, told, facts FROM room";
 
 fn room(mut row: Row) -> Result<KnownRoom, Fault> {
     Ok(KnownRoom {
@@ -41,7 +44,15 @@ fn room(mut row: Row) -> Result<KnownRoom, Fault> {
         effect: row.unsigned(3)?,
         changed: row.unsigned(4)?,
         told: row.unsigned(5)?,
+        facts: row.text_or_null(6)?.map(|facts| serde_json::from_str(&facts)).transpose()?,
     })
+}
+
+/// Keeps what a room said of itself.
+pub(crate) fn keep_facts(tx: &Tx<'_>, room_id: &str, facts: &Facts) -> Result<(), Fault> {
+    let facts = serde_json::to_string(facts)?;
+    tx.execute("UPDATE room SET facts = ?2 WHERE room_id = ?1", &[room_id.into(), facts.into()])?;
+    Ok(())
 }
 
 pub(crate) fn by_id(sql: &dyn Sql, room_id: &str) -> Result<Option<KnownRoom>, Fault> {
