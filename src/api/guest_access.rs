@@ -15,6 +15,7 @@ const ALLOWED: &[(Method, &str, GuestAccess)] = &[
     (Method::GET, "rooms/{}/members", always),
     (Method::GET, "rooms/{}/initialSync", always),
     (Method::GET, "sync", always),
+    (Method::POST, "org.matrix.simplified_msc3575/sync", always),
     (Method::GET, "events", always),
     (Method::GET, "media/download/{}/{}", always),
     (Method::GET, "media/download/{}/{}/{}", always),

@@ -17,7 +17,7 @@ on_each_host![
 
 /// Dehydrated devices; threads, their list, relations in either direction, relations of relations; the directory by
 /// types of rooms, fields of profiles, rooms in common; accounts locked and suspended; media with a token.
-const CLAIMED: [&str; 12] = [
+const CLAIMED: [&str; 13] = [
     "org.matrix.msc3814",
     "org.matrix.msc3440.stable",
     "org.matrix.msc3856.stable",
@@ -29,6 +29,7 @@ const CLAIMED: [&str; 12] = [
     "org.matrix.msc3881",
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
     "uk.timedout.msc4323",
+    "org.matrix.simplified_msc3575",
     "org.matrix.msc3916.stable",
 ];
 

@@ -56,6 +56,7 @@ mod room_versions;
 mod search;
 mod sending;
 mod server_notices;
+mod sliding_sync;
 mod spaces;
 mod standards;
 mod sync;

@@ -8,6 +8,7 @@ mod events;
 mod initial_sync;
 mod json;
 mod more_state;
+mod sliding;
 mod streamed;
 
 use std::{cell::Cell, collections::btree_map::Entry, future::ready, time::Duration};
@@ -75,6 +76,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     }
     events::routes(routes);
     initial_sync::routes(routes);
+    sliding::routes(routes);
 }
 
 /// `GET /sync`.

@@ -39,6 +39,8 @@ async fn versions(_: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Res
         "org.matrix.msc3881": true,
         // Administrators lock and suspend accounts.
         "uk.timedout.msc4323": true,
+        // Sliding sync (MSC4186): Element X and other clients made with matrix-rust-sdk look for it by this name.
+        "org.matrix.simplified_msc3575": true,
         // Without this, or v1.11 whole, it asks the deprecated endpoints for media, which do not have what needs a
         // token.
         "org.matrix.msc3916.stable": true,
