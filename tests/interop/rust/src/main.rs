@@ -1,4 +1,4 @@
-//! People talk through matrix-sdk and its own sync loop.
+//! People talk through matrix-sdk: with its own sync loop, and through the windows of matrix-sdk-ui.
 //!
 //!     interop URL GATEWAY
 //!
@@ -14,6 +14,7 @@ mod finding;
 mod people;
 mod push;
 mod rooms;
+mod sliding;
 mod threads;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ async fn main() -> ExitCode {
         finding::find(&url).await,
         push::sleep(&url, &gateway).await,
         encryption::trust(&url).await,
+        sliding::look(&url).await,
     ];
     if outcomes.iter().all(Option::is_some) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -35,7 +35,7 @@ pub struct Person {
     synced: watch::Receiver<u64>,
 }
 
-async fn registers(url: &str, name: &str) -> Outcome<OwnedUserId> {
+pub async fn registers(url: &str, name: &str) -> Outcome<OwnedUserId> {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let username = format!("{name}-rust-{now_ms}");
     let mut account = Register::new();
