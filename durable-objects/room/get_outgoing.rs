@@ -152,6 +152,14 @@ pub struct GetExtremities {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Extremities {
     pub event_ids: Vec<OwnedEventId>,
+    /// The depth at which the log begins; 0 where that is the room's beginning. What is before it is history, and none
+    /// of what lies between these events and others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_depth: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Call for GetExtremities {
@@ -355,7 +363,8 @@ impl Room {
         _cx: &Cx<'_>,
         _call: GetExtremities,
     ) -> Result<Extremities, Error> {
-        Ok(Extremities { event_ids: store::graph::extremities(sql)?.ids })
+        let event_ids = store::graph::extremities(sql)?.ids;
+        Ok(Extremities { event_ids, min_depth: store::history::first_depth(sql)?.unwrap_or(0) })
     }
 
     pub(super) fn get_missing(

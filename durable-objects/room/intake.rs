@@ -101,8 +101,8 @@ mod tests {
     use super::{GetIntake, Takes};
     use crate::{
         room::{
-            BeginJoin, CheckedEvent, CompleteJoin, EndWaiting, GiveUpJoin, JudgeStaged, KeepWaiting, ReceiveEvent,
-            Received, StageEvents, TakeWaiting, inbox::OF_STRANGER_MAX,
+            BeginJoin, CheckedEvent, CompleteJoin, EndWaiting, GetExtremities, GiveUpJoin, JudgeStaged, KeepWaiting,
+            ReceiveEvent, Received, StageEvents, TakeWaiting, inbox::OF_STRANGER_MAX,
         },
         world::World,
     };
@@ -203,6 +203,11 @@ mod tests {
         assert_eq!(story.completes(), Received::Accepted);
         assert!(story.near.carriers.take().contains(&story.room_id.to_string()));
         assert_eq!(story.takes("one.test"), Takes::Now);
+        // What is before the join is not to come as if it had just happened.
+        let begins = story.near.call(story.room_id.as_str(), &GetExtremities {}).unwrap();
+        let depth = serde_json::from_str::<serde_json::Value>(&story.join.json).unwrap()["depth"].as_u64().unwrap();
+        assert!(depth > 1);
+        assert_eq!(begins.min_depth, depth);
         assert!(matches!(story.takes("evil.test"), Takes::Never(_)));
         let mut judged = Vec::new();
         loop {

@@ -50,6 +50,18 @@ pub(crate) fn beyond(sql: &dyn Sql, but: u64, kept_max: u64) -> Result<Vec<Edge>
     .collect()
 }
 
+/// The depth of the event with which the log begins, where that is not the room's first.
+pub(crate) fn first_depth(sql: &dyn Sql) -> Result<Option<u64>, Fault> {
+    sql.query(
+        "SELECT json_extract(event.json, '$.depth') FROM edge JOIN event ON event.position = edge.position
+         WHERE edge.position = (SELECT min(position) FROM edge)
+         AND NOT EXISTS (SELECT 1 FROM event AS earlier WHERE earlier.position >= ?1 AND earlier.position < edge.floor)",
+        &[LOG_START.into()],
+    )?
+    .pop()
+    .map_or(Ok(None), |mut row| row.unsigned_or_null(0))
+}
+
 /// What is missing at an edge stays so.
 pub(crate) fn forget(tx: &Tx<'_>, edge: Edge) -> Result<(), Fault> {
     tx.execute("DELETE FROM gap WHERE position BETWEEN ?1 AND ?2", &[edge.place.into(), edge.position.into()])?;

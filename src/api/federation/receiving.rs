@@ -267,8 +267,10 @@ impl<'a> Receiving<'a> {
             vec![pdu.event_id().to_owned()],
         );
         request.limit = MISSING_EVENTS_MAX.into();
-        // Of any depth: another branch of the room may have begun long before ours ended.
-        request.min_depth = UInt::MIN;
+        // Another branch of the room may have begun long before ours ended, but what was there before the room came to
+        // be here is history: it is not to come as if it had just happened.
+        let min_depth = extremities.min_depth;
+        request.min_depth = UInt::try_from(min_depth).unwrap_or(UInt::MAX);
         let events = match self.cx.ask(self.origin, request).await {
             Ok(response) => response.events,
             Err(error) => {
@@ -278,7 +280,7 @@ impl<'a> Receiving<'a> {
         };
         let events = events.get(..MISSING_EVENTS_MAX as usize).unwrap_or(&events);
         let mut between = self.cx.good_pdus(self.room_id, self.version, events).await?;
-        between.retain(|event| event.event_id() != pdu.event_id());
+        between.retain(|event| event.event_id() != pdu.event_id() && event.depth() >= min_depth);
         between.sort_by_key(Pdu::depth);
         let checked: Vec<CheckedEvent> = between.iter().map(CheckedEvent::of).collect();
         let mut done = 0_usize;
