@@ -189,8 +189,13 @@ impl CachedDeviceList {
     /// Takes an update in. Answers whether it follows from what is here; if not, nobody knows what the list is now.
     fn update(&mut self, update: DeviceListUpdate) -> bool {
         match update {
-            // What was told while the list was fetched, or is told twice.
-            DeviceListUpdate::Device { stream_id, .. } if self.stream_id == Some(stream_id) => true,
+            // What was told while the list was fetched, or is told twice. One that follows nothing says only that there
+            // is news: some servers number all of them alike.
+            DeviceListUpdate::Device { stream_id, ref prev_id, .. }
+                if self.stream_id == Some(stream_id) && !prev_id.is_empty() =>
+            {
+                true
+            }
             DeviceListUpdate::Device { device_id, stream_id, prev_id, keys } => {
                 if prev_id.is_empty() || prev_id.iter().any(|prev_id| Some(*prev_id) != self.stream_id) {
                     return false;
@@ -374,6 +379,7 @@ mod tests {
         let unclear = [
             device("PHONE", &[4], 6, Some("two")),
             device("PHONE", &[], 6, Some("two")),
+            device("PHONE", &[], 5, None),
             device("PHONE", &[5, 4], 6, Some("two")),
             DeviceListUpdate::Unclear,
         ];
