@@ -107,10 +107,11 @@ impl User {
         if known.is_some() && last >= call.position {
             return Ok(());
         }
+        let is_asked = matches!(call.membership, MembershipState::Invite | MembershipState::Knock);
         if let Some(heard) = heard.as_ref().filter(|_| effect >= call.position)
-            && known.as_ref().is_some_and(|known| matches!(known.membership.as_str(), "invite" | "knock"))
+            && (is_asked || known.as_ref().is_some_and(|known| matches!(known.membership.as_str(), "invite" | "knock")))
         {
-            // That came after it.
+            // What others told came after it.
             let heard = store::rooms::Heard { decided: Some(call.position), ..heard.clone() };
             return Ok(store::rooms::keep_heard(tx, call.room_id.as_str(), &heard)?);
         }
@@ -129,7 +130,7 @@ impl User {
         let same = match (same, &stripped) {
             (Some(known), Some(shown)) if is_by_another(&**tx, cx, known, shown)? => None,
             // The room is here: a device may have been shown that the user is in it.
-            (Some(_), _) if told_ms.is_none() && effect > decided && !forgotten => None,
+            (Some(_), _) if told_ms.is_none() && is_over && effect > decided && !forgotten => None,
             (same, _) => same,
         };
         let number = self.with_moves(&**tx, |moves| {
@@ -346,9 +347,9 @@ mod tests {
         let joined = |world: &World| {
             world.call("@alice:myelin.test", &JoinedRooms { token_hash: "t".to_owned() }).unwrap().len() == 1
         };
-        // Which rooms a device reads next, and whether the user is gone from them.
+        // Which rooms a device reads next, and whether the user is gone from them; and how many invitations it sees.
         let since = std::cell::RefCell::new(None::<String>);
-        let reads = |world: &World| -> Vec<bool> {
+        let syncs = |world: &World| -> (Vec<bool>, usize) {
             let (token_hash, since_now) = ("t".to_owned(), since.borrow().clone());
             let call = SyncPlan { token_hash: token_hash.clone(), since: since_now.clone(), ..SyncPlan::default() };
             let plan = world.call("@alice:myelin.test", &call).unwrap();
@@ -359,9 +360,11 @@ mod tests {
             let close = json!({ "token_hash": "t", "since": since_now, "position": plan.position, "rooms": [] });
             let mut close: SyncClose = serde_json::from_value(close).unwrap();
             close.rooms = rooms.collect();
-            since.replace(Some(world.call("@alice:myelin.test", &close).unwrap().next_batch));
-            plan.rooms.iter().map(|room| room.gone).collect()
+            let closed = world.call("@alice:myelin.test", &close).unwrap();
+            since.replace(Some(closed.next_batch));
+            (plan.rooms.iter().map(|room| room.gone).collect(), closed.invited.len())
         };
+        let reads = |world: &World| syncs(world).0;
         for ended in [Leave, Ban] {
             since.take();
             let world = story(&ended);
@@ -396,5 +399,13 @@ mod tests {
         assert_eq!(asked.map(|asked| asked.membership), Some("invite".into()));
         tells(&world, room_id, 3_998, &Join, false);
         assert!(!joined(&world));
+        // Nor does it come again because the room is here by now, and was told of it when it came.
+        since.take();
+        assert_eq!(syncs(&world).1, 1);
+        tells(&world, room_id, 5_000, &Invite, false);
+        assert_eq!(syncs(&world).1, 0);
+        let world = story(&Leave);
+        tells(&world, room_id, 2_000, &Invite, false);
+        assert!(world.call("@alice:myelin.test", &GetAsked { room_id: room_id.to_owned() }).unwrap().is_none());
     }
 }

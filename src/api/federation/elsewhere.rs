@@ -220,6 +220,7 @@ impl<'a> Elsewhere<'a> {
         struct Answer {
             knock_room_state: Vec<Box<RawValue>>,
         }
+        let as_of_ms = Some(self.cx.now_ms());
         let (Prepared { server, pdu: knock, version, .. }, answer) =
             self.send("knock", &MembershipState::Knock, "v1").await?;
         let answer: Answer = serde_json::from_slice(&answer)
@@ -235,9 +236,8 @@ impl<'a> Elsewhere<'a> {
         };
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
-        let resident = Some(server.clone());
-        let told =
-            Told { event: Some(&knock), resident, state, room_version: Some(version.as_str()), ..Told::default() };
+        let (resident, room_version) = (Some(server.clone()), Some(version.as_str()));
+        let told = Told { event: Some(&knock), resident, state, room_version, as_of_ms, ..Told::default() };
         self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Knock, told).await?;
         Ok(knock.event_id().to_owned())
     }
@@ -248,6 +248,7 @@ impl<'a> Elsewhere<'a> {
     /// # Errors
     /// Where no server can be told of a room that came to be here meanwhile, it is for that room to be left.
     pub(crate) async fn leave(&self) -> Result<OwnedEventId, Failure> {
+        let as_of_ms = Some(self.cx.now_ms());
         let told = async {
             let (Prepared { server, pdu: leave, .. }, _) = self.send("leave", &MembershipState::Leave, "v2").await?;
             Ok::<_, Failure>((server, leave))
@@ -261,7 +262,7 @@ impl<'a> Elsewhere<'a> {
                 self.unheard_leave()?
             }
         };
-        self.tell_of_leave(&leave).await?;
+        self.tell_of_leave(&leave, as_of_ms).await?;
         Ok(leave.event_id().to_owned())
     }
 
@@ -271,19 +272,22 @@ impl<'a> Elsewhere<'a> {
     async fn is_heard_here(&self, server: &ServerName, leave: &Pdu) -> Result<bool, Failure> {
         let room = self.cx.room(self.room_id);
         let until_ms = self.cx.now_ms().saturating_add(JOINING_WAIT_MS);
-        loop {
+        let can_judge = loop {
             match room.call(&GetIntake { server: server.to_owned() }).await {
-                Ok(Intake { takes: Takes::Now, .. }) => break,
+                Ok(Intake { takes: Takes::Now, .. }) => break true,
                 Ok(Intake { takes: Takes::Later, .. }) if self.cx.now_ms() < until_ms => {
                     self.cx.pause(MEMBERS_LOOK_MS).await;
                 }
-                Ok(_) | Err(Failure::Absent) => return Ok(false),
+                Ok(Intake { takes: Takes::Later, .. }) => break false,
+                Ok(Intake { takes: Takes::Never(_), .. }) | Err(Failure::Absent) => return Ok(false),
                 Err(failure) => return Err(failure),
             }
-        }
-        match room.call(&ReceiveEvent::of(CheckedEvent::of(leave))).await? {
-            Received::Accepted | Received::SoftFailed | Received::Rejected(_) => return Ok(true),
-            Received::Needs(_) => {}
+        };
+        if can_judge {
+            match room.call(&ReceiveEvent::of(CheckedEvent::of(leave))).await? {
+                Received::Accepted | Received::SoftFailed | Received::Rejected(_) => return Ok(true),
+                Received::Needs(_) => {}
+            }
         }
         let call = ChangeMembership::unattended_leave(leave.event_id().to_string(), self.user_id.to_owned());
         match room.call(&call).await {
@@ -295,7 +299,7 @@ impl<'a> Elsewhere<'a> {
 
     /// Ends an invitation, or a knock, of which the room knows nothing.
     pub(crate) async fn forget_asked(&self) -> Result<(), Failure> {
-        self.tell_of_leave(&self.unheard_leave()?).await
+        self.tell_of_leave(&self.unheard_leave()?, None).await
     }
 
     /// A leave that is for the user's own clients only. Its form is that of any version: which the room has is not
@@ -486,8 +490,8 @@ impl<'a> Elsewhere<'a> {
         Err(Refusal::OtherServer(format!("{server} lets the user in, and does not sign the join")).into())
     }
 
-    async fn tell_of_leave(&self, leave: &Pdu) -> Result<(), Failure> {
-        let told = Told { event: Some(leave), ..Told::default() };
+    async fn tell_of_leave(&self, leave: &Pdu, as_of_ms: Option<u64>) -> Result<(), Failure> {
+        let told = Told { event: Some(leave), as_of_ms, ..Told::default() };
         self.cx.tell_of_membership(self.user_id, self.room_id, MembershipState::Leave, told).await
     }
 }
@@ -505,6 +509,9 @@ pub(super) struct Told<'a> {
     pub room_version: Option<&'a str>,
     /// Whether it only ends an invitation or a knock.
     pub ends_asked: bool,
+    /// Since when it may have been so, in milliseconds since the Unix epoch; `None`: now. What came after that comes
+    /// after this.
+    pub as_of_ms: Option<u64>,
 }
 
 impl Context {
@@ -516,14 +523,14 @@ impl Context {
         membership: MembershipState,
         told: Told<'_>,
     ) -> Result<(), Failure> {
-        let Told { event, resident, state: mut stripped_state, room_version, ends_asked } = told;
+        let Told { event, resident, state: mut stripped_state, room_version, ends_asked, as_of_ms } = told;
         if matches!(membership, MembershipState::Leave | MembershipState::Ban) {
             let shown = event.map(|event| event::client_json(event, &event::Unsigned::default(), false));
             stripped_state.extend(shown);
         }
         let call = MembershipChanged {
             room_id: room_id.to_owned(),
-            position: self.now_ms(),
+            position: as_of_ms.unwrap_or_else(|| self.now_ms()),
             membership,
             event_id: event.map(|event| event.event_id().to_owned()),
             profile: None,

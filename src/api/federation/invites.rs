@@ -138,6 +138,7 @@ impl Invitation<'_> {
         if version.room_id_is_create_event() {
             self.check_state(cx, version).await?;
         }
+        let as_of_ms = Some(cx.now_ms());
         let is_here = residence(cx, pdu.room_id()).await?.here;
         if is_here {
             // Spec: «Server Access Control Lists (ACLs)»: who is kept out invites nobody.
@@ -149,7 +150,7 @@ impl Invitation<'_> {
             let stripped_state = shown(self.state, &pdu);
             let state = stripped_state.clone();
             let room_version = Some(version.as_str());
-            let told = Told { event: Some(&pdu), state: stripped_state, room_version, ..Told::default() };
+            let told = Told { event: Some(&pdu), state: stripped_state, room_version, as_of_ms, ..Told::default() };
             cx.tell_of_membership(&invited, pdu.room_id(), MembershipState::Invite, told).await?;
             cx.tell_appservices(&invited, &pdu, state).await?;
         }

@@ -193,7 +193,7 @@ async fn taken_back(
     if event.event_type != TimelineEventType::RoomMember || !ends || !cx.is_local(&event.state_key) {
         return Ok(None);
     }
-    let user = cx.user(&event.state_key);
+    let (user, as_of_ms) = (cx.user(&event.state_key), Some(cx.now_ms()));
     let asked = match user.call(&GetAsked { room_id: room_id.to_owned() }).await {
         Ok(Some(asked)) => asked,
         Ok(None) | Err(Failure::Absent) => return Ok(None),
@@ -222,7 +222,7 @@ async fn taken_back(
                 if !(is_believed || is_named) {
                     return Ok(None);
                 }
-                let told = Told { event: Some(&pdu), ends_asked: true, ..Told::default() };
+                let told = Told { event: Some(&pdu), ends_asked: true, as_of_ms, ..Told::default() };
                 cx.tell_of_membership(&event.state_key, pdu.room_id(), membership, told).await?;
                 cx.tell_appservices(&event.state_key, &pdu, Vec::new()).await?;
                 return Ok(Some((event_id, Ok(()))));
