@@ -93,6 +93,8 @@ pub(crate) struct UserNotes {
     pub received: RefCell<Option<(OwnedDeviceId, u64)>>,
     /// Whether others have to learn that the user's devices or keys changed.
     pub device_list_changed: Cell<bool>,
+    /// Whether other servers have to learn that a device without keys came, changed or went.
+    pub keyless_device_changed: Cell<bool>,
 }
 
 impl UserNotes {
@@ -102,6 +104,7 @@ impl UserNotes {
             && self.gone.borrow().is_empty()
             && self.received.borrow().is_none()
             && !self.device_list_changed.get()
+            && !self.keyless_device_changed.get()
     }
 }
 

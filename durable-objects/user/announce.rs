@@ -73,6 +73,8 @@ struct Slice {
     open: usize,
     /// Whether it is the last.
     last: bool,
+    /// Whether it is nothing to who is in the rooms, and only for other servers.
+    for_servers: bool,
     /// Whether an operation changed this memory and is not committed yet.
     uncommitted: bool,
 }
@@ -111,21 +113,28 @@ impl User {
     /// Keeps a profile that every room the user is in shall show. With few rooms, all do before the answer.
     pub(super) fn announce_profile(&self, tx: &Tx<'_>, cx: &Cx<'_>, profile: &Profile) -> Result<(), Error> {
         store::profile::set(tx, profile)?;
-        self.announce(tx, cx, News::Profile)
+        self.announce(tx, cx, News::Profile, false)
     }
 
     /// Keeps that the user's devices or keys changed, as every room they are in shall know.
     pub(super) fn announce_device_list(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        self.announce(tx, cx, News::DeviceList)
+        self.announce(tx, cx, News::DeviceList, false)
     }
 
-    fn announce(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News) -> Result<(), Error> {
+    /// Keeps that a device without keys came, changed or went. Who is in the rooms has no use for that and is not told;
+    /// their servers are, unless what is on its way already is for all.
+    pub(super) fn announce_keyless_device(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let is_under_way = announcement::get(&**tx, News::DeviceList)?.is_some_and(|(_, told_to)| told_to.is_some());
+        self.announce(tx, cx, News::DeviceList, !is_under_way)
+    }
+
+    fn announce(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News, for_servers: bool) -> Result<(), Error> {
         // Never the same time twice: of two changes, a room must know the later one.
         let last_ms = announcement::get(&**tx, news)?.map_or(0, |(changed_ms, _)| changed_ms);
         let changed_ms = last_ms.saturating_add(1).max(cx.now_ms);
         announcement::begin(tx, news, changed_ms)?;
         schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
-        self.announce_slice(tx, cx, (news, changed_ms), 0, true)
+        self.announce_slice(tx, cx, (news, changed_ms, for_servers), 0, !for_servers)
     }
 
     /// The alarm looks what became of an announcement.
@@ -134,7 +143,7 @@ impl User {
         schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
         let is_it = |slice: &Slice| slice.changed_ms == changed_ms;
         let is_under_way = self.announcing.borrow_mut().of(news).as_ref().is_some_and(is_it);
-        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, (news, changed_ms), told_to, false) }
+        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, (news, changed_ms, false), told_to, false) }
     }
 
     /// A room answered, or could not be reached.
@@ -153,7 +162,7 @@ impl User {
                 News::DeviceList => outbox::owe(tx, cx, room_id, &device_list(cx, changed_ms)?, false)?,
             }
         }
-        let (up_to, last) = {
+        let (up_to, last, for_servers) = {
             let mut announcing = self.announcing.borrow_mut();
             let is_it = |slice: &&mut Slice| slice.changed_ms == changed_ms;
             let Some(slice) = announcing.of(news).as_mut().filter(is_it) else { return Ok(()) };
@@ -162,27 +171,28 @@ impl User {
             if slice.open > 0 {
                 return Ok(());
             }
-            (slice.up_to, slice.last)
+            (slice.up_to, slice.last, slice.for_servers)
         };
         if last {
             return self.end_announcement(tx, news);
         }
         announcement::advance(tx, news, up_to)?;
-        self.announce_slice(tx, cx, (news, changed_ms), up_to, false)
+        self.announce_slice(tx, cx, (news, changed_ms, for_servers), up_to, false)
     }
 
     fn announce_slice(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
-        (news, changed_ms): (News, u64),
+        (news, changed_ms, for_servers): (News, u64, bool),
         told_to: u64,
         before_answer: bool,
     ) -> Result<(), Error> {
         let rooms = store::rooms::joined_after(&**tx, told_to, ROOMS_BEFORE_ANSWER_MAX as u64)?;
         let Some((up_to, _)) = rooms.last().cloned() else { return self.end_announcement(tx, news) };
         let (open, last) = (rooms.len(), rooms.len() < ROOMS_BEFORE_ANSWER_MAX);
-        *self.announcing.borrow_mut().of(news) = Some(Slice { changed_ms, up_to, open, last, uncommitted: true });
+        *self.announcing.borrow_mut().of(news) =
+            Some(Slice { changed_ms, up_to, open, last, for_servers, uncommitted: true });
         let rooms = rooms.into_iter().map(|(_, room_id)| {
             let key = Key::Announcement(Announced { news, room_id: room_id.clone(), changed_ms });
             (room_id, key)
@@ -190,6 +200,10 @@ impl User {
         match news {
             News::Profile => {
                 let call = refresh(&**tx, own_id(cx)?, changed_ms)?;
+                rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
+            }
+            News::DeviceList if for_servers => {
+                let call = TellOfDevices { user: own_id(cx)?, changed_ms };
                 rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
             }
             News::DeviceList => {

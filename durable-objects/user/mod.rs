@@ -407,8 +407,11 @@ impl Logic for User {
     fn write_notes(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         User::write_notes(tx, cx)?;
         self.forget_removed(tx, cx)?;
+        let keyless = cx.user.keyless_device_changed.take();
         if cx.user.device_list_changed.take() {
             self.announce_device_list(tx, cx)?;
+        } else if keyless {
+            self.announce_keyless_device(tx, cx)?;
         }
         self.presence_left(tx, cx)
     }

@@ -204,11 +204,14 @@ impl User {
         Ok(())
     }
 
-    /// The list says something else of a device now, and whoever encrypts for the user is to know.
+    /// The list says something else of a device now. Whoever encrypts for the user is to know, if it has keys, or had.
     fn list_device(&self, tx: &Tx<'_>, cx: &Cx<'_>, device_id: &DeviceId, keys: Option<&str>) -> Result<(), Error> {
+        let had_keys = store::keys::has_device(&**tx, device_id)?;
         let position = self.own_position(&**tx, cx)?;
         store::keys::put(tx, Kind::Device, device_id.as_str(), keys, position)?;
-        cx.user.device_list_changed.set(true);
+        let changed =
+            if had_keys || keys.is_some() { &cx.user.device_list_changed } else { &cx.user.keyless_device_changed };
+        changed.set(true);
         Ok(())
     }
 }
