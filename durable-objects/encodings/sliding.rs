@@ -145,9 +145,9 @@ fn what_a_sliding_sync_says() {
     pinned_reply::<user::SlidingPlan>(json!({
         "device": "D", "position": 3, "wait_since": "s3_3", "counts": { "l": 2 },
         "rooms": [{
-            "number": 1, "room_id": "!room:a", "changed": 2, "from": 5, "live_after": 5, "timeline_limit": 1,
-            "expanded": true, "state": 0, "known": {}, "receipts": 5, "typing": { "seen": 1, "known": 2 },
-            "gone": true, "end": { "a": 1 }, "settles": true, "is_dm": true, "lists": ["l"],
+            "number": 1, "room_id": "!room:a", "changed": 2, "from": 5, "told": 7, "live_after": 5,
+            "timeline_limit": 1, "expanded": true, "state": 0, "known": {}, "receipts": 5,
+            "typing": { "seen": 1, "known": 2 }, "gone": true, "end": { "a": 1 }, "settles": true, "is_dm": true, "lists": ["l"],
         }],
         "states": [{}], "asked": [4], "device_rooms": [{ "number": 1, "room_id": "!room:a", "from": 5 }],
         "unheard": [{ "number": 2, "room_id": "!b:a" }], "unknown": ["!room:a"], "data_rooms": [1],
@@ -173,6 +173,7 @@ fn how_a_sliding_sync_ends() {
                 state: 0,
                 receipts: true,
                 gone: true,
+                left: true,
                 is_dm: Some(false),
                 typing: None,
                 facts: Some(room::Facts::default()),
@@ -190,7 +191,7 @@ fn how_a_sliding_sync_ends() {
             "token_hash": "h", "conn_id": "", "position": 3, "extensions": encoded_extensions(),
             "rooms": [{
                 "number": 1, "changed": 2, "to": 9, "timeline_limit": 1, "afresh": true, "state": 0, "receipts": true,
-                "gone": true, "is_dm": false, "facts": {},
+                "gone": true, "left": true, "is_dm": false, "facts": {},
             }],
             "states": [{}], "asked": [4], "data_rooms": [1],
             "device_rooms_left": [{ "number": 1, "room_id": "!room:a" }], "devices_read": { "1": 9 }, "news": true, "keeps": true,

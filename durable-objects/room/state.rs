@@ -27,6 +27,8 @@ const PAGE_KEYS_MAX: usize = 5_000;
 const BATCH_KEYS: u64 = 100;
 /// The type of the events that lazily loading clients do not want all of.
 pub(super) const MEMBER: &str = "m.room.member";
+/// Where the types behind that one begin: no type is between the two.
+const BEHIND_MEMBER: &str = "m.room.member\0";
 
 /// All state events: the current ones, or those at the time the user left. Spec: `GET /rooms/{roomId}/state`.
 ///
@@ -131,7 +133,7 @@ impl<'a> StateSpan<'a> {
         let mut ranges = Vec::new();
         if places.others {
             ranges.push(("", [Edge::Start, Edge::BeforeType(MEMBER)]));
-            ranges.push(("n", [Edge::BehindType(MEMBER), Edge::End]));
+            ranges.push((BEHIND_MEMBER, [Edge::BehindType(MEMBER), Edge::End]));
         }
         let types = places.types.iter().filter(|event_type| !places.others || **event_type == MEMBER);
         ranges.extend(

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     AskedRoom, ReadSliding, SlidingClose, SlidingClosed, SlidingMessages, WantedMessages,
-    connection::{Connection, Point, Sent, View, pos},
+    connection::{Connection, Point, Sent, UNNOTED, View, pos},
     lists::{Account, Shown},
     plan::is_gone,
 };
@@ -41,7 +41,7 @@ impl User {
     ) -> Result<SlidingClosed, Error> {
         let device = authenticate(&**tx, cx, &call.token_hash)?;
         self.takes_over(&device, &call.conn_id, &call.request, true)?;
-        for room in call.rooms.iter().filter(|room| room.gone) {
+        for room in call.rooms.iter().filter(|room| room.left) {
             let (number, to) = (room.number, room.to);
             let read = ReadRoom { number, to, failed: false, anew: false, left: true, untold: false, typing: None };
             self.left_meanwhile(tx, cx, &read)?;
@@ -69,8 +69,11 @@ impl User {
             device_lists: Vec::new(),
         };
         // A device that begins anew asks for everything by itself.
-        if call.extensions.e2ee && base.is_some() && own_head > own {
-            closed.device_lists = own_changed(&**tx, cx, own)?;
+        if let Some(base) = base.as_ref().filter(|_| call.extensions.e2ee) {
+            let own = base.devices_since().own;
+            if own_head > own {
+                closed.device_lists = own_changed(&**tx, cx, own)?;
+            }
         }
         let keys = store::keys::counts(&**tx, &device)?;
         if call.extensions.e2ee {
@@ -124,6 +127,12 @@ impl Closing<'_> {
             }
         }
         typing.retain(|number, _| self.rooms.get(number).is_some_and(|room| room.membership == "join"));
+        let point = Point { moves: self.call.position, typing, ..point };
+        // Who does not ask whose devices changed is told when they do.
+        if let Some(base) = base.filter(|_| !self.call.extensions.e2ee) {
+            let owes_devices = Some(base.devices_since());
+            return Ok(Point { owes_devices, devices: base.devices.clone(), ahead: base.ahead.clone(), ..point });
+        }
         let mut ahead = base.map(|base| base.ahead.clone()).unwrap_or_default();
         ahead.extend(&self.call.devices_read);
         if base.is_none() {
@@ -134,7 +143,7 @@ impl Closing<'_> {
             ahead.retain(|room, reached| *reached > moves.told_at(*room, self.call.position));
             Ok(())
         })?;
-        Ok(Point { moves: self.call.position, typing, devices: self.call.device_rooms_left.clone(), ahead, ..point })
+        Ok(Point { devices: self.call.device_rooms_left.clone(), ahead, ..point })
     }
 
     /// The device's messages after those it has.
@@ -199,16 +208,14 @@ impl Closing<'_> {
             _ => read.timeline_limit,
         };
         let state = match self.call.states.get(read.state) {
-            Some(state) => connection.number_of(state)?,
-            None => 0,
+            Some(state) => connection.number_of(state, self.updates.values().map(|sent| sent.state))?,
+            None => UNNOTED,
         };
         // Whoever joined anew is told all account data again.
         let data = before.is_some_and(|before| before.data && before.changed == changed);
         let is_dm = read.is_dm.unwrap_or(false);
-        // A room that went back, restored from an older copy, has read no less: its next news come after this.
-        let told = self.user.with_moves(&**self.tx, |moves| Ok(moves.told_at(read.number, self.call.position)))?;
-        let reached = if read.gone { read.to } else { read.to.max(told) };
-        let sent = Sent { membership, changed, reached, limit, state, receipts: read.receipts, data, is_dm };
+        let (reached, receipts) = (read.to, read.receipts);
+        let sent = Sent { membership, changed, reached, limit, state, receipts, data, is_dm };
         self.updates.insert(read.number, sent);
         if let Some(facts) = read.facts.as_ref().filter(|facts| room.facts.as_ref() != Some(facts)) {
             store::rooms::keep_facts(self.tx, &room.room_id, facts)?;

@@ -1,6 +1,9 @@
 //! A connection: what it was sent, as of its last two answers.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use domain::Refusal;
 use platform::{Sql, Tx};
@@ -23,11 +26,14 @@ pub(super) const CONNECTIONS_MAX: usize = if cfg!(test) { 3 } else { 16 };
 /// The most states that a connection remembers to have been wanted, and how many bytes they may have.
 const STATES_MAX: usize = if cfg!(test) { 3 } else { 64 };
 const STATES_BYTES_MAX: usize = 256 * 1024;
+/// The number of a state for which there is no place. It is sent again when there is other news of its room, rather
+/// than that the connection has to begin anew, which would not make place.
+pub(super) const UNNOTED: u64 = u64::MAX;
 /// How long after a connection was used rooms still tell what happens, whether or not somebody is there, in
 /// milliseconds: a week.
 const USED_MS: u64 = 7 * 24 * 3_600_000;
 /// Connections kept in memory.
-const KEPT_MAX: usize = 4;
+const KEPT_MAX: usize = 16;
 /// Connections of which the last request is remembered.
 const REQUESTS_MAX: usize = 64;
 
@@ -59,6 +65,10 @@ pub(super) struct Point {
     pub moves: u64,
     /// How far it was told of the user's own stream.
     pub own: u64,
+    /// Up to where in both it was told whose devices changed, where that is less far: what came since is owed to it,
+    /// and it did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes_devices: Option<OwesDevices>,
     #[serde(default)]
     pub typing: Seen,
     /// The keys that the device had left.
@@ -70,6 +80,20 @@ pub(super) struct Point {
     /// Rooms that said whose devices changed, up to further than their moves told, by number.
     #[serde(default)]
     pub ahead: BTreeMap<u64, u64>,
+}
+
+/// As in [`Point`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OwesDevices {
+    pub moves: u64,
+    pub own: u64,
+}
+
+impl Point {
+    /// Up to where it was told whose devices changed.
+    pub(super) fn devices_since(&self) -> OwesDevices {
+        self.owes_devices.unwrap_or(OwesDevices { moves: self.moves, own: self.own })
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -95,6 +119,8 @@ struct Versions {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Connection {
     pub number: u64,
+    /// When it was used last, as far as that is noted.
+    used_ms: u64,
     heads: Heads,
     rooms: BTreeMap<u64, Versions>,
 }
@@ -136,41 +162,47 @@ impl Connection {
         self.heads.last.answer.saturating_add(1)
     }
 
-    /// Up to which number rooms were asked to speak.
-    pub(super) fn heard(&self) -> u64 {
-        self.heads.heard
+    /// Up to which number rooms were asked to speak. Where it was not used for long, they may all be silent again.
+    pub(super) fn heard(&self, now_ms: u64) -> u64 {
+        if now_ms.saturating_sub(self.used_ms) < USED_MS { self.heads.heard } else { 0 }
     }
 
-    /// They were, up to this one.
-    pub(super) fn hears(
-        &mut self,
-        tx: &Tx<'_>,
-        (device, conn_id, now_ms): (&DeviceId, &str, u64),
-        up_to: u64,
-    ) -> Result<(), Error> {
-        self.heads.heard = self.heads.heard.max(up_to);
+    /// It was used, and stands where its heads say.
+    fn put(&mut self, tx: &Tx<'_>, (device, conn_id, now_ms): (&DeviceId, &str, u64)) -> Result<(), Error> {
+        (self.heads.heard, self.used_ms) = (self.heard(now_ms), now_ms);
         let heads = serde_json::to_string(&self.heads)?;
         Ok(store::sliding::put(tx, (device, conn_id), self.number, now_ms, &heads)?)
     }
 
-    /// The number that a wanted state has, or gets.
-    pub(super) fn number_of(&mut self, state: &RequiredState) -> Result<u64, Error> {
+    /// They were, up to this one.
+    pub(super) fn hears(&mut self, tx: &Tx<'_>, this: (&DeviceId, &str, u64), up_to: u64) -> Result<(), Error> {
+        let (_, _, now_ms) = this;
+        (self.heads.heard, self.used_ms) = (self.heard(now_ms).max(up_to), now_ms);
+        self.put(tx, this)
+    }
+
+    /// The number that a wanted state has, or gets; [`UNNOTED`] if there is no place for it. The answer that is being
+    /// made has given those numbers to rooms already.
+    pub(super) fn number_of(&mut self, state: &RequiredState, given: impl Iterator<Item = u64>) -> Result<u64, Error> {
         if let Some((number, _)) = self.heads.states.iter().find(|(_, known)| *known == state) {
             return Ok(*number);
         }
         let next = self.heads.states.keys().next_back().map_or(0, |last| last.saturating_add(1));
-        if self.heads.states.len() >= STATES_MAX {
+        if self.is_full_of_states()? {
             let sent = self.rooms.values().flat_map(|room| [&room.sent, &room.before]).flatten();
-            let used: Vec<u64> = sent.map(|sent| sent.state).collect();
+            let used: BTreeSet<u64> = sent.map(|sent| sent.state).chain(given).collect();
             self.heads.states.retain(|number, _| used.contains(number));
-        }
-        let bytes = serde_json::to_string(&self.heads.states)?.len();
-        if self.heads.states.len() >= STATES_MAX || bytes >= STATES_BYTES_MAX {
-            // It begins anew with what it wants then.
-            return Err(Refusal::UnknownPos.into());
+            if self.is_full_of_states()? {
+                return Ok(UNNOTED);
+            }
         }
         self.heads.states.insert(next, state.clone());
         Ok(next)
+    }
+
+    fn is_full_of_states(&self) -> Result<bool, Error> {
+        let states = &self.heads.states;
+        Ok(states.len() >= STATES_MAX || serde_json::to_string(states)?.len() >= STATES_BYTES_MAX)
     }
 
     /// An answer begins where the one before the last ended: the last one was not received.
@@ -190,7 +222,7 @@ impl Connection {
     pub(super) fn answers(
         &mut self,
         tx: &Tx<'_>,
-        (device, conn_id, now_ms): (&DeviceId, &str, u64),
+        this: (&DeviceId, &str, u64),
         base: Option<Point>,
         point: Point,
         rooms: BTreeMap<u64, Sent>,
@@ -205,8 +237,7 @@ impl Connection {
             self.put_room(tx, room)?;
         }
         (self.heads.before, self.heads.last) = (base, point);
-        let heads = serde_json::to_string(&self.heads)?;
-        Ok(store::sliding::put(tx, (device, conn_id), self.number, now_ms, &heads)?)
+        self.put(tx, this)
     }
 
     /// Nothing happened that was to be told: the last answer ends at `point` just as well, with this of rooms. Where
@@ -214,7 +245,7 @@ impl Connection {
     pub(super) fn keeps_up(
         &mut self,
         tx: &Tx<'_>,
-        (device, conn_id, now_ms): (&DeviceId, &str, u64),
+        this: (&DeviceId, &str, u64),
         point: Point,
         rooms: BTreeMap<u64, Sent>,
     ) -> Result<(), Error> {
@@ -226,8 +257,7 @@ impl Connection {
             self.put_room(tx, room)?;
         }
         self.heads.last = point;
-        let heads = serde_json::to_string(&self.heads)?;
-        Ok(store::sliding::put(tx, (device, conn_id), self.number, now_ms, &heads)?)
+        self.put(tx, this)
     }
 
     fn put_room(&self, tx: &Tx<'_>, room: u64) -> Result<(), Error> {
@@ -237,14 +267,14 @@ impl Connection {
         Ok(store::sliding::put_room(tx, self.number, &row)?)
     }
 
-    fn load(sql: &dyn Sql, number: u64, heads: &str) -> Result<Self, Error> {
+    fn load(sql: &dyn Sql, number: u64, used_ms: u64, heads: &str) -> Result<Self, Error> {
         let sent = |text: Option<String>| text.map(|text| serde_json::from_str(&text)).transpose();
         let mut rooms = BTreeMap::new();
         for row in store::sliding::rooms(sql, number)? {
             let versions = Versions { answer: row.answer, sent: sent(row.sent)?, before: sent(row.before)? };
             rooms.insert(row.room, versions);
         }
-        Ok(Self { number, heads: serde_json::from_str(heads)?, rooms })
+        Ok(Self { number, used_ms, heads: serde_json::from_str(heads)?, rooms })
     }
 }
 
@@ -294,8 +324,8 @@ impl User {
             Some(connection) => connection,
             None => {
                 let stored = store::sliding::connection(sql, device, conn_id)?;
-                let (number, heads) = stored.ok_or(Refusal::UnknownPos)?;
-                let connection = Rc::new(Connection::load(sql, number, &heads)?);
+                let (number, used_ms, heads) = stored.ok_or(Refusal::UnknownPos)?;
+                let connection = Rc::new(Connection::load(sql, number, used_ms, &heads)?);
                 self.keep_connection(device, conn_id, connection.clone());
                 connection
             }
@@ -310,7 +340,8 @@ impl User {
         let mut kept = self.connections.borrow_mut();
         let key = (device.to_owned(), conn_id.to_owned());
         if kept.kept.len() >= KEPT_MAX && !kept.kept.contains_key(&key) {
-            kept.kept.clear();
+            // Any of them: it is read again when it is used.
+            kept.kept.pop_first();
         }
         kept.kept.insert(key, connection);
     }
@@ -361,7 +392,7 @@ impl User {
         }
         // By chance: a `pos` of a connection that is gone, perhaps with the device, must not be one of this.
         let number = cx.random::<6>()?.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte));
-        Ok(Connection { number, ..Connection::default() })
+        Ok(Connection { number, used_ms: cx.now_ms, ..Connection::default() })
     }
 
     /// A device is gone, and its connections with it.

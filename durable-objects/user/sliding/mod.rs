@@ -46,7 +46,7 @@ pub(super) use connection::Connections;
 use super::{AccountDataEvent, KeyCounts, PlannedTyping, ReadTyping, SyncPresence, ToDeviceMessage};
 use crate::{
     Call,
-    room::{Facts, RequiredState},
+    room::{Facts, RequiredState, Section, SlidingReply},
 };
 
 /// The most rooms that are read for one answer.
@@ -165,6 +165,7 @@ pub struct WantedMessages {
 /// Of which rooms something is wanted: those of these lists, and these among the subscribed ones. `None`: all.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Scope {
+    /// Names of lists, or `*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<Vec<String>>,
     /// Room ids, or `*`.
@@ -227,6 +228,10 @@ pub struct PlannedSliding {
     pub changed: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<u64>,
+    /// How far the room said it has news when the plan was made: one that is read has read that far. What it says
+    /// later is news, even where the request goes on and ends with a later plan.
+    #[serde(default)]
+    pub told: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_after: Option<u64>,
     pub timeline_limit: u64,
@@ -328,12 +333,39 @@ pub struct ReadSliding {
     /// Whether the user is in it no longer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+    /// Whether the room itself said so: then the list of rooms has to follow it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_dm: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typing: Option<ReadTyping>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<Facts>,
+}
+
+impl ReadSliding {
+    /// What the close has to know of a room that replied this.
+    pub fn of(room: &PlannedSliding, reply: &SlidingReply) -> Self {
+        let left = matches!(reply.section, Section::Leave);
+        // Who was out of the room when the plan was made may be in it again when it is read.
+        let gone = left || room.gone && matches!(reply.section, Section::None);
+        Self {
+            number: room.number,
+            changed: room.changed,
+            // A room that went back, restored from an older copy, has read no less: its next news come after this.
+            to: if gone { reply.to } else { reply.to.max(room.told) },
+            timeline_limit: room.timeline_limit,
+            afresh: reply.anew || reply.limited,
+            state: room.state,
+            receipts: room.receipts.is_some(),
+            gone,
+            left,
+            is_dm: room.is_dm,
+            typing: room.typing.zip(reply.typing).map(|(typing, now)| ReadTyping { known: typing.known, now }),
+            facts: reply.facts.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

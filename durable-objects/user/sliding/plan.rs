@@ -9,9 +9,9 @@ use ruma_common::{DeviceId, OwnedRoomId};
 use serde_json::value::RawValue;
 
 use super::{
-    DeviceRoom, LearnFacts, PlannedSliding, ROOMS_AT_A_TIME, RoomConfig, RoomsHeard, Scope, SlidingPlan,
+    DeviceRoom, LearnFacts, PlannedSliding, ROOMS_AT_A_TIME, RoomConfig, RoomsHeard, Scope, SlidingList, SlidingPlan,
     SlidingPlanned, WantedMessages,
-    connection::View,
+    connection::{UNNOTED, View},
     lists::{Account, Candidate, Listed, candidates},
 };
 use crate::{
@@ -31,23 +31,20 @@ use crate::{
 /// A room that a list or a subscription names.
 #[derive(Default)]
 struct Relevant {
-    config: RoomConfig,
-    lists: BTreeSet<String>,
+    /// The places among [`Planning::configs`] of what names it. A window may have very many rooms, and few of them are
+    /// planned: what is wanted of a room is put together for those only.
+    named_by: Vec<usize>,
     is_subscribed: bool,
-}
-
-impl Relevant {
-    /// Spec: "Combining room configs".
-    fn join(&mut self, config: &RoomConfig) {
-        self.config.timeline_limit = self.config.timeline_limit.max(config.timeline_limit);
-        self.config.required.join(&config.required);
-    }
 }
 
 impl Scope {
     /// Whether something is wanted of this room.
-    fn has(&self, room_id: &str, relevant: &Relevant) -> bool {
-        let in_list = relevant.lists.iter().any(|name| self.lists.as_ref().is_none_or(|lists| lists.contains(name)));
+    fn has(&self, room_id: &str, relevant: &Relevant, lists: &[SlidingList]) -> bool {
+        let of_list = |list: &SlidingList| {
+            let names = self.lists.as_ref();
+            names.is_none_or(|names| names.iter().any(|name| name == "*" || *name == list.name))
+        };
+        let in_list = relevant.named_by.iter().filter_map(|place| lists.get(*place)).any(of_list);
         let named = |rooms: &Vec<String>| rooms.iter().any(|room| room == "*" || room == room_id);
         in_list || relevant.is_subscribed && self.rooms.as_ref().is_none_or(named)
     }
@@ -62,7 +59,11 @@ struct Planning<'a> {
     view: Option<View<'a>>,
     /// Where others type than was seen.
     typing_moved: BTreeSet<u64>,
+    /// What the lists want of their rooms, in their order, and behind it what the subscriptions want.
+    configs: Vec<&'a RoomConfig>,
     states: Vec<RequiredState>,
+    /// Where among the states is what several of the configs want together.
+    joined: HashMap<Vec<usize>, usize>,
     rooms: Vec<PlannedSliding>,
     asked: Vec<u64>,
     data_rooms: Vec<u64>,
@@ -105,16 +106,20 @@ impl User {
             call: &call,
             view,
             typing_moved,
+            configs: call.lists.iter().map(|list| &list.config).chain(call.subscriptions.values()).collect(),
             states: Vec::new(),
+            joined: HashMap::new(),
             rooms: Vec::new(),
             asked: Vec::new(),
             data_rooms: Vec::new(),
             owes_data: false,
         };
         let extensions = &call.extensions;
+        let heard = connection.as_ref().map_or(0, |(connection, _)| connection.heard(cx.now_ms));
         let mut planned = self.with_moves(sql, |moves| {
             if let Some(View { point, .. }) = view {
-                let is_lost = point.own > moves.head || extensions.e2ee && !moves.remembers(point.moves);
+                let is_lost =
+                    point.own > moves.head || extensions.e2ee && !moves.remembers(point.devices_since().moves);
                 if is_lost {
                     return Err(Refusal::UnknownPos.into());
                 }
@@ -122,9 +127,11 @@ impl User {
             let (counts, unknown) = planning.rooms_in_sight(&rooms, moves)?;
             planning.rooms_left(&rooms)?;
             let (device_rooms, device_rooms_later) = planning.device_rooms(&rooms, moves);
-            let own_seen = view.map(|view| view.point.own.max(call.passed.position));
-            let has_own = (extensions.account_data.is_some() || extensions.e2ee)
-                && own_seen.is_some_and(|seen| moves.own_head > seen);
+            let has_own = view.is_some_and(|View { point, .. }| {
+                let is_new = |seen: u64| moves.own_head > seen.max(call.passed.position);
+                extensions.account_data.is_some() && is_new(point.own)
+                    || extensions.e2ee && is_new(point.devices_since().own)
+            });
             let quiet = view.is_some()
                 && !has_messages
                 && !has_own
@@ -140,7 +147,7 @@ impl User {
                 quiet,
                 counts,
                 unknown,
-                unheard: planning.unheard(&rooms, connection.as_ref().map_or(0, |(connection, _)| connection.heard())),
+                unheard: planning.unheard(&rooms, heard),
                 device_rooms,
                 device_rooms_later,
                 wait_since: self.waits_since(cx, moves.head),
@@ -242,22 +249,20 @@ impl Planning<'_> {
         let candidates = candidates(self.sql, self.cx, rooms, moves, self.view)?;
         let (mut counts, mut unknown) = (BTreeMap::new(), BTreeSet::new());
         let mut relevant: BTreeMap<usize, Relevant> = BTreeMap::new();
-        for list in &self.call.lists {
+        for (index, list) in self.call.lists.iter().enumerate() {
             let listed = Listed::of(list, &candidates, &mut account)?;
             counts.insert(list.name.clone(), listed.rooms.len() as u64);
             unknown.extend(listed.unknown.iter().take(ROOMS_AT_A_TIME).copied());
             for place in listed.in_windows(list) {
-                let relevant = relevant.entry(place).or_default();
-                relevant.join(&list.config);
-                relevant.lists.insert(list.name.clone());
+                relevant.entry(place).or_default().named_by.push(index);
             }
         }
         let places: HashMap<&str, usize> =
             candidates.iter().enumerate().map(|(place, it)| (it.room.room_id.as_str(), place)).collect();
-        for (room_id, config) in &self.call.subscriptions {
+        for (index, room_id) in self.call.subscriptions.keys().enumerate() {
             if let Some(place) = places.get(room_id.as_str()) {
                 let relevant = relevant.entry(*place).or_default();
-                relevant.join(config);
+                relevant.named_by.push(self.call.lists.len().saturating_add(index));
                 relevant.is_subscribed = true;
             }
         }
@@ -293,7 +298,9 @@ impl Planning<'_> {
             }
             return Ok(());
         }
-        let wants = |scope: &Option<Scope>| scope.as_ref().is_some_and(|scope| scope.has(&room.room_id, &relevant));
+        let lists = &self.call.lists;
+        let wants =
+            |scope: &Option<Scope>| scope.as_ref().is_some_and(|scope| scope.has(&room.room_id, &relevant, lists));
         let extensions = &self.call.extensions;
         let (receipts, typing) = (wants(&extensions.receipts), wants(&extensions.typing));
         if wants(&extensions.account_data) {
@@ -303,26 +310,35 @@ impl Planning<'_> {
         let from = same.map(|sent| sent.reached);
         let passed = self.call.passed.rooms.get(&room.number).copied().unwrap_or(0);
         let moved = from.is_none_or(|from| moves.told(room.number) > from.max(passed));
-        let expanded = same.is_some_and(|sent| relevant.config.timeline_limit > sent.limit);
-        let known = same.and_then(|sent| self.view?.state(sent.state));
-        let known = known.filter(|known| !known.covers(&relevant.config.required));
+        let configs = || relevant.named_by.iter().filter_map(|place| self.configs.get(*place));
+        let timeline_limit = configs().map(|config| config.timeline_limit).max().unwrap_or(0);
+        let expanded = same.is_some_and(|sent| timeline_limit > sent.limit);
+        // Of a state that is not noted nothing is known.
+        let nothing = RequiredState::default();
+        let known = same.map(|sent| self.view.and_then(|view| view.state(sent.state)).unwrap_or(&nothing));
+        let known = known.filter(|known| !configs().all(|config| known.covers(&config.required)));
+        // One for which there was no place would be sent again and again, if that was a reason to read the room.
+        let lacks_state = known.is_some() && same.is_some_and(|sent| sent.state != UNNOTED);
         let receipts_new = receipts && same.is_some_and(|sent| !sent.receipts);
         let types = typing && self.typing_moved.contains(&room.number);
-        let settles = from.is_none() || expanded || known.is_some() || receipts_new;
+        let settles = from.is_none() || expanded || lacks_state || receipts_new;
         if !(moved || settles || types) || self.is_full() {
             return Ok(());
         }
         let Ok(room_id) = OwnedRoomId::try_from(room.room_id.as_str()) else { return Ok(()) };
         let is_dm = account.is_dm(&room.room_id)?;
-        let state = self.state_of(relevant.config.required);
+        let names = relevant.named_by.iter().filter_map(|place| lists.get(*place));
+        let names = names.map(|list| list.name.clone()).collect();
+        let state = self.joined(relevant.named_by);
         self.rooms.push(PlannedSliding {
             number: room.number,
             room_id,
             changed: room.changed,
             from,
+            told: moves.told(room.number),
             // What came since the last answer has just happened, whether or not the room was in sight.
             live_after: from.or(self.view.map(|view| view.point.moves)),
-            timeline_limit: relevant.config.timeline_limit,
+            timeline_limit,
             expanded,
             state,
             known: known.cloned(),
@@ -332,7 +348,7 @@ impl Planning<'_> {
             end: None,
             settles,
             is_dm: (is_dm || same.is_some_and(|sent| sent.is_dm)).then_some(is_dm),
-            lists: relevant.lists.into_iter().collect(),
+            lists: names,
         });
         Ok(())
     }
@@ -340,6 +356,20 @@ impl Planning<'_> {
     fn typing_of(&self, room: u64) -> PlannedTyping {
         let seen = self.view.and_then(|view| view.point.typing.get(&room).copied()).unwrap_or(0);
         PlannedTyping { seen, known: self.user.typing.borrow().version(room, self.cx.now_ms) }
+    }
+
+    /// What all of these want of the state together, by its place. Spec: "Combining room configs".
+    fn joined(&mut self, configs: Vec<usize>) -> usize {
+        if let Some(state) = self.joined.get(&configs) {
+            return *state;
+        }
+        let mut required = RequiredState::default();
+        for config in configs.iter().filter_map(|place| self.configs.get(*place)) {
+            required.join(&config.required);
+        }
+        let state = self.state_of(required);
+        self.joined.insert(configs, state);
+        state
     }
 
     fn state_of(&mut self, required: RequiredState) -> usize {
@@ -369,6 +399,7 @@ impl Planning<'_> {
                 room_id,
                 changed: room.changed,
                 from: Some(sent.reached),
+                told: 0,
                 live_after: Some(sent.reached.max(1)),
                 timeline_limit: sent.limit,
                 expanded: false,
@@ -403,7 +434,7 @@ impl Planning<'_> {
         };
         // Those that were asked for this request stand behind what it passed.
         let owed = if self.call.passed.position == 0 { point.devices.clone() } else { Vec::new() };
-        let since = point.moves.max(self.call.passed.position);
+        let since = point.devices_since().moves.max(self.call.passed.position);
         let listed: HashMap<u64, &KnownRoom> = rooms.iter().map(|room| (room.number, room)).collect();
         let mut ask: Vec<DeviceRoom> = owed;
         for (number, after) in moves.since(since) {

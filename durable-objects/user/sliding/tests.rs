@@ -8,12 +8,15 @@ use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
 use serde_json::{Value, json};
 
 use super::{
-    AskedRoom, DeviceRoom, LearnFacts, Passed, ReadSliding, RoomConfig, SlidingClose, SlidingList, SlidingPlan,
+    AskedRoom, DeviceRoom, LearnFacts, Passed, ReadSliding, RoomConfig, Scope, SlidingClose, SlidingList, SlidingPlan,
     SlidingPlanned, connection::CONNECTIONS_MAX,
 };
 use crate::{
     CallError,
-    room::{Facts, Listen, MarkRead, MembershipAction, NewReceipt, ReceiptKind, Section, SlidingDelta},
+    room::{
+        Facts, Listen, MarkRead, MembershipAction, NewReceipt, ReceiptKind, RequiredState, Selection, SlidingDelta,
+        StatePattern,
+    },
     user::{Create, DeleteDevices, NewDevice, RoomsHeard, SyncPlan},
     world::World,
 };
@@ -66,13 +69,12 @@ impl Client {
         self.world.call(alice().as_str(), &self.plan)
     }
 
-    /// Reads what is planned, but for the rooms that fail, and closes; `None`: nothing to tell.
-    fn ends(
+    /// Reads what is planned, but for the rooms that fail: what was read, what they tell, and whether that is news.
+    fn reads(
         &self,
         planned: &SlidingPlanned,
         fails: &[&OwnedRoomId],
-        keeps: bool,
-    ) -> Option<(String, BTreeMap<OwnedRoomId, Value>, Vec<AskedRoom>)> {
+    ) -> (Vec<ReadSliding>, BTreeMap<OwnedRoomId, Value>, bool) {
         let (mut rooms, mut read, mut news) = (BTreeMap::new(), Vec::new(), false);
         for room in planned.rooms.iter().filter(|room| !fails.contains(&&room.room_id)) {
             let delta = SlidingDelta {
@@ -92,23 +94,33 @@ impl Client {
             };
             let reply = self.world.call(room.room_id.as_str(), &delta).unwrap();
             news |= room.settles || reply.room.is_some();
-            read.push(ReadSliding {
-                number: room.number,
-                changed: room.changed,
-                to: reply.to,
-                timeline_limit: room.timeline_limit,
-                afresh: reply.anew || reply.limited,
-                state: room.state,
-                receipts: room.receipts.is_some(),
-                gone: room.gone || matches!(reply.section, Section::Leave),
-                is_dm: room.is_dm,
-                typing: None,
-                facts: reply.facts,
-            });
+            read.push(ReadSliding::of(room, &reply));
             if let Some(told) = reply.room {
                 rooms.insert(room.room_id.clone(), serde_json::from_str(told.get()).unwrap());
             }
         }
+        (read, rooms, news)
+    }
+
+    /// Reads what is planned, but for the rooms that fail, and closes; `None`: nothing to tell.
+    fn ends(
+        &self,
+        planned: &SlidingPlanned,
+        fails: &[&OwnedRoomId],
+        keeps: bool,
+    ) -> Option<(String, BTreeMap<OwnedRoomId, Value>, Vec<AskedRoom>)> {
+        let (read, rooms, news) = self.reads(planned, fails);
+        let (pos, asked) = self.closes(planned, read, news, keeps)?;
+        Some((pos, rooms, asked))
+    }
+
+    fn closes(
+        &self,
+        planned: &SlidingPlanned,
+        read: Vec<ReadSliding>,
+        news: bool,
+        keeps: bool,
+    ) -> Option<(String, Vec<AskedRoom>)> {
         let close = SlidingClose {
             token_hash: "a".to_owned(),
             conn_id: self.plan.conn_id.clone(),
@@ -126,7 +138,7 @@ impl Client {
             request: self.plan.request.clone(),
         };
         let closed = self.world.call(alice().as_str(), &close).ok()?;
-        Some((closed.pos?, rooms, closed.asked))
+        Some((closed.pos?, closed.asked))
     }
 
     /// Rooms that may be silent are asked to speak.
@@ -393,4 +405,130 @@ fn facts_are_learned_and_filtered_by() {
     assert_eq!((planned.unknown.len(), planned.counts["all"]), (0, 0));
     world.call(alice().as_str(), &learn(true)).unwrap();
     assert_eq!(client.plans().unwrap().counts["all"], 1);
+}
+
+#[test]
+fn what_happens_between_two_rounds_of_a_request_is_still_told() {
+    let world = world();
+    let (quiet, other) = (room(&world), room(&world));
+    let mut client = Client::new(&world);
+    for _ in 0..2 {
+        client.slides();
+    }
+    // The first round reads a room that has nothing for this client.
+    world.changes(&bob(), &quiet, &bob(), MembershipAction::Join).unwrap();
+    world.settle();
+    client.slides();
+    let latest = world.sends(&alice(), &quiet, "m.room.message", None, &json!({ "body": "first" })).unwrap();
+    world.settle();
+    client.slides();
+    let receipt = NewReceipt { kind: ReceiptKind::Public, event_id: latest, thread: None, at_ms: None };
+    let read =
+        MarkRead { user: bob(), device: "PHONE".into(), receipts: vec![receipt], fully_read: None, marker: None };
+    world.call(quiet.as_str(), &read).unwrap();
+    world.settle();
+    let planned = client.plans().unwrap();
+    let (mut looked, _, news) = client.reads(&planned, &[]);
+    assert_eq!((looked.len(), news), (1, false));
+    // The second round has the other one alone, for which the room in between had to go out of the window.
+    says(&world, &quiet, "between");
+    says(&world, &other, "other");
+    client = client.shows(0);
+    client.plan.passed =
+        Passed { position: planned.position, rooms: BTreeMap::from([(looked[0].number, looked[0].to)]) };
+    let planned = client.plans().unwrap();
+    assert!(planned.rooms.iter().map(|room| &room.room_id).eq([&other]));
+    let (read, _, news) = client.reads(&planned, &[]);
+    looked.extend(read);
+    let (pos, _) = client.closes(&planned, looked, news, false).unwrap();
+    (client.plan.pos, client.plan.passed) = (Some(pos), Passed::default());
+    client.plan.lists[0].ranges = None;
+    client.slides();
+    assert_eq!(client.heard[&quiet], ["first", "between"]);
+}
+
+#[test]
+fn who_came_back_before_the_room_was_read_is_in_it() {
+    let world = world();
+    let shown = room(&world);
+    let mut client = Client::new(&world);
+    client.slides();
+    world.changes(&alice(), &shown, &alice(), MembershipAction::Leave).unwrap();
+    world.settle();
+    let planned = client.plans().unwrap();
+    assert!(planned.rooms[0].gone);
+    world.passes(100);
+    world.changes(&alice(), &shown, &alice(), MembershipAction::Join).unwrap();
+    world.settle();
+    if let Some((pos, ..)) = client.ends(&planned, &[], false) {
+        client.plan.pos = Some(pos);
+    }
+    says(&world, &shown, "back");
+    client.slides();
+    assert_eq!(client.plans().unwrap().counts["all"], 1);
+    assert_eq!(client.heard[&shown], ["back"]);
+}
+
+#[test]
+fn a_connection_goes_on_where_it_wants_more_states_than_are_remembered() {
+    let world = world();
+    let rooms: Vec<_> = (0..5).map(|_| room(&world)).collect();
+    let mut client = Client::new(&world);
+    for begins in [0, 10] {
+        let wants = |number: usize| {
+            let include = StatePattern { event_type: Some(format!("t{number}")), state_key: None };
+            let selections = [Selection { include, exclude: Default::default() }].into();
+            let required = RequiredState { selections, lazy_members: false };
+            RoomConfig { timeline_limit: 20, required }
+        };
+        client.plan.subscriptions =
+            rooms.iter().enumerate().map(|(index, room)| (room.clone(), wants(begins + index))).collect();
+        assert!(!client.plans().unwrap().rooms.is_empty());
+        client.slides();
+        assert!(client.plans().unwrap().rooms.len() < 3, "those of which the state is not noted are not read again");
+        client.slides();
+        assert!(client.plans().unwrap().quiet);
+    }
+    for room in &rooms {
+        says(&world, room, "on");
+        client.slides();
+        assert_eq!(client.heard[room], ["on"]);
+    }
+}
+
+#[test]
+fn who_does_not_ask_whose_devices_changed_is_told_once_they_do() {
+    let world = world();
+    let shown = room(&world);
+    let mut client = Client::new(&world);
+    client.plan.extensions.account_data = Some(Scope { lists: Some(vec!["*".to_owned()]), rooms: None });
+    assert_eq!(client.plans().unwrap().data_rooms.len(), 1, "all lists");
+    client.plan.extensions.e2ee = true;
+    client.slides();
+    client.plan.extensions.e2ee = false;
+    world.changes(&bob(), &shown, &bob(), MembershipAction::Join).unwrap();
+    world.settle();
+    assert!(client.slides().contains_key(&shown));
+    client.plan.extensions.e2ee = true;
+    let asked: Vec<_> = client.plans().unwrap().device_rooms.into_iter().map(|room| room.room_id).collect();
+    assert_eq!(asked, [shown]);
+}
+
+#[test]
+fn rooms_are_asked_to_speak_again_after_a_long_time() {
+    let world = world();
+    room(&world);
+    let mut client = Client::new(&world);
+    for _ in 0..2 {
+        client.slides();
+    }
+    for evicts in [false, true] {
+        assert!(client.plans().unwrap().unheard.is_empty());
+        world.passes(8 * 24 * 3_600_000);
+        if evicts {
+            world.evict(&Address::new(ActorKind::User, alice().as_str()));
+        }
+        assert_eq!(client.plans().unwrap().unheard.len(), 1);
+        client.slides();
+    }
 }

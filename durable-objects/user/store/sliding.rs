@@ -3,14 +3,14 @@
 use platform::{Fault, Row, Sql, Tx};
 use ruma_common::DeviceId;
 
-/// The number of a connection, and where it was after its last answers.
-pub(crate) fn connection(sql: &dyn Sql, device: &DeviceId, conn_id: &str) -> Result<Option<(u64, String)>, Fault> {
+/// The number of a connection, when it was used last, and where it was after its last answers.
+pub(crate) fn connection(sql: &dyn Sql, device: &DeviceId, conn_id: &str) -> Result<Option<(u64, u64, String)>, Fault> {
     sql.query(
-        "SELECT number, heads FROM connection WHERE device_id = ?1 AND conn_id = ?2",
+        "SELECT number, used_ms, heads FROM connection WHERE device_id = ?1 AND conn_id = ?2",
         &[device.as_str().into(), conn_id.into()],
     )?
     .pop()
-    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .map(|mut row| Ok((row.unsigned(0)?, row.unsigned(1)?, row.text(2)?)))
     .transpose()
 }
 

@@ -22,8 +22,8 @@ use actors::{
         GetSummary, Listen, RequiredState, Section, SlidingDelta, SlidingReply,
     },
     user::{
-        DeviceRoom, LearnFacts, PlannedSliding, ReadSliding, ReadTyping, RoomsHeard, SlidingClose, SlidingPlan,
-        SlidingPlanned, SyncPlan, typing_until,
+        DeviceRoom, LearnFacts, PlannedSliding, ReadSliding, RoomsHeard, SlidingClose, SlidingPlan, SlidingPlanned,
+        SyncPlan, typing_until,
     },
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ use crate::{
     router::json_body,
 };
 
-/// The most spaces that are asked for their rooms, for one request.
+/// The most spaces that a request may name: each is asked for its rooms.
 const SPACES_MAX: usize = 20;
 
 pub(super) fn routes(routes: &mut Routes) {
@@ -120,14 +120,14 @@ impl Looked {
 impl Sliding<'_> {
     async fn answer(&self, mut plan: SlidingPlan) -> Result<Answer, Failure> {
         let user = self.cx.user(&self.bearer.user_id);
-        let (mut rounds, mut has_learned, mut has_listened) = (0_u32, false, false);
+        let (mut rounds, mut has_learned, mut learns_nothing, mut has_listened) = (0_u32, false, false, false);
         let mut looked = Looked::default();
         loop {
             let planned = user.call(&plan).await.or_absent(UNKNOWN_TOKEN)?;
             plan.goes_on = true;
             if !planned.unknown.is_empty() && !has_learned {
                 has_learned = true;
-                self.learns(&planned.unknown).await?;
+                learns_nothing = !self.learns(&planned.unknown).await?;
                 continue;
             }
             if planned.quiet {
@@ -136,8 +136,9 @@ impl Sliding<'_> {
                     self.listens(&plan, &planned).await?;
                     continue;
                 }
-                // What a filter still has to know is asked for by the next request.
-                if planned.unknown.is_empty() && self.waits(&planned).await? {
+                // What a filter still has to know is asked for by the next request; where rooms only fail, that would
+                // come at once again and again.
+                if (planned.unknown.is_empty() || learns_nothing) && self.waits(&planned).await? {
                     continue;
                 }
                 if rounds == 0 {
@@ -293,20 +294,7 @@ impl Sliding<'_> {
         planned: &SlidingPlanned,
         round: &mut Round,
     ) -> Result<(), Failure> {
-        let is_left = matches!(reply.section, Section::Leave);
-        round.read.push(ReadSliding {
-            number: room.number,
-            changed: room.changed,
-            to: reply.to,
-            timeline_limit: room.timeline_limit,
-            afresh: reply.anew || reply.limited,
-            state: room.state,
-            receipts: room.receipts.is_some(),
-            gone: room.gone || is_left,
-            is_dm: room.is_dm,
-            typing: room.typing.zip(reply.typing).map(|(typing, now)| ReadTyping { known: typing.known, now }),
-            facts: reply.facts.take(),
-        });
+        round.read.push(ReadSliding::of(room, &reply));
         round.news |= room.settles || reply.room.is_some();
         let rooms = &mut round.extensions;
         for (told, rooms) in
@@ -377,23 +365,28 @@ impl Sliding<'_> {
             .buffer_unordered(ROOMS_AT_ONCE)
             .collect()
             .await;
-        let mut heads = BTreeMap::new();
+        let (mut heads, mut failed) = (BTreeMap::new(), None);
         for (room, reply) in replies {
             match reply {
                 Ok(head) => drop(heads.insert(room.number, head)),
                 // It is read, at the latest, when it comes into sight.
                 Err(Failure::Absent | Failure::Refused(_)) => {}
-                Err(failure) => warn!(room_id = %room.room_id, ?failure, "a room could not be listened to"),
+                Err(failure) => {
+                    warn!(room_id = %room.room_id, ?failure, "a room could not be listened to");
+                    failed = Some(failed.map_or(room.number, |first: u64| first.min(room.number)));
+                }
             }
         }
         let Some(pos) = plan.pos.clone() else { return Ok(()) };
-        let up_to = planned.unheard.iter().map(|room| room.number).max().unwrap_or(0);
+        let last = planned.unheard.iter().map(|room| room.number).max().unwrap_or(0);
+        // Those that failed are asked again.
+        let up_to = failed.map_or(last, |first| first.saturating_sub(1));
         let (token_hash, conn_id) = (plan.token_hash.clone(), plan.conn_id.clone());
         self.bearer.call(self.cx, &RoomsHeard { token_hash, conn_id, pos, up_to, heads }).await
     }
 
-    /// Asks rooms what filters have to know of them.
-    async fn learns(&self, rooms: &[OwnedRoomId]) -> Result<(), Failure> {
+    /// Asks rooms what filters have to know of them; answers whether any said it.
+    async fn learns(&self, rooms: &[OwnedRoomId]) -> Result<bool, Failure> {
         let replies: Vec<(&OwnedRoomId, Result<Facts, Failure>)> = stream::iter(rooms)
             .map(async |room_id| (room_id, self.cx.room(room_id).call(&GetFacts {}).await))
             .buffer_unordered(ROOMS_AT_ONCE)
@@ -408,8 +401,12 @@ impl Sliding<'_> {
                 Err(failure) => warn!(%room_id, ?failure, "a room could not be asked what it is"),
             }
         }
+        if known.is_empty() {
+            return Ok(false);
+        }
         let call = LearnFacts { token_hash: self.bearer.token_hash.clone(), rooms: known };
-        self.bearer.call(self.cx, &call).await
+        self.bearer.call(self.cx, &call).await?;
+        Ok(true)
     }
 
     /// Puts the rooms of spaces into the places of those. «The server will inspect the `m.space.child` state events for
@@ -420,7 +417,12 @@ impl Sliding<'_> {
             state_key: OwnedRoomId,
         }
         let named = plan.lists.iter().filter_map(|list| list.filters.within.as_ref()).flatten();
-        let spaces: BTreeSet<OwnedRoomId> = named.take(SPACES_MAX).cloned().collect();
+        let spaces: BTreeSet<OwnedRoomId> = named.cloned().collect();
+        if spaces.is_empty() {
+            return Ok(());
+        }
+        // No room is asked anything for who has no good token.
+        self.bearer.verify(self.cx).await?;
         let mut rooms_of: BTreeMap<OwnedRoomId, Vec<OwnedRoomId>> = BTreeMap::new();
         for space in spaces {
             let asker = Asker::User(self.bearer.user_id.clone());

@@ -29,6 +29,11 @@ const RANGES_MAX: usize = 100;
 const SUBSCRIPTIONS_MAX: usize = 1_000;
 /// Patterns of state in one place.
 const PATTERNS_MAX: usize = 200;
+/// What all patterns of state of a request may have together, in bytes; those that several places have in common count
+/// once. A room may be in many lists, and then has the patterns of all of them.
+const STATES_BYTES_MAX: usize = 64 * 1024;
+/// What a pattern has besides its texts.
+const PATTERN_BYTES: usize = 32;
 /// Values in a filter, or a scope.
 const VALUES_MAX: usize = 1_000;
 /// The longest name, in bytes: of a list, an event type, a tag.
@@ -88,7 +93,7 @@ struct AskedRoom {
 }
 
 /// Pairs of a type and a state key with signs for some, or what is included and what is not.
-#[derive(Deserialize)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(untagged)]
 enum AskedState {
     Pairs(Vec<(String, String)>),
@@ -198,6 +203,13 @@ impl AskedBody {
             list.room.check()?;
         }
         self.room_subscriptions.values().try_for_each(AskedRoom::check)?;
+        let rooms = self.lists.values().map(|list| &list.room).chain(self.room_subscriptions.values());
+        let states: BTreeSet<&AskedState> = rooms.map(|room| &room.required_state).collect();
+        let bytes = states.into_iter().fold(0_usize, |bytes, state| bytes.saturating_add(state.bytes()));
+        at_most("bytes of entries in different `required_state`s", bytes, STATES_BYTES_MAX)?;
+        let spaces: BTreeSet<&OwnedRoomId> =
+            self.lists.values().filter_map(|list| list.filters.spaces.as_ref()).flatten().collect();
+        at_most("spaces in all lists", spaces.len(), super::SPACES_MAX)?;
         let AskedExtensions { to_device, e2ee, account_data, receipts, typing } = &self.extensions;
         for AskedExtension { since, lists, rooms, .. } in [to_device, e2ee, account_data, receipts, typing] {
             at_most("bytes of `since`", since.as_ref().map_or(0, String::len), NAME_BYTES_MAX)?;
@@ -236,6 +248,25 @@ impl AskedRoom {
 }
 
 impl AskedState {
+    /// How much it asks for.
+    fn bytes(&self) -> usize {
+        let sum = |bytes: usize, more: usize| bytes.saturating_add(more).saturating_add(PATTERN_BYTES);
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let of = |pattern: &StatePattern| length(&pattern.event_type).saturating_add(length(&pattern.state_key));
+        match self {
+            Self::Pairs(pairs) => {
+                let pairs =
+                    pairs.iter().map(|(event_type, state_key)| event_type.len().saturating_add(state_key.len()));
+                pairs.fold(0, sum)
+            }
+            Self::Patterns { include, exclude, .. } => {
+                // Each of the former is held together with all of the latter.
+                let excluded = exclude.iter().map(of).fold(0, sum);
+                include.iter().map(|pattern| of(pattern).saturating_add(excluded)).fold(0, sum)
+            }
+        }
+    }
+
     fn required(self, user_id: &UserId) -> RequiredState {
         let (include, exclude, lazy_members) = match self {
             Self::Patterns { include, exclude, lazy_members } => (include, exclude, lazy_members),

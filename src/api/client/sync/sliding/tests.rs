@@ -521,10 +521,38 @@ fn a_large_state_comes_in_pages() {
         let path = format!("/rooms/{room}/state/org.test.large/{number:02}");
         story.puts(&story.alice, &path, &json!({ "large": "x".repeat(60_000) }));
     }
+    // Pages end among the types right behind that of members, too.
+    for number in 0..6 {
+        let path = format!("/rooms/{room}/state/m.x/{number}");
+        story.puts(&story.alice, &path, &json!({ "large": "x".repeat(60_000) }));
+    }
     for wanted in [json!([["*", "*"]]), json!([["org.test.large", "*"], ["m.room.create", ""]])] {
         let answer = story.slides(None, &all(1, wanted));
         let state = types(&answer["rooms"][&room]);
         assert_eq!(state.iter().filter(|it| *it == "org.test.large").count(), 12, "{state:?}");
         assert_eq!(state.iter().filter(|it| *it == "m.room.create").count(), 1);
     }
+    let answer = story.slides(None, &all(1, json!([["*", "*"]])));
+    assert_eq!(types(&answer["rooms"][&room]).iter().filter(|it| *it == "m.x").count(), 6);
+}
+
+#[test]
+fn what_is_too_much_together_is_refused() {
+    let story = Story::begins();
+    let asks = |lists: Value| {
+        let (status, answer) = story.server.post(PATH, &story.alice, &json!({ "lists": lists }));
+        (status.as_u16(), answer["errcode"].as_str().unwrap_or_default().to_owned())
+    };
+    let refused = (400, "M_INVALID_PARAM".to_owned());
+    let lists = |differ: bool| {
+        let state = |list: u64| (0..30).map(|it| json!([format!("t{it}"), format!("k{list}")])).collect::<Vec<_>>();
+        let list = |list| json!({ "timeline_limit": 1, "required_state": state(if differ { list } else { 0 }) });
+        (0..100).map(|number| (number.to_string(), list(number))).collect::<serde_json::Map<_, _>>()
+    };
+    assert_eq!(asks(lists(true).into()), refused);
+    assert_eq!(asks(lists(false).into()).0, 200, "the same for all");
+    let spaces = |list: u64| (0..11).map(|it| format!("!{list}-{it}:localhost")).collect::<Vec<_>>();
+    let list = |list: u64| json!({ "timeline_limit": 1, "filters": { "spaces": spaces(list) } });
+    assert_eq!(asks(json!({ "a": list(1), "b": list(1) })).0, 200);
+    assert_eq!(asks(json!({ "a": list(1), "b": list(2) })), refused);
 }
