@@ -113,11 +113,16 @@ impl Client {
         }
         let status = response.status().as_u16();
         let body = serde_json::from_slice(response.body()).unwrap_or(Json::Null);
-        let digest = if path.contains("/sync?") { String::new() } else { body.to_string() };
+        // What is in a sync may be in another order.
+        let is_sync = path.contains("/sync?");
+        let digest = if is_sync { String::new() } else { body.to_string() };
         network.trace.note(
             scheduler.now_ms(),
             format_args!("{} {method} {path}: {status} {} {digest}", self.user_id, response.body().len()),
         );
+        if is_sync {
+            network.trace.explain(scheduler.now_ms(), format_args!("{body}"));
+        }
         Some(Answer { status, body })
     }
 

@@ -44,7 +44,7 @@ struct Options {
     /// Prints the story before it is played
     #[arg(long)]
     story: bool,
-    /// Prints every request of the story
+    /// Prints every request of the story, and, indented, what servers ask their actors
     #[arg(long)]
     trace: bool,
     /// How many shorter stories are tried once one fails

@@ -243,12 +243,21 @@ impl Process {
         }
         let living = self.living(to)?;
         let (reply, answer) = oneshot::channel();
-        let (object, call) = (living.object.clone(), call.to_owned());
+        let trace = &self.machine.network.trace;
+        let asked = trace.is_kept().then(|| String::from_utf8_lossy(&body).into_owned());
+        let (object, name) = (living.object.clone(), call.to_owned());
         let _running = self.scheduler().spawn(&living.host.group, async move {
-            let _ = reply.send(object.call(&call, &body).await);
+            let _ = reply.send(object.call(&name, &body).await);
         });
         drop(living);
         let answer = answer.await.map_err(|_| Fault::retriable("the actor was closed during a call"))?;
+        if let Some(asked) = asked {
+            let answer = String::from_utf8_lossy(&answer);
+            trace.explain(
+                self.scheduler().now_ms(),
+                format_args!("{}: {to} {call} {asked}: {answer}", self.machine.name),
+            );
+        }
         let answer_bytes_max = &self.machine.answer_bytes_max;
         answer_bytes_max.set(answer_bytes_max.get().max(answer.len()));
         self.travel().await;

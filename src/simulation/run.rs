@@ -37,7 +37,7 @@ pub struct Outcome {
     pub requests: u64,
 }
 
-/// Plays a story. `keeps_trace` has every request noted down.
+/// Plays a story. `keeps_trace` has every request noted down, and every call of an actor.
 pub fn run(story: &Story, keeps_trace: bool) -> Outcome {
     run_with(story, None, keeps_trace)
 }

@@ -38,7 +38,7 @@ const SMALL: Size = Size { servers: 3, people: 6, steps: 60, is_hostile: false }
 /// Longer ones, each of which found something once.
 const REGRESSIONS: [u64; 4] = [1001, 2010, 2018, 3068];
 /// And shorter ones.
-const SHORT_REGRESSIONS: [u64; 1] = [101_133];
+const SHORT_REGRESSIONS: [u64; 3] = [101_133, 300_513, 400_963];
 const SHORT: Size = Size { people: 5, steps: 50, ..SMALL };
 const USUAL: Size = Size { people: 9, steps: 120, ..SMALL };
 const HOSTILE: Size = Size { is_hostile: true, ..SMALL };

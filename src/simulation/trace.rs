@@ -30,6 +30,18 @@ impl Trace {
         }
     }
 
+    /// Whether the lines are kept.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.borrow().is_some()
+    }
+
+    /// Notes what only a reader of the lines wants to know: it is no part of the digest.
+    pub(crate) fn explain(&self, now_ms: u64, what: Arguments<'_>) {
+        if let Some(kept) = &mut *self.kept.borrow_mut() {
+            let _ = writeln!(kept, "{now_ms}   {what}");
+        }
+    }
+
     pub(crate) fn kept(&self) -> String {
         self.kept.borrow().clone().unwrap_or_default()
     }

@@ -49,6 +49,15 @@ impl View {
             self.outdated.insert(user_id.to_owned());
         }
         let rooms = &answer["rooms"];
+        if self.since.is_none() {
+            // Spec: `device_lists` is «only present on an incremental sync». At first a client looks at all members.
+            let shown = entries(&rooms["join"])
+                .flat_map(|(_, room)| list(&room["state_after"]["events"]).chain(list(&room["timeline"]["events"])));
+            let joined =
+                shown.filter(|event| event["type"] == "m.room.member" && event["content"]["membership"] == "join");
+            let members = joined.map(|event| text(event, "state_key")).filter(|member| *member != self.user_id);
+            self.outdated.extend(members);
+        }
         for (room_id, room) in entries(&rooms["join"]) {
             self.invited.remove(room_id);
             let view = self.joined.entry(room_id.clone()).or_default();
