@@ -102,7 +102,9 @@ fn device_list(cx: &Cx<'_>, changed_ms: u64) -> Result<DeviceListChanged, Error>
 pub(super) fn devices_while_joining(tx: &Tx<'_>, cx: &Cx<'_>, room_id: &RoomId, joined: u64) -> Result<(), Error> {
     let Some((changed_ms, _)) = announcement::get(&**tx, News::DeviceList)? else { return Ok(()) };
     // Positions of rooms count the milliseconds, and may be a little ahead of them.
-    if changed_ms.saturating_add(CLOCKS_APART_MS).saturating_add(LEAD_MAX) >= joined {
+    let is_recent = changed_ms.saturating_add(CLOCKS_APART_MS).saturating_add(LEAD_MAX) >= joined;
+    // Devices without keys are nothing to who is in the room.
+    if is_recent && !store::keys::devices_after(&**tx, None, 1)?.is_empty() {
         outbox::owe(tx, cx, room_id.as_str(), &device_list(cx, changed_ms)?, false)
     } else {
         outbox::owe(tx, cx, room_id.as_str(), &TellOfDevices { user: own_id(cx)?, changed_ms }, false)
