@@ -14,7 +14,10 @@ fn quiet_room(story: &mut Story) -> (OwnedUserId, OwnedUserId, OwnedRoomId) {
     for user in [&alice, &bob] {
         story.changes(user, &room_id, room::MembershipAction::Join).unwrap();
     }
-    story.sends(&alice, &room_id).unwrap();
+    // Once: the room does not forget, on the way, whom it is about to wake.
+    let message = story.message(&alice);
+    let event_id = story.world.call(room_id.as_str(), &message).unwrap();
+    story.messages.entry(room_id.clone()).or_default().push(event_id);
     story.world.settle();
     for index in 0..4 {
         while story.syncs(index, false) {}
