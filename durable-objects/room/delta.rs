@@ -15,7 +15,7 @@ use super::{
     retention,
     sent_members::is_member,
     store::{self, log::Logged, receipts::Receipt},
-    synced_state::{MoreState, ShownState, SyncedState},
+    synced_state::{MoreState, ShownState, SyncedState, begin_behind_outdated},
     unread::{self, Unread, UnreadByThread},
     viewer::Viewer,
     walk::Walk,
@@ -235,7 +235,7 @@ impl Room {
         let Reading { viewer, call, known, own, to } = *reading;
         // A cursor from before a time away, or from beyond the log, tells nothing of the state.
         let since = known.filter(|from| viewer.joined_throughout(*from));
-        let mut newest = newest(sql, viewer, &call.timeline, known.unwrap_or(0), to)?;
+        let mut newest = timeline(sql, viewer, call, known.unwrap_or(0), to)?;
         // Between what the client knows and this timeline there is what is hidden, or forgotten.
         newest.limited |= call.from.is_some() && since.is_none();
         let anew = since.is_none();
@@ -281,7 +281,7 @@ impl Room {
     fn gone(&self, sql: &dyn Sql, cx: &Cx<'_>, viewer: &Viewer, call: &Delta, left: u64) -> Result<DeltaReply, Error> {
         let (since, end) = untold(viewer, call.from);
         let mut newest = match end {
-            Some(end) => newest(sql, viewer, &call.timeline, since.unwrap_or(0), end)?,
+            Some(end) => timeline(sql, viewer, call, since.unwrap_or(0), end)?,
             None => Newest::empty(left.saturating_sub(1)),
         };
         // It may be hidden by the history visibility from the very one it is about; and where resolution made it, it is
@@ -384,6 +384,15 @@ impl Shown {
 pub(super) fn untold(viewer: &Viewer, from: Option<u64>) -> (Option<u64>, Option<u64>) {
     let since = from.filter(|from| viewer.membership_at(*from) == MembershipState::Join);
     (since, if since.is_none() && from.is_some() { None } else { viewer.left_at() })
+}
+
+/// The timeline of `(after, up_to]`, such that it agrees with the state that is told with it.
+fn timeline(sql: &dyn Sql, viewer: &Viewer, call: &Delta, after: u64, up_to: u64) -> Result<Newest, Error> {
+    let mut timeline = newest(sql, viewer, &call.timeline, after, up_to)?;
+    if !call.wants_state_after() {
+        begin_behind_outdated(sql, &mut timeline, up_to)?;
+    }
+    Ok(timeline)
 }
 
 /// The newest events in `(after, up_to]` that the viewer may see and wants.

@@ -119,6 +119,26 @@ impl SyncedState<'_> {
 
 type StateKeys = BTreeMap<StateKey, u64>;
 
+/// Lets a timeline begin behind every event in it whose state did not last to its end, unless a later one in it is what
+/// is the state then: one that lost in state resolution, or was followed by one that is hidden. To who takes the state
+/// from the timeline's start and then from its events, such an event would be the last word on its key.
+pub(super) fn begin_behind_outdated(sql: &dyn Sql, timeline: &mut Newest, end: u64) -> Result<(), Error> {
+    let mut last = StateKeys::new();
+    for event in timeline.events.iter().filter(|event| event.pdu.state_key().is_some()) {
+        last.insert(key_of(event), event.position);
+    }
+    if last.is_empty() {
+        return Ok(());
+    }
+    let (changed, _) = changes(sql, timeline.start, end, WINDOW_CHANGES_MAX)?;
+    let outdated = last.into_iter().filter(|(key, position)| changed.get(key) != Some(position));
+    if let Some(start) = outdated.map(|(_, position)| position).max() {
+        timeline.events.retain(|event| event.position > start);
+        (timeline.start, timeline.limited) = (start, true);
+    }
+    Ok(())
+}
+
 /// What changed in the state in `(since, at]`, as it is then, if that is little. Members too, however lazily the client
 /// loads them: it may know what they were before.
 fn few_changes(sql: &dyn Sql, since: u64, at: u64) -> Result<Option<StateKeys>, Error> {
@@ -147,14 +167,17 @@ fn key_of(event: &Logged) -> StateKey {
 mod tests {
     use std::collections::BTreeMap;
 
-    use domain::power::Preset;
+    use domain::{event::Draft, power::Preset};
     use ruma_common::{OwnedRoomId, OwnedUserId, user_id};
     use serde::Deserialize;
-    use serde_json::{Value, json, value::RawValue};
+    use serde_json::{
+        Value, json,
+        value::{RawValue, to_raw_value},
+    };
 
     use super::MoreState;
     use crate::{
-        room::{Delta, EventFilter, EventFormat, GetState, Synced},
+        room::{Delta, EventFilter, EventFormat, GetState, MembershipAction, ReceiveEvent, Received, Synced},
         world::World,
     };
 
@@ -236,8 +259,8 @@ mod tests {
         let before = world.call(room_id.as_str(), &delta(None, EventFilter::default())).unwrap();
         assert!(before.more_state.is_none());
         world.crowds(&room_id, MEMBERS);
-        for number in 0..10 {
-            world.sends(&alice(), &room_id, "m.room.message", None, &json!({ "n": number })).unwrap();
+        for _ in 0..10 {
+            sends_message(&world, &room_id);
         }
         let lazy = EventFilter { lazy_load_members: true, ..EventFilter::default() };
         let (first, replies) = synced(&world, &room_id, &delta(None, EventFilter::default()));
@@ -251,5 +274,77 @@ mod tests {
             assert!(members(&since) >= MEMBERS && replies > 5, "{} in {replies}", members(&since));
             assert!(!since.keys().any(|key| key.contains("m.room.create")), "that did not change");
         }
+    }
+
+    fn carol() -> OwnedUserId {
+        user_id!("@carol:myelin.test").to_owned()
+    }
+
+    /// The room's topic to a client of this user that syncs anew and takes the state first, and then the timeline; how
+    /// many topics the timeline holds, and whether it is limited.
+    fn topic_seen_by(world: &World, room_id: &OwnedRoomId, user: OwnedUserId) -> (Value, usize, bool) {
+        let timeline = EventFilter { limit: Some(20), ..EventFilter::default() };
+        let call = Delta { user, timeline, ..delta(None, EventFilter::default()) };
+        let room: Value = serde_json::from_str(world.call(room_id.as_str(), &call).unwrap().room.get()).unwrap();
+        let topics = |events: &Value| -> Vec<Value> {
+            let is_topic = |event: &&Value| event["type"] == "m.room.topic";
+            let events = events["events"].as_array().unwrap().iter().filter(is_topic);
+            events.map(|event| event["content"]["topic"].clone()).collect()
+        };
+        let (state, timeline) = (topics(&room["state"]), topics(&room["timeline"]));
+        let is_limited = room["timeline"]["limited"] == true;
+        (state.iter().chain(&timeline).next_back().unwrap().clone(), timeline.len(), is_limited)
+    }
+
+    #[test]
+    fn a_timeline_begins_behind_what_is_hidden() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "12", Preset::PublicChat);
+        let sends = |kind: &str, content: Value| {
+            world.sends(&alice(), &room_id, kind, Some(""), &content).unwrap();
+        };
+        sends("m.room.history_visibility", json!({ "history_visibility": "joined" }));
+        world.changes(&carol(), &room_id, &carol(), MembershipAction::Join).unwrap();
+        sends("m.room.topic", json!({ "topic": "Tea" }));
+        world.changes(&carol(), &room_id, &carol(), MembershipAction::Leave).unwrap();
+        sends("m.room.topic", json!({ "topic": "Cake" }));
+        world.changes(&carol(), &room_id, &carol(), MembershipAction::Join).unwrap();
+        assert_eq!(topic_seen_by(&world, &room_id, carol()), (json!("Cake"), 0, true));
+        sends("m.room.topic", json!({ "topic": "Scones" }));
+        assert_eq!(topic_seen_by(&world, &room_id, carol()), (json!("Scones"), 1, true));
+    }
+
+    /// A topic is changed with a clock that was set back: where forks meet, what it was before counts as the later.
+    #[test]
+    fn a_timeline_begins_behind_what_resolution_takes_back() {
+        let world = World::new(1);
+        let zoe = user_id!("@zoe:there.test");
+        let room_id = world.creates_room(&alice(), "11", Preset::PublicChat);
+        world.joins_from_elsewhere(&room_id, zoe);
+        let now_ms = world.now_ms();
+        let sends = |topic: &str| {
+            world.sends(&alice(), &room_id, "m.room.topic", Some(""), &json!({ "topic": topic })).unwrap();
+        };
+        world.sets_clock(now_ms + 3_600_000);
+        sends("Tea");
+        let fork = world.newest(&room_id, "m.room.topic", "");
+        world.sets_clock(now_ms);
+        sends("Cake");
+        assert_eq!(topic_seen_by(&world, &room_id, alice()), (json!("Cake"), 2, false));
+        let draft = Draft {
+            event_type: "m.room.message".into(),
+            content: to_raw_value(&json!({ "body": "Hello" })).unwrap(),
+            state_key: None,
+            sender: zoe.to_owned(),
+            redacts: None,
+        };
+        let event = world.says_elsewhere(&room_id, &draft, &fork);
+        assert_eq!(world.call(room_id.as_str(), &ReceiveEvent::of(event)).unwrap(), Received::Accepted);
+        sends_message(&world, &room_id);
+        assert_eq!(topic_seen_by(&world, &room_id, alice()), (json!("Tea"), 0, true));
+    }
+
+    fn sends_message(world: &World, room_id: &OwnedRoomId) {
+        world.sends(&alice(), room_id, "m.room.message", None, &json!({})).unwrap();
     }
 }

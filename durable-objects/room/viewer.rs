@@ -246,12 +246,12 @@ impl Viewer {
     }
 
     pub(super) fn may_see(&self, event: &Logged) -> bool {
-        if event.withheld {
-            return false;
-        }
-        if event.position <= self.hidden && event.pdu.state_key().is_none() {
-            return false;
-        }
+        let is_too_old = event.position <= self.hidden && event.pdu.state_key().is_none();
+        !event.withheld && !is_too_old && self.is_visible(event)
+    }
+
+    /// Whether the history visibility lets the user see an event, if it can be seen at all.
+    pub(super) fn is_visible(&self, event: &Logged) -> bool {
         let at = |position| (self.visibility_at(position), self.membership_at(position));
         let joined_since = self.joined_since(event.position);
         let (before, after) = (at(event.position.saturating_sub(1)), at(event.position));

@@ -55,7 +55,7 @@ impl<'a> Walk<'a> {
         self.scanned
     }
 
-    /// Whether a hidden stretch was stepped over.
+    /// Whether anything was passed that the history visibility hides.
     pub(super) fn has_stepped_over(&self) -> bool {
         self.stepped_over
     }
@@ -74,7 +74,9 @@ impl<'a> Walk<'a> {
                 Direction::Backwards => self.up_to = event.position.saturating_sub(1),
                 Direction::Forwards => self.after = event.position,
             }
-            if self.viewer.may_see(&event) && !self.viewer.ignores(&event) {
+            if !self.viewer.may_see(&event) {
+                self.stepped_over |= !self.viewer.is_visible(&event);
+            } else if !self.viewer.ignores(&event) {
                 return Ok(Some(event));
             }
         }
