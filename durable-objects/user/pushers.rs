@@ -1,7 +1,7 @@
 //! Where the user's notifications are sent. A pusher belongs to the device that made it, and goes with it.
 //! Spec: "Push Notifications".
 
-use domain::push::Pusher;
+use domain::push::{Pusher, PusherKind};
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::OwnedDeviceId;
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ impl User {
             Some(known) if call.pusher.enabled && !known.pusher.enabled => {
                 let id = self.with_moves(&**tx, |moves| Ok(moves.number(cx.now_ms)))?;
                 self.forget(tx, |tx| store::pushers::remove(tx, &call.pusher.app_id, &call.pusher.pushkey))?;
-                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms)?;
+                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms, begins_ms(cx, &call.pusher))?;
             }
             Some(known) => store::pushers::update(tx, known.id, &device_id, &call.pusher, cx.now_ms)?,
             None => {
@@ -111,7 +111,7 @@ impl User {
                     let Pusher { app_id, pushkey, .. } = &oldest.pusher;
                     self.forget(tx, |tx| store::pushers::remove(tx, app_id, pushkey))?;
                 }
-                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms)?;
+                store::pushers::insert(tx, id, &device_id, &call.pusher, cx.now_ms, begins_ms(cx, &call.pusher))?;
             }
         }
         self.pushers_changed();
@@ -133,6 +133,13 @@ impl User {
         let all = store::pushers::all(sql)?.into_iter();
         Ok(all.map(|stored| OwnPusher { pusher: stored.pusher, device_id: Some(stored.device_id.into()) }).collect())
     }
+}
+
+/// When a new pusher asks the rooms: for the badge, at once, or for what waits to be mailed. Rooms may be silent until
+/// then: who has no pushers is told once, until they read.
+fn begins_ms(cx: &Cx<'_>, pusher: &Pusher) -> u64 {
+    let mail = cx.settings.config.mail.as_ref().filter(|_| pusher.kind == PusherKind::Email);
+    mail.map_or(0, |mail| cx.now_ms.saturating_add(mail.notification_delay_ms))
 }
 
 /// Whether nothing else changes of a pusher than whether it is sent anything.

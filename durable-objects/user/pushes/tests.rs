@@ -138,7 +138,7 @@ fn mail_that_a_carrier_died_over_is_not_sent_again_soon() {
 fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
     let (world, room_id) = two(1);
     wants_mail(&world);
-    assert!(!is_called(&world), "it has no badge to be told");
+    assert!(!is_called(&world), "it waits");
     let comes_after = |minutes: u64| {
         for minute in 1..=minutes {
             world.passes(MINUTE_MS);
@@ -172,6 +172,24 @@ fn mail_waits_for_what_comes_with_it_and_is_not_sent_of_what_is_read() {
     world.call(room_id.as_str(), &call).unwrap();
     world.settle();
     assert!(comes_after(10).is_empty());
+}
+
+/// Who had no pushers was told once, and the room waits for them to read.
+#[test]
+fn mail_tells_of_a_room_that_was_silent() {
+    let (world, room_id) = two(1);
+    speaks(&world, &room_id);
+    world.settle();
+    world.passes(2 * MINUTE_MS);
+    wants_mail(&world);
+    let event_id = speaks(&world, &room_id);
+    world.settle();
+    world.passes(10 * MINUTE_MS);
+    assert!(is_called(&world));
+    assert_eq!(carries(&world, "one"), [("bob@example.org".to_owned(), event_id)]);
+    is_called(&world);
+    world.passes(120 * MINUTE_MS);
+    assert!(!is_called(&world), "once");
 }
 
 /// Who invites shows what they like of the room, also an invitation by somebody else.

@@ -1,6 +1,6 @@
 //! Where the user's notifications are sent, and how far that got.
 
-use domain::push::{Pusher, PusherKind};
+use domain::push::Pusher;
 use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{DeviceId, EventId};
 
@@ -91,26 +91,26 @@ pub(crate) fn rests(tx: &Tx<'_>, pusher: u64, not_before_ms: u64) -> Result<(), 
     Ok(())
 }
 
-/// Adds a pusher, whose id is a new position of the user's stream.
+/// Adds a pusher, whose id is a new position of the user's stream, and which asks every room once.
 pub(crate) fn insert(
     tx: &Tx<'_>,
     id: u64,
     device_id: &DeviceId,
     pusher: &Pusher,
     changed_ms: u64,
+    not_before_ms: u64,
 ) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, asked_to)
-         VALUES (?1, ?2, ?3, ?4, ?7, ?5, ?6)",
+        "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, not_before_ms, asked_to)
+         VALUES (?1, ?2, ?3, ?4, ?6, ?5, ?7, 0)",
         &[
             id.into(),
             device_id.as_str().into(),
             pusher.app_id.as_str().into(),
             pusher.pushkey.as_str().into(),
             serde_json::to_string(pusher)?.into(),
-            // Mail has no badge.
-            (pusher.kind == PusherKind::Http).then_some(0_u64).into(),
             changed_ms.into(),
+            not_before_ms.into(),
         ],
     )?;
     Ok(())

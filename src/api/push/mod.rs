@@ -114,8 +114,11 @@ impl Telling<'_> {
                 }
             };
             let badge = Unread { unread: found.unread, missed_calls: found.missed_calls };
-            told.push(ToldRoom { number: room.number, to: found.to, badge });
-            if !found.notifications.is_empty() {
+            let has_news = !found.notifications.is_empty();
+            if has_news || !room.is_first {
+                told.push(ToldRoom { number: room.number, to: found.to, badge });
+            }
+            if has_news {
                 unread.push((room, found));
             }
         }
@@ -134,7 +137,8 @@ impl Telling<'_> {
             }
         }
         let (carrier, pusher) = (self.cx.request_id().to_owned(), self.owed.id);
-        let call = AcknowledgePushes { carrier, pusher, rooms: told, asked_to: None, asked_all: false, mailed };
+        let (asked_to, asked_all) = (self.owed.asks_to, self.owed.asks_all);
+        let call = AcknowledgePushes { carrier, pusher, rooms: told, asked_to, asked_all, mailed };
         self.cx.user(self.user_id).call(&call).await
     }
 
