@@ -25,6 +25,15 @@ pub(crate) struct Cursor {
     pub owed: u64,
 }
 
+/// What they have of a room that something new is in, and up to where there is nothing else for them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Has {
+    /// All of it: they came then, and got what was before.
+    Everything(u64),
+    /// What they are told, and nothing else: what they are owed still, they are.
+    WhatItWasTold(u64),
+}
+
 pub(crate) fn fact(sql: &dyn Sql, key: &str) -> Result<Option<String>, Fault> {
     let row = sql.query("SELECT value FROM meta WHERE key = ?1", &[key.into()])?.pop();
     row.map(|mut row| row.text(0)).transpose()
@@ -57,15 +66,19 @@ pub(crate) struct ToldRooms {
 }
 
 impl ToldRooms {
-    /// Notes that there is something in a room up to `to`; what was up to `since` is not for them. Answers whether that
-    /// was news.
-    pub(crate) fn owe(&self, tx: &Tx<'_>, room_id: &str, since: u64, to: u64) -> Result<bool, Fault> {
+    /// Notes that there is something in a room up to `to`. Answers whether that was news.
+    pub(crate) fn owe(&self, tx: &Tx<'_>, room_id: &str, has: Has, to: u64) -> Result<bool, Fault> {
+        let (since, has_everything) = match has {
+            Has::Everything(since) => (since, true),
+            Has::WhatItWasTold(since) => (since, false),
+        };
         let before = self.newest.borrow().is_some().then(|| one(&**tx, room_id)).transpose()?.flatten();
         let rows = tx.execute(
             "INSERT INTO room (room_id, sent, owed) VALUES (?1, ?2, ?3)
-             ON CONFLICT (room_id) DO UPDATE SET sent = max(sent, excluded.sent), owed = excluded.owed
+             ON CONFLICT (room_id) DO UPDATE SET owed = excluded.owed,
+                 sent = CASE WHEN ?4 OR sent = owed THEN max(sent, excluded.sent) ELSE sent END
              WHERE excluded.owed > room.owed RETURNING room_id, sent, owed",
-            &[room_id.into(), since.into(), to.into()],
+            &[room_id.into(), since.into(), to.into(), u64::from(has_everything).into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok(false) };
         let now = cursor(row)?;
@@ -189,7 +202,7 @@ fn newest(sql: &dyn Sql, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
 mod tests {
     use platform::{Fault, Sql, Tx, transact};
 
-    use super::{Cursor, ToldRooms};
+    use super::{Cursor, Has, ToldRooms};
     use crate::world::{Dice, MemorySql};
 
     fn empty() -> MemorySql {
@@ -213,10 +226,11 @@ mod tests {
     fn what_is_in_memory_is_what_is_stored() {
         for seed in 0..20 {
             let (sql, rooms, dice) = (empty(), ToldRooms::default(), Dice::new(seed));
+            let has = |since| if dice.roll(2) == 0 { Has::Everything(since) } else { Has::WhatItWasTold(since) };
             for _ in 0..100 {
                 let (room_id, to) = (format!("!{}", dice.roll(8)), dice.roll(200));
                 match dice.roll(3) {
-                    0 => drop(change(&sql, |tx| rooms.owe(tx, &room_id, to.saturating_sub(5), to))),
+                    0 => drop(change(&sql, |tx| rooms.owe(tx, &room_id, has(to.saturating_sub(5)), to))),
                     _ => change(&sql, |tx| rooms.sent(tx, &room_id, to)),
                 }
                 if dice.roll(10) == 0 {
@@ -228,17 +242,31 @@ mod tests {
     }
 
     #[test]
+    fn who_got_nothing_is_owed_what_they_were_owed() {
+        let (sql, rooms) = (empty(), ToldRooms::default());
+        let owes = |has, to| {
+            change(&sql, |tx| rooms.owe(tx, "!r", has, to));
+            rooms.owed(&sql, 1).unwrap().first().map(|cursor| cursor.sent)
+        };
+        assert_eq!(owes(Has::Everything(10), 12), Some(10));
+        assert_eq!(owes(Has::WhatItWasTold(20), 21), Some(10));
+        assert_eq!(owes(Has::Everything(30), 31), Some(30));
+        change(&sql, |tx| rooms.sent(tx, "!r", 31));
+        assert_eq!(owes(Has::WhatItWasTold(40), 41), Some(40), "what was between is not for them");
+    }
+
+    #[test]
     fn news_cost_no_more_where_there_are_many_rooms() {
         let costs = |count: u64| {
             let (sql, rooms) = (empty(), ToldRooms::default());
             for number in 0..count {
                 change(&sql, |tx| {
-                    rooms.owe(tx, &format!("!{number}"), 0, number + 1)?;
+                    rooms.owe(tx, &format!("!{number}"), Has::Everything(0), number + 1)?;
                     rooms.sent(tx, &format!("!{number}"), number + 1)
                 });
             }
             let news = |to: u64| {
-                change(&sql, |tx| rooms.owe(tx, "!5", 0, to));
+                change(&sql, |tx| rooms.owe(tx, "!5", Has::Everything(0), to));
                 assert_eq!(rooms.owed(&sql, 50).unwrap().len(), 1);
                 assert_eq!(rooms.newest(&sql, 3).unwrap()[0], "!5");
                 change(&sql, |tx| rooms.sent(tx, "!5", to));

@@ -3,7 +3,7 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
 use super::Appservice;
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, told_rooms::Has};
 
 /// There is something of interest in a room, up to a position. Told again, it changes nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ impl Call for RoomMoved {
 
 impl Appservice {
     pub(super) fn room_moved(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RoomMoved) -> Result<(), Error> {
-        if self.rooms.owe(tx, call.room_id.as_str(), call.since, call.to)? {
+        if self.rooms.owe(tx, call.room_id.as_str(), Has::Everything(call.since), call.to)? {
             self.find_a_carrier(tx, cx, true)?;
         }
         Ok(())

@@ -131,8 +131,7 @@ impl Call for UpdateDeviceLists {
     type Reply = UpdatedDeviceLists;
 }
 
-/// What the server told is known here.
-/// The rooms that are shared with the server: their members have to look.
+/// What the server told is known here. In either case, the rooms that are shared with it: their members have to look.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum UpdatedDeviceLists {
@@ -313,7 +312,7 @@ mod tests {
     fn world() -> Rc<World> {
         let world = World::new(1);
         let room_id = room_id!("!room:myelin.test").to_owned();
-        world.call(THERE, &RoomMoved { room_id, since: 0, to: 1 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id, since: 0, to: 1, left: false }).unwrap();
         world
     }
 

@@ -206,7 +206,10 @@ mod tests {
         assert!(matches!(queue(), Err(CallError::Absent)));
         assert!(matches!(world.call("there.test", &GetEdus { up_to: None }), Err(CallError::Absent)));
         world
-            .call("there.test", &RoomMoved { room_id: "!a:myelin.test".try_into().unwrap(), since: 1, to: 2 })
+            .call(
+                "there.test",
+                &RoomMoved { room_id: "!a:myelin.test".try_into().unwrap(), since: 1, to: 2, left: false },
+            )
             .unwrap();
         queue().unwrap();
         assert_eq!(oldest(&world), "");
@@ -228,7 +231,7 @@ mod tests {
         let world = World::new(1);
         for (name, to) in [("a", 30), ("b", 50), ("c", 40)] {
             let room_id = format!("!{name}:myelin.test").try_into().unwrap();
-            world.call("there.test", &RoomMoved { room_id, since: 10, to }).unwrap();
+            world.call("there.test", &RoomMoved { room_id, since: 10, to, left: false }).unwrap();
         }
         let newest = |newest| {
             let rooms = world.call("there.test", &GetSharedRooms { newest }).unwrap();

@@ -225,7 +225,7 @@ mod tests {
         use PresenceState::{Offline, Online, Unavailable};
         let world = World::new(1);
         let room_id = room_id!("!r:myelin.test").to_owned();
-        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10, left: false }).unwrap();
         take(&world, "one");
         world.carriers.take();
         let rows = world.rows_written();
@@ -269,7 +269,7 @@ mod tests {
         use PresenceState::{Offline, Online};
         let world = World::new(1);
         let room_id = room_id!("!r:myelin.test").to_owned();
-        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10, left: false }).unwrap();
         for name in ["alice", "bob"] {
             is(&world, name, Online);
         }
@@ -300,7 +300,7 @@ mod tests {
     fn who_types_and_who_read_is_told_once_and_not_late() {
         let world = World::new(1);
         let room_id = room_id!("!r:myelin.test").to_owned();
-        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10, left: false }).unwrap();
         take(&world, "one");
         let rows = world.rows_written();
         let soon = world.now_ms() + 60_000;
@@ -333,7 +333,7 @@ mod tests {
     fn of_more_than_a_server_takes_at_once_the_rest_waits_and_of_too_much_the_last_is_left_out() {
         let world = World::new(1);
         let room_id = room_id!("!r:myelin.test").to_owned();
-        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id, since: 10, to: 10, left: false }).unwrap();
         take(&world, "one");
         for number in 0..WAITING_MAX + 1 {
             passes(&world, &format!("{number:05}"), &number.to_string(), None);

@@ -226,7 +226,9 @@ mod tests {
             for number in 0..EDUS_MAX {
                 queues(&world, &number.to_string(), 10);
             }
-            world.call(THERE, &RoomMoved { room_id: room_id!("!r:a").to_owned(), since: 0, to: 60 }).unwrap();
+            world
+                .call(THERE, &RoomMoved { room_id: room_id!("!r:a").to_owned(), since: 0, to: 60, left: false })
+                .unwrap();
             let (mut told, mut events_told, mut tries) = (Vec::new(), 0, 0);
             while let Some((attempt, events, edus)) = attempts(&world) {
                 tries += 1;
@@ -251,7 +253,7 @@ mod tests {
     #[test]
     fn an_event_that_a_server_refuses_keeps_nothing_else_from_it() {
         let world = World::new(1);
-        world.call(THERE, &RoomMoved { room_id: room_id!("!r:a").to_owned(), since: 0, to: 60 }).unwrap();
+        world.call(THERE, &RoomMoved { room_id: room_id!("!r:a").to_owned(), since: 0, to: 60, left: false }).unwrap();
         let (mut told, mut events_told) = (0, 0);
         for number in 0..200 {
             // There are always EDUs, too.

@@ -3,7 +3,7 @@ use ruma_common::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 
 use super::Destination;
-use crate::{Call, Cx, Error};
+use crate::{Call, Cx, Error, told_rooms::Has};
 
 /// There is something for the server in a room, up to a position. Told again, it changes nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,6 +12,9 @@ pub struct RoomMoved {
     /// The position with which the server came: it has what was before.
     pub since: u64,
     pub to: u64,
+    /// Whether it left again, or never came: nobody gave it what was before, of which it may be owed something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
 }
 
 impl Call for RoomMoved {
@@ -22,7 +25,8 @@ impl Call for RoomMoved {
 
 impl Destination {
     pub(super) fn room_moved(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: RoomMoved) -> Result<(), Error> {
-        if self.rooms.owe(tx, call.room_id.as_str(), call.since, call.to)? {
+        let has = if call.left { Has::WhatItWasTold(call.since) } else { Has::Everything(call.since) };
+        if self.rooms.owe(tx, call.room_id.as_str(), has, call.to)? {
             self.look_for_a_carrier(tx, cx)?;
         }
         Ok(())

@@ -226,10 +226,12 @@ fn what_a_destination_knows_of_devices() {
 fn what_a_destination_is_told_and_asked() {
     let range = || Range { room_id: room(), after: 1, up_to: 2, events_max: None };
     let encoded = json!({ "room_id": "!room:a", "after": 1, "up_to": 2 });
-    pinned(
-        &destination::RoomMoved { room_id: room(), since: 1, to: 2 },
-        json!({ "room_id": "!room:a", "since": 1, "to": 2 }),
-    );
+    for (left, encoded) in [
+        (false, json!({ "room_id": "!room:a", "since": 1, "to": 2 })),
+        (true, json!({ "room_id": "!room:a", "since": 1, "to": 2, "left": true })),
+    ] {
+        pinned(&destination::RoomMoved { room_id: room(), since: 1, to: 2, left }, encoded);
+    }
     pinned(&destination::TakeWork { carrier: "c".into() }, json!({ "carrier": "c" }));
     let attempt = Attempt { transaction_id: "5".into(), ranges: vec![range()], edus_up_to: None };
     let repeated = json!({ "transaction_id": "5", "ranges": [encoded] });

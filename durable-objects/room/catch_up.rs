@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     Direction, GetOutgoing, Room,
     get_outgoing::{PAGE_BYTES_MAX, SCAN_MAX, raw},
+    server_stays::ServerStays,
     store::{self, graph::StateBefore},
 };
 use crate::{Call, Cx, Error};
@@ -52,8 +53,12 @@ impl Room {
         let (mut events, mut bytes, mut has_all_behind, mut full_at) = (Vec::new(), 0_usize, false, None);
         let servers = [cx.own_server(), &*server];
         let outgoing = store::log::outgoing(sql, (after, up_to), Direction::Backwards, servers, SCAN_MAX)?;
+        let stays = ServerStays::behind(sql, &server, after)?;
         for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
             let event = event?;
+            if !stays.are_told(&event)? {
+                continue;
+            }
             bytes = bytes.saturating_add(event.pdu.json().len());
             if events.len() as u64 >= limit || bytes > PAGE_BYTES_MAX {
                 full_at = Some(event.number);

@@ -21,6 +21,7 @@ use super::{
     resident::check_acl,
     retention,
     server_sight::ServerSight,
+    server_stays::ServerStays,
     store::{
         self,
         graph::{Key, Node, Verdict},
@@ -37,7 +38,8 @@ pub(super) const EVENTS_MAX: u64 = 100;
 /// The most events that are looked at for these: those that were refused are not told of.
 pub(super) const VISITED_MAX: u64 = 10 * EVENTS_MAX;
 
-/// What goes to a server of a part of the log: events of our users, and those that we bring into the room for others.
+/// What goes to a server of a part of the log: events of our users, and those that we bring into the room for others,
+/// that happened while it was in the room; and what ended an invitation or a knock of its users.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetOutgoing {
     pub server: OwnedServerName,
@@ -201,6 +203,7 @@ impl Room {
     pub(super) fn get_outgoing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetOutgoing) -> Result<Outgoing, Error> {
         let (between, servers) = ((call.after, call.up_to), [cx.own_server(), &*call.server]);
         let outgoing = store::log::outgoing(sql, between, Direction::Forwards, servers, SCAN_MAX)?;
+        let stays = ServerStays::behind(sql, &call.server, call.after)?;
         let mut page = Outgoing { events: Vec::new(), up_to: outgoing.seen.unwrap_or(call.up_to) };
         let mut bytes = 0;
         for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
@@ -209,8 +212,10 @@ impl Room {
                 page.up_to = event.number.saturating_sub(1);
                 break;
             }
-            bytes += event.pdu.json().len();
-            page.events.push(raw(event.pdu.json())?);
+            if stays.are_told(&event)? {
+                bytes += event.pdu.json().len();
+                page.events.push(raw(event.pdu.json())?);
+            }
         }
         Ok(page)
     }

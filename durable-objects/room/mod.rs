@@ -130,6 +130,7 @@ mod search_results;
 mod send_event;
 mod sent_members;
 mod server_sight;
+mod server_stays;
 mod servers;
 mod set_canonical_alias;
 mod sliding;

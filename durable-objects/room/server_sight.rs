@@ -14,9 +14,9 @@ use super::{
 };
 
 /// The users of a server who are looked at for what it may see, while none of them was in the room without a break.
-const USERS_MAX: u64 = 1_000;
+pub(super) const USERS_MAX: u64 = 1_000;
 /// How many of their memberships are, the newest: what was before these is not seen.
-const MEMBERSHIPS_MAX: u64 = 10_000;
+pub(super) const MEMBERSHIPS_MAX: u64 = 10_000;
 
 /// What the users of a server may see, taken together.
 pub(super) struct ServerSight {

@@ -116,11 +116,15 @@ impl World {
 
     /// A user of another server joins a room of ours with the help of this one.
     pub(crate) fn joins_from_elsewhere(&self, room_id: &RoomId, user: &UserId) {
+        self.comes_from_elsewhere(room_id, user, room::MembershipAction::Join);
+    }
+
+    /// A user of another server joins a room of ours, or knocks there.
+    pub(crate) fn comes_from_elsewhere(&self, room_id: &RoomId, user: &UserId, action: room::MembershipAction) {
         #[derive(serde::Deserialize)]
         struct Content {
             content: Box<serde_json::value::RawValue>,
         }
-        let action = room::MembershipAction::Join;
         let call = room::PrepareMembership { user: user.to_owned(), action, member_of: vec![] };
         let prepared = self.call(room_id.as_str(), &call).unwrap();
         let version = RoomVersion::parse(&prepared.room_version).unwrap();

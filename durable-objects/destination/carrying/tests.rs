@@ -17,7 +17,9 @@ use crate::{
 const THERE: &str = "there.test";
 
 fn moves(world: &World, to: u64) {
-    world.call(THERE, &RoomMoved { room_id: room_id!("!r:myelin.test").to_owned(), since: 10, to }).unwrap();
+    world
+        .call(THERE, &RoomMoved { room_id: room_id!("!r:myelin.test").to_owned(), since: 10, to, left: false })
+        .unwrap();
 }
 
 fn take(world: &World, carrier: &str) -> Work {

@@ -9,7 +9,7 @@ pub(crate) struct Following {
     pub name: String,
     /// The position with which it came: it has what was before.
     pub since: u64,
-    /// The position with which it left.
+    /// The position with which it left, or of the last that it is told of since.
     pub until: Option<u64>,
 }
 
@@ -90,12 +90,12 @@ pub(crate) fn leaves(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault
     Ok(())
 }
 
-/// A server with nobody in the room is to be told of what is at `position`, and of nothing else. Answers whether it is:
-/// one that is in the room, or has to be told of more, is told anyway.
+/// A server with nobody in the room is to be told of what is at `position`. Answers whether it is: one that is in the
+/// room is told anyway.
 pub(crate) fn is_told_once(tx: &Tx<'_>, name: &str, position: u64) -> Result<bool, Fault> {
     let told = tx.execute(
-        "INSERT INTO server (name, joined, since, until) VALUES (?1, 0, ?2, ?3) ON CONFLICT (name) DO NOTHING
-         RETURNING name",
+        "INSERT INTO server (name, joined, since, until) VALUES (?1, 0, ?2, ?3)
+         ON CONFLICT (name) DO UPDATE SET until = excluded.until WHERE joined = 0 RETURNING name",
         &[name.into(), position.saturating_sub(1).into(), position.into()],
     )?;
     Ok(!told.is_empty())

@@ -340,7 +340,7 @@ mod tests {
             room_id
         };
         let broken = says("in the broken one");
-        let lost = RoomMoved { room_id: room_id!("!nothing:localhost").to_owned(), since: 0, to: 100 };
+        let lost = RoomMoved { room_id: room_id!("!nothing:localhost").to_owned(), since: 0, to: 100, left: false };
         block_on(server.context().call(THERE, &lost)).unwrap();
         says("in the whole one");
         server.breaks(broken.as_str());

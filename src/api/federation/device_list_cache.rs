@@ -365,7 +365,7 @@ mod tests {
         let (cx, origin) = (server.context(), server_name!("b.test"));
         for room in 0..3 {
             let room_id = OwnedRoomId::try_from(format!("!{room}:localhost")).unwrap();
-            block_on(cx.call(origin.as_str(), &RoomMoved { room_id, since: 0, to: 1 })).unwrap();
+            block_on(cx.call(origin.as_str(), &RoomMoved { room_id, since: 0, to: 1, left: false })).unwrap();
         }
         let news = |user: String| News {
             user: OwnedUserId::try_from(format!("@{user}:b.test")).unwrap(),
