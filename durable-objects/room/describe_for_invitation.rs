@@ -3,7 +3,7 @@ use platform::{ActorKind, Fault, Sql};
 use ruma_common::OwnedUserId;
 use ruma_events::TimelineEventType;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{Room, store};
 use crate::{Call, Cx, Error};
@@ -59,10 +59,8 @@ impl Room {
         };
         self.authorised(sql, cx, &draft)?;
         let text = |event_type: &str, state_key: &str, field: &str| {
-            let event = store::state::current(sql, event_type, state_key)?;
-            let content = event.and_then(|event| event.pdu.content_as::<Value>().ok());
-            let said = content.as_ref().and_then(|content| content.get(field)).and_then(Value::as_str);
-            Ok::<_, Fault>(said.filter(|said| !said.is_empty()).map(str::to_owned))
+            let said = store::state::text(sql, event_type, state_key, field)?;
+            Ok::<_, Fault>(said.filter(|said| !said.is_empty()))
         };
         Ok(DescribedRoom {
             room_alias: text("m.room.canonical_alias", "", "alias")?,

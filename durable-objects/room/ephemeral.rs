@@ -125,16 +125,12 @@ pub(super) fn receipts_as_one(
     moved.extend(own.iter().filter(|receipt| receipt.position > after).cloned());
     // Where a user has several for one event, the one without a thread counts for all.
     moved.sort_by_key(|receipt| receipt.thread.is_empty());
-    let mut content = ReceiptContent::new();
-    for receipt in &moved {
-        let shown = ShownReceipt { ts: receipt.ts_ms, thread_id: &receipt.thread };
-        let of_event = content.entry(&receipt.event_id).or_default();
-        of_event.entry(&receipt.kind).or_default().insert(&receipt.user_id, shown);
-    }
-    if content.is_empty() {
+    if moved.is_empty() {
         return Ok(None);
     }
-    Ok(Some(to_raw_value(&Event { event_type: "m.receipt", room_id: None, content })?))
+    let mut content = ReceiptContent::new();
+    moved.iter().for_each(|receipt| add(&mut content, receipt));
+    Ok(Some(receipt_event(content, None)?))
 }
 
 /// Receipts as events that name their room. More than fit into one answer are those that moved last.
@@ -152,11 +148,17 @@ pub(super) fn receipts_between(
 fn batched(moved: &[Receipt], room_id: Option<&RoomId>) -> Result<Vec<Box<RawValue>>, Error> {
     let mut threads: BTreeMap<&str, ReceiptContent<'_>> = BTreeMap::new();
     for receipt in moved {
-        let shown = ShownReceipt { ts: receipt.ts_ms, thread_id: &receipt.thread };
-        let of_event = threads.entry(&receipt.thread).or_default().entry(&receipt.event_id).or_default();
-        of_event.entry(&receipt.kind).or_default().insert(&receipt.user_id, shown);
+        add(threads.entry(&receipt.thread).or_default(), receipt);
     }
-    let event = |content| to_raw_value(&Event { event_type: "m.receipt", room_id, content });
-    let events = threads.into_values().map(event);
-    Ok(events.collect::<Result<_, _>>()?)
+    threads.into_values().map(|content| receipt_event(content, room_id)).collect()
+}
+
+fn add<'a>(content: &mut ReceiptContent<'a>, receipt: &'a Receipt) {
+    let shown = ShownReceipt { ts: receipt.ts_ms, thread_id: &receipt.thread };
+    let of_event = content.entry(&receipt.event_id).or_default();
+    of_event.entry(&receipt.kind).or_default().insert(&receipt.user_id, shown);
+}
+
+fn receipt_event(content: ReceiptContent<'_>, room_id: Option<&RoomId>) -> Result<Box<RawValue>, Error> {
+    Ok(to_raw_value(&Event { event_type: "m.receipt", room_id, content })?)
 }

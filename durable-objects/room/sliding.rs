@@ -353,11 +353,11 @@ impl Room {
         let Looking { viewer, since, changes, .. } = look;
         let anew = since.is_none();
         let has_changed = |event_type: &str| changes.contains_key(&(event_type.to_owned(), String::new()));
-        let name = text_of(sql, NAME, "name")?.filter(|name| !name.is_empty());
+        let name = store::state::text(sql, NAME, "", "name")?.filter(|name| !name.is_empty());
         let is_named = name.is_some();
         // What is not set is left out at first, and null where it is not set any more.
         let told = |text: Option<String>, changed: bool| if anew { text.map(Some) } else { changed.then_some(text) };
-        room.avatar = told(text_of(sql, AVATAR, "url")?, has_changed(AVATAR));
+        room.avatar = told(store::state::text(sql, AVATAR, "", "url")?, has_changed(AVATAR));
         let name_changed = has_changed(NAME);
         room.name = told(name, name_changed);
         if !anew && !members_changed && !name_changed {
@@ -542,16 +542,9 @@ fn bump_stamp(sql: &dyn Sql, viewer: &Viewer, after: u64, to: u64) -> Result<Opt
 
 fn facts(sql: &dyn Sql) -> Result<Facts, Error> {
     Ok(Facts {
-        room_type: text_of(sql, "m.room.create", "type")?,
+        room_type: store::state::text(sql, "m.room.create", "", "type")?,
         encrypted: store::state::current(sql, "m.room.encryption", "")?.is_some(),
     })
-}
-
-/// A text in the content of an event of the state.
-fn text_of(sql: &dyn Sql, event_type: &str, field: &str) -> Result<Option<String>, Error> {
-    let event = store::state::current(sql, event_type, "")?;
-    let content: Option<BTreeMap<String, serde_json::Value>> = event.and_then(|event| event.pdu.content_as().ok());
-    Ok(content.and_then(|mut content| content.remove(field)?.as_str().map(ToOwned::to_owned)))
 }
 
 fn key_of(event: &Logged) -> StateKey {

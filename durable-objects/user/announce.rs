@@ -24,6 +24,9 @@ use crate::{
 pub(crate) enum News {
     Profile,
     DeviceList,
+    /// The same, of a device that has no keys, and had none. Who is in the rooms has no use for that and is not told;
+    /// their servers are.
+    KeylessDevice,
 }
 
 impl News {
@@ -31,7 +34,7 @@ impl News {
     fn due(self) -> &'static str {
         match self {
             News::Profile => "profile",
-            News::DeviceList => "device_list",
+            News::DeviceList | News::KeylessDevice => "device_list",
         }
     }
 
@@ -51,7 +54,7 @@ impl Announcing {
     fn of(&mut self, news: News) -> &mut Option<Slice> {
         match news {
             News::Profile => &mut self.profile,
-            News::DeviceList => &mut self.device_list,
+            News::DeviceList | News::KeylessDevice => &mut self.device_list,
         }
     }
 
@@ -73,8 +76,6 @@ struct Slice {
     open: usize,
     /// Whether it is the last.
     last: bool,
-    /// Whether it is nothing to who is in the rooms, and only for other servers.
-    for_servers: bool,
     /// Whether an operation changed this memory and is not committed yet.
     uncommitted: bool,
 }
@@ -115,28 +116,27 @@ impl User {
     /// Keeps a profile that every room the user is in shall show. With few rooms, all do before the answer.
     pub(super) fn announce_profile(&self, tx: &Tx<'_>, cx: &Cx<'_>, profile: &Profile) -> Result<(), Error> {
         store::profile::set(tx, profile)?;
-        self.announce(tx, cx, News::Profile, false)
+        self.announce(tx, cx, News::Profile)
     }
 
     /// Keeps that the user's devices or keys changed, as every room they are in shall know.
     pub(super) fn announce_device_list(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
-        self.announce(tx, cx, News::DeviceList, false)
+        self.announce(tx, cx, News::DeviceList)
     }
 
-    /// Keeps that a device without keys came, changed or went. Who is in the rooms has no use for that and is not told;
-    /// their servers are, unless what is on its way already is for all.
+    /// Keeps that a device without keys came, changed or went. What is on its way already to all goes on to all.
     pub(super) fn announce_keyless_device(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
         let is_under_way = announcement::get(&**tx, News::DeviceList)?.is_some_and(|(_, told_to)| told_to.is_some());
-        self.announce(tx, cx, News::DeviceList, !is_under_way)
+        self.announce(tx, cx, if is_under_way { News::DeviceList } else { News::KeylessDevice })
     }
 
-    fn announce(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News, for_servers: bool) -> Result<(), Error> {
+    fn announce(&self, tx: &Tx<'_>, cx: &Cx<'_>, news: News) -> Result<(), Error> {
         // Never the same time twice: of two changes, a room must know the later one.
         let last_ms = announcement::get(&**tx, news)?.map_or(0, |(changed_ms, _)| changed_ms);
         let changed_ms = last_ms.saturating_add(1).max(cx.now_ms);
         announcement::begin(tx, news, changed_ms)?;
         schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
-        self.announce_slice(tx, cx, (news, changed_ms, for_servers), 0, !for_servers)
+        self.announce_slice(tx, cx, (news, changed_ms), 0, news != News::KeylessDevice)
     }
 
     /// The alarm looks what became of an announcement.
@@ -145,7 +145,7 @@ impl User {
         schedule::at(tx, cx, news.due(), cx.now_ms.saturating_add(RETRY_MS))?;
         let is_it = |slice: &Slice| slice.changed_ms == changed_ms;
         let is_under_way = self.announcing.borrow_mut().of(news).as_ref().is_some_and(is_it);
-        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, (news, changed_ms, false), told_to, false) }
+        if is_under_way { Ok(()) } else { self.announce_slice(tx, cx, (news, changed_ms), told_to, false) }
     }
 
     /// A room answered, or could not be reached.
@@ -161,10 +161,12 @@ impl User {
             let room_id = room_id.as_str();
             match news {
                 News::Profile => outbox::owe(tx, cx, room_id, &refresh(&**tx, own_id(cx)?, changed_ms)?, false)?,
-                News::DeviceList => outbox::owe(tx, cx, room_id, &device_list(cx, changed_ms)?, false)?,
+                News::DeviceList | News::KeylessDevice => {
+                    outbox::owe(tx, cx, room_id, &device_list(cx, changed_ms)?, false)?;
+                }
             }
         }
-        let (up_to, last, for_servers) = {
+        let (up_to, last) = {
             let mut announcing = self.announcing.borrow_mut();
             let is_it = |slice: &&mut Slice| slice.changed_ms == changed_ms;
             let Some(slice) = announcing.of(news).as_mut().filter(is_it) else { return Ok(()) };
@@ -173,28 +175,27 @@ impl User {
             if slice.open > 0 {
                 return Ok(());
             }
-            (slice.up_to, slice.last, slice.for_servers)
+            (slice.up_to, slice.last)
         };
         if last {
             return self.end_announcement(tx, news);
         }
         announcement::advance(tx, news, up_to)?;
-        self.announce_slice(tx, cx, (news, changed_ms, for_servers), up_to, false)
+        self.announce_slice(tx, cx, (news, changed_ms), up_to, false)
     }
 
     fn announce_slice(
         &self,
         tx: &Tx<'_>,
         cx: &Cx<'_>,
-        (news, changed_ms, for_servers): (News, u64, bool),
+        (news, changed_ms): (News, u64),
         told_to: u64,
         before_answer: bool,
     ) -> Result<(), Error> {
         let rooms = store::rooms::joined_after(&**tx, told_to, ROOMS_BEFORE_ANSWER_MAX as u64)?;
         let Some((up_to, _)) = rooms.last().cloned() else { return self.end_announcement(tx, news) };
         let (open, last) = (rooms.len(), rooms.len() < ROOMS_BEFORE_ANSWER_MAX);
-        *self.announcing.borrow_mut().of(news) =
-            Some(Slice { changed_ms, up_to, open, last, for_servers, uncommitted: true });
+        *self.announcing.borrow_mut().of(news) = Some(Slice { changed_ms, up_to, open, last, uncommitted: true });
         let rooms = rooms.into_iter().map(|(_, room_id)| {
             let key = Key::Announcement(Announced { news, room_id: room_id.clone(), changed_ms });
             (room_id, key)
@@ -204,7 +205,7 @@ impl User {
                 let call = refresh(&**tx, own_id(cx)?, changed_ms)?;
                 rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
             }
-            News::DeviceList if for_servers => {
+            News::KeylessDevice => {
                 let call = TellOfDevices { user: own_id(cx)?, changed_ms };
                 rooms.into_iter().try_for_each(|(room_id, key)| cx.deliver(room_id, &call, key, before_answer))
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ReadRoom, User,
+    User,
     get_asked::inviter,
     own_id, shown_room,
     store::{self, rooms::KnownRoom},
@@ -184,17 +184,19 @@ impl User {
 
     /// A room told a device that the user left, and what it owes the user about that is still on its way. From here on
     /// the list says so: nothing else of the room may come after that device took it away.
-    pub(super) fn left_meanwhile(&self, tx: &Tx<'_>, cx: &Cx<'_>, read: &ReadRoom) -> Result<(), Error> {
-        let Some(known) = store::rooms::numbered(&**tx, &HashSet::from([read.number]))?.pop() else { return Ok(()) };
-        if known.membership != "join" || known.effect >= read.to {
+    ///
+    /// `number`: the user's number for the room, which was read up to `to`.
+    pub(super) fn left_meanwhile(&self, tx: &Tx<'_>, cx: &Cx<'_>, number: u64, to: u64) -> Result<(), Error> {
+        let Some(known) = store::rooms::numbered(&**tx, &HashSet::from([number]))?.pop() else { return Ok(()) };
+        if known.membership != "join" || known.effect >= to {
             return Ok(());
         }
         // The membership itself, which may be a ban, still counts when it arrives.
-        let effect = read.to.saturating_sub(1);
+        let effect = to.saturating_sub(1);
         self.with_moves(&**tx, |moves| {
             let position = moves.own_news(cx.now_ms);
             self.put_room(tx, &known.room_id, ("leave", effect, position), None)?;
-            Ok(moves.push(tx, position, known.number, read.to)?)
+            Ok(moves.push(tx, position, number, to)?)
         })?;
         cx.wake();
         Ok(())

@@ -27,7 +27,7 @@ impl User {
         match known {
             Some(known) if known.effect > call.position => return Ok(()),
             // The row stays: its number means this room in moves and tokens.
-            Some(known) if matches!(known.membership.as_str(), "leave" | "ban" | store::rooms::FORGOTTEN) => {
+            Some(known) if known.is_gone() => {
                 if known.membership != store::rooms::FORGOTTEN {
                     let became = (store::rooms::FORGOTTEN, known.effect, known.changed);
                     self.put_room(tx, room_id, became, None)?;

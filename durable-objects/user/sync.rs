@@ -300,7 +300,7 @@ impl User {
             }
         }
         for room in call.rooms.iter().filter(|room| room.left) {
-            self.left_meanwhile(tx, cx, room)?;
+            self.left_meanwhile(tx, cx, room.number, room.to)?;
         }
         let known = since.as_ref().map(|since| self.exceptions(&**tx, since)).transpose()?.flatten();
         let (mut next, own_head, data_head, remembered) = self.with_moves(&**tx, |moves| {
@@ -466,7 +466,7 @@ fn includes_leave(filter: &RawValue) -> bool {
 fn planned(room: KnownRoom, from: Option<u64>) -> Option<PlannedRoom> {
     Some(PlannedRoom {
         number: room.number,
-        gone: is_gone(&room),
+        gone: room.is_gone(),
         room_id: OwnedRoomId::try_from(room.room_id).ok()?,
         from,
         typing: PlannedTyping::default(),
@@ -502,7 +502,7 @@ fn moved_rooms(
                 "join" => planned(room, (!changed).then_some(0)),
                 // Left before the first event, so that the leave is news.
                 store::rooms::FORGOTTEN if changed => planned(room, Some(0)),
-                _ if is_gone(&room) && changed => planned_end(sql, room, None)?,
+                _ if room.is_gone() && changed => planned_end(sql, room, None)?,
                 _ => None,
             });
         }
@@ -538,15 +538,11 @@ fn moved_rooms(
             let from = (room.changed <= since.moves).then_some(read);
             let has_account_data = with_data.contains(&room.number);
             plan.extend(planned(room, from).map(|planned| PlannedRoom { has_account_data, ..planned }));
-        } else if is_gone(&room) && (room.changed > since.moves || exceptions.get(room.number).is_some()) {
+        } else if room.is_gone() && (room.changed > since.moves || exceptions.get(room.number).is_some()) {
             plan.extend(planned_end(sql, room, Some(read))?);
         }
     }
     Ok(plan)
-}
-
-fn is_gone(room: &KnownRoom) -> bool {
-    matches!(room.membership.as_str(), "leave" | "ban" | store::rooms::FORGOTTEN)
 }
 
 fn stripped(sql: &dyn Sql, membership: &str, since: u64) -> Result<Vec<StrippedRoom>, Error> {

@@ -14,7 +14,7 @@ use super::{
 use crate::{Call, Cx, Error};
 
 /// Which rooms are direct chats, and with whom. Spec: "Direct Messaging".
-const DIRECT: &str = "m.direct";
+pub(super) const DIRECT: &str = "m.direct";
 
 /// The user joined the room `to`, and the room `from` says that it takes its place. «The server should automatically
 /// transfer/replicate some of the user's personalized settings such as notifications, tags, etc.» Said again, it

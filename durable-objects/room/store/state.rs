@@ -25,6 +25,13 @@ pub(crate) fn current(sql: &dyn Sql, event_type: &str, state_key: &str) -> Resul
     .transpose()
 }
 
+/// A text in the content of the event that makes the current state for one key.
+pub(crate) fn text(sql: &dyn Sql, event_type: &str, state_key: &str, field: &str) -> Result<Option<String>, Fault> {
+    let event = current(sql, event_type, state_key)?;
+    let content = event.and_then(|event| event.pdu.content_as::<serde_json::Value>().ok());
+    Ok(content.and_then(|content| Some(content.get(field)?.as_str()?.to_owned())))
+}
+
 /// The event that made the state for one key at `position`.
 pub(crate) fn at(sql: &dyn Sql, event_type: &str, state_key: &str, position: u64) -> Result<Option<Logged>, Fault> {
     sql.query(

@@ -11,13 +11,12 @@ use super::{
     AskedRoom, ReadSliding, SlidingClose, SlidingClosed, SlidingMessages, WantedMessages,
     connection::{Connection, Point, Sent, UNNOTED, View, pos},
     lists::{Account, Shown},
-    plan::is_gone,
+    plan::numbered,
 };
 use crate::{
     Cx, Error,
     user::{
-        ReadRoom, User, account_data, authenticate, own_device_lists::own_changed, store, store::rooms::KnownRoom,
-        typing::see,
+        User, account_data, authenticate, own_device_lists::own_changed, store, store::rooms::KnownRoom, typing::see,
     },
 };
 
@@ -27,8 +26,8 @@ struct Closing<'a> {
     tx: &'a Tx<'a>,
     cx: &'a Cx<'a>,
     call: &'a SlidingClose,
-    /// By number.
-    rooms: HashMap<u64, &'a KnownRoom>,
+    /// All of the user's.
+    rooms: &'a [KnownRoom],
     updates: BTreeMap<u64, Sent>,
 }
 
@@ -42,16 +41,13 @@ impl User {
         let device = authenticate(&**tx, cx, &call.token_hash)?;
         self.takes_over(&device, &call.conn_id, &call.request, true)?;
         for room in call.rooms.iter().filter(|room| room.left) {
-            let (number, to) = (room.number, room.to);
-            let read = ReadRoom { number, to, failed: false, anew: false, left: true, untold: false, typing: None };
-            self.left_meanwhile(tx, cx, &read)?;
+            self.left_meanwhile(tx, cx, room.number, room.to)?;
         }
         let list = self.room_list(&**tx)?;
         let known = call.pos.as_ref().map(|pos| self.connection(&**tx, &device, &call.conn_id, pos)).transpose()?;
         let view = known.as_ref().and_then(|(connection, answer)| connection.view(*answer));
         let base = view.map(|view| view.point.clone());
-        let rooms = list.iter().map(|room| (room.number, room)).collect();
-        let mut closing = Closing { user: self, tx, cx, call: &call, rooms, updates: BTreeMap::new() };
+        let mut closing = Closing { user: self, tx, cx, call: &call, rooms: &list, updates: BTreeMap::new() };
         let (own_head, head) = self.with_moves(&**tx, |moves| Ok((moves.own_head, moves.head)))?;
         let own = base.as_ref().map_or(0, |base| base.own);
         let mut closed = SlidingClosed {
@@ -79,9 +75,9 @@ impl User {
         if call.extensions.e2ee {
             closed.keys = Some(keys.clone());
         }
-        let mut connection = match (&known, &call.pos) {
-            (Some((connection, _)), Some(_)) => Connection::clone(connection),
-            _ => self.new_connection(tx, cx, &device, &call.conn_id)?,
+        let mut connection = match &known {
+            Some((connection, _)) => Connection::clone(connection),
+            None => self.new_connection(tx, cx, &device, &call.conn_id)?,
         };
         for read in &call.rooms {
             closing.was_read(read, view, &mut connection)?;
@@ -126,7 +122,7 @@ impl Closing<'_> {
                 None => drop(typing.remove(&room.number)),
             }
         }
-        typing.retain(|number, _| self.rooms.get(number).is_some_and(|room| room.membership == "join"));
+        typing.retain(|number, _| numbered(self.rooms, *number).is_some_and(|room| room.membership == "join"));
         let point = Point { moves: self.call.position, typing, ..point };
         // Who does not ask whose devices changed is told when they do.
         if let Some(base) = base.filter(|_| !self.call.extensions.e2ee) {
@@ -158,8 +154,8 @@ impl Closing<'_> {
         let mut account = Account::new(&**self.tx);
         let mut asked = Vec::new();
         for number in &self.call.asked {
-            let room = self.rooms.get(number).filter(|room| matches!(room.membership.as_str(), "invite" | "knock"));
-            let Some(room) = room else { continue };
+            let asks = |room: &&KnownRoom| matches!(room.membership.as_str(), "invite" | "knock");
+            let Some(room) = numbered(self.rooms, *number).filter(asks) else { continue };
             let state = store::rooms::stripped_state(&**self.tx, &room.room_id, &room.membership)?;
             let state = state.unwrap_or_else(|| "[]".to_owned());
             let Ok(room_id) = OwnedRoomId::try_from(room.room_id.as_str()) else { continue };
@@ -196,10 +192,10 @@ impl Closing<'_> {
         if let Some(typing) = read.typing {
             self.user.typing.borrow_mut().was_read(read.number, typing, self.cx.now_ms);
         }
-        let Some(room) = self.rooms.get(&read.number) else { return Ok(()) };
+        let Some(room) = numbered(self.rooms, read.number) else { return Ok(()) };
         let before = view.and_then(|view| view.sent(read.number));
         let (membership, changed) = match read.gone {
-            true if is_gone(&room.membership) => (room.membership.clone(), room.changed),
+            true if room.is_gone() => (room.membership.clone(), room.changed),
             true => ("leave".to_owned(), read.changed),
             false => ("join".to_owned(), read.changed),
         };
@@ -245,7 +241,7 @@ impl Closing<'_> {
             let Some(mut sent) = sent(self, number).filter(|sent| sent.membership == "join" && !sent.data) else {
                 continue;
             };
-            whole.extend(self.rooms.get(number).map(|room| room.room_id.as_str()));
+            whole.extend(numbered(self.rooms, *number).map(|room| room.room_id.as_str()));
             sent.data = true;
             self.updates.insert(*number, sent);
         }
@@ -254,8 +250,7 @@ impl Closing<'_> {
         }
         let (of_account, of_rooms) = account_data::entries(&**self.tx, self.cx, own, &whole)?;
         closed.account_data = of_account;
-        let numbers: HashMap<&str, u64> =
-            self.rooms.values().map(|room| (room.room_id.as_str(), room.number)).collect();
+        let numbers: HashMap<&str, u64> = self.rooms.iter().map(|room| (room.room_id.as_str(), room.number)).collect();
         for (room_id, events) in of_rooms {
             let Some(number) = numbers.get(room_id.as_str()) else { continue };
             let Some(mut sent) = sent(self, number).filter(|sent| sent.membership == "join") else { continue };

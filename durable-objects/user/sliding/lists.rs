@@ -16,13 +16,10 @@ use crate::{
         ignored::ignored_users,
         moves::Moves,
         store::{self, account_data::GLOBAL, rooms::KnownRoom},
+        tags::TAG,
+        transfer_settings::DIRECT,
     },
 };
-
-/// The account data that says which rooms are direct chats, and how rooms are tagged. Spec: "Direct Messaging",
-/// "Room Tagging".
-const DIRECT: &str = "m.direct";
-const TAG: &str = "m.tag";
 
 /// A room that lists may have.
 pub(super) struct Candidate<'a> {

@@ -384,9 +384,8 @@ impl Planning<'_> {
     /// it learns that wherever they stand.
     fn rooms_left(&mut self, rooms: &[KnownRoom]) -> Result<(), Error> {
         let Some(view) = self.view else { return Ok(()) };
-        let listed: HashMap<u64, &KnownRoom> = rooms.iter().map(|room| (room.number, room)).collect();
         for (number, sent) in view.rooms() {
-            let Some(room) = listed.get(&number).filter(|room| is_gone(&room.membership)) else { continue };
+            let Some(room) = numbered(rooms, number).filter(|room| room.is_gone()) else { continue };
             if sent.changed == room.changed || self.is_full() {
                 continue;
             }
@@ -435,14 +434,12 @@ impl Planning<'_> {
         // Those that were asked for this request stand behind what it passed.
         let owed = if self.call.passed.position == 0 { point.devices.clone() } else { Vec::new() };
         let since = point.devices_since().moves.max(self.call.passed.position);
-        let listed: HashMap<u64, &KnownRoom> = rooms.iter().map(|room| (room.number, room)).collect();
         let mut ask: Vec<DeviceRoom> = owed;
         for (number, after) in moves.since(since) {
             if ask.iter().any(|room| room.number == number) {
                 continue;
             }
-            let Some(room) = listed.get(&number).filter(|room| room.membership == "join" || is_gone(&room.membership))
-            else {
+            let Some(room) = numbered(rooms, number).filter(|room| room.membership == "join" || room.is_gone()) else {
                 continue;
             };
             let Ok(room_id) = OwnedRoomId::try_from(room.room_id.as_str()) else { continue };
@@ -458,8 +455,9 @@ impl Planning<'_> {
     }
 }
 
-pub(super) fn is_gone(membership: &str) -> bool {
-    matches!(membership, "leave" | "ban" | store::rooms::FORGOTTEN)
+/// Of the user's rooms, which are in the order of their numbers, the one with this number.
+pub(super) fn numbered(rooms: &[KnownRoom], number: u64) -> Option<&KnownRoom> {
+    rooms.binary_search_by_key(&number, |room| room.number).ok().and_then(|place| rooms.get(place))
 }
 
 impl User {

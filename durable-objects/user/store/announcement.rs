@@ -8,7 +8,7 @@ use crate::user::News;
 fn columns(news: News) -> [&'static str; 2] {
     match news {
         News::Profile => ["profile_changed_ms", "profile_told_to"],
-        News::DeviceList => ["device_list_changed_ms", "device_list_told_to"],
+        News::DeviceList | News::KeylessDevice => ["device_list_changed_ms", "device_list_told_to"],
     }
 }
 

@@ -24,6 +24,13 @@ pub(crate) struct KnownRoom {
     pub facts: Option<Facts>,
 }
 
+impl KnownRoom {
+    /// Whether the user was in it, or asked for, and is out of it.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.membership.as_str(), "leave" | "ban" | FORGOTTEN)
+    }
+}
+
 /// One row of the ring.
 #[derive(Debug, Clone)]
 pub(crate) struct Move {

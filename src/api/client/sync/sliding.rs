@@ -250,7 +250,7 @@ impl Sliding<'_> {
         self.reads_devices(planned, &mut round).await;
         let devices_failed = round.device_rooms_left.len() > planned.device_rooms_later.len();
         if asked > 0 && failed == asked || devices_failed {
-            cx_pause(self.cx).await;
+            self.cx.pause(FAILED_PAUSE_MS).await;
         }
         round.news |= failed > 0;
         Ok(round)
@@ -444,10 +444,6 @@ impl Sliding<'_> {
         }
         Ok(())
     }
-}
-
-async fn cx_pause(cx: &Context) {
-    cx.pause(FAILED_PAUSE_MS).await;
 }
 
 /// What a reply holds in memory, in bytes.

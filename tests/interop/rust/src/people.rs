@@ -75,16 +75,7 @@ impl Person {
 
     async fn syncs_with(client: Client, user_id: &UserId, settings: SyncSettings) -> Outcome<Self> {
         client.matrix_auth().login_username(user_id, PASSWORD).initial_device_display_name("interop").await?;
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = heard.clone();
-        client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| {
-            let ears = ears.clone();
-            async move {
-                if let Ok(mut heard) = ears.lock() {
-                    heard.push(event.content.body().to_owned());
-                }
-            }
-        });
+        let heard = ears(&client);
         let (answered, synced) = watch::channel(0);
         let loop_client = client.clone();
         tokio::spawn(async move {
@@ -162,6 +153,21 @@ impl Person {
     pub async fn room_in(&self, room_id: &OwnedRoomId, state: RoomState) -> Outcome<Room> {
         self.until(|me| me.client.get_room(room_id).filter(|room| room.state() == state)).await
     }
+}
+
+/// The bodies of the messages that a client is told of, as they come.
+pub fn ears(client: &Client) -> Arc<Mutex<Vec<String>>> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = heard.clone();
+    client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| {
+        let ears = ears.clone();
+        async move {
+            if let Ok(mut heard) = ears.lock() {
+                heard.push(event.content.body().to_owned());
+            }
+        }
+    });
+    heard
 }
 
 pub fn assert_that(holds: bool, otherwise: &str) -> Outcome {

@@ -14,7 +14,7 @@ use matrix_sdk::{
         api::client::room::create_room::v3::{Request as CreateRoom, RoomPreset},
         events::{
             receipt::{ReceiptThread, ReceiptType},
-            room::message::{OriginalSyncRoomMessageEvent, RoomMessageEventContent},
+            room::message::RoomMessageEventContent,
         },
     },
     sliding_sync::VersionBuilder,
@@ -22,7 +22,7 @@ use matrix_sdk::{
 use matrix_sdk_ui::{room_list_service::RoomListLoadingState, sync_service::SyncService};
 use tokio::time::sleep;
 
-use crate::people::{Outcome, PASSWORD, assert_that, registers, step};
+use crate::people::{Outcome, PASSWORD, assert_that, ears, registers, step};
 
 const LOOKS_EVERY: Duration = Duration::from_millis(50);
 
@@ -47,16 +47,7 @@ impl Onlooker {
         let builder = Client::builder().homeserver_url(url);
         let client = builder.sliding_sync_version_builder(VersionBuilder::DiscoverNative).build().await?;
         client.matrix_auth().login_username(&user_id, PASSWORD).initial_device_display_name("window").await?;
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = heard.clone();
-        client.add_event_handler(move |event: OriginalSyncRoomMessageEvent| {
-            let ears = ears.clone();
-            async move {
-                if let Ok(mut heard) = ears.lock() {
-                    heard.push(event.content.body().to_owned());
-                }
-            }
-        });
+        let heard = ears(&client);
         let service = SyncService::builder(client.clone()).build().await?;
         service.start().await;
         Ok(Self { client, service, heard })
