@@ -44,6 +44,7 @@ fn check_with(
     public_keys: &PublicKeyMap,
     references: References,
 ) -> Result<Checked, EventError> {
+    object.remove("unsigned");
     let bytes = text_of(&object)?.len();
     if bytes > PDU_BYTES_MAX {
         return Err(EventError::TooLarge(format!("{bytes} bytes, at most {PDU_BYTES_MAX} are allowed")));
@@ -56,7 +57,6 @@ fn check_with(
     check_format(&mut object, version, references)?;
     let verified = verify_event(public_keys, &object, &rules_for(&object, version))
         .map_err(|error| EventError::Signature(error.to_string()))?;
-    object.remove("unsigned");
     let redacted = verified == Verified::Signatures;
     if redacted {
         redact_to_what_is_signed(&mut object, version)?;

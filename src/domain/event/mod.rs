@@ -10,6 +10,7 @@ mod check;
 pub mod client;
 mod fields;
 mod pdu;
+mod read;
 mod redact;
 mod relation;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use self::{
     },
     fields::EventFields,
     pdu::Pdu,
+    read::read,
     redact::redact,
     relation::Relation,
 };
@@ -43,11 +45,10 @@ pub const FIELD_BYTES_MAX: usize = 255;
 /// them, stop somewhat deeper: whatever we stored can be read again, also from within the event and its answer.
 pub const NESTING_MAX: usize = 100;
 
-/// Whether an event nests deeper than one that we build does, `unsigned` left aside, which goes nowhere. Whatever of it
-/// is passed on lies deeper still, in an answer or a transaction, which could be neither signed nor read.
+/// Whether an event, without its `unsigned`, nests deeper than one that we build does. Whatever is passed on lies
+/// deeper still, in an answer or a transaction, which could be neither signed nor read.
 pub fn is_nested_too_deep(object: &CanonicalJsonObject) -> bool {
-    let fields = object.iter().filter(|(field, _)| *field != "unsigned");
-    !is_nested_within(fields.map(|(_, value)| value), NESTING_MAX)
+    !is_nested_within(object.values(), NESTING_MAX)
 }
 
 /// Whether there are at most so many levels of arrays and objects.
