@@ -302,6 +302,26 @@ fn version_1_knows_nothing_of_a_key_before_it_is_resolved() {
     meet(&ours, &theirs).unwrap();
 }
 
+/// Of several memberships none decides about another one while they are resolved: servers agree on that.
+#[test]
+fn version_1_decides_all_memberships_at_once() {
+    let room = alice_and_bob("1");
+    let (mut ours, mut theirs) = (room.fork(1), room.fork(2));
+    let renamed = |name: &str| {
+        let content = json!({ "membership": "join", "displayname": name });
+        state("alice", "m.room.member", user("alice").as_str(), content)
+    };
+    ours.send(renamed("Alice")).unwrap();
+    theirs.send(renamed("Al")).unwrap();
+    let invitation = ours.send(member("alice", "carol", "invite")).unwrap();
+    theirs.send(member("alice", "carol", "invite")).unwrap();
+    theirs.send(member("alice", "carol", "leave")).unwrap();
+    // Alice, whose own membership conflicts, is not known to be in the room.
+    let state = meet(&ours, &theirs).unwrap();
+    let carol = state.get(&(StateEventType::RoomMember, user("carol").to_string()));
+    assert_eq!(carol.map(|id| &**id), Some(invitation.event_id()));
+}
+
 #[test]
 fn version_1_takes_the_deepest_that_is_allowed() {
     let room = alice_and_bob("1");

@@ -33,16 +33,33 @@ pub(super) fn resolve(version: &RoomVersion, meeting: &dyn Meeting) -> Result<St
         events.sort_by_key(|event| (event.depth(), Reverse(sha1(event))));
         conflicts.push((key, events));
     }
-    for deciding in [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember] {
-        for (key, events) in conflicts.iter().filter(|(key, _)| key.0 == deciding) {
-            resolution.applies_in_turn(key, events);
-        }
-    }
-    let decide = [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember];
-    for (key, events) in conflicts.iter().filter(|(key, _)| !decide.contains(&key.0)) {
-        resolution.picks_highest(key, events);
+    let is_decided_in = |(event_type, state_key): &StateKey| match event_type {
+        StateEventType::RoomPowerLevels if state_key.is_empty() => Pass::PowerLevels,
+        StateEventType::RoomJoinRules => Pass::JoinRules,
+        StateEventType::RoomMember => Pass::Members,
+        _ => Pass::Others,
+    };
+    for pass in [Pass::PowerLevels, Pass::JoinRules, Pass::Members, Pass::Others] {
+        let of_pass = conflicts.iter().filter(|(key, _)| is_decided_in(key) == pass);
+        let picked = of_pass.filter_map(|(key, events)| {
+            let event =
+                if pass == Pass::Others { resolution.highest(events) } else { resolution.last_in_turn(key, events) };
+            Some((key.clone(), event?.clone()))
+        });
+        let picked: Vec<_> = picked.collect();
+        // Servers agree with each other here: what one pass picks decides in those after it, and not in itself.
+        resolution.resolved.extend(picked);
     }
     Ok(resolution.resolved.into_iter().map(|(key, event)| (key, event.event_id().to_owned())).collect())
+}
+
+/// What is decided together, in this order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    PowerLevels,
+    JoinRules,
+    Members,
+    Others,
 }
 
 /// What is resolved so far.
@@ -57,28 +74,30 @@ struct Resolution<'a> {
 impl Resolution<'_> {
     /// «Add the first event in the list to R. For each subsequent event in the list, check that the event would be
     /// allowed … If it would not be allowed, stop».
-    fn applies_in_turn(&mut self, key: &StateKey, events: &[Pdu]) {
-        for (index, event) in events.iter().enumerate() {
-            if index > 0 && !self.is_allowed(event) {
-                return;
+    fn last_in_turn<'e>(&self, key: &StateKey, events: &'e [Pdu]) -> Option<&'e Pdu> {
+        let (first, rest) = events.split_first()?;
+        let mut last = first;
+        for event in rest {
+            if !self.is_allowed(event, Some((key, last))) {
+                break;
             }
-            self.resolved.insert(key.clone(), event.clone());
+            last = event;
         }
+        Some(last)
     }
 
     /// «Pick the event with the highest depth and lowest sha1(event_id) that passes authentication in R». Where none
     /// does, the first one stays, as every server has it.
-    fn picks_highest(&mut self, key: &StateKey, events: &[Pdu]) {
-        let allowed = events.iter().rev().find(|event| self.is_allowed(event)).or(events.first());
-        if let Some(event) = allowed.cloned() {
-            self.resolved.insert(key.clone(), event);
-        }
+    fn highest<'e>(&self, events: &'e [Pdu]) -> Option<&'e Pdu> {
+        events.iter().rev().find(|event| self.is_allowed(event, None)).or(events.first())
     }
 
-    fn is_allowed(&self, event: &Pdu) -> bool {
+    /// Whether an event is allowed in what is resolved so far, and in what is picked of one more key.
+    fn is_allowed(&self, event: &Pdu, picked: Option<(&StateKey, &Pdu)>) -> bool {
         auth::check_against_state(event, self.version, &|event_type, state_key| {
             let key = (event_type.clone(), state_key.to_owned());
-            if let Some(event) = self.resolved.get(&key) {
+            let picked = picked.filter(|(picked, _)| **picked == key).map(|(_, event)| event);
+            if let Some(event) = picked.or_else(|| self.resolved.get(&key)) {
                 return Some(event.clone());
             }
             if self.conflicted.contains(&key) {
