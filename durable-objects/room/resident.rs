@@ -110,8 +110,18 @@ pub struct GetResidence {}
 pub struct Residence {
     /// Whether this server does.
     pub here: bool,
+    /// Whether everybody has left it, as far as this server knows, which then knows no less than others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deserted: bool,
     /// Others that did when this one last knew.
     pub servers: Vec<String>,
+}
+
+impl Residence {
+    /// Whether somebody of this server is in the room.
+    pub fn has_ours(&self) -> bool {
+        self.here && !self.deserted
+    }
 }
 
 impl Call for GetResidence {
@@ -260,7 +270,10 @@ impl Room {
     }
 
     pub(super) fn get_residence(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: GetResidence) -> Result<Residence, Error> {
-        Ok(Residence { here: self.is_resident(sql)?, servers: store::servers::joined(sql)? })
+        let servers = store::servers::joined(sql)?;
+        let has_ours = !store::members::joined_locals(sql, 1)?.is_empty();
+        let deserted = !has_ours && servers.is_empty() && store::log::head_position(sql)? > 0;
+        Ok(Residence { here: has_ours || deserted, deserted, servers })
     }
 
     /// Whether this server knows what happens in the room. One that nobody is in any more is as much here as anywhere.

@@ -29,6 +29,7 @@ use super::{
     AskError, Bounds,
     arriving_join::{Answer, ArrivingJoin},
     pdus::{ReadPdu, path_in_room, raw},
+    shown_room::{STRIPPED_EVENTS_MAX, is_whole, stripped},
 };
 use crate::{Context, Failure, metadata::register_room};
 
@@ -44,8 +45,6 @@ const MEMBERS_LOOK_MS: u64 = 100;
 const JOINING_WAIT_MS: u64 = 20_000;
 /// In the content of a join: who of the room let the user in. Spec: "Restricted rooms".
 const VOUCHER: &str = "join_authorised_via_users_server";
-/// The most state that comes with an answer to a knock: what lets a user recognise a room.
-pub(super) const STRIPPED_EVENTS_MAX: usize = 64;
 
 /// A user's membership of a room elsewhere.
 pub(crate) struct Elsewhere<'a> {
@@ -89,6 +88,21 @@ pub(crate) async fn residence(cx: &Context, room_id: &RoomId) -> Result<Residenc
         Err(Failure::Absent) => Ok(Residence::default()),
         residence => residence,
     }
+}
+
+/// Whether the room is here for this user. Of one that everybody has left, as far as is known here, others know more
+/// who invited the user since, or took their knock.
+pub(crate) async fn is_here_for(
+    cx: &Context,
+    residence: &Residence,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<bool, Failure> {
+    if !residence.deserted {
+        return Ok(residence.here);
+    }
+    let asked = cx.user(user_id).call(&GetAsked { room_id: room_id.to_owned() }).await?;
+    Ok(asked.is_none_or(|asked| asked.event_id.is_none()))
 }
 
 /// The servers that may help with a room, each once: those that were named, that of whoever invited the user and those
@@ -153,7 +167,7 @@ impl<'a> Elsewhere<'a> {
     async fn join_through(&self, call_id: &str) -> Result<OwnedEventId, Failure> {
         let (mut servers, mut refusal) = (self.servers.as_slice(), None);
         // Where somebody of ours is in the room, its members are known.
-        let is_here = residence(self.cx, self.room_id).await?.here;
+        let is_here = residence(self.cx, self.room_id).await?.has_ours();
         loop {
             let prepared = match self.prepare("join", &MembershipState::Join, servers).await {
                 Err(Failure::Refused(last)) => return Err(refusal.unwrap_or(last).into()),
@@ -227,10 +241,12 @@ impl<'a> Elsewhere<'a> {
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
         let shown = if version.room_id_is_create_event() {
             // «Entries which are improperly signed or formatted SHOULD be removed»; those of older versions are still
-            // told in other forms.
-            let told = answer.knock_room_state.get(..STRIPPED_EVENTS_MAX).unwrap_or(&answer.knock_room_state);
-            let good = self.cx.good_pdus(self.room_id, &version, told).await?;
-            good.iter().map(raw).collect::<Result<Vec<_>, Failure>>()?
+            // told in other forms, and Synapse strips all but the create event in this one, too.
+            let mut told = answer.knock_room_state;
+            told.truncate(STRIPPED_EVENTS_MAX);
+            let (whole, few_words): (Vec<_>, Vec<_>) = told.into_iter().partition(|event| is_whole(event));
+            let good = self.cx.good_pdus(self.room_id, &version, &whole).await?;
+            good.iter().map(raw).chain(few_words.into_iter().map(Ok)).collect::<Result<Vec<_>, Failure>>()?
         } else {
             answer.knock_room_state
         };
@@ -256,7 +272,7 @@ impl<'a> Elsewhere<'a> {
         let leave = match told.await {
             Ok((server, leave)) if self.is_heard_here(server, &leave).await? => return Ok(leave.event_id().to_owned()),
             Ok((_, leave)) => leave,
-            Err(failure) if residence(self.cx, self.room_id).await?.here => return Err(failure),
+            Err(failure) if residence(self.cx, self.room_id).await?.has_ours() => return Err(failure),
             Err(failure) => {
                 tracing::info!(room_id = %self.room_id, ?failure, "no other server was told that a user left");
                 self.unheard_leave()?
@@ -544,21 +560,6 @@ impl Context {
         };
         self.user(user_id).call(&call).await
     }
-}
-
-/// Whole or stripped events, as stripped ones; what is none of either is left out.
-pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
-    #[derive(Deserialize, serde::Serialize)]
-    struct Stripped {
-        content: Box<RawValue>,
-        sender: ruma_common::OwnedUserId,
-        state_key: String,
-        #[serde(rename = "type")]
-        event_type: String,
-    }
-    let read = |event: &RawValue| serde_json::from_str::<Stripped>(event.get()).ok();
-    let events = events.iter().take(STRIPPED_EVENTS_MAX).filter_map(|event| read(event));
-    events.filter_map(|event| to_raw_value(&event).ok()).collect()
 }
 
 /// What another server says of a room whose version somebody does not know.

@@ -16,8 +16,9 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     AskError, Bounds, Origin,
-    elsewhere::{STRIPPED_EVENTS_MAX, Told, residence, stripped},
+    elsewhere::{Told, residence},
     pdus::{ReadPdu, path_in_room},
+    shown_room::{STRIPPED_EVENTS_MAX, is_whole, stripped},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
@@ -139,7 +140,7 @@ impl Invitation<'_> {
             self.check_state(cx, version).await?;
         }
         let as_of_ms = Some(cx.now_ms());
-        let is_here = residence(cx, pdu.room_id()).await?.here;
+        let is_here = residence(cx, pdu.room_id()).await?.has_ours();
         if is_here {
             // Spec: «Server Access Control Lists (ACLs)»: who is kept out invites nobody.
             cx.room(pdu.room_id()).call(&GetVersionForServer { server: origin.to_owned() }).await?;
@@ -158,13 +159,15 @@ impl Invitation<'_> {
     }
 
     /// What is shown of the room is of that room, down to the create event that its id is the hash of. Spec: «SHOULD»
-    /// since version 12; of older ones whole events are not asked for yet.
+    /// since version 12, but «servers SHOULD consider their local ecosystems»: what Synapse shows besides that event is
+    /// stripped. What comes whole has to be right. Of older versions whole events are not asked for yet.
     async fn check_state(&self, cx: &Context, version: &RoomVersion) -> Result<(), Failure> {
         let invalid = |why: &str| Refusal::InvalidParam(format!("`invite_room_state`: {why}"));
         if self.state.len() > STRIPPED_EVENTS_MAX {
             return Err(invalid("there are too many events").into());
         }
-        let read = self.state.iter().map(|event| ReadPdu::read(event, version)).collect::<Result<Vec<_>, String>>();
+        let whole = self.state.iter().filter(|event| is_whole(event));
+        let read = whole.map(|event| ReadPdu::read(event, version)).collect::<Result<Vec<_>, String>>();
         let mut has_create = false;
         for (event_id, outcome) in cx.check_pdus(version, read.map_err(|why| invalid(&why))?).await? {
             let pdu = outcome.map_err(|why| invalid(&format!("{event_id}: {why}")))?;

@@ -35,6 +35,7 @@ mod queries;
 mod receipts;
 mod receiving;
 mod server_keys;
+mod shown_room;
 mod taken_apart;
 mod third_party_invites;
 mod transactions;

@@ -74,7 +74,7 @@ impl Context {
     /// # Errors
     /// A fault of ours.
     pub(crate) async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>, Failure> {
-        let Residence { here, servers } = residence(self, room_id).await?;
+        let Residence { here, servers, .. } = residence(self, room_id).await?;
         let own = here.then(|| self.server_name().to_owned());
         let others = servers.into_iter().filter_map(|name| OwnedServerName::try_from(name).ok());
         Ok(own.into_iter().chain(others).take(SERVERS_TOLD_MAX).collect())

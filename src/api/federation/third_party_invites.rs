@@ -105,7 +105,7 @@ async fn exchange(
     let content: Content = serde_json::from_str(partial.content.get())
         .map_err(|error| Refusal::BadJson(format!("The content of m.room.member: {error}")))?;
     let content = content.checked(target)?;
-    if !residence(cx, &room_id).await?.here {
+    if !residence(cx, &room_id).await?.has_ours() {
         return Err(unknown_room().into());
     }
     cx.invite_elsewhere(&room_id, sender, target, content, None, unknown_room()).await?;

@@ -167,9 +167,10 @@ fn id_of(pdu: &RawValue, version: Option<&RoomVersion>) -> Option<OwnedEventId> 
 }
 
 /// An event of a room in which nobody of ours is: all that matters of it is whether somebody took back an invitation of
-/// a user of ours, or turned their knock down. It is believed of whoever invited, of a server that had a part in what
-/// who knocks was shown of the room or that took the knock, and of anybody who names the invitation or the knock as
-/// what allows it: only who is in the room knows of that. `None` for anything else.
+/// a user of ours, or turned their knock down. It is believed of anybody who names the invitation or the knock as what
+/// allows it: only who is in the room knows of that; and what names another one is of an earlier one, and late. Where
+/// its id is not known it is believed of whoever invited, and of a server that had a part in what who knocks was shown
+/// of the room or that took the knock. `None` for anything else.
 async fn taken_back(
     cx: &Context,
     room_id: &RoomId,
@@ -200,12 +201,12 @@ async fn taken_back(
         Err(failure) => return Err(failure),
     };
     let server = event.sender.server_name();
-    let is_believed = match &asked.inviter {
-        Some(inviter) => inviter.server_name() == server,
-        None => asked.servers.iter().any(|known| known == server),
+    let may_be_believed = match (&asked.event_id, &asked.inviter) {
+        (Some(asked), _) => json.get().contains(asked.as_str()),
+        (None, Some(inviter)) => inviter.server_name() == server,
+        (None, None) => asked.servers.iter().any(|known| known == server),
     };
-    let may_name = asked.event_id.as_ref().is_some_and(|asked| json.get().contains(asked.as_str()));
-    if !is_believed && !may_name {
+    if !may_be_believed {
         return Ok(None);
     }
     // Of an invitation that an earlier release heard of nothing may be known: any version whose form it has will do.
@@ -218,8 +219,7 @@ async fn taken_back(
         let event_id = read.event_id.clone();
         match cx.check_pdu(&version, read).await? {
             Ok(pdu) => {
-                let is_named = asked.event_id.is_some_and(|asked| pdu.auth_events().contains(&asked));
-                if !(is_believed || is_named) {
+                if asked.event_id.is_some_and(|asked| !pdu.auth_events().contains(&asked)) {
                     return Ok(None);
                 }
                 let told = Told { event: Some(&pdu), ends_asked: true, as_of_ms, ..Told::default() };

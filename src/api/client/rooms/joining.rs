@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes,
-    federation::elsewhere::{Elsewhere, residence},
+    federation::elsewhere::{Elsewhere, is_here_for, residence},
 };
 
 /// Rooms asked at the same time whether a user is in them.
@@ -89,7 +89,7 @@ async fn elsewhere<'a>(
     via: Vec<OwnedServerName>,
 ) -> Result<Option<Elsewhere<'a>>, Failure> {
     let residence = residence(cx, room_id).await?;
-    if residence.here {
+    if is_here_for(cx, &residence, room_id, &call.target).await? {
         return Ok(None);
     }
     let elsewhere = Elsewhere::of(cx, room_id, call, via, residence.servers).await?;
@@ -276,7 +276,7 @@ async fn own_elsewhere(
         _ => return Ok(None),
     }
     let residence = residence(cx, room_id).await?;
-    if residence.here {
+    if is_here_for(cx, &residence, room_id, user_id).await? {
         return Ok(None);
     }
     let words = serde_json::from_str(content.get())?;

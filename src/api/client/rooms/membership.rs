@@ -21,7 +21,7 @@ use serde_json::{
 use super::{call_id, not_in_room, third_party_invites};
 use crate::{
     Caller, Context, Failure, OrAbsent, Routes, failure,
-    federation::elsewhere::{Elsewhere, residence},
+    federation::elsewhere::{Elsewhere, is_here_for, residence},
     identity_server::ThirdParty,
     router::json_or_default,
 };
@@ -231,9 +231,9 @@ async fn leave(
     let room_id = &request.room_id;
     let residence = residence(cx, room_id).await?;
     let asked = is_asked(cx, room_id, &call.target).await?;
-    let elsewhere = Elsewhere::of(cx, room_id, &call, Vec::new(), residence.servers);
+    let elsewhere = Elsewhere::of(cx, room_id, &call, Vec::new(), residence.servers.clone());
     // Only who was invited, or knocked, has something to leave elsewhere; whether or not a server can be told.
-    if !residence.here && asked {
+    if asked && !is_here_for(cx, &residence, room_id, &call.target).await? {
         elsewhere.await?.leave().await?;
         return Ok(leave_room::v3::Response::new());
     }

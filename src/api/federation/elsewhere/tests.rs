@@ -47,12 +47,28 @@ impl Story {
         Self { server, asked, b: identity("b.test", "1", 1), alice }
     }
 
-    /// A membership of alice's, by bob of the other server.
-    fn membership(&self, membership: &str) -> Pdu {
+    /// An invitation of alice by bob of the other server.
+    fn invitation(&self) -> Pdu {
+        self.membership("invite", &[])
+    }
+
+    /// The end of an invitation.
+    fn end_of(&self, invitation: &Pdu) -> Pdu {
+        self.membership("leave", &[invitation])
+    }
+
+    /// A membership of alice's, by bob, which these events allow.
+    fn membership(&self, membership: &str, allowed_by: &[&Pdu]) -> Pdu {
+        self.membership_in(THEIRS, membership, allowed_by)
+    }
+
+    fn membership_in(&self, room_id: &str, membership: &str, allowed_by: &[&Pdu]) -> Pdu {
+        let auth_events: Vec<_> = allowed_by.iter().map(|pdu| pdu.event_id()).collect();
         let version = RoomVersion::parse("11").unwrap();
         let template = json!({
-            "type": "m.room.member", "room_id": THEIRS, "sender": "@bob:b.test", "state_key": ALICE, "depth": 5,
-            "content": { "membership": membership }, "prev_events": [], "auth_events": [], "origin_server_ts": 1,
+            "type": "m.room.member", "room_id": room_id, "sender": "@bob:b.test", "state_key": ALICE, "depth": 5,
+            "content": { "membership": membership }, "prev_events": [], "auth_events": auth_events,
+            "origin_server_ts": 1,
         });
         let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
         event::complete(&template, &content, &version, &self.b, 1_700_000_000_000, [3; 18]).unwrap()
@@ -67,15 +83,19 @@ impl Story {
 
     /// Bob invites alice, and she hears of it.
     fn invites(&self) -> String {
-        let pdu = self.membership("invite");
+        self.hears_of(&self.invitation())
+    }
+
+    fn hears_of(&self, pdu: &Pdu) -> String {
         let event: Value = serde_json::from_str(pdu.json()).unwrap();
-        let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
+        let room_id = pdu.room_id().as_str();
+        let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(room_id), encoded(pdu.event_id().as_str()));
         let create = json!({
             "type": "m.room.create", "state_key": "", "sender": "@bob:b.test", "content": { "room_version": "11" },
         });
         self.as_bobs_server(&path, &json!({ "room_version": "11", "event": event, "invite_room_state": [create] }));
         let sync = self.syncs("");
-        assert!(sync["rooms"]["invite"][THEIRS].is_object(), "{sync}");
+        assert!(sync["rooms"]["invite"][room_id].is_object(), "{sync}");
         sync["next_batch"].as_str().unwrap().to_owned()
     }
 
@@ -103,16 +123,21 @@ impl Story {
         let create = json!({ "preset": "public_chat", "room_version": "11" });
         let (_, created) = self.server.post("/_matrix/client/v3/createRoom", &self.alice, &create);
         let room_id = created["room_id"].as_str().unwrap().to_owned();
-        let make = format!("/_matrix/federation/v1/make_join/{}/{}?ver=11", encoded(&room_id), encoded("@bob:b.test"));
+        self.bob_does("join", &room_id);
+        room_id
+    }
+
+    /// Bob joins or leaves a room of alice's.
+    fn bob_does(&self, what: &str, room_id: &str) {
+        let make = format!("/_matrix/federation/v1/make_{what}/{}/{}?ver=11", encoded(room_id), encoded("@bob:b.test"));
         let (_, prepared) = answered(&self.server, signed(&self.b, "localhost", Method::GET, &make, ""));
         let template = to_raw_value(&prepared["event"]).unwrap();
         let content = to_raw_value(&prepared["event"]["content"]).unwrap();
         let version = RoomVersion::parse("11").unwrap();
-        let join = event::complete(&template, &content, &version, &self.b, 1_700_000_000_000, [0; 18]).unwrap();
+        let made = event::complete(&template, &content, &version, &self.b, 1_700_000_000_000, [0; 18]).unwrap();
         let path =
-            format!("/_matrix/federation/v2/send_join/{}/{}", encoded(&room_id), encoded(join.event_id().as_str()));
-        self.as_bobs_server(&path, &serde_json::from_str(join.json()).unwrap());
-        room_id
+            format!("/_matrix/federation/v2/send_{what}/{}/{}", encoded(room_id), encoded(made.event_id().as_str()));
+        self.as_bobs_server(&path, &serde_json::from_str(made.json()).unwrap());
     }
 }
 
@@ -121,7 +146,7 @@ impl Story {
 fn an_invitation_is_taken_back_whatever_was_shown_with_it() {
     for heard_by_earlier_release in [false, true] {
         let story = Story::begins(&[]);
-        let pdu = story.membership("invite");
+        let pdu = story.invitation();
         if heard_by_earlier_release {
             let invited = MembershipChanged {
                 room_id: THEIRS.try_into().unwrap(),
@@ -143,7 +168,7 @@ fn an_invitation_is_taken_back_whatever_was_shown_with_it() {
         }
         assert!(story.syncs("")["rooms"]["invite"][THEIRS].is_object());
         story.server.pass_ms(1);
-        let leave = story.membership("leave");
+        let leave = story.end_of(&pdu);
         let event: Value = serde_json::from_str(leave.json()).unwrap();
         let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
         let answer = story.as_bobs_server("/_matrix/federation/v1/send/1", &transaction);
@@ -154,11 +179,60 @@ fn an_invitation_is_taken_back_whatever_was_shown_with_it() {
     }
 }
 
+/// An invitation comes at once, and what ended the one before it waited its turn.
+#[test]
+fn a_late_end_of_an_earlier_invitation_ends_no_other() {
+    let story = Story::begins(&[]);
+    let first = story.invitation();
+    let second = story.membership("invite", &[&first]);
+    story.hears_of(&first);
+    story.server.pass_ms(1);
+    story.hears_of(&second);
+    story.server.pass_ms(1);
+    for (number, (invitation, is_over)) in [(&first, false), (&second, true)].into_iter().enumerate() {
+        let event: Value = serde_json::from_str(story.end_of(invitation).json()).unwrap();
+        let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
+        story.as_bobs_server(&format!("/_matrix/federation/v1/send/{number}"), &transaction);
+        assert_eq!(story.syncs("")["rooms"]["invite"][THEIRS].is_null(), is_over, "{number}");
+    }
+}
+
+/// As far as is known here nobody is in the room; bob, who knew as much, came back.
+#[test]
+fn an_invitation_to_a_room_that_everybody_left_is_taken_up_where_it_came_from() {
+    for what in ["join", "leave"] {
+        let story = Story::begins(&[]);
+        let room_id = story.shared_room();
+        story.bob_does("leave", &room_id);
+        assert_eq!(story.does("leave", &room_id).0, StatusCode::OK);
+        story.server.pass_ms(1);
+        story.hears_of(&story.membership_in(&room_id, "invite", &[]));
+        story.server.pass_ms(1);
+        let (status, answer) = story.does(what, &room_id);
+        assert!(story.was_asked(&format!("make_{what}/{}", encoded(&room_id))), "{:?}", story.asked.borrow());
+        // Bob's server helps with nothing: an invitation is over all the same.
+        assert_eq!(status == StatusCode::OK, what == "leave", "{answer}");
+        assert_eq!(story.syncs("")["rooms"]["invite"][&room_id].is_null(), what == "leave");
+    }
+}
+
+/// Who comes back to a room of their own that everybody has left needs nobody's help.
+#[test]
+fn a_room_that_everybody_left_is_joined_again() {
+    let story = Story::begins(&[]);
+    let room_id = story.shared_room();
+    story.bob_does("leave", &room_id);
+    for what in ["leave", "join"] {
+        assert_eq!(story.does(what, &room_id).0, StatusCode::OK);
+    }
+    assert!(!story.was_asked("make_join"), "{:?}", story.asked.borrow());
+}
+
 /// Spec: `/invite`: «All other fields of the events should remain untouched.»
 #[test]
 fn an_invitation_is_signed_as_it_came() {
     let story = Story::begins(&[]);
-    let pdu = story.membership("invite");
+    let pdu = story.invitation();
     let mut event: Value = serde_json::from_str(pdu.json()).unwrap();
     event["unsigned"] = json!({ "org.example": [1], "age": 5 });
     let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
@@ -182,7 +256,7 @@ fn an_invitation_may_show_nothing_of_the_room() {
         (Some(json!([5, name, null, "x", {}])), true),
     ] {
         let story = Story::begins(&[]);
-        let pdu = story.membership("invite");
+        let pdu = story.invitation();
         let event: Value = serde_json::from_str(pdu.json()).unwrap();
         let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(THEIRS), encoded(pdu.event_id().as_str()));
         let mut body = json!({ "room_version": "11", "event": event });
@@ -197,7 +271,7 @@ fn an_invitation_may_show_nothing_of_the_room() {
     }
     // The rest is as it was.
     let story = Story::begins(&[]);
-    let pdu = story.membership("invite");
+    let pdu = story.invitation();
     let event: Value = serde_json::from_str(pdu.json()).unwrap();
     let puts = |room_id: &str, event_id: &str, body: &Value| {
         let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(room_id), encoded(event_id));
@@ -223,7 +297,7 @@ fn what_ended_an_invitation_is_told() {
             assert!(status == StatusCode::OK && left["event_id"].is_string(), "{left}");
         }),
         ("@bob:b.test", |story| {
-            let event: Value = serde_json::from_str(story.membership("leave").json()).unwrap();
+            let event: Value = serde_json::from_str(story.end_of(&story.invitation()).json()).unwrap();
             let transaction = json!({ "origin": "b.test", "origin_server_ts": 1, "pdus": [event] });
             story.as_bobs_server("/_matrix/federation/v1/send/1", &transaction);
         }),
@@ -262,7 +336,7 @@ fn an_invitation_from_elsewhere_is_among_the_notifications() {
     let told = &listed["notifications"][0];
     assert_eq!((&told["room_id"], &told["read"], &listed["next_token"]), (&json!(THEIRS), &json!(false), &Value::Null));
     let event = &told["event"];
-    let id = story.membership("invite").event_id().to_string();
+    let id = story.invitation().event_id().to_string();
     assert_eq!(
         (&event["event_id"], &event["sender"], &event["state_key"]),
         (&json!(id), &json!("@bob:b.test"), &json!(ALICE),)
@@ -337,7 +411,7 @@ fn an_invitation_that_the_room_does_not_know_is_turned_down_all_the_same() {
         membership: MembershipState::Invite,
         event_id: None,
         profile: None,
-        stripped_state: vec![event::stripped_json(&story.membership("invite"))],
+        stripped_state: vec![event::stripped_json(&story.invitation())],
         predecessor: None,
         elsewhere: None,
     };

@@ -1,0 +1,36 @@
+//! What another server shows of a room to who is invited there, or knocks: whole events, or stripped ones.
+//! Spec: Client-Server API, "Stripped state"; Server-Server API, "Inviting to a room", "Knocking upon a room".
+
+use ruma_common::OwnedUserId;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::{RawValue, to_raw_value};
+
+/// The most state that comes with an invitation, or with the answer to a knock: what lets a user recognise a room.
+pub(super) const STRIPPED_EVENTS_MAX: usize = 64;
+
+/// Whether an event that is shown of a room comes whole, as the create event always has to: the rest goes by it.
+pub(super) fn is_whole(event: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Form {
+        #[serde(rename = "type")]
+        event_type: Option<String>,
+        signatures: Option<IgnoredAny>,
+    }
+    serde_json::from_str::<Form>(event.get())
+        .map_or(true, |form| form.signatures.is_some() || form.event_type.as_deref() == Some("m.room.create"))
+}
+
+/// Whole or stripped events, as stripped ones; what is none of either is left out.
+pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
+    #[derive(Deserialize, Serialize)]
+    struct Stripped {
+        content: Box<RawValue>,
+        sender: OwnedUserId,
+        state_key: String,
+        #[serde(rename = "type")]
+        event_type: String,
+    }
+    let read = |event: &RawValue| serde_json::from_str::<Stripped>(event.get()).ok();
+    let events = events.iter().take(STRIPPED_EVENTS_MAX).filter_map(|event| read(event));
+    events.filter_map(|event| to_raw_value(&event).ok()).collect()
+}
