@@ -25,6 +25,7 @@ const SMALL: u64 = 100;
 const LARGE: u64 = 10_000;
 /// Of one user.
 const DEVICES: u64 = 500;
+const HOUR_MS: u64 = 3_600_000;
 /// A tree that is so much larger is a little deeper.
 const GROWS_MAX: f64 = 1.5;
 
@@ -74,8 +75,8 @@ impl Grown {
             call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             call
         };
-        // Transactions of the last half hour are read again by a room that wakes; these events are older.
-        self.world.passes(3_600_000);
+        // Transactions of the last day are read again by a room that wakes; these events are older.
+        self.world.passes(25 * HOUR_MS);
         self.world.evict(&room(&self.room_id));
         self.says("a message, the room asleep");
         self.says("a message");
@@ -141,7 +142,7 @@ fn with_the_members_of_a_room() {
             ("INSERT OR REPLACE INTO meta (key, value) VALUES ('silent', ?1)", vec![silent]),
             (
                 "INSERT OR REPLACE INTO meta (key, value) VALUES ('silent_since', ?1)",
-                vec![grown.world.now_ms().to_string().into()],
+                vec![(grown.world.now_ms() + 25 * HOUR_MS).to_string().into()],
             ),
         ] {
             grown.sql.query(statement, &params).unwrap();

@@ -13,8 +13,9 @@ use sha2::{Digest as _, Sha256};
 use super::{Room, store};
 use crate::Cx;
 
-/// How long a transaction id is remembered, in milliseconds: half an hour, as other servers do.
-const WINDOW_MS: u64 = 30 * 60 * 1000;
+/// How long a transaction id is remembered, in milliseconds: a day. What a telephone sent without hearing of it, it may
+/// send again after a journey.
+const WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 /// The most transactions remembered; a room busier than that forgets the oldest.
 const RECENT_MAX: usize = 10_000;
 /// Transactions read from the log in one go.
