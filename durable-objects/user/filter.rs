@@ -10,8 +10,11 @@ use crate::{Call, Cx, Error};
 
 /// The largest filter, in bytes of JSON.
 const FILTER_BYTES_MAX: usize = 65_536;
-/// The most filters a user may keep here.
+/// The most filters a user may keep here; one more takes the place of the oldest, since no client can say which it is
+/// done with.
 const FILTERS_MAX: u64 = 1_000;
+/// How often it is written down that a filter is kept once more, in milliseconds: once a day.
+const KEPT_ANEW_MS: u64 = 86_400_000;
 
 /// Keeps a filter and answers its id; the same filter has the same id.
 ///
@@ -55,9 +58,9 @@ impl User {
         let digest = Sha256::digest(filter);
         let id = BASE64_URL_SAFE_NO_PAD.encode(digest.iter().copied().take(12).collect::<Vec<_>>());
         if store::filter::get(&**tx, &id)?.is_none() && store::filter::count(&**tx)? >= FILTERS_MAX {
-            return Err(Refusal::TooLarge(format!("A user may keep {FILTERS_MAX} filters")).into());
+            store::filter::forget_oldest(tx)?;
         }
-        store::filter::put(tx, &id, filter)?;
+        store::filter::put(tx, &id, filter, cx.now_ms, KEPT_ANEW_MS)?;
         Ok(id)
     }
 
@@ -78,7 +81,7 @@ mod tests {
     use domain::Refusal;
     use serde_json::value::RawValue;
 
-    use super::{AddFilter, FILTERS_MAX, GetFilter};
+    use super::{AddFilter, FILTERS_MAX, GetFilter, KEPT_ANEW_MS};
     use crate::{
         CallError,
         user::{Create, NewDevice},
@@ -104,14 +107,18 @@ mod tests {
         let world = alice();
         let first = world.call(ALICE, &add("{}".to_owned())).unwrap();
         insta::assert_snapshot!(first, @"RBNvo1WzZ4oRRq0W");
-        for number in 1..FILTERS_MAX {
-            world.call(ALICE, &add(format!(r#"{{"n":{number}}}"#))).unwrap();
-        }
-        let outcome = world.call(ALICE, &add(r#"{"n":0}"#.to_owned()));
-        assert!(matches!(outcome, Err(CallError::Refused(Refusal::TooLarge(_)))), "{outcome:?}");
+        let numbered = |number: u64| {
+            world.passes(1);
+            world.call(ALICE, &add(format!(r#"{{"n":{number}}}"#))).unwrap()
+        };
+        let oldest = numbered(1);
+        (2..FILTERS_MAX).for_each(|number| drop(numbered(number)));
+        world.passes(KEPT_ANEW_MS);
         assert_eq!(world.call(ALICE, &add("{}".to_owned())).unwrap(), first, "that one is there already");
-        let get = GetFilter { token_hash: "t".to_owned(), filter_id: first };
-        assert_eq!(world.call(ALICE, &get).unwrap().get(), "{}");
+        numbered(0);
+        let get = |filter_id| world.call(ALICE, &GetFilter { token_hash: "t".to_owned(), filter_id });
+        assert_eq!(get(first).unwrap().get(), "{}");
+        assert!(matches!(get(oldest), Err(CallError::Refused(Refusal::NotFound(_)))));
         let long = world.call(ALICE, &add(format!(r#""{}""#, "x".repeat(70_000))));
         assert!(matches!(long, Err(CallError::Refused(Refusal::TooLarge(_)))), "{long:?}");
     }

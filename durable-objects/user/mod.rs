@@ -214,6 +214,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0020_asked_version.sql"),
     include_str!("migrations/0021_decided.sql"),
     include_str!("migrations/0022_sliding.sql"),
+    include_str!("migrations/0023_filters.sql"),
 ];
 
 /// The user whose actor this is.

@@ -2,12 +2,19 @@
 
 use platform::{Fault, Sql, Tx};
 
-/// Keeps a filter; the same again changes nothing.
-pub(crate) fn put(tx: &Tx<'_>, id: &str, content: &str) -> Result<(), Fault> {
+/// Keeps a filter; the same again within `anew_ms` changes nothing.
+pub(crate) fn put(tx: &Tx<'_>, id: &str, content: &str, now_ms: u64, anew_ms: u64) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO filter (id, content) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING",
-        &[id.into(), content.into()],
+        "INSERT INTO filter (id, content, kept_ms) VALUES (?1, ?2, ?3)
+         ON CONFLICT (id) DO UPDATE SET kept_ms = excluded.kept_ms WHERE kept_ms < ?4",
+        &[id.into(), content.into(), now_ms.into(), now_ms.saturating_sub(anew_ms).into()],
     )?;
+    Ok(())
+}
+
+/// Forgets the one that was kept the longest ago.
+pub(crate) fn forget_oldest(tx: &Tx<'_>) -> Result<(), Fault> {
+    tx.execute("DELETE FROM filter WHERE id = (SELECT id FROM filter ORDER BY kept_ms, id LIMIT 1)", &[])?;
     Ok(())
 }
 
