@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use domain::{
     Pdu, Refusal,
     event::Draft,
+    power,
     retention::{RETENTION, RoomRetention},
 };
 use platform::{ActorKind, Sql, Tx};
@@ -98,6 +99,10 @@ impl Room {
             }
             (event_type, Some(_)) if cx.settings.config.retention.is_on && event_type.to_string() == RETENTION => {
                 RoomRetention::parse(&call.content)?;
+            }
+            (TimelineEventType::RoomPowerLevels, Some(_)) => {
+                let levels = serde_json::from_str(call.content.get());
+                power::check_levels(&levels.map_err(|error| Refusal::BadJson(format!("The content: {error}")))?)?;
             }
             (TimelineEventType::RoomMember, None) => {
                 return Err(Refusal::BadJson("`m.room.member` is a state event".to_owned()).into());

@@ -311,7 +311,30 @@ pub fn power_levels(room: &NewRoom, version: &RoomVersion) -> Result<Map<String,
             return Err(Refusal::InvalidRoomState(sentence));
         }
     }
+    check_levels(&content).map_err(|refusal| Refusal::InvalidRoomState(refusal.to_string()))?;
     Ok(content)
+}
+
+/// Refused: `BadJson` for levels that are no integers. Some versions take texts; nobody is to make any more of them.
+/// Spec: Server-Server API, "Auth rules": «reasonable precautions to prevent users from sending new power level events
+/// with string values».
+pub fn check_levels(content: &Map<String, Value>) -> Result<(), Refusal> {
+    const LEVELS: [&str; 7] = ["ban", "events_default", "invite", "kick", "redact", "state_default", "users_default"];
+    let is_no_level = |level: &Value| level.as_i64().is_none();
+    let wrong = |name: &str| Err(Refusal::BadJson(format!("`{name}`: a power level is an integer")));
+    for name in LEVELS {
+        if content.get(name).is_some_and(is_no_level) {
+            return wrong(name);
+        }
+    }
+    for name in ["events", "notifications", "users"] {
+        match content.get(name) {
+            None => {}
+            Some(Value::Object(levels)) if !levels.values().any(is_no_level) => {}
+            Some(_) => return wrong(name),
+        }
+    }
+    Ok(())
 }
 
 /// Makes an upgrade take more than `state_default`, as v12 wants it, in levels that come from elsewhere.
