@@ -274,7 +274,12 @@ fn whoever_is_not_in_the_room_changes_nothing_in_it(server: &Server) {
         }),
         ("invite oneself", &|room| mallory.invites(room, &mallory)),
         ("leave", &|room| mallory.leaves(room)),
-        ("send", &|room| mallory.put(&format!("/rooms/{}/send/m.room.message/1", encode(room)), json!({}))),
+        ("send", &|room| {
+            mallory.put(
+                &format!("/rooms/{}/send/m.room.message/1", encode(room)),
+                json!({ "msgtype": "m.text", "body": "x" }),
+            )
+        }),
         ("set state", &|room| mallory.sets_state(room, "m.room.name", "", json!({ "name": "Mine" }))),
         ("set the alias", &|room| mallory.sets_state(room, "m.room.canonical_alias", "", json!({}))),
         ("create", &|room| mallory.sets_state(room, "m.room.create", "", json!({}))),

@@ -36,7 +36,9 @@ fn a_limit_says_when_to_come_back(server: &Server) {
     let server = server_with(server, &[("RC_MESSAGE", "0.5,2")]);
     let (alice, bob) = (server.registers("alice"), server.registers("bob"));
     let room = alice.creates_room_with(&[&bob]);
-    let says = |txn_id: &str| alice.sends_event(&room, "m.room.message", txn_id, json!({ "body": txn_id }));
+    let says = |txn_id: &str| {
+        alice.sends_event(&room, "m.room.message", txn_id, json!({ "msgtype": "m.text", "body": txn_id }))
+    };
     let txn_ids: Vec<_> = (0..50).map(|number| number.to_string()).collect();
     let (txn_id, refused) = txn_ids
         .iter()

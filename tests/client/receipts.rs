@@ -112,15 +112,20 @@ fn a_receipt_belongs_to_its_thread(server: &Server) {
     let (root, other) = (alice.sends(&room, "root"), alice.sends(&room, "other"));
     let reply = alice.sends_in_thread(&room, &root, "in the thread");
     let relate = |kind: &str, to: &str| {
-        alice.sends_content(&room, json!({ "body": "r", "m.relates_to": { "rel_type": kind, "event_id": to } }))
+        alice.sends_content(
+            &room,
+            json!({ "msgtype": "m.text", "body": "r", "m.relates_to": { "rel_type": kind, "event_id": to } }),
+        )
     };
     // Followed for up to three relations; a fourth is not.
     let first = relate("m.reference", &reply);
     let second = relate("m.reference", &first);
     let third = relate("m.reference", &second);
     let to_root = relate("m.reference", &root);
-    let rich_reply =
-        alice.sends_content(&room, json!({ "body": "r", "m.relates_to": { "m.in_reply_to": { "event_id": reply } } }));
+    let rich_reply = alice.sends_content(
+        &room,
+        json!({ "msgtype": "m.text", "body": "r", "m.relates_to": { "m.in_reply_to": { "event_id": reply } } }),
+    );
     for (event_id, thread, fits) in [
         (&reply, &*root, true),
         (&reply, "main", false),

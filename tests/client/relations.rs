@@ -216,7 +216,8 @@ fn a_thread_of_a_thread_is_refused(server: &Server) {
         let content = related("m.thread", related_itself, "nested");
         alice.sends_event(&room, "m.room.message", related_itself, content).refused(400, "M_UNKNOWN");
     }
-    let reply = json!({ "body": "reply", "m.relates_to": { "m.in_reply_to": { "event_id": root } } });
+    let reply =
+        json!({ "msgtype": "m.text", "body": "reply", "m.relates_to": { "m.in_reply_to": { "event_id": root } } });
     let reply = alice.sends_content(&room, reply);
     alice.sends_in_thread(&room, &reply, "a reply may begin a thread");
     // What nobody here knows yet may come.

@@ -136,7 +136,7 @@ impl Carrying<'_> {
         let question = Question {
             method: Method::PUT,
             path: format!("/_matrix/app/v1/transactions/{}", segment(transaction_id)),
-            legacy_path: None,
+            legacy_path: Some(format!("/transactions/{}", segment(transaction_id))),
             body: serde_json::to_vec(transaction)?.into(),
             timeout_ms: TIMEOUT_MS,
         };
@@ -184,7 +184,7 @@ mod tests {
             let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
             let room_id = created["room_id"].as_str().unwrap().to_owned();
             let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/t");
-            assert_eq!(server.put(&path, &alice, &json!({ "body": body })).0, StatusCode::OK);
+            assert_eq!(server.put(&path, &alice, &json!({ "msgtype": "m.text", "body": body })).0, StatusCode::OK);
             room_id
         };
         let broken = says("in the broken one");

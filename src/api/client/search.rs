@@ -354,7 +354,7 @@ mod tests {
         fn says(&self, room: &str, text: &str) {
             self.server.pass_ms(1_000);
             let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{}", text.replace(' ', "_"));
-            let (status, answer) = self.server.put(&path, &self.alice, &json!({ "body": text }));
+            let (status, answer) = self.server.put(&path, &self.alice, &json!({ "msgtype": "m.text", "body": text }));
             assert_eq!(status, 200, "{answer}");
         }
 

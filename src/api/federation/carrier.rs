@@ -336,7 +336,7 @@ mod tests {
             let room_id = OwnedRoomId::try_from(created["room_id"].as_str().unwrap()).unwrap();
             joins(&server, &identity(THERE, "1", 1), room_id.as_str());
             let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/t");
-            assert_eq!(server.put(&path, &alice, &json!({ "body": body })).0, StatusCode::OK);
+            assert_eq!(server.put(&path, &alice, &json!({ "msgtype": "m.text", "body": body })).0, StatusCode::OK);
             room_id
         };
         let broken = says("in the broken one");

@@ -55,7 +55,10 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
         let room =
             server.post("/_matrix/client/v3/createRoom", &alice, &create).1["room_id"].as_str().unwrap().to_owned();
         let send = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encoded(&room));
-        let said = server.put(&send, &alice, &json!({ "body": "hello" })).1["event_id"].as_str().unwrap().to_owned();
+        let said = server.put(&send, &alice, &json!({ "msgtype": "m.text", "body": "hello" })).1["event_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let (join, joined) = joins(&server, &b, &room);
         assert_eq!(joined["servers_in_room"], json!(["localhost"]), "before the join");
         let is_create = |event: &Value| event["type"] == "m.room.create";
@@ -118,7 +121,7 @@ fn an_event_is_found_in_whichever_room_it_is() {
         let room = created["room_id"].as_str().unwrap().to_owned();
         joins(&server, &b, &room);
         let send = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t", encoded(&room));
-        let sent = server.put(&send, &alice, &json!({ "body": number.to_string() })).1;
+        let sent = server.put(&send, &alice, &json!({ "msgtype": "m.text", "body": number.to_string() })).1;
         said.push(encoded(sent["event_id"].as_str().unwrap()));
         server.pass_ms(1_000);
     }

@@ -183,7 +183,10 @@ mod tests {
             let (_, sent) = server.put(&format!("{ROOMS}/{room_id}/{path}"), &bob, content);
             sent["event_id"].as_str().unwrap().to_owned()
         };
-        let (message, topic) = (sends("send/m.room.message/1", &json!({})), sends("state/m.room.topic", &json!({})));
+        let (message, topic) = (
+            sends("send/m.room.message/1", &json!({ "msgtype": "m.text", "body": "" })),
+            sends("state/m.room.topic", &json!({})),
+        );
         for (ignored, status) in [(json!({}), 200), (json!({ "@bob:localhost": {} }), 404), (json!({}), 200)] {
             let list = "/_matrix/client/v3/user/@alice:localhost/account_data/m.ignored_user_list";
             server.put(list, &alice, &json!({ "ignored_users": ignored }));

@@ -161,7 +161,11 @@ mod tests {
         let room_id = created["room_id"].as_str().unwrap();
         let room = format!("/_matrix/client/v3/rooms/{room_id}");
         let [first, second, third] = [1, 2, 3].map(|number| {
-            let (_, sent) = server.put(&format!("{room}/send/m.room.message/{number}"), &alice, &json!({}));
+            let (_, sent) = server.put(
+                &format!("{room}/send/m.room.message/{number}"),
+                &alice,
+                &json!({ "msgtype": "m.text", "body": "" }),
+            );
             sent["event_id"].as_str().unwrap().to_owned()
         });
         let is_at = |event_id: &str, story: &str| {

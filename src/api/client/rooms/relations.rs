@@ -90,7 +90,7 @@ mod tests {
         let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({}));
         let room_id = created["room_id"].as_str().unwrap();
         let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/1");
-        let (_, sent) = server.put(&path, &alice, &json!({}));
+        let (_, sent) = server.put(&path, &alice, &json!({ "msgtype": "m.text", "body": "" }));
         let path = format!("/_matrix/client/v1/rooms/{room_id}/relations/{}", sent["event_id"].as_str().unwrap());
         let recursing = || server.get(&format!("{path}?recurse=true"), &alice);
         assert_eq!([recursing().0, recursing().0], [StatusCode::OK; 2]);

@@ -1,9 +1,12 @@
 //! Sending events. Spec: "Sending events to a room".
 
 use actors::room::SendEvent;
+use domain::Refusal;
 use ruma_client_api::{message::send_message_event, state::send_state_event};
 use ruma_common::{MilliSecondsSinceUnixEpoch, OwnedRoomId};
-use ruma_events::StateEventType;
+use ruma_events::{MessageLikeEventType, StateEventType};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{aliases, call_id, joining::send_membership, not_in_room};
 use crate::{Caller, Context, Failure, OrAbsent, Routes};
@@ -19,6 +22,9 @@ async fn send(
     caller: Caller,
     request: send_message_event::v3::Request,
 ) -> Result<send_message_event::v3::Response, Failure> {
+    if request.event_type == MessageLikeEventType::RoomMessage {
+        check_message(request.body.json())?;
+    }
     let at_ms = wished_time_ms(&caller, request.timestamp);
     let call = SendEvent {
         administrator: caller.administrator,
@@ -64,6 +70,21 @@ async fn send_state(
     Ok(send_state_event::v3::Response::new(append(cx, &request.room_id, &call).await?))
 }
 
+/// Spec: "Instant Messaging": «Homeservers SHOULD reject `m.room.message` events which don't have a `msgtype` key, or
+/// which don't have a textual `body` key». Those of other servers are what they are.
+fn check_message(content: &RawValue) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Message {
+        #[serde(rename = "msgtype")]
+        _msgtype: String,
+        #[serde(rename = "body")]
+        _body: String,
+    }
+    serde_json::from_str::<Message>(content.get())
+        .map(drop)
+        .map_err(|error| Refusal::BadJson(format!("A message has a `msgtype` and a `body`: {error}")))
+}
+
 /// The time that an application service wishes an event to have; nobody else is listened to. Spec: Application Service
 /// API, "Timestamp massaging".
 pub(super) fn wished_time_ms(caller: &Caller, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
@@ -103,7 +124,17 @@ mod tests {
                 assert_eq!(refused(answer), (400, "M_NOT_JSON".to_owned()), "{path}");
             }
         }
-        let (status, said) = server.put(&format!("{room}/send/m.room.message/1"), &alice, &json!({}));
+        for message in [
+            json!({}),
+            json!({ "body": "x" }),
+            json!({ "msgtype": "m.text" }),
+            json!({ "msgtype": "m.text", "body": 5 }),
+        ] {
+            let answer = server.put(&format!("{room}/send/m.room.message/1"), &alice, &message);
+            assert_eq!(refused(answer), (400, "M_BAD_JSON".to_owned()), "{message}");
+        }
+        let message = json!({ "msgtype": "m.text", "body": "" });
+        let (status, said) = server.put(&format!("{room}/send/m.room.message/1"), &alice, &message);
         assert_eq!(status, StatusCode::OK, "{said}");
         // Of these nothing need be said.
         let path = format!("{room}/redact/{}/2", said["event_id"].as_str().unwrap());
@@ -129,7 +160,8 @@ mod tests {
         let create = json!({ "room_alias_name": "tea", "room_version": "11" });
         let room = ok(server.post("/_matrix/client/v3/createRoom", "a", &create))["room_id"].clone();
         let room = format!("/_matrix/client/v3/rooms/{}", room.as_str().unwrap());
-        let said = ok(server.put(&format!("{room}/send/m.room.message/1"), "a", &json!({ "body": "x" })));
+        let said =
+            ok(server.put(&format!("{room}/send/m.room.message/1"), "a", &json!({ "msgtype": "m.text", "body": "x" })));
         let canonical = json!({ "alias": "#tea:localhost", "alt_aliases": ["#tea:localhost"] });
         let redacts = json!({ "redacts": said["event_id"] });
         for (path, body) in [("state/m.room.canonical_alias/", &canonical), ("send/m.room.redaction/2", &redacts)] {

@@ -40,7 +40,11 @@ impl Story {
     }
 
     fn sends(&self, token: &str, room: &str, text: &str) {
-        self.puts(token, &format!("/rooms/{room}/send/m.room.message/{text}"), &json!({ "body": text }));
+        self.puts(
+            token,
+            &format!("/rooms/{room}/send/m.room.message/{text}"),
+            &json!({ "msgtype": "m.text", "body": text }),
+        );
     }
 
     fn slides(&self, pos: Option<&Value>, body: &Value) -> Value {
