@@ -239,7 +239,7 @@ fn it_logs_in_without_a_password(server: &Server) {
     client.post(login, body(&home.server.registers("alice").id)).refused(400, "M_EXCLUSIVE");
     client.post(login, body("_irc_nobody")).refused(403, "M_FORBIDDEN");
     anonymous.post(login, body(&ghost)).refused(401, "M_MISSING_TOKEN");
-    own.post(login, body(&ghost)).refused(401, "M_UNKNOWN_TOKEN");
+    own.post(login, body(&ghost)).refused(403, "M_FORBIDDEN");
     // A name without a password is nobody's to log in with.
     let identifier = json!({ "type": "m.id.user", "user": ghost });
     let by_password = json!({ "type": "m.login.password", "identifier": identifier, "password": "" });

@@ -132,14 +132,14 @@ async fn described(cx: &Context, protocol: &str) -> Result<Option<Map<String, Va
 
 async fn locations(
     cx: &Context,
-    _: Caller,
+    caller: Caller,
     request: get_location_for_protocol::v3::Request,
 ) -> Result<Vec<u8>, Failure> {
-    looked_up::<Location>(cx, "location", &request.protocol, request.fields).await
+    looked_up::<Location>(cx, &caller, "location", &request.protocol, request.fields).await
 }
 
-async fn users(cx: &Context, _: Caller, request: get_user_for_protocol::v3::Request) -> Result<Vec<u8>, Failure> {
-    looked_up::<User>(cx, "user", &request.protocol, request.fields).await
+async fn users(cx: &Context, caller: Caller, request: get_user_for_protocol::v3::Request) -> Result<Vec<u8>, Failure> {
+    looked_up::<User>(cx, &caller, "user", &request.protocol, request.fields).await
 }
 
 async fn locations_of_alias(
@@ -157,12 +157,19 @@ async fn users_of_id(cx: &Context, _: Caller, request: get_user_for_user_id::v3:
 /// What a network has that fits these fields.
 async fn looked_up<T: DeserializeOwned>(
     cx: &Context,
+    caller: &Caller,
     kind: &str,
     protocol: &str,
     mut fields: BTreeMap<String, String>,
 ) -> Result<Vec<u8>, Failure> {
     // The caller's token is not for others to see.
     fields.remove("access_token");
+    if caller.acts_for.is_some() {
+        // Nor is it part of the question who asks.
+        for own in ["user_id", "device_id", "org.matrix.msc3202.device_id"] {
+            fields.remove(own);
+        }
+    }
     let path = || format!("{kind}/{}", segment(protocol));
     let lookups = leading_to(cx, protocol).map(|appservice| Lookup::new(appservice, path(), &fields));
     found::<T>(cx, lookups.collect::<Result<_, _>>()?).await

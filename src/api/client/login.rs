@@ -100,7 +100,16 @@ async fn login(
     let body: Value = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
     match body.get("type").and_then(Value::as_str) {
         Some("m.login.password") => by_password(cx, body).await,
-        Some("m.login.application_service") => of_appservice(cx, who.appservice(cx)?, body).await,
+        Some("m.login.application_service") => {
+            // Spec: «If the access token is not valid, does not correspond to an appservice …»
+            let appservice = who.appservice(cx).map_err(|refusal| match refusal {
+                Refusal::UnknownToken { .. } => {
+                    Refusal::Forbidden("This token is not an application service's".to_owned())
+                }
+                other => other,
+            });
+            of_appservice(cx, appservice?, body).await
+        }
         Some("m.login.token") if cx.config().login_tokens => by_token(cx, body).await,
         Some(_) => Err(Refusal::Unknown("This login type is not supported".to_owned()).into()),
         None => Err(Refusal::BadJson("The login has no type".to_owned()).into()),
