@@ -218,6 +218,7 @@ async fn invite_elsewhere(
         }
         Ok(())
     };
+    // All servers are asked, also after one that says no.
     let invited: Vec<Result<(), Failure>> =
         stream::iter(by_server.into_values()).map(invite).buffer_unordered(SERVERS_AT_ONCE).collect().await;
     invited.into_iter().collect()
@@ -240,10 +241,11 @@ async fn invite_by_address(
     invited.into_iter().collect()
 }
 
-/// The room is there whatever is said of an invitation.
+/// The room is there whatever is said of an invitation. Spec: `POST /createRoom`: `M_UNSUPPORTED_ROOM_VERSION` where
+/// somebody's server does not know the version, who can never come.
 fn taken_or_not(room_id: &RoomId, invited: Result<(), Failure>) -> Result<(), Failure> {
     match invited {
-        Err(Failure::Refused(refusal)) => {
+        Err(Failure::Refused(refusal)) if !matches!(refusal, Refusal::UnsupportedRoomVersion(_)) => {
             tracing::info!(%room_id, %refusal, "an invitation was not taken");
             Ok(())
         }
