@@ -164,6 +164,15 @@ fn what_happens_is_told_as_it_happens(server: &Server) {
     alice.types(&room, json!({ "typing": true, "timeout": 20_000 })).ok();
     let is_typing = |event: &Value| event["type"] == "m.typing" && event["room_id"] == *room;
     let (_, from) = hears_until(&bob, &from, is_typing);
+    // And what is kept in the account.
+    let tag = format!("/user/{}/rooms/{}/tags/u.tea", encode(&bob.id), encode(&room));
+    bob.put(&tag, json!({ "order": 0.5 })).ok();
+    let is_tagged = |event: &Value| event["type"] == "m.tag" && event["room_id"] == *room;
+    let (heard, from) = hears_until(&bob, &from, is_tagged);
+    let told = heard.into_iter().find(is_tagged).unwrap();
+    assert_eq!(told["content"], json!({ "tags": { "u.tea": { "order": 0.5 } } }));
+    bob.put(&format!("/user/{}/account_data/org.test", encode(&bob.id)), json!({ "mine": 1 })).ok();
+    let (_, from) = hears_until(&bob, &from, |event| *event == json!({ "type": "org.test", "content": { "mine": 1 } }));
     let other = alice.creates_room(json!({ "invite": [bob.id] }));
     let is_invited = |event: &Value| event["content"]["membership"] == "invite" && event["room_id"] == *other;
     let (_, from) = hears_until(&bob, &from, is_invited);

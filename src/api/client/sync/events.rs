@@ -6,7 +6,7 @@
 
 use actors::{
     room::{Delta, DeltaReply, Direction, GetEvent, Section, Watch, Watched, WatchedSince},
-    user::{GetSearchRooms, PlannedRoom, ReadRoom, SyncClose, SyncPlan, waited_until},
+    user::{GetSearchRooms, PlannedRoom, ReadRoom, RoomAccountData, SyncClose, SyncPlan, waited_until},
 };
 use bytes::Bytes;
 use domain::Refusal;
@@ -16,7 +16,7 @@ use js_int::UInt;
 use ruma_client_api::filter::FilterDefinition;
 use ruma_common::{OwnedEventId, OwnedRoomId, RoomId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tracing::warn;
 
 use super::{
@@ -173,6 +173,8 @@ impl Listening<'_> {
         }
         let reading = round.reading(&call, &plan, filter);
         let (read, mut chunk) = reading.events(&plan.rooms).await?;
+        // Who asks from nowhere hears what happens from now on.
+        let has_since = call.since.is_some();
         let close = SyncClose {
             token_hash: bearer.token_hash.clone(),
             since: call.since,
@@ -187,6 +189,16 @@ impl Listening<'_> {
             chunk.extend(invitation(room, &bearer.user_id)?);
         }
         chunk.extend(closed.presence);
+        if has_since {
+            for event in &closed.account_data {
+                chunk.push(to_raw_value(event)?);
+            }
+            for RoomAccountData { room_id, events, .. } in &closed.room_account_data {
+                for event in events {
+                    chunk.push(in_room(room_id, &to_raw_value(event)?)?);
+                }
+            }
+        }
         Ok((closed.next_batch, chunk))
     }
 }
