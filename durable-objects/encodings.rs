@@ -233,7 +233,7 @@ fn what_a_room_is_asked_about_times_and_states() {
     }));
     let (user, device) = (alice(), "D".into());
     pinned(
-        &room::EventByTimestamp { user, device, ts_ms: 5, direction: room::Direction::Forwards },
+        &room::EventByTimestamp { user, device, ts_ms: 5, direction: room::Direction::Forwards, ignored: Vec::new() },
         json!({ "user": "@alice:a", "device": "D", "ts_ms": 5, "direction": "forwards" }),
     );
     pinned(

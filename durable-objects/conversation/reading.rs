@@ -321,7 +321,13 @@ impl Reader<'_> {
     fn looks_for_time(&self, index: usize) {
         let ts_ms = time(&self.log.entries()[index]);
         for direction in [Direction::Forwards, Direction::Backwards] {
-            let call = room::EventByTimestamp { user: self.user.clone(), device: "ANY".into(), ts_ms, direction };
+            let call = room::EventByTimestamp {
+                user: self.user.clone(),
+                device: "ANY".into(),
+                ts_ms,
+                direction,
+                ignored: Vec::new(),
+            };
             let found = self.calls(&call);
             if self.view.state == State::Nothing {
                 assert!(is_forbidden(&found), "{} looks for a time", self.user);

@@ -36,6 +36,9 @@ pub struct EventByTimestamp {
     /// Milliseconds since the Unix epoch.
     pub ts_ms: u64,
     pub direction: Direction,
+    /// Whom the user ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<OwnedUserId>,
 }
 
 /// What was found.
@@ -84,7 +87,7 @@ impl Room {
         cx: &Cx<'_>,
         call: EventByTimestamp,
     ) -> Result<ClosestEvent, Error> {
-        let viewer = Viewer::load(sql, call.user, call.device)?;
+        let viewer = Viewer::load(sql, call.user, call.device)?.ignoring(call.ignored);
         viewer.sight()?;
         let search = Search::new(sql, call.ts_ms, call.direction, self.head(sql)?)?;
         let mut walk = Walk::new(sql, &viewer, call.direction, search.span, AROUND);
@@ -269,13 +272,20 @@ mod tests {
             (Backwards, 8_999, Some(3_100)),
             (Backwards, 999_999, Some(20_000)),
         ] {
-            let call = EventByTimestamp { user: alice(), device: "PHONE".into(), ts_ms: began + offset, direction };
+            let call = EventByTimestamp {
+                user: alice(),
+                device: "PHONE".into(),
+                ts_ms: began + offset,
+                direction,
+                ignored: Vec::new(),
+            };
             let found = world.call(room_id.as_str(), &call).unwrap().event;
             let found = found.map(|event| u64::from(event.origin_server_ts.get()) - began);
             assert_eq!(found, expected, "{direction:?} {offset}");
         }
         for (direction, ts_ms) in [(Backwards, began - 1), (Backwards, 0), (Forwards, u64::MAX)] {
-            let call = EventByTimestamp { user: alice(), device: "PHONE".into(), ts_ms, direction };
+            let call =
+                EventByTimestamp { user: alice(), device: "PHONE".into(), ts_ms, direction, ignored: Vec::new() };
             let found = world.call(room_id.as_str(), &call).unwrap();
             assert!(found.event.is_none() && found.gap.is_none(), "{direction:?} {ts_ms}");
         }

@@ -502,7 +502,8 @@ fn an_event_from_further_back_gets_a_place_of_its_own() {
     }
     joins(&far, &near, &room_id, "11");
     for (ts, direction, expected) in [(10_500, Direction::Forwards, 11_000), (25_500, Direction::Backwards, 25_000)] {
-        let call = EventByTimestamp { user: bob(), device: "ANY".into(), ts_ms: began + ts, direction };
+        let call =
+            EventByTimestamp { user: bob(), device: "ANY".into(), ts_ms: began + ts, direction, ignored: Vec::new() };
         let gap = near.call(room_id.as_str(), &call).unwrap().gap.unwrap();
         let asked = EventByTimestampForServer { server: "one.test".try_into().unwrap(), ts_ms: call.ts_ms, direction };
         let found = far.call(room_id.as_str(), &asked).unwrap().unwrap();
@@ -526,7 +527,12 @@ fn an_event_from_further_back_gets_a_place_of_its_own() {
     let ids = |events: &[Value]| events.iter().map(|event| event["event_id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&fetched), ids(&lived));
     the_state_is_the_same(&far, &near, &room_id, &lived);
-    let call =
-        EventByTimestamp { user: bob(), device: "ANY".into(), ts_ms: began + 10_500, direction: Direction::Forwards };
+    let call = EventByTimestamp {
+        user: bob(),
+        device: "ANY".into(),
+        ts_ms: began + 10_500,
+        direction: Direction::Forwards,
+        ignored: Vec::new(),
+    };
     assert_eq!(near.call(room_id.as_str(), &call).unwrap().gap, None, "nothing is missing there any more");
 }

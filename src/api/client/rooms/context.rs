@@ -81,6 +81,7 @@ async fn by_timestamp(
         device: caller.device_id,
         ts_ms: request.ts.get().into(),
         direction: direction(request.dir),
+        ignored: caller.ignored,
     };
     let room = cx.room(&request.room_id);
     let mut closest = room.call(&call).await.or_absent(not_in_room(&call.user))?;
