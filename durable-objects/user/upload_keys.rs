@@ -81,8 +81,15 @@ impl User {
         keys.check_device(user_id.as_str(), device_id.as_str())?;
         match store::keys::of_device(&**tx, device_id)? {
             Ok(before) => {
-                // The same keys again keep the signatures they got meanwhile.
-                if SignedKey::parse(&before)?.is_same_key(&keys) {
+                let mut known = SignedKey::parse(&before)?;
+                if known.is_same_key(&keys) {
+                    // The same keys again keep the signatures they got meanwhile, and may bring one.
+                    let signer = signed_by_user(&**tx, &keys, &user_id)?;
+                    let signature = signer.as_deref().and_then(|signer| keys.signature(user_id.as_str(), signer));
+                    let (Some(signer), Some(signature)) = (&signer, signature) else { return Ok(()) };
+                    if known.add_signature(user_id.as_str(), signer, signature) {
+                        self.list_device(tx, cx, device_id, Some(&known.to_json()))?;
+                    }
                     return Ok(());
                 }
                 // What is left of another device by the same name: nobody could use it.

@@ -186,14 +186,17 @@ impl Context {
         });
         let mut answer =
             self.query(server, query::Request::new(wanted.collect()), bounds(users.len(), timeout_ms)).await?;
-        let lists = users.keys().map(|user| {
-            let devices = answer.device_keys.remove(user).unwrap_or_default().into_iter();
-            let keys = DeviceList {
-                devices: devices.filter_map(|(id, keys)| Some((id, sound(keys.into_json())?))).collect(),
-                master: answer.master_keys.remove(user).map(Raw::into_json).and_then(sound),
-                self_signing: answer.self_signing_keys.remove(user).map(Raw::into_json).and_then(sound),
-            };
-            (user.clone(), Fetched { keys, stream_id: None })
+        // Of whom it says nothing it has not.
+        let lists = users.keys().filter_map(|user| {
+            let devices = answer.device_keys.remove(user);
+            let master = answer.master_keys.remove(user).map(Raw::into_json).and_then(sound);
+            let self_signing = answer.self_signing_keys.remove(user).map(Raw::into_json).and_then(sound);
+            if devices.is_none() && master.is_none() && self_signing.is_none() {
+                return None;
+            }
+            let devices = devices.unwrap_or_default().into_iter();
+            let devices = devices.filter_map(|(id, keys)| Some((id, sound(keys.into_json())?))).collect();
+            Some((user.clone(), Fetched { keys: DeviceList { devices, master, self_signing }, stream_id: None }))
         });
         Ok(lists.collect())
     }
