@@ -72,6 +72,13 @@ impl Presence {
         self.status.since_ms > other.status.since_ms
     }
 
+    /// Takes in the same presence told again: when they were active last may be news. It is told along with whatever is.
+    pub(crate) fn hears_again(&mut self, other: &Self) {
+        if !self.is_newer_than(other) {
+            self.status.last_active_ms = self.status.last_active_ms.max(other.status.last_active_ms);
+        }
+    }
+
     fn content(&self, now_ms: u64, with_profile: bool) -> Content<'_> {
         let PresenceStatus { state, status_msg, last_active_ms, since_ms: _, currently_active } = &self.status;
         // Spec: "Last active ago".

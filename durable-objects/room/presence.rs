@@ -97,11 +97,14 @@ struct Listener {
 impl Presences {
     /// Takes in a member's presence, as news or as what had been forgotten.
     pub(super) fn hears(&mut self, presence: Presence, is_news: bool) {
-        let known = self.known.get(presence.user.as_str());
-        if known.is_some_and(|known| !known.is_gone && !presence.is_newer_than(&known.presence)) {
-            return;
-        }
-        let serial = if is_news || known.is_some() { self.serial.saturating_add(1) } else { 0 };
+        let is_known = match self.known.get_mut(presence.user.as_str()) {
+            Some(known) if !known.is_gone && !presence.is_newer_than(&known.presence) => {
+                known.presence.hears_again(&presence);
+                return;
+            }
+            known => known.is_some(),
+        };
+        let serial = if is_news || is_known { self.serial.saturating_add(1) } else { 0 };
         self.serial = self.serial.max(serial);
         self.known.insert(presence.user.to_string(), Known { presence, serial, is_gone: false });
     }
@@ -288,5 +291,32 @@ impl Room {
         if presences.as_ref().is_some_and(|presences| presences.uncommitted) {
             *presences = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Presence, Presences};
+    use crate::presence::{PresenceState, PresenceStatus};
+
+    /// Whoever stays is told anew now and then: that is no news, and whoever comes next hears of it.
+    #[test]
+    fn who_was_active_since_was_so_to_those_who_come() {
+        let alice = |since_ms, last_active_ms| {
+            let status =
+                PresenceStatus { state: PresenceState::Online, last_active_ms, since_ms, ..PresenceStatus::default() };
+            Presence { status, ..Presence::absent("@alice:myelin.test".try_into().unwrap()) }
+        };
+        let mut presences = Presences::default();
+        let mut hears = |presence, is_news| {
+            presences.hears(presence, is_news);
+            let known = &presences.known["@alice:myelin.test"];
+            (known.presence.status.last_active_ms, known.serial)
+        };
+        assert_eq!(hears(alice(5, 10), true), (10, 1));
+        assert_eq!(hears(alice(5, 20), false), (20, 1));
+        assert_eq!(hears(alice(5, 15), true), (20, 1), "late");
+        assert_eq!(hears(alice(4, 30), true), (20, 1), "of what she was before");
+        assert_eq!(hears(alice(6, 6), true), (6, 2));
     }
 }

@@ -190,10 +190,7 @@ impl Others {
             (known.presence, known.stamp, self.newest) = (presence, next, next);
             return true;
         }
-        if !known.presence.is_newer_than(&presence) {
-            known.presence.status.last_active_ms =
-                known.presence.status.last_active_ms.max(presence.status.last_active_ms);
-        }
+        known.presence.hears_again(&presence);
         false
     }
 
