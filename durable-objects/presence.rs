@@ -72,7 +72,7 @@ impl Presence {
         self.status.since_ms > other.status.since_ms
     }
 
-    /// Takes in the same presence told again: when they were active last may be news. It is told along with whatever is.
+    /// Takes in the same presence told again: when they were active last may be news, to be told along with other news.
     pub(crate) fn hears_again(&mut self, other: &Self) {
         if !self.is_newer_than(other) {
             self.status.last_active_ms = self.status.last_active_ms.max(other.status.last_active_ms);

@@ -309,8 +309,10 @@ impl Room {
         };
         newest.events.extend(own.filter(|_| has_place));
         let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
-        let device_lists = match since {
-            Some(_) if call.device_lists => device_lists::of_gone(sql, &viewer.user, left)?,
+        // What one who forgot the room was by then is forgotten, too.
+        let known = since.or(call.from.filter(|_| viewer.forgotten().is_some()));
+        let device_lists = match known {
+            Some(since) if call.device_lists => device_lists::of_gone(sql, &viewer.user, since, left)?,
             _ => DeviceLists::default(),
         };
         Ok(DeltaReply { to: left, section: Section::Leave, device_lists, ..shown.render(sql, cx, viewer, call)? })

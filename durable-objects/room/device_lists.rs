@@ -3,6 +3,8 @@
 //! A member's changed devices take a position of the log, as a receipt does. Who came and went is in the log already.
 //! Spec: "End-to-End Encryption", "Tracking the device list for a user", "Extensions to /sync".
 
+use std::collections::BTreeSet;
+
 use domain::Pdu;
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedUserId, UserId};
@@ -189,8 +191,10 @@ impl Room {
                 let since = call.from.filter(|from| *from <= to && viewer.joined_throughout(*from));
                 of_member(sql, &viewer.user, since, to)
             }
-            Some((_, left)) if call.from.is_some_and(|from| from < left) => of_gone(sql, &viewer.user, left),
-            _ => Ok(DeviceLists::default()),
+            membership => match (call.from, membership.map(|(_, left)| left).or(viewer.forgotten())) {
+                (Some(from), Some(left)) if from < left => of_gone(sql, &viewer.user, from, left),
+                _ => Ok(DeviceLists::default()),
+            },
         }
     }
 }
@@ -248,10 +252,20 @@ pub(super) fn of_member(sql: &dyn Sql, viewer: &UserId, since: Option<u64>, to: 
     Ok(lists)
 }
 
-/// For one who left the room, or was banned, at a position: those who are still there.
-pub(super) fn of_gone(sql: &dyn Sql, viewer: &UserId, left: u64) -> Result<DeviceLists, Error> {
-    let left = users(store::members::joined_by(sql, left, LEFT_MAX)?, viewer);
-    Ok(DeviceLists { changed: Vec::new(), left })
+/// For one who left the room, or was banned, at a position: those who were there by then, or when the viewer read last.
+/// Who came later is nobody of theirs.
+pub(super) fn of_gone(sql: &dyn Sql, viewer: &UserId, since: u64, left: u64) -> Result<DeviceLists, Error> {
+    if !was_joined(sql, viewer.as_str(), since)? {
+        return Ok(DeviceLists::default());
+    }
+    let mut were_there: BTreeSet<String> = store::members::joined_by(sql, left, LEFT_MAX)?.into_iter().collect();
+    // They may have left as well, or have another name.
+    for (user, _) in store::device_lists::moved(sql, since, store::graph::POSITION_MAX)?.into_iter().take(MOVED_MAX) {
+        if !were_there.contains(&user) && (was_joined(sql, &user, since)? || was_joined(sql, &user, left)?) {
+            were_there.insert(user);
+        }
+    }
+    Ok(DeviceLists { changed: Vec::new(), left: users(were_there, viewer) })
 }
 
 pub(super) fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Error> {
@@ -264,7 +278,7 @@ pub(super) fn was_joined(sql: &dyn Sql, user: &str, at: u64) -> Result<bool, Err
     Ok(member.pdu.content_as::<Member>().unwrap_or_default().membership == "join")
 }
 
-fn users(ids: Vec<String>, but: &UserId) -> Vec<OwnedUserId> {
+fn users(ids: impl IntoIterator<Item = String>, but: &UserId) -> Vec<OwnedUserId> {
     ids.into_iter().filter(|id| id != but).filter_map(|id| OwnedUserId::try_from(id).ok()).collect()
 }
 
@@ -283,7 +297,7 @@ mod tests {
     use crate::{
         CallError,
         destination::GetEdus,
-        room::{CheckedEvent, ReceiveEvent},
+        room::{CheckedEvent, Forget, MembershipAction, ReceiveEvent},
         world::World,
     };
 
@@ -315,6 +329,38 @@ mod tests {
         assert_eq!(world.rows_written(), before, "who is not here, or not theirs");
         let call = GetDeviceLists { user: alice.to_owned(), from: Some(last - 1) };
         assert_eq!(world.call(room_id.as_str(), &call).unwrap().changed, [bob]);
+    }
+
+    #[test]
+    fn who_leaves_is_told_of_all_who_were_there_whatever_became_of_them() {
+        let alice = user_id!("@alice:myelin.test");
+        let [bob, carol, dave, erin] =
+            ["@bob:myelin.test", "@carol:myelin.test", "@dave:myelin.test", "@erin:myelin.test"]
+                .map(|user| UserId::parse(user).unwrap());
+        for forgets in [false, true] {
+            let world = World::new(1);
+            let room_id = world.creates_room(alice, "11", Preset::PublicChat);
+            let does = |user: &UserId, action| world.changes(user, &room_id, user, action).unwrap();
+            for user in [&bob, &carol, &dave] {
+                does(user, MembershipAction::Join);
+            }
+            let from = world.head_of(&room_id);
+            does(&dave, MembershipAction::Leave);
+            does(&bob, MembershipAction::Leave);
+            let renamed = json!({ "membership": "join", "displayname": "Al" });
+            world.sends(alice, &room_id, "m.room.member", Some(alice.as_str()), &renamed).unwrap();
+            does(&carol, MembershipAction::Leave);
+            does(&erin, MembershipAction::Join);
+            if forgets {
+                world.call(room_id.as_str(), &Forget { user: bob.clone() }).unwrap();
+            }
+            let lists = |from| {
+                let call = GetDeviceLists { user: bob.clone(), from: Some(from) };
+                world.call(room_id.as_str(), &call).unwrap()
+            };
+            assert_eq!(lists(from).left, [alice.to_owned(), carol.clone(), dave.clone()], "forgets: {forgets}");
+            assert!(lists(world.head_of(&room_id)).left.is_empty(), "she knows");
+        }
     }
 
     /// Of what changed well before a join was made the server hears when it asks; of what changed since nobody told it.
