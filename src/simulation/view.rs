@@ -69,6 +69,10 @@ impl View {
             self.joined.remove(room_id);
             self.invited.insert(room_id.clone());
         }
+        for (room_id, _) in entries(&rooms["knock"]) {
+            self.joined.remove(room_id);
+            self.invited.remove(room_id);
+        }
         for (room_id, room) in entries(&rooms["join"]).chain(entries(&rooms["leave"])) {
             // What became of their own membership is theirs to know, and may be known elsewhere only: an invitation is
             // turned down where the room is.

@@ -25,9 +25,10 @@ fn an_invitation_by_another_server_is_told(host: Host) {
     assert_eq!((&invitation["event_id"], &invitation["state_key"]), (&json!(id), &json!(ghost)));
     assert_eq!(invitation["room_id"], json!(room));
     assert_eq!(invitation["unsigned"]["invite_room_state"][0]["type"], "m.room.create");
-    // It comes to nothing.
-    let (_, event) = in_room(&eve, &room, "m.room.member", &ghost, json!({ "membership": "leave" }));
-    eve.sends_event(&event);
+    // It comes to nothing, by an event that names it.
+    let mut end = in_room(&eve, &room, "m.room.member", &ghost, json!({ "membership": "leave" })).1;
+    end["auth_events"] = json!([id]);
+    eve.sends_event(&eve.completes(end).1);
     let end = bridge.hears(|event| event["content"]["membership"] == "leave");
     assert_eq!((&end["state_key"], &end["sender"]), (&json!(ghost), &json!(eve.id)));
 }
