@@ -56,7 +56,10 @@ pub(crate) enum Operation<'a> {
 
 /// What makes an actor of its kind.
 pub(crate) trait Logic {
+    /// What brings one of an earlier release up to date.
     fn migrations(&self) -> &'static [&'static str];
+    /// What all of them make of an empty one.
+    fn layout(&self) -> &'static str;
     /// The table of calls.
     fn operation(&self, call: &str) -> Option<Operation<'_>>;
     /// Calls this actor makes through its outbox, by name.
@@ -229,7 +232,7 @@ impl Object {
             Operation::Found(run) => {
                 let reply = transact(self.host.sql(), |tx| {
                     if !founded {
-                        schema::found(tx, self.logic.migrations())?;
+                        schema::found(tx, self.logic.layout(), self.logic.migrations().len())?;
                     }
                     let reply = run(tx, &cx, body)?;
                     self.logic.write_notes(tx, &cx)?;

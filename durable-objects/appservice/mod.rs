@@ -60,6 +60,10 @@ impl Logic for Appservice {
         MIGRATIONS
     }
 
+    fn layout(&self) -> &'static str {
+        include_str!("layout.sql")
+    }
+
     fn operation(&self, name: &str) -> Option<Operation<'_>> {
         operations! { self, name;
             found RoomMoved => room_moved,

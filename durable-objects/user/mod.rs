@@ -281,6 +281,10 @@ impl Logic for User {
         MIGRATIONS
     }
 
+    fn layout(&self) -> &'static str {
+        include_str!("layout.sql")
+    }
+
     fn operation(&self, name: &str) -> Option<Operation<'_>> {
         operations! { self, name;
             found Create => create,
