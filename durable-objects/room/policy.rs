@@ -170,7 +170,7 @@ fn says_the_same(one: &Pdu, other: &Pdu) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use domain::power::Preset;
+    use domain::{Refusal, power::Preset};
     use ruma_common::user_id;
     use serde_json::json;
 
@@ -180,12 +180,18 @@ mod tests {
     #[test]
     fn this_server_is_a_policy_server_only_where_its_operator_says_so() {
         let key = "6yhHGKhCiXTSEN2ksjV7kX_N6rBQZ3Xb-M7LlC6NS-s";
-        for (pairs, is_asked) in [(&[][..], false), (&[("POLICY_SERVER_KEY", key)][..], true)] {
-            let world = World::configured(1, pairs);
+        for is_asked in [false, true] {
+            let world = World::configured(1, &[("POLICY_SERVER_KEY", key)]);
             let alice = user_id!("@alice:myelin.test");
             let room_id = world.creates_room(alice, "11", Preset::PublicChat);
             let policy = json!({ "via": "myelin.test", "public_keys": { "ed25519": key } });
             world.sends(alice, &room_id, "m.room.policy", Some(""), &policy).unwrap();
+            if !is_asked {
+                world.restarts_with(&[]);
+                let again = json!({ "via": "myelin.test", "public_keys": { "ed25519": key }, "again": true });
+                let outcome = world.sends(alice, &room_id, "m.room.policy", Some(""), &again);
+                assert!(matches!(outcome, Err(CallError::Refused(Refusal::InvalidParam(_)))), "{outcome:?}");
+            }
             let said = world.sends(alice, &room_id, "m.room.message", None, &json!({ "body": "hello" }));
             assert_eq!(matches!(said, Err(CallError::Unsigned(_))), is_asked, "{said:?}");
             assert_eq!(said.is_ok(), !is_asked);

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use domain::{
     Pdu, Refusal,
     event::Draft,
-    power,
+    policy_server, power,
     retention::{RETENTION, RoomRetention},
 };
 use platform::{ActorKind, Sql, Tx};
@@ -97,18 +97,12 @@ impl Room {
             (TimelineEventType::RoomRedaction, Some(_)) => {
                 return Err(Refusal::BadJson("`m.room.redaction` is not a state event".to_owned()).into());
             }
-            (event_type, Some(_)) if cx.settings.config.retention.is_on && event_type.to_string() == RETENTION => {
-                RoomRetention::parse(&call.content)?;
-            }
-            (TimelineEventType::RoomPowerLevels, Some(_)) => {
-                let levels = serde_json::from_str(call.content.get());
-                power::check_levels(&levels.map_err(|error| Refusal::BadJson(format!("The content: {error}")))?)?;
-            }
             (TimelineEventType::RoomMember, None) => {
                 return Err(Refusal::BadJson("`m.room.member` is a state event".to_owned()).into());
             }
             _ => {}
         }
+        check_rules(cx, &call)?;
         let is_message = call.state_key.is_none();
         let draft = Draft {
             event_type: call.event_type,
@@ -134,6 +128,41 @@ impl Room {
             cx.room.typing.borrow_mut().push((draft.sender, None));
         }
         Ok(pdu.event_id().to_owned())
+    }
+}
+
+/// Refused: `BadJson` for a state that rooms go by and that nobody could: the rules of rooms take it, and the room
+/// would be stuck, or other servers make something else of it; `InvalidParam` for this server as the policy server,
+/// while it is none.
+fn check_rules(cx: &Cx<'_>, call: &SendEvent) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct JoinRules {
+        #[serde(rename = "join_rule")]
+        _join_rule: String,
+    }
+    #[derive(Deserialize)]
+    struct Policy {
+        via: Option<String>,
+    }
+    fn read<'a, T: Deserialize<'a>>(content: &'a RawValue) -> Result<T, Refusal> {
+        serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(format!("The content: {error}")))
+    }
+    if call.state_key.is_none() {
+        return Ok(());
+    }
+    let config = &cx.settings.config;
+    match &*call.event_type.to_string() {
+        "m.room.join_rules" => read::<JoinRules>(&call.content).map(drop),
+        "m.room.power_levels" => power::check_levels(&read(&call.content)?),
+        RETENTION if config.retention.is_on => RoomRetention::parse(&call.content).map(drop),
+        policy_server::EVENT_TYPE if config.policy_server_key.is_none() => {
+            let Policy { via } = read(&call.content)?;
+            if via.as_deref() == Some(config.server_name.as_str()) {
+                return Err(Refusal::InvalidParam(format!("{} is no policy server", config.server_name)));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -111,6 +111,36 @@ mod tests {
     const OTHER: &str = r#"{ "id": "xmpp", "url": "http://xmpp.test:1", "as_token": "b", "hs_token": "h",
         "sender_localpart": "xmpp", "namespaces": { "users": [{ "regex": "@xmpp_.*", "exclusive": true }] } }"#;
 
+    /// Other servers would ask this one about each event, and it answers nobody.
+    #[test]
+    fn what_no_room_could_go_by_is_refused() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let (_, created) = server.post("/_matrix/client/v3/createRoom", &alice, &json!({ "room_version": "9" }));
+        let room = format!("/_matrix/client/v3/rooms/{}/state", created["room_id"].as_str().unwrap());
+        let policy = |via: &str| json!({ "via": via, "public_keys": { "ed25519": "AAAA" } });
+        for (event_type, content, errcode) in [
+            ("m.room.join_rules", json!({}), "M_BAD_JSON"),
+            ("m.room.join_rules", json!({ "join_rule": 5 }), "M_BAD_JSON"),
+            ("m.room.power_levels", json!({ "users": { "@alice:localhost": "100" } }), "M_BAD_JSON"),
+            ("m.room.power_levels", json!({ "ban": "50", "users": { "@alice:localhost": 100 } }), "M_BAD_JSON"),
+            ("m.room.power_levels", json!({ "events": 5 }), "M_BAD_JSON"),
+            ("m.room.policy", policy("localhost"), "M_INVALID_PARAM"),
+        ] {
+            let answer = server.put(&format!("{room}/{event_type}"), &alice, &content);
+            assert_eq!(refused(answer), (400, errcode.to_owned()), "{content}");
+        }
+        for (event_type, content) in [
+            ("m.room.join_rules", json!({ "join_rule": "org.example.rule" })),
+            ("m.room.power_levels", json!({ "ban": 50, "users": { "@alice:localhost": 100 } })),
+            ("m.room.policy", policy("elsewhere.test")),
+            ("m.room.policy", json!({})),
+        ] {
+            let (status, answer) = server.put(&format!("{room}/{event_type}"), &alice, &content);
+            assert_eq!(status, StatusCode::OK, "{content}: {answer}");
+        }
+    }
+
     #[test]
     fn an_event_has_a_content() {
         let server = TestServer::new(&[("REGISTRATION", "open")]);
