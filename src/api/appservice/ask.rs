@@ -19,6 +19,9 @@ pub(super) struct Question {
     pub path: String,
     /// Where its predecessor was before there were versions, if there was one. Spec: "Legacy routes".
     pub legacy_path: Option<String>,
+    /// Whether it is asked again and again until it is taken. Then the old path is for who says that they do not know
+    /// the new one: another time they may answer there, and whoever else answers at the old one has not taken it.
+    pub is_insistent: bool,
     /// JSON; empty for none.
     pub body: Bytes,
     pub timeout_ms: u64,
@@ -47,7 +50,7 @@ pub(super) async fn ask(
 ) -> Result<(StatusCode, Bytes), Unanswered> {
     let (status, body) = ask_at(cx, appservice, question, &question.path).await?;
     match &question.legacy_path {
-        Some(legacy) if is_unknown(status, &body) => {
+        Some(legacy) if is_unknown(status, &body) && (!question.is_insistent || says_unknown(status)) => {
             // Who knows the old paths only may know tokens in queries only.
             let sign = if legacy.contains('?') { '&' } else { '?' };
             let legacy = format!("{legacy}{sign}access_token={}", segment(appservice.hs_token.expose()));
@@ -68,6 +71,10 @@ fn is_unknown(status: StatusCode, body: &[u8]) -> bool {
         Ok(told) if status.is_client_error() => told.errcode == "M_UNRECOGNIZED",
         _ => !status.is_success(),
     }
+}
+
+fn says_unknown(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 async fn ask_at(

@@ -137,6 +137,7 @@ impl Carrying<'_> {
             method: Method::PUT,
             path: format!("/_matrix/app/v1/transactions/{}", segment(transaction_id)),
             legacy_path: Some(format!("/transactions/{}", segment(transaction_id))),
+            is_insistent: true,
             body: serde_json::to_vec(transaction)?.into(),
             timeout_ms: TIMEOUT_MS,
         };

@@ -37,6 +37,7 @@ async fn answer(cx: &Context, caller: OfAppservice, request: ping::Request) -> R
         method: Method::POST,
         path: "/_matrix/app/v1/ping".to_owned(),
         legacy_path: None,
+        is_insistent: false,
         body: serde_json::to_vec(&body)?.into(),
         timeout_ms: TIMEOUT_MS,
     };

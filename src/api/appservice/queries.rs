@@ -74,6 +74,7 @@ async fn is_made_by(cx: &Context, appservice: &Appservice, kind: &str, id: &str)
         method: Method::GET,
         path: format!("/_matrix/app/v1/{kind}/{}", segment(id)),
         legacy_path: Some(format!("/{kind}/{}", segment(id))),
+        is_insistent: false,
         body: Bytes::new(),
         timeout_ms: TIMEOUT_MS,
     };

@@ -60,6 +60,7 @@ impl<'a> Lookup<'a> {
             method: Method::GET,
             path: format!("/_matrix/app/v1/thirdparty/{path}{query}"),
             legacy_path: Some(format!("/_matrix/app/unstable/thirdparty/{path}{query}")),
+            is_insistent: false,
             body: Bytes::new(),
             timeout_ms: TIMEOUT_MS,
         };
