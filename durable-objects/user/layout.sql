@@ -145,7 +145,8 @@ CREATE TABLE pusher (
     pusher TEXT NOT NULL,
     asked_to INTEGER,
     failures INTEGER NOT NULL DEFAULT 0,
-    not_before_ms INTEGER NOT NULL DEFAULT 0
+    not_before_ms INTEGER NOT NULL DEFAULT 0,
+    mail_asked_to INTEGER
 );
 
 CREATE TABLE pushed (

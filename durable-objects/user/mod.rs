@@ -215,6 +215,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0021_decided.sql"),
     include_str!("migrations/0022_sliding.sql"),
     include_str!("migrations/0023_filters.sql"),
+    include_str!("migrations/0024_mail_asks.sql"),
 ];
 
 /// The user whose actor this is.

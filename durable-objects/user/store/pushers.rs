@@ -1,6 +1,6 @@
 //! Where the user's notifications are sent, and how far that got.
 
-use domain::push::Pusher;
+use domain::push::{Pusher, PusherKind};
 use platform::{Fault, Row, Sql, Tx, Value};
 use ruma_common::{DeviceId, EventId};
 
@@ -40,7 +40,8 @@ pub(crate) struct Owed {
     pub invitation: Option<String>,
 }
 
-const PUSHER: &str = "SELECT id, device_id, changed_ms, pusher, asked_to, failures, not_before_ms FROM pusher";
+const PUSHER: &str =
+    "SELECT id, device_id, changed_ms, pusher, coalesce(asked_to, mail_asked_to), failures, not_before_ms FROM pusher";
 
 fn stored(mut row: Row) -> Result<Stored, Fault> {
     Ok(Stored {
@@ -101,8 +102,8 @@ pub(crate) fn insert(
     not_before_ms: u64,
 ) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, not_before_ms, asked_to)
-         VALUES (?1, ?2, ?3, ?4, ?6, ?5, ?7, 0)",
+        "INSERT INTO pusher (id, device_id, app_id, pushkey, changed_ms, pusher, not_before_ms, asked_to, mail_asked_to)
+         VALUES (?1, ?2, ?3, ?4, ?6, ?5, ?7, iif(?8, NULL, 0), iif(?8, 0, NULL))",
         &[
             id.into(),
             device_id.as_str().into(),
@@ -111,6 +112,7 @@ pub(crate) fn insert(
             serde_json::to_string(pusher)?.into(),
             changed_ms.into(),
             not_before_ms.into(),
+            u64::from(pusher.kind == PusherKind::Email).into(),
         ],
     )?;
     Ok(())
@@ -171,7 +173,7 @@ pub(crate) fn owe_end(tx: &Tx<'_>, room: u64, position: u64) -> Result<bool, Fau
 pub(crate) fn next_ms(sql: &dyn Sql) -> Result<Option<u64>, Fault> {
     let rows = sql.query(
         &format!(
-            "SELECT min(not_before_ms) FROM pusher WHERE {ENABLED} AND (asked_to IS NOT NULL
+            "SELECT min(not_before_ms) FROM pusher WHERE {ENABLED} AND (coalesce(asked_to, mail_asked_to) IS NOT NULL
                  OR EXISTS (SELECT 1 FROM pushed WHERE pushed.pusher = pusher.id AND owed > told))"
         ),
         &[],
@@ -242,7 +244,11 @@ pub(crate) fn tell(tx: &Tx<'_>, pusher: u64, room: u64, told: u64, badge: Badge)
 
 /// Every room up to this one was asked; `None`: all.
 pub(crate) fn asked(tx: &Tx<'_>, pusher: u64, asked_to: Option<u64>) -> Result<(), Fault> {
-    tx.execute("UPDATE pusher SET asked_to = ?2 WHERE id = ?1", &[pusher.into(), asked_to.into()])?;
+    tx.execute(
+        "UPDATE pusher SET asked_to = iif(asked_to IS NULL, NULL, ?2),
+             mail_asked_to = iif(mail_asked_to IS NULL, NULL, ?2) WHERE id = ?1",
+        &[pusher.into(), asked_to.into()],
+    )?;
     Ok(())
 }
 
