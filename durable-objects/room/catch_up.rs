@@ -1,8 +1,8 @@
 //! What goes to another server that was away for long: the newest of what it missed, and not all of it.
 //!
 //! Whatever is left out comes before something that is not, so that the server finds out that it is missing, and can
-//! ask for it. Where that cannot be told, nothing is left out. Spec: Server-Server API, "Backfilling and retrieving
-//! missing events".
+//! ask for it. Where that cannot be told, nothing is left out; nor is it for a server that is no longer in the room,
+//! which may not ask. Spec: Server-Server API, "Backfilling and retrieving missing events".
 
 use platform::{ActorKind, Sql};
 use ruma_common::OwnedServerName;
@@ -50,10 +50,21 @@ impl Room {
         call: GetNewestOutgoing,
     ) -> Result<NewestOutgoing, Error> {
         let GetNewestOutgoing { server, after, up_to, limit } = call;
-        let (mut events, mut bytes, mut has_all_behind, mut full_at) = (Vec::new(), 0_usize, false, None);
         let servers = [cx.own_server(), &*server];
         let outgoing = store::log::outgoing(sql, (after, up_to), Direction::Backwards, servers, SCAN_MAX)?;
+        let seen = outgoing.seen.map_or(after, |position| position.saturating_sub(1));
+        if outgoing.positions.is_empty() && seen == after {
+            return Ok(NewestOutgoing { after, events: Vec::new(), up_to });
+        }
+        let from_the_oldest = |server| {
+            let page = self.get_outgoing(sql, cx, GetOutgoing { server, after, up_to, limit })?;
+            Ok(NewestOutgoing { after, events: page.events, up_to: page.up_to })
+        };
         let stays = ServerStays::behind(sql, &server, after)?;
+        if !stays.may_ask() {
+            return from_the_oldest(server);
+        }
+        let (mut events, mut bytes, mut has_all_behind, mut full_at) = (Vec::new(), 0_usize, false, None);
         for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
             let event = event?;
             if !stays.are_told(&event)? {
@@ -68,11 +79,9 @@ impl Room {
             has_all_behind |= event.before == StateBefore::InTurn;
             events.push(raw(event.pdu.json())?);
         }
-        let seen = outgoing.seen.map_or(after, |position| position.saturating_sub(1));
         let from = full_at.unwrap_or(seen);
         if from > after && !has_all_behind {
-            let page = self.get_outgoing(sql, cx, GetOutgoing { server, after, up_to, limit })?;
-            return Ok(NewestOutgoing { after, events: page.events, up_to: page.up_to });
+            return from_the_oldest(server);
         }
         events.reverse();
         Ok(NewestOutgoing { after: from, events, up_to })

@@ -203,8 +203,11 @@ impl Room {
     pub(super) fn get_outgoing(&self, sql: &dyn Sql, cx: &Cx<'_>, call: GetOutgoing) -> Result<Outgoing, Error> {
         let (between, servers) = ((call.after, call.up_to), [cx.own_server(), &*call.server]);
         let outgoing = store::log::outgoing(sql, between, Direction::Forwards, servers, SCAN_MAX)?;
-        let stays = ServerStays::behind(sql, &call.server, call.after)?;
         let mut page = Outgoing { events: Vec::new(), up_to: outgoing.seen.unwrap_or(call.up_to) };
+        if outgoing.positions.is_empty() {
+            return Ok(page);
+        }
+        let stays = ServerStays::behind(sql, &call.server, call.after)?;
         let mut bytes = 0;
         for event in store::log::each(&outgoing.positions, |slice| store::graph::at(sql, slice)) {
             let event = event?;
