@@ -82,7 +82,11 @@ impl User {
             servers: servers.take(SERVERS_MAX).map(ToOwned::to_owned).collect(),
             is_version_guessed: version.is_none(),
             room_version: version.unwrap_or_else(|| "1".to_owned()),
-            event_id: heard.asked.and_then(|event_id| event_id.try_into().ok()),
+            // What the room itself decided last is not what others told of it.
+            event_id: heard
+                .asked
+                .filter(|_| heard.decided.is_none_or(|decided| decided < room.effect))
+                .and_then(|event_id| event_id.try_into().ok()),
             resident,
         }))
     }

@@ -331,6 +331,12 @@ mod tests {
         tells(&world, room_id, 20_000, &Join, false);
         tells(&world, room_id, 1_003, &Invite, true);
         assert_eq!(asked(), None, "the room decides");
+        // What the room decides itself others did not tell.
+        for (position, membership) in [(20_001, Leave), (20_002, Invite)] {
+            tells(&world, room_id, position, &membership, false);
+        }
+        let by_room = world.call("@alice:myelin.test", &GetAsked { room_id: room_id.to_owned() }).unwrap().unwrap();
+        assert_eq!((&*by_room.membership, by_room.event_id), ("invite", None));
     }
 
     /// An invitation is taken back while a join is under way, and the join, which the room had taken before, is told

@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 
 use crate::{
     Bearer, Context, Failure, OrAbsent, Routes, failure,
-    federation::elsewhere::{Elsewhere, residence},
+    federation::elsewhere::{Elsewhere, is_here_for, residence},
     mail::validation,
     metadata::contact,
     password,
@@ -147,7 +147,7 @@ async fn turn_down_what_is_elsewhere(cx: &Context, user_id: &UserId) -> Result<(
     let rooms = cx.user(user_id).call(&GetAskedRooms {}).await?;
     let leave = async |room_id: OwnedRoomId| {
         let residence = residence(cx, &room_id).await?;
-        if residence.here {
+        if is_here_for(cx, &residence, &room_id, user_id).await? {
             return Ok(());
         }
         let of = (user_id, Map::new());
