@@ -392,7 +392,7 @@ pub(super) fn untold(viewer: &Viewer, from: Option<u64>) -> (Option<u64>, Option
 fn timeline(sql: &dyn Sql, viewer: &Viewer, call: &Delta, after: u64, up_to: u64) -> Result<Newest, Error> {
     let mut timeline = newest(sql, viewer, &call.timeline, after, up_to)?;
     if !call.wants_state_after() {
-        begin_behind_outdated(sql, &mut timeline, up_to)?;
+        begin_behind_outdated(sql, &mut timeline, &call.timeline, up_to)?;
     }
     Ok(timeline)
 }

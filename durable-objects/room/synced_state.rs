@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Delta, Room,
+    Delta, EventFilter, Room,
     company::Summary,
     delta::Newest,
     sent_members::{SentMembers, is_member},
@@ -121,8 +121,14 @@ type StateKeys = BTreeMap<StateKey, u64>;
 
 /// Lets a timeline begin behind every event in it whose state did not last to its end, unless a later one in it is what
 /// is the state then: one that lost in state resolution, or was followed by one that is hidden. To who takes the state
-/// from the timeline's start and then from its events, such an event would be the last word on its key.
-pub(super) fn begin_behind_outdated(sql: &dyn Sql, timeline: &mut Newest, end: u64) -> Result<(), Error> {
+/// from the timeline's start and then from its events, such an event would be the last word on its key. What the filter
+/// keeps from the timeline the client does not want to hear there: for that nothing is left out.
+pub(super) fn begin_behind_outdated(
+    sql: &dyn Sql,
+    timeline: &mut Newest,
+    filter: &EventFilter,
+    end: u64,
+) -> Result<(), Error> {
     let mut last = StateKeys::new();
     for event in timeline.events.iter().filter(|event| event.pdu.state_key().is_some()) {
         last.insert(key_of(event), event.position);
@@ -131,8 +137,19 @@ pub(super) fn begin_behind_outdated(sql: &dyn Sql, timeline: &mut Newest, end: u
         return Ok(());
     }
     let (changed, _) = changes(sql, timeline.start, end, WINDOW_CHANGES_MAX)?;
-    let outdated = last.into_iter().filter(|(key, position)| changed.get(key) != Some(position));
-    if let Some(start) = outdated.map(|(_, position)| position).max() {
+    let mut start = None;
+    for (key, position) in last {
+        let now = changed.get(&key).copied();
+        if now == Some(position) {
+            continue;
+        }
+        let is_unwanted = match now {
+            Some(now) => store::log::one(sql, now)?.is_some_and(|event| !filter.allows(&event)),
+            None => false,
+        };
+        start = start.max(Some(position).filter(|_| !is_unwanted));
+    }
+    if let Some(start) = start {
         timeline.events.retain(|event| event.position > start);
         (timeline.start, timeline.limited) = (start, true);
     }
@@ -312,6 +329,33 @@ mod tests {
         assert_eq!(topic_seen_by(&world, &room_id, carol()), (json!("Cake"), 0, true));
         sends("m.room.topic", json!({ "topic": "Scones" }));
         assert_eq!(topic_seen_by(&world, &room_id, carol()), (json!("Scones"), 1, true));
+    }
+
+    /// A bot that does not want to hear itself misses nothing of what others say before it speaks.
+    #[test]
+    fn what_the_filter_keeps_out_of_a_timeline_cuts_nothing_off() {
+        let world = World::new(1);
+        let room_id = world.creates_room(&alice(), "11", Preset::PublicChat);
+        world.changes(&carol(), &room_id, &carol(), MembershipAction::Join).unwrap();
+        let levels = json!({ "users": { "@alice:myelin.test": 100, "@carol:myelin.test": 50 } });
+        world.sends(&alice(), &room_id, "m.room.power_levels", Some(""), &levels).unwrap();
+        let call = |filter: &str| Delta {
+            timeline: EventFilter { limit: Some(3), ..serde_json::from_str(filter).unwrap() },
+            ..delta(None, EventFilter::default())
+        };
+        for user in [carol(), alice()] {
+            world.sends(&user, &room_id, "m.room.topic", Some(""), &json!({ "topic": user })).unwrap();
+            world.sends(&user, &room_id, "m.room.message", None, &json!({ "by": user })).unwrap();
+        }
+        let seen = |filter: &str| {
+            let reply = world.call(room_id.as_str(), &call(filter)).unwrap();
+            let room: Value = serde_json::from_str(reply.room.get()).unwrap();
+            let by = room["timeline"]["events"].as_array().unwrap().iter().map(|event| event["type"].clone());
+            by.collect::<Vec<_>>()
+        };
+        let of_carol = json!(["m.room.member", "m.room.topic", "m.room.message"]);
+        assert_eq!(json!(seen(r#"{"not_senders":["@alice:myelin.test"]}"#)), of_carol);
+        assert_eq!(json!(seen("{}")), json!(["m.room.message", "m.room.topic", "m.room.message"]));
     }
 
     /// A topic is changed with a clock that was set back: where forks meet, what it was before counts as the later.
