@@ -18,7 +18,8 @@ use crate::Cx;
 const WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
 /// The most transactions remembered; a room busier than that forgets the oldest.
 const RECENT_MAX: usize = 10_000;
-/// Transactions read from the log in one go.
+/// Events of the log that are looked at for them by a room that wakes, whoever they are of, and in one go.
+const READ_MAX: usize = 2 * RECENT_MAX;
 const READ_AT_ONCE: usize = 500;
 
 /// The longest transaction id taken: each is remembered for a while.
@@ -34,10 +35,14 @@ impl Recent {
     /// Reads the transactions in `(after, up_to]`, as many of the newest as are remembered.
     fn load(sql: &dyn Sql, after: u64, mut up_to: u64) -> Result<Self, Fault> {
         let mut recent = HashMap::new();
-        for _page in 0..RECENT_MAX / READ_AT_ONCE {
+        for _page in 0..READ_MAX / READ_AT_ONCE {
             let page = store::log::transactions(sql, after, up_to, READ_AT_ONCE as u64)?;
             for (position, name) in &page {
-                recent.entry(digest(name)).or_insert(*position);
+                if let Some(name) = name
+                    && recent.len() < RECENT_MAX
+                {
+                    recent.entry(digest(name)).or_insert(*position);
+                }
             }
             match page.last() {
                 Some((oldest, _)) if page.len() == READ_AT_ONCE => up_to = oldest.saturating_sub(1),

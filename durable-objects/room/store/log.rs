@@ -323,14 +323,18 @@ pub(crate) fn outgoing(
     Ok(Outgoing { positions, seen: seen.filter(|_| !is_all) })
 }
 
-/// Up to `limit` transactions of the events in `(after, up_to]`, newest first.
-pub(crate) fn transactions(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Result<Vec<(u64, String)>, Fault> {
+/// The newest `limit` events in `(after, up_to]`, newest first, each with the transaction that made it, if one did.
+pub(crate) fn transactions(
+    sql: &dyn Sql,
+    after: u64,
+    up_to: u64,
+    limit: u64,
+) -> Result<Vec<(u64, Option<String>)>, Fault> {
     sql.query(
-        "SELECT position, txn FROM event WHERE position > ?1 AND position <= ?2 AND txn IS NOT NULL
-         ORDER BY position DESC LIMIT ?3",
+        "SELECT position, txn FROM event WHERE position > ?1 AND position <= ?2 ORDER BY position DESC LIMIT ?3",
         &[after.into(), up_to.into(), limit.into()],
     )?
     .into_iter()
-    .map(|mut row| Ok((row.unsigned(0)?, row.text(1)?)))
+    .map(|mut row| Ok((row.unsigned(0)?, row.text_or_null(1)?)))
     .collect()
 }
