@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use domain::{
     Pdu, Refusal,
     event::Draft,
-    policy_server, power,
     retention::{RETENTION, RoomRetention},
+    set_state,
 };
 use platform::{ActorKind, Sql, Tx};
 use ruma_common::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedTransactionId, OwnedUserId};
@@ -102,7 +102,7 @@ impl Room {
             }
             _ => {}
         }
-        check_rules(cx, &call)?;
+        check_state(cx, &call)?;
         let is_message = call.state_key.is_none();
         let draft = Draft {
             event_type: call.event_type,
@@ -131,39 +131,16 @@ impl Room {
     }
 }
 
-/// Refused: `BadJson` for a state that rooms go by and that nobody could: the rules of rooms take it, and the room
-/// would be stuck, or other servers make something else of it; `InvalidParam` for this server as the policy server,
-/// while it is none.
-fn check_rules(cx: &Cx<'_>, call: &SendEvent) -> Result<(), Refusal> {
-    #[derive(Deserialize)]
-    struct JoinRules {
-        #[serde(rename = "join_rule")]
-        _join_rule: String,
-    }
-    #[derive(Deserialize)]
-    struct Policy {
-        via: Option<String>,
-    }
-    fn read<'a, T: Deserialize<'a>>(content: &'a RawValue) -> Result<T, Refusal> {
-        serde_json::from_str(content.get()).map_err(|error| Refusal::BadJson(format!("The content: {error}")))
-    }
+/// Refused: as [`set_state::check`] does; `BadJson` for a retention that is none.
+fn check_state(cx: &Cx<'_>, call: &SendEvent) -> Result<(), Refusal> {
     if call.state_key.is_none() {
         return Ok(());
     }
-    let config = &cx.settings.config;
-    match &*call.event_type.to_string() {
-        "m.room.join_rules" => read::<JoinRules>(&call.content).map(drop),
-        "m.room.power_levels" => power::check_levels(&read(&call.content)?),
-        RETENTION if config.retention.is_on => RoomRetention::parse(&call.content).map(drop),
-        policy_server::EVENT_TYPE if config.policy_server_key.is_none() => {
-            let Policy { via } = read(&call.content)?;
-            if via.as_deref() == Some(config.server_name.as_str()) {
-                return Err(Refusal::InvalidParam(format!("{} is no policy server", config.server_name)));
-            }
-            Ok(())
-        }
-        _ => Ok(()),
+    let (config, event_type) = (&cx.settings.config, call.event_type.to_string());
+    if config.retention.is_on && event_type == RETENTION {
+        RoomRetention::parse(&call.content)?;
     }
+    set_state::check(&event_type, &call.content, config.no_policy_server())
 }
 
 /// The event by which the current state is what this one would make it, of the same sender and in the same words:

@@ -19,7 +19,7 @@ mod url_previews;
 
 use std::collections::BTreeMap;
 
-use ruma_common::OwnedServerName;
+use ruma_common::{OwnedServerName, ServerName};
 
 use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange, retention::RetentionRules};
 
@@ -125,6 +125,11 @@ pub enum LogLevel {
 }
 
 impl Config {
+    /// This server, if it is no policy server.
+    pub fn no_policy_server(&self) -> Option<&ServerName> {
+        self.policy_server_key.is_none().then_some(&*self.server_name)
+    }
+
     /// Reads a configuration from its pairs.
     ///
     /// # Errors

@@ -34,6 +34,7 @@ pub mod restricted_join;
 pub mod retention;
 pub mod room_version;
 pub mod server_acl;
+pub mod set_state;
 pub mod signed_key;
 pub mod space;
 pub mod standing;

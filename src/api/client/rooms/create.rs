@@ -12,6 +12,7 @@ use domain::{
     Pdu, Refusal, RoomVersion, alias,
     event::{self, Place},
     power::{self, InitialState, Invitee, NewRoom, Preset},
+    set_state,
 };
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -105,6 +106,7 @@ async fn create_room(
 ) -> Result<Response<Bytes>, Failure> {
     let body: &[u8] = if request.body().is_empty() { b"{}" } else { request.body() };
     let mut wanted: Wanted = serde_json::from_slice(body).map_err(|error| bad_json(&error))?;
+    let is_version_named = wanted.room_version.is_some();
     let version = match &wanted.room_version {
         Some(version) => RoomVersion::parse(version)?,
         None => cx.config().default_room_version.clone(),
@@ -122,6 +124,10 @@ async fn create_room(
     let by_address = invite_by_address(cx, &caller, &room_id, &asked, room.is_direct);
     let inviting = join(invite_elsewhere(cx, &room_id, &caller.user_id, invited), by_address);
     match select(pin!(inviting), pin!(cx.pause(INVITING_MS_MAX))).await {
+        // Spec: `M_UNSUPPORTED_ROOM_VERSION` is about «the requested room version».
+        Either::Left(((Err(Failure::Refused(refusal)), Ok(())), _)) if !is_version_named => {
+            tracing::info!(%room_id, %refusal, "an invitation was not taken");
+        }
         Either::Left(((elsewhere, by_address), _)) => elsewhere.and(by_address)?,
         // A client that gave up would make another room.
         Either::Right(_) => tracing::info!(%room_id, "not everybody could be invited in time"),
@@ -341,6 +347,8 @@ async fn initial_state(cx: &Context, given: GivenState, own: Option<&RoomAliasId
         unproven.retain(|alias| own.is_none_or(|own| own != alias.as_str()));
         alias::check_canonical(&unproven, None)?;
     }
+    set_state::check(&event_type.to_string(), &content, cx.config().no_policy_server())
+        .map_err(|refusal| Refusal::InvalidRoomState(refusal.to_string()))?;
     if event_type == StateEventType::RoomMember {
         let user_id = <&UserId>::try_from(state_key.as_str())
             .map_err(|_| Refusal::BadJson("The state key of m.room.member is a user id".to_owned()))?;
@@ -481,6 +489,12 @@ mod tests {
             (third_party("id.test", "pigeon", "a@b.c"), 400, "M_INVALID_PARAM"),
             (third_party("id test", "email", "a@b.c"), 400, "M_INVALID_PARAM"),
             (json!({ "creation_content": { "m.federate": "no" } }), 400, "M_INVALID_ROOM_STATE"),
+            (json!({ "initial_state": [{ "type": "m.room.join_rules", "content": {} }] }), 400, "M_INVALID_ROOM_STATE"),
+            (
+                json!({ "initial_state": [{ "type": "m.room.policy", "content": { "via": "localhost" } }] }),
+                400,
+                "M_INVALID_ROOM_STATE",
+            ),
             (json!({ "creation_content": [] }), 400, "M_BAD_JSON"),
             (json!({ "creation_content": { "additional_creators": ["bob"] } }), 400, "M_BAD_JSON"),
             (json!({ "power_level_content_override": { "ban": "50" } }), 400, "M_INVALID_ROOM_STATE"),

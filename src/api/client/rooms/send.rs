@@ -135,6 +135,7 @@ mod tests {
             ("m.room.power_levels", json!({ "ban": 50, "users": { "@alice:localhost": 100 } })),
             ("m.room.policy", policy("elsewhere.test")),
             ("m.room.policy", json!({})),
+            ("m.room.policy", json!({ "via": 5 })),
         ] {
             let (status, answer) = server.put(&format!("{room}/{event_type}"), &alice, &content);
             assert_eq!(status, StatusCode::OK, "{content}: {answer}");
