@@ -20,17 +20,20 @@ folder=$1; shift
 "$@" </dev/null &
 group=$!
 exec >&- 2>&-
-kept=
+kept= said=
 while kill -0 "$group"; do
-  # Beyond 128: nothing was said yet.
-  read -r -t 0.5 word
-  [ $? -gt 128 ] && continue
-  case $word in
+  read -r -t 0.5 part
+  over=$?
+  # Beyond 128 its time was over, perhaps in the middle of a word.
+  said=$said$part
+  [ $over -gt 128 ] && continue
+  case $said in
     stop) kept=1; kill -TERM "$group" ;;
     hangup) kill -HUP "$group" ;;
     keep) kept=1; break ;;
     *) break ;;
   esac
+  said=
 done
 kill -9 -- "-$group"
 wait "$group"
