@@ -143,7 +143,7 @@ impl User {
                 moves.own_head = position;
                 moves.push(tx, position, number, call.position)?;
             } else {
-                moves.moved(tx, number, call.position, cx.now_ms)?;
+                moves.moved(tx, number, call.position, cx.now_ms, true)?;
             }
             Ok(number)
         })?;

@@ -86,11 +86,20 @@ impl Moves {
         self.last.get(&room).map_or(0, |(_, told)| *told)
     }
 
-    /// The room has news up to `up_to`. Answers whether every device is sure to read the room with its next plan.
-    pub(super) fn moved(&mut self, tx: &Tx<'_>, room: u64, up_to: u64, now_ms: u64) -> Result<bool, Fault> {
+    /// The room has news up to `up_to`. Answers whether every device is sure to read the room with its next plan. News
+    /// that come before there is a plan need no move of their own, unless they have to be `exact`: a sliding sync reads
+    /// no room that it read as far as its move told of, and that may be ahead of the move.
+    pub(super) fn moved(
+        &mut self,
+        tx: &Tx<'_>,
+        room: u64,
+        up_to: u64,
+        now_ms: u64,
+        exact: bool,
+    ) -> Result<bool, Fault> {
         let (last, told) = self.last.get(&room).copied().unwrap_or((0, 0));
         let no_plan_since = last > self.planned;
-        if up_to <= told || no_plan_since {
+        if up_to <= told || (no_plan_since && !exact) {
             return Ok(no_plan_since);
         }
         let position = self.next_position(now_ms);

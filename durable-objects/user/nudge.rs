@@ -51,9 +51,10 @@ impl User {
             // The news overtook the membership, which is on its way: keep the place.
             None => self.put_room(tx, call.room_id.as_str(), ("unknown", 0, 0), None)?,
         };
+        let slides = self.slides(&**tx, cx)?;
         let (is_news, will_read) = self.with_moves(&**tx, |moves| {
             let is_news = call.to > moves.told(number);
-            Ok((is_news, moves.moved(tx, number, call.to, cx.now_ms)?))
+            Ok((is_news, moves.moved(tx, number, call.to, cx.now_ms, slides)?))
         })?;
         // The same users typing for longer are no news.
         let others_type = call.typing.map(|typing| self.typing.borrow_mut().heard(number, typing, cx.now_ms));
@@ -62,7 +63,7 @@ impl User {
         }
         let has_pushers = self.owe_pushes(tx, cx, number, call.notify)?;
         // A window shows only some of the rooms: of the others it has to hear, though it may never read them.
-        let nobody_listens = !self.lingers(cx) && cx.waiting() == 0 && !has_pushers && !self.slides(&**tx, cx)?;
+        let nobody_listens = !self.lingers(cx) && cx.waiting() == 0 && !has_pushers && !slides;
         let silent_until_read = will_read && !membership_unknown && nobody_listens;
         if silent_until_read {
             // Nor is the user told of presence there.

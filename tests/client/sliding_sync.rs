@@ -172,6 +172,7 @@ fn a_conversation_of_windows_loses_nothing(server: &Server) {
             let (mut seen, mut heard) = (Vec::new(), None);
             while heard.is_none_or(|heard: u32| heard < TURNS) {
                 let answer = window.slides_for(30_000);
+                assert!(started.elapsed() < Duration::from_secs(60), "{mine} waits for what comes after {heard:?}");
                 for body in bodies(&answer, &room) {
                     let number: u32 = body.parse().expect("a number");
                     assert!(!seen.contains(&number), "{number} came twice");

@@ -217,7 +217,7 @@ impl User {
         let (connection, _) = self.connection(&**tx, &device, &call.conn_id, &call.pos)?;
         self.with_moves(&**tx, |moves| {
             for (number, head) in &call.heads {
-                moves.moved(tx, *number, *head, cx.now_ms)?;
+                moves.moved(tx, *number, *head, cx.now_ms, true)?;
             }
             Ok(())
         })?;

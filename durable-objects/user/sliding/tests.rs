@@ -234,6 +234,27 @@ fn whatever_is_lost_everything_is_told_once() {
     assert!(client.plans().unwrap().quiet);
 }
 
+/// What comes while the news of what was read already is on its way, and before anybody has a plan: the user is not told
+/// of it once more.
+#[test]
+fn what_comes_after_what_was_read_ahead_of_its_news_is_told() {
+    let world = world();
+    let room_id = room(&world);
+    let mut client = Client::new(&world).shows(1);
+    let sends = |body: &str| {
+        world.sends(&alice(), &room_id, "m.room.message", None, &json!({ "body": body })).unwrap();
+    };
+    world.passes(100);
+    sends("one");
+    client.slides();
+    assert_eq!(client.heard[&room_id], ["one"]);
+    sends("two");
+    world.settle();
+    client.slides();
+    client.slides();
+    assert_eq!(client.heard[&room_id], ["one", "two"]);
+}
+
 #[test]
 fn what_is_quiet_writes_nothing_and_reads_no_room() {
     let world = world();
