@@ -234,8 +234,7 @@ fn whatever_is_lost_everything_is_told_once() {
     assert!(client.plans().unwrap().quiet);
 }
 
-/// What comes while the news of what was read already is on its way, and before anybody has a plan: the user is not told
-/// of it once more.
+/// What comes while the news of what was read already is on its way, and before anybody has a plan.
 #[test]
 fn what_comes_after_what_was_read_ahead_of_its_news_is_told() {
     let world = world();
