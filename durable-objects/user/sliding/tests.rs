@@ -17,7 +17,7 @@ use crate::{
         Facts, Listen, MarkRead, MembershipAction, NewReceipt, ReceiptKind, RequiredState, Selection, SlidingDelta,
         StatePattern,
     },
-    user::{Create, DeleteDevices, NewDevice, RoomsHeard, SyncPlan},
+    user::{Create, DeleteDevices, NewDevice, Nudge, NudgeReply, RoomsHeard, SyncPlan},
     world::World,
 };
 
@@ -242,14 +242,18 @@ fn what_comes_after_what_was_read_ahead_of_its_news_is_told() {
     let mut client = Client::new(&world).shows(1);
     let sends = |body: &str| {
         world.sends(&alice(), &room_id, "m.room.message", None, &json!({ "body": body })).unwrap();
+        world.head_of(&room_id)
+    };
+    let nudges = |to: u64| {
+        let nudge = serde_json::from_value(json!({ "room_id": room_id, "to": to, "notify": to })).unwrap();
+        let _reply: NudgeReply = world.call::<Nudge>(alice().as_str(), &nudge).unwrap();
     };
     world.passes(100);
-    sends("one");
+    let one = sends("one");
     client.slides();
-    assert_eq!(client.heard[&room_id], ["one"]);
-    sends("two");
-    world.settle();
-    client.slides();
+    let two = sends("two");
+    nudges(one);
+    nudges(two);
     client.slides();
     assert_eq!(client.heard[&room_id], ["one", "two"]);
 }
