@@ -270,16 +270,14 @@ impl Room {
     }
 
     pub(super) fn get_residence(&self, sql: &dyn Sql, _cx: &Cx<'_>, _call: GetResidence) -> Result<Residence, Error> {
-        let servers = store::servers::joined(sql)?;
-        let has_ours = !store::members::joined_locals(sql, 1)?.is_empty();
-        let deserted = !has_ours && servers.is_empty() && store::log::head_position(sql)? > 0;
+        let (has_ours, servers) = (has_ours(sql)?, store::servers::joined(sql)?);
+        let deserted = !has_ours && servers.is_empty() && was_founded(sql)?;
         Ok(Residence { here: has_ours || deserted, deserted, servers })
     }
 
     /// Whether this server knows what happens in the room. One that nobody is in any more is as much here as anywhere.
     pub(super) fn is_resident(&self, sql: &dyn Sql) -> Result<bool, Error> {
-        Ok(!store::members::joined_locals(sql, 1)?.is_empty()
-            || (store::servers::joined(sql)?.is_empty() && store::log::head_position(sql)? > 0))
+        Ok(has_ours(sql)? || (store::servers::joined(sql)?.is_empty() && was_founded(sql)?))
     }
 
     /// Refused: `Forbidden`, in the words of a room that is not there, where nobody of this server knows what happens:
@@ -304,9 +302,19 @@ impl Room {
 
     /// Refused: `NotFound` where nobody of this server is in the room: it does not know what happens there.
     pub(super) fn check_resident(&self, sql: &dyn Sql) -> Result<(), Error> {
-        if store::members::joined_locals(sql, 1)?.is_empty() {
-            return Err(Refusal::NotFound("This server is not in the room".to_owned()).into());
+        if has_ours(sql)? {
+            return Ok(());
         }
-        Ok(())
+        Err(Refusal::NotFound("This server is not in the room".to_owned()).into())
     }
+}
+
+/// Whether somebody of this server is in the room.
+fn has_ours(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(!store::members::joined_locals(sql, 1)?.is_empty())
+}
+
+/// Whether anything ever happened in the room: a join that failed leaves one without.
+fn was_founded(sql: &dyn Sql) -> Result<bool, Error> {
+    Ok(store::log::head_position(sql)? > 0)
 }

@@ -102,7 +102,7 @@ impl Room {
             }
             _ => {}
         }
-        check_state(cx, &call)?;
+        check_state(cx, &event_type, &call)?;
         let is_message = call.state_key.is_none();
         let draft = Draft {
             event_type: call.event_type,
@@ -132,15 +132,15 @@ impl Room {
 }
 
 /// Refused: as [`set_state::check`] does; `BadJson` for a retention that is none.
-fn check_state(cx: &Cx<'_>, call: &SendEvent) -> Result<(), Refusal> {
+fn check_state(cx: &Cx<'_>, event_type: &str, call: &SendEvent) -> Result<(), Refusal> {
     if call.state_key.is_none() {
         return Ok(());
     }
-    let (config, event_type) = (&cx.settings.config, call.event_type.to_string());
+    let config = &cx.settings.config;
     if config.retention.is_on && event_type == RETENTION {
         RoomRetention::parse(&call.content)?;
     }
-    set_state::check(&event_type, &call.content, config.no_policy_server())
+    set_state::check(event_type, &call.content, config.no_policy_server())
 }
 
 /// The event by which the current state is what this one would make it, of the same sender and in the same words:

@@ -4,9 +4,9 @@
 //! What originates here goes to the others: events of our users, and those that other servers asked us to bring into
 //! the room for theirs (joins, leaves, knocks). Guarantees: every such event is told to the Destination of each server
 //! that was in the room by then, up to and including the one with which it left, and besides every event that ends what
-//! one of its users was invited to or knocked for; a crash forgets who was told, and the
-//! alarm set in the commit tells everybody again, which Destinations do not mind. At most [`IN_FLIGHT_MAX`] nudges are
-//! on their way at once, however many servers there are; one that cannot be reached holds up nobody else.
+//! one of its users was invited to or knocked for; a crash forgets who was told, and the alarm set in the commit tells
+//! everybody again, which Destinations do not mind. At most [`IN_FLIGHT_MAX`] nudges are on their way at once, however
+//! many servers there are; one that cannot be reached holds up nobody else.
 
 use std::collections::BTreeMap;
 

@@ -44,8 +44,9 @@ impl Recent {
                     recent.entry(digest(name)).or_insert(*position);
                 }
             }
+            let has_place = recent.len() < RECENT_MAX;
             match page.last() {
-                Some((oldest, _)) if page.len() == READ_AT_ONCE => up_to = oldest.saturating_sub(1),
+                Some((oldest, _)) if has_place && page.len() == READ_AT_ONCE => up_to = oldest.saturating_sub(1),
                 _ => break,
             }
         }

@@ -114,10 +114,15 @@ impl Who for OfAppservice {
             Some(appservice) => Ok(Self { id: appservice.id.clone() }),
             None => {
                 Bearer::of_token(cx, &token)?.verify(cx).await?;
-                Err(Refusal::Forbidden("This token is not an application service's".to_owned()).into())
+                Err(no_appservices().into())
             }
         }
     }
+}
+
+/// A token of somebody else is used for what is for application services.
+pub(crate) fn no_appservices() -> Refusal {
+    Refusal::Forbidden("This token is not an application service's".to_owned())
 }
 
 /// Who registers or logs in: an application service, which shows its token, or somebody who need not be anybody yet.

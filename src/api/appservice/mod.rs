@@ -18,7 +18,7 @@ mod third_party_networks;
 use crate::Routes;
 
 pub use acting::{ActsFor, OfAppservice};
-pub(crate) use acting::{Perhaps, acts_as, must_have_user, of_token};
+pub(crate) use acting::{Perhaps, acts_as, must_have_user, no_appservices, of_token};
 pub(crate) use carrier::carry;
 
 pub(crate) fn routes(routes: &mut Routes) {

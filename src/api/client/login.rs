@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Context, Failure, OrAbsent, Routes, access_token,
-    appservice::{Perhaps, must_have_user},
+    appservice::{Perhaps, must_have_user, no_appservices},
     credentials::{NamedUser, check_password, counted, wrong},
     failure,
     new_login::{NewLogin, Tokens, Wanted, refreshed},
@@ -103,9 +103,7 @@ async fn login(
         Some("m.login.application_service") => {
             // Spec: «If the access token is not valid, does not correspond to an appservice …»
             let appservice = who.appservice(cx).map_err(|refusal| match refusal {
-                Refusal::UnknownToken { .. } => {
-                    Refusal::Forbidden("This token is not an application service's".to_owned())
-                }
+                Refusal::UnknownToken { .. } => no_appservices(),
                 other => other,
             });
             of_appservice(cx, appservice?, body).await

@@ -122,12 +122,8 @@ async fn create_room(
     let room = new_room(cx, &caller, wanted).await?;
     let Founded { room_id, invited } = found(cx, &version, &room, published).await?;
     let by_address = invite_by_address(cx, &caller, &room_id, &asked, room.is_direct);
-    let inviting = join(invite_elsewhere(cx, &room_id, &caller.user_id, invited), by_address);
+    let inviting = join(invite_elsewhere(cx, &room_id, &caller.user_id, invited, is_version_named), by_address);
     match select(pin!(inviting), pin!(cx.pause(INVITING_MS_MAX))).await {
-        // Spec: `M_UNSUPPORTED_ROOM_VERSION` is about «the requested room version».
-        Either::Left(((Err(Failure::Refused(refusal)), Ok(())), _)) if !is_version_named => {
-            tracing::info!(%room_id, %refusal, "an invitation was not taken");
-        }
         Either::Left(((elsewhere, by_address), _)) => elsewhere.and(by_address)?,
         // A client that gave up would make another room.
         Either::Right(_) => tracing::info!(%room_id, "not everybody could be invited in time"),
@@ -201,11 +197,15 @@ pub(crate) async fn found(
 
 /// Invites users of other servers to a new room, each server's one after the other. It is there whatever they say: who
 /// was not reached can be invited again.
+///
+/// Refused: `UnsupportedRoomVersion` where the client named the version and somebody's server does not know it: they
+/// can never come. Spec: `POST /createRoom`.
 async fn invite_elsewhere(
     cx: &Context,
     room_id: &RoomId,
     creator: &UserId,
     invited: Vec<(OwnedUserId, Box<RawValue>)>,
+    is_version_named: bool,
 ) -> Result<(), Failure> {
     let mut by_server: BTreeMap<OwnedServerName, Vec<_>> = BTreeMap::new();
     for (target, content) in invited {
@@ -217,6 +217,9 @@ async fn invite_elsewhere(
             let invited = cx.invite_elsewhere_soon(room_id, call, not_in_room(creator)).await;
             // It would not answer the next time, either.
             let is_silent = matches!(&invited, Err(Failure::Refused(Refusal::OtherServer(_))));
+            if is_version_named && matches!(&invited, Err(Failure::Refused(Refusal::UnsupportedRoomVersion(_)))) {
+                return invited.map(drop);
+            }
             taken_or_not(room_id, invited.map(drop))?;
             if is_silent {
                 break;
@@ -247,11 +250,10 @@ async fn invite_by_address(
     invited.into_iter().collect()
 }
 
-/// The room is there whatever is said of an invitation. Spec: `POST /createRoom`: `M_UNSUPPORTED_ROOM_VERSION` where
-/// somebody's server does not know the version, who can never come.
+/// The room is there whatever is said of an invitation.
 fn taken_or_not(room_id: &RoomId, invited: Result<(), Failure>) -> Result<(), Failure> {
     match invited {
-        Err(Failure::Refused(refusal)) if !matches!(refusal, Refusal::UnsupportedRoomVersion(_)) => {
+        Err(Failure::Refused(refusal)) => {
             tracing::info!(%room_id, %refusal, "an invitation was not taken");
             Ok(())
         }

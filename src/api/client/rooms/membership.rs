@@ -231,9 +231,10 @@ async fn leave(
     let room_id = &request.room_id;
     let residence = residence(cx, room_id).await?;
     let asked = is_asked(cx, room_id, &call.target).await?;
-    let elsewhere = Elsewhere::of(cx, room_id, &call, Vec::new(), residence.servers.clone());
+    let is_elsewhere = asked && !is_here_for(cx, &residence, room_id, &call.target).await?;
+    let elsewhere = Elsewhere::of(cx, room_id, &call, Vec::new(), residence.servers);
     // Only who was invited, or knocked, has something to leave elsewhere; whether or not a server can be told.
-    if asked && !is_here_for(cx, &residence, room_id, &call.target).await? {
+    if is_elsewhere {
         elsewhere.await?.leave().await?;
         return Ok(leave_room::v3::Response::new());
     }
