@@ -10,14 +10,9 @@ use std::{
     rc::Rc,
 };
 
-use platform::{
-    Fault, Row, Sql, Value,
-    sqlite::{self, fault},
-};
-use rusqlite::Connection;
+use platform::{Fault, Row, Sql, Value};
 
-/// Prepared statements kept per connection.
-const STATEMENTS_KEPT: usize = 200;
+use crate::database::Database;
 
 /// One statement that changed something.
 #[derive(Clone)]
@@ -34,8 +29,11 @@ struct Commit {
     alarm: Option<Option<u64>>,
 }
 
+/// What becomes of a transaction, or of a part of one.
+type Step = fn(&mut Database) -> Result<(), Fault>;
+
 pub(crate) struct Disk {
-    connection: RefCell<Connection>,
+    database: RefCell<Database>,
     depth: Cell<usize>,
     open: RefCell<Commit>,
     commits: RefCell<Vec<Commit>>,
@@ -47,7 +45,7 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn new() -> Self {
         Self {
-            connection: RefCell::new(open().expect("SQLite opens in memory")),
+            database: RefCell::new(Database::open().expect("SQLite opens in memory")),
             depth: Cell::new(0),
             open: RefCell::default(),
             commits: RefCell::default(),
@@ -69,7 +67,9 @@ impl Disk {
 
     /// The size of the database.
     pub(crate) fn bytes(&self) -> u64 {
-        let statement = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        // Without pages that are free: one that was used before has some, which say nothing of this actor.
+        let statement = "SELECT (page_count - freelist_count) * page_size
+            FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
         let rows = self.query(statement, &[]).unwrap_or_default();
         rows.into_iter().next().and_then(|mut row| row.unsigned(0).ok()).unwrap_or(0)
     }
@@ -118,22 +118,22 @@ impl Disk {
         self.depth.set(0);
         self.open.take();
         if commits < self.commits() {
-            let connection = open()?;
+            let mut database = Database::open()?;
             self.commits.borrow_mut().truncate(commits);
             self.alarm.set(None);
             for commit in &*self.commits.borrow() {
-                connection.execute_batch("BEGIN").map_err(fault)?;
+                database.begin()?;
                 for write in &commit.writes {
-                    query(&connection, &write.statement, &write.params)?;
+                    database.query(&write.statement, &write.params)?;
                 }
-                connection.execute_batch("COMMIT").map_err(fault)?;
+                database.commit()?;
                 if let Some(at_ms) = commit.alarm {
                     self.alarm.set(at_ms);
                 }
             }
-            self.connection.replace(connection);
-        } else if !self.connection.borrow().is_autocommit() {
-            self.connection.borrow().execute_batch("ROLLBACK").map_err(fault)?;
+            self.database.replace(database);
+        } else {
+            self.database.borrow_mut().roll_back()?;
         }
         self.synced.set(self.commits());
         Ok(())
@@ -149,15 +149,9 @@ impl Disk {
         known
     }
 
-    fn control(&self, statement: &str) -> Result<(), Fault> {
-        let connection = self.connection.borrow();
-        let mut prepared = connection.prepare_cached(statement).map_err(fault)?;
-        prepared.execute([]).map(drop).map_err(fault)
-    }
-
-    /// Runs `body` between these statements, and answers whether it was kept.
-    fn run(&self, begin: &str, keep: &str, undo: &[&str], body: &mut dyn FnMut() -> bool) -> Result<bool, Fault> {
-        self.control(begin)?;
+    /// Runs `body` between these, and answers whether it was kept.
+    fn run(&self, begin: Step, keep: Step, undo: Step, body: &mut dyn FnMut() -> bool) -> Result<bool, Fault> {
+        begin(&mut self.database.borrow_mut())?;
         let before = {
             let open = self.open.borrow();
             (open.writes.len(), open.alarm)
@@ -166,9 +160,9 @@ impl Disk {
         let kept = body();
         self.depth.set(self.depth.get() - 1);
         if kept {
-            self.control(keep)?;
+            keep(&mut self.database.borrow_mut())?;
         } else {
-            undo.iter().try_for_each(|statement| self.control(statement))?;
+            undo(&mut self.database.borrow_mut())?;
             let mut open = self.open.borrow_mut();
             open.writes.truncate(before.0);
             open.alarm = before.1;
@@ -179,7 +173,7 @@ impl Disk {
 
 impl Sql for Disk {
     fn query(&self, statement: &str, params: &[Value]) -> Result<Vec<Row>, Fault> {
-        let (rows, wrote) = query(&self.connection.borrow(), statement, params)?;
+        let (rows, wrote) = self.database.borrow_mut().query(statement, params)?;
         if wrote {
             let write = Write { statement: self.interned(statement), params: params.into() };
             self.open.borrow_mut().writes.push(write);
@@ -189,11 +183,20 @@ impl Sql for Disk {
 
     fn atomically(&self, body: &mut dyn FnMut() -> bool) -> Result<(), Fault> {
         if self.depth.get() > 0 {
+            let undo = |database: &mut Database| {
+                database.control("ROLLBACK TO nested")?;
+                database.control("RELEASE nested")
+            };
             return self
-                .run("SAVEPOINT nested", "RELEASE nested", &["ROLLBACK TO nested", "RELEASE nested"], body)
+                .run(
+                    |database| database.control("SAVEPOINT nested"),
+                    |database| database.control("RELEASE nested"),
+                    undo,
+                    body,
+                )
                 .map(drop);
         }
-        let kept = self.run("BEGIN", "COMMIT", &["ROLLBACK"], body)?;
+        let kept = self.run(Database::begin, Database::commit, Database::roll_back, body)?;
         let commit = self.open.take();
         if kept {
             if let Some(at_ms) = commit.alarm {
@@ -203,17 +206,4 @@ impl Sql for Disk {
         }
         Ok(())
     }
-}
-
-fn open() -> Result<Connection, Fault> {
-    let connection = Connection::open_in_memory().map_err(fault)?;
-    sqlite::set_up(&connection, STATEMENTS_KEPT)?;
-    Ok(connection)
-}
-
-/// Runs one statement; answers its rows, and whether it is one that changes something.
-fn query(connection: &Connection, statement: &str, params: &[Value]) -> Result<(Vec<Row>, bool), Fault> {
-    let mut prepared = connection.prepare_cached(statement).map_err(fault)?;
-    let wrote = !prepared.readonly();
-    Ok((sqlite::rows(&mut prepared, params)?, wrote))
 }

@@ -170,7 +170,13 @@ impl Graph {
                 }
             }
         }
-        let create = events.values().find(|pdu: &&Pdu| pdu.event_type().to_string() == "m.room.create")?;
+        // Who lies says that rooms were made otherwise: that is rejected, and of it no version is held.
+        let is_rejected = |id: &OwnedEventId| {
+            let verdict = |disk: &Rc<Disk>| held(disk).get(id.as_str()).copied();
+            disks.iter().filter_map(verdict).any(|held| held == Held::Rejected)
+        };
+        let makes_room = |pdu: &&Pdu| pdu.event_type().to_string() == "m.room.create";
+        let create = events.values().find(|pdu| makes_room(pdu) && !is_rejected(&pdu.event_id().to_owned()))?;
         let content: serde_json::Value = serde_json::from_str(create.content().get()).ok()?;
         let version = RoomVersion::parse(content["room_version"].as_str().unwrap_or("1")).ok()?;
         Some(Self {

@@ -20,6 +20,7 @@ mod actor_host;
 mod budget;
 mod client;
 mod complaint;
+mod database;
 mod devices;
 mod dice;
 mod disk;

@@ -5,6 +5,7 @@ use std::{
     rc::Rc,
 };
 
+use domain::Pdu;
 use platform::ActorKind;
 use ruma_common::OwnedEventId;
 
@@ -135,7 +136,8 @@ async fn reads_nothing_forbidden(world: &World, client: &Client) {
     }
 }
 
-/// Whatever a server has of a room is signed by whoever it says is its sender's server.
+/// Whatever a server has of a room is signed by whoever it says is its sender's server. Of what was rejected it has
+/// outlines, which nobody signed.
 fn nothing_is_forged(world: &World) {
     let Some(liar) = &world.liar else { return };
     let mut keys = liar.identity().public_keys();
@@ -144,9 +146,11 @@ fn nothing_is_forged(world: &World) {
     for (machine, room_id) in
         world.machines.iter().flat_map(|machine| machine.rooms().into_iter().map(move |room_id| (machine, room_id)))
     {
-        let Some(graph) = machine.room(&room_id).and_then(|disk| Graph::of(&[disk], &[])) else { continue };
+        let Some(disk) = machine.room(&room_id) else { continue };
+        let held = graph::held(&disk);
+        let Some(graph) = Graph::of(&[disk], &[]) else { continue };
         for (id, pdu) in &graph.events {
-            if good.contains(id) {
+            if good.contains(id) || held.get(id.as_str()) == Some(&Held::Rejected) {
                 continue;
             }
             let object = serde_json::from_str(pdu.json()).expect("an event is JSON");
@@ -338,7 +342,8 @@ fn by_id(state: &State) -> ById {
 }
 
 /// A server that was in a room when something was said there, and still is, has it. One whose room was put back to an
-/// older copy has what somebody else in the room has: nobody else can give it back.
+/// older copy has what somebody else in the room has: nobody else can give it back. Whose users had left when it was
+/// said, and who said it had not heard of that, did not take it.
 fn everybody_has_it(world: &World, room_id: &str, graph: &mut Graph, witnesses: &[Witness<'_>]) {
     if graph.version.as_str() == "1" {
         return;
@@ -363,9 +368,14 @@ fn everybody_has_it(world: &World, room_id: &str, graph: &mut Graph, witnesses: 
                     && key.split_once(':').is_some_and(|(_, server)| server == name.as_str())
                     // Who crashed while it joined does not know that it did.
                     && held_here.get(member.as_str()) == Some(&Held::InLog)
-                    && graph.events.get(member).is_some_and(|pdu| {
-                        serde_json::from_str::<serde_json::Value>(pdu.content().get())
-                            .is_ok_and(|content| content["membership"] == "join")
+                    && graph.events.get(member).is_some_and(is_join)
+                    && !graph.events.iter().any(|(end, pdu)| {
+                        held_here.get(end.as_str()) == Some(&Held::InLog)
+                            && event_type.to_string() == pdu.event_type().to_string()
+                            && pdu.state_key() == Some(key)
+                            && !is_join(pdu)
+                            && graph.is_behind(member, std::slice::from_ref(end))
+                            && !graph.is_behind(&id, std::slice::from_ref(end))
                     })
             });
             let has = held_here.get(id.as_str());
@@ -377,6 +387,11 @@ fn everybody_has_it(world: &World, room_id: &str, graph: &mut Graph, witnesses: 
             }
         }
     }
+}
+
+fn is_join(pdu: &Pdu) -> bool {
+    let content = serde_json::from_str::<serde_json::Value>(pdu.content().get());
+    content.is_ok_and(|content| content["membership"] == "join")
 }
 
 /// What was acknowledged is where it was said, once; what was refused is nowhere.
