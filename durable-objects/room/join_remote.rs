@@ -58,7 +58,7 @@ pub struct CompleteJoin {
     pub event: CheckedEvent,
     /// The name under which the state before it is staged.
     pub join: String,
-    /// Said instead of the members, where the answer left them out.
+    /// Said instead of the members where the answer left them out, and of what could not be checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub omitted: Option<OmittedMembers>,
 }
@@ -141,7 +141,7 @@ impl Room {
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
             // Somebody else of ours is in the room: it is one more event from elsewhere. A state without members says
             // nothing.
-            let state_before = omitted.is_none().then_some(state);
+            let state_before = omitted.is_none_or(|omitted| omitted.is_most_here).then_some(state);
             let receive = ReceiveEvent { state_before, ..ReceiveEvent::of(event) };
             return Ok(match self.receive(tx, cx, receive, Some(&txn))? {
                 Received::Needs(Needs { refused: Some(rule), .. }) => Received::Rejected(rule),
@@ -189,6 +189,7 @@ impl Room {
     pub(super) fn place_found(
         &self,
         tx: &Tx<'_>,
+        cx: &Cx<'_>,
         found: &[(Key, Option<OwnedEventId>)],
         (floor, position): (u64, u64),
     ) -> Result<(), Error> {
@@ -200,6 +201,13 @@ impl Room {
         }
         store::stage::count_servers(tx, position)?;
         self.forget_company();
+        for (event_type, state_key) in found.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
+            follow_state(tx, cx, event_type, state_key)?;
+        }
+        self.appservices_see_aliases(tx, cx, position)?;
+        if found.iter().any(|(key, _)| key.0 == "m.room.guest_access") {
+            self.expel_guests(tx, cx)?;
+        }
         Ok(())
     }
 
@@ -219,18 +227,9 @@ impl Room {
         };
         // Users of ours learn of what became of them when it came here.
         let (mut later, before): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(key, _)| is_told_later(key));
-        let is_guest_access = |(key, _): &(Key, Option<OwnedEventId>)| key.0 == "m.room.guest_access";
-        let concerns_guests = before.iter().any(is_guest_access);
-        self.place_found(tx, &before, (floor, position))?;
+        self.place_found(tx, cx, &before, (floor, position))?;
         // Their Destinations are to know that the room is shared, also before anything is said in it.
         cx.room.servers.borrow_mut().extend(store::servers::joined(&**tx)?);
-        for (event_type, state_key) in before.iter().map(|(key, _)| key).filter(|key| key.1.is_empty()) {
-            follow_state(tx, cx, event_type, state_key)?;
-        }
-        self.appservices_see_aliases(tx, cx, position)?;
-        if concerns_guests {
-            self.expel_guests(tx, cx)?;
-        }
         if let Some(index) = later.iter().position(|(key, _)| *key == own)
             && let (key, Some(event_id)) = later.swap_remove(index)
         {

@@ -1,4 +1,5 @@
 //! A room that was joined without its members: the answer to the join left them out, and they are fetched afterwards.
+//! Or without some of its state, which could not be checked: the keys that it is signed with were not to be had.
 //!
 //! Until they are here
 //! - users of ours who joined read what there is, and say what no other membership decides;
@@ -9,8 +10,9 @@
 //!   ours is in the room.
 //!
 //! What comes is staged and judged like what comes with a join. Then, in one transaction, the members are there from
-//! before the join on, and devices learn the room anew. Of what comes only memberships are taken that are not known:
-//! the rest came with the join.
+//! before the join on, and devices learn the room anew. Of what comes only that is taken of which nothing is known: the
+//! rest came with the join. What can still not be checked after [`UNCHECKED_TRIES_MAX`] tries is done without: the room
+//! does not wait for ever.
 //! Spec: Server-Server API, "Joining Rooms", `omit_members`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,16 +53,22 @@ const COMES_WITHIN_MS: u64 = 5_000;
 /// How long the next try waits, in milliseconds, and how long at most.
 const PAUSE_MS_MIN: u64 = 10_000;
 const PAUSE_MS_MAX: u64 = 3_600_000;
+/// So many tries the state is to be whole, by the pauses above within some ten minutes. The simulation has longer
+/// outages, and looks whether all servers agree in the end.
+const UNCHECKED_TRIES_MAX: u32 = if platform::planted::IS_SIMULATED && !cfg!(test) { 1_000_000 } else { 7 };
 /// When to come again who asks for what is not known yet, in milliseconds.
 const AGAIN_MS: u64 = 500;
 
-/// What an answer to a join says instead of the members.
+/// What an answer to a join says instead of the members, or of what could not be checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OmittedMembers {
     /// Who answered.
     pub resident: OwnedServerName,
     /// The servers in the room.
     pub servers: Vec<OwnedServerName>,
+    /// Whether the answer left nothing out, and some of it could not be checked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_most_here: bool,
 }
 
 /// A fetcher asks whether members are to be fetched. Who gets an answer is the only one who does so, for as long as
@@ -79,6 +87,9 @@ pub struct ToFetch {
     pub event_id: OwnedEventId,
     /// Who is in the room, the one to ask first.
     pub servers: Vec<OwnedServerName>,
+    /// Whether what cannot be checked now is done without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_last_try: bool,
 }
 
 impl Call for TakeOmitted {
@@ -205,7 +216,7 @@ pub(super) fn note(
     (floor, position): (u64, u64),
     omitted: Option<OmittedMembers>,
 ) -> Result<(), Error> {
-    let Some(OmittedMembers { resident, servers }) = omitted else {
+    let Some(OmittedMembers { resident, servers, is_most_here: _ }) = omitted else {
         return Ok(store::meta::forget(tx, OMITTED)?);
     };
     let mut seen = BTreeSet::from([cx.own_server().to_owned()]);
@@ -282,10 +293,11 @@ impl Room {
         let first = usize::try_from(omitted.attempts).unwrap_or(0) % servers.len().max(1);
         servers.rotate_left(first);
         omitted.attempts = omitted.attempts.saturating_add(1);
+        let is_last_try = omitted.attempts >= UNCHECKED_TRIES_MAX;
         omitted.not_before_ms = cx.now_ms.saturating_add(pause_ms);
         omitted.keep(tx)?;
         let room_version = self.version(&**tx)?.as_str().to_owned();
-        Ok(Some(ToFetch { room_version, event_id: omitted.join, servers }))
+        Ok(Some(ToFetch { room_version, event_id: omitted.join, servers, is_last_try }))
     }
 
     pub(super) fn is_whole(&self, sql: &dyn Sql, _: &Cx<'_>, _: IsWhole) -> Result<bool, Error> {
@@ -304,23 +316,26 @@ impl Room {
         let came_with_join: BTreeSet<Key> =
             store::graph::changed_keys(&**tx, omitted.floor.saturating_sub(1), omitted.floor)?.into_iter().collect();
         let told = StateAt::told(&**tx, omitted.floor, &state)?.into_changes();
-        let is_ours = |key: &Key| <&UserId>::try_from(key.1.as_str()).is_ok_and(|user| cx.is_local(user));
-        let mut members: Vec<(Key, Option<OwnedEventId>)> = Vec::new();
-        for (key, event) in told.into_iter().filter(|(key, event)| key.0 == MEMBER && event.is_some()) {
+        let is_ours =
+            |key: &Key| key.0 == MEMBER && <&UserId>::try_from(key.1.as_str()).is_ok_and(|user| cx.is_local(user));
+        let mut found: Vec<(Key, Option<OwnedEventId>)> = Vec::new();
+        for (key, event) in told.into_iter().filter(|(_, event)| event.is_some()) {
+            let now = || store::state::current(&**tx, &key.0, &key.1);
             let is_new = if is_ours(&key) {
                 // What was last known here of users of ours holds until then, unless they did something since.
-                let now = store::state::current(&**tx, MEMBER, &key.1)?;
-                now.as_ref().map(|now| now.pdu.event_id()) == known.get(&key).map(|known| &**known)
-            } else {
+                now()?.as_ref().map(|now| now.pdu.event_id()) == known.get(&key).map(|known| &**known)
+            } else if key.0 == MEMBER {
                 !came_with_join.contains(&key)
+            } else {
+                !known.contains_key(&key) && now()?.is_none()
             };
             if is_new {
-                members.push((key, event));
+                found.push((key, event));
             }
         }
         let position = self.next_position(&**tx, cx)?;
-        let (ours, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(key, _)| is_ours(key));
-        self.place_found(tx, &others, (omitted.floor, position))?;
+        let (ours, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(key, _)| is_ours(key));
+        self.place_found(tx, cx, &others, (omitted.floor, position))?;
         cx.room.servers.borrow_mut().extend(store::servers::all(&**tx)?.into_iter().map(|following| following.name));
         // As with a whole answer: users of ours learn what became of them when it comes here, and what comes after the
         // join comes after that.

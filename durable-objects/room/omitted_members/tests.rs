@@ -5,7 +5,7 @@ use platform::{ActorKind, Address, Sql};
 use ruma_common::{OwnedRoomId, UserId, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{CompleteState, IsWhole, OmittedMembers, PAUSE_MS_MIN, TakeOmitted, ToFetch};
+use super::{CompleteState, IsWhole, OmittedMembers, PAUSE_MS_MIN, TakeOmitted, ToFetch, UNCHECKED_TRIES_MAX};
 use crate::{
     CallError,
     room::{
@@ -91,6 +91,7 @@ impl Story {
         let omitted = OmittedMembers {
             resident: "one.test".try_into().unwrap(),
             servers: THERE.iter().map(|name| (*name).try_into().unwrap()).collect(),
+            is_most_here: false,
         };
         let event = self.join.clone();
         let call = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: Some(omitted) };
@@ -308,7 +309,7 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
     let story = Story { join, ..story };
     let told = story.told(true);
     story.stages("k", told);
-    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new() };
+    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new(), is_most_here: false };
     let event = story.join.clone();
     let call = CompleteJoin { call_id: "k".into(), event, join: "k".into(), omitted: Some(omitted) };
     assert_eq!(story.near.call(story.room_id.as_str(), &call).unwrap(), Received::Accepted);
@@ -328,4 +329,56 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
     let receive = ReceiveEvent::of(story.says_there());
     assert_eq!(story.near.call(story.room_id.as_str(), &receive).unwrap(), Received::Accepted);
     assert_eq!(state(&story.near), state(&story.far));
+}
+
+/// Keys of `two.test` were not to be had while bob joined.
+#[test]
+fn what_could_not_be_checked_comes_afterwards() {
+    let zoe = user_id!("@zoe:two.test");
+    let story = Story::begins(Some("Tea"), |far, room_id| {
+        far.sends(alice(), room_id, "m.room.topic", Some(""), &json!({ "topic": "Green" })).unwrap();
+    });
+    let (mut state, chain, _) = story.told(false);
+    let all = state.len();
+    let is_unchecked = |event: &CheckedEvent| event.json.contains("m.room.topic") || event.json.contains(zoe.as_str());
+    state.retain(|event| !is_unchecked(event));
+    assert_eq!(state.len(), all - 2);
+    story.stages("j", (state, chain, false));
+    let servers = vec!["two.test".try_into().unwrap()];
+    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers, is_most_here: true };
+    let event = story.join.clone();
+    let call = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: Some(omitted) };
+    let room_id = story.room_id.as_str();
+    assert_eq!(story.near.call(room_id, &call).unwrap(), Received::Accepted);
+    let receive = ReceiveEvent::of(story.says_there());
+    assert!(
+        is_for_later(story.near.call(room_id, &receive)),
+        "what those say of whom nothing is known would be refused for good"
+    );
+    let to_fetch = story.takes("one").unwrap();
+    assert_eq!(to_fetch.servers, ["one.test", "two.test"]);
+    assert!(!to_fetch.is_last_try);
+    story.stages("one", story.told(false));
+    story.completes("one");
+    let state = |world: &World| {
+        let mut state = crate::room::current_state(&*world.sql(&Address::new(ActorKind::Room, room_id)));
+        state.sort();
+        state
+    };
+    assert_eq!(state(&story.near), state(&story.far));
+    assert_eq!(story.near.call(room_id, &receive).unwrap(), Received::Accepted);
+}
+
+#[test]
+fn what_can_never_be_checked_is_done_without_after_some_tries() {
+    let story = Story::begins(Some("Tea"), |_, _| {});
+    story.joins();
+    let tries = (0..UNCHECKED_TRIES_MAX).map(|count| {
+        story.near.passes(PAUSE_MS_MIN << count);
+        let to_fetch = story.takes("one").unwrap();
+        story.near.call(story.room_id.as_str(), &StopFetching { carrier: "one".into() }).unwrap();
+        to_fetch.is_last_try
+    });
+    let tries: Vec<bool> = tries.collect();
+    assert_eq!(tries.iter().position(|is_last| *is_last), Some(tries.len() - 1), "{tries:?}");
 }

@@ -4,15 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use actors::room::{CheckedEvent, GetMissing, JudgeStaged, StageEvents};
+use actors::room::{CheckedEvent, GetMissing, JudgeStaged, OmittedMembers, StageEvents};
 use domain::{
     Pdu, Refusal, RoomVersion,
     event::{self, PDU_BYTES_MAX},
 };
 use futures_util::StreamExt;
 use platform::Arriving;
-use ruma_common::{OwnedServerName, RoomId, ServerName};
+use ruma_common::{OwnedServerName, OwnedUserId, RoomId, ServerName};
 use ruma_events::TimelineEventType;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -35,6 +36,9 @@ const UNCHECKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 const PAUSES_MS: [u64; 2] = [1_000, 4_000];
 /// When the host ends this in so many milliseconds, what has come is judged, and stays.
 const JUDGING_MS: u64 = 6_000;
+
+const MEMBER: &str = "m.room.member";
+const ENCRYPTION: &str = "m.room.encryption";
 
 /// Which answer arrives, by the names of its parts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,6 +100,14 @@ struct Unchecked {
     bytes: usize,
 }
 
+/// What is looked at of an event that could not be checked.
+#[derive(Deserialize)]
+struct Unproven {
+    #[serde(rename = "type")]
+    event_type: String,
+    sender: OwnedUserId,
+}
+
 impl Unchecked {
     fn keep(&mut self, are_state: bool, events: Vec<Box<RawValue>>) {
         let list = if are_state { &mut self.state } else { &mut self.others };
@@ -105,6 +117,30 @@ impl Unchecked {
                 list.push(event);
             }
         }
+    }
+
+    fn of_state(&self) -> impl Iterator<Item = Unproven> {
+        self.state.iter().filter_map(|event| serde_json::from_str(event.get()).ok())
+    }
+}
+
+impl Arrived {
+    /// Whether the state lacks something that could not be checked.
+    pub(super) fn is_unchecked(&self) -> bool {
+        !self.unchecked.state.is_empty()
+    }
+
+    /// What is to be fetched afterwards: the answer left it out, or it could not be checked.
+    pub(super) fn omitted(self, resident: &ServerName) -> Option<OmittedMembers> {
+        let is_unchecked = self.is_unchecked();
+        if !self.members_omitted && !is_unchecked {
+            return None;
+        }
+        let mut servers = self.servers;
+        let unproven = self.unchecked.of_state().filter(|event| event.event_type == MEMBER);
+        servers.extend(unproven.map(|event| event.sender.server_name().to_owned()));
+        let is_most_here = !self.members_omitted;
+        Some(OmittedMembers { resident: resident.to_owned(), servers, is_most_here })
     }
 }
 
@@ -138,12 +174,17 @@ impl ArrivingJoin<'_> {
             return Err(self.nonsense("a room that was never created").into());
         }
         self.try_unchecked(&mut arrived).await?;
+        // Whoever sends before it is known would send for all to read.
+        if arrived.unchecked.of_state().any(|event| event.event_type == ENCRYPTION) {
+            let why = "The key that the room's encryption is signed with is not to be had now. Try again later";
+            return Err(Refusal::OtherServer(why.to_owned()).into());
+        }
         self.judge().await?;
         Ok(arrived)
     }
 
     /// Tries again what could not be checked: without it this server's state would be another one than everybody
-    /// else's.
+    /// else's. What is still not checked then is fetched afterwards, as members that were left out are.
     async fn try_unchecked(&self, arrived: &mut Arrived) -> Result<(), Failure> {
         for pause_ms in PAUSES_MS {
             let Unchecked { state, others, .. } = std::mem::take(&mut arrived.unchecked);

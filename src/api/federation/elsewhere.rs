@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use actors::{
     room::{
         BeginJoin, ChangeMembership, CheckedEvent, CompleteJoin, GetIntake, GetResidence, GiveUpJoin, Intake, IsWhole,
-        MemberProfile, OmittedMembers, ReceiveEvent, Received, Residence, Takes,
+        MemberProfile, ReceiveEvent, Received, Residence, Takes,
     },
     user::{self, GetAsked, MembershipChanged},
 };
@@ -451,14 +451,13 @@ impl<'a> Elsewhere<'a> {
         let answer = Answer::Join;
         let arriving = ArrivingJoin { cx: self.cx, server, room_id: self.room_id, version, join: call_id, answer };
         let arrived = arriving.take(body).await?;
-        if let Some(said) = arrived.room_version.filter(|said| said != version.as_str()) {
+        if let Some(said) = arrived.room_version.as_ref().filter(|said| *said != version.as_str()) {
             let sentence =
                 format!("{server} answers nonsense: a room of version {} that was made as {said:?}", version.as_str());
             return Ok(JoinedIn::AnotherVersion(Refusal::Unknown(sentence)));
         }
         let event = self.signed_join(server, arrived.event.as_deref(), join, version).await?;
-        let omitted =
-            arrived.members_omitted.then(|| OmittedMembers { resident: server.to_owned(), servers: arrived.servers });
+        let omitted = arrived.omitted(server);
         let is_whole = omitted.is_none();
         let call = CompleteJoin { call_id: call_id.to_owned(), event, join: call_id.to_owned(), omitted };
         match room.call(&call).await? {

@@ -1,5 +1,5 @@
-//! Fetching the members that the answer to a join left out. Spec: Server-Server API, "Joining Rooms", `omit_members`;
-//! "Retrieving events", `/state`.
+//! Fetching the members that the answer to a join left out, and what of it could not be checked.
+//! Spec: Server-Server API, "Joining Rooms", `omit_members`; "Retrieving events", `/state`.
 
 use actors::room::{BeginJoin, CompleteState, GiveUpJoin, StopFetching, TakeOmitted, ToFetch};
 use domain::{Refusal, RoomVersion};
@@ -21,7 +21,7 @@ const STATE_TIMEOUT_MS: u64 = 600_000;
 pub(super) async fn fetch(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) {
     let outcome = async {
         let taken = cx.room(room_id).call(&TakeOmitted { carrier: shift.carrier.to_owned() }).await;
-        let Some(ToFetch { room_version, event_id, servers }) = (match taken {
+        let Some(ToFetch { room_version, event_id, servers, is_last_try }) = (match taken {
             Err(Failure::Absent) => None,
             taken => taken?,
         }) else {
@@ -31,8 +31,12 @@ pub(super) async fn fetch(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) {
         let (room, event) = (encoded(room_id.as_str()), encoded(event_id.as_str()));
         let path = format!("/_matrix/federation/v1/state/{room}?event_id={event}");
         for server in servers {
-            match from(cx, room_id, &server, (&version, &path), shift.carrier).await {
-                Ok(()) => return Ok(()),
+            match from(cx, room_id, &server, (&version, &path), shift.carrier, is_last_try).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    tracing::info!(%room_id, "members of a room cannot be checked: their servers' keys are not known");
+                    break;
+                }
                 Err(Failure::Refused(why)) => {
                     tracing::info!(%room_id, %server, %why, "a server does not tell the members of a room");
                 }
@@ -50,13 +54,15 @@ pub(super) async fn fetch(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) {
     }
 }
 
+/// Whether the room is whole then: what one server tells cannot be checked, nor what another one does.
 async fn from(
     cx: &Context,
     room_id: &RoomId,
     server: &ServerName,
     (version, path): (&RoomVersion, &str),
     carrier: &str,
-) -> Result<(), Failure> {
+    is_last_try: bool,
+) -> Result<bool, Failure> {
     let room = cx.room(room_id);
     room.call(&BeginJoin { room_version: version.as_str().to_owned(), join: carrier.to_owned() }).await?;
     let told = async {
@@ -64,11 +70,14 @@ async fn from(
         let asked = cx.ask_streamed(server, Method::GET, path, None, bounds).await;
         let answer = asked.map_err(|error| Refusal::OtherServer(error.to_string()))?;
         let arriving = ArrivingJoin { cx, server, room_id, version, join: carrier, answer: Answer::State };
-        arriving.take(answer.body).await?;
-        room.call(&CompleteState { carrier: carrier.to_owned() }).await
+        if arriving.take(answer.body).await?.is_unchecked() && !is_last_try {
+            return Ok(false);
+        }
+        room.call(&CompleteState { carrier: carrier.to_owned() }).await?;
+        Ok(true)
     };
     let told = told.await;
-    if told.is_err() {
+    if !matches!(told, Ok(true)) {
         room.call(&GiveUpJoin { join: carrier.to_owned() }).await?;
     }
     told
