@@ -30,6 +30,7 @@ CREATE TABLE event (
 CREATE INDEX event_child ON event (parent, rel_type, position, sender, type) WHERE parent IS NOT NULL;
 CREATE INDEX event_in_thread ON event (position, parent, sender) WHERE rel_type = 'm.thread';
 CREATE INDEX event_withheld ON event (position) WHERE withheld IS NOT NULL;
+CREATE INDEX event_redacted_state ON event (redacted_by) WHERE redacted_by IS NOT NULL AND state_key IS NOT NULL;
 
 CREATE TABLE state (
     type TEXT NOT NULL,

@@ -22,7 +22,7 @@ use super::{
     retention,
     sent_members::{SentMembers, is_member},
     state::{MEMBER, StateSpan},
-    store::{self, log::Logged, receipts::Receipt},
+    store::{self, log::Logged, receipts::Receipt, state::Redacted},
     unread,
     viewer::Viewer,
 };
@@ -516,12 +516,18 @@ fn timeline(
     })
 }
 
-/// What changed of the state in `(since, to]`, unless that is too much.
+/// What changed of the state in `(since, to]`, or was redacted there, unless that is too much.
 fn changes(sql: &dyn Sql, since: u64, to: u64) -> Result<Option<Changes>, Error> {
     let changes = store::state::changes(sql, since, to, CHANGES_MAX.saturating_add(1))?;
-    let few = changes.len() as u64 <= CHANGES_MAX;
-    let changed = changes.into_iter().map(|change| ((change.event_type, change.state_key), change.after));
-    Ok(few.then(|| changed.collect()))
+    if changes.len() as u64 > CHANGES_MAX {
+        return Ok(None);
+    }
+    let mut changed: Changes =
+        changes.into_iter().map(|change| ((change.event_type, change.state_key), change.after)).collect();
+    for Redacted { event_type, state_key, position, .. } in store::state::redacted(sql, since, to)? {
+        changed.entry((event_type, state_key)).or_insert(Some(position));
+    }
+    Ok(Some(changed))
 }
 
 /// The members that a lazily loading client needs to show a timeline: who sent it, and whom it is about.

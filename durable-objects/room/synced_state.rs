@@ -12,7 +12,7 @@ use super::{
     delta::Newest,
     sent_members::{SentMembers, is_member},
     state::{MEMBER, StateKey, StateSpan},
-    store::{self, log::Logged},
+    store::{self, log::Logged, state::Redacted},
     viewer::Viewer,
 };
 use crate::{Cx, Error};
@@ -75,6 +75,14 @@ impl SyncedState<'_> {
         for (key, event) in changes(sql, at, self.end, WINDOW_CHANGES_MAX)?.0 {
             if !in_timeline.contains(&event) {
                 keys.insert(key, event);
+            }
+        }
+        // «The client knows» what was there before: a redaction that it is not shown changes no key of the state.
+        if let Some(since) = self.since {
+            for Redacted { event_type, state_key, position, by } in store::state::redacted(sql, since, at)? {
+                if !in_timeline.contains(&by) {
+                    keys.entry((event_type, state_key)).or_insert(position);
+                }
             }
         }
         if call.state.lazy_load_members {

@@ -4,6 +4,9 @@ use platform::{Fault, Sql, Tx, Value};
 
 use super::log::{Logged, logged};
 
+/// The most redacted events that are looked at for who was away.
+const REDACTED_MAX: u64 = 50;
+
 /// One change of the current state, by positions of events.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -142,6 +145,33 @@ pub(crate) fn changes(sql: &dyn Sql, after: u64, up_to: u64, limit: u64) -> Resu
     .into_iter()
     .map(|mut row| Ok(Change { event_type: row.text(0)?, state_key: row.text(1)?, after: row.unsigned_or_null(2)? }))
     .collect()
+}
+
+/// State events that were redacted in `(after, up_to]` and are the state at its end, with who redacted them: their
+/// types, state keys and positions.
+pub(crate) fn redacted(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Redacted>, Fault> {
+    let rows = sql.query(
+        "SELECT type, state_key, position, redacted_by FROM event
+         WHERE redacted_by > ?1 AND redacted_by <= ?2 AND redacted_by IS NOT NULL AND state_key IS NOT NULL
+         ORDER BY redacted_by DESC LIMIT ?3",
+        &[after.into(), up_to.into(), REDACTED_MAX.into()],
+    )?;
+    let mut redacted = Vec::new();
+    for mut row in rows {
+        let (event_type, state_key, position) = (row.text(0)?, row.text(1)?, row.unsigned(2)?);
+        if position_at(sql, &event_type, &state_key, up_to)? == Some(position) {
+            redacted.push(Redacted { event_type, state_key, position, by: row.unsigned(3)? });
+        }
+    }
+    Ok(redacted)
+}
+
+/// A state event that was redacted, by the one at position `by`.
+pub(crate) struct Redacted {
+    pub event_type: String,
+    pub state_key: String,
+    pub position: u64,
+    pub by: u64,
 }
 
 /// The history of one text in the content of one key's state: when it changed, and to what; oldest first. Where
