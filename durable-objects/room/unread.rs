@@ -33,6 +33,7 @@ use super::{
     judge::Judge,
     messages::Direction,
     remembered::Remembered,
+    sent_members::is_member,
     store::{log::Logged, receipts::Receipt},
     thread::{self, MAIN},
     transactions,
@@ -210,8 +211,9 @@ impl<'a> Looking<'a> {
 
     /// The thread that the user has read by sending this event into it.
     fn read_by_sending(&self, event: &Logged) -> Result<Option<String>, Fault> {
-        let is_own_message = event.pdu.sender() == self.viewer.user && event.pdu.state_key().is_none();
-        if is_own_message && !is_history(event) { self.thread(event).map(Some) } else { Ok(None) }
+        // Memberships may be the server's doing: a name that changed, or a room that is upgraded.
+        let is_own = event.pdu.sender() == self.viewer.user && !is_member(event);
+        if is_own && !is_history(event) { self.thread(event).map(Some) } else { Ok(None) }
     }
 
     fn thread(&self, event: &Logged) -> Result<String, Fault> {
