@@ -161,6 +161,10 @@ impl Room {
         let invited_by_another = call.action == MembershipAction::Invite
             && now.as_deref() == Some("invite")
             && is_invited_by_another(&**tx, &call.target, &call.sender)?;
+        let banned_for_another_reason = call.action == MembershipAction::Ban
+            && now.as_deref() == Some("ban")
+            && call.reason.is_some()
+            && store::state::text(&**tx, MEMBER, call.target.as_str(), "reason")? != call.reason;
         let draft = Draft {
             event_type: TimelineEventType::RoomMember,
             content: content_of(call.action, &call.profile, call.reason.as_deref(), call.is_direct)?,
@@ -179,7 +183,11 @@ impl Room {
         if joins && call.guest {
             check_guest_access(&**tx)?;
         }
-        if own || invited_by_another || call.action.applies_to(now.as_deref(), &call.target)? {
+        if own
+            || invited_by_another
+            || banned_for_another_reason
+            || call.action.applies_to(now.as_deref(), &call.target)?
+        {
             if call.unattended {
                 self.insert_unattended(tx, cx, pdu, Some(&txn))?;
             } else {
