@@ -8,7 +8,7 @@ use crate::{Call, Cx, Error};
 /// Gives a user another password who proved otherwise who they are, and logs all of their devices out if that is
 /// wished. Repeated, it changes nothing.
 ///
-/// Refused: `UserDeactivated`. Spec: "Password management".
+/// Refused: `UserDeactivated`; `UserLocked`. Spec: "Password management"; "Account locking".
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ResetPassword {
     /// The new one, in PHC string format.
@@ -27,6 +27,10 @@ impl User {
         let account = store::account::get(&**tx)?;
         if account.deactivated {
             return Err(Refusal::UserDeactivated.into());
+        }
+        // Whoever has the mailbox may be who it was locked for.
+        if account.locked {
+            return Err(Refusal::UserLocked.into());
         }
         // A hash has its own salt: where this one is, this very call put it.
         if account.password_hash.as_ref() == Some(&call.password_hash) {
