@@ -26,7 +26,7 @@ use ruma_client_api::{
     },
     authenticated_media::get_media_preview,
     directory::{get_public_rooms, get_public_rooms_filtered},
-    keys::{claim_keys, get_keys, upload_signatures},
+    keys::{claim_keys, get_key_changes, get_keys, upload_signatures},
     knock::knock_room,
     media::{
         create_content, create_mxc_uri, get_content, get_content_as_filename,
@@ -34,9 +34,9 @@ use ruma_client_api::{
     },
     membership::{forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias},
     message::send_message_event,
-    presence::set_presence,
+    presence::{get_presence, set_presence},
     profile::{delete_profile_field, set_profile_field},
-    push::{set_pusher, set_pushrule},
+    push::{get_notifications, set_pusher, set_pushrule},
     read_marker::set_read_marker,
     receipt::create_receipt,
     redact::redact_event,
@@ -45,6 +45,10 @@ use ruma_client_api::{
     search::search_events,
     session::{get_login_token, login},
     state::send_state_event,
+    thirdparty::{
+        get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols, get_user_for_protocol,
+        get_user_for_user_id,
+    },
     to_device::send_event_to_device,
     typing::create_typing_event,
     uiaa::get_uiaa_fallback_page,
@@ -97,7 +101,8 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     use RateLimited as By;
     let mut table = OfEndpoints::new();
     limit::<login::v3::Request>(&mut table, &[By::LoginAddress]);
-    limit::<register::v3::Request>(&mut table, &[By::Registration]);
+    // Also the question how to register, and names that are tried: what limits registrations does not count those.
+    limit::<register::v3::Request>(&mut table, &[By::Registration, By::Requests]);
     limit::<check_registration_token_validity::v1::Request>(&mut table, &[By::RegistrationTokenValidity]);
     // The page where a token is tried.
     let fallback_pages = get_uiaa_fallback_page::v3::Request::PATH_BUILDER.all_paths();
@@ -138,6 +143,16 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     limit::<search_events::v3::Request>(&mut table, &[By::Requests]);
     limit::<set_pushrule::v3::Request>(&mut table, &[By::Requests]);
     limit::<forget_room::v3::Request>(&mut table, &[By::Requests]);
+    // What asks every room of a user, other servers, or every application service.
+    limit::<get_notifications::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_key_changes::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_presence::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_protocols::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_protocol::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_location_for_protocol::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_location_for_room_alias::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_user_for_protocol::v3::Request>(&mut table, &[By::Requests]);
+    limit::<get_user_for_user_id::v3::Request>(&mut table, &[By::Requests]);
     limit::<get_login_token::v1::Request>(&mut table, &[By::Requests]);
     // The specification has these unlimited, but they ask other servers.
     limit::<get_keys::v3::Request>(&mut table, &[By::Requests]);

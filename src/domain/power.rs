@@ -207,8 +207,8 @@ fn additional_creators(room: &NewRoom, creation_content: &Map<String, Value>) ->
 /// the preset's events, `initial_state`, name, topic, invites.
 ///
 /// `initial_state` takes precedence over what would be there without it, and gives way to `name` and `topic`; an event
-/// that gives way is not sent at all. Power levels in `initial_state` take the place of the default ones, and then
-/// `power_level_content_override` is applied to them.
+/// that gives way is not sent at all. Power levels in `initial_state` take the place of the default ones, and of what
+/// `power_level_content_override` makes of those.
 ///
 /// # Errors
 /// [`Refusal::BadJson`] when something that should be an object is not; [`Refusal::InvalidRoomState`] when, since v12,

@@ -143,6 +143,8 @@ async fn set(
                 enabled: sent.enabled.unwrap_or(true),
             };
             pusher.check()?;
+            // Or anybody could have rows written in anybody's name.
+            bearer.verify(cx).await?;
             if kind == PusherKind::Email {
                 check_email(cx, &bearer, &pusher).await?;
             }
@@ -163,7 +165,6 @@ async fn check_email(cx: &Context, bearer: &Bearer, pusher: &Pusher) -> Result<(
         let sentence = "This server sends no mail: there are pushers of kind http".to_owned();
         return Err(Refusal::InvalidParam(sentence).into());
     }
-    bearer.verify(cx).await?;
     match contact::owner(cx.metadata(), &pusher.email()?).await? {
         Some(owner) if owner == bearer.user_id => Ok(()),
         _ => Err(Refusal::ThreepidNotFound("This address is none of your account".to_owned()).into()),

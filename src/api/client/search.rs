@@ -137,7 +137,11 @@ async fn search(
     }
     let query: Query = query(&request)?;
     let asked: Asked = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
-    let Some(criteria) = asked.search_categories.room_events else { return Ok(json_body(of_nothing().into())) };
+    let Some(criteria) = asked.search_categories.room_events else {
+        // No room asks who it is.
+        bearer.verify(cx).await?;
+        return Ok(json_body(of_nothing().into()));
+    };
     if criteria.search_term.len() > TERM_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A search term has {TERM_BYTES_MAX} bytes at most")).into());
     }

@@ -70,6 +70,11 @@ pub(crate) async fn forget(metadata: &dyn Metadata, sid: &str, token_hash: &str)
     metadata.query(statement).await.map(drop)
 }
 
+/// Postgres takes no text with a NUL, which strangers may send.
+fn is_no_session(sid: &str) -> bool {
+    sid.contains('\0')
+}
+
 /// The link with this token, if it is still good.
 pub(crate) async fn link(
     metadata: &dyn Metadata,
@@ -77,6 +82,9 @@ pub(crate) async fn link(
     token_hash: &str,
     now_ms: u64,
 ) -> Result<Option<Link>, Fault> {
+    if is_no_session(sid) {
+        return Ok(None);
+    }
     let statement = Statement::new(
         "SELECT sid, purpose, address, next_link, validated_ms FROM email_validation
          WHERE sid = ?1 AND token_hash = ?2 AND expires_ms > ?3",
@@ -105,6 +113,9 @@ pub(crate) async fn confirm(metadata: &dyn Metadata, sid: &str, now_ms: u64, pro
 
 /// What a session proved.
 pub(crate) async fn proven(metadata: &dyn Metadata, sid: &str, now_ms: u64) -> Result<Option<Proven>, Fault> {
+    if is_no_session(sid) {
+        return Ok(None);
+    }
     let statement = Statement::new(
         "SELECT address, validated_ms FROM email_validation
          WHERE sid = ?1 AND validated_ms IS NOT NULL AND expires_ms > ?2",

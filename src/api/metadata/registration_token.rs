@@ -5,9 +5,14 @@ use platform::{Fault, Metadata, Statement};
 /// The longest token, in bytes. Spec: "Token-authenticated registration".
 pub(crate) const TOKEN_BYTES_MAX: usize = 64;
 
+/// Postgres takes no text with a NUL, which strangers may send.
+fn may_be_one(token: &str) -> bool {
+    token.len() <= TOKEN_BYTES_MAX && !token.contains('\0')
+}
+
 /// Whether the token would let someone register now.
 pub(crate) async fn is_valid(metadata: &dyn Metadata, token: &str, now_ms: u64) -> Result<bool, Fault> {
-    if token.len() > TOKEN_BYTES_MAX {
+    if !may_be_one(token) {
         return Ok(false);
     }
     let statement = Statement::new(
@@ -20,6 +25,9 @@ pub(crate) async fn is_valid(metadata: &dyn Metadata, token: &str, now_ms: u64) 
 
 /// Uses the token once, if it may be used: one statement decides, however many try at once.
 pub(crate) async fn consume(metadata: &dyn Metadata, token: &str, now_ms: u64) -> Result<bool, Fault> {
+    if !may_be_one(token) {
+        return Ok(false);
+    }
     let statement = Statement::new(
         "UPDATE registration_token SET uses = uses + 1 WHERE token = ?1
          AND (uses_allowed IS NULL OR uses < uses_allowed) AND (expires_ms IS NULL OR expires_ms > ?2)

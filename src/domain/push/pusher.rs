@@ -145,6 +145,9 @@ pub fn check_key(app_id: &str, pushkey: &str) -> Result<(), Refusal> {
     if pushkey.is_empty() || pushkey.len() > PUSHKEY_BYTES_MAX {
         return Err(Refusal::InvalidParam(format!("A `pushkey` has 1 to {PUSHKEY_BYTES_MAX} bytes")));
     }
+    if app_id.contains('\0') || pushkey.contains('\0') {
+        return Err(Refusal::InvalidParam("An `app_id` and a `pushkey` have no NUL".to_owned()));
+    }
     Ok(())
 }
 
