@@ -1,9 +1,11 @@
 //! Spec: "Account management".
 
+use std::pin::pin;
+
 use actors::user::{ChangePassword, Deactivate, GetAskedRooms, ResetPassword};
 use bytes::Bytes;
 use domain::{Refusal, contact::Email};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::select, stream};
 use http::{Method, Request, Response, StatusCode};
 use ruma_common::{OwnedRoomId, UserId};
 use serde::Deserialize;
@@ -19,10 +21,12 @@ use crate::{
     uiaa::{self, Auth, Operation},
 };
 
-/// Rooms elsewhere that are left before an account is deactivated, so many at once, and the servers tried for each.
+/// Rooms elsewhere that are left when an account is deactivated, so many at once, and the servers tried for each; for
+/// so long, in milliseconds.
 const ROOMS_TOLD_MAX: usize = 200;
 const ROOMS_AT_ONCE: usize = 8;
 const SERVERS_TOLD_MAX: usize = 2;
+const TOLD_MS_MAX: u64 = 10_000;
 
 pub(super) fn routes(routes: &mut Routes) {
     // Not through ruma's types: they let clients come without a token, and refuse `"auth": {}`.
@@ -134,29 +138,45 @@ async fn deactivate(
         Some(_) => String::new(),
         None => operation.authenticate(cx, auth.as_ref()).await?.password_hash()?,
     };
-    turn_down_what_is_elsewhere(cx, &bearer.user_id).await?;
+    let asked = cx.user(&bearer.user_id).call(&GetAskedRooms {}).await?;
+    let elsewhere = what_is_elsewhere(cx, &bearer.user_id, asked.get(..ROOMS_TOLD_MAX).unwrap_or(&asked)).await?;
     let call = Deactivate { token_hash: bearer.token_hash.clone(), password_hash, erase: erase.unwrap_or_default() };
     bearer.call(cx, &call).await?;
+    // The account is closed, whatever other servers have to say.
+    select(pin!(turn_down(&elsewhere)), pin!(cx.pause(cx.in_time(TOLD_MS_MAX)))).await;
     // Spec: "This must be `success` if the homeserver has no identifiers to unbind for the user."
     Ok(failure::json(StatusCode::OK, &json!({ "id_server_unbind_result": "success" })))
 }
 
-/// The user's invitations to, and knocks on, rooms that are not here: the servers that have them are told while there
-/// is somebody to tell it for. Whether or not one could be, the user is rid of it.
-async fn turn_down_what_is_elsewhere(cx: &Context, user_id: &UserId) -> Result<(), Failure> {
-    let rooms = cx.user(user_id).call(&GetAskedRooms {}).await?;
-    let leave = async |room_id: OwnedRoomId| {
-        let residence = residence(cx, &room_id).await?;
-        if is_here_for(cx, &residence, &room_id, user_id).await? {
-            return Ok(());
+/// The user's invitations to, and knocks on, rooms that are not here.
+async fn what_is_elsewhere<'a>(
+    cx: &'a Context,
+    user_id: &'a UserId,
+    rooms: &'a [OwnedRoomId],
+) -> Result<Vec<Elsewhere<'a>>, Failure> {
+    let elsewhere = async |room_id: &'a OwnedRoomId| {
+        let residence = residence(cx, room_id).await?;
+        if is_here_for(cx, &residence, room_id, user_id).await? {
+            return Ok::<_, Failure>(None);
         }
         let of = (user_id, Map::new());
-        let mut elsewhere = Elsewhere::in_words(cx, &room_id, of, Vec::new(), residence.servers).await?;
+        let mut elsewhere = Elsewhere::in_words(cx, room_id, of, Vec::new(), residence.servers).await?;
         elsewhere.servers.truncate(SERVERS_TOLD_MAX);
-        elsewhere.leave().await.map(drop)
+        Ok(Some(elsewhere))
     };
-    let left = stream::iter(rooms.into_iter().take(ROOMS_TOLD_MAX)).map(leave);
-    left.buffer_unordered(ROOMS_AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+    let found: Vec<_> = stream::iter(rooms).map(elsewhere).buffered(ROOMS_AT_ONCE).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Tells the servers that have these rooms that the user does not come.
+async fn turn_down(rooms: &[Elsewhere<'_>]) {
+    let left = stream::iter(rooms).map(async |elsewhere| {
+        if let Err(failure) = elsewhere.leave().await {
+            let (room_id, fault) = (elsewhere.room_id, failure.into_fault());
+            tracing::error!(%room_id, %fault, "an invitation of a closed account is not turned down");
+        }
+    });
+    left.buffer_unordered(ROOMS_AT_ONCE).collect().await
 }
 
 #[cfg(test)]
