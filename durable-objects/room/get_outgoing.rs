@@ -286,7 +286,15 @@ impl Room {
         let missing = || Refusal::NotFound("There is no such event in this room".to_owned());
         let node = node.ok_or_else(missing)?;
         if call.auth_chain_only {
-            let auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
+            let mut auth_chain = store::graph::auth_chain(sql, std::slice::from_ref(&call.event_id))?;
+            // «The complete auth chain»: since v12 the room's id names its root.
+            if self.version(sql)?.room_id_is_create_event()
+                && let Ok(create) = OwnedEventId::try_from(cx.id.replacen('!', "$", 1))
+                && create != call.event_id
+                && !auth_chain.contains(&create)
+            {
+                auth_chain.push(create);
+            }
             return Ok(StateIds { auth_chain, ..StateIds::default() });
         }
         let before = node

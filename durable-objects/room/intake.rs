@@ -34,8 +34,10 @@ pub enum Takes {
     Now,
     /// A join of ours is under way: they wait for it.
     Later,
-    /// They are not; why.
+    /// They are not; why. Nobody of ours is in the room.
     Never(String),
+    /// They are not: the room keeps the server out, as this says.
+    Denied(String),
 }
 
 impl Call for GetIntake {
@@ -49,10 +51,11 @@ impl Room {
         let takes = if self.is_joining(sql, cx)? {
             Takes::Later
         } else {
-            match check_acl(sql, &call.server).and_then(|()| self.check_resident(sql)) {
-                Ok(()) => Takes::Now,
-                Err(Error::Refused(refusal)) => Takes::Never(refusal.to_string()),
-                Err(error) => return Err(error),
+            match (self.check_resident(sql), check_acl(sql, &call.server)) {
+                (Ok(()), Ok(())) => Takes::Now,
+                (Err(Error::Refused(refusal)), _) => Takes::Never(refusal.to_string()),
+                (Ok(()), Err(Error::Refused(refusal))) => Takes::Denied(refusal.to_string()),
+                (Err(error), _) | (Ok(()), Err(error)) => return Err(error),
             }
         };
         Ok(Intake { room_version: self.version(sql)?.as_str().to_owned(), takes })
@@ -208,7 +211,7 @@ mod tests {
         let depth = serde_json::from_str::<serde_json::Value>(&story.join.json).unwrap()["depth"].as_u64().unwrap();
         assert!(depth > 1);
         assert_eq!(begins.min_depth, depth);
-        assert!(matches!(story.takes("evil.test"), Takes::Never(_)));
+        assert!(matches!(story.takes("evil.test"), Takes::Denied(_)));
         let mut judged = Vec::new();
         loop {
             let waiting = story.waiting();

@@ -181,7 +181,7 @@ pub use sync::{
     Closed, Plan, PlannedRoom, PositionIn, ReadRoom, StrippedRoom, SyncClose, SyncPlan, keys_left, typing_until,
 };
 pub use tags::{GetTags, RemoveTag, SetTag, Tag};
-pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device};
+pub use to_device::{ReceiveToDevice, ToDeviceMessage, check_to_device, retain_to_device};
 pub use transfer_settings::TransferSettings;
 pub use typing::{PlannedTyping, ReadTyping};
 pub use upgrade_guest::UpgradeGuest;

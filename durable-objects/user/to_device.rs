@@ -223,18 +223,23 @@ pub(super) struct Page {
 
 /// Refuses what [`ReceiveToDevice`] refuses: the sender's side asks before anything is sent to anybody.
 pub fn check_to_device(messages: &BTreeMap<String, Box<RawValue>>) -> Result<(), Refusal> {
-    for content in messages.values() {
-        if !content.get().starts_with('{') {
-            return Err(Refusal::BadJson("The content of a message is an object".to_owned()));
-        }
-        if content.get().len() > CONTENT_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!(
-                "The content of a message can have at most {CONTENT_BYTES_MAX} bytes"
-            )));
-        }
-        readable::check(content.get().as_bytes())?;
+    messages.values().try_for_each(|content| check_content(content))
+}
+
+/// Leaves out what [`ReceiveToDevice`] would refuse: another server sends it once, and to all devices of a user
+/// together.
+pub fn retain_to_device(messages: &mut BTreeMap<String, Box<RawValue>>) {
+    messages.retain(|_, content| check_content(content).is_ok());
+}
+
+fn check_content(content: &RawValue) -> Result<(), Refusal> {
+    if !content.get().starts_with('{') {
+        return Err(Refusal::BadJson("The content of a message is an object".to_owned()));
     }
-    Ok(())
+    if content.get().len() > CONTENT_BYTES_MAX {
+        return Err(Refusal::TooLarge(format!("The content of a message can have at most {CONTENT_BYTES_MAX} bytes")));
+    }
+    readable::check(content.get().as_bytes())
 }
 
 #[cfg(test)]

@@ -175,8 +175,8 @@ impl Context {
                 Ok((user.clone(), one(answer)))
             }));
             match fetched.await.into_iter().collect() {
-                // It may not have one of them, or not know the question.
-                Err(AskError::Refused { .. }) => {}
+                // It may not have one of them, or not know the question, or of one device tell what nobody can read.
+                Err(AskError::Refused { .. } | AskError::Nonsense(_)) => {}
                 fetched => return fetched,
             }
         }

@@ -13,7 +13,7 @@ use actors::{
     destination::{HearPresence, PassEdu, QueueEdu, QueueEduIfKnown},
     presence::{Presence, PresenceState, PresenceStatus},
     room::{GetResidence, GetVersionForServer, MarkRead, MemberProfile, ReceiptKind, SetTyping},
-    user::ReceiveToDevice,
+    user::{ReceiveToDevice, retain_to_device},
 };
 use domain::RateLimited;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -197,7 +197,9 @@ async fn writes_to_devices(
     let name = format!("by another server {}", hasher.finish() % MESSAGE_NAMES);
     let here = message.messages.into_iter().filter_map(|(user_id, messages)| {
         let user_id = OwnedUserId::try_from(user_id).ok().filter(|user_id| cx.is_local(user_id))?;
-        Some((user_id, serde_json::from_str(messages.get()).ok()?))
+        let mut messages = serde_json::from_str(messages.get()).ok()?;
+        retain_to_device(&mut messages);
+        Some((user_id, messages))
     });
     for (user_id, messages) in here.take(RECEIVERS_MAX) {
         if !written.allows(&message.sender, &user_id) {

@@ -239,17 +239,12 @@ impl<'a> Elsewhere<'a> {
             self.send("knock", &MembershipState::Knock, "v1").await?;
         let answer: Answer = serde_json::from_slice(&answer)
             .map_err(|error| Refusal::Unknown(format!("{server} answers nonsense: {error}")))?;
-        let shown = if version.room_id_is_create_event() {
-            // «Entries which are improperly signed or formatted SHOULD be removed»; those of older versions are still
-            // told in other forms, and Synapse strips all but the create event in this one, too.
-            let mut told = answer.knock_room_state;
-            told.truncate(STRIPPED_EVENTS_MAX);
-            let (whole, few_words): (Vec<_>, Vec<_>) = told.into_iter().partition(|event| is_whole(event));
-            let good = self.cx.good_pdus(self.room_id, &version, &whole).await?;
-            good.iter().map(raw).chain(few_words.into_iter().map(Ok)).collect::<Result<Vec<_>, Failure>>()?
-        } else {
-            answer.knock_room_state
-        };
+        // «Entries which are improperly signed or formatted SHOULD be removed»; most servers strip what they tell.
+        let mut told = answer.knock_room_state;
+        told.truncate(STRIPPED_EVENTS_MAX);
+        let (whole, few_words): (Vec<_>, Vec<_>) = told.into_iter().partition(|event| is_whole(event, &version));
+        let good = self.cx.good_pdus(self.room_id, &version, &whole).await?;
+        let shown = good.iter().map(raw).chain(few_words.into_iter().map(Ok)).collect::<Result<Vec<_>, Failure>>()?;
         let mut state = stripped(&shown);
         state.push(event::stripped_json(&knock));
         let (resident, room_version) = (Some(server.clone()), Some(version.as_str()));
@@ -295,7 +290,9 @@ impl<'a> Elsewhere<'a> {
                     self.cx.pause(MEMBERS_LOOK_MS).await;
                 }
                 Ok(Intake { takes: Takes::Later, .. }) => break false,
-                Ok(Intake { takes: Takes::Never(_), .. }) | Err(Failure::Absent) => return Ok(false),
+                Ok(Intake { takes: Takes::Never(_) | Takes::Denied(_), .. }) | Err(Failure::Absent) => {
+                    return Ok(false);
+                }
                 Err(failure) => return Err(failure),
             }
         };

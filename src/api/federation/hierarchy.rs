@@ -20,8 +20,6 @@ use serde_json::value::RawValue;
 use super::{AskError, Bounds, Origin, pdus::encoded, queries};
 use crate::{Context, Failure, Routes};
 
-/// The rooms of a space that another server is told of.
-const ROOMS_TOLD_MAX: usize = 100;
 /// Rooms asked at the same time.
 const ROOMS_AT_ONCE: usize = 16;
 /// Rooms whose members may know of a room, as another server has it: each is asked whether a user is in it.
@@ -62,7 +60,7 @@ async fn hierarchy(cx: &Context, Origin(origin): Origin, request: get_hierarchy:
         _ => return Err(Refusal::NotFound("There is no such room that your server may know of".to_owned()).into()),
     };
     let of_child = &call(false);
-    let children = space.children.iter().filter_map(|event| Child::read(event)).take(ROOMS_TOLD_MAX);
+    let children = space.children.iter().filter_map(|event| Child::read(event)).take(CHILDREN_MAX);
     let mut answers = stream::iter(children)
         .map(async |child| {
             let answer = asked(cx, &child.room_id, of_child).await;

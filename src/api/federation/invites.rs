@@ -121,7 +121,12 @@ struct Invitation<'a> {
 
 impl Invitation<'_> {
     /// Checks it, tells the user, and signs it.
-    async fn signed(self, cx: &Context, origin: &ServerName, version: &RoomVersion) -> Result<Box<RawValue>, Failure> {
+    async fn signed(
+        mut self,
+        cx: &Context,
+        origin: &ServerName,
+        version: &RoomVersion,
+    ) -> Result<Box<RawValue>, Failure> {
         let read = ReadPdu::read(self.event, version).map_err(Refusal::BadJson)?;
         if read.event_id != self.event_id {
             return Err(Refusal::BadJson("The invitation has another id".to_owned()).into());
@@ -161,20 +166,33 @@ impl Invitation<'_> {
     /// What is shown of the room is of that room, down to the create event that its id is the hash of. Spec: «SHOULD»
     /// since version 12, but «servers SHOULD consider their local ecosystems»: what Synapse shows besides that event is
     /// stripped. What comes whole has to be right. Of older versions whole events are not asked for yet.
-    async fn check_state(&self, cx: &Context, version: &RoomVersion) -> Result<(), Failure> {
+    /// What cannot be checked, because a server that signed it is gone, is not shown. The create event is what its id
+    /// says, whoever signed it.
+    async fn check_state(&mut self, cx: &Context, version: &RoomVersion) -> Result<(), Failure> {
         let invalid = |why: &str| Refusal::InvalidParam(format!("`invite_room_state`: {why}"));
         if self.state.len() > STRIPPED_EVENTS_MAX {
             return Err(invalid("there are too many events").into());
         }
-        let whole = self.state.iter().filter(|event| is_whole(event));
-        let read = whole.map(|event| ReadPdu::read(event, version)).collect::<Result<Vec<_>, String>>();
+        let (whole, few_words): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.state).into_iter().partition(|event| is_whole(event, version));
+        let read = whole.iter().map(|event| ReadPdu::read(event, version)).collect::<Result<Vec<_>, String>>();
+        let outcomes = cx.check_pdus_if_possible(version, read.map_err(|why| invalid(&why))?).await?;
         let mut has_create = false;
-        for (event_id, outcome) in cx.check_pdus(version, read.map_err(|why| invalid(&why))?).await? {
-            let pdu = outcome.map_err(|why| invalid(&format!("{event_id}: {why}")))?;
-            if pdu.room_id() != self.room_id || pdu.state_key().is_none() {
-                return Err(invalid(&format!("{event_id} is no state of this room")).into());
+        self.state = few_words;
+        for (event, (event_id, outcome)) in whole.into_iter().zip(outcomes) {
+            let makes_room = event_id.as_str().get(1..) == self.room_id.as_str().get(1..);
+            match outcome {
+                Some(outcome) => {
+                    let pdu = outcome.map_err(|why| invalid(&format!("{event_id}: {why}")))?;
+                    if pdu.room_id() != self.room_id || pdu.state_key().is_none() {
+                        return Err(invalid(&format!("{event_id} is no state of this room")).into());
+                    }
+                    has_create |= *pdu.event_type() == TimelineEventType::RoomCreate;
+                }
+                None if makes_room => has_create = true,
+                None => continue,
             }
-            has_create |= *pdu.event_type() == TimelineEventType::RoomCreate;
+            self.state.push(event);
         }
         if has_create { Ok(()) } else { Err(invalid("there is no `m.room.create`").into()) }
     }

@@ -167,6 +167,24 @@ impl Context {
         Ok(pdus.into_iter().map(check).collect())
     }
 
+    /// As [`Context::check_pdus`], in the order of these events; `None` where the keys of one that has to sign are not
+    /// to be had.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn check_pdus_if_possible(
+        &self,
+        version: &RoomVersion,
+        pdus: Vec<ReadPdu>,
+    ) -> Result<Vec<(OwnedEventId, Option<Result<Pdu, String>>)>, Failure> {
+        let keys = self.server_keys(pdus.iter().flat_map(ReadPdu::needed_keys)).await?;
+        let check = |pdu: ReadPdu| {
+            let event_id = pdu.event_id.clone();
+            (event_id, (!pdu.lacks_keys(&keys)).then(|| pdu.check(version, &keys)))
+        };
+        Ok(pdus.into_iter().map(check).collect())
+    }
+
     /// As [`Context::check_pdus`], of one event.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 //! Directories of published rooms, ours for other servers and theirs for our users. Spec: "Published Room Directory".
 
+use bytes::Bytes;
 use domain::{RateLimited, Refusal, directory::PublishedRoom};
-use http::Method;
+use http::{Method, Request, Response, StatusCode};
 use ruma_common::{
     ServerName,
-    directory::{Filter, RoomNetwork},
+    directory::{Filter, RoomNetwork, RoomTypeFilter},
 };
-use ruma_federation_api::directory::{get_public_rooms::v1 as plain, get_public_rooms_filtered::v1 as filtered};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -14,6 +14,8 @@ use super::{AskError, Bounds, Origin, queries};
 use crate::{
     Context, Failure, Routes,
     client::directory::{Page, answer, wanted},
+    failure::json_bytes,
+    router::{bad_json, query},
 };
 
 const PATH: &str = "/_matrix/federation/v1/publicRooms";
@@ -21,18 +23,69 @@ const PATH: &str = "/_matrix/federation/v1/publicRooms";
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(super) fn routes(routes: &mut Routes) {
-    routes.add_json(public_rooms);
-    routes.add_json(filtered_public_rooms);
+    // Not through ruma's types: in a query `include_all_networks` is none to them, and in a body no `null` is.
+    routes.add_raw(Method::GET, PATH, public_rooms);
+    routes.add_raw(Method::POST, PATH, filtered_public_rooms);
 }
 
-async fn public_rooms(cx: &Context, _: Origin, request: plain::Request) -> Result<Vec<u8>, Failure> {
-    let wanted = wanted(Filter::new(), request.room_network)?;
-    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted, is_for_others).await
+/// What is asked of our directory, but for the filter.
+#[derive(Deserialize)]
+struct Asked {
+    limit: Option<u64>,
+    since: Option<String>,
+    include_all_networks: Option<bool>,
+    third_party_instance_id: Option<String>,
 }
 
-async fn filtered_public_rooms(cx: &Context, _: Origin, request: filtered::Request) -> Result<Vec<u8>, Failure> {
-    let wanted = wanted(request.filter, request.room_network)?;
-    answer(cx, request.since.as_deref(), request.limit.map(u64::from), &wanted, is_for_others).await
+impl Asked {
+    async fn answer(self, cx: &Context, filter: Filter) -> Result<Response<Bytes>, Failure> {
+        let network = match (self.include_all_networks.unwrap_or_default(), self.third_party_instance_id) {
+            (true, Some(_)) => {
+                let sentence = "`third_party_instance_id` names one network, `include_all_networks` means all";
+                return Err(Refusal::InvalidParam(sentence.to_owned()).into());
+            }
+            (true, None) => RoomNetwork::All,
+            (false, Some(instance)) => RoomNetwork::ThirdParty(instance),
+            (false, None) => RoomNetwork::Matrix,
+        };
+        let wanted = wanted(filter, network)?;
+        let page = answer(cx, self.since.as_deref(), self.limit, &wanted, is_for_others).await?;
+        Ok(json_bytes(StatusCode::OK, page.into()))
+    }
+}
+
+async fn public_rooms(
+    cx: &Context,
+    _: Origin,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    query::<Asked>(&request)?.answer(cx, Filter::new()).await
+}
+
+async fn filtered_public_rooms(
+    cx: &Context,
+    _: Origin,
+    request: Request<Bytes>,
+    _: Vec<String>,
+) -> Result<Response<Bytes>, Failure> {
+    #[derive(Default, Deserialize)]
+    struct AskedFilter {
+        generic_search_term: Option<String>,
+        room_types: Option<Vec<RoomTypeFilter>>,
+    }
+    #[derive(Deserialize)]
+    struct Filtered {
+        filter: Option<AskedFilter>,
+        #[serde(flatten)]
+        asked: Asked,
+    }
+    let Filtered { filter, asked } = serde_json::from_slice(request.body()).map_err(|error| bad_json(&error))?;
+    let AskedFilter { generic_search_term, room_types } = filter.unwrap_or_default();
+    let mut filter = Filter::new();
+    filter.generic_search_term = generic_search_term;
+    filter.room_types = room_types.unwrap_or_default();
+    asked.answer(cx, filter).await
 }
 
 /// Whether users of other servers may be in a room of our directory: they are not shown what they may not enter. A page

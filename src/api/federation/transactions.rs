@@ -97,7 +97,8 @@ async fn in_room(
         Err(Failure::Absent) => (None, Takes::Never("this server does not know the room".to_owned())),
         Err(failure) => return Err(failure),
     };
-    if takes != Takes::Now {
+    // Spec: «the PDU MUST be ignored» of a server that the room keeps out.
+    if matches!(takes, Takes::Later | Takes::Never(_)) {
         for pdu in &pdus {
             if let Some((event_id, outcome)) = taken_back(cx, room_id, pdu).await? {
                 outcomes.insert(event_id, outcome);
@@ -106,7 +107,7 @@ async fn in_room(
     }
     let version = match (version, &takes) {
         (Some(version), Takes::Now | Takes::Later) => version,
-        (version, Takes::Never(why)) => {
+        (version, Takes::Never(why) | Takes::Denied(why)) => {
             for event_id in pdus.iter().filter_map(|pdu| id_of(pdu, version.as_ref())) {
                 outcomes.entry(event_id).or_insert_with(|| Err(why.clone()));
             }
@@ -133,7 +134,7 @@ async fn in_room(
     }
     let received = match takes {
         Takes::Now => cx.receive_pdus(room_id, &good).await?,
-        Takes::Later | Takes::Never(_) => vec![Ok(Received::Needs(Needs::default())); good.len()],
+        Takes::Later | Takes::Never(_) | Takes::Denied(_) => vec![Ok(Received::Needs(Needs::default())); good.len()],
     };
     for (event, received) in good.into_iter().zip(received) {
         let event_id = event.event_id.clone();
