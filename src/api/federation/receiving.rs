@@ -21,8 +21,9 @@ use ruma_federation_api::{
     authorization::get_event_authorization,
     event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
 };
+use serde_json::value::RawValue;
 
-use super::{AskError, Bounds};
+use super::{AskError, Bounds, pdus::SortedPdus};
 use crate::{Context, Failure};
 
 /// Calls for one event.
@@ -51,7 +52,8 @@ pub(crate) struct Receiving<'a> {
     pub version: &'a RoomVersion,
     /// After that nothing more is asked for: others wait for their turn.
     pub until_ms: u64,
-    /// Whether what cannot be judged now is given up: then a policy server that gives no answer does not recommend it.
+    /// Whether what cannot be judged now is given up: then a policy server that gives no answer does not recommend it,
+    /// and a state lacks what of it is not to be had.
     pub is_last_try: bool,
 }
 
@@ -304,12 +306,12 @@ impl<'a> Receiving<'a> {
             }
             Err(error) => {
                 self.did_not_say("an auth chain", &error);
-                self.fetch_one_by_one(missing.to_vec()).await
+                self.fetch_one_by_one(missing.to_vec()).await.map(drop)
             }
         }
     }
 
-    /// The ids of the state before an event, all of it held; `None` if it is not to be had.
+    /// The ids of the state before an event, all of it held; `None` if it is not to be had, or not now.
     pub(super) async fn fetch_state(&self, event_id: &EventId) -> Result<Option<Vec<OwnedEventId>>, Failure> {
         let request = get_room_state_ids::v1::Request::new(event_id.to_owned(), self.room_id.to_owned());
         let ids = match self.cx.ask_within(self.origin, request, state_bounds()).await {
@@ -328,13 +330,12 @@ impl<'a> Receiving<'a> {
         let all: BTreeSet<&OwnedEventId> = ids.pdu_ids.iter().chain(&ids.auth_chain_ids).collect();
         let all = GetMissing { event_ids: all.into_iter().cloned().collect() };
         let missing = self.cx.room(self.room_id).call(&all).await?;
-        if missing.len() > STATE_ONE_BY_ONE_MAX {
+        let is_told = if missing.len() > STATE_ONE_BY_ONE_MAX {
             let request = get_room_state::v1::Request::new(event_id.to_owned(), self.room_id.to_owned());
             match self.cx.ask_within(self.origin, request, state_bounds()).await {
                 Ok(state) => {
                     let events: Vec<_> = state.auth_chain.into_iter().chain(state.pdus).collect();
-                    let events = self.cx.good_pdus(self.room_id, self.version, &events).await?;
-                    self.cx.hold_pdus(self.room_id, events).await?;
+                    self.hold(&events).await?
                 }
                 Err(error) => {
                     self.did_not_say("a state", &error);
@@ -342,12 +343,16 @@ impl<'a> Receiving<'a> {
                 }
             }
         } else {
-            self.fetch_one_by_one(missing).await?;
-        }
-        // What could not be had, or is no event of this room, is no part of the state.
+            self.fetch_one_by_one(missing).await?
+        };
+        // What is not to be had, or is no event of this room, is no part of the state.
         let lost = self.cx.room(self.room_id).call(&GetMissing { event_ids: ids.pdu_ids.clone() }).await?;
         if !lost.is_empty() {
             tracing::info!(room_id = %self.room_id, %event_id, lost = lost.len(), "a state has gaps");
+            // Without what is only late, this server's state would be another one than everybody else's for good.
+            if !is_told && !self.is_last_try {
+                return Ok(None);
+            }
         }
         let lost: BTreeSet<OwnedEventId> = lost.into_iter().collect();
         Ok(Some(ids.pdu_ids.into_iter().filter(|event_id| !lost.contains(event_id)).collect()))
@@ -360,19 +365,31 @@ impl<'a> Receiving<'a> {
         Ok(missing)
     }
 
-    pub(super) async fn fetch_one_by_one(&self, event_ids: Vec<OwnedEventId>) -> Result<(), Failure> {
+    /// Has the room hold these events. Whether each of them was told of: those that were not may be had another time.
+    pub(super) async fn fetch_one_by_one(&self, event_ids: Vec<OwnedEventId>) -> Result<bool, Failure> {
         let asked = stream::iter(event_ids)
             .map(async |event_id| self.cx.ask(self.origin, get_event::v1::Request::new(event_id)).await);
         let answers: Vec<_> = asked.buffer_unordered(EVENTS_AT_ONCE).collect().await;
-        let mut events = Vec::new();
+        let (mut events, mut is_told) = (Vec::new(), true);
         for answer in answers {
             match answer {
                 Ok(response) => events.push(response.pdu),
-                Err(error) => self.did_not_say("an event", &error),
+                Err(error) => {
+                    is_told &= matches!(&error, AskError::Refused { status, .. }
+                        if status.is_client_error() && status.as_u16() != TOO_MANY);
+                    self.did_not_say("an event", &error);
+                }
             }
         }
-        let events = self.cx.good_pdus(self.room_id, self.version, &events).await?;
-        self.cx.hold_pdus(self.room_id, events).await
+        Ok(self.hold(&events).await? && is_told)
+    }
+
+    /// Has the room hold what is good of these events. Whether all could be checked.
+    async fn hold(&self, events: &[Box<RawValue>]) -> Result<bool, Failure> {
+        let SortedPdus { good, unchecked } =
+            self.cx.good_and_unchecked_pdus(self.room_id, self.version, events).await?;
+        self.cx.hold_pdus(self.room_id, good).await?;
+        Ok(unchecked.is_empty())
     }
 }
 
