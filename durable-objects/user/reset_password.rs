@@ -54,7 +54,7 @@ mod tests {
     use super::ResetPassword;
     use crate::{
         CallError,
-        user::{Create, Deactivate, GetDevices, NewDevice, PasswordHash, Verify},
+        user::{Create, Deactivate, GetDevices, Moderate, NewDevice, PasswordHash, Verify},
         world::World,
     };
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_stays_gone() {
+    fn who_is_locked_or_gone_stays_so() {
         let world = World::new(1);
         let create = Create {
             password_hash: Some("a".to_owned()),
@@ -97,6 +97,13 @@ mod tests {
             ..Create::default()
         };
         world.call(ALICE, &create).unwrap();
+        let locks = |locked: bool| {
+            world.call(ALICE, &Moderate { locked: Some(locked), suspended: None }).unwrap();
+            world.call(ALICE, &reset("b", false))
+        };
+        assert!(matches!(locks(true), Err(CallError::Refused(Refusal::UserLocked))));
+        locks(false).unwrap();
+        world.call(ALICE, &reset("a", false)).unwrap();
         let gone = Deactivate { token_hash: "t".to_owned(), password_hash: "a".to_owned(), erase: false };
         world.call(ALICE, &gone).unwrap();
         let refused = world.call(ALICE, &reset("b", true));

@@ -39,6 +39,9 @@ const SMALL: Size = Size { servers: 3, people: 6, steps: 60, is_hostile: false }
 const REGRESSIONS: [u64; 4] = [1001, 2010, 2018, 3068];
 /// And shorter ones.
 const SHORT_REGRESSIONS: [u64; 3] = [101_133, 300_513, 400_963];
+/// And the shortest.
+const BRIEF_REGRESSIONS: [u64; 1] = [806_103];
+const BRIEF: Size = Size { people: 4, steps: 25, ..SMALL };
 const SHORT: Size = Size { people: 5, steps: 50, ..SMALL };
 const USUAL: Size = Size { people: 9, steps: 120, ..SMALL };
 const HOSTILE: Size = Size { is_hostile: true, ..SMALL };
@@ -136,7 +139,9 @@ fn stories_end_well() {
     let hostile = HOSTILE_SEEDS.map(|seed| Story::new(seed, HOSTILE));
     let found = REGRESSIONS.map(|seed| Story::new(seed, USUAL));
     let short = SHORT_REGRESSIONS.map(|seed| Story::new(seed, SHORT));
-    for story in SEEDS.map(|seed| Story::new(seed, SMALL)).into_iter().chain(found).chain(short).chain(hostile) {
+    let brief = BRIEF_REGRESSIONS.map(|seed| Story::new(seed, BRIEF));
+    let small = SEEDS.map(|seed| Story::new(seed, SMALL)).into_iter();
+    for story in small.chain(found).chain(short).chain(brief).chain(hostile) {
         let outcome = run(&story, false);
         assert!(outcome.complaints.is_empty(), "{story}{:#?}", outcome.complaints);
         done += outcome.tally.values().map(|endings| endings[0]).sum::<u64>();

@@ -1,6 +1,6 @@
 //! Spec: client-server API, «Room membership».
 
-use harness::{Answer, Server, encode, json, on_each_host};
+use harness::{Answer, Server, Value, encode, json, on_each_host};
 
 on_each_host![
     an_invitation_is_joined,
@@ -121,6 +121,13 @@ fn a_banned_user_stays_out(server: &Server) {
     bob.joins(&room).refused(403, "M_FORBIDDEN");
     bob.leaves(&room).refused(403, "M_FORBIDDEN");
     alice.invites(&room, &bob).refused(403, "M_FORBIDDEN");
+    // Another reason is another event; without one nothing is new.
+    let ban = |body: Value| drop(alice.post(&format!("/rooms/{}/ban", encode(&room)), body).ok());
+    let banned = || alice.state(&room, "m.room.member", &bob.id).ok();
+    for (reason, told) in [(Some("Rude"), "Rude"), (Some("Spam"), "Spam"), (None, "Spam")] {
+        ban(json!({ "user_id": bob.id, "reason": reason }));
+        assert_eq!((&banned()["membership"], &banned()["reason"]), (&json!("ban"), &json!(told)));
+    }
     // Somebody who never came may be banned too.
     let carol = server.registers("carol");
     alice.bans(&room, &carol).ok();

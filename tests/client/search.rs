@@ -283,5 +283,7 @@ fn nonsense_is_refused(server: &Server) {
     let quotes = searches(&alice, json!({ "search_term": "\" OR * NEAR( ' --" }));
     assert_eq!(quotes["results"], json!([]), "whatever it looks like, it is words");
     let body = json!({ "search_categories": {} });
-    server.anonymous().post("/_matrix/client/v3/search", body).refused(401, "M_MISSING_TOKEN");
+    server.anonymous().post("/_matrix/client/v3/search", body.clone()).refused(401, "M_MISSING_TOKEN");
+    alice.post("/logout", json!({})).ok();
+    alice.post("/search", body).refused(401, "M_UNKNOWN_TOKEN");
 }

@@ -8,6 +8,7 @@ on_each_host![
     a_long_absence_gives_a_limited_timeline,
     the_gap_is_closed_by_messages,
     state_of_the_gap_is_told,
+    state_that_was_redacted_in_the_gap_is_told,
     state_of_the_timeline_is_not_told_twice,
     a_gap_leaves_no_event_out,
     an_initial_sync_and_its_past_are_everything,
@@ -55,6 +56,27 @@ fn the_gap_is_closed_by_messages(server: &Server) {
     }
     missed.reverse();
     assert_eq!(missed, numbers(1..=25));
+}
+
+/// «This delta explains how to build the state prior to returned timeline»: who is not shown the redaction knows the
+/// old words.
+fn state_that_was_redacted_in_the_gap_is_told(server: &Server) {
+    let (alice, bob) = (server.registers("alice"), server.registers("bob"));
+    let room = alice.creates_room_with(&[&bob]);
+    let topic = alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "Rude" })).ok();
+    let topic = topic["event_id"].as_str().unwrap();
+    let since = bob.syncs().next_batch;
+    alice.redacts(&room, topic, "r").ok();
+    let near = bob.hears_since(&since);
+    assert!(near.state(&room).is_empty(), "the timeline tells it: {:?}", near.state(&room));
+    alice.sends_numbers(&room, 1..=10);
+    let sync = syncs_with_limit(&bob, &since, 5);
+    assert!(sync.is_limited(&room));
+    let state = sync.state(&room);
+    assert_eq!(event_ids(&state), [topic]);
+    assert_eq!(state[0]["content"], json!({}));
+    let next = syncs_with_limit(&bob, &sync.next_batch, 5);
+    assert!(next.state(&room).is_empty(), "once: {:?}", next.state(&room));
 }
 
 fn state_of_the_gap_is_told(server: &Server) {

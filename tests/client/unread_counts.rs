@@ -95,6 +95,13 @@ fn an_own_message_clears_the_count(server: &Server) {
     alice.sends(&room, "another");
     assert_eq!(unread(&bob.hears_since(&sync.next_batch), &room), (1, 0));
     assert_eq!(unread(&bob.syncs(), &room), (1, 0));
+    // Whoever changes the room has read it; whose name changes did not say so here.
+    assert_eq!(unread(&alice.syncs(), &room), (1, 0));
+    alice.put(&format!("/profile/{}/displayname", encode(&alice.id)), json!({ "displayname": "A" })).ok();
+    alice.sees(|sync| sync.timeline(&room).iter().any(|event| event["content"]["displayname"] == "A"));
+    assert_eq!(unread(&alice.syncs(), &room), (1, 0));
+    alice.sets_state(&room, "m.room.topic", "", json!({ "topic": "Tea" })).ok();
+    assert_eq!(unread(&alice.syncs(), &room), (0, 0));
 }
 
 fn the_receipt_further_ahead_decides(server: &Server) {

@@ -193,3 +193,28 @@ async fn is_of(cx: &Context, bearer: &Bearer, pusher: &Pusher, is_added: bool) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::testing::{TestServer, refused};
+
+    #[test]
+    fn who_only_claims_to_be_somebody_leaves_no_row() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let pusher = json!({
+            "kind": "http", "app_id": "app", "pushkey": "key", "app_display_name": "App",
+            "device_display_name": "Phone", "lang": "en",
+            "data": { "url": "https://push.example.org/_matrix/push/v1/notify" },
+        });
+        let sets = |token: &str| server.post("/_matrix/client/v3/pushers/set", token, &pusher);
+        let forged = format!("{}x", &alice[..alice.len() - 1]);
+        let rows = || server.numbers("SELECT count(*) FROM pusher");
+        assert_eq!(refused(sets(&forged)), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        assert_eq!(rows(), [0]);
+        assert_eq!(sets(&alice), (http::StatusCode::OK, json!({})));
+        assert_eq!(rows(), [1]);
+    }
+}

@@ -407,6 +407,19 @@ mod tests {
         assert!(!writes(json!([])));
     }
 
+    /// It comes once, with all that is for the user's devices.
+    #[test]
+    fn what_one_device_cannot_have_the_others_get() {
+        let server = TestServer::new(&[("REGISTRATION", "open")]);
+        let alice = server.register("alice");
+        let device = server.get("/_matrix/client/v3/account/whoami", &alice).1["device_id"].clone();
+        let messages = json!({ "@alice:localhost": { (device.as_str().unwrap()): { "key": 1 }, "OTHER": 5 } });
+        let content = json!({ "sender": "@bob:b.test", "type": "m", "message_id": "i", "messages": messages });
+        assert!(!is_done(&server, &json!({ "edu_type": "m.direct_to_device", "content": content })));
+        let (_, sync) = server.get("/_matrix/client/v3/sync", &alice);
+        assert_eq!(sync["to_device"]["events"][0]["content"], json!({ "key": 1 }), "{sync}");
+    }
+
     #[test]
     fn a_transaction_writes_to_so_many() {
         let server = TestServer::new(&[]);

@@ -197,7 +197,8 @@ fn we_are_a_notary_for_others() {
         assert!(signatures["b.test:1"]["ed25519:1"].is_string() && signatures["localhost"].is_object(), "{answer}");
     }
     assert_eq!(asked.borrow().len(), 1);
-    let body = json!({ "server_keys": { "b.test:1": {}, "gone.test:1": {}, "localhost": {} } });
+    let odd = json!({ "ed25519:a b": { "minimum_valid_until_ts": null } });
+    let body = json!({ "server_keys": { "b.test:1": {}, "gone.test:1": {}, "localhost": odd, "my_host.lan": {} } });
     let (_, answer) = server.post("/_matrix/key/v2/query", "", &body);
     let mut names: Vec<_> =
         answer["server_keys"].as_array().unwrap().iter().map(|keys| keys["server_name"].as_str().unwrap()).collect();

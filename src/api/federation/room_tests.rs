@@ -79,7 +79,7 @@ fn who_is_in_the_room_may_ask_for_it_and_nobody_else() {
             assert_eq!(ids.as_array().unwrap().len(), events.as_array().unwrap().len());
             assert!(!ids.as_array().unwrap().is_empty());
         }
-        assert!(!gets(&server, &b, &auth).1["auth_chain"].as_array().unwrap().is_empty());
+        assert!(gets(&server, &b, &auth).1["auth_chain"].as_array().unwrap().iter().any(is_create), "down to the root");
         let before = gets(&server, &b, &backfill).1["pdus"].as_array().unwrap().clone();
         assert_eq!((before.len(), &before[0]["type"]), (3, &json!("m.room.member")), "the newest first");
         let earliest: Vec<&Value> = before[2]["prev_events"].as_array().unwrap().iter().collect();
@@ -399,6 +399,18 @@ fn a_room_for_users_of_its_own_server_is_kept_from_others() {
     }
     let (_, page) = server.get("/_matrix/client/v3/publicRooms", "");
     assert_eq!(page["chunk"].as_array().unwrap().len(), 2, "users of its own server may know: {page}");
+    let shown = |(status, page): (StatusCode, Value)| {
+        assert_eq!(status, StatusCode::OK, "{page}");
+        page["chunk"].as_array().unwrap().len()
+    };
+    let with = |query: &str| gets(&server, &b, &format!("{directory}?{query}"));
+    assert_eq!(shown(with("include_all_networks=true&limit=5")), 1);
+    assert_eq!(shown(with("third_party_instance_id=irc")), 0, "another network");
+    let both = "include_all_networks=true&third_party_instance_id=irc";
+    assert_eq!(refused(with(both)), (400, "M_INVALID_PARAM".to_owned()));
+    assert_eq!(refused(with("limit=x")), (400, "M_INVALID_PARAM".to_owned()));
+    let nothing = r#"{"filter":{"generic_search_term":null,"room_types":null},"limit":null}"#;
+    assert_eq!(shown(asks(&server, &b, Method::POST, directory, nothing)), 1);
     let hierarchy = |room: &str| gets(&server, &b, &format!("/_matrix/federation/v1/hierarchy/{room}"));
     assert_eq!(refused(hierarchy(&internal)), (404, "M_NOT_FOUND".to_owned()));
     assert_eq!(hierarchy(&open).0, StatusCode::OK);

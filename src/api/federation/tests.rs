@@ -297,6 +297,26 @@ fn what_others_say_is_told_apart() {
     assert!(matches!(ask(|| ok(vec![b' '; 9 << 20])), Err(AskError::TooLarge)));
 }
 
+/// Servers with such names were in rooms before there was a grammar.
+#[test]
+fn an_alias_is_known_although_a_name_of_a_server_is_none() {
+    let (server, _) = server_among(vec![], &[]);
+    let alice = server.register("alice");
+    for (servers, told) in [
+        (json!({ "servers": ["my_host.lan", "c.test"] }), json!(["c.test"])),
+        (json!({ "servers": ["my_host.lan"] }), json!(["b.test:1"])),
+        (json!({}), json!(["b.test:1"])),
+    ] {
+        server.others_answer(move |_| {
+            let mut answer = servers.clone();
+            answer["room_id"] = json!("!tea:b.test");
+            ok(answer.to_string())
+        });
+        let (status, found) = server.get("/_matrix/client/v3/directory/room/%23tea:b.test:1", &alice);
+        assert_eq!((status, &found["room_id"], &found["servers"]), (StatusCode::OK, &json!("!tea:b.test"), &told));
+    }
+}
+
 #[test]
 fn what_another_server_does_not_tell_is_told_apart() {
     let (server, _) = server_among(vec![], &[]);

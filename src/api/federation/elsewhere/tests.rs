@@ -242,6 +242,40 @@ fn an_invitation_is_signed_as_it_came() {
     assert_eq!(answer["event"], event);
 }
 
+/// The room was made, and its topic chosen, by one whose server is gone.
+#[test]
+fn what_a_server_signed_that_is_gone_is_not_shown() {
+    let story = Story::begins(&[]);
+    let (version, gone) = (RoomVersion::parse("12").unwrap(), identity("gone.test", "1", 9));
+    let complete = |by: &Identity, sender: &str, kind: &str, (key, room_id): (&str, Option<&str>), content: Value| {
+        let mut template = json!({
+            "type": kind, "sender": sender, "state_key": key, "depth": 5, "content": content, "prev_events": [],
+            "auth_events": [], "origin_server_ts": 1,
+        });
+        if let Some(room_id) = room_id {
+            template["room_id"] = json!(room_id);
+        }
+        let (template, content) = (to_raw_value(&template).unwrap(), to_raw_value(&template["content"]).unwrap());
+        let pdu = event::complete(&template, &content, &version, by, 1_700_000_000_000, [3; 18]).unwrap();
+        (pdu.event_id().to_string(), serde_json::from_str::<Value>(pdu.json()).unwrap())
+    };
+    let of_room = json!({ "room_version": "12" });
+    let (create_id, create) = complete(&gone, "@ann:gone.test", "m.room.create", ("", None), of_room);
+    let room_id = create_id.replacen('$', "!", 1);
+    let of = |key| (key, Some(room_id.as_str()));
+    let (_, topic) = complete(&gone, "@ann:gone.test", "m.room.topic", of(""), json!({ "topic": "Tea" }));
+    let (_, name) = complete(&story.b, "@bob:b.test", "m.room.name", of(""), json!({ "name": "Theirs" }));
+    let membership = json!({ "membership": "invite" });
+    let (event_id, event) = complete(&story.b, "@bob:b.test", "m.room.member", of(ALICE), membership);
+    let path = format!("/_matrix/federation/v2/invite/{}/{}", encoded(&room_id), encoded(&event_id));
+    let body = json!({ "room_version": "12", "event": event, "invite_room_state": [create, topic, name] });
+    let answer = story.as_bobs_server(&path, &body);
+    assert!(answer["event"]["signatures"]["localhost"].is_object(), "{answer}");
+    let events = story.syncs("")["rooms"]["invite"][&room_id]["invite_state"]["events"].clone();
+    let shown: Vec<_> = events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(shown, ["m.room.create", "m.room.name", "m.room.member"]);
+}
+
 /// What the room looks like is told where somebody can tell it: an invitation is one without.
 #[test]
 fn an_invitation_may_show_nothing_of_the_room() {
