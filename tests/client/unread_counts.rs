@@ -96,6 +96,7 @@ fn an_own_message_clears_the_count(server: &Server) {
     assert_eq!(unread(&bob.hears_since(&sync.next_batch), &room), (1, 0));
     assert_eq!(unread(&bob.syncs(), &room), (1, 0));
     // Whoever changes the room has read it; whose name changes did not say so here.
+    bob.sends(&room, "more");
     assert_eq!(unread(&alice.syncs(), &room), (1, 0));
     alice.put(&format!("/profile/{}/displayname", encode(&alice.id)), json!({ "displayname": "A" })).ok();
     alice.sees(|sync| sync.timeline(&room).iter().any(|event| event["content"]["displayname"] == "A"));
