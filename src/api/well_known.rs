@@ -17,8 +17,14 @@ pub(crate) fn routes(routes: &mut Routes, config: &Config) {
 }
 
 async fn client(cx: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
-    let body = json!({ "m.homeserver": { "base_url": cx.config().public_baseurl } });
-    Ok(failure::json(StatusCode::OK, &body))
+    Ok(failure::json(StatusCode::OK, &of_client(cx, &cx.config().public_baseurl)))
+}
+
+/// What clients are told of a server at this address.
+pub(crate) fn of_client(cx: &Context, base_url: &str) -> Value {
+    let mut body = cx.config().well_known_client.clone();
+    body.insert("m.homeserver".to_owned(), json!({ "base_url": base_url }));
+    body.into()
 }
 
 async fn server(cx: &Context, (): (), _: Request<Bytes>, _: Vec<String>) -> Result<Response<Bytes>, Failure> {
@@ -71,6 +77,9 @@ mod tests {
         let plain = TestServer::new(&[]);
         assert_eq!(plain.get(client, "").1, json!({ "m.homeserver": { "base_url": "https://localhost" } }));
         assert_eq!(refused(plain.get(server, "")), (404, "M_NOT_FOUND".to_owned()));
+        let calls = TestServer::new(&[("WELL_KNOWN_CLIENT", r#"{ "org.matrix.msc4143.rtc_foci": [] }"#)]);
+        let told = json!({ "m.homeserver": { "base_url": "https://localhost" }, "org.matrix.msc4143.rtc_foci": [] });
+        assert_eq!(calls.get(client, "").1, told);
         let delegated = TestServer::new(&[("WELL_KNOWN_SERVER", "matrix.localhost:443")]);
         assert_eq!(delegated.get(server, "").1, json!({ "m.server": "matrix.localhost:443" }));
     }

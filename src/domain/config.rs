@@ -20,6 +20,7 @@ mod url_previews;
 use std::collections::BTreeMap;
 
 use ruma_common::{OwnedServerName, ServerName};
+use serde_json::{Map, Value};
 
 use crate::{Appservice, RateLimit, RateLimited, RoomVersion, address_range::AddressRange, retention::RetentionRules};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub public_baseurl: String,
     /// `host:port` announced to other servers at `/.well-known/matrix/server`.
     pub well_known_server: Option<OwnedServerName>,
+    /// What clients are told besides where the server is, such as where calls are made.
+    pub well_known_client: Map<String, Value>,
     /// Who may register.
     pub registration: Registration,
     /// Whether guests may register.
@@ -154,6 +157,7 @@ impl Config {
             public_baseurl,
             server_name,
             well_known_server: values.parsed("WELL_KNOWN_SERVER", parse_server_name)?,
+            well_known_client: values.well_known_client()?,
             registration: values.required("REGISTRATION", parse_registration)?,
             allow_guests: values.required("ALLOW_GUESTS", parse_switch)?,
             terms: values.terms()?,

@@ -12,7 +12,7 @@ use ruma_client_api::session::{
 };
 use ruma_common::{OwnedDeviceId, OwnedUserId, ServerName};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     Context, Failure, OrAbsent, Routes, access_token,
@@ -21,6 +21,7 @@ use crate::{
     failure,
     new_login::{NewLogin, Tokens, Wanted, refreshed},
     router::{bad_json, query},
+    well_known,
 };
 
 /// A login with a password. Not ruma's type: that one panics when the request has no `type`.
@@ -169,7 +170,7 @@ fn logged_in(cx: &Context, user_id: OwnedUserId, device_id: OwnedDeviceId, token
         home_server: cx.server_name(),
         device_id,
         tokens,
-        well_known: new_address(cx).map(|base_url| json!({ "m.homeserver": { "base_url": base_url } })),
+        well_known: new_address(cx).map(|base_url| well_known::of_client(cx, base_url)),
     };
     failure::json(StatusCode::OK, &answer)
 }
@@ -193,7 +194,7 @@ fn new_address(cx: &Context) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use http::{Method, StatusCode};
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use crate::testing::{TestServer, refused};
 

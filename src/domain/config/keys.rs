@@ -26,7 +26,7 @@ const fn secret(name: &'static str, default: Option<&'static str>, help: &'stati
 
 impl Config {
     /// Every key there is.
-    pub const KEYS: &[ConfigKey; 98] = &[
+    pub const KEYS: &[ConfigKey; 99] = &[
         key("SERVER_NAME", None, "required. The server's name in user ids; may carry a port, such as localhost:8448"),
         key(
             "PUBLIC_BASEURL",
@@ -34,6 +34,11 @@ impl Config {
             "the https:// or http:// URL where clients reach the server; by default https://SERVER_NAME",
         ),
         key("WELL_KNOWN_SERVER", None, "host:port announced to other servers at /.well-known/matrix/server"),
+        key(
+            "WELL_KNOWN_CLIENT",
+            None,
+            "a JSON object with more keys of /.well-known/matrix/client, such as m.identity_server",
+        ),
         key("REGISTRATION", Some("closed"), "who may register: closed, token or open"),
         secret("REGISTRATION_SHARED_SECRET", None, "Lets a client that knows it register users; not empty"),
         key("ALLOW_GUESTS", Some("off"), "whether guests may register: on or off"),

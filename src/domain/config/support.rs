@@ -5,6 +5,7 @@ use base64::{
     prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD},
 };
 use ruma_common::OwnedUserId;
+use serde_json::{Map, Value};
 
 use super::{ConfigError, Values, list, parse_link};
 
@@ -35,6 +36,10 @@ impl Values {
         Ok((!contacts.is_empty() || page.is_some()).then_some(Support { contacts, page }))
     }
 
+    pub(super) fn well_known_client(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.parsed("WELL_KNOWN_CLIENT", parse_client_keys)?.unwrap_or_default())
+    }
+
     pub(super) fn policy_server_key(&self) -> Result<Option<String>, ConfigError> {
         self.parsed("POLICY_SERVER_KEY", parse_public_key)
     }
@@ -59,6 +64,13 @@ fn parse_contact(text: &str) -> Option<SupportContact> {
 fn parse_public_key(text: &str) -> Option<String> {
     let key = BASE64_STANDARD_NO_PAD.decode(text).or_else(|_| BASE64_URL_SAFE_NO_PAD.decode(text)).ok()?;
     (key.len() == 32).then(|| text.to_owned())
+}
+
+/// Spec: `/.well-known/matrix/client`: «additional keys, which MUST follow the Java package naming convention». The
+/// homeserver is known otherwise.
+fn parse_client_keys(text: &str) -> Option<Map<String, Value>> {
+    let keys: Map<String, Value> = serde_json::from_str(text).ok()?;
+    keys.keys().all(|key| key.contains('.') && key != "m.homeserver").then_some(keys)
 }
 
 /// Spec: "Common Namespaced Identifier Grammar"; of those in `m.` there are two.

@@ -47,6 +47,7 @@ fn every_key_is_read() {
     let config = config(&[
         ("PUBLIC_BASEURL", "http://matrix.example.org:8008/"),
         ("WELL_KNOWN_SERVER", "matrix.example.org:443"),
+        ("WELL_KNOWN_CLIENT", r#"{ "org.example.calls": [1] }"#),
         ("REGISTRATION", "token"),
         ("REGISTRATION_SHARED_SECRET", "open sesame"),
         ("ALLOW_GUESTS", "on"),
@@ -97,6 +98,7 @@ fn every_key_is_read() {
     .unwrap();
     assert_eq!(config.public_baseurl, "http://matrix.example.org:8008");
     assert_eq!(config.well_known_server.as_deref().unwrap(), "matrix.example.org:443");
+    assert_eq!(config.well_known_client["org.example.calls"][0], 1);
     assert_eq!(config.registration, Registration::Token);
     assert_eq!(config.registration_shared_secret.as_ref().unwrap().expose(), "open sesame");
     let terms = config.terms.as_ref().map(|terms| (&*terms.url, &*terms.name, &*terms.version));
@@ -153,6 +155,9 @@ fn errors_name_the_key_and_not_the_value() {
         ("PUBLIC_BASEURL", "https:///"),
         ("PUBLIC_BASEURL", "https://example.org/?x"),
         ("WELL_KNOWN_SERVER", "https://example.org"),
+        ("WELL_KNOWN_CLIENT", "[]"),
+        ("WELL_KNOWN_CLIENT", r#"{ "calls": 1 }"#),
+        ("WELL_KNOWN_CLIENT", r#"{ "m.homeserver": {} }"#),
         ("REGISTRATION", "Open"),
         ("REGISTRATION_SHARED_SECRET", ""),
         ("DEFAULT_ROOM_VERSION", "13"),
