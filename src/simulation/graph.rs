@@ -91,8 +91,8 @@ pub(crate) fn said(disk: &Disk) -> Vec<(String, String)> {
 }
 
 /// The ids of a server's log since its only edge, in order: what came while it was in the room. Nothing where there are
-/// more: what it had there of others when it came back, or when two joined at once, is not in the log's order. Nor where
-/// the edge is of a gap that nobody filled, and not of a join: the state there is one that it was told.
+/// more: what it had there of others when it came back, or when two joined at once, is not in the log's order. Nor
+/// where the edge is of a gap that nobody filled, and not of a join: the state there is one that it was told.
 pub(crate) fn lived_through(disk: &Disk) -> Vec<OwnedEventId> {
     let joins = disk.query(
         "SELECT 1 FROM edge JOIN event ON event.position = edge.position
