@@ -194,7 +194,7 @@ fn new_address(cx: &Context) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use http::{Method, StatusCode};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use crate::testing::{TestServer, refused};
 

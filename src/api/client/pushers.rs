@@ -210,7 +210,8 @@ mod tests {
             "data": { "url": "https://push.example.org/_matrix/push/v1/notify" },
         });
         let sets = |token: &str| server.post("/_matrix/client/v3/pushers/set", token, &pusher);
-        let forged = format!("{}x", &alice[..alice.len() - 1]);
+        let (name, _) = alice.split_once('.').unwrap();
+        let forged = format!("{name}.x");
         let rows = || server.numbers("SELECT count(*) FROM pusher");
         assert_eq!(refused(sets(&forged)), (401, "M_UNKNOWN_TOKEN".to_owned()));
         assert_eq!(rows(), [0]);
