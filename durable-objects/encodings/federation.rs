@@ -412,6 +412,6 @@ fn how_a_room_gets_its_members() {
     pinned(&rooms::TakeOmitted { carrier: "c".into() }, json!({ "carrier": "c" }));
     pinned_reply::<rooms::TakeOmitted>(json!({ "room_version": "12", "event_id": "$e", "servers": ["one.test"] }));
     pinned_reply::<rooms::TakeOmitted>(json!(null));
-    pinned(&rooms::CompleteState { carrier: "c".into() }, json!({ "carrier": "c" }));
+    pinned(&rooms::CompleteState { carrier: "c".into(), unchecked: Vec::new() }, json!({ "carrier": "c" }));
     pinned(&rooms::IsWhole {}, json!({}));
 }

@@ -113,11 +113,16 @@ impl Room {
     }
 
     pub(super) fn complete_join(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteJoin) -> Result<Received, Error> {
-        let CompleteJoin { call_id, event, join, omitted } = call;
+        let CompleteJoin { call_id, event, join, mut omitted } = call;
         if store::graph::by_id(&**tx, &event.event_id)?.is_some_and(|node| node.is_in_log()) {
             return Ok(Received::Accepted);
         }
         let state = self.staged_state(&**tx, &join)?;
+        if let Some(omitted) = omitted.as_mut().filter(|omitted| !omitted.unchecked.is_empty()) {
+            omitted.unchecked.extend(self.staged_in_vain(&**tx, &join)?);
+        }
+        omitted = omitted
+            .filter(|omitted| omitted.unchecked.is_empty() || omitted_members::is_state_among(&omitted.unchecked));
         let received = self.complete(tx, cx, &call_id, event, (state, omitted))?;
         // Whatever became of it, nothing more comes of this answer.
         self.end_stage(tx, &join)?;
@@ -141,7 +146,7 @@ impl Room {
         if !store::members::joined_locals(&**tx, 1)?.is_empty() {
             // Somebody else of ours is in the room: it is one more event from elsewhere. A state without members says
             // nothing.
-            let state_before = omitted.is_none_or(|omitted| omitted.is_most_here).then_some(state);
+            let state_before = omitted.is_none_or(|omitted| !omitted.unchecked.is_empty()).then_some(state);
             let receive = ReceiveEvent { state_before, ..ReceiveEvent::of(event) };
             return Ok(match self.receive(tx, cx, receive, Some(&txn))? {
                 Received::Needs(Needs { refused: Some(rule), .. }) => Received::Rejected(rule),

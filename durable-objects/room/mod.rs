@@ -209,7 +209,7 @@ pub use mark_read::{MarkRead, NewReceipt, ReceiptKind, is_thread};
 pub use members::{GetJoinedMembers, GetMembers, JoinedMember, JoinedMembersPage};
 pub use messages::{Direction, GetEvent, Messages, MessagesPage};
 pub use networks::SetNetwork;
-pub use omitted_members::{CompleteState, IsWhole, OmittedMembers, TakeOmitted, ToFetch};
+pub use omitted_members::{CompleteState, IsWhole, OmittedMembers, TakeOmitted, ToFetch, UncheckedEvent};
 pub use policy::{KeepSigned, Unsigned};
 pub use prepare_upgrade::{PrepareUpgrade, Successor};
 pub use presence::{TellPresence, WhoIsThere};

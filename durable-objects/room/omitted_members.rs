@@ -1,5 +1,6 @@
 //! A room that was joined without its members: the answer to the join left them out, and they are fetched afterwards.
-//! Or without some of its state, which could not be checked: the keys that it is signed with were not to be had.
+//! Or without some of its state, which could not be checked: the keys that it is signed with were not to be had. Then
+//! what came is kept, and looked at again.
 //!
 //! Until they are here
 //! - users of ours who joined read what there is, and say what no other membership decides;
@@ -10,9 +11,10 @@
 //!   ours is in the room.
 //!
 //! What comes is staged and judged like what comes with a join. Then, in one transaction, the members are there from
-//! before the join on, and devices learn the room anew. Of what comes only that is taken of which nothing is known: the
-//! rest came with the join. What can still not be checked after [`UNCHECKED_TRIES_MAX`] tries is done without: the room
-//! does not wait for ever.
+//! before the join on, and devices learn the room anew. Of what comes only memberships are taken that are not known:
+//! the rest came with the join. Of what is looked at again that is taken of which nothing is known; no server is asked
+//! for it, and after [`UNCHECKED_TRIES_MAX`] tries the room goes on without what can still not be checked. While that
+//! may be its encryption nobody of ours says anything that is not encrypted.
 //! Spec: Server-Server API, "Joining Rooms", `omit_members`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +42,9 @@ use crate::{Call, Cx, Error, schedule};
 
 /// Where it is noted.
 const OMITTED: &str = "omitted";
+/// Where it is kept what could not be checked, and how many bytes of that at most.
+const UNCHECKED: &str = "unchecked";
+const UNCHECKED_BYTES_MAX: usize = 1_500_000;
 /// Where the position is noted at which they were here.
 const WHOLE_SINCE: &str = "whole_since";
 /// With fewer memberships than this an answer to a join has them all. In the simulation rooms are small.
@@ -53,9 +58,9 @@ const COMES_WITHIN_MS: u64 = 5_000;
 /// How long the next try waits, in milliseconds, and how long at most.
 const PAUSE_MS_MIN: u64 = 10_000;
 const PAUSE_MS_MAX: u64 = 3_600_000;
-/// So many tries the state is to be whole, by the pauses above within some ten minutes. The simulation has longer
-/// outages, and looks whether all servers agree in the end.
-const UNCHECKED_TRIES_MAX: u32 = if platform::planted::IS_SIMULATED && !cfg!(test) { 1_000_000 } else { 7 };
+/// So many times it is looked whether something can be checked, by the pauses above within some three minutes. The
+/// simulation has longer outages, and looks whether all servers agree in the end.
+const UNCHECKED_TRIES_MAX: u32 = if platform::planted::IS_SIMULATED && !cfg!(test) { 1_000_000 } else { 5 };
 /// When to come again who asks for what is not known yet, in milliseconds.
 const AGAIN_MS: u64 = 500;
 
@@ -66,9 +71,18 @@ pub struct OmittedMembers {
     pub resident: OwnedServerName,
     /// The servers in the room.
     pub servers: Vec<OwnedServerName>,
-    /// Whether the answer left nothing out, and some of it could not be checked.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_most_here: bool,
+    /// Where the answer left nothing out: what of it could not be checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<UncheckedEvent>,
+}
+
+/// An event that nobody could check: its servers do not tell their keys, and a notary did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UncheckedEvent {
+    /// As it came.
+    pub json: String,
+    /// Whether it is of the state, and not only of its auth chain.
+    pub is_state: bool,
 }
 
 /// A fetcher asks whether members are to be fetched. Who gets an answer is the only one who does so, for as long as
@@ -87,7 +101,10 @@ pub struct ToFetch {
     pub event_id: OwnedEventId,
     /// Who is in the room, the one to ask first.
     pub servers: Vec<OwnedServerName>,
-    /// Whether what cannot be checked now is done without.
+    /// What is to be looked at again, and nobody asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<UncheckedEvent>,
+    /// Whether what of it cannot be checked now is done without.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_last_try: bool,
 }
@@ -105,6 +122,9 @@ impl Call for TakeOmitted {
 pub struct CompleteState {
     /// The fetcher, under whose name it is staged.
     pub carrier: String,
+    /// What of it could not be checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<UncheckedEvent>,
 }
 
 impl Call for CompleteState {
@@ -135,9 +155,36 @@ struct Omitted {
     attempts: u32,
     /// In milliseconds since the Unix epoch.
     not_before_ms: u64,
+    /// Whether nothing was left out, and something could not be checked.
+    #[serde(default)]
+    is_unchecked: bool,
+    /// Whether that may be how the room is encrypted.
+    #[serde(default)]
+    may_be_encrypted: bool,
 }
 
 impl Omitted {
+    /// What could not be checked is kept, to be looked at again.
+    fn unchecked(
+        tx: &Tx<'_>,
+        (join, floor): (OwnedEventId, u64),
+        not_before_ms: u64,
+        unchecked: Vec<UncheckedEvent>,
+    ) -> Result<(), Error> {
+        let mut bytes = 0_usize;
+        let kept: Vec<UncheckedEvent> = unchecked
+            .into_iter()
+            .take_while(|event| {
+                bytes = bytes.saturating_add(event.json.len());
+                bytes <= UNCHECKED_BYTES_MAX
+            })
+            .collect();
+        let may_be_encrypted = kept.iter().any(UncheckedEvent::is_encryption);
+        store::meta::set(tx, UNCHECKED, serde_json::to_string(&kept)?.into())?;
+        let servers = Vec::new();
+        Self { join, floor, servers, attempts: 0, not_before_ms, is_unchecked: true, may_be_encrypted }.keep(tx)
+    }
+
     fn load(sql: &dyn Sql) -> Result<Option<Self>, Error> {
         Ok(match store::meta::text(sql, OMITTED)? {
             Some(text) => Some(serde_json::from_str(&text)?),
@@ -150,15 +197,38 @@ impl Omitted {
         let Some(omitted) = Self::load(&**tx)? else { return Ok(None) };
         if store::members::joined_locals(&**tx, 1)?.is_empty() {
             // Nobody here is to know them any more.
-            store::meta::forget(tx, OMITTED)?;
+            Self::forget(tx)?;
             return Ok(None);
         }
         Ok(Some(omitted))
     }
 
+    fn forget(tx: &Tx<'_>) -> Result<(), Error> {
+        store::meta::forget(tx, UNCHECKED)?;
+        Ok(store::meta::forget(tx, OMITTED)?)
+    }
+
     fn keep(&self, tx: &Tx<'_>) -> Result<(), Error> {
         Ok(store::meta::set(tx, OMITTED, serde_json::to_string(self)?.into())?)
     }
+}
+
+impl UncheckedEvent {
+    fn is_encryption(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Form {
+            #[serde(rename = "type")]
+            event_type: String,
+            state_key: String,
+        }
+        let form = serde_json::from_str::<Form>(&self.json);
+        self.is_state && form.is_ok_and(|form| form.event_type == "m.room.encryption" && form.state_key.is_empty())
+    }
+}
+
+/// Whether something of the state could not be checked, or would have to be judged by what could not.
+pub(super) fn is_state_among(unchecked: &[UncheckedEvent]) -> bool {
+    unchecked.iter().any(|event| event.is_state)
 }
 
 fn come_again() -> Error {
@@ -174,8 +244,14 @@ pub(super) fn is_whole(sql: &dyn Sql) -> Result<bool, Error> {
     Ok(store::meta::text(sql, OMITTED)?.is_none())
 }
 
-/// Refused: `Unavailable` for a membership of somebody of whom nothing is known yet.
+/// Refused: `Unavailable` for a membership of somebody of whom nothing is known yet, and for what all could read where
+/// the room may be encrypted.
 pub(super) fn check_draft(sql: &dyn Sql, draft: &Draft) -> Result<(), Error> {
+    let is_for_all = draft.state_key.is_none()
+        && !matches!(draft.event_type, TimelineEventType::RoomEncrypted | TimelineEventType::RoomRedaction);
+    if is_for_all && Omitted::load(sql)?.is_some_and(|omitted| omitted.may_be_encrypted) {
+        return Err(come_again());
+    }
     let Some(user_id) = draft.state_key.as_deref().filter(|_| draft.event_type == TimelineEventType::RoomMember) else {
         return Ok(());
     };
@@ -216,16 +292,18 @@ pub(super) fn note(
     (floor, position): (u64, u64),
     omitted: Option<OmittedMembers>,
 ) -> Result<(), Error> {
-    let Some(OmittedMembers { resident, servers, is_most_here: _ }) = omitted else {
-        return Ok(store::meta::forget(tx, OMITTED)?);
-    };
+    let Some(OmittedMembers { resident, servers, unchecked }) = omitted else { return Omitted::forget(tx) };
+    if !unchecked.is_empty() {
+        return Omitted::unchecked(tx, (join, floor), cx.now_ms, unchecked);
+    }
     let mut seen = BTreeSet::from([cx.own_server().to_owned()]);
     let servers: Vec<_> = servers.into_iter().filter(|server| seen.insert(server.clone())).take(SERVERS_MAX).collect();
     store::servers::are_said_to_be_joined(tx, &servers, position)?;
     cx.room.servers.borrow_mut().extend(servers.iter().map(ToString::to_string));
     let others = servers.into_iter().filter(|server| *server != resident);
     let servers = std::iter::once(resident.clone()).chain(others).take(SERVERS_ASKED_MAX).collect();
-    Omitted { join, floor, servers, attempts: 0, not_before_ms: cx.now_ms }.keep(tx)
+    let not_before_ms = cx.now_ms;
+    Omitted { join, floor, servers, attempts: 0, not_before_ms, is_unchecked: false, may_be_encrypted: false }.keep(tx)
 }
 
 /// The state before a join without its members, but for those after whom clients call a room that says no name; `None`
@@ -286,6 +364,12 @@ impl Room {
         if fetching.is_anothers(&call.carrier, cx.now_ms) || omitted.not_before_ms > cx.now_ms {
             return Ok(None);
         }
+        // Who was to try last did not get to.
+        if omitted.is_unchecked && omitted.attempts > UNCHECKED_TRIES_MAX {
+            drop(fetching);
+            self.is_whole_now(tx, cx)?;
+            return Ok(None);
+        }
         let lease_ms = fetching.lease(&call.carrier, cx.now_ms);
         schedule::at(tx, cx, inbox::DUE, lease_ms)?;
         let pause_ms = backoff::pause_ms(PAUSE_MS_MIN, omitted.attempts, PAUSE_MS_MAX);
@@ -293,11 +377,15 @@ impl Room {
         let first = usize::try_from(omitted.attempts).unwrap_or(0) % servers.len().max(1);
         servers.rotate_left(first);
         omitted.attempts = omitted.attempts.saturating_add(1);
-        let is_last_try = omitted.attempts >= UNCHECKED_TRIES_MAX;
+        let is_last_try = omitted.is_unchecked && omitted.attempts >= UNCHECKED_TRIES_MAX;
+        let unchecked = match store::meta::text(&**tx, UNCHECKED)? {
+            Some(kept) if omitted.is_unchecked => serde_json::from_str(&kept)?,
+            _ => Vec::new(),
+        };
         omitted.not_before_ms = cx.now_ms.saturating_add(pause_ms);
         omitted.keep(tx)?;
         let room_version = self.version(&**tx)?.as_str().to_owned();
-        Ok(Some(ToFetch { room_version, event_id: omitted.join, servers, is_last_try }))
+        Ok(Some(ToFetch { room_version, event_id: omitted.join, servers, unchecked, is_last_try }))
     }
 
     pub(super) fn is_whole(&self, sql: &dyn Sql, _: &Cx<'_>, _: IsWhole) -> Result<bool, Error> {
@@ -305,12 +393,12 @@ impl Room {
     }
 
     pub(super) fn complete_state(&self, tx: &Tx<'_>, cx: &Cx<'_>, call: CompleteState) -> Result<(), Error> {
-        let CompleteState { carrier } = call;
+        let CompleteState { carrier, mut unchecked } = call;
         let Some(omitted) = Omitted::load(&**tx)? else { return self.end_stage(tx, &carrier) };
         let state = self.staged_state(&**tx, &carrier)?;
         let known: BTreeMap<Key, OwnedEventId> = store::graph::state_at(&**tx, omitted.floor)?.into_iter().collect();
         let create = known.get(&("m.room.create".to_owned(), String::new()));
-        if create.is_none_or(|create| !state.contains(create)) {
+        if !omitted.is_unchecked && create.is_none_or(|create| !state.contains(create)) {
             return Err(Refusal::Unknown("This is no state of the room".to_owned()).into());
         }
         let came_with_join: BTreeSet<Key> =
@@ -327,7 +415,7 @@ impl Room {
             } else if key.0 == MEMBER {
                 !came_with_join.contains(&key)
             } else {
-                !known.contains_key(&key) && now()?.is_none()
+                omitted.is_unchecked && !known.contains_key(&key) && now()?.is_none()
             };
             if is_new {
                 found.push((key, event));
@@ -341,11 +429,26 @@ impl Room {
         // join comes after that.
         let join = store::graph::by_id(&**tx, &omitted.join)?.ok_or_else(|| Fault::new("a join is not held"))?;
         self.state_changes(tx, cx, join.number, ours)?;
-        store::meta::forget(tx, OMITTED)?;
+        self.fetching.borrow_mut().ends(&carrier);
+        if !unchecked.is_empty() {
+            unchecked.extend(self.staged_in_vain(&**tx, &carrier)?);
+        }
+        let lacks_more = !omitted.is_unchecked && is_state_among(&unchecked);
+        if lacks_more {
+            let not_before_ms = cx.now_ms.saturating_add(PAUSE_MS_MIN);
+            Omitted::unchecked(tx, (omitted.join, omitted.floor), not_before_ms, unchecked)?;
+            schedule::at(tx, cx, inbox::DUE, not_before_ms)?;
+        }
+        self.end_stage(tx, &carrier)?;
+        if lacks_more { Ok(()) } else { self.is_whole_now(tx, cx) }
+    }
+
+    /// Nothing more of the state is to come.
+    fn is_whole_now(&self, tx: &Tx<'_>, cx: &Cx<'_>) -> Result<(), Error> {
+        let position = self.next_position(&**tx, cx)?;
+        Omitted::forget(tx)?;
         store::meta::set(tx, WHOLE_SINCE, position.to_string().into())?;
         cx.room.public_head.set(Some(position));
-        self.fetching.borrow_mut().ends(&carrier);
-        self.end_stage(tx, &carrier)?;
         self.take_in_what_came(tx, cx)
     }
 }

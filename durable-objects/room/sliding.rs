@@ -414,7 +414,9 @@ impl Room {
             let (event_type, state_key) = key;
             // A client keeps the members that it was told of, as long as it is told what becomes of them.
             let is_lazy = call.required.lazy_members && event_type == MEMBER && !newest.limited;
-            if !is_lazy && !call.required.selects(event_type, state_key) {
+            // It has this very event, as it was before it was redacted.
+            let is_stale = sent.zip(*position).is_some_and(|(sent, position)| sent.has(position));
+            if !is_lazy && !is_stale && !call.required.selects(event_type, state_key) {
                 continue;
             }
             match position {

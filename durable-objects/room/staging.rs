@@ -13,7 +13,7 @@ use ruma_common::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckedEvent, Room, omitted_members,
+    CheckedEvent, Room, UncheckedEvent, omitted_members,
     receive::Named,
     store::{
         self,
@@ -24,6 +24,8 @@ use crate::{Call, Cx, Error, schedule};
 
 /// Events judged in one call: of the largest ones they take some MB.
 const JUDGED_AT_ONCE: u64 = 100;
+/// The most events that are looked at again because what they name could not be checked.
+const IN_VAIN_MAX: u64 = 200;
 /// A join of which nothing was heard for this long was given up, in milliseconds.
 const GIVEN_UP_MS: u64 = 15 * 60 * 1_000;
 
@@ -145,6 +147,12 @@ impl Room {
     /// The state that came with a join, by ids.
     pub(super) fn staged_state(&self, sql: &dyn Sql, join: &str) -> Result<Vec<OwnedEventId>, Error> {
         Ok(store::stage::state(sql, slot_of(&Joins::load(sql)?, join)?)?)
+    }
+
+    /// What came with a join and is not held: what it names could not be checked.
+    pub(super) fn staged_in_vain(&self, sql: &dyn Sql, join: &str) -> Result<Vec<UncheckedEvent>, Error> {
+        let staged = store::stage::ahead(sql, slot_of(&Joins::load(sql)?, join)?, 0, IN_VAIN_MAX)?;
+        Ok(staged.into_iter().map(|event| UncheckedEvent { json: event.json, is_state: event.is_state }).collect())
     }
 
     /// Nothing of a join is needed any more.

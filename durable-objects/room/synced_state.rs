@@ -79,8 +79,10 @@ impl SyncedState<'_> {
         }
         // «The client knows» what was there before: a redaction that it is not shown changes no key of the state.
         if let Some(since) = self.since {
-            for Redacted { event_type, state_key, position, by } in store::state::redacted(sql, since, at)? {
-                if !in_timeline.contains(&by) {
+            for Redacted { event_type, state_key, position, by } in store::state::redacted(sql, since, self.end)? {
+                // Of many changes the pages tell this one, too.
+                let in_pages = is_large && position > since;
+                if position <= at && !in_pages && !in_timeline.contains(&by) {
                     keys.entry((event_type, state_key)).or_insert(position);
                 }
             }

@@ -1,11 +1,13 @@
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use domain::{Pdu, Refusal, event::Draft, power::Preset};
 use platform::{ActorKind, Address, Sql};
 use ruma_common::{OwnedRoomId, UserId, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{CompleteState, IsWhole, OmittedMembers, PAUSE_MS_MIN, TakeOmitted, ToFetch, UNCHECKED_TRIES_MAX};
+use super::{
+    CompleteState, IsWhole, OmittedMembers, PAUSE_MS_MIN, TakeOmitted, ToFetch, UNCHECKED_TRIES_MAX, UncheckedEvent,
+};
 use crate::{
     CallError,
     room::{
@@ -91,7 +93,7 @@ impl Story {
         let omitted = OmittedMembers {
             resident: "one.test".try_into().unwrap(),
             servers: THERE.iter().map(|name| (*name).try_into().unwrap()).collect(),
-            is_most_here: false,
+            unchecked: Vec::new(),
         };
         let event = self.join.clone();
         let call = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: Some(omitted) };
@@ -103,7 +105,9 @@ impl Story {
     }
 
     fn completes(&self, carrier: &str) {
-        self.near.call(self.room_id.as_str(), &CompleteState { carrier: carrier.to_owned() }).unwrap();
+        self.near
+            .call(self.room_id.as_str(), &CompleteState { carrier: carrier.to_owned(), unchecked: Vec::new() })
+            .unwrap();
     }
 
     fn is_whole(&self) -> bool {
@@ -242,7 +246,7 @@ fn fetchers_come_again_and_later_until_nobody_wants_to_know() {
     let room_id = story.room_id.to_string();
     let first = story.takes("one").unwrap();
     story.stages("one", (Vec::new(), Vec::new(), false));
-    let incomplete = story.near.call(&room_id, &CompleteState { carrier: "one".into() });
+    let incomplete = story.near.call(&room_id, &CompleteState { carrier: "one".into(), unchecked: Vec::new() });
     assert!(matches!(incomplete, Err(CallError::Refused(Refusal::Unknown(_)))), "{incomplete:?}");
     story.near.call(&room_id, &GiveUpJoin { join: "one".into() }).unwrap();
     story.near.call(&room_id, &StopFetching { carrier: "one".into() }).unwrap();
@@ -309,7 +313,8 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
     let story = Story { join, ..story };
     let told = story.told(true);
     story.stages("k", told);
-    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new(), is_most_here: false };
+    let omitted =
+        OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new(), unchecked: Vec::new() };
     let event = story.join.clone();
     let call = CompleteJoin { call_id: "k".into(), event, join: "k".into(), omitted: Some(omitted) };
     assert_eq!(story.near.call(story.room_id.as_str(), &call).unwrap(), Received::Accepted);
@@ -331,54 +336,150 @@ fn what_was_known_of_users_of_ours_holds_until_it_is_told() {
     assert_eq!(state(&story.near), state(&story.far));
 }
 
-/// Keys of `two.test` were not to be had while bob joined.
+/// Keys of `two.test` are not to be had while bob joins: what is signed with them is known by name only.
+struct Unchecked {
+    story: Story,
+    events: Vec<CheckedEvent>,
+}
+
+impl Unchecked {
+    /// `lacks`: whether an event is one that could not be checked.
+    fn begins(changes: impl Fn(&World, &OwnedRoomId), lacks: impl Fn(&CheckedEvent) -> bool) -> Self {
+        let story = Story::begins(Some("Tea"), changes);
+        let (state, chain, _) = story.told(false);
+        let (events, state): (Vec<_>, Vec<_>) = state.into_iter().partition(|event| lacks(event));
+        let (hidden, chain): (Vec<_>, Vec<_>) = chain.into_iter().partition(|event| lacks(event));
+        story.stages("j", (state, chain, false));
+        let of = |is_state| move |event: &CheckedEvent| UncheckedEvent { json: event.json.clone(), is_state };
+        let unchecked = events.iter().map(of(true)).chain(hidden.iter().map(of(false))).collect();
+        let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers: Vec::new(), unchecked };
+        let event = story.join.clone();
+        let call = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: Some(omitted) };
+        assert_eq!(story.near.call(story.room_id.as_str(), &call).unwrap(), Received::Accepted);
+        Self { story, events }
+    }
+
+    /// What is looked at again, and whether for the last time.
+    fn takes(&self, carrier: &str) -> (Vec<UncheckedEvent>, bool) {
+        let to_fetch = self.story.takes(carrier).unwrap();
+        assert!(to_fetch.servers.is_empty(), "nobody is asked");
+        (to_fetch.unchecked, to_fetch.is_last_try)
+    }
+
+    fn is_like_there(&self) {
+        let state = |world: &World| {
+            let sql = world.sql(&Address::new(ActorKind::Room, self.story.room_id.as_str()));
+            let mut state = crate::room::current_state(&*sql);
+            state.sort();
+            state
+        };
+        assert_eq!(state(&self.story.near), state(&self.story.far));
+    }
+}
+
 #[test]
 fn what_could_not_be_checked_comes_afterwards() {
-    let zoe = user_id!("@zoe:two.test");
-    let story = Story::begins(Some("Tea"), |far, room_id| {
-        far.sends(alice(), room_id, "m.room.topic", Some(""), &json!({ "topic": "Green" })).unwrap();
-    });
-    let (mut state, chain, _) = story.told(false);
-    let all = state.len();
-    let is_unchecked = |event: &CheckedEvent| event.json.contains("m.room.topic") || event.json.contains(zoe.as_str());
-    state.retain(|event| !is_unchecked(event));
-    assert_eq!(state.len(), all - 2);
-    story.stages("j", (state, chain, false));
-    let servers = vec!["two.test".try_into().unwrap()];
-    let omitted = OmittedMembers { resident: "one.test".try_into().unwrap(), servers, is_most_here: true };
-    let event = story.join.clone();
-    let call = CompleteJoin { call_id: "j".into(), event, join: "j".into(), omitted: Some(omitted) };
-    let room_id = story.room_id.as_str();
-    assert_eq!(story.near.call(room_id, &call).unwrap(), Received::Accepted);
-    let receive = ReceiveEvent::of(story.says_there());
-    assert!(
-        is_for_later(story.near.call(room_id, &receive)),
-        "what those say of whom nothing is known would be refused for good"
+    let unchecked = Unchecked::begins(
+        |far, room_id| drop(far.sends(alice(), room_id, "m.room.topic", Some(""), &json!({ "topic": "Green" }))),
+        |event| event.json.contains("m.room.topic") || event.json.contains("\"state_key\":\"@zoe:two.test\""),
     );
-    let to_fetch = story.takes("one").unwrap();
-    assert_eq!(to_fetch.servers, ["one.test", "two.test"]);
-    assert!(!to_fetch.is_last_try);
-    story.stages("one", story.told(false));
+    let Unchecked { story, events } = &unchecked;
+    assert_eq!(events.len(), 2);
+    let receive = ReceiveEvent::of(story.says_there());
+    let receives = || story.near.call(story.room_id.as_str(), &receive);
+    assert!(is_for_later(receives()), "those say of whom nothing is known would be refused for good");
+    let (again, is_last) = unchecked.takes("one");
+    assert_eq!((again.len(), is_last), (2, false));
+    story.stages("one", (events.clone(), Vec::new(), false));
     story.completes("one");
-    let state = |world: &World| {
-        let mut state = crate::room::current_state(&*world.sql(&Address::new(ActorKind::Room, room_id)));
-        state.sort();
-        state
+    assert!(story.is_whole());
+    unchecked.is_like_there();
+    assert_eq!(receives().unwrap(), Received::Accepted);
+}
+
+/// What dan said and what became of him is judged by his first join, which is of the auth chain only.
+#[test]
+fn what_is_judged_by_what_could_not_be_checked_waits_with_it() {
+    let (dan, first) = (user_id!("@dan:one.test"), RefCell::new(None));
+    let unchecked = Unchecked::begins(
+        |far, room_id| {
+            let levels = json!({ "users": { "@alice:one.test": 100 }, "events": { "m.x": 0 } });
+            far.sends(alice(), room_id, "m.room.power_levels", Some(""), &levels).unwrap();
+            far.changes(dan, room_id, dan, MembershipAction::Join).unwrap();
+            *first.borrow_mut() = Some(far.newest(room_id, "m.room.member", dan.as_str()).event_id().to_owned());
+            far.sends(dan, room_id, "m.x", Some(""), &json!({})).unwrap();
+            for action in [MembershipAction::Leave, MembershipAction::Join] {
+                far.changes(dan, room_id, dan, action).unwrap();
+            }
+        },
+        |event| Some(&event.event_id) == first.borrow().as_ref(),
+    );
+    let Unchecked { story, events } = &unchecked;
+    assert!(events.is_empty(), "it is no part of the state");
+    assert!(!story.is_whole());
+    let (again, _) = unchecked.takes("one");
+    assert_eq!(again.iter().map(|event| event.is_state).filter(|is_state| *is_state).count(), 2, "{again:?}");
+    let all = self::events(&story.far, &story.room_id);
+    let of = |is_state: bool| {
+        let of = again.iter().filter(|event| event.is_state == is_state);
+        of.map(|event| all.iter().find(|held| held.json == event.json).unwrap().clone()).collect::<Vec<_>>()
     };
-    assert_eq!(state(&story.near), state(&story.far));
-    assert_eq!(story.near.call(room_id, &receive).unwrap(), Received::Accepted);
+    story.stages("one", (of(true), of(false), false));
+    story.completes("one");
+    unchecked.is_like_there();
 }
 
 #[test]
 fn what_can_never_be_checked_is_done_without_after_some_tries() {
-    let story = Story::begins(Some("Tea"), |_, _| {});
-    story.joins();
-    let tries = (0..UNCHECKED_TRIES_MAX).map(|count| {
-        story.near.passes(PAUSE_MS_MIN << count);
-        let to_fetch = story.takes("one").unwrap();
-        story.near.call(story.room_id.as_str(), &StopFetching { carrier: "one".into() }).unwrap();
-        to_fetch.is_last_try
-    });
-    let tries: Vec<bool> = tries.collect();
-    assert_eq!(tries.iter().position(|is_last| *is_last), Some(tries.len() - 1), "{tries:?}");
+    let unchecked = Unchecked::begins(|_, _| {}, |event| event.json.contains("\"state_key\":\"@zoe:two.test\""));
+    let Unchecked { story, .. } = &unchecked;
+    let room_id = story.room_id.as_str();
+    for count in 1..=UNCHECKED_TRIES_MAX {
+        assert!(!story.is_whole());
+        let (again, is_last) = unchecked.takes("one");
+        assert_eq!((again.len(), is_last), (1, count == UNCHECKED_TRIES_MAX));
+        story.near.call(room_id, &BeginJoin { room_version: "11".into(), join: "one".into() }).unwrap();
+        if is_last {
+            story.completes("one");
+        } else {
+            story.near.call(room_id, &GiveUpJoin { join: "one".into() }).unwrap();
+            story.near.call(room_id, &StopFetching { carrier: "one".into() }).unwrap();
+            story.near.passes(PAUSE_MS_MIN << count);
+        }
+    }
+    assert!(story.is_whole());
+    assert_eq!(story.members().unwrap(), 4, "without zoe");
+    assert_eq!(story.near.call(room_id, &ReceiveEvent::of(story.says_there())).unwrap(), Received::Accepted);
+}
+
+/// Nor does it wait for whoever was to try last, and died.
+#[test]
+fn a_room_does_not_wait_for_a_last_try_that_never_ends() {
+    let unchecked = Unchecked::begins(|_, _| {}, |event| event.json.contains("\"state_key\":\"@zoe:two.test\""));
+    let Unchecked { story, .. } = &unchecked;
+    for count in 0..=UNCHECKED_TRIES_MAX {
+        assert!(story.takes("one").is_some());
+        story.near.crash();
+        story.near.passes((PAUSE_MS_MIN << count) + LEASE_MS);
+    }
+    assert_eq!(story.takes("one"), None);
+    assert!(story.is_whole());
+}
+
+#[test]
+fn nothing_is_said_for_all_where_it_may_have_to_be_encrypted() {
+    let algorithm = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let unchecked = Unchecked::begins(
+        |far, room_id| drop(far.sends(alice(), room_id, "m.room.encryption", Some(""), &algorithm)),
+        |event| event.json.contains("\"type\":\"m.room.encryption\""),
+    );
+    let Unchecked { story, events } = &unchecked;
+    let says = |kind: &str| story.near.sends(bob(), &story.room_id, kind, None, &json!({ "body": "hi" }));
+    assert!(is_for_later(says("m.room.message")));
+    says("m.room.encrypted").unwrap();
+    unchecked.takes("one");
+    story.stages("one", (events.clone(), Vec::new(), false));
+    story.completes("one");
+    says("m.room.message").unwrap();
+    unchecked.is_like_there();
 }

@@ -17,6 +17,7 @@ pub(crate) const EVENTS_MAX: u64 = 1 << COUNT_BITS;
 pub(crate) struct Staged {
     pub number: u64,
     pub event_id: OwnedEventId,
+    pub is_state: bool,
     pub json: String,
 }
 
@@ -45,13 +46,14 @@ pub(crate) fn insert(tx: &Tx<'_>, rows: String) -> Result<(), Fault> {
 pub(crate) fn ahead(sql: &dyn Sql, slot: u64, after: u64, limit: u64) -> Result<Vec<Staged>, Fault> {
     let (start, end) = span(slot);
     sql.query(
-        "SELECT number, event_id, json FROM stage WHERE number > ?1 AND number <= ?2
+        "SELECT number, event_id, is_state, json FROM stage WHERE number > ?1 AND number <= ?2
          AND NOT EXISTS (SELECT 1 FROM event WHERE event.event_id = stage.event_id) ORDER BY number LIMIT ?3",
         &[after.max(start.saturating_sub(1)).into(), end.into(), limit.into()],
     )?
     .into_iter()
     .map(|mut row| {
-        Ok(Staged { number: row.unsigned(0)?, event_id: graph::event_id(&row.text(1)?)?, json: row.text(2)? })
+        let event_id = graph::event_id(&row.text(1)?)?;
+        Ok(Staged { number: row.unsigned(0)?, event_id, is_state: row.flag(2)?, json: row.text(3)? })
     })
     .collect()
 }

@@ -1,6 +1,6 @@
 //! The current state and its history.
 
-use platform::{Fault, Sql, Tx, Value};
+use platform::{Fault, Row, Sql, Tx, Value};
 
 use super::log::{Logged, logged};
 
@@ -153,17 +153,16 @@ pub(crate) fn redacted(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<Reda
     let rows = sql.query(
         "SELECT type, state_key, position, redacted_by FROM event
          WHERE redacted_by > ?1 AND redacted_by <= ?2 AND redacted_by IS NOT NULL AND state_key IS NOT NULL
+         AND position = (SELECT after FROM state_change AS change WHERE change.type = event.type
+          AND change.state_key = event.state_key AND change.position <= ?2 ORDER BY change.position DESC LIMIT 1)
          ORDER BY redacted_by DESC LIMIT ?3",
         &[after.into(), up_to.into(), REDACTED_MAX.into()],
     )?;
-    let mut redacted = Vec::new();
-    for mut row in rows {
+    let redacted = |mut row: Row| {
         let (event_type, state_key, position) = (row.text(0)?, row.text(1)?, row.unsigned(2)?);
-        if position_at(sql, &event_type, &state_key, up_to)? == Some(position) {
-            redacted.push(Redacted { event_type, state_key, position, by: row.unsigned(3)? });
-        }
-    }
-    Ok(redacted)
+        Ok(Redacted { event_type, state_key, position, by: row.unsigned(3)? })
+    };
+    rows.into_iter().map(redacted).collect()
 }
 
 /// A state event that was redacted, by the one at position `by`.

@@ -4,16 +4,15 @@
 
 use std::collections::BTreeSet;
 
-use actors::room::{CheckedEvent, GetMissing, JudgeStaged, OmittedMembers, StageEvents};
+use actors::room::{CheckedEvent, GetMissing, JudgeStaged, OmittedMembers, StageEvents, UncheckedEvent};
 use domain::{
     Pdu, Refusal, RoomVersion,
     event::{self, PDU_BYTES_MAX},
 };
 use futures_util::StreamExt;
 use platform::Arriving;
-use ruma_common::{OwnedServerName, OwnedUserId, RoomId, ServerName};
+use ruma_common::{OwnedServerName, RoomId, ServerName};
 use ruma_events::TimelineEventType;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -32,13 +31,10 @@ const PASSES_MAX: usize = 10;
 const SERVERS_BYTES_MAX: usize = 512 * 1024;
 /// Events that cannot be checked, because a notary does not answer, are kept up to so many bytes, and tried so often
 /// again, with pauses in milliseconds.
-const UNCHECKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+const UNCHECKED_BYTES_MAX: usize = 1024 * 1024;
 const PAUSES_MS: [u64; 2] = [1_000, 4_000];
 /// When the host ends this in so many milliseconds, what has come is judged, and stays.
 const JUDGING_MS: u64 = 6_000;
-
-const MEMBER: &str = "m.room.member";
-const ENCRYPTION: &str = "m.room.encryption";
 
 /// Which answer arrives, by the names of its parts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,14 +96,6 @@ struct Unchecked {
     bytes: usize,
 }
 
-/// What is looked at of an event that could not be checked.
-#[derive(Deserialize)]
-struct Unproven {
-    #[serde(rename = "type")]
-    event_type: String,
-    sender: OwnedUserId,
-}
-
 impl Unchecked {
     fn keep(&mut self, are_state: bool, events: Vec<Box<RawValue>>) {
         let list = if are_state { &mut self.state } else { &mut self.others };
@@ -119,28 +107,29 @@ impl Unchecked {
         }
     }
 
-    fn of_state(&self) -> impl Iterator<Item = Unproven> {
-        self.state.iter().filter_map(|event| serde_json::from_str(event.get()).ok())
+    fn into_events(self) -> Vec<UncheckedEvent> {
+        let of = |is_state: bool, events: Vec<Box<RawValue>>| {
+            events.into_iter().map(move |json| UncheckedEvent { json: String::from(Box::<str>::from(json)), is_state })
+        };
+        of(true, self.state).chain(of(false, self.others)).collect()
     }
 }
 
 impl Arrived {
-    /// Whether the state lacks something that could not be checked.
-    pub(super) fn is_unchecked(&self) -> bool {
-        !self.unchecked.state.is_empty()
+    /// What is to come afterwards: the answer left it out, or it could not be checked.
+    pub(super) fn omitted(self, resident: &ServerName) -> Option<OmittedMembers> {
+        // What of members that were left out cannot be checked comes with all of them.
+        let unchecked = if self.members_omitted { Vec::new() } else { self.unchecked.into_events() };
+        (self.members_omitted || !unchecked.is_empty()).then(|| OmittedMembers {
+            resident: resident.to_owned(),
+            servers: self.servers,
+            unchecked,
+        })
     }
 
-    /// What is to be fetched afterwards: the answer left it out, or it could not be checked.
-    pub(super) fn omitted(self, resident: &ServerName) -> Option<OmittedMembers> {
-        let is_unchecked = self.is_unchecked();
-        if !self.members_omitted && !is_unchecked {
-            return None;
-        }
-        let mut servers = self.servers;
-        let unproven = self.unchecked.of_state().filter(|event| event.event_type == MEMBER);
-        servers.extend(unproven.map(|event| event.sender.server_name().to_owned()));
-        let is_most_here = !self.members_omitted;
-        Some(OmittedMembers { resident: resident.to_owned(), servers, is_most_here })
+    /// What could not be checked.
+    pub(super) fn into_unchecked(self) -> Vec<UncheckedEvent> {
+        self.unchecked.into_events()
     }
 }
 
@@ -174,17 +163,12 @@ impl ArrivingJoin<'_> {
             return Err(self.nonsense("a room that was never created").into());
         }
         self.try_unchecked(&mut arrived).await?;
-        // Whoever sends before it is known would send for all to read.
-        if arrived.unchecked.of_state().any(|event| event.event_type == ENCRYPTION) {
-            let why = "The key that the room's encryption is signed with is not to be had now. Try again later";
-            return Err(Refusal::OtherServer(why.to_owned()).into());
-        }
         self.judge().await?;
         Ok(arrived)
     }
 
     /// Tries again what could not be checked: without it this server's state would be another one than everybody
-    /// else's. What is still not checked then is fetched afterwards, as members that were left out are.
+    /// else's. What is still not checked then the room keeps, to look at it later.
     async fn try_unchecked(&self, arrived: &mut Arrived) -> Result<(), Failure> {
         for pause_ms in PAUSES_MS {
             let Unchecked { state, others, .. } = std::mem::take(&mut arrived.unchecked);
@@ -199,6 +183,21 @@ impl ArrivingJoin<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Stages and judges what could not be checked before. Whether all of it could be now.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) async fn take_again(&self, unchecked: Vec<UncheckedEvent>) -> Result<bool, Failure> {
+        let mut arrived = Arrived::default();
+        let (state, others): (Vec<_>, Vec<_>) = unchecked.into_iter().partition(|event| event.is_state);
+        for (are_state, events) in [(true, state), (false, others)] {
+            let events = events.into_iter().map(|event| RawValue::from_string(event.json)).collect::<Result<_, _>>()?;
+            self.stage(&mut arrived, &mut Slice { events, bytes: 0, are_state }).await?;
+        }
+        self.judge().await?;
+        Ok(arrived.into_unchecked().is_empty())
     }
 
     async fn add(&self, arrived: &mut Arrived, slice: &mut Slice, piece: Piece) -> Result<(), Failure> {

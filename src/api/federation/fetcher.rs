@@ -36,7 +36,15 @@ async fn fetch_once(cx: &Context, room_id: &RoomId, shift: &Shift<'_>) -> Result
     while let Some(Waiting { origin, event, is_last_try }) = waiting_events.next() {
         let pdu = Pdu::from_stored(event.event_id.clone(), event.json, false).map_err(Refusal::from)?;
         let until_ms = cx.now_ms().saturating_add(cx.in_time(EVENT_MS));
-        let receiving = Receiving { cx, origin: &origin, room_id, version: &version, until_ms, is_last_try };
+        let receiving = Receiving {
+            cx,
+            origin: &origin,
+            room_id,
+            version: &version,
+            until_ms,
+            is_last_try,
+            takes_gaps: is_last_try,
+        };
         let is_judged = match receiving.receive(&pdu).await {
             Ok(Received::Needs(_)) => false,
             Ok(_) | Err(Failure::Refused(_)) => true,

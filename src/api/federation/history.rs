@@ -148,7 +148,15 @@ impl<'a> Backfill<'a> {
         is_apart: bool,
     ) -> Result<bool, Failure> {
         let (cx, room_id) = (self.cx, self.room_id);
-        let giver = Receiving { cx, origin: server, room_id, version, until_ms: u64::MAX, is_last_try: false };
+        let giver = Receiving {
+            cx,
+            origin: server,
+            room_id,
+            version,
+            until_ms: u64::MAX,
+            is_last_try: false,
+            takes_gaps: true,
+        };
         let mut call = PlaceHistory {
             edge: gap.edge,
             missing: gap.missing.clone(),

@@ -18,7 +18,7 @@ use super::{
     AskError, Bounds, Origin,
     elsewhere::{Told, residence},
     pdus::{ReadPdu, path_in_room},
-    shown_room::{STRIPPED_EVENTS_MAX, is_whole, stripped},
+    shown_room::{STRIPPED_EVENTS_MAX, is_create, is_whole, stripped},
 };
 use crate::{Context, Failure, OrAbsent, Routes, failure::json_bytes, router::bad_json};
 
@@ -180,7 +180,7 @@ impl Invitation<'_> {
         let mut has_create = false;
         self.state = few_words;
         for (event, (event_id, outcome)) in whole.into_iter().zip(outcomes) {
-            let makes_room = event_id.as_str().get(1..) == self.room_id.as_str().get(1..);
+            let makes_room = event_id.as_str().get(1..) == self.room_id.as_str().get(1..) && is_create(&event);
             match outcome {
                 Some(outcome) => {
                     let pdu = outcome.map_err(|why| invalid(&format!("{event_id}: {why}")))?;

@@ -213,7 +213,8 @@ async fn fetch_before(cx: &Context, origin: &ServerName, pdu: &Pdu, version: &Ro
     let until_ms = cx.now_ms().saturating_add(cx.in_time(FETCHED_MS));
     for server in servers.into_iter().take(SERVERS_ASKED_MAX) {
         let Ok(server) = OwnedServerName::try_from(server) else { continue };
-        let receiving = Receiving { cx, origin: &server, room_id, version, until_ms, is_last_try: false };
+        let receiving =
+            Receiving { cx, origin: &server, room_id, version, until_ms, is_last_try: false, takes_gaps: true };
         if receiving.receive_all(&missing).await? {
             return Ok(true);
         }

@@ -52,9 +52,10 @@ pub(crate) struct Receiving<'a> {
     pub version: &'a RoomVersion,
     /// After that nothing more is asked for: others wait for their turn.
     pub until_ms: u64,
-    /// Whether what cannot be judged now is given up: then a policy server that gives no answer does not recommend it,
-    /// and a state lacks what of it is not to be had.
+    /// Whether what cannot be judged now is given up: then a policy server that gives no answer does not recommend it.
     pub is_last_try: bool,
+    /// Whether a state is taken without what of it is not to be had now.
+    pub takes_gaps: bool,
 }
 
 /// What other servers are asked for.
@@ -350,7 +351,7 @@ impl<'a> Receiving<'a> {
         if !lost.is_empty() {
             tracing::info!(room_id = %self.room_id, %event_id, lost = lost.len(), "a state has gaps");
             // Without what is only late, this server's state would be another one than everybody else's for good.
-            if !is_told && !self.is_last_try {
+            if !is_told && !self.takes_gaps {
                 return Ok(None);
             }
         }

@@ -283,7 +283,8 @@ fn what_no_policy_server_answers_about_is_kept_from_users_in_the_end() {
     let cx = server.context();
     let (origin, room_id, until_ms) = (b.server_name(), message.room_id(), u64::MAX);
     let receives = |is_last_try| {
-        let receiving = Receiving { cx: &cx, origin, room_id, version: &version, until_ms, is_last_try };
+        let receiving =
+            Receiving { cx: &cx, origin, room_id, version: &version, until_ms, is_last_try, takes_gaps: is_last_try };
         block_on(receiving.receive(&message)).unwrap()
     };
     assert!(matches!(receives(false), Received::Needs(_)), "it may be signed another time");

@@ -230,7 +230,9 @@ impl Context {
     async fn fetch_from_notaries(&self, servers: Vec<&OwnedServerName>, wanted: &Wanted) -> Result<ServerKeys, Fault> {
         let mut keys = ServerKeys::default();
         let mut servers: BTreeSet<&OwnedServerName> = servers.into_iter().collect();
-        for notary in &self.config().federation.trusted_key_servers {
+        let federation = &self.config().federation;
+        // One that nobody here talks to is not silent.
+        for notary in federation.trusted_key_servers.iter().filter(|notary| federation.allows(notary)) {
             let asked: Vec<_> = servers.iter().copied().filter(|server| *server != notary).collect();
             for asked in asked.chunks(ASKED_OF_NOTARY_MAX) {
                 let mut learned = BTreeMap::new();

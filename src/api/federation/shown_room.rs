@@ -23,6 +23,16 @@ pub(super) fn is_whole(event: &RawValue, version: &RoomVersion) -> bool {
         .map_or(true, |form| form.signatures.is_some() || version.room_id_is_create_event() && makes_room(&form))
 }
 
+/// Whether an event says that it is the one that made its room.
+pub(super) fn is_create(event: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Form {
+        #[serde(rename = "type")]
+        event_type: String,
+    }
+    serde_json::from_str::<Form>(event.get()).is_ok_and(|form| form.event_type == "m.room.create")
+}
+
 /// Whole or stripped events, as stripped ones; what is none of either is left out.
 pub(super) fn stripped(events: &[Box<RawValue>]) -> Vec<Box<RawValue>> {
     #[derive(Deserialize, Serialize)]
