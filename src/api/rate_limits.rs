@@ -101,8 +101,7 @@ pub(crate) fn of_endpoints() -> OfEndpoints {
     use RateLimited as By;
     let mut table = OfEndpoints::new();
     limit::<login::v3::Request>(&mut table, &[By::LoginAddress]);
-    // Also the question how to register, and names that are tried: what limits registrations does not count those.
-    limit::<register::v3::Request>(&mut table, &[By::Registration, By::Requests]);
+    limit::<register::v3::Request>(&mut table, &[By::Registration]);
     limit::<check_registration_token_validity::v1::Request>(&mut table, &[By::RegistrationTokenValidity]);
     // The page where a token is tried.
     let fallback_pages = get_uiaa_fallback_page::v3::Request::PATH_BUILDER.all_paths();
