@@ -25,6 +25,8 @@ const LEFT_MAX: u64 = 1_000;
 const CHANGED_AT_ONCE: usize = 100;
 /// How much the clocks of servers may differ, in milliseconds.
 const CLOCKS_DIFFER_MS: u64 = 3_600_000;
+/// Members of a room that is looked through for who came with a server. Others wait for the next change of theirs.
+const LOOKED_THROUGH_MAX: u64 = 10_000;
 /// Changed memberships that are looked up one by one; of more, all count as new.
 const MOVED_MAX: usize = 500;
 
@@ -214,6 +216,19 @@ pub(super) fn owe_missed(tx: &Tx<'_>, cx: &Cx<'_>, server: &str, join: &Pdu) -> 
     for (user, changed_ms) in store::device_lists::of_locals(&**tx, made_ms)? {
         let Ok(user) = OwnedUserId::try_from(user) else { continue };
         outbox::owe(tx, cx, server, &DevicesChanged { user, changed_ms }, false)?;
+    }
+    Ok(())
+}
+
+/// That a server came at `since` its Destination knows only now. What the server said of its users' devices meanwhile
+/// found no room, and is not said again: those who came with it are to be looked at.
+pub(super) fn were_unheard(room: &Room, tx: &Tx<'_>, cx: &Cx<'_>, server: &str, since: u64) -> Result<(), Error> {
+    if store::members::joined_exceed(&**tx, LOOKED_THROUGH_MAX)? {
+        return Ok(());
+    }
+    for user in store::device_lists::came(&**tx, server, since)? {
+        let Ok(user) = OwnedUserId::try_from(user) else { continue };
+        room.note_devices(tx, cx, &user, cx.now_ms)?;
     }
     Ok(())
 }

@@ -88,7 +88,8 @@ CREATE TABLE server (
     name TEXT PRIMARY KEY,
     joined INTEGER NOT NULL,
     since INTEGER NOT NULL,
-    until INTEGER
+    until INTEGER,
+    is_known INTEGER NOT NULL DEFAULT 1
 ) WITHOUT ROWID;
 
 CREATE TABLE edge (position INTEGER PRIMARY KEY, floor INTEGER NOT NULL, place INTEGER NOT NULL);

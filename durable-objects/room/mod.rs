@@ -267,6 +267,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0019_invited.sql"),
     include_str!("migrations/0020_gaps.sql"),
     include_str!("migrations/0021_redacted_state.sql"),
+    include_str!("migrations/0022_known_servers.sql"),
 ];
 
 /// The Room actor's memory. Everything in it can be read again from its database, but for who types.

@@ -5,8 +5,10 @@
 //! the room for theirs (joins, leaves, knocks). Guarantees: every such event is told to the Destination of each server
 //! that was in the room by then, up to and including the one with which it left, and besides every event that ends what
 //! one of its users was invited to or knocked for; a crash forgets who was told, and the alarm set in the commit tells
-//! everybody again, which Destinations do not mind. At most [`IN_FLIGHT_MAX`] nudges are on their way at once, however
-//! many servers there are; one that cannot be reached holds up nobody else.
+//! everybody again, which Destinations do not mind. That a server came, its Destination has to confirm: until it does
+//! it is told again, also after a crash, and where nothing goes to other servers; if that took longer than a nudge
+//! does, what the server said of devices meanwhile is taken for missed. At most [`IN_FLIGHT_MAX`] nudges are on their
+//! way at once, however many servers there are; one that cannot be reached holds up nobody else.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,7 @@ use platform::{Fault, Sql, Tx};
 use super::{
     Room,
     append::room_id,
+    device_lists,
     follow::NUDGE_CHECK_MS,
     store::{self, servers::Following},
 };
@@ -31,6 +34,9 @@ const IN_FLIGHT_MAX: usize = 16;
 /// The longest a Destination that cannot be reached is left alone, in milliseconds: ten minutes.
 const PAUSE_MS_MAX: u64 = 600_000;
 
+/// How long a nudge may take, in milliseconds: one that failed is tried again later than that.
+const LATE_MS: u64 = NUDGE_CHECK_MS - 1;
+
 /// The servers that follow the room, and what they were told.
 #[derive(Default)]
 pub(super) struct Servers {
@@ -45,6 +51,7 @@ pub(super) struct Servers {
 struct Told {
     since: u64,
     until: Option<u64>,
+    is_known: bool,
     told: u64,
     in_flight: bool,
     failures: u32,
@@ -53,14 +60,9 @@ struct Told {
 
 impl Told {
     fn new(following: &Following) -> Self {
-        let Following { since, until, .. } = *following;
-        Self { since, until, told: since, in_flight: false, failures: 0, not_before_ms: 0 }
-    }
-
-    /// One whose Destination does not know the room yet.
-    fn unknown(following: &Following) -> Self {
-        let new = Self::new(following);
-        Self { told: new.since.saturating_sub(1), ..new }
+        let Following { since, until, is_known, .. } = *following;
+        let told = since.saturating_sub(u64::from(!is_known));
+        Self { since, until, is_known, told, in_flight: false, failures: 0, not_before_ms: 0 }
     }
 
     /// Up to where it is to be told.
@@ -76,6 +78,8 @@ impl Told {
 impl Servers {
     fn load(sql: &dyn Sql, head: u64) -> Result<Self, Fault> {
         let following = store::servers::all(sql)?;
+        let unknown = following.iter().filter(|server| !server.is_known).map(|server| server.since).max();
+        let head = head.max(unknown.unwrap_or(0));
         let following = following.iter().map(|server| (server.name.clone(), Told::new(server))).collect();
         Ok(Self { following, head, in_flight: 0, uncommitted: false })
     }
@@ -119,11 +123,12 @@ impl Room {
                 for name in moved {
                     if let Some(following) = store::servers::one(sql, &name)? {
                         servers.head = servers.head.max(following.since);
-                        let told = servers.following.entry(name).or_insert_with(|| Told::unknown(&following));
+                        let told = servers.following.entry(name).or_insert_with(|| Told::new(&following));
                         told.until = following.until;
                         if following.since > told.since {
                             told.since = following.since;
-                            told.told = told.told.max(following.since);
+                            told.is_known = following.is_known;
+                            told.told = told.told.max(Told::new(&following).told);
                         }
                     }
                 }
@@ -188,6 +193,14 @@ impl Room {
         }
         if let Some(Ok(())) = reply.map(call::open::<RoomMoved>) {
             server.told = server.told.max(nudged.to);
+            if !server.is_known && nudged.to >= server.since {
+                server.is_known = true;
+                store::servers::is_known(tx, &nudged.follower, nudged.to)?;
+                // Positions are no lower than the time at which they were given.
+                if cx.now_ms.saturating_sub(server.since) > LATE_MS && server.until.is_none() {
+                    device_lists::were_unheard(self, tx, cx, &nudged.follower, server.since)?;
+                }
+            }
             (server.failures, server.not_before_ms) = (0, 0);
             if server.until.is_some_and(|until| until <= nudged.to) {
                 store::servers::forget(tx, &nudged.follower, nudged.to)?;
@@ -200,5 +213,63 @@ impl Room {
             cx.set_alarm(server.not_before_ms)?;
         }
         servers.tell(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::power::Preset;
+    use platform::{ActorKind, Address};
+    use ruma_common::user_id;
+
+    use crate::{
+        CallError,
+        destination::{DeviceListUpdate, GetSharedRooms, UpdateDeviceLists},
+        room::GetDeviceLists,
+        world::World,
+    };
+
+    const THERE: &str = "there.test";
+
+    /// A server comes, and says that devices changed before its Destination knows that it came. Nothing goes to other
+    /// servers any more.
+    #[test]
+    fn what_was_said_of_devices_before_a_server_was_known_to_be_there_is_not_missed() {
+        let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+        for (crashes, is_founded) in [(true, true), (true, false), (false, true), (false, false)] {
+            let world = World::new(1);
+            let there = Address::new(ActorKind::Destination, THERE);
+            let [other, room_id] = [(); 2].map(|()| world.creates_room(alice, "12", Preset::PublicChat));
+            if is_founded {
+                world.joins_from_elsewhere(&other, zoe);
+            }
+            world.settle();
+            world.unreachable.borrow_mut().insert(there);
+            world.joins_from_elsewhere(&room_id, zoe);
+            let from = Some(world.head_of(&room_id));
+            let update = UpdateDeviceLists { updates: vec![(zoe.to_owned(), DeviceListUpdate::Unclear)] };
+            match world.call(THERE, &update) {
+                Ok(updated) => assert_eq!(updated.into_parts().0, [other]),
+                absent => assert!(matches!(absent, Err(CallError::Absent)), "{absent:?}"),
+            }
+            if crashes {
+                world.crash();
+            }
+            world.settle();
+            world.unreachable.borrow_mut().clear();
+            let changed = || {
+                let call = GetDeviceLists { user: alice.to_owned(), from };
+                world.call(room_id.as_str(), &call).unwrap().changed
+            };
+            assert!(changed().is_empty());
+            world.passes(10_000);
+            world.passes(10_000);
+            assert!(world.call(THERE, &GetSharedRooms { newest: None }).unwrap().contains(&room_id));
+            assert_eq!(changed(), [zoe.to_owned()], "{crashes} {is_founded}");
+            let before = world.rows_written();
+            world.crash();
+            world.passes(10_000);
+            assert_eq!(world.rows_written(), before, "it is known now");
+        }
     }
 }

@@ -65,6 +65,18 @@ pub(crate) fn moved(sql: &dyn Sql, after: u64, up_to: u64) -> Result<Vec<(String
     .collect()
 }
 
+/// The members of a server whose membership changed last at `since`, or later.
+pub(crate) fn came(sql: &dyn Sql, server: &str, since: u64) -> Result<Vec<String>, Fault> {
+    sql.query(
+        "SELECT user_id FROM member WHERE membership = 'join' AND follower IS NULL AND position >= ?2
+             AND substr(user_id, instr(user_id, ':') + 1) = ?1 ORDER BY user_id",
+        &[server.into(), since.into()],
+    )?
+    .into_iter()
+    .map(|mut row| row.text(0))
+    .collect()
+}
+
 /// Whether a member was out of the room at some time in `(after, up_to]`.
 pub(crate) fn was_out(sql: &dyn Sql, user_id: &str, after: u64, up_to: u64) -> Result<bool, Fault> {
     let rows = sql.query(

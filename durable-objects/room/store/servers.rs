@@ -11,22 +11,25 @@ pub(crate) struct Following {
     pub since: u64,
     /// The position with which it left, or of the last that it is told of since.
     pub until: Option<u64>,
+    /// Whether its Destination is known to know that it is here, since then.
+    pub is_known: bool,
 }
 
 fn following(row: &mut Row) -> Result<Following, Fault> {
-    Ok(Following { name: row.text(0)?, since: row.unsigned(1)?, until: row.unsigned_or_null(2)? })
+    let (name, since, until) = (row.text(0)?, row.unsigned(1)?, row.unsigned_or_null(2)?);
+    Ok(Following { name, since, until, is_known: row.integer(3)? != 0 })
 }
 
 /// Servers that follow the room, or have to be told that they no longer do.
 pub(crate) fn all(sql: &dyn Sql) -> Result<Vec<Following>, Fault> {
-    sql.query("SELECT name, since, until FROM server ORDER BY name", &[])?
+    sql.query("SELECT name, since, until, is_known FROM server ORDER BY name", &[])?
         .into_iter()
         .map(|mut row| following(&mut row))
         .collect()
 }
 
 pub(crate) fn one(sql: &dyn Sql, name: &str) -> Result<Option<Following>, Fault> {
-    sql.query("SELECT name, since, until FROM server WHERE name = ?1", &[name.into()])?
+    sql.query("SELECT name, since, until, is_known FROM server WHERE name = ?1", &[name.into()])?
         .pop()
         .map(|mut row| following(&mut row))
         .transpose()
@@ -62,8 +65,8 @@ pub(crate) fn joined_users(sql: &dyn Sql, name: &str) -> Result<u64, Fault> {
 /// Somebody of a server joined at `position`.
 pub(crate) fn joins(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO server (name, joined, since) VALUES (?1, 1, ?2)
-         ON CONFLICT (name) DO UPDATE SET joined = joined + 1,
+        "INSERT INTO server (name, joined, since, is_known) VALUES (?1, 1, ?2, 0)
+         ON CONFLICT (name) DO UPDATE SET joined = joined + 1, is_known = is_known AND joined > 0,
              since = CASE joined WHEN 0 THEN excluded.since ELSE since END, until = NULL",
         &[name.into(), position.into()],
     )?;
@@ -73,8 +76,8 @@ pub(crate) fn joins(tx: &Tx<'_>, name: &str, position: u64) -> Result<(), Fault>
 /// Another server says that somebody of each of these is in the room; who, and how many, is not known yet.
 pub(crate) fn are_said_to_be_joined(tx: &Tx<'_>, names: &[OwnedServerName], position: u64) -> Result<(), Fault> {
     tx.execute(
-        "INSERT INTO server (name, joined, since) SELECT value, 1, ?2 FROM json_each(?1) WHERE true
-         ON CONFLICT (name) DO UPDATE SET joined = max(joined, 1),
+        "INSERT INTO server (name, joined, since, is_known) SELECT value, 1, ?2, 0 FROM json_each(?1) WHERE true
+         ON CONFLICT (name) DO UPDATE SET joined = max(joined, 1), is_known = is_known AND joined > 0,
              since = CASE joined WHEN 0 THEN excluded.since ELSE since END, until = NULL",
         &[serde_json::to_string(names)?.into(), position.into()],
     )?;
@@ -99,6 +102,12 @@ pub(crate) fn is_told_once(tx: &Tx<'_>, name: &str, position: u64) -> Result<boo
         &[name.into(), position.saturating_sub(1).into(), position.into()],
     )?;
     Ok(!told.is_empty())
+}
+
+/// The Destination of a server knows of everything up to `to`, and so that it is here since.
+pub(crate) fn is_known(tx: &Tx<'_>, name: &str, to: u64) -> Result<(), Fault> {
+    tx.execute("UPDATE server SET is_known = 1 WHERE name = ?1 AND since <= ?2", &[name.into(), to.into()])?;
+    Ok(())
 }
 
 /// A server that left was told of everything up to `position`: that is all there is for it.

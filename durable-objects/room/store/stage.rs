@@ -125,9 +125,9 @@ pub(crate) fn count_servers(tx: &Tx<'_>, position: u64) -> Result<(), Fault> {
     )?;
     tx.execute(
         &format!(
-            "INSERT INTO server (name, joined, since) SELECT name, joined, ?1 FROM ({JOINED}) WHERE true
+            "INSERT INTO server (name, joined, since, is_known) SELECT name, joined, ?1, 0 FROM ({JOINED}) WHERE true
              ON CONFLICT (name) DO UPDATE SET since = CASE server.joined WHEN 0 THEN excluded.since ELSE since END,
-             joined = excluded.joined, until = NULL"
+             is_known = is_known AND server.joined > 0, joined = excluded.joined, until = NULL"
         ),
         &[position.into()],
     )?;
