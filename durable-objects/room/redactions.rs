@@ -109,7 +109,8 @@ impl Room {
         if event.redacted_by.is_some_and(|by| by <= position) {
             return Ok(true);
         }
-        let redacted = event::redact(&event.pdu, &version, Some(because))
+        // What it redacts a redaction may say no more: it may be redacted itself.
+        let redacted = event::redact(&event.pdu, &version, None)
             .map_err(|error| Fault::new(format!("a stored event does not redact: {error}")))?;
         store::log::redact(tx, event.position, &redacted, position)?;
         self.redacted(tx, cx, &redacted)?;
@@ -126,5 +127,51 @@ impl Room {
             follow_state(tx, cx, &redacted.event_type().to_string(), state_key)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{event::Draft, power::Preset};
+    use platform::{ActorKind, Address};
+    use ruma_common::{EventId, user_id};
+    use serde_json::{json, value::to_raw_value};
+
+    use crate::{
+        room::{ReceiveEvent, Received, store},
+        world::World,
+    };
+
+    /// Before version 11 a redaction that is redacted says no more what it redacts.
+    #[test]
+    fn an_event_comes_after_a_redaction_that_was_redacted_meanwhile() {
+        for version in ["10", "11"] {
+            let world = World::new(1);
+            let (alice, zoe) = (user_id!("@alice:myelin.test"), user_id!("@zoe:there.test"));
+            let room_id = world.creates_room(alice, version, Preset::PublicChat);
+            world.joins_from_elsewhere(&room_id, zoe);
+            let prev = world.newest(&room_id, "m.room.member", zoe.as_str());
+            let says = |event_type: &str, redacts: Option<&EventId>| {
+                let content = if redacts.is_none() { json!({ "body": "secret" }) } else { json!({}) };
+                let draft = Draft {
+                    event_type: event_type.into(),
+                    content: to_raw_value(&content).unwrap(),
+                    state_key: None,
+                    sender: zoe.to_owned(),
+                    redacts: redacts.map(ToOwned::to_owned),
+                };
+                world.says_elsewhere(&room_id, &draft, &prev)
+            };
+            let said = says("m.room.message", None);
+            let first = says("m.room.redaction", Some(&said.event_id));
+            let second = says("m.room.redaction", Some(&first.event_id));
+            for event in [&first, &second, &said] {
+                let received = world.call(room_id.as_str(), &ReceiveEvent::of(event.clone()));
+                assert!(matches!(received, Ok(Received::Accepted)), "version {version}: {received:?}");
+            }
+            let sql = world.sql(&Address::new(ActorKind::Room, room_id.as_str()));
+            let stored = store::log::by_id(&*sql, said.event_id.as_str()).unwrap().unwrap();
+            assert_eq!((stored.pdu.content().get(), stored.redacted_by.is_some()), ("{}", true), "version {version}");
+        }
     }
 }

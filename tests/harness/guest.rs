@@ -96,6 +96,8 @@ impl Guest {
     pub fn enters(mut self, room: &str) -> Self {
         let (id, join) = self.completes(self.makes_join(room).ok()["event"].clone());
         let answer = self.sends_join(room, &id, &join).ok();
+        // Spec: «the freshly signed membership event».
+        assert!(answer["event"]["signatures"][&self.there].is_object(), "{}", answer["event"]);
         self.state = answer["state"].as_array().expect("there is state").clone();
         self.auth = vec![self.finds("m.room.create", ""), self.finds("m.room.power_levels", ""), id.clone()];
         self.head = (id, join["depth"].as_u64().expect("it has a depth"));

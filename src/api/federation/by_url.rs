@@ -50,6 +50,10 @@ fn path_and_query(url: &Uri) -> String {
 /// Where a redirect from `from` leads. `None` if that is not HTTPS, or nowhere.
 pub(super) fn redirected(headers: &HeaderMap, from: &HttpsUrl) -> Option<HttpsUrl> {
     let location = headers.get(header::LOCATION)?.to_str().ok()?;
+    // RFC 3986, section 4.2: with two slashes it names a host, and takes the scheme from here.
+    if location.starts_with("//") {
+        return HttpsUrl::parse(&format!("https:{location}"));
+    }
     HttpsUrl::parse(location).or_else(|| {
         let url: Uri = location.parse().ok()?;
         let path_and_query = path_and_query(&url);
@@ -73,13 +77,15 @@ mod tests {
         for (location, expected) in [
             ("https://b.org/x?y", there("b.org", None, "/x?y")),
             ("https://b.org:8443", there("b.org", Some(8443), "/")),
+            ("//b.org/x", there("b.org", None, "/x")),
+            ("//b.org:8443", there("b.org", Some(8443), "/")),
+            ("//", None),
             ("https://b.org?x", there("b.org", None, "/?x")),
             ("https://[::1]:1/x", there("[::1]", Some(1), "/x")),
             ("https://me:secret@b.org/x", there("b.org", None, "/x")),
             ("/x", there("a.org", Some(444), "/x")),
             ("http://b.org/x", None),
             ("ftp://b.org/x", None),
-            ("//b.org/x", there("a.org", Some(444), "//b.org/x")),
             ("b.org", None),
             ("", None),
         ] {

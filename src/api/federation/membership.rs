@@ -173,11 +173,14 @@ async fn admit(
     if draft.sender().server_name() != origin {
         return Err(Refusal::InvalidParam(format!("{} is not a user of {origin}", draft.sender())).into());
     }
-    // In whose name the user comes in, that one's server signs as well.
+    // In whose name the user comes in, that one's server has to sign.
     let vouches = content.join_authorised_via_users_server.is_some_and(|user| cx.is_local(&user));
     let mut met = None;
-    if membership == MembershipState::Join && vouches {
-        met = met_condition(cx, room_id, &draft.sender().to_owned()).await?;
+    if membership == MembershipState::Join {
+        if vouches {
+            met = met_condition(cx, room_id, &draft.sender().to_owned()).await?;
+        }
+        // Spec: «The resident homeserver then adds its signature to this event».
         json = domain::event::countersign(&json, &version, cx.identity()).map_err(Refusal::from)?;
     }
     let pdu = cx.check_pdu(&version, read(&json)?).await?.map_err(Refusal::InvalidParam)?;

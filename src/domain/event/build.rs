@@ -1,5 +1,7 @@
 //! From what a client wants to say to a signed event.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use js_int::UInt;
 use ruma_common::{
@@ -8,7 +10,7 @@ use ruma_common::{
 };
 use ruma_events::TimelineEventType;
 use ruma_signatures::hash_and_sign_event;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     EventError, FIELD_BYTES_MAX, NESTING_MAX, PDU_BYTES_MAX, Pdu, id_of, is_nested_too_deep, is_nested_within, text_of,
@@ -211,20 +213,27 @@ pub fn with_origin(
     signed(object, version, identity, event_id_random)
 }
 
-/// Adds our signature to an event of another server's, in whose room one of our users lets somebody in.
+/// Adds our signature to an event of another server's: it goes into a room with our help, or invites a user of ours.
+/// `unsigned` stays as it is, whatever is in it.
 ///
 /// # Errors
 /// [`EventError::Malformed`] for what is no event.
 pub fn countersign(json: &RawValue, version: &RoomVersion, identity: &Identity) -> Result<Box<RawValue>, EventError> {
     let malformed = |error: &dyn std::fmt::Display| EventError::Malformed(error.to_string());
-    let mut object = super::object_of(json.get())?;
+    let mut fields: BTreeMap<String, &RawValue> =
+        serde_json::from_str(json.get()).map_err(|error| malformed(&error))?;
+    let unsigned = fields.remove("unsigned");
+    let mut object = super::object_of(&serde_json::to_string(&fields).map_err(|error| malformed(&error))?)?;
     let mut redacted = object.clone();
     redact_in_place(&mut redacted, &version.rules().redaction, None).map_err(|error| malformed(&error))?;
     identity.sign_json(&mut redacted).map_err(|error| malformed(&error))?;
     if let Some(signatures) = redacted.remove("signatures") {
         object.insert("signatures".to_owned(), signatures);
     }
-    RawValue::from_string(text_of(&object)?).map_err(|error| malformed(&error))
+    let signed = text_of(&object)?;
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(&signed).map_err(|error| malformed(&error))?;
+    fields.extend(unsigned.map(|unsigned| ("unsigned".to_owned(), unsigned)));
+    to_raw_value(&fields).map_err(|error| malformed(&error))
 }
 
 /// What another server is to complete and sign for one of its users: an event without hashes, signatures and id, with

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use ruma_common::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, canonical_json::redact_in_place,
-    room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    canonical_json::redact_in_place,
+    room_version_rules::{EventsReferenceFormatVersion, RoomVersionRules},
 };
 use ruma_signatures::{PublicKeyMap, Verified, content_hash, required_server_signatures_to_verify_event, verify_event};
 use ruma_state_res::check_pdu_format;
@@ -158,11 +159,32 @@ fn check_format(
         Some(CanonicalJsonValue::Object(content)) => content,
         Some(_) | None => return Err(EventError::Malformed("`content` is not an object".to_owned())),
     };
+    check_references(object, version)?;
     match references {
         References::AsManyAsNow => check_listed(object, version)?,
         References::AnyNumber => check_in_parts(object, version)?,
     }
     object.insert("content".to_owned(), CanonicalJsonValue::Object(content));
+    Ok(())
+}
+
+/// What ruma leaves open: events name others in the form of the room's version.
+fn check_references(object: &CanonicalJsonObject, version: &RoomVersion) -> Result<(), EventError> {
+    let is_pair = |entry: &CanonicalJsonValue| {
+        use CanonicalJsonValue::{Array, Object, String};
+        matches!(entry, Array(pair) if matches!(&pair[..], [String(_), Object(_)]))
+    };
+    let in_pairs = version.rules().events_reference_format == EventsReferenceFormatVersion::V1;
+    for name in ["prev_events", "auth_events"] {
+        let Some(CanonicalJsonValue::Array(entries)) = object.get(name) else { continue };
+        let is_in_form = |entry| if in_pairs { is_pair(entry) } else { entry.as_str().is_some() };
+        if !entries.iter().all(is_in_form) {
+            return Err(EventError::Malformed(format!(
+                "`{name}` is not in the form of room version {}",
+                version.as_str()
+            )));
+        }
+    }
     Ok(())
 }
 

@@ -6,11 +6,11 @@ use ruma_signatures::PublicKeyMap;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, complete, object_of, redact,
-    reference, stripped_json, template, version_made_with, with_origin,
+    Draft, EventError, NESTING_MAX, Pdu, Unsigned, check, check_old, client_json, complete, countersign, object_of,
+    redact, reference, stripped_json, template, version_made_with, with_origin,
 };
 use crate::{
-    Refusal,
+    Identity, Refusal,
     fixture::{Room, identity, member, message, redaction, state, user, version, versions},
 };
 
@@ -42,6 +42,47 @@ fn everything_we_build_passes_every_check_in_every_version() {
             assert_eq!((stored.room_id(), stored.depth()), (room.create.room_id(), pdu.depth()));
             assert_eq!((stored.prev_events(), stored.auth_events()), (pdu.prev_events(), pdu.auth_events()));
         }
+    }
+}
+
+#[test]
+fn events_are_named_in_the_form_of_the_version() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let pdu = room.build(&message("alice", json!({}))).unwrap();
+        let id = room.create.event_id();
+        let in_pairs = matches!(room.version.as_str(), "1" | "2");
+        let pair = json!([id, { "sha256": "x" }]);
+        let other = if in_pairs { json!(id) } else { pair };
+        for field in ["prev_events", "auth_events"] {
+            for wrong in [other.clone(), json!(7), json!([id]), json!([{}, id])] {
+                let object = tampered(&pdu, |object| {
+                    object.insert(field.to_owned(), json!([wrong]).try_into().unwrap());
+                });
+                for outcome in [check, check_old].map(|check| check(object.clone(), &room.version, &Default::default()))
+                {
+                    let is_malformed = matches!(outcome, Err(EventError::Malformed(_)));
+                    assert!(is_malformed, "version {} {field} {wrong}: {outcome:?}", room.version.as_str());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_unsigned_keeps_nobody_from_signing() {
+    for version in versions() {
+        let room = Room::of_alice(version, []);
+        let pdu = room.build(&message("alice", json!({ "body": "I agree" }))).unwrap();
+        let mut told = value(&RawValue::from_string(pdu.json().to_owned()).unwrap());
+        told["unsigned"] = json!({ "age": 1.5, "n": 1_u64 << 60 });
+        let other = Identity::new(server_name!("elsewhere.org").to_owned(), "b", [5; 32]).unwrap();
+        let signed = countersign(&serde_json::value::to_raw_value(&told).unwrap(), &room.version, &other).unwrap();
+        let mut signed = value(&signed);
+        assert_eq!(signed["unsigned"], told["unsigned"]);
+        assert!(signed["signatures"]["elsewhere.org"].is_object());
+        signed["signatures"].as_object_mut().unwrap().remove("elsewhere.org");
+        assert_eq!(signed, told, "nothing else changed");
     }
 }
 

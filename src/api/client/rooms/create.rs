@@ -470,7 +470,6 @@ mod tests {
                 "id_server": id_server, "id_access_token": "t", "medium": medium, "address": address,
             }] })
         };
-        let join = json!({ "membership": "join", "join_authorised_via_users_server": "@alice:localhost" });
         for (body, status, errcode) in [
             (json!({ "room_version": "" }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
             (json!({ "room_version": "1 2" }), 400, "M_UNSUPPORTED_ROOM_VERSION"),
@@ -480,7 +479,6 @@ mod tests {
             (json!({ "invite": ["bob"] }), 400, "M_BAD_JSON"),
             (json!({ "initial_state": state(201) }), 400, "M_INVALID_PARAM"),
             (json!({ "initial_state": [{ "type": "org.example.thing" }] }), 400, "M_BAD_JSON"),
-            (member("@alice:localhost", join), 400, "M_BAD_JSON"),
             (member("@bob:elsewhere", json!({ "membership": "invite" })), 403, "M_FORBIDDEN"),
             (member("bob", json!({ "membership": "invite" })), 400, "M_BAD_JSON"),
             (json!({ "preset": "anarchy" }), 400, "M_INVALID_PARAM"),
