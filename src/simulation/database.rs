@@ -74,7 +74,8 @@ impl Database {
 
     /// Runs one statement; answers its rows, and whether it is one that changes something.
     pub(crate) fn query(&mut self, statement: &str, params: &[Value]) -> Result<(Vec<Row>, bool), Fault> {
-        let makes_tables = statement.starts_with("CREATE TABLE") || statement.starts_with("CREATE INDEX");
+        let makes_tables =
+            ["CREATE TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"].iter().any(|words| statement.starts_with(words));
         if let Some(laying) = self.laying.as_mut().filter(|_| makes_tables) {
             laying.push_str(statement);
             laying.push_str(";\n");
