@@ -142,8 +142,9 @@ struct SyncedRoom {
     unstable_state_after: Option<Events>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
-    #[serde(skip_serializing_if = "Events::is_empty")]
-    ephemeral: Events,
+    /// Of a room that the user is in, also where there are none: clients look there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<Events>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unread_notifications: Option<Unread>,
     #[serde(skip_serializing_if = "UnreadByThread::is_empty")]
@@ -160,12 +161,6 @@ struct Timeline {
 #[derive(Default, Serialize)]
 struct Events {
     events: Vec<Box<RawValue>>,
-}
-
-impl Events {
-    fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
 }
 
 /// The newest events of a span, oldest first.
@@ -272,7 +267,7 @@ impl Room {
             return Ok(DeltaReply { anew, typing, ..DeltaReply::nothing(to, Section::Quiet)? });
         }
         let unread = Some(self.unread(sql, cx, viewer, own, call.push_rules.as_ref(), to)?);
-        let shown = Shown { timeline: newest, state, summary, ephemeral: Events { events }, unread };
+        let shown = Shown { timeline: newest, state, summary, ephemeral: Some(Events { events }), unread };
         let reply = shown.render(sql, cx, viewer, call)?;
         Ok(DeltaReply { to, section: Section::Join, anew, typing, ..reply })
     }
@@ -308,7 +303,7 @@ impl Room {
             (None, None) => ShownState::default(),
         };
         newest.events.extend(own.filter(|_| has_place));
-        let shown = Shown { timeline: newest, state, summary: None, ephemeral: Events::default(), unread: None };
+        let shown = Shown { timeline: newest, state, summary: None, ephemeral: None, unread: None };
         // What one who forgot the room was by then is forgotten, too.
         let known = since.or(call.from.filter(|_| viewer.forgotten().is_some()));
         let device_lists = match known {
@@ -336,7 +331,7 @@ struct Shown {
     timeline: Newest,
     state: ShownState,
     summary: Option<Summary>,
-    ephemeral: Events,
+    ephemeral: Option<Events>,
     unread: Option<UnreadByThread>,
 }
 

@@ -293,7 +293,9 @@ mod tests {
         // A client sends along what it has, be it a signature that is not known here.
         let both =
             signed(&serde_json::from_str(signed(&own_device, &two, &two.public()).get()).unwrap(), &one, &one.public());
-        assert_eq!(call(vec![(alice, "PHONE".to_owned(), both)]), BTreeMap::new());
+        for repeated in [false, true] {
+            assert_eq!(call(vec![(alice, "PHONE".to_owned(), both.clone())]), BTreeMap::new(), "{repeated}");
+        }
         let bad = [
             (alice, "PHONE".to_owned(), signed(&own_device, &two, &two.public()), "M_INVALID_SIGNATURE"),
             (alice, "PHONE".to_owned(), signed(&own_device, &two, &one.public()), "M_INVALID_SIGNATURE"),

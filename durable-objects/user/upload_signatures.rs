@@ -90,10 +90,11 @@ impl User {
         let mut known = SignedKey::parse(&known)?;
         must_be_same(&known, &signed)?;
         let self_signing = store::keys::cross_signing(&**tx, Usage::SelfSigning)?;
-        let (mut changed, mut has_unknown) = (false, false);
+        let (mut changed, mut has_unknown, mut has_known) = (false, false, false);
         for signer in signed.signers(own.as_str()) {
             let Some(signature) = signed.signature(own.as_str(), signer).map(ToOwned::to_owned) else { continue };
             if known.signature(own.as_str(), signer) == Some(&signature) {
+                has_known |= signing_key_id(name) != signer;
                 continue;
             }
             let public_key = if is_master {
@@ -116,7 +117,7 @@ impl User {
             }
             changed |= known.add_signature(own.as_str(), signer, &signature);
         }
-        if has_unknown && !changed {
+        if has_unknown && !changed && !has_known {
             return Err(wrong());
         }
         if changed {

@@ -94,10 +94,25 @@ impl Failure {
         match self {
             Failure::Refused(refusal) => refused(refusal),
             Failure::Absent => refused(&Refusal::NotFound("Not found".to_owned())),
-            Failure::Challenge(challenge) => json(StatusCode::UNAUTHORIZED, &**challenge),
+            Failure::Challenge(challenge) => json(StatusCode::UNAUTHORIZED, &Challenge::of(challenge)),
             Failure::Fault(fault) if fault.overloaded => refused(&Refusal::Unavailable { retry_after_ms: OVERLOAD_MS }),
             Failure::Fault(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &Broken::TOLD),
         }
+    }
+}
+
+/// What is asked for, with the stages that are completed also where there are none, as the specification shows it.
+#[derive(Serialize)]
+struct Challenge<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed: Option<[(); 0]>,
+    #[serde(flatten)]
+    challenge: &'a UiaaInfo,
+}
+
+impl<'a> Challenge<'a> {
+    fn of(challenge: &'a UiaaInfo) -> Self {
+        Self { completed: challenge.completed.is_empty().then_some([]), challenge }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) const NOT_CONFIRMED: &str = "This address has not been confirmed";
 /// An operation that needs authentication.
 pub(crate) struct Operation<'a> {
     /// Its name, stable.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Who asks for it, if that is known: only they can authenticate for it.
     pub user_id: Option<&'a UserId>,
     /// Each a list of stages that suffice when completed in their order.

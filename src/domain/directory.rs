@@ -98,6 +98,12 @@ impl PublishedRoom {
         })
     }
 
+    /// As the specification has it: whether the room federates is for us to know.
+    #[must_use]
+    pub fn as_specified(self) -> Self {
+        Self { federates: true, ..self }
+    }
+
     /// Where a search looks, folded as [`folded`] folds what is searched for.
     pub fn words(&self) -> String {
         let shown = [&self.name, &self.topic, &self.canonical_alias];

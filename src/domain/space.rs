@@ -47,6 +47,12 @@ pub enum Accessible {
 }
 
 impl RoomSummary {
+    /// As people are shown it.
+    #[must_use]
+    pub fn as_specified(self) -> Self {
+        Self { room: self.room.as_specified(), ..self }
+    }
+
     /// Whether the room is a space.
     pub fn is_space(&self) -> bool {
         self.room.room_type.as_deref() == Some(SPACE)

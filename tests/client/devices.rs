@@ -111,6 +111,11 @@ fn a_session_is_for_one_operation_of_one_user(server: &Server) {
     // For another operation, and for another user, another session is told.
     assert_ne!(alice.post("/account/password", with(&alice, &session)).status(401)["session"], session);
     assert_ne!(bob.post("/delete_devices", with(&bob, &session)).status(401)["session"], session);
+    // So it is for other devices.
+    let laptop = alice.logs_in_again();
+    let other = alice.delete(&format!("/devices/{}", laptop.device_id), with(&alice, &session)).status(401);
+    assert_ne!(other["session"], session);
+    laptop.get("/account/whoami").ok();
     alice.post("/delete_devices", with(&alice, &session)).ok();
 }
 

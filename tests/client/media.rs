@@ -305,6 +305,9 @@ fn before_the_freeze_everyone_is_served(server: &Server) {
     assert_eq!(header(&renamed, "content-disposition"), "inline; filename=b.txt");
     assert_eq!(downloads(alice.client(), &mxc).text, "old");
     downloads(&server.anonymous(), &mxc).refused(401, "M_MISSING_TOKEN");
+    let (late, _) = creates(&alice);
+    let answer = server.anonymous().get(&format!("{DEPRECATED}/{late}?timeout_ms=0"));
+    answer.refused(504, "M_NOT_YET_UPLOADED");
 }
 
 fn content_comes_later(server: &Server) {

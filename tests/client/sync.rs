@@ -9,6 +9,7 @@ use harness::{Server, Sync, Value, json, on_each_host};
 
 on_each_host![
     an_initial_sync_shows_the_rooms,
+    a_joined_room_has_all_its_parts,
     an_empty_account_syncs,
     an_incremental_sync_shows_what_is_new,
     nothing_new_is_an_empty_answer,
@@ -47,6 +48,24 @@ fn an_initial_sync_shows_the_rooms(server: &Server) {
         assert_eq!(creates, 1, "state and timeline together are the whole state: {}", sync.joined(room));
         assert!(events.iter().all(|event| event["room_id"].is_null() || event["room_id"] == **room));
     }
+}
+
+/// Clients look for each part, be there anything in it or not.
+fn a_joined_room_has_all_its_parts(server: &Server) {
+    let alice = server.registers("alice");
+    let room = alice.creates_room(json!({}));
+    let first = alice.syncs();
+    alice.put(&format!("/user/{}/rooms/{room}/tags/u.work", alice.id), json!({})).ok();
+    let tagged = alice.syncs_since(&first.next_batch);
+    alice.sends(&room, "hello");
+    for sync in [&first, &tagged, &alice.syncs_since(&tagged.next_batch)] {
+        let joined = sync.joined(&room);
+        for part in ["timeline", "ephemeral", "account_data"] {
+            assert!(joined[part]["events"].is_array(), "{part}: {joined}");
+        }
+        assert!(joined["timeline"]["limited"].is_boolean(), "{joined}");
+    }
+    assert_eq!(tagged.joined(&room)["state"], json!({ "events": [] }));
 }
 
 fn an_empty_account_syncs(server: &Server) {

@@ -131,12 +131,10 @@ async fn delete(
     devices: Vec<OwnedDeviceId>,
     auth: Option<Auth>,
 ) -> Result<Response<Bytes>, Failure> {
-    let operation = Operation {
-        name: "delete devices",
-        user_id: Some(&bearer.user_id),
-        flows: uiaa::PASSWORD,
-        request: uiaa::digest(&devices)?,
-    };
+    let request = uiaa::digest(&devices)?;
+    // Spec: a session is for «subsequent attempts to authenticate in the same API call».
+    let name = format!("delete devices {request}");
+    let operation = Operation { name: &name, user_id: Some(&bearer.user_id), flows: uiaa::PASSWORD, request };
     let password_hash = match bearer.acts_for {
         Some(_) => String::new(),
         None => operation.authenticate(cx, auth.as_ref()).await?.password_hash()?,

@@ -112,7 +112,7 @@ async fn summary(cx: &Context, caller: Option<Caller>, request: get_summary::v1:
         return Err(no_such_room().into());
     }
     let membership = user_id.map(|_| membership.unwrap_or_else(|| "leave".to_owned()));
-    Ok(serde_json::to_vec(&Answer { summary, membership })?)
+    Ok(serde_json::to_vec(&Answer { summary: summary.as_specified(), membership })?)
 }
 
 fn no_such_room() -> Refusal {

@@ -28,7 +28,9 @@ async fn create(cx: &Context, caller: Caller, _: Request) -> Result<Response, Fa
     let mxc = Mxc { server_name: cx.server_name(), media_id: &media_id };
     let now_ms = cx.now_ms();
     let expires_ms = now_ms.saturating_add(UNUSED_MS);
-    if !media::reserve(cx.metadata(), mxc, &caller.user_id, (now_ms, expires_ms), UNUSED_MAX).await? {
+    let is_authenticated = cx.config().authenticated_media;
+    let times = (now_ms, expires_ms);
+    if !media::reserve(cx.metadata(), mxc, &caller.user_id, times, is_authenticated, UNUSED_MAX).await? {
         return Err(Refusal::LimitExceeded { retry_after_ms: RETRY_MS }.into());
     }
     let mut response = Response::new(uri(mxc));

@@ -62,8 +62,9 @@ async fn upload_to_created(
 ) -> Result<Vec<u8>, Failure> {
     let mxc = Mxc { server_name: &request.server_name, media_id: &request.media_id };
     let mut upload = described(cx, &caller.user_id, request.content_type.as_deref(), request.filename.as_deref())?;
-    let Some(Media { uploader, content, .. }) = find(cx, mxc).await? else { return Err(unknown()) };
-    if uploader.as_deref() != Some(caller.user_id.as_str()) {
+    // Other servers' media nobody here created.
+    let Some(Media { uploader: Some(uploader), content, .. }) = find(cx, mxc).await? else { return Err(unknown()) };
+    if uploader != caller.user_id.as_str() {
         return Err(Refusal::Forbidden("Somebody else created this".to_owned()).into());
     }
     if content.is_some() {

@@ -97,12 +97,13 @@ pub(crate) async fn reserve(
     mxc: Mxc<'_>,
     uploader: &UserId,
     (now_ms, expires_ms): (u64, u64),
+    is_authenticated: bool,
     unused_max: u64,
 ) -> Result<bool, Fault> {
     let reserved = Statement::new(
         "INSERT INTO media (server_name, media_id, uploader, size, content_type, created_ms, expires_ms, accessed_ms,
             authenticated, protected)
-         SELECT ?1, ?2, ?3, 0, '', ?4, ?5, ?4, 1, 0
+         SELECT ?1, ?2, ?3, 0, '', ?4, ?5, ?4, ?7, 0
          WHERE (SELECT count(*) FROM media WHERE uploader = ?3 AND sha256 IS NULL AND expires_ms > ?4) < ?6",
         vec![
             mxc.server_name.as_str().into(),
@@ -111,6 +112,7 @@ pub(crate) async fn reserve(
             now_ms.into(),
             expires_ms.into(),
             unused_max.into(),
+            u64::from(is_authenticated).into(),
         ],
     );
     metadata.batch(vec![one_at_a_time(uploader), reserved]).await?;

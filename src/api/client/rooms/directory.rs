@@ -1,9 +1,14 @@
 //! The directory of published rooms. Spec: "Published room directory".
 
+use std::borrow::Cow;
+
 use actors::room::{IsPublished, SetPublished};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use domain::{Refusal, directory::folded};
+use domain::{
+    Refusal,
+    directory::{PublishedRoom, folded},
+};
 use http::{Method, Request, Response, StatusCode};
 use platform::INTEGER_MAX;
 use ruma_client_api::{
@@ -191,9 +196,19 @@ pub(crate) async fn answer(
         From::After(place) => (is_more.then(next), (*place != Place::start()).then(prev)),
         From::Before(_) => (Some(next()), is_more.then(prev)),
     };
-    let shown = entries.iter().filter(|entry| is_shown(&entry.json));
-    let chunk = shown.map(|entry| serde_json::from_str(&entry.json)).collect::<Result<_, _>>()?;
+    let shown = entries.iter().filter(|entry| is_shown(&entry.json)).map(|entry| as_specified(&entry.json));
+    let shown = shown.collect::<Result<Vec<_>, _>>()?;
+    let chunk = shown.iter().map(|entry| serde_json::from_str(entry)).collect::<Result<_, _>>()?;
     Ok(serde_json::to_vec(&Page { chunk, next_batch, prev_batch, total_room_count_estimate: total })?)
+}
+
+/// An entry as people are shown it.
+fn as_specified(entry: &str) -> serde_json::Result<Cow<'_, str>> {
+    if !entry.contains("m.federate") {
+        return Ok(Cow::Borrowed(entry));
+    }
+    let room: PublishedRoom = serde_json::from_str(entry)?;
+    serde_json::to_string(&room.as_specified()).map(Cow::Owned)
 }
 
 /// A token says from where, in which direction, and how many rooms were counted for the first page: that is done once.
@@ -225,7 +240,25 @@ fn count(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BASE64_URL_SAFE_NO_PAD, Engine, From, Place, parsed, token};
+    use domain::directory::PublishedRoom;
+    use ruma_common::room_id;
+    use serde_json::{Value, json};
+
+    use super::{BASE64_URL_SAFE_NO_PAD, Engine, From, Place, as_specified, parsed, token};
+
+    #[test]
+    fn nobody_is_shown_what_is_for_us_to_know() {
+        let content = |event_type: &str| -> Result<_, ()> {
+            let is_create = event_type == "m.room.create";
+            Ok(is_create.then(|| serde_json::value::to_raw_value(&json!({ "m.federate": false })).unwrap()))
+        };
+        let room = PublishedRoom::new(room_id!("!r:a").to_owned(), 3, content).unwrap();
+        let stored = serde_json::to_value(&room).unwrap();
+        assert_eq!(stored["m.federate"], false);
+        let stored = stored.to_string();
+        let shown: Value = serde_json::from_str(&as_specified(&stored).unwrap()).unwrap();
+        assert_eq!((shown.get("m.federate"), &shown["num_joined_members"]), (None, &json!(3)));
+    }
 
     #[test]
     fn tokens_come_back_as_they_went() {

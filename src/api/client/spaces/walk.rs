@@ -151,7 +151,8 @@ impl<'a> Walk<'a> {
             };
             self.token.path.truncate(depth);
             self.token.path.push(room_id);
-            let chunk = to_raw_value(&Chunk { summary: &shown.summary, children_state: &shown.children })?;
+            let summary = shown.summary.clone().as_specified();
+            let chunk = to_raw_value(&Chunk { summary: &summary, children_state: &shown.children })?;
             bytes = bytes.saturating_add(chunk.get().len());
             rooms.push(chunk);
             self.push_children(depth, &shown);

@@ -235,8 +235,10 @@ impl Room {
 
     /// A room of which nothing was read: what came of it came since.
     pub(super) fn at_rest(name: StateName) -> serde_json::Result<Self> {
-        let told = name.required().map(|name| to_raw_value(&json!({ name: { "events": [] } }))).transpose()?;
-        Ok(Self { told: told.map(Told::Whole), account_data: Events::default() })
+        let nothing = || json!({ "events": [] });
+        let timeline = json!({ "events": [], "limited": false });
+        let told = json!({ "timeline": timeline, name.as_str(): nothing(), "ephemeral": nothing() });
+        Ok(Self::told(Told::Whole(to_raw_value(&told)?)))
     }
 
     fn write(self, json: &mut Json, room_id: &RoomId) -> serde_json::Result<()> {
@@ -247,9 +249,7 @@ impl Room {
             Some(Told::InPages(begin, pages)) => json.fields_in_pages(&begin, pages),
             None => {}
         }
-        if !self.account_data.is_empty() {
-            json.field("account_data", &self.account_data)?;
-        }
+        json.field("account_data", &self.account_data)?;
         json.close();
         Ok(())
     }
@@ -301,8 +301,9 @@ mod tests {
         ];
         let told = parts.into_iter().map(text).collect::<String>();
         let told: Value = serde_json::from_str(&format!("{{\"rooms\":{{\"join\":{{{told}")).unwrap();
+        let nothing = json!({ "account_data": { "events": [] } });
         let rooms = json!({
-            "join": { "!a:a": {}, "!b:a": {}, "!c:a": {}, "!d:a": {} },
+            "join": { "!a:a": nothing, "!b:a": nothing, "!c:a": nothing, "!d:a": nothing },
             "invite": { "!i:a": { "invite_state": { "events": [] } } },
         });
         assert_eq!((&told["rooms"], &told["next_batch"]), (&rooms, &json!("s1")));
@@ -340,7 +341,7 @@ mod tests {
         let knock = json!({ "knock_state": { "events": [{ "type": "x" }] } });
         let rooms = json!({
             "join": {
-                "!a:a": { "timeline": { "limited": true } },
+                "!a:a": { "timeline": { "limited": true }, "account_data": { "events": [] } },
                 "!b:\"a": { "t": 1, "account_data": { "events": [event(2), event(3)] } },
                 "!c:a": { "account_data": { "events": [event(4)] } },
                 "!h:a": {
