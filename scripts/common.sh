@@ -126,14 +126,26 @@ stop_s3() {
 
 wrangler() { node "$ROOT/node_modules/wrangler/bin/wrangler.js" "$@"; }
 
-# Compiles the Worker with cargo profile $1 (worker or worker-dev) and lays out the folder $2 (build).
+# For the C in what a Worker's own TLS is built of.
+need_clang() {
+  if ! command -v clang >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing clang (apt-get)"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang >/dev/null
+  fi
+  need clang "install it (Debian: apt-get install clang)"
+}
+
+# Compiles the Worker with cargo profile $1 (worker or worker-dev) and lays out the folder $2 (build). It has TLS of its
+# own where WORKER_FEATURES says so, or where certificate authorities are given that the platform does not know.
 build_worker() {
-  local bytes_max=$BUNDLE_GZIP_BYTES_MAX
+  local bytes_max=$BUNDLE_GZIP_BYTES_MAX features=${WORKER_FEATURES:-}
   [ "$1" = worker ] || bytes_max=$QUICK_BUNDLE_GZIP_BYTES_MAX
+  [ -z "${MYELIN_EXTRA_CA:-}" ] || features=extra-ca
+  [ "$features" != extra-ca ] || need_clang
   say "building the Worker (profile $1; the first time takes minutes)"
   # wasm-bindgen's macros then use the js-sys of the lock file, as the bundler expects.
   WASM_BINDGEN_USE_JS_SYS=1 \
-    cargo build --locked -p worker-host --target wasm32-unknown-unknown --profile "$1"
+    cargo build --locked -p worker-host --target wasm32-unknown-unknown --profile "$1" --features "$features"
   cargo build --locked --quiet -p bundle
   "$TARGET_DIR/debug/bundle" "$TARGET_DIR/wasm32-unknown-unknown/$1/worker_host.wasm" "${2:-build}" src/worker/entry.mjs \
     "$bytes_max"

@@ -54,7 +54,7 @@ ONLY_IN = {
     "hyper": {"native", "worker-host", "load"},
     "hyper-util": {"native", "load"},
     "hickory-resolver": {"native"},
-    "tokio-rustls": {"native", "tests"},
+    "tokio-rustls": {"native", "worker-host", "tests"},
     "tokio-postgres": {"native", "worker-host", "tests"},
 }
 SKIPPED = {"target", "node_modules", "build", ".git", ".state", ".wrangler", "myelin-data", ".venv", "__pycache__"}

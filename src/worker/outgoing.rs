@@ -1,5 +1,6 @@
 //! Requests to other people's servers: `fetch` where it can say all there is to say, a socket of our own where the
-//! address, the certificate's name and the `Host` header are not one and the same.
+//! address, the certificate's name and the `Host` header are not one and the same, or where the operator trusts
+//! authorities that the runtime does not know.
 //!
 //! The runtime reaches no private address in production, and resolves names itself. Locally it does reach them, for
 //! tests. It has no more than six connections of a request wait for an answer to begin, and the next one waits without
@@ -8,7 +9,11 @@
 
 mod fetched;
 mod over_socket;
+#[cfg(feature = "extra-ca")]
+mod own_tls;
+mod socket;
 mod srv;
+mod trust;
 mod wire;
 
 use std::{future::Future, time::Duration};
@@ -20,6 +25,7 @@ use platform::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use self::{socket::Connection, trust::Trust};
 use crate::chance;
 
 /// Connections of one request that wait for an answer to begin, at the same time. One more is left to the store of
@@ -64,9 +70,19 @@ impl Runtime {
         }
         let peer = &request.peer;
         let to = self.place(peer)?;
-        match url_authority(peer, &to) {
-            Some(authority) => fetched::send(&authority, request).await,
-            None => over_socket::send(&to, request).await,
+        let trust = Trust::of(&self.rules);
+        let url_authority = url_authority(peer, &to);
+        if let Some(authority) = url_authority.as_deref().filter(|_| peer.scheme == Scheme::Http || !trust.is_ours()) {
+            return fetched::send(authority, request).await;
+        }
+        let until_ms = chance::Runtime.now_ms().saturating_add(request.timeout_ms);
+        let opened = within(request.timeout_ms, Connection::open(&to)).await;
+        request.timeout_ms = until_ms.saturating_sub(chance::Runtime.now_ms());
+        match (opened, url_authority) {
+            (Ok(connection), _) => over_socket::send(connection, request, trust).await,
+            // Who is behind the platform is reached by its `fetch` alone.
+            (Err(SendError::Unreachable(_)), Some(authority)) => fetched::send(&authority, request).await,
+            (Err(error), _) => Err(error),
         }
     }
 }
@@ -79,7 +95,7 @@ impl Outgoing for Runtime {
     fn dial<'a>(&'a self, peer: &'a Peer) -> LocalFuture<'a, Result<Box<dyn Wire>, SendError>> {
         Box::pin(async move {
             let _place = self.waits_for_its_turn().await?;
-            wire::dial(&self.place(peer)?, peer).await
+            wire::dial(&self.place(peer)?, peer, Trust::of(&self.rules)).await
         })
     }
 

@@ -57,7 +57,7 @@ pub(crate) async fn settings(env: &Env) -> Result<Rc<Settings>, Fault> {
     }
     let config = config(env)?;
     if config.outgoing.extra_ca_file.is_some() {
-        return Err(Fault::new("EXTRA_CA_FILE: here the platform decides which authorities are trusted"));
+        return Err(Fault::new("EXTRA_CA_FILE: there are no files here; EXTRA_CA takes what is in it"));
     }
     logs::start(config.log_level);
     let metadata = metadata(env)?;

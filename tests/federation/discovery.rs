@@ -4,7 +4,11 @@ use harness::{Authority, Homeserver, Host, Https, Received, Reply, Server, encod
 
 use crate::network::{on_each_host, ours_with, run};
 
-on_each_host![servers_are_found_by_delegation, a_name_with_a_port_is_asked_there];
+on_each_host![
+    servers_are_found_by_delegation,
+    a_name_with_a_port_is_asked_there,
+    authorities_that_the_operator_names_are_trusted,
+];
 
 /// What a homeserver was asked, as `host header` and path.
 fn heard(homeserver: &Homeserver) -> Vec<(String, String)> {
@@ -75,6 +79,30 @@ fn a_name_with_a_port_is_asked_there(host: Host) {
     assert_eq!(request.sni.as_deref(), Some("localhost"));
     let authorization = request.header("authorization").expect("it is signed");
     assert!(authorization.contains(&format!(r#"destination="{}""#, homeserver.name)), "{authorization}");
+}
+
+/// Whether our server has the name of the homeserver and the port in one place, or not: as in a Worker without
+/// `EXTRA_CA`, that are two ways to go there.
+fn authorities_that_the_operator_names_are_trusted(host: Host) {
+    let authority = std::fs::read_to_string(Authority::shared().file()).expect("its certificate");
+    let homeservers = [(None, "localhost"), (Some("b.test"), "b.test"), (Some("c.test"), "d.test")]
+        .map(|(name, certified)| Homeserver::starts_as(name, &[certified]));
+    for homeserver in &homeservers {
+        homeserver.answers(|request| {
+            request.uri.starts_with(PROFILE).then(|| Reply::json(200, &json!({ "displayname": "Bob" })))
+        });
+    }
+    let [_, b_test, c_test] = &homeservers;
+    let overrides = format!("b.test=127.0.0.1:{},c.test=127.0.0.1:{}", b_test.https.port, c_test.https.port);
+    let places = [("ALLOW_PRIVATE_ADDRESSES", "on"), ("DNS_OVERRIDES", &*overrides)];
+    let reached = |settings: &[(&str, &str)]| {
+        let server = Server::with(host, settings);
+        homeservers.each_ref().map(|there| asks_for_profile(&server, &format!("@bob:{}", there.name)).status == 200)
+    };
+    for authority in [authority.clone(), authority.replace('\n', "\\n")] {
+        assert_eq!(reached(&[&places[..], &[("EXTRA_CA", &authority)]].concat()), [true, true, false], "{authority}");
+    }
+    assert_eq!(reached(&places), [false; 3], "nobody said that they are to be trusted");
 }
 
 #[test]

@@ -80,7 +80,13 @@ impl Mailbox {
 
     /// What a server is to be told that sends its mail through here.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let authority = Authority::shared().file().to_str().expect("paths are UTF-8");
+        let authority = Authority::shared().file();
+        let certificate = std::fs::read_to_string(authority).expect("its certificate");
+        // On Workers these are two ways to encrypt.
+        let trusted = match self.encryption {
+            "tls" => ("EXTRA_CA_FILE", authority.to_str().expect("paths are UTF-8")),
+            _ => ("EXTRA_CA", &*certificate),
+        };
         let settings = [
             ("SMTP_HOST", "localhost"),
             ("SMTP_PORT", &self.port.to_string()),
@@ -88,7 +94,7 @@ impl Mailbox {
             ("SMTP_USER", "postbox"),
             ("SMTP_PASSWORD", "stamps"),
             ("EMAIL_FROM", "Tea House <noreply@myelin.test>"),
-            ("EXTRA_CA_FILE", authority),
+            trusted,
         ];
         settings.map(|(name, value)| (name, value.to_owned())).into()
     }

@@ -31,7 +31,9 @@ impl Federation {
 /// How other servers are reached.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct OutgoingRules {
-    /// A file of certificate authorities, as PEM, that are trusted besides the usual ones.
+    /// Certificate authorities, as PEM, that are trusted besides the usual ones.
+    pub extra_ca: Option<String>,
+    /// A file of more of them.
     pub extra_ca_file: Option<String>,
     /// Whether addresses that are not public may be connected to.
     pub allow_private_addresses: bool,
@@ -143,6 +145,9 @@ fn parse_override(text: &str) -> Option<(String, String, Option<u16>)> {
     (!name.is_empty() && name.chars().all(is_name)).then_some((name, host, at.port()))
 }
 
+/// What every certificate begins with, as PEM.
+const PEM: &str = "-----BEGIN CERTIFICATE-----";
+
 impl Values {
     pub(super) fn federation(&self) -> Result<Federation, ConfigError> {
         Ok(Federation {
@@ -155,6 +160,7 @@ impl Values {
 
     pub(super) fn outgoing(&self) -> Result<OutgoingRules, ConfigError> {
         Ok(OutgoingRules {
+            extra_ca: self.parsed("EXTRA_CA", |text| text.contains(PEM).then(|| text.replace("\\n", "\n")))?,
             extra_ca_file: self.parsed("EXTRA_CA_FILE", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             allow_private_addresses: self.required("ALLOW_PRIVATE_ADDRESSES", parse_switch)?,
             deny_addresses: self.required("DENY_ADDRESSES", parse_address_ranges)?,

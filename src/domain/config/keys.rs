@@ -26,7 +26,7 @@ const fn secret(name: &'static str, default: Option<&'static str>, help: &'stati
 
 impl Config {
     /// Every key there is.
-    pub const KEYS: &[ConfigKey; 99] = &[
+    pub const KEYS: &[ConfigKey; 100] = &[
         key("SERVER_NAME", None, "required. The server's name in user ids; may carry a port, such as localhost:8448"),
         key(
             "PUBLIC_BASEURL",
@@ -108,10 +108,12 @@ impl Config {
              commas; may be empty",
         ),
         key(
-            "EXTRA_CA_FILE",
+            "EXTRA_CA",
             None,
-            "natively, certificate authorities, as PEM, that are trusted for connections to others besides the usual ones",
+            "certificate authorities, as PEM, that are trusted for connections to others besides the usual ones; lines \
+             may end with \\n",
         ),
+        key("EXTRA_CA_FILE", None, "natively, a file of such certificate authorities, as PEM"),
         key(
             "ALLOW_PRIVATE_ADDRESSES",
             Some("off"),

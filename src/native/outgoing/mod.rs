@@ -25,10 +25,7 @@ pub(crate) struct Network {
 impl Network {
     /// Reads whom this machine trusts, and the authorities that the configuration names besides.
     pub(crate) fn new(rules: &OutgoingRules) -> Result<Self, Fault> {
-        Ok(Self {
-            rules: Arc::new(rules.clone()),
-            tls: Arc::new(trust::client_config(rules.extra_ca_file.as_deref())?),
-        })
+        Ok(Self { rules: Arc::new(rules.clone()), tls: Arc::new(trust::client_config(rules)?) })
     }
 
     /// One thread's connections.

@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::config::ConnectTo;
 use futures_util::stream;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
@@ -16,23 +15,28 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
 };
-use js_sys::{Object, Reflect};
 use platform::{Arriving, Clock, OutgoingRequest, OutgoingResponse, Scheme, SendError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::{JsFuture, spawn_local};
-use worker::{Socket, worker_sys};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use wasm_bindgen_futures::spawn_local;
 
-use super::within;
-use crate::{chance, js};
+use super::{
+    socket::{Connection, Duplex, Talk},
+    trust::Trust,
+    within,
+};
+use crate::chance;
 
 /// The largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Sends a request on a new connection.
-pub(super) async fn send(to: &ConnectTo, request: OutgoingRequest) -> Result<OutgoingResponse, SendError> {
+/// Sends a request on a connection of its own.
+pub(super) async fn send(
+    connection: Connection,
+    request: OutgoingRequest,
+    trust: Trust,
+) -> Result<OutgoingResponse, SendError> {
     let until_ms = chance::Runtime.now_ms().saturating_add(request.timeout_ms);
-    let (sender, response) = within(request.timeout_ms, exchange(to, &request)).await?;
+    let (sender, response) = within(request.timeout_ms, exchange(connection, &request, trust)).await?;
     let (head, body) = response.into_parts();
     let bytes_max = request.response_bytes_max;
     let rest = Rest { body: Box::pin(body), sender, bytes_left: bytes_max, until_ms };
@@ -40,41 +44,22 @@ pub(super) async fn send(to: &ConnectTo, request: OutgoingRequest) -> Result<Out
 }
 
 async fn exchange(
-    to: &ConnectTo,
+    mut connection: Connection,
     request: &OutgoingRequest,
+    trust: Trust,
 ) -> Result<(SendRequest<Full<Bytes>>, Response<Incoming>), SendError> {
-    let socket = connect(to, request).await.map_err(|thrown| SendError::Unreachable(js::message(&thrown)))?;
+    if request.peer.scheme == Scheme::Https {
+        connection = connection.encrypted(&request.peer.certificate_name, trust, Talk::Http).await?;
+    }
     let mut http = http1::Builder::new();
     http.max_buf_size(HEAD_BYTES_MAX);
-    let (mut sender, connection) = http.handshake(Connection(socket)).await.map_err(|error| failed(&error))?;
+    let (mut sender, connection) = http.handshake(Spoken(connection.socket)).await.map_err(|error| failed(&error))?;
     spawn_local(async move {
         // What breaks here breaks the answer, which reports it.
         let _ = connection.await;
     });
     let response = sender.send_request(written(request)?).await.map_err(|error| failed(&error))?;
     Ok((sender, response))
-}
-
-/// Opens a socket, and on it TLS with whoever the certificate names.
-async fn connect(to: &ConnectTo, request: &OutgoingRequest) -> Result<Socket, JsValue> {
-    let address = Object::new();
-    Reflect::set(&address, &"hostname".into(), &to.host.as_str().into())?;
-    Reflect::set(&address, &"port".into(), &to.port.into())?;
-    let is_encrypted = request.peer.scheme == Scheme::Https;
-    let options = Object::new();
-    let transport = if is_encrypted { "starttls" } else { "off" };
-    Reflect::set(&options, &"secureTransport".into(), &transport.into())?;
-    let mut socket = js::connect(&address, &options)?;
-    // Of a connection that was refused, a read would never end.
-    JsFuture::from(socket.opened()?).await?;
-    if is_encrypted {
-        let options = Object::new();
-        let name = request.peer.certificate_name.as_str();
-        Reflect::set(&options, &"expectedServerHostname".into(), &name.into())?;
-        socket = socket.start_tls(&options)?;
-    }
-    let socket: JsValue = socket.into();
-    Ok(Socket::from(socket.unchecked_into::<worker_sys::Socket>()))
 }
 
 fn written(request: &OutgoingRequest) -> Result<Request<Full<Bytes>>, SendError> {
@@ -117,13 +102,13 @@ fn arriving(rest: Rest, bytes_max: usize) -> Arriving {
     }))
 }
 
-/// The runtime's socket as hyper takes it.
-struct Connection(Socket);
+/// A connection as hyper takes it.
+struct Spoken(Box<dyn Duplex>);
 
 /// Read at once, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
-impl Read for Connection {
+impl Read for Spoken {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0; READ_BYTES];
         let room = bytes.len().min(into.remaining());
@@ -135,7 +120,7 @@ impl Read for Connection {
     }
 }
 
-impl Write for Connection {
+impl Write for Spoken {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
