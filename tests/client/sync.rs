@@ -58,7 +58,7 @@ fn a_joined_room_has_all_its_parts(server: &Server) {
     alice.put(&format!("/user/{}/rooms/{room}/tags/u.work", alice.id), json!({})).ok();
     let tagged = alice.syncs_since(&first.next_batch);
     alice.sends(&room, "hello");
-    for sync in [&first, &tagged, &alice.syncs_since(&tagged.next_batch)] {
+    for sync in [&first, &tagged, &alice.hears_since(&tagged.next_batch)] {
         let joined = sync.joined(&room);
         for part in ["timeline", "ephemeral", "account_data"] {
             assert!(joined[part]["events"].is_array(), "{part}: {joined}");

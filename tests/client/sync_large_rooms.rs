@@ -77,7 +77,7 @@ fn large_rooms_are_told_among_many(server: &Server) {
         assert!(!sync.timeline(room).is_empty(), "{room}");
     }
     alice.sends(&large[0], "news");
-    let next = alice.syncs_since(&sync.next_batch);
+    let next = alice.hears_since(&sync.next_batch);
     assert!(next.has_message(&large[0], "news"));
     assert_eq!(next.body["rooms"]["join"].as_object().expect("rooms").len(), 1);
 }
